@@ -1,0 +1,306 @@
+"""Reading Parquet that others wrote: files are listed, opened, checked and streamed here.
+
+Nothing here judges a value. Text columns are read as bytes, because a string column may hold bytes
+that are not UTF-8, and converting a whole column would then fail for the sake of one row.
+
+Memory does not depend on the number of rows: a batch has so few rows that, at the average of their
+row group, they fill `BATCH_BYTES`. On top comes the largest single cell, of which pyarrow holds up
+to six copies while it unpacks the page.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from plumbline.data.byte_columns import as_bytes, cut_rows, decode_column, is_byte_type
+from plumbline.errors import DataError
+
+BATCH_ROWS = 4096
+BATCH_BYTES = 8 * 2**20
+MAX_FOOTER_BYTES = 64 * 2**20
+"""A footer above this is refused: its length comes from the file and would be allocated."""
+
+# What pyarrow raises for damaged bytes; the last for a column name that is not UTF-8.
+_DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
+
+_READ_BUFFER_BYTES = 2**20
+_SPLITS_KEY = b"plumbline.splits"
+
+
+def list_parquet(place: Path) -> list[Path]:
+    """List the Parquet files of a folder by name, or the one file that `place` is.
+
+    Names that begin with a dot or an underscore belong to writers (`_SUCCESS`, partial files) and
+    are passed over, as is everything that does not end in `.parquet`, and subfolders.
+
+    Raises:
+        DataError: `place` does not exist, or holds no such file.
+    """
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise DataError(f"{place}: no such file or folder")
+    found = sorted(
+        path
+        for path in place.glob("*.parquet")
+        if not path.name.startswith((".", "_")) and path.is_file()
+    )
+    if not found:
+        raise DataError(
+            f"{place}: no input files; expected *.parquet whose names begin with neither a dot "
+            "nor an underscore"
+        )
+    return found
+
+
+def open_parquet(path: Path, byte_columns: Sequence[str] = ()) -> pq.ParquetFile:
+    """Open a file and read its footer; page checksums, where stored, are verified later on.
+
+    Args:
+        path: the file.
+        byte_columns: text and binary columns to read as dictionaries, which keeps a value that
+            many rows share in memory once.
+
+    Raises:
+        DataError: the file is missing, not Parquet, truncated, or its footer is damaged.
+    """
+    try:
+        _check_footer(path)
+        file = pq.ParquetFile(
+            path,
+            read_dictionary=list(byte_columns),
+            buffer_size=_READ_BUFFER_BYTES,
+            pre_buffer=False,
+            page_checksum_verification=True,
+        )
+        str(file.schema_arrow)  # decodes the names of columns, which may be damaged too
+    except _DAMAGE as error:
+        raise DataError(f"{path}: not readable as Parquet ({_one_line(error)})") from None
+    return file
+
+
+def _check_footer(path: Path) -> None:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        if size < 12:
+            raise pa.ArrowInvalid(f"{size} bytes are too few")
+        file.seek(-8, 2)
+        length, magic = struct.unpack("<I4s", file.read(8))
+    if magic != b"PAR1":
+        raise pa.ArrowInvalid("the end mark is missing: cut off, or another format")
+    if length > min(size - 12, MAX_FOOTER_BYTES):
+        raise pa.ArrowInvalid(f"a footer of {length} bytes in a file of {size}")
+
+
+def check_schema(
+    paths: Iterable[Path],
+    required: Mapping[str, pa.DataType],
+    optional: Mapping[str, pa.DataType] | None = None,
+) -> frozenset[str]:
+    """Check that every file has the columns, before any row of any file is decoded.
+
+    More columns, another order, and other encodings of the same values are accepted: large, view
+    and dictionary forms of text and binary, any width of integer or float, and the null type of a
+    column without a value. A name with dots reaches into structs, such as `image.bytes`.
+
+    Args:
+        paths: the parts of one table.
+        required: name -> type; the canonical type stands for all its encodings.
+        optional: the same, for columns that all parts have or none has.
+
+    Returns:
+        The names out of `required` and `optional` that the files have.
+
+    Raises:
+        DataError: names the part that differs, with the columns expected and found.
+    """
+    first: tuple[Path, frozenset[str]] | None = None
+    for path in paths:
+        with open_parquet(path) as file:
+            schema = file.schema_arrow
+        has = _matching_columns(path, schema, required, optional or {})
+        if first is None:
+            first = path, has
+        elif has != first[1]:
+            differ = ", ".join(sorted(has ^ first[1]))
+            raise DataError(
+                f"{path}: not the columns of {first[0].name}: only one of the two has {differ}"
+            )
+    return first[1] if first else frozenset()
+
+
+def _matching_columns(
+    path: Path,
+    schema: pa.Schema,
+    required: Mapping[str, pa.DataType],
+    optional: Mapping[str, pa.DataType],
+) -> frozenset[str]:
+    wrong = []
+    has = set()
+    for name, expected in {**optional, **required}.items():
+        found = _find_type(schema, name)
+        if found is None:
+            if name in required:
+                wrong.append(f"{name} is missing")
+            continue
+        has.add(name)
+        if found == "twice":
+            wrong.append(f"{name} is there twice")
+        elif not _same_values(found, expected):
+            wrong.append(f"{name} is {found}")
+    if wrong:
+        wanted = ", ".join(f"{name} {kind}" for name, kind in required.items())
+        there = ", ".join(f"{field.name} {field.type}" for field in schema)
+        raise DataError(
+            f"{path}: wrong columns: {', '.join(wrong)}; expected {wanted}; "
+            f"found {_shorten(there) or 'none'}"
+        )
+    return frozenset(has)
+
+
+def _find_type(schema: pa.Schema, name: str) -> pa.DataType | str | None:
+    indices = schema.get_all_field_indices(name)
+    if indices:
+        return schema.field(indices[0]).type if len(indices) == 1 else "twice"
+    top, *inner = name.split(".")
+    if not inner or len(schema.get_all_field_indices(top)) != 1:
+        return None
+    found = schema.field(top).type
+    for part in inner:
+        if not pa.types.is_struct(found) or found.get_field_index(part) < 0:
+            return None
+        found = found.field(part).type
+    return found
+
+
+def _same_values(found: pa.DataType, expected: pa.DataType) -> bool:
+    return pa.types.is_null(found) or _family(found) == _family(expected)
+
+
+def _family(kind: pa.DataType) -> str:
+    if pa.types.is_dictionary(kind):
+        return _family(kind.value_type)
+    for name, tests in {
+        "string": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        "binary": (
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_binary_view,
+            pa.types.is_fixed_size_binary,
+        ),
+        "integer": (pa.types.is_integer,),
+        "floating": (pa.types.is_floating,),
+    }.items():
+        if any(test(kind) for test in tests):
+            return name
+    return str(kind)
+
+
+def declare_splits(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
+    """Note in a file's schema which splits its source gives, so that an empty one is noticed."""
+    kept = dict(schema.metadata or {})
+    return schema.with_metadata({**kept, _SPLITS_KEY: ",".join(names).encode()})
+
+
+def declared_splits(paths: Iterable[Path]) -> frozenset[str]:
+    """Collect the splits that `declare_splits` noted in any of the files."""
+    names: set[str] = set()
+    for path in paths:
+        with open_parquet(path) as file:
+            noted = (file.schema_arrow.metadata or {}).get(_SPLITS_KEY, b"")
+        names.update(noted.decode("utf-8", "replace").split(",") if noted else ())
+    return frozenset(names)
+
+
+def iter_batches(
+    path: Path, columns: Sequence[str], batch_rows: int = BATCH_ROWS
+) -> Iterator[pa.RecordBatch]:
+    """Stream columns of a file, in its row order; text and binary columns come as `binary`.
+
+    `array.view(pa.string())` turns such a column into text again without looking at its bytes.
+
+    Args:
+        path: a file that has passed `check_schema` with these columns.
+        columns: names, also with dots; the batches have them under these names, in this order.
+        batch_rows: the most rows of a batch; it has fewer where rows are large.
+
+    Raises:
+        DataError: the file is damaged; names it and the row group.
+    """
+    for batch in iter_encoded_batches(path, columns, batch_rows):
+        for start, stop in cut_rows(batch, BATCH_BYTES):
+            part = batch.slice(start, stop - start)
+            yield pa.RecordBatch.from_arrays(
+                [decode_column(column) for column in part.columns], names=list(columns)
+            )
+
+
+def iter_encoded_batches(
+    path: Path, columns: Sequence[str], batch_rows: int = BATCH_ROWS
+) -> Iterator[pa.RecordBatch]:
+    """As `iter_batches`, with text and binary columns as dictionaries of distinct `binary` values.
+
+    A value that many rows share is in memory once, so that a batch stays small even where a tiny
+    file repeats a huge cell.
+    """
+    with open_parquet(path) as file:
+        byte_columns = [
+            name for name in columns if is_byte_type(_find_type(file.schema_arrow, name))
+        ]
+    with open_parquet(path, byte_columns) as file:
+        for group in range(file.metadata.num_row_groups):
+            rows = min(batch_rows, _rows_that_fit(file.metadata.row_group(group)))
+            try:
+                for batch in file.iter_batches(
+                    rows, row_groups=[group], columns=list(columns), use_threads=False
+                ):
+                    yield _canonical(batch, columns)
+            except _DAMAGE as error:
+                raise DataError(
+                    f"{path}: damaged in row group {group} ({_one_line(error)})"
+                ) from None
+
+
+def _rows_that_fit(group: pq.RowGroupMetaData) -> int:
+    # Not by the sizes of the columns wanted: asking a damaged footer for a column's metadata ends
+    # the process, as pyarrow lets a C++ exception escape there.
+    rows, size = group.num_rows, group.total_byte_size
+    return max(1, BATCH_BYTES * max(rows, 1) // max(size, 1))
+
+
+def _canonical(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [_canonical_column(_pick(batch, name)) for name in columns], names=list(columns)
+    )
+
+
+def _pick(batch: pa.RecordBatch, name: str) -> pa.Array:
+    if name in batch.schema.names:
+        return batch.column(name)
+    top, *inner = name.split(".")
+    return pc.struct_field(batch.column(top), inner)
+
+
+def _canonical_column(column: pa.Array) -> pa.Array:
+    if pa.types.is_null(column.type):
+        indices = pa.nulls(len(column), pa.int32())
+        return pa.DictionaryArray.from_arrays(indices, pa.array([], pa.binary()))
+    if not is_byte_type(column.type):
+        return column
+    if not pa.types.is_dictionary(column.type):
+        return as_bytes(column).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(
+        column.indices.cast(pa.int32()), as_bytes(column.dictionary)
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return _shorten(" ".join(str(error).split()))
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 600 else f"{text[:600]}..."

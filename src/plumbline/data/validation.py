@@ -1,0 +1,270 @@
+"""Sort every row of a raw table into clean tables or quarantine, and account for each of them.
+
+Two passes stream the input. The first judges each row on its own and notes a verdict on disk; SQL
+then settles splits, repeated ids and leaks between splits; the second writes the tables. So memory
+does not grow with the number of rows, and the output does not depend on how rows are batched.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from plumbline.config import Config
+from plumbline.data.columns import CANONICAL, SPLITS
+from plumbline.data.content import CONTENT, KEYS
+from plumbline.data.filing import Counts, RowFiler
+from plumbline.data.image_check import ImageLimits
+from plumbline.data.judging import RowJudge, Rules
+from plumbline.data.parquet import (
+    BATCH_ROWS,
+    check_schema,
+    declared_splits,
+    iter_encoded_batches,
+    list_parquet,
+)
+from plumbline.data.splits import PRIORITY
+from plumbline.data.verdicts import VerdictStore
+from plumbline.errors import DataError
+
+Report = dict[str, Any]
+"""What `validate` finds, in JSON types; its keys are those of `_describe`."""
+
+
+class SplitConfig(Config):
+    """How to split data that brings no split, or no validation split."""
+
+    seed: int = 0
+    val: float = Field(default=0.1, ge=0.0, le=0.5)
+    """Share of the groups that become the validation split; 0 switches it off."""
+    test: float = Field(default=0.0, ge=0.0, le=0.5)
+    """Share of the groups that become the test split, where no row brings a split at all."""
+    min_rows: int = Field(default=10, ge=0)
+    """Fewest rows of a drawn validation split, as long as train keeps half of the rows."""
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> "SplitConfig":
+        if self.val + self.test >= 1:
+            raise ValueError(f"val {self.val} and test {self.test} leave nothing for train")
+        return self
+
+
+class ValidationConfig(Config):
+    """What a row needs to be clean, and how many may fail."""
+
+    views: dict[str, list[str]]
+    """View name -> the columns that a row must have to be of use to it."""
+    level: Literal["cheap", "header", "full"] = "full"
+    """How closely to look at images; see `image_check.check_image`."""
+    min_side_px: int = Field(default=2, ge=1)
+    max_pixels: int = Field(default=89_000_000, ge=1)
+    max_image_bytes: int = Field(default=32 * 2**20, ge=1, le=2**30)
+    max_text_chars: int = Field(default=1_000_000, ge=1, le=2**28)
+    max_dropped_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of rows lost to faults or leaks above which validation fails.
+
+    Repeated ids do not count: a row that is there already is no loss.
+    """
+    split: SplitConfig = SplitConfig()
+
+    @field_validator("views")
+    @classmethod
+    def _names_columns(cls, views: dict[str, list[str]]) -> dict[str, list[str]]:
+        if not views:
+            raise ValueError("name at least one view")
+        for view, columns in views.items():
+            if not columns or len(set(columns)) < len(columns):
+                raise ValueError(f"view {view} must name columns, each of them once")
+            if unknown := set(columns) - set(CONTENT):
+                known = ", ".join(CONTENT)
+                raise ValueError(f"view {view}: no column {min(unknown)!r}; one of {known}")
+        return views
+
+
+class ValidationFailed(DataError):
+    """The data cannot be used as a whole; the report says why."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        """Keep the report for the caller to write."""
+        super().__init__(message)
+        self.report = report
+
+
+def validate(
+    raw: Path,
+    clean: Path,
+    quarantine: Path,
+    config: ValidationConfig,
+    *,
+    batch_rows: int = BATCH_ROWS,
+) -> Report:
+    """Write `clean/<split>.parquet` and `quarantine/rows.parquet`, and return the report.
+
+    A row stays if at least one view can use it; its faulty cells become null, so that a cell of a
+    clean table is good or null. Of rows with the same sample_id the first stays. Of rows with the
+    same sample_id or image in two splits, those in test stay before those in val before train.
+
+    Args:
+        raw: folder with the raw table in canonical columns.
+        clean: an existing, empty folder.
+        quarantine: an existing, empty folder; working files lie below it while this runs.
+        config: the rules.
+        batch_rows: the most rows to hold at a time; the output does not depend on it.
+
+    Raises:
+        ValidationFailed: no valid row, a given split or a view without one, or too many faults.
+        DataError: the input is missing, unreadable or lacks a column; nothing has been judged.
+    """
+    paths = list_parquet(raw)
+    columns = [name for name in CONTENT if any(name in view for view in config.views.values())]
+    required = {name: CANONICAL[name] for name in ("sample_id", *columns)}
+    optional = {name: CANONICAL[name] for name in ("group", "split")}
+    present = check_schema(paths, required, optional)
+    rules = Rules(
+        columns,
+        config.views,
+        ImageLimits(config.level, config.min_side_px, config.max_pixels, config.max_image_bytes),
+        config.max_text_chars,
+        config.split.seed,
+    )
+    names = [name for name in (*KEYS, *columns) if name in present]
+    with (
+        TemporaryDirectory(prefix=".verdicts-", dir=quarantine) as folder,
+        VerdictStore(Path(folder)) as store,
+    ):
+        judge = RowJudge(rules, store)
+        starts = _judge_rows(paths, names, judge, store, batch_rows)
+        given = (judge.splits_seen | declared_splits(paths)) & set(SPLITS)
+        warnings = _settle(store, config.split, given)
+        with closing(RowFiler(clean, quarantine, rules, store.read(), starts)) as filer:
+            _file_rows(paths, names, filer, batch_rows)
+        report = _describe(config, filer.counts, store, warnings)
+        if report["rows_in"] != store.count_rows():
+            raise DataError(f"{raw}: changed while it was validated; run again")
+    _check_sums(report)
+    if problem := _find_problem(report, config, given):
+        raise ValidationFailed(f"{raw}: {problem}", report)
+    return report
+
+
+def _judge_rows(
+    paths: Sequence[Path], names: Sequence[str], judge: RowJudge, store: VerdictStore, rows: int
+) -> dict[str, int]:
+    """Run pass one, and return the number of each file's first row."""
+    starts: dict[str, int] = {}
+    total = 0
+    for path in paths:
+        starts[path.name] = total
+        for batch in iter_encoded_batches(path, names, rows):
+            store.add_rows(list(judge.judge(batch)))
+            total += batch.num_rows
+    return starts
+
+
+def _file_rows(paths: Sequence[Path], names: Sequence[str], filer: RowFiler, rows: int) -> None:
+    for path in paths:
+        row = 0
+        for batch in iter_encoded_batches(path, names, rows):
+            filer.file_rows(path.name, row, batch)
+            row += batch.num_rows
+
+
+def _settle(store: VerdictStore, config: SplitConfig, given: AbstractSet[str]) -> list[str]:
+    """Decide splits, repeated ids and leaks; return what the user should know of it."""
+    warnings: list[str] = []
+    pooled = store.pool_unsplit_rows()
+    if given and pooled:
+        warnings.append(f"{pooled} rows bring no split, though others do: they count as train")
+    store.drop_conflicts()
+    count = 0
+    if not given and config.test:
+        count = store.draw_from_train("test", config.test, 0)
+        warnings.append(f"no split is given: {count} rows drawn for test by a hash of the group")
+    if "val" not in given and config.val:
+        drawn = store.draw_from_train("val", config.val, config.min_rows)
+        what = "validation split" if given else "split"
+        warning = f"no {what} is given: {drawn} rows drawn for val by a hash of the group"
+        if drawn < config.min_rows:
+            warning += f", fewer than the {config.min_rows} asked for, so that train keeps half"
+        warnings.append(warning)
+        count += drawn
+    if count:
+        store.drop_conflicts()  # of two groups with one image, one may have been drawn
+    if shared := store.count_shared_groups():
+        warnings.append(f"{shared} groups have rows in more than one of the given splits")
+    return warnings
+
+
+def _describe(
+    config: ValidationConfig, counts: Counts, store: VerdictStore, warnings: list[str]
+) -> Report:
+    view_rows: dict[str, Counter[str]] = {view: Counter() for view in config.views}
+    for code, mask, rows in store.count_views():
+        for bit, view in enumerate(config.views):
+            if mask >> bit & 1:
+                view_rows[view][PRIORITY[code]] += rows
+    missing = [
+        f"view {view} has no row in {split}"
+        for view in config.views
+        for split in counts.clean
+        if not view_rows[view][split]
+    ]
+    return {
+        "level": config.level,
+        "rows_in": sum(file["rows_in"] for file in counts.files.values()),
+        "rows_clean": dict(counts.clean),
+        "rows_quarantined": sum(counts.reasons.values()),
+        "reasons": dict(counts.reasons),
+        "examples": counts.examples,
+        "files": {name: dict(file) for name, file in counts.files.items()},
+        "views": {view: dict(rows) for view, rows in view_rows.items()},
+        "blanked": dict(counts.blanked),
+        "cleaned": {name: dict(changes) for name, changes in counts.cleaned.items() if changes},
+        "warnings": [*warnings, *sorted(missing)],
+    }
+
+
+def _check_sums(report: Report) -> None:
+    """Every row that came in went to exactly one place, in total and for every file."""
+    for where in (*report["files"].values(), _totals(report)):
+        if where["rows_in"] != where["rows_clean"] + where["rows_quarantined"]:
+            raise AssertionError(f"rows do not add up: {where}")
+
+
+def _totals(report: Report) -> dict[str, int]:
+    return {
+        "rows_in": report["rows_in"],
+        "rows_clean": sum(report["rows_clean"].values()),
+        "rows_quarantined": report["rows_quarantined"],
+    }
+
+
+def _find_problem(report: Report, config: ValidationConfig, given: AbstractSet[str]) -> str | None:
+    """Say why the data as a whole cannot be used; None where it can."""
+    rows = report["rows_in"]
+    reasons = ", ".join(f"{name} {count}" for name, count in sorted(report["reasons"].items()))
+    why = f"{rows} rows read; in quarantine: {reasons or 'none'}"
+    if not report["rows_clean"]:
+        return f"no valid rows ({why})"
+    # An empty validation split is fine for someone who has switched validation off.
+    needed = given if config.split.val else given - {"val"}
+    if empty := sorted(needed - set(report["rows_clean"])):
+        return (
+            f"split {empty[0]} is given but has no valid row ({why}); mend it, "
+            "or leave it out of the source"
+        )
+    for view, split_rows in report["views"].items():
+        if not split_rows:
+            return f"view {view} has no valid row ({why})"
+    lost = report["rows_quarantined"] - report["reasons"].get("duplicate_id", 0)
+    if lost > config.max_dropped_share * rows:
+        return (
+            f"{lost} of {rows} rows lost to faults, more than max_dropped_share "
+            f"{config.max_dropped_share} allows ({why})"
+        )
+    return None

@@ -1,0 +1,29 @@
+"""The errors that a user sees: each is one line that names the thing at fault and the remedy."""
+
+
+class PlumblineError(Exception):
+    """Base of every error that plumbline raises on purpose; its text is shown without a traceback."""
+
+
+class ConfigError(PlumblineError):
+    """A setting is unknown, of the wrong type, out of range or contradicts another one."""
+
+
+class DataError(PlumblineError):
+    """Input data is missing, unreadable or cannot be trained on."""
+
+
+class OutputError(PlumblineError):
+    """An output cannot be written: its place is held, read-only, or the disk is full."""
+
+
+class CheckpointError(PlumblineError):
+    """A checkpoint or cache is damaged, or belongs to other parameters."""
+
+
+class TrainingError(PlumblineError):
+    """Training cannot go on: the loss is not finite, or a frozen part has changed."""
+
+
+class ExportError(PlumblineError):
+    """A model cannot be exported, or the exported model does not agree with its checkpoint."""

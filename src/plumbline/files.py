@@ -1,0 +1,247 @@
+"""Outputs that are whole or absent: locks, temporary names, digests.
+
+Every file under `work/`, `models/`, `exports/`, `metrics/` and `report/` goes through this module.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from plumbline.errors import CheckpointError, OutputError
+
+STATE_DIR = Path(".plumbline")
+"""Locks and run records: what a checkout keeps beside its outputs, never inside them."""
+
+DIGESTS = "digests.json"
+
+
+def dump_json(value: Any) -> str:
+    """Serialise to the one JSON form that files here have: sorted keys, two spaces, no NaN."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON-serialisable value, independent of the order of its keys."""
+    return hashlib.sha256(dump_json(value).encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(root: Path) -> None:
+    for path in sorted(root.rglob("*")):
+        _sync(path)
+    _sync(root)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it runs, as another user
+    return True
+
+
+def _publish(partial: Path, final: Path) -> None:
+    """Give a complete output its name, keeping the one before until the new one stands."""
+    before = final.with_name(f".{final.name}.before-{os.getpid()}")
+    if final.is_dir():
+        os.rename(final, before)
+    os.replace(partial, final)
+    _sync(final.parent)
+    if before.exists():
+        shutil.rmtree(before)
+
+
+@contextmanager
+def output_lock(out: Path) -> Iterator[None]:
+    """Hold the right to write `out`; a second writer is refused at once.
+
+    The lock is the kernel's (`flock`), so that of a process that died is free again.
+
+    Raises:
+        OutputError: another live process holds it; the text names its pid.
+    """
+    name = hashlib.sha256(str(out).encode()).hexdigest()[:8] + "-" + out.name + ".lock"
+    path = STATE_DIR / "locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise OutputError(
+                f"{out}: held by the running process {holder}; wait for it or end it, then run again"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextmanager
+def staged_folder(out: Path) -> Iterator[Path]:
+    """Write the folder `out` under a temporary name and publish it whole.
+
+    Yields an empty folder beside `out`. When the block ends well, the folder gets `digests.json`
+    (SHA-256 of every file in it), is synced and renamed; when it fails, the folder is removed and
+    whatever stood at `out` before is untouched.
+
+    Raises:
+        OutputError: the place of `out` cannot be written.
+    """
+    partial = _new_partial(out)
+    try:
+        partial.mkdir()
+        yield partial
+        write_digests(partial)
+        _sync_tree(partial)
+        _publish(partial, out)
+    except OSError as error:
+        raise describe_os_error(error, out) from error
+    finally:
+        _remove(partial)
+
+
+@contextmanager
+def staged_output(out: Path) -> Iterator[Path]:
+    """`staged_folder` while holding the right to write `out`: how a stage makes its output.
+
+    Raises:
+        OutputError: another process holds `out`, or its place cannot be written.
+    """
+    with output_lock(out), staged_folder(out) as partial:
+        yield partial
+
+
+def _new_partial(out: Path) -> Path:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for stale in out.parent.glob(f".{out.name}.partial-*"):
+            # The lock on `out` is ours, but atomic_write takes none: spare a live writer's file.
+            if not _is_running(int(stale.name.rsplit("-", 1)[1])):
+                _remove(stale)
+        for stale in out.parent.glob(f".{out.name}.before-*"):
+            _remove(stale)
+    except OSError as error:
+        raise describe_os_error(error, out) from error
+    return out.with_name(f".{out.name}.partial-{os.getpid()}")
+
+
+def describe_os_error(error: OSError, out: Path) -> OutputError:
+    """Turn an operating-system failure while writing `out` into one line with the remedy."""
+    if error.errno == errno.ENOSPC:
+        return OutputError(f"{out}: the disk is full; free some space (make gc) and run again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError(f"{out}: cannot be written ({error.strerror}); check its permissions")
+    return OutputError(f"{out}: {error.strerror or error} ({error.filename or 'no file named'})")
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write one file so that a reader sees the old content or the new one, never a part."""
+    data = content.encode() if isinstance(content, str) else content
+    partial = _new_partial(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise describe_os_error(error, path) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_digests(folder: Path) -> None:
+    """Write `digests.json`: the SHA-256 of every other file below `folder`, by relative path."""
+    digests = {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != DIGESTS
+    }
+    (folder / DIGESTS).write_text(dump_json(digests))
+
+
+def read_digests(folder: Path) -> dict[str, str]:
+    """Read a folder's `digests.json`.
+
+    Raises:
+        CheckpointError: the folder was not published by plumbline, or its list is damaged.
+    """
+    try:
+        digests: dict[str, str] = json.loads((folder / DIGESTS).read_text())
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder}: no {DIGESTS}; build it with dvc repro, or restore it with dvc checkout"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{folder / DIGESTS}: damaged ({error}); run dvc repro -f") from None
+    return digests
+
+
+def verify_digests(folder: Path) -> dict[str, str]:
+    """Check every file of a published folder against its digest, and return the digests.
+
+    Raises:
+        CheckpointError: a file is missing or its bytes have changed since it was written.
+    """
+    digests = read_digests(folder)
+    for name, expected in digests.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing; run dvc checkout or dvc repro -f")
+        if sha256_file(path) != expected:
+            raise CheckpointError(
+                f"{path}: its bytes changed after it was written (SHA-256 differs from {DIGESTS}); "
+                "remove it from the workspace and the DVC cache, then run dvc repro -f"
+            )
+    return digests
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that plumbline wrote.
+
+    Raises:
+        CheckpointError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; run dvc repro") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})") from None
+
+
+def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
+    """Write JSON atomically, in the one form of `dump_json`."""
+    atomic_write(path, dump_json(value))

@@ -1,0 +1,67 @@
+"""Settings of the image transforms; no torch here."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from plumbline.config import Config
+
+STATISTICS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""Channel means and standard deviations of values in 0..1."""
+
+
+class Normalization(Config):
+    """Channel means and standard deviations, by the name of a preset or in figures."""
+
+    preset: Literal["imagenet", "clip", "cifar10", "half"] | None = "imagenet"
+    mean: list[float] | None = None
+    std: list[Annotated[float, Field(gt=0)]] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Normalization":
+        if self.preset is not None and (self.mean is not None or self.std is not None):
+            raise ValueError(f"preset {self.preset} and mean, std contradict: set preset to null")
+        if self.preset is None and (self.mean is None or self.std is None):
+            raise ValueError("without a preset both mean and std are needed")
+        if self.mean and self.std and len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} channels, std {len(self.std)}")
+        return self
+
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Means and standard deviations, one each per channel."""
+        if self.preset is not None:
+            return STATISTICS[self.preset]
+        return tuple(self.mean or ()), tuple(self.std or ())
+
+
+class AugmentConfig(Config):
+    """What training does to an image before it is normalised; off by default."""
+
+    enlarge: int = Field(0, ge=0)
+    """Resize to the model's size + this, then crop at random to the size; 32 is customary."""
+    flip: float = Field(0.0, ge=0.0, le=1.0)
+    """Probability of a mirror image; wrong for data that speaks of left and right."""
+    brightness: float = Field(0.0, ge=0.0, lt=1.0)
+    contrast: float = Field(0.0, ge=0.0, lt=1.0)
+    saturation: float = Field(0.0, ge=0.0, lt=1.0)
+    """Factors are drawn from 1 - x to 1 + x."""
+
+
+class ImageTransformConfig(Config):
+    """How images reach the model."""
+
+    normalize: Normalization = Field(default_factory=Normalization)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+
+    @field_validator("normalize")
+    @classmethod
+    def _three_channels(cls, value: Normalization) -> Normalization:
+        if (channels := len(value.statistics[0])) != 3:
+            raise ValueError(f"images have 3 channels, the statistics {channels}")
+        return value

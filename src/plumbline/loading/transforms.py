@@ -1,0 +1,86 @@
+"""From cached uint8 images to normalised pixel values, a batch at a time."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from plumbline.loading.transform_config import AugmentConfig, Normalization
+from plumbline.errors import DataError
+
+
+def stack_images(images: Sequence[NDArray[np.uint8]], sample_ids: Sequence[object]) -> Tensor:
+    """Stack [height, width, channels] images to [batch, channels, height, width], uint8.
+
+    Raises:
+        DataError: they differ in shape; the text names the sizes and samples.
+    """
+    shapes = {image.shape for image in images}
+    if len(shapes) > 1:
+        odd = next(i for i, image in enumerate(images) if image.shape != images[0].shape)
+        raise DataError(
+            f"images of different shapes in one batch: sample {sample_ids[0]} is "
+            f"{images[0].shape}, sample {sample_ids[odd]} is {images[odd].shape}; "
+            "set tokenize.image_size of the dataset"
+        )
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def normalize_images(images: Tensor, normalization: Normalization) -> Tensor:
+    """Scale uint8 [batch, channels, height, width] to 0..1 and normalise each channel, float32.
+
+    Raises:
+        DataError: the number of channels is not that of the statistics.
+    """
+    mean, std = normalization.statistics
+    if images.shape[1] != len(mean):
+        raise DataError(f"images have {images.shape[1]} channels, the statistics {len(mean)}")
+    # One multiply-add: (x / 255 - mean) / std.
+    scale = torch.tensor([1 / (255 * s) for s in std]).view(1, -1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(1, -1, 1, 1)
+    return torch.addcmul(shift, images.to(torch.float32), scale)
+
+
+def resize_images(images: Tensor, size: int) -> Tensor:
+    """Resize [batch, channels, height, width] to exactly [size, size]; the identity if it fits."""
+    if images.shape[-2:] == (size, size):
+        return images
+    resized: Tensor = functional.resize(images, [size, size], antialias=True)
+    return resized
+
+
+def augment_images(
+    images: Tensor, config: AugmentConfig, size: int, generators: Sequence[Generator]
+) -> Tensor:
+    """Crop, mirror and recolour each image with draws from its own generator.
+
+    Args:
+        images: [batch, 3, height, width], uint8.
+        config: what to do; all off gives `resize_images(images, size)`.
+        size: side of the result, in pixels.
+        generators: one per image, keyed by (seed, epoch, sample).
+    """
+    images = resize_images(images, size + config.enlarge)
+    if config == AugmentConfig():
+        return images
+    pairs = zip(images, generators, strict=True)
+    return torch.stack([_augment_one(i, config, size, g) for i, g in pairs])
+
+
+def _augment_one(image: Tensor, config: AugmentConfig, size: int, random: Generator) -> Tensor:
+    top, left = (int(v) for v in random.integers(0, config.enlarge + 1, size=2))
+    image = functional.crop(image, top, left, size, size)
+    if random.random() < config.flip:
+        image = functional.horizontal_flip(image)
+    for adjust, reach in (
+        (functional.adjust_brightness, config.brightness),
+        (functional.adjust_contrast, config.contrast),
+        (functional.adjust_saturation, config.saturation),
+    ):
+        if reach:
+            image = adjust(image, float(random.uniform(1 - reach, 1 + reach)))
+    return image

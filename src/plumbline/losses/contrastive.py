@@ -1,0 +1,88 @@
+"""Losses that pull the two sides of a pair together: InfoNCE, sigmoid, Matryoshka."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from plumbline.batch import LossSum
+
+PairLoss = Callable[[Tensor, Tensor, Tensor], LossSum]
+"""(images [batch, width], texts [batch, width], positives [batch, batch] bool) -> loss."""
+
+
+def info_nce(
+    images: Tensor, texts: Tensor, positives: Tensor, *, logit_scale: Tensor | float
+) -> LossSum:
+    """Symmetric InfoNCE with any number of positives a row, summed over the pairs.
+
+    Each direction is the cross-entropy against the uniform distribution over a row's positives;
+    with one positive a row that is the loss of CLIP. The sum is the mean of both directions.
+
+    Args:
+        images: [batch, width], unit length.
+        texts: [batch, width], unit length.
+        positives: [batch, batch] bool, [i, j] true when text j fits image i; the diagonal is true.
+        logit_scale: 1 / temperature.
+
+    Source: Radford et al. 2021, arXiv:2103.00020, figure 3; several positives: Khosla et al. 2020,
+    arXiv:2004.11362, equation 2.
+    """
+    logits = (logit_scale * images @ texts.T).float()
+    total = (_soft_targets(logits, positives) + _soft_targets(logits.T, positives.T)) / 2
+    return LossSum(total, torch.tensor(len(images), device=logits.device))
+
+
+def _soft_targets(logits: Tensor, positives: Tensor) -> Tensor:
+    targets = positives.to(logits.dtype)
+    targets = targets / targets.sum(dim=1, keepdim=True)
+    return -(targets * functional.log_softmax(logits, dim=1)).sum()
+
+
+def sigmoid_pairs(
+    images: Tensor,
+    texts: Tensor,
+    positives: Tensor,
+    *,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float,
+) -> LossSum:
+    """Sum the pairwise sigmoid loss; shapes as in `info_nce`, counted per image.
+
+    Source: Zhai et al. 2023, arXiv:2303.15343, algorithm 1.
+    """
+    logits = (logit_scale * images @ texts.T + logit_bias).float()
+    signs = positives.to(logits.dtype) * 2 - 1
+    total = -functional.logsigmoid(signs * logits).sum()
+    return LossSum(total, torch.tensor(len(images), device=logits.device))
+
+
+def matryoshka(
+    images: Tensor, texts: Tensor, positives: Tensor, widths: Sequence[int], loss: PairLoss
+) -> LossSum:
+    """Average a loss over prefixes of the embeddings, each scaled to unit length again.
+
+    Args:
+        images: [batch, embed_dim], of any length.
+        texts: [batch, embed_dim], of any length.
+        positives: [batch, batch] bool.
+        widths: the prefix widths; one sampled width per batch trains them all over time.
+        loss: the loss at one width.
+
+    Raises:
+        ValueError: no width, or one larger than the embeddings.
+
+    Source: Kusupati et al. 2022, arXiv:2205.13147, equation 1 (equal weights).
+    """
+    if not widths or max(widths) > images.shape[1]:
+        raise ValueError(f"widths {list(widths)} do not fit embeddings of {images.shape[1]}")
+    parts = [
+        loss(
+            functional.normalize(images[:, :width], dim=-1),
+            functional.normalize(texts[:, :width], dim=-1),
+            positives,
+        )
+        for width in widths
+    ]
+    return LossSum(torch.stack([p.total for p in parts]).mean(), parts[0].count)

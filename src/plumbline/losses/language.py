@@ -1,0 +1,47 @@
+"""Cross-entropy over tokens."""
+
+from torch import Tensor
+from torch.nn import functional
+
+from plumbline.batch import IGNORE_INDEX, LossSum
+
+
+def token_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> LossSum:
+    """Sum cross-entropy, in nats, over the labels that count; nothing is shifted here.
+
+    Args:
+        logits: [..., vocab], any float dtype; the softmax runs in float32.
+        labels: [...], int64, `IGNORE_INDEX` where a position carries no loss.
+        label_smoothing: mass moved to the uniform distribution, in [0, 1).
+
+    Raises:
+        ValueError: logits and labels disagree on their leading dimensions.
+
+    Source: Szegedy et al. 2016, arXiv:1512.00567, section 7.
+    """
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")
+    total = functional.cross_entropy(
+        logits.flatten(0, -2).float(),
+        labels.flatten(),
+        ignore_index=IGNORE_INDEX,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )
+    return LossSum(total, (labels != IGNORE_INDEX).sum())
+
+
+def causal_lm_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> LossSum:
+    """Sum next-token cross-entropy, in nats, over the targets that count.
+
+    Args:
+        logits: [batch, seq, vocab].
+        labels: [batch, seq] aligned with the inputs: the shift happens here and nowhere else.
+        label_smoothing: as in `token_cross_entropy`.
+
+    Raises:
+        ValueError: logits and labels disagree on [batch, seq].
+    """
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")
+    return token_cross_entropy(logits[:, :-1], labels[:, 1:], label_smoothing=label_smoothing)

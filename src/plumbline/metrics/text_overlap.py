@@ -1,0 +1,178 @@
+"""How well generated texts and answers agree with reference texts.
+
+BLEU and ROUGE are those of sacrebleu and rouge-score, imported on first use because both are slow
+to import.
+"""
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+_ROUGE_TYPES = {"rouge1": "rouge1", "rouge2": "rouge2", "rouge_l": "rougeL"}
+
+
+def normalize_answer(text: str) -> str:
+    """Bring an answer to the form in which answers are compared.
+
+    The rules, in this order: lower case; Unicode NFC; runs of white space become one space and
+    those at the ends go; trailing `.`, `?`, `!` and the spaces among them go, unless nothing else
+    is left. Articles and inner punctuation stay, unlike in SQuAD: "a" can be an answer, and
+    "3.5" differs from "35".
+    """
+    collapsed = " ".join(unicodedata.normalize("NFC", text.lower()).split())
+    return collapsed.rstrip(".?! ") or collapsed
+
+
+def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Share of predictions that equal their reference after `normalize_answer`, in [0, 1].
+
+    Raises:
+        ValueError: there are no samples, or the lengths differ.
+    """
+    _check_lengths(predictions, references)
+    matches = sum(
+        normalize_answer(prediction) == normalize_answer(reference)
+        for prediction, reference in zip(predictions, references, strict=True)
+    )
+    return matches / len(predictions)
+
+
+def token_f1(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Mean over the samples of the F1 of the two bags of tokens, in [0, 1].
+
+    Tokens are the words of `normalize_answer` between spaces. Two texts without tokens agree (1),
+    a text without tokens and one with some do not (0).
+
+    Raises:
+        ValueError: there are no samples, or the lengths differ.
+
+    Source: Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1.
+    """
+    _check_lengths(predictions, references)
+    total = sum(
+        _bag_f1(normalize_answer(prediction).split(), normalize_answer(reference).split())
+        for prediction, reference in zip(predictions, references, strict=True)
+    )
+    return total / len(predictions)
+
+
+def _bag_f1(predicted: list[str], expected: list[str]) -> float:
+    if not predicted and not expected:
+        return 1.0
+    common = (Counter(predicted) & Counter(expected)).total()
+    return 2 * common / (len(predicted) + len(expected))
+
+
+def corpus_bleu(
+    predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[float, str]:
+    """Corpus BLEU with the standard settings of sacrebleu, and its signature.
+
+    Mixed case, 13a tokens, exponential smoothing, n-grams up to 4. The score of a corpus without
+    any prediction of two words is 0 even where all are right; use `exact_match` for such answers.
+
+    Args:
+        predictions: one text a sample, not tokenised.
+        references: the accepted texts of each sample, at least one; numbers may differ.
+
+    Returns:
+        The score from 0 to 100, and the signature to publish beside it.
+
+    Raises:
+        ValueError: there are no samples, the lengths differ, or a sample has no reference.
+        TypeError: the references of a sample are one string instead of a sequence of them.
+
+    Source: Papineni et al. 2002; Post 2018, arXiv:1804.08771.
+    """
+    _check_references(predictions, references)
+    from sacrebleu.metrics.bleu import BLEU
+
+    most = max(map(len, references))
+    # None is an absent reference; an empty string would be a reference of length 0.
+    streams = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
+    bleu = BLEU()
+    score = bleu.corpus_score(list(predictions), streams)  # type: ignore[arg-type]
+    return score.score, str(bleu.get_signature())
+
+
+def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """ROUGE-1, ROUGE-2 and ROUGE-L as F1 in [0, 1] under `rouge1`, `rouge2` and `rouge_l`.
+
+    Each is the mean over the samples of the best F1 over the sample's references, as rouge-score
+    computes it without stemming. Its tokens are runs of a-z and 0-9 after lower-casing: letters
+    outside them split words, and texts in other scripts score 0.
+
+    Raises:
+        ValueError: there are no samples, the lengths differ, or a sample has no reference.
+        TypeError: the references of a sample are one string instead of a sequence of them.
+
+    Source: Lin 2004, ROUGE: A Package for Automatic Evaluation of Summaries.
+    """
+    return _rouge(predictions, references, tuple(_ROUGE_TYPES))
+
+
+def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Compute the `rouge_l` of `rouge` alone; arguments and errors are the same."""
+    return _rouge(predictions, references, ("rouge_l",))["rouge_l"]
+
+
+def _rouge(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], names: Sequence[str]
+) -> dict[str, float]:
+    _check_references(predictions, references)
+    from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+
+    scorer = RougeScorer([_ROUGE_TYPES[name] for name in names])
+    totals = dict.fromkeys(names, 0.0)
+    for prediction, texts in zip(predictions, references, strict=True):
+        best = scorer.score_multi(texts, prediction)
+        for name in names:
+            totals[name] += best[_ROUGE_TYPES[name]].fmeasure
+    return {name: total / len(predictions) for name, total in totals.items()}
+
+
+def question_only_baseline(
+    train_questions: Sequence[str], train_answers: Sequence[str], questions: Sequence[str]
+) -> list[str]:
+    """Answer each question with the most frequent training answer to the same words.
+
+    What this scores needs no image, so a figure for visual questions means little without it.
+    Questions and answers are compared and returned in the form of `normalize_answer`. A question
+    that training does not have gets the most frequent answer of all; ties go to the answer that
+    sorts first.
+
+    Raises:
+        ValueError: there are no training samples, or the lengths differ.
+
+    Source: the prior baselines of Agrawal et al. 2015, arXiv:1505.00468.
+    """
+    _check_lengths(train_questions, train_answers)
+    overall: Counter[str] = Counter()
+    by_question: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for question, answer in zip(train_questions, train_answers, strict=True):
+        answer = normalize_answer(answer)
+        overall[answer] += 1
+        by_question[normalize_answer(question)][answer] += 1
+    usual = {question: _most_frequent(answers) for question, answers in by_question.items()}
+    fallback = _most_frequent(overall)
+    return [usual.get(normalize_answer(question), fallback) for question in questions]
+
+
+def _most_frequent(counts: Counter[str]) -> str:
+    return min(counts, key=lambda answer: (-counts[answer], answer))
+
+
+def _check_lengths(first: Sequence[object], second: Sequence[object]) -> None:
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} texts against {len(second)}: must be one for one")
+    if not first:
+        raise ValueError("no samples: the score is undefined")
+
+
+def _check_references(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    _check_lengths(predictions, references)
+    for row, texts in enumerate(references):
+        if isinstance(texts, str):
+            raise TypeError(f"references of sample {row}: one string, expected a sequence of them")
+        if not texts:
+            raise ValueError(f"sample {row}: has no reference")

@@ -1,0 +1,62 @@
+"""Where and how exactly to compute."""
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import torch
+
+from plumbline.errors import ConfigError
+
+
+def resolve_device(requested: str) -> torch.device:
+    """Turn auto, cpu or cuda into a device.
+
+    Raises:
+        ConfigError: cuda was asked for and there is none.
+    """
+    if requested == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = 'cuda': no GPU here; use auto or cpu")
+    if requested == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(requested)
+
+
+def resolve_precision(requested: str, device: torch.device) -> str:
+    """Turn auto into bf16 where the device has units for it, else fp32.
+
+    Raises:
+        ConfigError: fp16 on a CPU, where gradients cannot be scaled.
+    """
+    if requested == "fp16" and device.type == "cpu":
+        raise ConfigError("precision = 'fp16': needs a GPU; use auto, bf16 or fp32")
+    if requested != "auto":
+        return requested
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    # Without such units bf16 is emulated, many times slower than fp32.
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_units() else "fp32"
+
+
+def _has_bf16_units() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """The context in which forward passes run."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    context: AbstractContextManager[None] = torch.autocast(device.type, dtype)
+    return context
+
+
+@contextlib.contextmanager
+def compute_threads(threads: int) -> Iterator[None]:
+    """Fix torch's thread count while the block runs: float sums depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,67 @@
+"""Features of a frozen image encoder, computed once per distinct image and kept on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from plumbline.files import dump_json, read_json, staged_folder, verify_digests
+from plumbline.loading.transform_config import Normalization
+from plumbline.loading.transforms import normalize_images, resize_images
+from plumbline.models.vision import ImageEncoder
+
+BATCH_IMAGES = 256
+
+
+def encode_images(
+    encoder: ImageEncoder,
+    images: NDArray[np.uint8],
+    normalize: Normalization,
+    image_size: int,
+    device: torch.device,
+) -> torch.Tensor:
+    """Encode [batch, height, width, 3] uint8 images to tokens [batch, tokens, token_width]."""
+    stacked = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    pixels = normalize_images(resize_images(stacked, image_size), normalize)
+    with torch.inference_mode():
+        tokens: torch.Tensor = encoder(pixels.to(device)).tokens.float().cpu()
+    return tokens
+
+
+def cached_features(
+    encoder: ImageEncoder,
+    images: NDArray[np.uint8],
+    normalize: Normalization,
+    image_size: int,
+    *,
+    folder: Path,
+    device: torch.device,
+) -> NDArray[np.float32]:
+    """Memory-mapped features of all images, computed where the folder does not hold them yet.
+
+    Args:
+        encoder: frozen, evaluating.
+        images: [images, height, width, 3] uint8.
+        normalize: as the encoder was trained.
+        image_size: side of the encoder's input, in pixels.
+        folder: named by a digest of encoder, images and preprocessing.
+        device: where to encode.
+
+    Returns:
+        [images, tokens, token_width], read-only.
+    """
+    if not folder.exists():
+        shape = (len(images), encoder.tokens, encoder.token_width)
+        encoder.to(device).eval()
+        with staged_folder(folder) as partial:
+            out = np.memmap(partial / "features.bin", np.float32, "w+", shape=shape)
+            for at in range(0, len(images), BATCH_IMAGES):
+                batch = images[at : at + BATCH_IMAGES]
+                tokens = encode_images(encoder, batch, normalize, image_size, device)
+                out[at : at + len(batch)] = tokens.numpy()
+            out.flush()
+            (partial / "features.json").write_text(dump_json({"shape": list(shape)}))
+    verify_digests(folder)
+    shape = tuple(read_json(folder / "features.json")["shape"])
+    return np.memmap(folder / "features.bin", np.float32, "r", shape=shape)

@@ -1,0 +1,127 @@
+"""Image encoders: torchvision networks that give tokens for a decoder and one pooled vector."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import ConvStemConfig, VisionTransformer
+
+from plumbline.errors import ConfigError
+from plumbline.models.config import ImageEncoderConfig, TorchvisionConfig, VitConfig
+
+
+class ImageFeatures(NamedTuple):
+    """What an encoder sees in a batch of images."""
+
+    tokens: Tensor
+    """[batch, tokens, token_width], float."""
+    pooled: Tensor
+    """[batch, width], float."""
+
+
+class ImageEncoder(nn.Module):
+    """Base of the image encoders; `width`, `token_width` and `tokens` say what they give."""
+
+    width: int
+    token_width: int
+    tokens: int
+
+    def forward(self, pixel_values: Tensor) -> ImageFeatures:
+        """Encode normalised images.
+
+        Args:
+            pixel_values: [batch, 3, height, width], float, normalised per channel.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how it encodes")
+
+
+class VitEncoder(ImageEncoder):
+    """torchvision's VisionTransformer; pooled is the mean over its normalised patch tokens."""
+
+    def __init__(self, config: VitConfig) -> None:
+        """Build with random weights from torch's global generator."""
+        super().__init__()
+        stem = [
+            ConvStemConfig(out_channels=c.channels, kernel_size=c.kernel, stride=c.stride)
+            for c in config.conv_stem
+        ]
+        self.vit = VisionTransformer(
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            num_layers=config.layers,
+            num_heads=config.heads,
+            hidden_dim=config.width,
+            mlp_dim=config.mlp_width,
+            dropout=config.dropout,
+            conv_stem_configs=stem or None,
+        )
+        self.vit.heads = nn.Identity()
+        self._feature_layers = [i % (config.layers + 1) for i in config.feature_layers]
+        self.width = config.width
+        self.token_width = config.width * len(config.feature_layers)
+        self.tokens = (config.image_size // config.patch_size) ** 2
+
+    def forward(self, pixel_values: Tensor) -> ImageFeatures:
+        """See `ImageEncoder.forward`."""
+        x = self.vit._process_input(pixel_values)
+        x = torch.cat([self.vit.class_token.expand(x.shape[0], -1, -1), x], dim=1)
+        x = self.vit.encoder.dropout(x + self.vit.encoder.pos_embedding)
+        states = [x]
+        for layer in self.vit.encoder.layers:
+            x = layer(x)
+            states.append(x)
+        pooled = self.vit.encoder.ln(x)[:, 1:].mean(dim=1)
+        tokens = torch.cat([states[i][:, 1:] for i in self._feature_layers], dim=-1)
+        return ImageFeatures(tokens, pooled)
+
+
+class TrunkEncoder(ImageEncoder):
+    """The trunk of a torchvision classifier up to its last feature map."""
+
+    def __init__(self, config: TorchvisionConfig) -> None:
+        """Build by name; random weights unless `weights` names a state dict.
+
+        Raises:
+            ConfigError: no such model, or one without a convolutional trunk.
+        """
+        super().__init__()
+        names = torchvision.models.list_models(module=torchvision.models)
+        if config.arch not in names:
+            raise ConfigError(f"arch = {config.arch!r}: no torchvision classifier; e.g. resnet18")
+        model = torchvision.models.get_model(config.arch, weights=None)
+        if config.weights is not None:
+            _load_weights(model, Path(config.weights))
+        if hasattr(model, "layer4"):
+            self.trunk = nn.Sequential(*list(model.children())[:-2])
+        elif hasattr(model, "features"):
+            self.trunk = model.features
+        else:
+            raise ConfigError(f"arch = {config.arch!r}: has no convolutional trunk; use name: vit")
+        with torch.no_grad():
+            probe = torch.zeros(1, 3, config.image_size, config.image_size)
+            shape = self.trunk.eval()(probe).shape
+        self.trunk.train()
+        self.width = self.token_width = int(shape[1])
+        self.tokens = int(shape[2] * shape[3])
+
+    def forward(self, pixel_values: Tensor) -> ImageFeatures:
+        """See `ImageEncoder.forward`."""
+        tokens = self.trunk(pixel_values).flatten(2).transpose(1, 2)
+        return ImageFeatures(tokens, tokens.mean(dim=1))
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"weights = {str(path)!r}: no such file")
+    if path.suffix == ".safetensors":
+        model.load_state_dict(load_file(path))
+    else:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def build_image_encoder(config: ImageEncoderConfig) -> ImageEncoder:
+    """Turn settings into an encoder with random weights from torch's global generator."""
+    return VitEncoder(config) if isinstance(config, VitConfig) else TrunkEncoder(config)

@@ -1,0 +1,66 @@
+"""Where stages put things; dvc.yaml says the same, and a test compares them."""
+
+from pathlib import Path
+
+CHECK_PARAMS = Path("work/check_params.ok")
+REPORT = Path("report")
+
+
+def raw(dataset: str) -> Path:
+    """Rows of a source in canonical columns: `prepare`."""
+    return Path("work/raw", dataset)
+
+
+def clean(dataset: str) -> Path:
+    """Valid rows by split: `validate`."""
+    return Path("work/clean", dataset)
+
+
+def quarantine(dataset: str) -> Path:
+    """Rejected rows with their reasons, and the account: `validate`."""
+    return Path("work/quarantine", dataset)
+
+
+def shapes(dataset: str) -> Path:
+    """Folder of shapes.json: `detect_shapes`."""
+    return Path("work/shapes", dataset)
+
+
+def cache(dataset: str) -> Path:
+    """Tokenizer, ids and pixels: `tokenize_text`."""
+    return Path("work/cache", dataset)
+
+
+def aligned(name: str) -> Path:
+    """Aligned encoders: `pretrain_alignment`."""
+    return Path("models/align", name)
+
+
+def finetuned(task: str) -> Path:
+    """A task's model: `finetune`."""
+    return Path("models/tasks", task)
+
+
+def alignment_metrics(name: str) -> Path:
+    """Figures of `evaluate_alignment`."""
+    return Path("metrics/align", f"{name}.json")
+
+
+def alignment_evaluation(name: str) -> Path:
+    """Embeddings and examples of `evaluate_alignment`."""
+    return Path("work/evaluation/align", name)
+
+
+def task_metrics(task: str) -> Path:
+    """Figures of `evaluate_model`."""
+    return Path("metrics/tasks", f"{task}.json")
+
+
+def task_evaluation(task: str) -> Path:
+    """Predictions and tables of `evaluate_model`."""
+    return Path("work/evaluation/tasks", task)
+
+
+def export(task: str) -> Path:
+    """The bundle that runs by itself: `export_model`."""
+    return Path("exports", task)

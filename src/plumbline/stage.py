@@ -1,0 +1,84 @@
+"""The edge of every stage: command line in, exit code and one-line errors out."""
+
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from omegaconf import OmegaConf
+
+from plumbline.config import Config, ConfigT, load_config
+from plumbline.errors import ConfigError, PlumblineError
+
+Sections = Callable[[str], Mapping[str, str]]
+"""Key of the stage -> field of its settings -> dotted key in params.yaml.
+
+The `params:` of the stage in dvc.yaml name the same keys; a test compares them.
+"""
+
+
+@dataclass(frozen=True)
+class StageSpec(Generic[ConfigT]):
+    """What a stage reads of params.yaml."""
+
+    name: str
+    schema: type[ConfigT]
+    sections: Sections
+    group: str | None = None
+    """The mapping whose keys it runs for: datasets, align or tasks; None: it runs once."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[ConfigT]):
+    """One run of a stage."""
+
+    key: str
+    config: ConfigT
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The resolved settings as plain JSON types: what is stored with the outputs."""
+        return self.config.model_dump(mode="json")
+
+
+def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[ConfigT]:
+    """Read `[key] [override ...] [--cfg job]`; `--cfg job` prints the settings and ends there.
+
+    Raises:
+        ConfigError: the key is missing, or a setting is wrong.
+    """
+    rest = list(arguments)
+    show = rest[-2:] == ["--cfg", "job"]
+    if show:
+        rest = rest[:-2]
+    key = ""
+    if spec.group is not None:
+        if not rest or "=" in rest[0] or rest[0].startswith("-"):
+            raise ConfigError(f"which one? python -m stages.{spec.name} <key of {spec.group}>")
+        key = rest.pop(0)
+    if flags := [argument for argument in rest if argument.startswith("--")]:
+        raise ConfigError(f"{flags[0]}: unknown option; overrides are key=value, and --cfg job")
+    call = Call(key, load_config(spec.schema, spec.sections(key), rest))
+    if show:
+        print(OmegaConf.to_yaml(OmegaConf.create(call.plain)), end="")
+        raise SystemExit(0)
+    return call
+
+
+def run_stage(main: Callable[[Sequence[str]], None]) -> None:
+    """Run a stage's `main` on the command line: exit 1 and one line for an error of ours."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("hydra", "httpx", "transformers", "torch.onnx", "onnxscript"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        main(sys.argv[1:])
+    except PlumblineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+class NoSettings(Config):
+    """For a stage that reads none."""

@@ -1,0 +1,273 @@
+"""Task `vlm`: answers and captions about an image.
+
+The questions of an image share one sequence: image tokens once, then a segment per question,
+`prompt <bos> answer <eos>`. A segment sees the image and itself, at positions that begin after the
+image, so it gets what it would get in a sequence of its own, at about half the work.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
+from plumbline.loading.cache_reader import ImageRows, TrainingCache
+from plumbline.loading.loader import pad_rows
+from plumbline.loading.random import keyed_generator, keyed_seed
+from plumbline.loading.transform_config import Normalization
+from plumbline.loading.transforms import normalize_images, resize_images, stack_images
+from plumbline.errors import DataError
+from plumbline.files import STATE_DIR, digest_of
+from plumbline.losses.language import token_cross_entropy
+from plumbline.models.config import VlmConfig
+from plumbline.models.device import resolve_device
+from plumbline.models.features import cached_features
+from plumbline.models.stored import VlmSpec, load_image_encoder
+from plumbline.models.vision import ImageEncoder
+from plumbline.models.vlm import Vlm
+from plumbline.tasks.base import Task, TrainingJob
+from plumbline.tasks.config import VlmModelConfig, VlmTaskConfig
+from plumbline.tokenization.tokenizer import SpecialIds, load_tokenizer
+
+Ids = NDArray[np.int32]
+Segment = tuple[Ids, Ids]
+"""Token ids of a prompt and of its answer."""
+
+
+class DialogueSource:
+    """One sample per image of a split: its questions, and captions under the caption prompt."""
+
+    def __init__(
+        self,
+        cache: TrainingCache,
+        split: str,
+        config: VlmTaskConfig,
+        caption_prompt: Ids,
+        features: NDArray[np.float32] | None,
+        *,
+        seed: int,
+        training: bool,
+    ) -> None:
+        """Find the images that have something to say.
+
+        Args:
+            cache: texts and images.
+            split: name of the split.
+            config: how many captions and questions an epoch draws.
+            caption_prompt: ids of `config.caption_prompt`.
+            features: [images, tokens, token_width] of the frozen encoder, by image number; None
+                when the encoder trains and must see pixels.
+            seed: of the draws.
+            training: draw anew each epoch; else take all questions and the first caption.
+
+        Raises:
+            DataError: the split has neither questions nor captions.
+        """
+        self._cache, self._config, self._features = cache, config, features
+        self._caption_prompt, self._seed, self._training = caption_prompt, seed, training
+        self._rows = [r for r in cache.by_image(split) if len(r.captions) or len(r.questions)]
+        if not self._rows:
+            raise DataError(f"{cache.folder}: no question and no caption in split {split!r}")
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._rows)
+
+    def sample(self, index: int, epoch: int) -> Sample:
+        """An image with this epoch's segments."""
+        rows = self._rows[index]
+        visual: dict[str, Any] = (
+            {"pixels": self._cache.images[rows.image]}
+            if self._features is None
+            else {"features": self._features[rows.image]}
+        )
+        return {"index": index, "segments": self._segments(rows, index, epoch), **visual}
+
+    def _segments(self, rows: ImageRows, index: int, epoch: int) -> list[Segment]:
+        captions, questions = rows.captions[:1], rows.questions
+        if self._training:
+            random = keyed_generator(self._seed, "dialogue", epoch, index)
+            captions = random.permutation(rows.captions)[: self._config.captions_per_image]
+            questions = random.permutation(rows.questions)[: self._config.questions_per_image]
+        elif self._config.captions_per_image == 0:
+            captions = captions[:0]
+        said = [(self._caption_prompt, self._cache.ids(int(c))) for c in captions]
+        return said + [(self._cache.ids(int(q)), self._cache.ids(int(a))) for q, a in questions]
+
+
+def join_segment(segment: Segment, special_ids: SpecialIds, limit: int) -> tuple[Ids, Ids]:
+    """One segment as ids and labels: `prompt <bos> answer <eos>`, prompt and bos unlabelled."""
+    prompt, answer = segment[0][:limit], segment[1][:limit]
+    ids = np.concatenate([prompt, [special_ids.bos], answer, [special_ids.eos]])
+    labels = ids.copy()
+    labels[: len(prompt) + 1] = IGNORE_INDEX
+    return ids, labels
+
+
+def segment_mask(segment: NDArray[np.int64], image_tokens: int) -> NDArray[np.bool_]:
+    """Who sees whom: the image itself, every text token the image and its segment's past.
+
+    Args:
+        segment: [batch, seq], the number of each text position's segment from 1, 0 for padding.
+        image_tokens: image positions before the text.
+
+    Returns:
+        [batch, 1, image_tokens + seq, image_tokens + seq]; padding sees the image, so that no row
+        of the softmax is empty.
+    """
+    batch = segment.shape[0]
+    whole = np.concatenate([np.full((batch, image_tokens), -1), segment], axis=1)
+    same = whole[:, :, None] == whole[:, None, :]
+    past = np.tri(whole.shape[1], dtype=bool)
+    seen = same & (whole != 0)[:, None, :]
+    seen |= (whole == -1)[:, None, :]
+    mask: NDArray[np.bool_] = (seen & past)[:, None]
+    return mask
+
+
+def collate(
+    samples: Sequence[Sample],
+    *,
+    config: VlmTaskConfig,
+    normalize: Normalization,
+    special_ids: SpecialIds,
+    image_size: int,
+    image_tokens: int,
+) -> Batch:
+    """Pack the segments of each image into one row and pad the rows.
+
+    Returns:
+        input_ids, labels [batch, seq]; position_ids [batch, image_tokens + seq];
+        mask [batch, 1, image_tokens + seq, image_tokens + seq] bool; sample_index [batch]; and
+        image_features [batch, image_tokens, token_width] or pixel_values [batch, 3, size, size].
+    """
+    limit = config.max_text_tokens
+    joined = [[join_segment(g, special_ids, limit) for g in s["segments"]] for s in samples]
+    input_ids = pad_rows([np.concatenate([i for i, _ in row]) for row in joined], special_ids.pad)
+    labels = pad_rows([np.concatenate([la for _, la in row]) for row in joined], IGNORE_INDEX)
+    segment = pad_rows(
+        [np.concatenate([np.full(len(i), n) for n, (i, _) in enumerate(r, 1)]) for r in joined], 0
+    )
+    positions = pad_rows([np.concatenate([np.arange(len(i)) for i, _ in r]) for r in joined], 0)
+    image_positions = np.tile(np.arange(image_tokens), (len(samples), 1))
+    position_ids = np.concatenate([image_positions, image_tokens + positions], axis=1)
+    return {
+        "input_ids": torch.from_numpy(input_ids),
+        "labels": torch.from_numpy(labels),
+        "position_ids": torch.from_numpy(position_ids),
+        "mask": torch.from_numpy(segment_mask(segment, image_tokens)),
+        "sample_index": torch.tensor([s["index"] for s in samples]),
+        **_visual(samples, normalize, image_size),
+    }
+
+
+def _visual(samples: Sequence[Sample], normalize: Normalization, image_size: int) -> Batch:
+    if "features" in samples[0]:
+        return {"image_features": torch.from_numpy(np.stack([s["features"] for s in samples]))}
+    images = stack_images([s["pixels"] for s in samples], [s["index"] for s in samples])
+    pixels = normalize_images(resize_images(images, image_size), normalize)
+    return {"pixel_values": pixels}
+
+
+def loss(model: nn.Module, batch: Batch) -> LossSum:
+    """Next-token loss over answers and their eos; logits are computed nowhere else.
+
+    Equal to `causal_lm_loss` over the whole row, whose other labels are all ignored.
+    """
+    assert isinstance(model, Vlm)
+    features = batch.get("image_features")
+    if features is None:
+        features = model.image_encoder(batch["pixel_values"]).tokens
+    hidden = model.hidden_states(features, batch["input_ids"], batch["position_ids"], batch["mask"])
+    labels = batch["labels"][:, 1:]
+    labelled = labels != IGNORE_INDEX
+    return token_cross_entropy(model.logits(hidden[:, :-1][labelled]), labels[labelled])
+
+
+def build_vlm(
+    cache: TrainingCache,
+    start: Path,
+    model_config: VlmModelConfig,
+    config: VlmTaskConfig,
+    *,
+    seed: int,
+) -> TrainingJob:
+    """Build model, data and task from a cache and the aligned encoder in the folder `start`.
+
+    Raises:
+        CheckpointError: `start` holds no aligned encoder, or a file has changed.
+        DataError: a split has neither questions nor captions.
+    """
+    encoder, aligned, encoder_digest = load_image_encoder(start)
+    torch.manual_seed(keyed_seed(seed, "weights"))
+    special_ids = SpecialIds(**cache.facts["special_ids"])
+    tokenizer = load_tokenizer(cache.folder)
+    spec = VlmSpec(
+        image_encoder=aligned.model.image_encoder,
+        model=VlmConfig(**model_config.model_dump(exclude={"freeze"})),
+        vocab_size=cache.facts["vocab_size"],
+        special_ids=special_ids,
+        normalize=aligned.normalize,
+        max_text_tokens=config.max_text_tokens,
+        caption_prompt=config.caption_prompt,
+    )
+    inputs = {f"cache/{name}": digest for name, digest in cache.digests.items()}
+    features = None
+    if "image_encoder" in model_config.freeze:
+        features = _frozen_features(encoder, spec, cache, encoder_digest)
+    prompt = np.array(tokenizer.encode(config.caption_prompt, add_special_tokens=False).ids)
+    source = partial(DialogueSource, cache, config=config, caption_prompt=prompt, features=features)
+    size = spec.image_encoder.image_size
+    task = Task(
+        name="vlm",
+        collate=partial(
+            collate,
+            config=config,
+            normalize=spec.normalize,
+            special_ids=special_ids,
+            image_size=size,
+            image_tokens=encoder.tokens,
+        ),
+        loss=loss,
+    )
+    return TrainingJob(
+        model=Vlm(encoder, spec.model, spec.vocab_size, special_ids.pad),
+        task=task,
+        train=source(split="train", seed=seed, training=True),
+        validation=(
+            source(split="val", seed=seed, training=False) if "val" in cache.splits else None
+        ),
+        spec=spec,
+        tokenizer=tokenizer,
+        inputs={**inputs, "start": encoder_digest},
+    )
+
+
+def _frozen_features(
+    encoder: ImageEncoder, spec: VlmSpec, cache: TrainingCache, encoder_digest: str
+) -> NDArray[np.float32]:
+    key = digest_of(
+        {
+            "encoder": encoder_digest,
+            "images": cache.digests["images.bin"],
+            "normalize": spec.normalize.model_dump(),
+            "config": spec.image_encoder.model_dump(mode="json"),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+    )
+    root = Path(os.environ.get("DVC_ROOT", "."))
+    return cached_features(
+        encoder,
+        cache.images,
+        spec.normalize,
+        spec.image_encoder.image_size,
+        folder=root / STATE_DIR / "features" / key[:16],
+        device=resolve_device("auto"),
+    )

@@ -1,0 +1,11 @@
+"""How token ids become a sequence for a text encoder."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def frame_ids(ids: NDArray[Any], bos: int, eos: int, limit: int) -> NDArray[np.int64]:
+    """Cut ids to `limit` and put bos and eos around them; so even the empty text has tokens."""
+    return np.concatenate([[bos], ids[:limit], [eos]]).astype(np.int64)

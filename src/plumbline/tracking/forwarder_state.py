@@ -1,0 +1,73 @@
+"""How far the records of a checkout have been copied, kept in `.plumbline/forwarder-state.json`."""
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from plumbline.files import STATE_DIR, digest_of, write_json
+from plumbline.tracking.mlflow_store import database_of
+from plumbline.tracking.record import RUNS
+
+STATE = STATE_DIR / "forwarder-state.json"
+
+
+@dataclass
+class RecordProgress:
+    """How far one record has been copied."""
+
+    offset: int = 0  # bytes
+    run: str | None = None
+    status: str | None = None  # None while it goes on; else ok, failed, killed or rejected
+    end_ms: int = 0
+
+
+@dataclass
+class PipelineProgress:
+    """The parent run of one pipeline."""
+
+    run: str
+    closed: bool = False
+
+
+@dataclass
+class Progress:
+    """What has reached one store; other stores have entries of their own in the same file."""
+
+    path: Path
+    store: str
+    records: dict[str, RecordProgress] = field(default_factory=dict)
+    pipelines: dict[str, PipelineProgress] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, root: Path, uri: str) -> "Progress":
+        """Read the state for `uri`; an unreadable state is none: runs are found by their tag."""
+        progress = cls(root / STATE, digest_of(uri)[:16])  # a digest: addresses hold passwords
+        database = database_of(uri)
+        if database and not (root / database).exists():
+            return progress  # deleted: all records go into the new one
+        known = _read_state(progress.path).get(progress.store, {})
+        with suppress(LookupError, TypeError, AttributeError):
+            records = {k: RecordProgress(**v) for k, v in known["records"].items()}
+            pipelines = {k: PipelineProgress(**v) for k, v in known["pipelines"].items()}
+            runs = root / RUNS
+            progress.records = {k: v for k, v in records.items() if (runs / k).exists()}
+            progress.pipelines = {k: v for k, v in pipelines.items() if (runs / k).exists()}
+        return progress
+
+    def save(self) -> None:
+        """Write the state atomically, keeping the entries of other stores."""
+        mine = {
+            "records": {key: asdict(value) for key, value in self.records.items()},
+            "pipelines": {key: asdict(value) for key, value in self.pipelines.items()},
+        }
+        write_json(self.path, {**_read_state(self.path), self.store: mine})
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        state = json.loads(path.read_text())
+        if isinstance(state, dict):
+            return state
+    return {}

@@ -1,0 +1,400 @@
+"""The process that copies run records to MLflow: `python -m plumbline.tracking.mlflow_forwarder`.
+
+A stage starts it when none is at work for the checkout (`record.ensure_forwarder`). It follows the
+records below `.plumbline/runs`, notes in `.plumbline/forwarder-state.json` how far each has been
+copied, and ends when there has been nothing to do for `PLUMBLINE_FORWARDER_IDLE_S` seconds. What it
+cannot deliver stays where it is and goes out the next time. One pipeline run becomes a parent run
+in MLflow, each stage's record a child of it.
+"""
+
+import argparse
+import calendar
+import fcntl
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from plumbline.errors import PlumblineError
+from plumbline.files import STATE_DIR
+from plumbline.tracking.forwarder_state import PipelineProgress, Progress, RecordProgress
+from plumbline.tracking.mlflow_store import (
+    RECORD_TAG,
+    Metric,
+    Rejected,
+    RunStore,
+    Unavailable,
+    describe,
+    flatten,
+    open_store,
+    tracking_uri,
+)
+from plumbline.tracking.record import FORWARDER_LOCK, RUNS
+
+STORE_LOCK = STATE_DIR / "mlflow-store.lock"
+
+POLL_S = 1.0
+ATTEMPTS = 3
+"""Failed attempts in a row after which nothing but a living stage keeps the forwarder going."""
+
+_BATCH = 1000  # metrics sent and noted at once
+_LONGEST_PAUSE_S = 30.0
+_MLFLOW_STATUS = {"ok": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+
+_logger = logging.getLogger("plumbline.forwarder")
+
+
+class Forwarder:
+    """Copies the records of one checkout to one store."""
+
+    def __init__(
+        self, root: Path, progress: Progress, open_run_store: Callable[[], RunStore]
+    ) -> None:
+        self._runs = root / RUNS
+        self._progress = progress
+        self._open = open_run_store
+        self._opened: RunStore | None = None
+        self._pending: list[Metric] = []
+        self._seen = set(self._names())
+
+    def connect(self) -> RunStore:
+        """Open the store, once.
+
+        Raises:
+            Unavailable: it does not answer.
+        """
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    def forward_pending(self) -> bool:
+        """Copy every event that is there; return whether there was one.
+
+        Raises:
+            Unavailable: the store does not answer; what was not delivered goes out the next time.
+        """
+        # The newest pipeline first: it is the one that somebody watches.
+        moved = False
+        for name in sorted(self._unfinished(), reverse=True):
+            try:
+                moved |= self._copy(name)
+            except FileNotFoundError:  # removed meanwhile, by make gc
+                self._progress.records[name].status = "rejected"
+        return moved
+
+    def close_pipelines(self) -> None:
+        """End the parent runs whose records have all ended.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        for pipeline, parent in self._progress.pipelines.items():
+            records = [
+                record
+                for name, record in self._progress.records.items()
+                if name.startswith(f"{pipeline}/")
+            ]
+            if parent.closed or any(record.status is None for record in records):
+                continue
+            statuses = {record.status for record in records}
+            worst = next((s for s in ("failed", "killed") if s in statuses), "ok")
+            end_ms = max((record.end_ms for record in records), default=0)
+            with _refusal_noted(pipeline):
+                self.connect().set_status(parent.run, _MLFLOW_STATUS[worst], end_ms)
+            parent.closed = True
+            self._progress.save()
+
+    def has_live_writers(self) -> bool:
+        """Whether a stage is still writing a record."""
+        return any(_is_being_written(self._runs / name) for name in self._unfinished())
+
+    def has_new_records(self) -> bool:
+        """Whether records have come since the last look."""
+        return not self._seen.issuperset(self._names())
+
+    def _names(self) -> list[str]:
+        return [path.relative_to(self._runs).as_posix() for path in self._runs.glob("*/*.jsonl")]
+
+    def _unfinished(self) -> list[str]:
+        records = self._progress.records
+        names = self._names()
+        self._seen.update(names)
+        return [n for n in names if records.setdefault(n, RecordProgress()).status is None]
+
+    def _copy(self, name: str) -> bool:
+        """Make one pass over one record; return whether there was anything new in it."""
+        path, record = self._runs / name, self._progress.records[name]
+        before = record.offset
+        self._pending.clear()
+        # Asked before reading: when the writer is gone, what is there is all there will be.
+        alive = _is_being_written(path)
+        seen = before
+        for event, end in _read_events(path, before):
+            if event.get("event") == "metrics":
+                self._pending += _metrics_of(event, event.get("step", 0))
+            else:
+                self._deliver(name, seen)
+                self._handle(name, event)
+            seen = end
+            if len(self._pending) >= _BATCH or not self._pending:
+                self._deliver(name, seen)
+        self._deliver(name, seen)
+        if not alive and record.status is None:
+            self._end(name, "killed", round(path.stat().st_mtime * 1000))
+        return record.offset != before or record.status is not None
+
+    def _deliver(self, name: str, offset: int) -> None:
+        """Send the metrics that wait, and note that the record is copied up to `offset`."""
+        record = self._progress.records[name]
+        if self._pending and record.run:
+            with _refusal_noted(name):
+                self.connect().log(record.run, metrics=self._pending)
+        self._pending.clear()
+        if record.offset != offset:
+            record.offset = offset
+            self._progress.save()
+
+    def _handle(self, name: str, event: Mapping[str, Any]) -> None:
+        run, kind = self._progress.records[name].run, event.get("event")
+        with _refusal_noted(name):
+            if kind == "start":
+                self._start(name, event)
+            elif kind == "facts" and run:
+                metrics, tags = _metrics_of(event, 0, "facts/"), _tags_of(event)
+                self.connect().log(run, metrics=metrics, tags=tags)
+            elif kind == "artifact" and run:
+                self.connect().log_artifact(run, Path(event["path"]))
+            elif kind == "end":
+                values = {"seconds": event.get("seconds"), "error": event.get("error")}
+                self._handle(name, {"event": "facts", "time": event.get("time"), "values": values})
+                self._end(name, "ok" if event.get("status") == "ok" else "failed", _ms(event))
+
+    def _start(self, name: str, event: Mapping[str, Any]) -> None:
+        pipeline, tags = name.partition("/")[0], _start_tags(event)
+        parent = self._open_parent(pipeline, tags, _ms(event))
+        tags[RECORD_TAG] = f"{tags.get('host', '')}:{name}"
+        run = self.connect().open_run(tags["dvc.stage"], tags, _ms(event), parent)
+        with _refusal_noted(name):
+            self.connect().log(run, params=dict(flatten(event.get("config") or {})))
+        self._progress.records[name].run = run
+
+    def _open_parent(self, pipeline: str, tags: Mapping[str, str], start_ms: int) -> str:
+        parent = self._progress.pipelines.get(pipeline)
+        if parent is None:
+            own = {key: tags[key] for key in ("git.commit", "dvc.exp", "host") if key in tags}
+            own[RECORD_TAG] = f"{tags.get('host', '')}:{pipeline}"
+            start_ms = _start_of_pipeline(pipeline) or start_ms
+            run = self.connect().open_run(pipeline, own, start_ms, None)
+            parent = self._progress.pipelines[pipeline] = PipelineProgress(run)
+        elif parent.closed:  # the forwarder had ended between two stages that lie far apart
+            self.connect().set_status(parent.run, "RUNNING", None)
+            parent.closed = False
+        return parent.run
+
+    def _end(self, name: str, status: str, end_ms: int) -> None:
+        record = self._progress.records[name]
+        if record.run:
+            with _refusal_noted(name):
+                self.connect().set_status(record.run, _MLFLOW_STATUS[status], end_ms)
+        record.status = status if record.run else "rejected"
+        record.end_ms = end_ms
+        _logger.info("%s: %s", name, record.status)
+        self._progress.save()
+
+
+@contextmanager
+def _refusal_noted(name: str) -> Iterator[None]:
+    """Go on without the one thing that the store refuses: it would refuse it again."""
+    try:
+        yield
+    except Rejected as error:
+        _logger.warning("%s: MLflow refuses a part of it (%s)", name, error)
+
+
+def _is_being_written(path: Path) -> bool:
+    """Whether the record's writer lives: it holds the lock of its file, and nobody else does."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _read_events(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield (event, offset behind it) from `offset` on; a broken line is an empty event.
+
+    A last line without a line break is left alone: it may still be growing.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = None
+            yield (event if isinstance(event, dict) else {}), offset
+
+
+def _metrics_of(event: Mapping[str, Any], step: int, prefix: str = "") -> list[Metric]:
+    metrics = []
+    for name, value in event.get("values", {}).items():
+        if not isinstance(value, bool):
+            with suppress(TypeError, ValueError):  # text and lists are no metrics
+                metrics.append(Metric(prefix + name, float(value), _ms(event), step))
+    return metrics
+
+
+def _tags_of(event: Mapping[str, Any]) -> dict[str, str]:
+    values = event.get("values", {})
+    numbers = {metric.name for metric in _metrics_of(event, 0)}
+    return {k: v for k, v in flatten(values) if k not in numbers and v != "null"}
+
+
+def _start_tags(event: Mapping[str, Any]) -> dict[str, str]:
+    label = "@".join(str(event[part]) for part in ("stage", "key") if event.get(part))
+    groups = ("dvc", "git", "versions", "host", "python", "cpu", "cores", "threads", "pid")
+    tags = dict(flatten({group: event[group] for group in groups if group in event}))
+    tags = {key: value for key, value in tags.items() if value != "null"}
+    if "git.commit" in tags:
+        tags["mlflow.source.git.commit"] = tags["git.commit"]
+    return {"dvc.stage": label, **tags}
+
+
+def _ms(event: Mapping[str, Any]) -> int:
+    return round(float(event.get("time") or 0) * 1000)
+
+
+def _start_of_pipeline(pipeline: str) -> int | None:
+    """The start that a pipeline's name tells, in ms since 1970."""
+    with suppress(ValueError):
+        return calendar.timegm(time.strptime(pipeline[:15], "%Y%m%d-%H%M%S")) * 1000
+    return None
+
+
+def follow(
+    forwarder: Forwarder,
+    idle_s: float,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> bool:
+    """Forward until no stage writes and nothing has come for `idle_s` seconds.
+
+    Returns:
+        Whether all was delivered; False when the store stayed away after the last stage's end.
+    """
+    last, failures = clock(), 0
+    while True:
+        try:
+            moved = forwarder.forward_pending()
+            failures = 0
+            if moved or forwarder.has_live_writers():
+                last = clock()
+            elif clock() - last >= idle_s:
+                forwarder.close_pipelines()
+                return True
+            pause = POLL_S
+        except Unavailable as error:
+            failures += 1
+            pause = min(2.0**failures, _LONGEST_PAUSE_S)
+            if failures == 1:
+                _logger.warning("MLflow does not answer; the records wait in %s (%s)", RUNS, error)
+            if failures >= ATTEMPTS and not forwarder.has_live_writers():
+                return False
+        sleep(pause)
+
+
+def forward_once(forwarder: Forwarder) -> bool:
+    """Forward what is there; return whether all was delivered."""
+    try:
+        forwarder.connect()
+        forwarder.forward_pending()
+        forwarder.close_pipelines()
+    except Unavailable as error:
+        _logger.warning("MLflow does not answer; the records wait in %s (%s)", RUNS, error)
+        return False
+    return True
+
+
+@contextmanager
+def _single_instance(root: Path) -> Iterator[bool]:
+    """Yield whether this is the only forwarder of the checkout."""
+    with (root / FORWARDER_LOCK).open("a+") as file:
+        for _ in range(20):  # a stage that looks whether one is at work holds it for a moment
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
+        else:
+            yield False
+            return
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield True
+
+
+@contextmanager
+def _store_lock(root: Path) -> Iterator[None]:
+    """Held while a database may be in creation: two creators at once leave it unusable."""
+    with (root / STORE_LOCK).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _step_back() -> None:
+    """Take only the CPU time that no stage wants."""
+    os.nice(19)
+    # With autogroups, as on desktops, niceness counts only within the session: ours is our own.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Forward once or follow; the exit code is 0 when all was delivered."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="mlflow_forwarder")
+    parser.add_argument("--root", type=Path, default=Path(os.environ.get("DVC_ROOT") or "."))
+    parser.add_argument("--once", action="store_true", help="forward what is there, then end")
+    options = parser.parse_args(arguments)
+    root: Path = options.root.resolve()
+    uri = tracking_uri(root)
+    (root / RUNS).mkdir(parents=True, exist_ok=True)
+
+    def open_run_store() -> RunStore:
+        with _store_lock(root):
+            return open_store(uri, root)
+
+    if not options.once:
+        _step_back()
+    while True:
+        with _single_instance(root) as alone:
+            if not alone:
+                with _store_lock(root):  # who called may open the database: let it be complete
+                    return 0
+            forwarder = Forwarder(root, Progress.load(root, uri), open_run_store)
+            idle_s = float(os.environ.get("PLUMBLINE_FORWARDER_IDLE_S", "20"))
+            done = forward_once(forwarder) if options.once else follow(forwarder, idle_s)
+        # A stage that started just now has seen the lock and relies on this forwarder.
+        if not forwarder.has_new_records():
+            return 0 if done else 1
+
+
+if __name__ == "__main__":
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(process)d %(message)s", stream=sys.stderr
+    )
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (PlumblineError, OSError) as error:
+        _logger.error("%s", describe(error))
+        sys.exit(1)

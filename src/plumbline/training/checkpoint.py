@@ -1,0 +1,166 @@
+"""Training state on disk: whole, digested, bound to one run by its fingerprint.
+
+`<root>/<fingerprint>/step-<n>/` holds the full state after micro-step n (weights, optimiser, clock,
+history), `best/` the weights with the best monitored metric. Tensors are safetensors and
+the rest JSON: nothing here can execute code.
+"""
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from plumbline.errors import CheckpointError
+from plumbline.files import digest_of, dump_json, read_json, sha256_file, staged_folder, verify_digests
+from plumbline.models.weights import WEIGHTS, load_weights, read_tensors, save_weights
+
+@dataclass
+class TrainingState:
+    """Everything that a continued run needs and that is not weights or optimiser tensors."""
+
+    fingerprint: str
+    clock: dict[str, int]
+    best: dict[str, Any]
+    history: dict[str, Any]
+
+
+class CheckpointStore:
+    """The folder of one run's training state."""
+
+    def __init__(self, folder: Path, fingerprint: str, *, keep_every_epochs: int = 7) -> None:
+        """Bind a folder to the run with this fingerprint; it is created when first needed."""
+        self.folder = folder
+        self._fingerprint = fingerprint
+        self._keep_every = keep_every_epochs
+
+    def latest(self) -> Path | None:
+        """The newest complete state, by step number, never by time; None when there is none."""
+        steps = {int(p.name.removeprefix("step-")): p for p in self.folder.glob("step-*")}
+        return steps[max(steps)] if steps else None
+
+    def save(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState, epoch: int
+    ) -> None:
+        """Write the full state, then remove the one before unless it is a snapshot.
+
+        Args:
+            model: weights to save.
+            optimizer: its tensors are saved by parameter index.
+            state: the rest.
+            epoch: number of the epoch that just ended, 0 within an epoch.
+        """
+        before = [p for p in self.folder.glob("step-*") if not (p / "snapshot").exists()]
+        final = self.folder / f"step-{state.clock['micro_step']}"
+        with staged_folder(final) as partial:
+            save_weights(model, partial / WEIGHTS)
+            save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+            (partial / "state.json").write_text(dump_json(vars(state)))
+            if epoch and self._keep_every and epoch % self._keep_every == 0:
+                (partial / "snapshot").touch()
+        for old in before:
+            if old != final:
+                shutil.rmtree(old)
+
+    def save_best(self, model: nn.Module, best: Mapping[str, Any]) -> None:
+        """Replace the best weights."""
+        with staged_folder(self.folder / "best") as partial:
+            save_weights(model, partial / WEIGHTS)
+            (partial / "best.json").write_text(dump_json(dict(best)))
+
+    def restore(
+        self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> TrainingState:
+        """Load a full state into model and optimiser.
+
+        Raises:
+            CheckpointError: damaged, or it belongs to a run with another fingerprint.
+        """
+        try:
+            verify_digests(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; or remove {path} to train from an earlier state") from None
+        state = TrainingState(**read_json(path / "state.json"))
+        if state.fingerprint != self._fingerprint:
+            raise CheckpointError(
+                f"{path}: belongs to another run (fingerprint {state.fingerprint[:12]}, this one "
+                f"has {self._fingerprint[:12]}); remove it"
+            )
+        load_weights(model, path / WEIGHTS)
+        _restore_optimizer(optimizer, read_tensors(path / "optimizer.safetensors"))
+        return state
+
+    def load_best(self, model: nn.Module) -> None:
+        """Load the best weights.
+
+        Raises:
+            CheckpointError: there are none, or they are damaged.
+        """
+        verify_digests(self.folder / "best")
+        load_weights(model, self.folder / "best" / WEIGHTS)
+
+    def remove(self) -> None:
+        """Delete the run's training state."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{index}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
+        for index, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    whole = optimizer.state_dict()
+    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+
+
+def fingerprint_run(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """A digest of everything that defines a training: settings, inputs, code and torch.
+
+    Args:
+        settings: the resolved settings of the stage, with device and precision.
+        inputs: digests of what it reads, by name; never a path of this machine.
+    """
+    modules = sorted(
+        (name, Path(module.__file__))
+        for name, module in sys.modules.items()
+        if name.split(".")[0] in ("plumbline", "stages") and getattr(module, "__file__", None)
+    )
+    code = {n: sha256_file(f) for n, f in modules if not n.startswith("plumbline.tracking")}
+    return digest_of(
+        {"settings": settings, "inputs": inputs, "code": code, "torch": torch.__version__}
+    )
+
+
+@contextmanager
+def training_state_folder(stage: str, fingerprint: str) -> Iterator[Path]:
+    """The folder for a run's training state, held alone while the block runs.
+
+    It lies below `$DVC_ROOT`, so that it outlives a queued experiment's temporary checkout. Where
+    another process trains the very same run at this moment, the folder is a fresh one.
+    """
+    root = Path(os.environ.get("DVC_ROOT", ".")) / ".ckpt" / stage
+    root.mkdir(parents=True, exist_ok=True)
+    name = fingerprint[:16]
+    with (root / f"{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield root / f"{name}-{os.getpid()}"
+        else:
+            yield root / name

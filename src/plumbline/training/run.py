@@ -1,0 +1,119 @@
+"""From a job to a model folder: what the training stages share around the loop."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from plumbline.files import dump_json
+from plumbline.loading.loader import Loader
+from plumbline.loading.loader_config import LoaderConfig
+from plumbline.models.stored import save_model
+from plumbline.tasks.base import TrainingJob
+from plumbline.training.checkpoint import (
+    CheckpointStore,
+    fingerprint_run,
+    training_state_folder,
+)
+from plumbline.training.config import TrainerConfig
+from plumbline.models.device import resolve_device, resolve_precision
+from plumbline.training.trainer import FitResult, OnLog, Trainer
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """The settings of one training that do not depend on the kind of work."""
+
+    stage: str
+    settings: Mapping[str, Any]
+    """Everything resolved, as plain JSON types: part of the fingerprint, stored with the model."""
+    loader: LoaderConfig
+    trainer: TrainerConfig
+    seed: int
+    threads: int
+    frozen: Sequence[str]
+
+
+def train_to_folder(
+    run: TrainingRun, job: TrainingJob, out: Path, *, on_log: OnLog
+) -> dict[str, Any]:
+    """Train a job and write its model, history and figures into the empty folder `out`.
+
+    Returns:
+        Facts for the run record: device, precision, parameters, counts.
+    """
+    torch.set_num_threads(run.threads)
+    device = resolve_device(run.trainer.device)
+    machine = {
+        "device": device.type,
+        "precision": resolve_precision(run.trainer.precision, device),
+    }
+    fingerprint = fingerprint_run({**run.settings, **machine}, job.inputs)
+    with training_state_folder(run.stage, fingerprint) as folder:
+        store = CheckpointStore(
+            folder, fingerprint, keep_every_epochs=run.trainer.checkpoint.keep_every_epochs
+        )
+        trainer = Trainer(
+            job.model,
+            job.task,
+            Loader(job.train, job.task.collate, run.loader, seed=run.seed, shuffle=True),
+            _validation_loader(run, job),
+            run.trainer,
+            store=store,
+            seed=run.seed,
+            fingerprint=fingerprint,
+            frozen=run.frozen,
+            on_log=on_log,
+        )
+        result = trainer.fit()
+        parameters = count_parameters(job.model)
+        save_model(out, job.model, job.spec, job.tokenizer)
+        result.history.write(out)
+        (out / "config.json").write_text(dump_json(dict(run.settings)))
+        figures = _figures(result, parameters)
+        (out / "metrics.json").write_text(dump_json(figures))
+    if not run.trainer.checkpoint.keep_after_success:
+        store.remove()
+    return {**result.facts, **figures, "fingerprint": fingerprint}
+
+
+def _validation_loader(run: TrainingRun, job: TrainingJob) -> Loader | None:
+    if job.validation is None or run.trainer.validate_every_epochs == 0:
+        return None
+    collate = (job.validation_task or job.task).collate
+    return Loader(job.validation, collate, run.loader, seed=run.seed, shuffle=False)
+
+
+def count_parameters(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Parameters of each part of a model: all, and those that train."""
+    parts: dict[str, dict[str, int]] = {}
+    for name, parameter in model.named_parameters():
+        part = parts.setdefault(name.split(".")[0], {"all": 0, "trained": 0})
+        part["all"] += parameter.numel()
+        part["trained"] += parameter.numel() if parameter.requires_grad else 0
+    return parts
+
+
+def _figures(result: FitResult, parameters: dict[str, dict[str, int]]) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "optimizer_steps": result.clock.global_step,
+        "micro_steps": result.clock.micro_step,
+        "samples": result.clock.samples,
+        "epochs": result.clock.epoch,
+        "skipped_steps": result.clock.skipped,
+        "final_train_loss": result.history.steps[-1]["loss"],
+        "frozen_tensors_unchanged": result.frozen_tensors,
+        "parameters": parameters,
+    }
+    if result.best.value is not None:
+        figures["best"] = {
+            "value": result.best.value,
+            "epoch": result.best.epoch,
+            "step": result.best.global_step,
+        }
+    plain: dict[str, Any] = json.loads(dump_json(figures))
+    return plain

@@ -1,0 +1,70 @@
+"""Stage `evaluate_alignment`: recall@k both ways, embeddings and examples."""
+
+import io
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from plumbline import paths
+from plumbline.config import Config, fix_threads
+from plumbline.evaluation.config import AlignmentEvaluationConfig
+from plumbline.files import dump_json, staged_output, write_json
+from plumbline.stage import StageSpec, parse_call, run_stage
+from plumbline.tracking.record import record_run
+
+
+class EvaluateAlignmentConfig(Config):
+    """What is evaluated, on which split."""
+
+    threads: int = Field(ge=1)
+    data: str
+    evaluate: AlignmentEvaluationConfig
+
+
+SPEC = StageSpec(
+    name="evaluate_alignment",
+    schema=EvaluateAlignmentConfig,
+    group="align",
+    sections=lambda key: {
+        "threads": "threads",
+        "data": f"align.{key}.data",
+        "evaluate": f"align.{key}.evaluate",
+    },
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write `metrics/align/<name>.json` and `work/evaluation/align/<name>`."""
+    call = parse_call(SPEC, arguments)
+    fix_threads(call.config.threads)
+    import numpy as np
+    import torch
+
+    from plumbline.evaluation.alignment import evaluate_alignment
+    from plumbline.loading.cache_reader import TrainingCache
+    from plumbline.models.device import resolve_device
+    from plumbline.models.stored import load_dual_encoder
+
+    torch.set_num_threads(call.config.threads)
+    with (
+        record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
+        staged_output(paths.alignment_evaluation(call.key)) as out,
+    ):
+        result = evaluate_alignment(
+            load_dual_encoder(paths.aligned(call.key)),
+            TrainingCache(paths.cache(call.config.data)),
+            call.config.evaluate,
+            resolve_device("auto"),
+        )
+        for name in ("images", "texts", "image_embeddings", "text_embeddings"):
+            buffer = io.BytesIO()
+            np.save(buffer, getattr(result, name), allow_pickle=False)
+            (out / f"{name}.npy").write_bytes(buffer.getvalue())
+        (out / "examples.json").write_text(dump_json(result.examples))
+        (out / "config.json").write_text(dump_json(call.plain))
+        write_json(paths.alignment_metrics(call.key), result.metrics)
+        run.metrics(0, result.metrics)
+
+
+if __name__ == "__main__":
+    run_stage(main)

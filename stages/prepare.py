@@ -1,0 +1,44 @@
+"""Stage `prepare`: bring a source into the canonical columns."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from plumbline import paths
+from plumbline.config import Config
+from plumbline.files import staged_output
+from plumbline.sources.registry import SourceConfig, write_raw
+from plumbline.stage import StageSpec, parse_call, run_stage
+from plumbline.tracking.record import record_run
+
+
+class PrepareConfig(Config):
+    """Where the dataset lies and what makes rows of it."""
+
+    path: str
+    prepare: SourceConfig
+
+
+SPEC = StageSpec(
+    name="prepare",
+    schema=PrepareConfig,
+    group="datasets",
+    sections=lambda key: {
+        "path": f"datasets.{key}.path",
+        "prepare": f"datasets.{key}.prepare",
+    },
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write `work/raw/<dataset>`."""
+    call = parse_call(SPEC, arguments)
+    with (
+        record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
+        staged_output(paths.raw(call.key)) as out,
+    ):
+        rows = write_raw(call.config.prepare.read(Path(call.config.path)), out)
+        run.facts({"rows": rows})
+
+
+if __name__ == "__main__":
+    run_stage(main)

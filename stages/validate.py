@@ -1,0 +1,51 @@
+"""Stage `validate`: every row is clean or in quarantine with its reason."""
+
+from collections.abc import Sequence
+
+from plumbline import paths
+from plumbline.config import Config
+from plumbline.files import dump_json, staged_output
+from plumbline.stage import StageSpec, parse_call, run_stage
+from plumbline.tracking.record import record_run
+from plumbline.data.validation import ValidationConfig, ValidationFailed, validate
+
+
+class ValidateConfig(Config):
+    """The rules."""
+
+    validate_: ValidationConfig
+
+
+SPEC = StageSpec(
+    name="validate",
+    schema=ValidateConfig,
+    group="datasets",
+    sections=lambda key: {"validate_": f"datasets.{key}.validate"},
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write `work/clean/<dataset>` and `work/quarantine/<dataset>`."""
+    call = parse_call(SPEC, arguments)
+    with (
+        record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
+        staged_output(paths.quarantine(call.key)) as quarantine,
+        staged_output(paths.clean(call.key)) as clean,
+    ):
+        report_file = quarantine / "report.json"
+        try:
+            report = validate(
+                paths.raw(call.key), clean, quarantine, call.config.validate_
+            )
+        except ValidationFailed as error:
+            # The account is what the user needs now; it stays although the stage fails.
+            kept = paths.quarantine(call.key).with_suffix(".failed.json")
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(dump_json(error.report))
+            raise
+        report_file.write_text(dump_json(report))
+        run.facts({"rows_in": report["rows_in"], "rows_quarantined": report["rows_quarantined"]})
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,266 @@
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from plumbline.data import parquet
+from plumbline.data.parquet import (
+    check_schema,
+    declare_splits,
+    declared_splits,
+    iter_batches,
+    iter_encoded_batches,
+    list_parquet,
+    open_parquet,
+)
+from plumbline.errors import DataError
+
+ROWS: dict[str, list[Any]] = {
+    "sample_id": [f"row-{number}" for number in range(7)],
+    "image": [b"one", b"two", None, b"", b"one", b"three", b"two"],
+    "caption": ["a", "b", "a", None, "", "c", "d\n"],
+}
+WANTED = {"sample_id": pa.string(), "image": pa.binary(), "caption": pa.string()}
+EXPECTED = [
+    {name: value.encode() if isinstance(value, str) else value for name, value in row.items()}
+    for row in pa.table(ROWS).to_pylist()
+]
+
+
+def write(path: Path, table: pa.Table | None = None, **options: Any) -> Path:
+    pq.write_table(pa.table(ROWS) if table is None else table, path, **options)
+    return path
+
+
+def rows_of(path: Path, columns: list[str] | None = None, **options: Any) -> list[dict[str, Any]]:
+    return [
+        row
+        for batch in iter_batches(path, columns or list(WANTED), **options)
+        for row in batch.to_pylist()
+    ]
+
+
+def test_only_parquet_files_without_dot_or_underscore_are_listed_by_name(tmp_path: Path) -> None:
+    for name in ("b.parquet", "a.parquet", ".c.parquet", "_d.parquet", "_SUCCESS", "e.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.parquet").mkdir()
+    assert [path.name for path in list_parquet(tmp_path)] == ["a.parquet", "b.parquet"]
+    assert list_parquet(tmp_path / "b.parquet") == [tmp_path / "b.parquet"]
+
+
+def test_a_folder_without_input_and_a_missing_one_have_their_own_messages(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no input files"):
+        list_parquet(tmp_path)
+    with pytest.raises(DataError, match=r"nowhere: no such file or folder"):
+        list_parquet(tmp_path / "nowhere")
+
+
+def damaged(good: bytes, kind: str) -> bytes:
+    return {
+        "empty": b"",
+        "few bytes": good[:7],
+        "footer gone": good[:-40],
+        "cut in half": good[: len(good) // 2],
+        "text": b"sample_id,caption\n1,a\n" * 10,
+        "garbage in the footer": good[:-60] + b"\xff" * 52 + good[-8:],
+        "footer longer than the file": good[:-8] + struct.pack("<I", 2**31 - 16) + b"PAR1",
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "empty",
+        "few bytes",
+        "footer gone",
+        "cut in half",
+        "text",
+        "garbage in the footer",
+        "footer longer than the file",
+    ],
+)
+def test_an_unreadable_file_is_named_in_one_line(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "part-1.parquet")
+    path.write_bytes(damaged(path.read_bytes(), kind))
+    with pytest.raises(
+        DataError, match=r"part-1\.parquet: not readable as Parquet \(.+\)"
+    ) as error:
+        check_schema([path], WANTED)
+    assert "\n" not in str(error.value)
+
+
+def test_a_footer_of_a_gigabyte_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.parquet"
+    with path.open("wb") as file:  # a sparse file: its size costs no disk
+        file.truncate(2**31)
+        file.seek(0, 2)
+        file.write(struct.pack("<I", 2**30) + b"PAR1")
+    with pytest.raises(DataError, match="a footer of 1073741824 bytes"):
+        open_parquet(path)
+
+
+def test_a_column_name_that_is_not_utf8_is_damage_and_no_crash(tmp_path: Path) -> None:
+    path = write(tmp_path / "part.parquet", store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"caption", b"capti\xff\xfe"))
+    with pytest.raises(DataError, match="not readable as Parquet"):
+        check_schema([path], WANTED)
+
+
+def test_a_flipped_bit_in_a_page_is_found_by_its_checksum(tmp_path: Path) -> None:
+    table = pa.table({**ROWS, "image": [bytes([n]) * 1000 for n in range(7)]})
+    path = write(tmp_path / "part.parquet", table, write_page_checksum=True, compression="none")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"\x03" * 1000) + 500] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"part\.parquet: damaged in row group 0"):
+        rows_of(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns"),
+    [
+        ("plain", {}),
+        ("large", {"caption": pa.large_string(), "image": pa.large_binary()}),
+        ("view", {"caption": pa.string_view(), "image": pa.binary_view()}),
+        ("dictionary", {"caption": pa.dictionary(pa.int8(), pa.string())}),
+        ("large dictionary", {"caption": pa.dictionary(pa.int32(), pa.large_string())}),
+    ],
+)
+@pytest.mark.parametrize("stored", [True, False])
+def test_every_encoding_of_the_same_values_reads_the_same(
+    kind: str, columns: dict[str, pa.DataType], stored: bool, tmp_path: Path
+) -> None:
+    table = pa.table(ROWS)
+    for name, type_ in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, name, table[name].cast(type_))
+    path = write(tmp_path / f"{kind}.parquet", table, row_group_size=2, store_schema=stored)
+    assert check_schema([path], WANTED) == set(WANTED)
+    assert rows_of(path) == EXPECTED
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2, 3, 100])
+@pytest.mark.parametrize("row_group_size", [1, 3, 100])
+def test_batches_and_row_groups_of_any_size_give_the_same_rows(
+    batch_rows: int, row_group_size: int, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "part.parquet", row_group_size=row_group_size)
+    assert rows_of(path, batch_rows=batch_rows) == EXPECTED
+    sizes = [batch.num_rows for batch in iter_batches(path, ["image"], batch_rows)]
+    assert max(sizes) <= batch_rows
+
+
+def test_other_order_and_more_columns_are_accepted(tmp_path: Path) -> None:
+    table = pa.table({"url": ["u"] * 7, **dict(reversed(ROWS.items()))})
+    path = write(tmp_path / "part.parquet", table)
+    assert check_schema([path], WANTED) == set(WANTED)
+    assert rows_of(path) == EXPECTED
+
+
+def test_bytes_that_are_not_utf8_pass_through_a_text_column(tmp_path: Path) -> None:
+    texts = pa.array([b"good", b"caf\xe9", None]).view(pa.string())
+    path = write(tmp_path / "part.parquet", pa.table({"caption": texts}))
+    assert rows_of(path, ["caption"]) == [
+        {"caption": b"good"},
+        {"caption": b"caf\xe9"},
+        {"caption": None},
+    ]
+
+
+def test_columns_inside_structs_are_reached_by_dots(tmp_path: Path) -> None:
+    images = pa.array([{"bytes": b"x", "path": "p"}, None, {"bytes": None, "path": "q"}])
+    path = write(tmp_path / "part.parquet", pa.table({"image": images, "n": [1, 2, 3]}))
+    assert check_schema([path], {"image.bytes": pa.binary()}) == {"image.bytes"}
+    assert rows_of(path, ["image.bytes"]) == [
+        {"image.bytes": b"x"},
+        {"image.bytes": None},
+        {"image.bytes": None},
+    ]
+    with pytest.raises(DataError, match=r"image\.text is missing"):
+        check_schema([path], {"image.text": pa.string()})
+
+
+def test_a_column_of_nothing_but_nulls_fits_any_type(tmp_path: Path) -> None:
+    path = write(tmp_path / "part.parquet", pa.table({"caption": pa.nulls(2)}))
+    assert check_schema([path], {"caption": pa.string()}) == {"caption"}
+    assert rows_of(path, ["caption"]) == [{"caption": None}] * 2
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"sample_id": ["a"], "image": [b"x"]}, "caption is missing"),
+        ({"sample_id": ["a"], "image": [b"x"], "caption": [3]}, "caption is int64"),
+        ({"sample_id": ["a"], "image": ["x"], "caption": ["c"]}, "image is string"),
+        ({"sample_id": ["a"], "image": [b"x"], "caption": [b"c"]}, "caption is binary"),
+        ({"sample_id": ["a"], "image": [b"x"], "caption": [["c"]]}, "caption is list"),
+    ],
+)
+def test_wrong_columns_are_an_error_that_lists_expected_and_found(
+    table: dict[str, list[Any]], message: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "part.parquet", pa.table(table))
+    with pytest.raises(DataError, match=message) as error:
+        check_schema([path], WANTED)
+    assert "expected sample_id string, image binary, caption string; found " in str(error.value)
+
+
+def test_a_column_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["caption"] * 2)
+    path = write(tmp_path / "part.parquet", table)
+    with pytest.raises(DataError, match="caption is there twice"):
+        check_schema([path], {"caption": pa.string()})
+
+
+def test_the_part_that_differs_from_the_others_is_named(tmp_path: Path) -> None:
+    first = write(tmp_path / "part-0.parquet")
+    second = write(tmp_path / "part-1.parquet", pa.table(ROWS).drop(["caption"]))
+    with pytest.raises(DataError, match=r"part-1\.parquet: wrong columns: caption is missing"):
+        check_schema([first, second], WANTED)
+    optional = {"caption": pa.string()}
+    with pytest.raises(DataError, match=r"part-1\.parquet: not the columns of part-0\.parquet"):
+        check_schema([first, second], {"image": pa.binary()}, optional)
+
+
+def test_optional_columns_are_reported_when_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "part.parquet")
+    optional = {"caption": pa.string(), "split": pa.string()}
+    assert check_schema([path], {"image": pa.binary()}, optional) == {"image", "caption"}
+
+
+def test_declared_splits_survive_the_file(tmp_path: Path) -> None:
+    table = pa.table(ROWS)
+    schema = declare_splits(table.schema.with_metadata({"other": "kept"}), ["train", "val"])
+    path = write(tmp_path / "part.parquet", table.cast(schema))
+    assert declared_splits([path, write(tmp_path / "more.parquet")]) == {"train", "val"}
+    assert pq.read_schema(path).metadata[b"other"] == b"kept"
+
+
+def test_a_huge_value_that_many_rows_share_is_in_memory_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 2**20)
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * 4096), pa.array([bytes(2**20)]))
+    path = write(tmp_path / "part.parquet", pa.table({"image": shared}), compression="zstd")
+    (batch, *_) = iter_encoded_batches(path, ["image"])
+    assert batch.get_total_buffer_size() < 2 * 2**20 + 4096 * 8
+    sizes = [part.num_rows for part in iter_batches(path, ["image"])]
+    assert set(sizes) == {1}
+    assert sum(sizes) == 4096
+
+
+def test_importing_the_reader_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, plumbline.data.validation; "
+        "print([name for name in ('torch', 'pandas', 'PIL') if name in sys.modules])"
+    )
+    path = {"PYTHONPATH": str(Path(parquet.__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=path
+    )
+    assert done.stdout.strip() == "[]"

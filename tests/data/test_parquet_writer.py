@@ -1,0 +1,83 @@
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from plumbline.data import parquet_writer
+from plumbline.data.parquet_writer import RowGroupWriter
+
+SCHEMA = pa.schema([("sample_id", pa.string()), ("image", pa.binary()), ("rank", pa.int64())])
+
+
+def rows(count: int, image_bytes: int = 10) -> list[dict[str, Any]]:
+    return [
+        {"sample_id": f"row-{n}", "image": bytes([n % 7]) * image_bytes, "rank": n}
+        for n in range(count)
+    ]
+
+
+def write(path: Path, data: list[dict[str, Any]], batch_rows: int) -> Path:
+    with RowGroupWriter(path, SCHEMA) as writer:
+        for start in range(0, len(data), batch_rows):
+            part = data[start : start + batch_rows]
+            writer.write(pa.RecordBatch.from_pylist(part, schema=SCHEMA))
+    assert writer.rows == len(data)
+    return path
+
+
+def group_rows(path: Path) -> list[int]:
+    metadata = pq.ParquetFile(path).metadata
+    return [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 64, 1000])
+def test_the_bytes_do_not_depend_on_the_batches(
+    batch_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_writer, "ROW_GROUP_ROWS", 50)
+    data = rows(333)
+    reference = write(tmp_path / "reference.parquet", data, 333)
+    assert group_rows(reference) == [50] * 6 + [33]
+    other = write(tmp_path / "other.parquet", data, batch_rows)
+    assert other.read_bytes() == reference.read_bytes()
+
+
+def test_row_groups_are_bounded_by_bytes_and_one_large_row_stands_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_writer, "ROW_GROUP_BYTES", 1000)
+    # A row takes its image, 5 bytes of sample_id and 8 of rank.
+    data = rows(4, image_bytes=300)
+    data[2]["image"] = bytes(5000)
+    for batch_rows in (1, 4):
+        path = write(tmp_path / f"{batch_rows}.parquet", data, batch_rows)
+        assert group_rows(path) == [2, 1, 1]
+        assert pq.read_table(path).to_pylist() == data
+
+
+def test_dictionaries_of_bytes_become_plain_text_unread(tmp_path: Path) -> None:
+    ids = pa.DictionaryArray.from_arrays(pa.array([1, None, 0]), pa.array([b"a", b"caf\xe9"]))
+    batch = pa.RecordBatch.from_pydict({"more": pa.array([1, 2, 3]), "sample_id": ids})
+    path = tmp_path / "part.parquet"
+    with RowGroupWriter(path, pa.schema([("sample_id", pa.string())])) as writer:
+        writer.write(batch)
+    column = pq.read_table(path)["sample_id"].combine_chunks()
+    assert column.type == pa.string()
+    assert column.view(pa.binary()).to_pylist() == [b"caf\xe9", None, b"a"]
+
+
+def test_a_table_without_rows_is_readable(tmp_path: Path) -> None:
+    table = pq.read_table(write(tmp_path / "part.parquet", [], 1))
+    assert table.schema.equals(SCHEMA)
+    assert table.num_rows == 0
+
+
+def test_pages_have_checksums(tmp_path: Path) -> None:
+    path = write(tmp_path / "part.parquet", rows(20, image_bytes=400), 20)
+    data = bytearray(path.read_bytes())
+    data[60] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(OSError, match="CRC"):
+        pq.read_table(path, page_checksum_verification=True)

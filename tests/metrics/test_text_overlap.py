@@ -1,0 +1,181 @@
+import random
+import unicodedata
+
+import pytest
+from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+from sacrebleu.metrics.bleu import BLEU
+
+from plumbline.metrics.text_overlap import (
+    corpus_bleu,
+    exact_match,
+    normalize_answer,
+    question_only_baseline,
+    rouge,
+    rouge_l,
+    token_f1,
+)
+
+
+def _sentence_pairs(count: int) -> tuple[list[str], list[str]]:
+    """Predictions and references of 0 to 14 words that share about three words in four."""
+    rng = random.Random(0)
+    words = ["A", "the", "red", "dog", "don't", "sits", "on", "under", "mat", ".", ",", "3.5", "ü"]
+    references = [rng.choices(words, k=rng.randint(0, 14)) for _ in range(count)]
+    predictions = [
+        [
+            word if rng.random() < 0.75 else rng.choice(words)
+            for word in reference[rng.randint(0, 1) :]
+        ]
+        for reference in references
+    ]
+    return [" ".join(text) for text in predictions], [" ".join(text) for text in references]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Yes.", "yes"),
+        ("  two\t\n red  ", "two red"),
+        ("what is it ? !", "what is it"),
+        ("3.5", "3.5"),
+        ("a", "a"),
+        ("the cat", "the cat"),
+        ("STRASSE", "strasse"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("?", "?"),
+        (" ? ", "?"),
+        ("", ""),
+        ("   ", ""),
+    ],
+)
+def test_answers_are_normalised_by_the_documented_rules(text: str, expected: str) -> None:
+    assert normalize_answer(text) == expected
+
+
+@pytest.mark.parametrize("text", ["A . . ", "? !", "J\u030c.", "\u0130.", "x\u00a0 y?", "..."])
+def test_normalising_twice_changes_nothing(text: str) -> None:
+    once = normalize_answer(text)
+    assert normalize_answer(once) == once
+    assert unicodedata.is_normalized("NFC", once)
+
+
+def test_exact_match_counts_equal_answers() -> None:
+    assert exact_match(["Yes.", "no", "two", ""], ["yes", "yes", " TWO ", ""]) == 0.75
+
+
+def test_token_f1_agrees_with_hand_computed_values() -> None:
+    assert token_f1(["the red cat"], ["red cat sits on"]) == pytest.approx(4 / 7, abs=1e-12)
+    assert token_f1(["a a b"], ["a a c"]) == pytest.approx(2 / 3, abs=1e-12)  # bags, not sets
+    assert token_f1(["yes"], ["Yes!"]) == 1.0
+    assert token_f1(["yes"], ["no"]) == 0.0
+    assert token_f1(["yes", "no"], ["yes", "yes"]) == 0.5
+
+
+def test_token_f1_of_empty_texts_is_one_only_when_both_are_empty() -> None:
+    assert token_f1([""], [" "]) == 1.0
+    assert token_f1([""], ["yes"]) == 0.0
+    assert token_f1(["yes"], [""]) == 0.0
+
+
+def test_bleu_and_rouge_agree_with_the_libraries_on_a_thousand_pairs() -> None:
+    predictions, references = _sentence_pairs(1000)
+    nested = [[reference] for reference in references]
+    score, _ = corpus_bleu(predictions, nested)
+    assert score == pytest.approx(BLEU().corpus_score(predictions, [references]).score, abs=1e-9)
+    assert 20 < score < 80
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
+    singles = [
+        scorer.score(reference, prediction)
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
+    ours = rouge(predictions, nested)
+    for name, kind in (("rouge1", "rouge1"), ("rouge2", "rouge2"), ("rouge_l", "rougeL")):
+        mean = sum(single[kind].fmeasure for single in singles) / 1000
+        assert ours[name] == pytest.approx(mean, abs=1e-9)
+    assert rouge_l(predictions, nested) == pytest.approx(ours["rouge_l"], abs=1e-12)
+
+
+def test_bleu_signature_states_the_settings_and_the_number_of_references() -> None:
+    _, single = corpus_bleu(["a cat"], [["a cat"]])
+    assert single.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    _, several = corpus_bleu(["a cat", "a dog"], [["a cat", "the cat"], ["a dog"]])
+    assert several.startswith("nrefs:var|")
+
+
+def test_bleu_with_unequal_numbers_of_references_equals_repeating_the_last_one() -> None:
+    predictions = ["the cat sat on the mat today", "a dog runs in the park"]
+    references = [["one cat sat on the mat", "the cat sat"], ["a dog runs in a park"]]
+    repeated = [references[0], references[1] * 2]
+    ours, _ = corpus_bleu(predictions, references)
+    whole, _ = corpus_bleu(predictions, repeated)
+    assert ours == pytest.approx(whole, abs=1e-9)
+    assert 1 < ours < 99
+
+
+def test_an_absent_reference_does_not_count_as_an_empty_one() -> None:
+    predictions = ["dog", "the cat sat on the mat"]
+    references = [["dog runs away now"], ["the cat sat on the mat", "a cat"]]
+    padded = [[*references[0], ""], references[1]]
+    assert corpus_bleu(predictions, references)[0] < corpus_bleu(predictions, padded)[0]
+
+
+def test_rouge_takes_the_best_reference_of_each_sample() -> None:
+    scores = rouge(["red cat", "blue dog"], [["a b", "red cat"], ["blue cat"]])
+    assert scores["rouge1"] == pytest.approx(0.75, abs=1e-12)
+    assert scores["rouge2"] == pytest.approx(0.5, abs=1e-12)
+    assert scores["rouge_l"] == pytest.approx(0.75, abs=1e-12)
+
+
+def test_empty_texts_score_zero_and_raise_nothing() -> None:
+    for prediction, reference in (("", "a cat"), ("a cat", ""), ("", "")):
+        assert corpus_bleu([prediction], [[reference]])[0] == 0.0
+        assert set(rouge([prediction], [[reference]]).values()) == {0.0}
+
+
+def test_single_tokens_score_as_in_the_libraries() -> None:
+    assert corpus_bleu(["yes"], [["yes"]])[0] == 0.0  # no bigram exists
+    assert rouge(["yes"], [["yes"]]) == {"rouge1": 1.0, "rouge2": 0.0, "rouge_l": 1.0}
+
+
+def test_identical_sentences_score_full_marks() -> None:
+    texts = ["the cat sat on the mat", "a dog runs in the park"]
+    nested = [[text] for text in texts]
+    assert corpus_bleu(texts, nested)[0] == pytest.approx(100, abs=1e-9)
+    assert set(rouge(texts, nested).values()) == {1.0}
+
+
+@pytest.mark.parametrize("score", [exact_match, token_f1, corpus_bleu, rouge, rouge_l])
+def test_no_samples_and_unequal_lengths_are_refused(score) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match="no samples"):
+        score([], [])
+    with pytest.raises(ValueError, match="2 texts against 1"):
+        score(["a", "b"], [["a"]])
+
+
+@pytest.mark.parametrize("score", [corpus_bleu, rouge, rouge_l])
+def test_bad_references_are_refused_by_their_sample(score) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match="sample 1: has no reference"):
+        score(["a", "b"], [["a"], []])
+    with pytest.raises(TypeError, match="sample 0: one string"):
+        score(["a"], ["a"])
+
+
+def test_question_only_baseline_gives_the_most_frequent_answer_to_each_question() -> None:
+    questions = ["What colour?", "what colour", "What colour ?", "how many?", "how many?"]
+    answers = ["red", "Blue", "blue.", "two", "2"]
+    given = question_only_baseline(questions, answers, ["WHAT COLOUR", "how many?", "who?"])
+    assert given == ["blue", "2", "blue"]
+
+
+def test_question_only_baseline_breaks_ties_alphabetically_in_any_order_of_the_rows() -> None:
+    questions, answers = ["q", "q", "r"], ["b", "a", "c"]
+    assert question_only_baseline(questions, answers, ["q", "new"]) == ["a", "a"]
+    assert question_only_baseline(questions[::-1], answers[::-1], ["q", "new"]) == ["a", "a"]
+
+
+def test_question_only_baseline_needs_training_samples_but_no_questions() -> None:
+    assert question_only_baseline(["q"], ["a"], []) == []
+    with pytest.raises(ValueError, match="no samples"):
+        question_only_baseline([], [], ["q"])
+    with pytest.raises(ValueError, match="1 texts against 2"):
+        question_only_baseline(["q"], ["a", "b"], ["q"])
