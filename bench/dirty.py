@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from plumbline.data.columns import CANONICAL
 from plumbline.data.parquet import check_schema, declare_splits, iter_batches, list_parquet
 from plumbline.data.parquet_writer import RowGroupWriter
-from plumbline.data.validation import Report, ValidationConfig, ValidationFailed, validate
 from plumbline.errors import DataError
+from plumbline.validation.validate import Report, ValidationConfig, ValidationFailed, validate
 
 COLUMNS = {
     "sample_id": "sample_id",

@@ -36,7 +36,8 @@ def main(arguments: Sequence[str]) -> None:
         record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
         staged_output(paths.raw(call.key)) as out,
     ):
-        rows = write_raw(call.config.prepare.read(Path(call.config.path)), out)
+        source = call.config.prepare
+        rows = write_raw(source.read(Path(call.config.path)), source.given_splits, out)
         run.facts({"rows": rows})
 
 

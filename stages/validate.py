@@ -7,7 +7,7 @@ from plumbline.config import Config
 from plumbline.files import dump_json, staged_output
 from plumbline.stage import StageSpec, parse_call, run_stage
 from plumbline.tracking.record import record_run
-from plumbline.data.validation import ValidationConfig, ValidationFailed, validate
+from plumbline.validation.validate import ValidationConfig, ValidationFailed, validate
 
 
 class ValidateConfig(Config):
@@ -34,9 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     ):
         report_file = quarantine / "report.json"
         try:
-            report = validate(
-                paths.raw(call.key), clean, quarantine, call.config.validate_
-            )
+            report = validate(paths.raw(call.key), clean, quarantine, call.config.validate_)
         except ValidationFailed as error:
             # The account is what the user needs now; it stays although the stage fails.
             kept = paths.quarantine(call.key).with_suffix(".failed.json")

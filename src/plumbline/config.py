@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -51,7 +51,7 @@ def compose_yaml(folder: Path, name: str, overrides: Sequence[str]) -> dict[str,
         logging.getLogger("hydra").setLevel(logging.WARNING)
     plain = OmegaConf.to_container(node)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return cast(dict[str, Any], plain)
 
 
 def _describe_composition(error: Exception, folder: Path, name: str) -> str:
@@ -67,7 +67,7 @@ def _describe_composition(error: Exception, folder: Path, name: str) -> str:
 
 
 def _all_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in node:
+    for key in map(str, node):
         path = f"{prefix}{key}"
         yield path
         child = node._get_node(key)

@@ -2,7 +2,7 @@
 
 
 class PlumblineError(Exception):
-    """Base of every error that plumbline raises on purpose; its text is shown without a traceback."""
+    """Base of every error raised on purpose; its text is shown without a traceback."""
 
 
 class ConfigError(PlumblineError):

@@ -73,8 +73,8 @@ def _publish(partial: Path, final: Path) -> None:
     """Give a complete output its name, keeping the one before until the new one stands."""
     before = final.with_name(f".{final.name}.before-{os.getpid()}")
     if final.is_dir():
-        os.rename(final, before)
-    os.replace(partial, final)
+        final.rename(before)
+    partial.replace(final)
     _sync(final.parent)
     if before.exists():
         shutil.rmtree(before)
@@ -99,7 +99,7 @@ def output_lock(out: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise OutputError(
-                f"{out}: held by the running process {holder}; wait for it or end it, then run again"
+                f"{out}: held by the running process {holder}; wait for it or end it"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -147,7 +147,7 @@ def _new_partial(out: Path) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         for stale in out.parent.glob(f".{out.name}.partial-*"):
             # The lock on `out` is ours, but atomic_write takes none: spare a live writer's file.
-            if not _is_running(int(stale.name.rsplit("-", 1)[1])):
+            if (pid := int(stale.name.rsplit("-", 1)[1])) == os.getpid() or not _is_running(pid):
                 _remove(stale)
         for stale in out.parent.glob(f".{out.name}.before-*"):
             _remove(stale)
@@ -174,7 +174,7 @@ def atomic_write(path: Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
         _sync(path.parent)
     except OSError as error:
         raise describe_os_error(error, path) from error

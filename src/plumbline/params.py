@@ -83,7 +83,7 @@ def check_params(root: Path, params: Mapping[str, Any]) -> None:
     composed = dict(_leaves(compose_yaml(root / "conf", "config", [])))
     present = dict(_leaves(params))
     changed = [
-        f"{key}: params.yaml has {present.get(key, 'nothing')!r}, conf/ {composed.get(key, 'nothing')!r}"
+        f"{key}: {present.get(key, 'nothing')!r} there, {composed.get(key, 'nothing')!r} in conf/"
         for key in sorted(set(composed) | set(present))
         if composed.get(key, _NOTHING) != present.get(key, _NOTHING)
     ]
@@ -100,9 +100,7 @@ _NOTHING = object()
 
 def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
     if isinstance(node, Mapping) and node:
-        return [
-            leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}{key}.")
-        ]
+        return [leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}{key}.")]
     return [(prefix.removesuffix("."), node)]
 
 

@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from pydantic import Field
 
 from plumbline.config import Config
 from plumbline.data.columns import SPLITS
+from plumbline.data.disk_index import DiskIndex
 from plumbline.errors import DataError
 
 TEXT_COLUMNS = ("caption", "question", "answer")
@@ -52,15 +54,17 @@ def detect_shapes(clean: Path, config: ShapesConfig) -> dict[str, Any]:
     sizes: Counter[tuple[int, int]] = Counter()
     texts = {name: _TextShape() for name in TEXT_COLUMNS}
     answers: Counter[str] = Counter()
-    seen: set[bytes] = set()
-    for split, batch in _batches(clean):
-        if "image" in batch.schema.names:
-            sizes.update(_new_sizes(batch.column("image"), seen))
-        for name in set(TEXT_COLUMNS) & set(batch.schema.names):
-            texts[name].add(batch.column(name))
-        if split == "train" and "answer" in batch.schema.names:
-            counts = pc.value_counts(batch.column("answer").drop_null())
-            answers.update({c["values"].as_py(): c["counts"].as_py() for c in counts})
+    with TemporaryDirectory(prefix="plumbline-") as folder:
+        seen = DiskIndex(Path(folder) / "images.sqlite")
+        for split, batch in _batches(clean):
+            if "image" in batch.schema.names:
+                sizes.update(_new_sizes(batch.column("image"), seen))
+            for name in set(TEXT_COLUMNS) & set(batch.schema.names):
+                texts[name].add(batch.column(name))
+            if split == "train" and "answer" in batch.schema.names:
+                counts = pc.value_counts(batch.column("answer").drop_null())
+                answers.update({c["values"].as_py(): c["counts"].as_py() for c in counts})
+        seen.close()
     shapes: dict[str, Any] = {
         "rows": {split: count for split, count in rows.items() if count},
         "texts": {name: shape.describe() for name, shape in texts.items() if shape.rows},
@@ -93,13 +97,12 @@ def _batches(clean: Path) -> Iterator[tuple[str, pa.RecordBatch]]:
                     yield split, batch
 
 
-def _new_sizes(column: pa.Array, seen: set[bytes]) -> Iterator[tuple[int, int]]:
+def _new_sizes(column: pa.Array, seen: DiskIndex) -> Iterator[tuple[int, int]]:
     """Height and width, after EXIF orientation, of the images not met before."""
     for data in column.drop_null().dictionary_encode().dictionary.to_pylist():
-        digest = hashlib.blake2b(data, digest_size=12).digest()
-        if digest in seen:
+        _, new = seen.number(hashlib.sha256(data).digest())
+        if not new:
             continue
-        seen.add(digest)
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
             turned = image.getexif().get(0x0112, 1) >= 5

@@ -33,6 +33,8 @@ def test_a_cell_is_seen_without_a_copy_of_it() -> None:
     column = dictionary([b"one", None, b"", b"two"]).slice(1)
     seen = [cell_view(column, row) for row in range(3)]
     assert [None if cell is None else bytes(cell) for cell in seen] == [None, b"", b"two"]
+    part = pa.DictionaryArray.from_arrays(pa.array([0]), pa.array([b"a", b"bc"]).slice(1))
+    assert bytes(cell_view(part, 0) or b"") == b"bc"
     empty = cell_view(dictionary([b""]), 0)
     assert empty is not None
     assert bytes(empty) == b""

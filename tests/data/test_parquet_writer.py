@@ -44,6 +44,12 @@ def test_the_bytes_do_not_depend_on_the_batches(
     assert other.read_bytes() == reference.read_bytes()
 
 
+def test_pages_do_not_depend_on_the_batches_either(tmp_path: Path) -> None:
+    data = [{**row, "sample_id": f"{row['rank']}" * 3000} for row in rows(400)]
+    paths = [write(tmp_path / f"{size}.parquet", data, size) for size in (7, 400)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
 def test_row_groups_are_bounded_by_bytes_and_one_large_row_stands_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

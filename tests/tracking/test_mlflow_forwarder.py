@@ -23,8 +23,8 @@ from plumbline.tracking.mlflow_forwarder import (
 from plumbline.tracking.mlflow_store import (
     RECORD_TAG,
     Metric,
-    Rejected,
-    Unavailable,
+    RejectedError,
+    UnavailableError,
     clean_name,
     describe,
     flatten,
@@ -63,7 +63,7 @@ class FakeStore:
     def _answer(self) -> None:
         self.calls += 1
         if self.away or self.calls in self.away_at:
-            raise Unavailable("nobody there")
+            raise UnavailableError("nobody there")
 
     def open_run(
         self, name: str, tags: Mapping[str, str], start_ms: int, parent: str | None
@@ -91,7 +91,7 @@ class FakeStore:
     def log_artifact(self, run: str, path: Path) -> None:
         self._answer()
         if path.name == "huge.bin":
-            raise Rejected(f"{path}: too large")
+            raise RejectedError(f"{path}: too large")
         self.runs[int(run)].artifacts.append(path)
 
     def set_status(self, run: str, status: str, end_ms: int | None) -> None:
@@ -166,7 +166,7 @@ def test_a_record_becomes_a_child_run_of_its_pipeline(tmp_path: Path, store: Fak
         {
             "event": "facts",
             "time": 150.0,
-            "values": {"rows": 12, "data.sha256": "ab12", "compiled": True, "flops": "inf"},
+            "values": {"rows": 12, "data.sha256": "12e4567", "compiled": True, "flops": "inf"},
         },
         {"event": "artifact", "time": 151.0, "path": "/x/plot.png"},
         end_event(),
@@ -192,7 +192,7 @@ def test_a_record_becomes_a_child_run_of_its_pipeline(tmp_path: Path, store: Fak
         "dvc.exp": "swp-1",
         "git.commit": "c0ffee",
         "git.dirty": "false",
-        "data.sha256": "ab12",
+        "data.sha256": "12e4567",
         "compiled": "true",
     }
     assert child.tags.items() >= expected.items()

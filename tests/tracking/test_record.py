@@ -104,7 +104,7 @@ def test_the_record_lies_below_the_root_that_dvc_names(
         "stage": None,
         "exp": "swp-1",
         "baseline": None,
-        "folder": os.path.join(".dvc", "tmp", "exps", "one"),
+        "folder": ".dvc/tmp/exps/one",
     }
 
 
@@ -140,15 +140,21 @@ def test_numbers_that_are_not_finite_are_kept_in_valid_json() -> None:
     assert metrics["values"] == {"a": "nan", "b": "-inf", "c": "inf", "d": 7}
 
 
-def test_a_failed_run_records_one_line_and_the_error_goes_on() -> None:
+def end_of_run_that_raises(raised: BaseException) -> dict[str, Any]:
     runs: list[RunRecord] = []
-    with (
-        pytest.raises(ValueError, match="first line"),
-        record_run(stage="align", config={}) as run,
-    ):
-        runs.append(run)
-        raise ValueError("first line\nsecond line")
-    end = read(runs[0].path)[-1]
+
+    def stage() -> None:
+        with record_run(stage="align", config={}) as run:
+            runs.append(run)
+            raise raised
+
+    with pytest.raises(type(raised)):
+        stage()
+    return read(runs[0].path)[-1]
+
+
+def test_a_failed_run_records_one_line_and_the_error_goes_on() -> None:
+    end = end_of_run_that_raises(ValueError("first line\nsecond line"))
     assert (end["status"], end["error"]) == ("failed", "ValueError: first line")
 
 
@@ -158,11 +164,7 @@ def test_a_failed_run_records_one_line_and_the_error_goes_on() -> None:
 def test_the_exit_code_decides_whether_a_run_was_well(
     code: int, status: str, error: str | None
 ) -> None:
-    runs: list[RunRecord] = []
-    with pytest.raises(SystemExit), record_run(stage="align", config={}) as run:
-        runs.append(run)
-        sys.exit(code)
-    end = read(runs[0].path)[-1]
+    end = end_of_run_that_raises(SystemExit(code))
     assert (end["status"], end["error"]) == (status, error)
 
 

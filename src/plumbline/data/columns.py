@@ -1,8 +1,8 @@
-"""The canonical columns of raw tables: what every source brings its data into."""
+"""The columns that every dataset is brought into; each dataset has those that it needs."""
 
 import pyarrow as pa
 
-CANONICAL = {
+CANONICAL: dict[str, pa.DataType] = {
     "sample_id": pa.string(),
     "group": pa.string(),
     "split": pa.string(),
@@ -11,5 +11,6 @@ CANONICAL = {
     "question": pa.string(),
     "answer": pa.string(),
 }
+"""Name -> type. Rows of one `group` (one image, one speaker) never part between splits."""
 
 SPLITS = ("train", "val", "test")

@@ -1,4 +1,4 @@
-"""From encoded image bytes to pixels: the one decoding that training, evaluation and export share."""
+"""From encoded bytes to pixels: the one decoding that training, evaluation and export share."""
 
 import io
 

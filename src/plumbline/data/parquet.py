@@ -268,7 +268,7 @@ def iter_encoded_batches(
 def _rows_that_fit(group: pq.RowGroupMetaData) -> int:
     # Not by the sizes of the columns wanted: asking a damaged footer for a column's metadata ends
     # the process, as pyarrow lets a C++ exception escape there.
-    rows, size = group.num_rows, group.total_byte_size
+    rows, size = int(group.num_rows), int(group.total_byte_size)
     return max(1, BATCH_BYTES * max(rows, 1) // max(size, 1))
 
 

@@ -36,9 +36,11 @@ class AlignmentEvaluation:
     examples: list[dict[str, Any]]
 
 
-def embed_images(stored: StoredDualEncoder, pixels: NDArray[np.uint8], device: torch.device) -> Floats:
+def embed_images(
+    stored: StoredDualEncoder, pixels: NDArray[np.uint8], device: torch.device
+) -> Floats:
     """Map [batch, height, width, 3] uint8 to unit vectors [batch, embed_dim]."""
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
     images = resize_images(images, stored.spec.model.image_encoder.image_size)
     with torch.inference_mode():
         values = normalize_images(images, stored.spec.normalize).to(device)
@@ -52,7 +54,9 @@ def embed_ids(
 ) -> Floats:
     """Map token ids, without bos and eos, to unit vectors [texts, embed_dim]."""
     special = stored.spec.special_ids
-    framed = [frame_ids(ids, special.bos, special.eos, stored.spec.max_text_tokens) for ids in texts]
+    framed = [
+        frame_ids(ids, special.bos, special.eos, stored.spec.max_text_tokens) for ids in texts
+    ]
     input_ids = pad_rows(framed, special.pad)
     lengths = np.array([len(ids) for ids in framed])
     mask = np.arange(input_ids.shape[1]) < lengths[:, None]
@@ -99,7 +103,10 @@ def evaluate_alignment(
         interval_seed=0,
     )
     examples = _examples(
-        cache, rows[: config.examples], texts, image_embeddings[: config.examples] @ text_embeddings.T
+        cache,
+        rows[: config.examples],
+        texts,
+        image_embeddings[: config.examples] @ text_embeddings.T,
     )
     counts = {"images": float(len(images)), "texts": float(len(texts))}
     return AlignmentEvaluation(

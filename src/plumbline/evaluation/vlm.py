@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from plumbline.evaluation.config import VlmEvaluationConfig
+from plumbline.evaluation.generation import answer_nll, generate_answers
 from plumbline.loading.cache_reader import ImageRows, TrainingCache
 from plumbline.metrics.perplexity import perplexity
 from plumbline.metrics.text_overlap import (
@@ -20,7 +21,6 @@ from plumbline.metrics.text_overlap import (
     token_f1,
 )
 from plumbline.models.features import BATCH_IMAGES, encode_images
-from plumbline.models.generation import answer_nll, generate_answers
 from plumbline.models.stored import StoredVlm
 
 Ids = list[int]

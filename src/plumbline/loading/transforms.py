@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from plumbline.loading.transform_config import AugmentConfig, Normalization
 from plumbline.errors import DataError
+from plumbline.loading.transform_config import AugmentConfig, Normalization
 
 
 def stack_images(images: Sequence[NDArray[np.uint8]], sample_ids: Sequence[object]) -> Tensor:

@@ -120,7 +120,7 @@ def _rouge(
     predictions: Sequence[str], references: Sequence[Sequence[str]], names: Sequence[str]
 ) -> dict[str, float]:
     _check_references(predictions, references)
-    from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+    from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer([_ROUGE_TYPES[name] for name in names])
     totals = dict.fromkeys(names, 0.0)

@@ -47,7 +47,9 @@ class VitConfig(Config):
         for layer in self.conv_stem:
             stride *= layer.stride
         if self.conv_stem and stride != self.patch_size:
-            raise ValueError(f"conv_stem strides multiply to {stride}, patch_size {self.patch_size}")
+            raise ValueError(
+                f"conv_stem strides multiply to {stride}, patch_size {self.patch_size}"
+            )
         return self
 
 

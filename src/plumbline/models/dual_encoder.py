@@ -51,7 +51,7 @@ class TextEncoder(nn.Module):
 
 
 class Embeddings(NamedTuple):
-    """Both sides of a batch in the shared space, not yet normalised, and the scale of the logits."""
+    """Both sides of a batch in the shared space, not yet normalised, and the logits' scale."""
 
     images: Tensor
     """[batch, embed_dim]."""
@@ -93,7 +93,9 @@ class DualEncoder(nn.Module):
         embedded: Tensor = self.text_projection(pooled)
         return embedded
 
-    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Embeddings:
+    def forward(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor
+    ) -> Embeddings:
         """Embed both sides; shapes as in `embed_images` and `embed_texts`."""
         return Embeddings(
             images=self.embed_images(pixel_values),

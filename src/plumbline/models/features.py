@@ -22,7 +22,7 @@ def encode_images(
     device: torch.device,
 ) -> torch.Tensor:
     """Encode [batch, height, width, 3] uint8 images to tokens [batch, tokens, token_width]."""
-    stacked = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    stacked = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
     pixels = normalize_images(resize_images(stacked, image_size), normalize)
     with torch.inference_mode():
         tokens: torch.Tensor = encoder(pixels.to(device)).tokens.float().cpu()

@@ -1,16 +1,21 @@
 """The vision-language model: frozen image encoder, projector, causal decoder."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from plumbline.models.config import DecoderConfig, VlmConfig
 from plumbline.models.vision import ImageEncoder
 
 
-def build_decoder(config: DecoderConfig, vocab_size: int, pad: int) -> nn.Module:
+def build_decoder(config: DecoderConfig, vocab_size: int, pad: int) -> PreTrainedModel:
     """A Qwen3-type decoder: random weights from these sizes, or a checkpoint.
 
     Args:
@@ -19,10 +24,10 @@ def build_decoder(config: DecoderConfig, vocab_size: int, pad: int) -> nn.Module
         pad: id of the padding token.
     """
     if config.pretrained:
-        model = AutoModelForCausalLM.from_pretrained(config.pretrained)
+        model: Any = AutoModelForCausalLM.from_pretrained(config.pretrained)
         if model.get_input_embeddings().num_embeddings < vocab_size:
             model.resize_token_embeddings(vocab_size)
-        return cast(nn.Module, model)
+        return cast(PreTrainedModel, model)
     return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=vocab_size,
@@ -40,17 +45,27 @@ def build_decoder(config: DecoderConfig, vocab_size: int, pad: int) -> nn.Module
     )
 
 
-class Projector(nn.Sequential):
-    """Two layers that map image tokens to the width of the decoder."""
+class Projector(nn.Module):
+    """Two layers that map image tokens to the width of the decoder, and where each token lies.
 
-    def __init__(self, token_width: int, hidden: int, decoder_width: int) -> None:
+    The decoder's rotary positions are relative; a token's own place in the image is learned here.
+    """
+
+    def __init__(self, tokens: int, token_width: int, hidden: int, decoder_width: int) -> None:
         """Build with random weights; the norm first, for features of any scale."""
-        super().__init__(
+        super().__init__()
+        self.layers = nn.Sequential(
             nn.LayerNorm(token_width),
             nn.Linear(token_width, hidden),
             nn.GELU(),
             nn.Linear(hidden, decoder_width),
         )
+        self.position = nn.Parameter(torch.randn(tokens, decoder_width) * 0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [batch, tokens, token_width] to [batch, tokens, decoder_width]."""
+        projected: Tensor = self.layers(features) + self.position
+        return projected
 
 
 class Vlm(nn.Module):
@@ -62,9 +77,12 @@ class Vlm(nn.Module):
         """Join a given encoder with a new projector and decoder."""
         super().__init__()
         self.image_encoder = image_encoder
-        self.decoder = build_decoder(config.decoder, vocab_size, pad)
-        width = self.decoder.get_input_embeddings().embedding_dim
-        self.projector = Projector(image_encoder.token_width, config.projector_width, width)
+        decoder: Any = build_decoder(config.decoder, vocab_size, pad)
+        self.decoder = decoder
+        width = int(decoder.get_input_embeddings().embedding_dim)
+        self.projector = Projector(
+            image_encoder.tokens, image_encoder.token_width, config.projector_width, width
+        )
 
     def embed_image(self, features: Tensor) -> Tensor:
         """Map encoder tokens [batch, image_tokens, token_width] to the decoder's width."""

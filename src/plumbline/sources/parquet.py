@@ -17,9 +17,9 @@ from plumbline.errors import ConfigError, DataError
 
 
 class CaptionRule(Config):
-    """Make a caption from a row whose question and answer match two patterns.
+    r"""Make a caption from a row whose question and answer match two patterns.
 
-    `\\1` in the template is the first group of the question's pattern, `{answer}` the answer.
+    `\1` in the template is the first group of the question's pattern, `{answer}` the answer.
     """
 
     question: str

@@ -1,13 +1,15 @@
 """The sources by name: where raw rows come from. A new source is a line in `SourceConfig` here."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
+from plumbline.data.parquet import declare_splits
+from plumbline.data.parquet_writer import RowGroupWriter
 from plumbline.errors import DataError
 from plumbline.sources.parquet import ParquetConfig, read_parquet
 from plumbline.sources.scenes import ScenesConfig, read_scenes
@@ -17,6 +19,11 @@ class ScenesSource(ScenesConfig):
     """The embedded drawings, chosen by `source: scenes`."""
 
     source: Literal["scenes"]
+
+    @property
+    def given_splits(self) -> list[str]:
+        """None: the drawings are split by hash."""
+        return []
 
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield the rows; `path` is not read: the drawings are made, not found."""
@@ -28,6 +35,11 @@ class ParquetSource(ParquetConfig):
 
     source: Literal["parquet"]
 
+    @property
+    def given_splits(self) -> list[str]:
+        """The splits that the files come in."""
+        return sorted(self.splits)
+
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield the rows of the files below `path`."""
         return read_parquet(self, path)
@@ -36,38 +48,30 @@ class ParquetSource(ParquetConfig):
 SourceConfig = Annotated[ScenesSource | ParquetSource, Field(discriminator="source")]
 
 ROWS_PER_FILE = 200_000
-ROW_GROUP_BYTES = 32 << 20
 
 
-def write_raw(batches: Iterator[pa.RecordBatch], out: Path) -> int:
+def write_raw(batches: Iterator[pa.RecordBatch], given_splits: list[str], out: Path) -> int:
     """Write batches as `rows-00000.parquet`, ... into the folder `out` and return the row count.
 
-    Memory is bounded by one batch: each becomes a row group of its own.
+    Args:
+        batches: rows in canonical columns; memory is bounded by a batch and a row group.
+        given_splits: splits that the source says it has, noted so that an empty one is an error.
+        out: an existing folder.
 
     Raises:
         DataError: the source gave no row.
     """
-    rows, part, writer = 0, 0, None
-    try:
+    rows = 0
+    with ExitStack() as files:
+        writer = None
         for batch in batches:
-            if writer is None:
-                writer = pq.ParquetWriter(
-                    out / f"rows-{part:05d}.parquet",
-                    batch.schema,
-                    compression="zstd",
-                    # An image stands in each row that asks about it: one dictionary entry.
-                    dictionary_pagesize_limit=ROW_GROUP_BYTES,
-                    write_page_checksum=True,
-                )
-                start = rows
-            writer.write_batch(batch)
+            if writer is None or writer.rows >= ROWS_PER_FILE:
+                name = f"rows-{rows // ROWS_PER_FILE:05d}.parquet"
+                schema = declare_splits(batch.schema, given_splits)
+                files.close()
+                writer = files.enter_context(RowGroupWriter(out / name, schema))
+            writer.write(batch)
             rows += batch.num_rows
-            if rows - start >= ROWS_PER_FILE:
-                writer.close()
-                writer, part = None, part + 1
-    finally:
-        if writer is not None:
-            writer.close()
     if not rows:
         raise DataError("the source has zero rows; check the dataset's path and its files")
     return rows

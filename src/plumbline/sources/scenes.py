@@ -111,7 +111,9 @@ def draw_scene(scene: Scene, image_size: int) -> Image.Image:
     return canvas
 
 
-def _draw_shape(draw: ImageDraw.ImageDraw, thing: SceneObject, random: Generator, side: int) -> None:
+def _draw_shape(
+    draw: ImageDraw.ImageDraw, thing: SceneObject, random: Generator, side: int
+) -> None:
     row, column = divmod(CELLS.index(thing.cell), 3)
     x, y = ((np.array([column, row]) * 2 + 1) / 6 + random.uniform(-JITTER, JITTER, 2)) * side
     r = RADIUS[thing.size] * random.uniform(0.92, 1.08) * side

@@ -8,11 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from plumbline.batch import Batch, LossSum, Sample
+from plumbline.errors import ConfigError, DataError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import pad_rows
 from plumbline.loading.random import keyed_generator, keyed_seed
-from plumbline.loading.transforms import augment_images, normalize_images, resize_images, stack_images
-from plumbline.errors import ConfigError, DataError
+from plumbline.loading.transforms import (
+    augment_images,
+    normalize_images,
+    resize_images,
+    stack_images,
+)
 from plumbline.losses.contrastive import info_nce, matryoshka, sigmoid_pairs
 from plumbline.models.config import DualEncoderConfig
 from plumbline.models.dual_encoder import DualEncoder
@@ -132,9 +137,7 @@ def loss(model: nn.Module, batch: Batch, *, config: AlignmentTaskConfig) -> Loss
     if config.loss == "info_nce":
         pair_loss = partial(info_nce, logit_scale=out.logit_scale)
     else:
-        pair_loss = partial(
-            sigmoid_pairs, logit_scale=out.logit_scale, logit_bias=out.logit_bias
-        )
+        pair_loss = partial(sigmoid_pairs, logit_scale=out.logit_scale, logit_bias=out.logit_bias)
     widths = batch["widths"].tolist() or [out.images.shape[1]]
     return matryoshka(out.images, texts, batch["positives"], widths, pair_loss)
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
+from plumbline.errors import DataError
+from plumbline.files import STATE_DIR, digest_of
 from plumbline.loading.cache_reader import ImageRows, TrainingCache
 from plumbline.loading.loader import pad_rows
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.loading.transform_config import Normalization
 from plumbline.loading.transforms import normalize_images, resize_images, stack_images
-from plumbline.errors import DataError
-from plumbline.files import STATE_DIR, digest_of
 from plumbline.losses.language import token_cross_entropy
 from plumbline.models.config import VlmConfig
 from plumbline.models.device import resolve_device

@@ -177,11 +177,11 @@ class _CacheWriter:
     def _encode(self, texts: list[str]) -> None:
         if not texts:
             return
-        ids = [
-            e.ids for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        ]
+        ids = [e.ids for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         self._longest = max(self._longest, *(len(i) for i in ids), 0)
-        self._texts.write_batch(pa.RecordBatch.from_pydict({"text": texts, "ids": ids}, TEXT_SCHEMA))
+        self._texts.write_batch(
+            pa.RecordBatch.from_pydict({"text": texts, "ids": ids}, TEXT_SCHEMA)
+        )
 
     def close(self) -> dict[str, Any]:
         """Finish the files and return the facts about them."""

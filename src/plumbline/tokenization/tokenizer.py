@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import Field
-from tokenizers import Tokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from plumbline.config import Config
 from plumbline.errors import ConfigError, DataError
@@ -63,7 +62,7 @@ class _Counted:
 
 
 def _as_plain_text(tokenizer: Tokenizer) -> Tokenizer:
-    # `<pad>` typed by a person is text. The flag is not part of tokenizer.json: set it at each door.
+    # `<pad>` typed by a person is text. The flag is no part of tokenizer.json: set it at each door.
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -94,7 +93,9 @@ def load_pretrained(name: str) -> Tokenizer:
     try:
         return _as_plain_text(Tokenizer.from_pretrained(name))
     except Exception as error:  # the Rust binding raises bare Exception
-        raise ConfigError(f"{name}: no such folder, and not fetched from the hub: {error}") from None
+        raise ConfigError(
+            f"{name}: no such folder, and not fetched from the hub: {error}"
+        ) from None
 
 
 class SpecialIds(Config):

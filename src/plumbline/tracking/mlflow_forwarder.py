@@ -26,9 +26,9 @@ from plumbline.tracking.forwarder_state import PipelineProgress, Progress, Recor
 from plumbline.tracking.mlflow_store import (
     RECORD_TAG,
     Metric,
-    Rejected,
+    RejectedError,
     RunStore,
-    Unavailable,
+    UnavailableError,
     describe,
     flatten,
     open_store,
@@ -66,7 +66,7 @@ class Forwarder:
         """Open the store, once.
 
         Raises:
-            Unavailable: it does not answer.
+            UnavailableError: it does not answer.
         """
         if self._opened is None:
             self._opened = self._open()
@@ -76,7 +76,7 @@ class Forwarder:
         """Copy every event that is there; return whether there was one.
 
         Raises:
-            Unavailable: the store does not answer; what was not delivered goes out the next time.
+            UnavailableError: the store does not answer; what is left goes out the next time.
         """
         # The newest pipeline first: it is the one that somebody watches.
         moved = False
@@ -91,17 +91,16 @@ class Forwarder:
         """End the parent runs whose records have all ended.
 
         Raises:
-            Unavailable: the store does not answer.
+            UnavailableError: the store does not answer.
         """
         for pipeline, parent in self._progress.pipelines.items():
-            records = [
-                record
-                for name, record in self._progress.records.items()
-                if name.startswith(f"{pipeline}/")
-            ]
-            if parent.closed or any(record.status is None for record in records):
+            if parent.closed:
                 continue
+            entries = self._progress.records.items()
+            records = [entry for name, entry in entries if name.startswith(f"{pipeline}/")]
             statuses = {record.status for record in records}
+            if None in statuses:
+                continue
             worst = next((s for s in ("failed", "killed") if s in statuses), "ok")
             end_ms = max((record.end_ms for record in records), default=0)
             with _refusal_noted(pipeline):
@@ -129,11 +128,10 @@ class Forwarder:
     def _copy(self, name: str) -> bool:
         """Make one pass over one record; return whether there was anything new in it."""
         path, record = self._runs / name, self._progress.records[name]
-        before = record.offset
+        before = seen = record.offset
         self._pending.clear()
         # Asked before reading: when the writer is gone, what is there is all there will be.
         alive = _is_being_written(path)
-        seen = before
         for event, end in _read_events(path, before):
             if event.get("event") == "metrics":
                 self._pending += _metrics_of(event, event.get("step", 0))
@@ -212,13 +210,13 @@ def _refusal_noted(name: str) -> Iterator[None]:
     """Go on without the one thing that the store refuses: it would refuse it again."""
     try:
         yield
-    except Rejected as error:
+    except RejectedError as error:
         _logger.warning("%s: MLflow refuses a part of it (%s)", name, error)
 
 
 def _is_being_written(path: Path) -> bool:
     """Whether the record's writer lives: it holds the lock of its file, and nobody else does."""
-    with path.open("rb") as file:
+    with suppress(FileNotFoundError), path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -244,19 +242,21 @@ def _read_events(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]
             yield (event if isinstance(event, dict) else {}), offset
 
 
+def _is_number(value: object) -> bool:
+    """Whether a recorded value is a number; a digest made of digits is none."""
+    if isinstance(value, str):
+        return value in ("nan", "inf", "-inf")
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _metrics_of(event: Mapping[str, Any], step: int, prefix: str = "") -> list[Metric]:
-    metrics = []
-    for name, value in event.get("values", {}).items():
-        if not isinstance(value, bool):
-            with suppress(TypeError, ValueError):  # text and lists are no metrics
-                metrics.append(Metric(prefix + name, float(value), _ms(event), step))
-    return metrics
+    values = event.get("values", {}).items()
+    return [Metric(prefix + k, float(v), _ms(event), step) for k, v in values if _is_number(v)]
 
 
 def _tags_of(event: Mapping[str, Any]) -> dict[str, str]:
-    values = event.get("values", {})
-    numbers = {metric.name for metric in _metrics_of(event, 0)}
-    return {k: v for k, v in flatten(values) if k not in numbers and v != "null"}
+    values = event.get("values", {}).items()
+    return dict(flatten({k: v for k, v in values if not _is_number(v) and v is not None}))
 
 
 def _start_tags(event: Mapping[str, Any]) -> dict[str, str]:
@@ -303,7 +303,7 @@ def follow(
                 forwarder.close_pipelines()
                 return True
             pause = POLL_S
-        except Unavailable as error:
+        except UnavailableError as error:
             failures += 1
             pause = min(2.0**failures, _LONGEST_PAUSE_S)
             if failures == 1:
@@ -319,7 +319,7 @@ def forward_once(forwarder: Forwarder) -> bool:
         forwarder.connect()
         forwarder.forward_pending()
         forwarder.close_pipelines()
-    except Unavailable as error:
+    except UnavailableError as error:
         _logger.warning("MLflow does not answer; the records wait in %s (%s)", RUNS, error)
         return False
     return True

@@ -52,11 +52,11 @@ _REFUSALS = frozenset(
 ItemT = TypeVar("ItemT")
 
 
-class Unavailable(PlumblineError):
+class UnavailableError(PlumblineError):
     """The store does not answer now; the same call may succeed later."""
 
 
-class Rejected(PlumblineError):
+class RejectedError(PlumblineError):
     """The store refuses this one call, and would refuse it again."""
 
 
@@ -71,7 +71,7 @@ class Metric:
 
 
 class RunStore(Protocol):
-    """What the forwarder needs of a tracker; every call raises `Unavailable` or `Rejected`."""
+    """The forwarder's needs of a tracker; calls raise `UnavailableError` or `RejectedError`."""
 
     def open_run(
         self, name: str, tags: Mapping[str, str], start_ms: int, parent: str | None
@@ -135,10 +135,10 @@ def _translated_errors(refusals: frozenset[str] = _REFUSALS) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        kind = Rejected if error.error_code in refusals else Unavailable
+        kind = RejectedError if error.error_code in refusals else UnavailableError
         raise kind(describe(error)) from error
     except (OSError, SQLAlchemyError) as error:
-        raise Unavailable(describe(error)) from error
+        raise UnavailableError(describe(error)) from error
 
 
 class MlflowStore:
@@ -193,16 +193,16 @@ class MlflowStore:
         """See `RunStore`.
 
         Raises:
-            Rejected: the file is absent, no plain file or too large, or its place at the store
+            RejectedError: the file is absent, no plain file or too large, or its place at the store
                 cannot be written.
         """
         if not path.is_file() or path.stat().st_size >= ARTIFACT_BYTES:
-            raise Rejected(f"{path}: no file below {ARTIFACT_BYTES} bytes")
+            raise RejectedError(f"{path}: no file below {ARTIFACT_BYTES} bytes")
         with _translated_errors():
             try:
                 self._client.log_artifact(run, str(path))
             except OSError as error:
-                raise Rejected(describe(error)) from error
+                raise RejectedError(describe(error)) from error
 
     def set_status(self, run: str, status: str, end_ms: int | None) -> None:
         """See `RunStore`."""
@@ -233,7 +233,7 @@ def open_store(uri: str, root: Path) -> MlflowStore:
     """Open the store at `uri`, creating its database and the experiment when they are missing.
 
     Raises:
-        Unavailable: it does not answer, or the experiment has been deleted in it.
+        UnavailableError: it does not answer, or the experiment has been deleted in it.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -250,7 +250,9 @@ def open_store(uri: str, root: Path) -> MlflowStore:
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(EXPERIMENT)
         if found and found.lifecycle_stage == LifecycleStage.DELETED:
-            raise Unavailable(f"experiment {EXPERIMENT} is deleted in MLflow; restore it there")
+            raise UnavailableError(
+                f"experiment {EXPERIMENT} is deleted in MLflow; restore it there"
+            )
         if found:
             return MlflowStore(client, str(found.experiment_id))
         # A server knows its own place for artifacts; MLflow's default beside a database is the

@@ -87,7 +87,7 @@ class RunRecord:
 
     def artifact(self, path: Path) -> None:
         """Name a file that MLflow shall show; it is copied if it is small (`mlflow_store`)."""
-        self._put("artifact", path=os.path.abspath(path))
+        self._put("artifact", path=str(path.absolute()))
 
     def _put(self, event: str, **fields: Any) -> None:
         if self._appender:
@@ -181,7 +181,7 @@ class _Appender:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._write()
-            os.rename(partial, path)
+            partial.rename(path)
         except OSError:
             os.close(self._descriptor)
             partial.unlink(missing_ok=True)
@@ -263,7 +263,7 @@ def _dvc_ancestor(pid: int, proc: Path) -> int | None:
             # `dvc ...`, `python -m dvc ...` or `python .../bin/dvc ...`, but not the shell of
             # `sh -c "dvc repro"` nor a path that has dvc in it.
             arguments = (proc / str(pid) / "cmdline").read_bytes().split(b"\0")[:4]
-            if any(os.path.basename(argument) == b"dvc" for argument in arguments):
+            if any(argument.split(b"/")[-1] == b"dvc" for argument in arguments):
                 return pid
             pid = int(_stat_fields(pid, proc)[1])
     return None
@@ -329,7 +329,7 @@ def _git_state() -> dict[str, Any]:
 
 def _cpu_name() -> str:
     """The processor's type: equal bits are promised for the same type only."""
-    with suppress(OSError), open("/proc/cpuinfo") as file:
+    with suppress(OSError), Path("/proc/cpuinfo").open() as file:
         for line in file:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()

@@ -20,8 +20,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from plumbline.errors import CheckpointError
-from plumbline.files import digest_of, dump_json, read_json, sha256_file, staged_folder, verify_digests
+from plumbline.files import (
+    digest_of,
+    dump_json,
+    read_json,
+    sha256_file,
+    staged_folder,
+    verify_digests,
+)
 from plumbline.models.weights import WEIGHTS, load_weights, read_tensors, save_weights
+
 
 @dataclass
 class TrainingState:
@@ -87,7 +95,7 @@ class CheckpointStore:
         try:
             verify_digests(path)
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; or remove {path} to train from an earlier state") from None
+            raise CheckpointError(f"{error}; or remove {path} to train anew") from None
         state = TrainingState(**read_json(path / "state.json"))
         if state.fingerprint != self._fingerprint:
             raise CheckpointError(
@@ -139,7 +147,7 @@ def fingerprint_run(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> s
     modules = sorted(
         (name, Path(module.__file__))
         for name, module in sys.modules.items()
-        if name.split(".")[0] in ("plumbline", "stages") and getattr(module, "__file__", None)
+        if name.split(".")[0] in ("plumbline", "stages") and module.__file__
     )
     code = {n: sha256_file(f) for n, f in modules if not n.startswith("plumbline.tracking")}
     return digest_of(

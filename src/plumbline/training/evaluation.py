@@ -5,8 +5,8 @@ from torch import nn
 
 from plumbline.batch import Batch
 from plumbline.loading.loader import Loader
-from plumbline.tasks.base import Task
 from plumbline.models.device import autocast
+from plumbline.tasks.base import Task
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

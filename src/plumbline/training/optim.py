@@ -66,7 +66,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
         }
         for group in parameter_groups(model, config)
     ]
-    return torch.optim.AdamW(groups, betas=(config.betas[0], config.betas[1]), eps=config.eps, fused=True)
+    return torch.optim.AdamW(
+        groups, betas=(config.betas[0], config.betas[1]), eps=config.eps, fused=True
+    )
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:

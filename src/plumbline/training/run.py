@@ -12,6 +12,7 @@ from torch import nn
 from plumbline.files import dump_json
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
+from plumbline.models.device import resolve_device, resolve_precision
 from plumbline.models.stored import save_model
 from plumbline.tasks.base import TrainingJob
 from plumbline.training.checkpoint import (
@@ -20,7 +21,6 @@ from plumbline.training.checkpoint import (
     training_state_folder,
 )
 from plumbline.training.config import TrainerConfig
-from plumbline.models.device import resolve_device, resolve_precision
 from plumbline.training.trainer import FitResult, OnLog, Trainer
 
 

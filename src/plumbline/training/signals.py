@@ -10,7 +10,7 @@ class StopRequest:
     def __init__(self) -> None:
         """Nothing is asked for yet."""
         self._signal: int | None = None
-        self._before: dict[int, signal.Handlers | int | None | object] = {}
+        self._before: dict[int, signal.Handlers | int | object | None] = {}
 
     def __enter__(self) -> "StopRequest":
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from plumbline.batch import Batch
+from plumbline.errors import ConfigError, TrainingError
 from plumbline.loading.loader import Loader
 from plumbline.loading.random import keyed_seed
-from plumbline.errors import ConfigError, TrainingError
+from plumbline.models.device import autocast, resolve_device, resolve_precision
 from plumbline.tasks.base import Task
 from plumbline.training.checkpoint import CheckpointStore, TrainingState
 from plumbline.training.config import TrainerConfig
-from plumbline.models.device import autocast, resolve_device, resolve_precision
 from plumbline.training.evaluation import evaluate_loss, to_device
 from plumbline.training.freeze import check_frozen, freeze, frozen_digests, set_training_mode
 from plumbline.training.history import History, Row
@@ -233,7 +233,9 @@ class Trainer:
                 f"{where}; lower optim.lr, look at these samples, or set trainer.non_finite: skip"
             )
         if self.clock.skipped > self._config.max_skipped_steps:
-            raise TrainingError(f"{where}; more than {self._config.max_skipped_steps} skipped steps")
+            raise TrainingError(
+                f"{where}; more than {self._config.max_skipped_steps} skipped steps"
+            )
         self._scaler.update()
         logger.warning("skipped %s", where)
 
@@ -272,9 +274,7 @@ class Trainer:
 
     def _validate(self) -> None:
         assert self._validation is not None
-        loss = evaluate_loss(
-            self.model, self._task, self._validation, self.device, self.precision
-        )
+        loss = evaluate_loss(self.model, self._task, self._validation, self.device, self.precision)
         metrics = {"loss": loss, **self._task.validation_metrics(self.model)}
         if self._config.monitor not in metrics:
             raise ConfigError(

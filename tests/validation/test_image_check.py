@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
-from plumbline.data.image_check import ImageLimits, check_image
-from plumbline.data.image_header import ImageHeader, read_header
+from plumbline.validation.image_check import ImageLimits, check_image
+from plumbline.validation.image_header import ImageHeader, read_header
 
 LIMITS = ImageLimits("full", min_side_px=2, max_pixels=89_000_000, max_bytes=2**20)
 
@@ -136,6 +136,13 @@ BAD: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_damaged_and_foreign_bytes_are_bad_images(name: str) -> None:
     assert reason(BAD[name]()) == "bad_image"
+
+
+def test_every_changed_byte_of_a_png_is_found() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("title", "a gradient")
+    data = encode("PNG", "L", pnginfo=info)
+    assert [place for place in range(8, len(data)) if reason(flip(data, place)) is None] == []
 
 
 def test_zero_bytes_count_as_no_image() -> None:

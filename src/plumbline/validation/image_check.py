@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
-from plumbline.data.faults import Fault
-from plumbline.data.image_header import read_header, sniff_format
+from plumbline.validation.faults import Fault
+from plumbline.validation.image_header import read_header, sniff_format
+
+_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 _ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 
@@ -91,7 +93,7 @@ def _reaches_png_end(data: bytes) -> bool:
     while position + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
         if data[position + 4 : position + 8] == b"IEND":
-            return True
+            return data[position : position + 12] == _PNG_END  # no decoder looks at its checksum
         position += 12 + length
     return False
 

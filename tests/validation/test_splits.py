@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from plumbline.data.columns import SPLITS
-from plumbline.data.splits import PRIORITY, assign_split, hash_unit
+from plumbline.validation.splits import PRIORITY, assign_split, hash_unit
 
 FRACTIONS = {"val": 0.1, "test": 0.2}
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from plumbline.data.faults import Fault, Reason
-from plumbline.data.splits import PRIORITY
+from plumbline.validation.faults import Fault, Reason
+from plumbline.validation.splits import PRIORITY
 
 SPLIT_CODES: Mapping[str, int] = {name: code for code, name in enumerate(PRIORITY)}
 
@@ -28,6 +28,45 @@ CREATE TABLE images (digest BLOB PRIMARY KEY, reason TEXT, detail TEXT) WITHOUT 
 CREATE TEMP TABLE kept_ids (id BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 CREATE TEMP TABLE kept_images (image BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 CREATE TEMP TABLE drawn (place REAL PRIMARY KEY) WITHOUT ROWID;
+"""
+
+_DROP_KNOWN_IDS = """
+UPDATE rows SET reason = 'split_leak', detail = 'the same sample_id',
+other = (SELECT number FROM kept_ids WHERE kept_ids.id = rows.id)
+WHERE split = :split AND reason IS NULL AND id IN (SELECT id FROM kept_ids)
+"""
+_DROP_KNOWN_IMAGES = """
+UPDATE rows SET reason = 'split_leak', detail = 'the same image',
+other = (SELECT number FROM kept_images WHERE kept_images.image = rows.image)
+WHERE split = :split AND reason IS NULL AND image IN (SELECT image FROM kept_images)
+"""
+_KEEP_FIRST_OF_EACH_ID = """
+INSERT INTO kept_ids SELECT id, MIN(number) FROM rows
+WHERE split = :split AND reason IS NULL GROUP BY id
+"""
+_DROP_REPEATED_IDS = """
+UPDATE rows SET reason = 'duplicate_id', detail = 'the same sample_id',
+other = (SELECT number FROM kept_ids WHERE kept_ids.id = rows.id)
+WHERE split = :split AND reason IS NULL
+AND number <> (SELECT number FROM kept_ids WHERE kept_ids.id = rows.id)
+"""
+_KEEP_FIRST_OF_EACH_IMAGE = """
+INSERT INTO kept_images SELECT image, MIN(number) FROM rows
+WHERE split = :split AND reason IS NULL AND image IS NOT NULL GROUP BY image
+"""
+_ANY_GOOD = "SELECT EXISTS (SELECT 1 FROM rows WHERE split = :split AND reason IS NULL)"
+_COUNT_GOOD = "SELECT COUNT(*) FROM rows WHERE split = :split AND reason IS NULL"
+_GROUP_SIZES = """
+SELECT place, COUNT(*) FROM rows WHERE split = :split AND reason IS NULL
+GROUP BY place ORDER BY place * :direction
+"""
+_MOVE_DRAWN = """
+UPDATE rows SET split = :to WHERE split = :split AND reason IS NULL
+AND place IN (SELECT place FROM drawn)
+"""
+_COUNT_SHARED_GROUPS = """
+SELECT COUNT(*) FROM (SELECT place FROM rows WHERE reason IS NULL
+GROUP BY place HAVING MIN(split) <> MAX(split))
 """
 
 
@@ -74,8 +113,8 @@ class VerdictStore:
     def __init__(self, folder: Path) -> None:
         """Create an empty store; sorting spills into the same folder."""
         self._db = sqlite3.connect(folder / "verdicts.sqlite", isolation_level=None)
-        # A sort that outgrows its cache must not go to /tmp, which may be memory. SQLite keeps this
-        # setting for the whole process, so __exit__ takes it back.
+        # A sort that outgrows its cache must not spill to a system folder, which may be memory.
+        # SQLite keeps this setting for the whole process, so __exit__ takes it back.
         self._db.execute(f"PRAGMA temp_store_directory = '{_quote(folder)}'")
         for setting in (
             "journal_mode = OFF",
@@ -134,28 +173,15 @@ class VerdictStore:
         self._db.execute("DELETE FROM kept_ids")
         self._db.execute("DELETE FROM kept_images")
         for code in sorted(SPLIT_CODES.values()):
-            good = f"split = {code} AND reason IS NULL"
-            if not self._one(f"SELECT EXISTS (SELECT 1 FROM rows WHERE {good})"):
+            split = {"split": code}
+            if not self._one(_ANY_GOOD, split):
                 continue
-            for column, what in (("id", "the same sample_id"), ("image", "the same image")):
-                self._db.execute(
-                    f"""UPDATE rows SET reason = 'split_leak', detail = '{what}',
-                    other = (SELECT number FROM kept_{column}s k WHERE k.{column} = rows.{column})
-                    WHERE {good} AND {column} IN (SELECT {column} FROM kept_{column}s)"""
-                )
-            self._db.execute(
-                f"INSERT INTO kept_ids SELECT id, MIN(number) FROM rows WHERE {good} GROUP BY id"
-            )
-            self._db.execute(
-                f"""UPDATE rows SET reason = 'duplicate_id', detail = 'the same sample_id',
-                other = (SELECT number FROM kept_ids k WHERE k.id = rows.id)
-                WHERE {good} AND number <> (SELECT number FROM kept_ids k WHERE k.id = rows.id)"""
-            )
+            self._db.execute(_DROP_KNOWN_IDS, split)
+            self._db.execute(_DROP_KNOWN_IMAGES, split)
+            self._db.execute(_KEEP_FIRST_OF_EACH_ID, split)
+            self._db.execute(_DROP_REPEATED_IDS, split)
             if code != _TRAIN:  # there is no split below train that could leak from it
-                self._db.execute(
-                    f"""INSERT INTO kept_images SELECT image, MIN(number) FROM rows
-                    WHERE {good} AND image IS NOT NULL GROUP BY image"""
-                )
+                self._db.execute(_KEEP_FIRST_OF_EACH_IMAGE, split)
 
     def draw_from_train(self, split: str, fraction: float, min_rows: int) -> int:
         """Move whole groups of good rows from train to `val` or `test`, and count the rows moved.
@@ -165,24 +191,18 @@ class VerdictStore:
         order follow. A group is passed over if it would take more than half of what train has.
         """
         low = split == "val"
-        total = self._one(f"SELECT COUNT(*) FROM rows WHERE {_GOOD_TRAIN}")
-        groups = self._db.execute(
-            f"SELECT place, COUNT(*) FROM rows WHERE {_GOOD_TRAIN} GROUP BY place "
-            f"ORDER BY place {'ASC' if low else 'DESC'}"
-        )
+        train = {"split": _TRAIN}
+        total = self._one(_COUNT_GOOD, train)
         self._db.execute("DELETE FROM drawn")
         taken = 0
-        for place, rows in groups:
+        for place, rows in self._db.execute(_GROUP_SIZES, {**train, "direction": 1 if low else -1}):
             inside = place < fraction if low else place >= 1 - fraction
             if not inside and taken >= min_rows:
                 break
             if 2 * (taken + rows) <= total:
                 self._db.execute("INSERT INTO drawn VALUES (?)", (place,))
                 taken += rows
-        self._db.execute(
-            f"UPDATE rows SET split = ? WHERE {_GOOD_TRAIN} AND place IN (SELECT place FROM drawn)",
-            (SPLIT_CODES[split],),
-        )
+        self._db.execute(_MOVE_DRAWN, {**train, "to": SPLIT_CODES[split]})
         return taken
 
     def count_rows(self) -> int:
@@ -198,22 +218,16 @@ class VerdictStore:
 
     def count_shared_groups(self) -> int:
         """Count the groups that have good rows in more than one split."""
-        return self._one(
-            "SELECT COUNT(*) FROM (SELECT place FROM rows WHERE reason IS NULL "
-            "GROUP BY place HAVING MIN(split) <> MAX(split))"
-        )
+        return self._one(_COUNT_SHARED_GROUPS)
 
     def read(self) -> Iterator[FinalVerdict]:
         """Read the verdicts in row order."""
         query = "SELECT split, image, blank, reason, detail, other FROM rows ORDER BY number"
         return map(FinalVerdict._make, self._db.execute(query))
 
-    def _one(self, query: str) -> int:
-        (number,) = self._db.execute(query).fetchone()
+    def _one(self, query: str, parameters: dict[str, int] | None = None) -> int:
+        (number,) = self._db.execute(query, parameters or {}).fetchone()
         return int(number)
-
-
-_GOOD_TRAIN = f"split = {_TRAIN} AND reason IS NULL"
 
 
 def _quote(path: Path) -> str:

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from plumbline.data.faults import Fault
-from plumbline.data.text_check import CleanText, clean_text, is_blank
+from plumbline.validation.faults import Fault
+from plumbline.validation.text_check import CleanText, clean_text, is_blank
 
 
 def cleaned(text: str) -> CleanText:

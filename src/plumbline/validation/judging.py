@@ -13,12 +13,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from plumbline.data.byte_columns import DistinctCells, distinct_cells
-from plumbline.data.content import CONTENT
-from plumbline.data.faults import Fault
-from plumbline.data.image_check import ImageLimits, check_image, too_many_bytes
-from plumbline.data.splits import hash_unit
-from plumbline.data.text_check import clean_text, is_blank, too_many_text_bytes
-from plumbline.data.verdicts import SPLIT_CODES, RowVerdict, VerdictStore
+from plumbline.validation.content import CONTENT
+from plumbline.validation.faults import Fault
+from plumbline.validation.image_check import ImageLimits, check_image, too_many_bytes
+from plumbline.validation.splits import hash_unit
+from plumbline.validation.text_check import clean_text, is_blank, too_many_text_bytes
+from plumbline.validation.verdicts import SPLIT_CODES, RowVerdict, VerdictStore
 
 MAX_KEY_BYTES = 2**16
 """A longer sample_id or group is refused; ids of some thousand characters are not."""

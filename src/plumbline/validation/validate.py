@@ -16,11 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
-from plumbline.data.columns import CANONICAL, SPLITS
-from plumbline.data.content import CONTENT, KEYS
-from plumbline.data.filing import Counts, RowFiler
-from plumbline.data.image_check import ImageLimits
-from plumbline.data.judging import RowJudge, Rules
+from plumbline.data.columns import CANONICAL
 from plumbline.data.parquet import (
     BATCH_ROWS,
     check_schema,
@@ -28,9 +24,13 @@ from plumbline.data.parquet import (
     iter_encoded_batches,
     list_parquet,
 )
-from plumbline.data.splits import PRIORITY
-from plumbline.data.verdicts import VerdictStore
 from plumbline.errors import DataError
+from plumbline.validation.content import CONTENT, KEYS
+from plumbline.validation.filing import Counts, RowFiler
+from plumbline.validation.image_check import ImageLimits
+from plumbline.validation.judging import RowJudge, Rules
+from plumbline.validation.splits import PRIORITY
+from plumbline.validation.verdicts import VerdictStore
 
 Report = dict[str, Any]
 """What `validate` finds, in JSON types; its keys are those of `_describe`."""
@@ -86,7 +86,7 @@ class ValidationConfig(Config):
         return views
 
 
-class ValidationFailed(DataError):
+class ValidationFailed(DataError):  # noqa: N818  (pydantic has the name ValidationError)
     """The data cannot be used as a whole; the report says why."""
 
     def __init__(self, message: str, report: Report) -> None:
@@ -139,7 +139,7 @@ def validate(
     ):
         judge = RowJudge(rules, store)
         starts = _judge_rows(paths, names, judge, store, batch_rows)
-        given = (judge.splits_seen | declared_splits(paths)) & set(SPLITS)
+        given = judge.splits_seen | declared_splits(paths)
         warnings = _settle(store, config.split, given)
         with closing(RowFiler(clean, quarantine, rules, store.read(), starts)) as filer:
             _file_rows(paths, names, filer, batch_rows)
@@ -196,7 +196,7 @@ def _settle(store: VerdictStore, config: SplitConfig, given: AbstractSet[str]) -
     if count:
         store.drop_conflicts()  # of two groups with one image, one may have been drawn
     if shared := store.count_shared_groups():
-        warnings.append(f"{shared} groups have rows in more than one of the given splits")
+        warnings.append(f"groups with rows in more than one of the given splits: {shared}")
     return warnings
 
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from plumbline.data.byte_columns import cell_view, decode_column, distinct_cells
 from plumbline.data.columns import CANONICAL
-from plumbline.data.content import CONTENT
-from plumbline.data.judging import Rules, image_group
 from plumbline.data.parquet_writer import RowGroupWriter
-from plumbline.data.splits import PRIORITY
-from plumbline.data.text_check import CleanText, clean_text
-from plumbline.data.verdicts import FinalVerdict
 from plumbline.errors import DataError
+from plumbline.validation.content import CONTENT
+from plumbline.validation.judging import Rules, image_group
+from plumbline.validation.splits import PRIORITY
+from plumbline.validation.text_check import CleanText, clean_text
+from plumbline.validation.verdicts import FinalVerdict
 
 QUARANTINE = "rows.parquet"
 EXAMPLES = 5

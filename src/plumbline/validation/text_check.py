@@ -4,7 +4,7 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from plumbline.data.faults import Fault
+from plumbline.validation.faults import Fault
 
 BYTE_ORDER_MARK = "\ufeff"
 

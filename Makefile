@@ -1,0 +1,66 @@
+# The two commands: make repro, make test. `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-all check format params report mlflow gc clean verify
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## The environment: .venv from requirements.lock
+
+$(READY): requirements.lock tools/check_machine.py
+	@$(PYTHON) tools/check_machine.py $(CURDIR)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing requirements.lock into .venv (about 7 GB, some minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@echo "$(CURDIR)/src" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/plumbline.pth"
+	@touch $(READY)
+
+repro: $(READY)  ## Run what changed of the pipeline, then print the headline figures
+	@test -d .git || { echo "error: not a git checkout: git clone the project first" >&2; exit 1; }
+	dvc repro
+	@python -m plumbline.report.headline
+
+test: $(READY)  ## The test suite (under 15 minutes, offline)
+	PLUMBLINE_TRACKING=off pytest -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-fail-under=85
+
+test-all: $(READY)  ## The suite with what takes longer
+	PLUMBLINE_TRACKING=off pytest
+
+check: $(READY)  ## Lint, format and types
+	ruff check
+	ruff format --check
+	mypy
+
+format: $(READY)  ## Put the code into its form
+	ruff check --fix
+	ruff format
+
+params: $(READY)  ## Compose params.yaml from conf/
+	python -m stages.check_params --write
+
+report: $(READY)  ## Build the report and say where it is
+	dvc repro report
+	@python -m plumbline.report.headline
+
+mlflow: $(READY)  ## Open the live view on 127.0.0.1:5000
+	python -m plumbline.tracking.mlflow_forwarder --once
+	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port 5000
+
+verify: $(READY)  ## Rebuild everything and compare with the committed metrics and dvc.lock
+	dvc repro --force
+	git diff --exit-code dvc.lock metrics
+
+gc: $(READY)  ## Show what caches, old training state and experiments take; YES=1 removes them
+	python -m plumbline.gc $(if $(YES),--yes)
+
+clean:  ## Remove what the pipeline built in the workspace (DVC's cache stays)
+	rm -rf work models exports report .ckpt .plumbline

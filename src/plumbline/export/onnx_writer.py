@@ -1,0 +1,80 @@
+"""ONNX files: checked, with dynamic shapes, and without a trace of where they were written."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnxscript import ir
+
+from plumbline.export.graphs import GraphSpec
+
+OPSET = 20
+
+EXTERNAL_BYTES = 1_500_000_000
+"""Weights beyond this lie in a file of their own: a protocol buffer holds 2 GiB at most."""
+
+
+def write_onnx(spec: GraphSpec, path: Path) -> dict[str, Any]:
+    """Export a graph and check the file; the same model gives the same bytes anywhere.
+
+    Returns:
+        opset, ir_version, nodes, and the shapes of inputs and outputs.
+
+    Raises:
+        torch.onnx.OnnxExporterError: the model cannot be expressed in ONNX.
+        onnx.checker.ValidationError: the file is not valid.
+    """
+    program = torch.onnx.export(
+        spec.module,
+        tuple(spec.inputs.values()),
+        dynamo=True,
+        dynamic_shapes=tuple(spec.dynamic[name] for name in spec.inputs),
+        input_names=list(spec.inputs),
+        output_names=spec.outputs,
+        opset_version=OPSET,
+        verbose=False,
+    )
+    assert program is not None
+    _clear_origin(program.model)
+    values: list[Any] = list(program.model.graph.initializers.values())
+    weights = sum(value.const_value.nbytes for value in values)
+    external = external_name(path) if weights > EXTERNAL_BYTES else None
+    ir.save(program.model, path, external_data=external)
+    onnx.checker.check_model(str(path), full_check=True)
+    return _describe(program.model)
+
+
+def external_name(path: Path) -> str:
+    """Name of the file beside `path` that holds the weights of a large model."""
+    return f"{path.name}.data"
+
+
+def _clear_origin(model: ir.Model) -> None:
+    """Remove stack traces and source paths, and the build of torch from its version."""
+    model.producer_version = torch.__version__.split("+")[0]
+    holders: list[Any] = [model, model.graph, *model.graph.inputs]
+    holders += model.graph.initializers.values()
+    for node in model.graph.all_nodes():
+        holders += [node, *node.outputs]
+    for function in model.functions.values():
+        holders += [function, *function.inputs]
+        for node in function.all_nodes():
+            holders += [node, *node.outputs]
+    for holder in holders:
+        holder.metadata_props.clear()
+        holder.doc_string = None
+
+
+def _describe(model: ir.Model) -> dict[str, Any]:
+    return {
+        "opset": model.opset_imports[""],
+        "ir_version": model.ir_version,
+        "nodes": sum(1 for _ in model.graph.all_nodes()),
+        "inputs": {value.name: _shape(value) for value in model.graph.inputs},
+        "outputs": {value.name: _shape(value) for value in model.graph.outputs},
+    }
+
+
+def _shape(value: Any) -> list[Any]:
+    return [dim if isinstance(dim, int) else str(dim.value) for dim in value.shape]

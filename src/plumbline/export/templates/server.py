@@ -1,0 +1,312 @@
+"""Serve this bundle over HTTP, with the standard library alone; settings stand in server.json.
+
+    GET  /health    {"status": "ok", ...}
+    POST /predict   {"image": base64, "question": text}; without a question: a description
+
+There is no authentication and no TLS: listen on the loopback interface, or behind a proxy.
+"""
+
+import argparse
+import base64
+import binascii
+import contextlib
+import json
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any
+
+from inference import BundleError, InputError, Model, TooLargeError  # type: ignore[import-not-found]
+
+RANGES: dict[str, tuple[float, float]] = {
+    "port": (0, 65535),
+    "max_body_bytes": (1024, 1 << 30),
+    "max_connections": (1, 10_000),
+    "max_concurrent": (1, 1024),
+    "read_timeout_s": (0.1, 600),
+    "queue_timeout_s": (0.1, 600),
+}
+REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+ROUTES = {"/health": "GET", "/predict": "POST"}
+
+DISCARD_S = 1.0
+"""How long a refused body is read and thrown away, so that the client gets to see the answer."""
+
+DRAIN_S = 5.0
+"""How long requests that are being answered may go on after the server was told to stop."""
+
+
+class RequestError(Exception):
+    """A request that is refused with a status and one line."""
+
+    def __init__(self, status: HTTPStatus, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Server(ThreadingMixIn, TCPServer):
+    """A thread per connection; connections, sending time and answers at once are limited."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, model: Any, settings: dict[str, Any]) -> None:
+        """Bind to the address of the settings."""
+        self.model, self.settings = model, settings
+        self.answering = threading.BoundedSemaphore(settings["max_concurrent"])
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        # Connections whose request has not arrived yet, in order of arrival, with their deadlines.
+        self._sending: dict[socket.socket, float] = {}
+        super().__init__((settings["host"], settings["port"]), Handler)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Admit a connection; where too many are open, the one that sends longest is ended."""
+        with self._lock:
+            if len(self._open) >= self.settings["max_connections"]:
+                if not self._sending:
+                    with contextlib.suppress(OSError):
+                        request.settimeout(0.1)
+                        request.sendall(REFUSAL)
+                    return False
+                self._end(next(iter(self._sending)))
+            self._open.add(request)
+            self._sending[request] = time.monotonic() + self.settings["read_timeout_s"]
+        return True
+
+    def service_actions(self) -> None:
+        """End connections whose request has not arrived in time; called twice a second."""
+        now = time.monotonic()
+        with self._lock:
+            for late in [c for c, deadline in self._sending.items() if deadline < now]:
+                self._end(late)
+
+    def _end(self, connection: socket.socket) -> None:
+        # Its thread, waiting for bytes, sees the end of the stream and closes the connection.
+        del self._sending[connection]
+        self._open.discard(connection)
+        with contextlib.suppress(OSError):  # the client may have been faster
+            connection.shutdown(socket.SHUT_RDWR)
+
+    def request_arrived(self, connection: Any) -> None:
+        """Take a connection off the clock: the rest of the work is ours."""
+        with self._lock:
+            self._sending.pop(connection, None)
+
+    def close_request(self, request: Any) -> None:
+        """Forget a connection and close it."""
+        with self._lock:
+            self._sending.pop(request, None)
+            self._open.discard(request)
+        super().close_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log one line instead of a traceback: mostly clients that went away."""
+        print(f"{client_address[0]}: {type(sys.exception()).__name__}", file=sys.stderr)
+
+    def drain(self) -> None:
+        """Wait for the answers under way, for `DRAIN_S` at most."""
+        end = time.monotonic() + DRAIN_S
+        while len(self._open) > len(self._sending) and time.monotonic() < end:
+            time.sleep(0.05)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection, one request."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "bundle", ""
+
+    def setup(self) -> None:
+        """Set the longest silence of the client."""
+        super().setup()
+        self.connection.settimeout(self.server.settings["read_timeout_s"])
+
+    def handle(self) -> None:
+        """Answer one request; the connection is closed after it."""
+        self.handle_one_request()
+
+    def do_GET(self) -> None:
+        """Answer a GET request."""
+        self._respond()
+
+    def do_POST(self) -> None:
+        """Answer a POST request."""
+        self._respond()
+
+    def handle_expect_100(self) -> bool:
+        """Leave `100 Continue` until the headers are found to be good."""
+        return True
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse what the parser refuses, in one line of JSON."""
+        self._send(HTTPStatus(code), {"error": HTTPStatus(code).phrase.lower()})
+
+    def _respond(self) -> None:
+        try:
+            self._send(HTTPStatus.OK, self._route())
+        except RequestError as error:
+            self._send(error.status, {"error": str(error)})
+        except (ConnectionError, TimeoutError):
+            raise  # no one is listening any more
+        except Exception as error:  # the edge of the process: the server outlives any request
+            self.log_error("%s: %s", type(error).__name__, " ".join(str(error).split())[:200])
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error"})
+
+    def _route(self) -> dict[str, Any]:
+        method = ROUTES.get(self.path)
+        if method is None:
+            raise RequestError(HTTPStatus.NOT_FOUND, f"no such route; there is {', '.join(ROUTES)}")
+        if self.command != method:
+            raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, f"use {method}")
+        if self.path == "/health":
+            model = self.server.model
+            digest = model.files.digests["contract.json"][:12]
+            return {"status": "ok", "format": model.format, "contract": digest}
+        image, question = self._read_question()
+        return self._answer(image, question)
+
+    def _answer(self, image: bytes, question: str | None) -> dict[str, Any]:
+        if not self.server.answering.acquire(timeout=self.server.settings["queue_timeout_s"]):
+            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "busy; try again later")
+        try:
+            answer: dict[str, Any] = self.server.model.answer(image, question)._asdict()
+        except TooLargeError as error:
+            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from None
+        except InputError as error:
+            raise RequestError(HTTPStatus.BAD_REQUEST, str(error)) from None
+        finally:
+            self.server.answering.release()
+        return answer
+
+    def _read_question(self) -> tuple[bytes, str | None]:
+        try:
+            request = json.loads(self._read_body())
+        except (ValueError, RecursionError):
+            raise RequestError(HTTPStatus.BAD_REQUEST, "the body is no JSON") from None
+        if not isinstance(request, dict) or not set(request) <= {"image", "question"}:
+            raise RequestError(HTTPStatus.BAD_REQUEST, "expected an object of image and question")
+        image, question = request.get("image"), request.get("question")
+        if not isinstance(image, str) or not isinstance(question, str | None):
+            raise RequestError(HTTPStatus.BAD_REQUEST, "image and question are strings")
+        try:
+            return base64.b64decode(image, validate=True), question
+        except (binascii.Error, ValueError):
+            raise RequestError(HTTPStatus.BAD_REQUEST, "image: no base64") from None
+
+    def _read_body(self) -> bytes:
+        length = self._check_headers()
+        if self.headers.get("Expect", "").lower() == "100-continue":
+            self.send_response_only(HTTPStatus.CONTINUE)
+            self.end_headers()
+        body = self.rfile.read(length)
+        if len(body) < length:
+            raise RequestError(HTTPStatus.REQUEST_TIMEOUT, "the body did not arrive")
+        self.server.request_arrived(self.connection)
+        return body
+
+    def _check_headers(self) -> int:
+        """The length of the body, before a byte of it is read."""
+        lengths = self.headers.get_all("Content-Length", [])
+        if self.headers.get_content_type() != "application/json":
+            text = "Content-Type must be application/json"
+            raise RequestError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, text)
+        if not lengths or "Transfer-Encoding" in self.headers:
+            raise RequestError(HTTPStatus.LENGTH_REQUIRED, "a Content-Length is required")
+        if len(lengths) > 1 or not (lengths[0].isascii() and lengths[0].isdigit()):
+            raise RequestError(HTTPStatus.BAD_REQUEST, "Content-Length is no number")
+        limit = self.server.settings["max_body_bytes"]
+        if len(lengths[0]) > len(str(limit)) or int(lengths[0]) > limit:
+            text = f"body of {lengths[0][:20]} bytes, allowed are {limit}"
+            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
+        return int(lengths[0])
+
+    def _send(self, status: HTTPStatus, value: dict[str, Any]) -> None:
+        body = json.dumps(value, allow_nan=False).encode() + b"\n"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        if status >= HTTPStatus.BAD_REQUEST:
+            self._discard()
+
+    def _discard(self) -> None:
+        # Closing while bytes are on their way would reset the connection, answer and all.
+        self.connection.shutdown(socket.SHUT_WR)
+        self.connection.settimeout(DISCARD_S / 2)
+        end = time.monotonic() + DISCARD_S
+        try:
+            while self.rfile.read1(1 << 16) and time.monotonic() < end:
+                pass
+        except OSError:
+            pass  # silence, or gone: nothing more to do for this client
+
+
+def load_settings(path: Path) -> dict[str, Any]:
+    """Read and check server.json.
+
+    Raises:
+        BundleError: unreadable, or a setting is missing, unknown, or out of range.
+    """
+    try:
+        settings: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path.name}: not readable as JSON ({error})") from None
+    if not isinstance(settings, dict) or set(settings) != {"host", *RANGES}:
+        raise BundleError(f"{path.name}: its keys must be host, {', '.join(RANGES)}")
+    if not isinstance(settings["host"], str):
+        raise BundleError(f"{path.name}: host = {settings['host']!r}: expected an address")
+    for name, (low, high) in RANGES.items():
+        value, kind = settings[name], (int, float) if name.endswith("_s") else int
+        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+            raise BundleError(f"{path.name}: {name} = {value!r}: expected {low:g} to {high:g}")
+    return settings
+
+
+def _stop(signal_number: int, frame: Any) -> None:
+    raise SystemExit(0)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve until told to stop; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Serve this bundle over HTTP.")
+    parser.add_argument("--host", help="address to listen on, instead of that in server.json")
+    parser.add_argument("--port", type=int, help="port to listen on; 0: any free one")
+    parser.add_argument("--format", choices=("onnx", "torchscript"))
+    parsed = parser.parse_args(arguments)
+    folder = Path(__file__).resolve().parent
+    try:
+        settings = load_settings(folder / "server.json")
+        settings |= {k: v for k in ("host", "port") if (v := getattr(parsed, k)) is not None}
+        server = Server(Model(folder, format=parsed.format), settings)
+    except (BundleError, OSError, OverflowError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    signal.signal(signal.SIGTERM, _stop)
+    port = server.server_address[1]
+    print(f"listening on http://{settings['host']}:{port}", file=sys.stderr, flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        server.drain()
+        server.server_close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,301 @@
+"""What the page shows, read from the outputs of the stages."""
+
+import csv
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from plumbline import paths
+from plumbline.errors import CheckpointError
+from plumbline.files import DIGESTS, read_digests, read_json, sha256_file
+from plumbline.report.figures import label, number
+from plumbline.report.history import Series, read_series
+from plumbline.report.predictions import Predictions, read_predictions
+
+REJECTED_SHOWN = 3
+"""Rejected rows shown for each reason."""
+
+_RECALL = re.compile(r"([a-z]+_to_[a-z]+)_recall_at_(\d+)(?:_width_(\d+))?")
+
+
+@dataclass(frozen=True)
+class Recall:
+    """One cell of a recall table, with its 95 % interval where there is one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class RecallTable:
+    """Recall@k of one direction."""
+
+    direction: str
+    ks: list[int]
+    rows: dict[int | None, dict[int, Recall]]
+    """Width of the embeddings, None for all of them -> k -> recall; the widest first."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a model folder says about how the model came to be."""
+
+    facts: list[tuple[str, str]]
+    parts: dict[str, dict[str, int]]
+    """Part of the model -> parameters: `all` and `trained`."""
+    steps: dict[str, Series]
+    validations: dict[str, Series]
+    best_step: int | None
+    settings: Mapping[str, Any]
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Everything about an alignment."""
+
+    split: str
+    metrics: dict[str, float]
+    recalls: list[RecallTable]
+    examples: list[dict[str, Any]]
+    """`image`, and `found`: texts with score and `right`, best first."""
+    embed_dim: int | None
+    training: Training
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Everything about a task."""
+
+    split: str
+    metrics: dict[str, float]
+    by_prompt: list[dict[str, Any]]
+    """`question` (its first two words), `count`, `exact_match`; the most frequent first."""
+    predictions: Predictions | None
+    details: dict[str, Any]
+    training: Training
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything about a dataset."""
+
+    account: dict[str, Any]
+    """The account of validation (report.json)."""
+    reasons: dict[str, int]
+    """Rejected rows by reason, the most frequent first."""
+    rejected: dict[str, list[dict[str, Any]]]
+    """A few rejected rows by reason."""
+    shapes: dict[str, Any]
+    answers: dict[str, int]
+    """The most frequent answers of training."""
+    cache: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a bundle holds."""
+
+    metadata: dict[str, Any]
+    files: dict[str, int]
+    """Path in the bundle -> bytes; the largest first."""
+    parity: dict[str, float] = field(default_factory=dict)
+
+
+def verified(folder: Path, name: str) -> Path:
+    """The path of a small file in a published folder, checked against its digest.
+
+    Raises:
+        CheckpointError: it is missing, or its bytes have changed since it was written.
+    """
+    file, expected = folder / name, read_digests(folder).get(name)
+    if not file.is_file() or expected != sha256_file(file):
+        raise CheckpointError(
+            f"{file}: not as it was written (SHA-256 differs from {DIGESTS}); remove it from the "
+            "workspace and the DVC cache, then run dvc repro -f"
+        )
+    return file
+
+
+def collect_alignment(name: str) -> Alignment:
+    """Read everything about the alignment `name`.
+
+    Raises:
+        CheckpointError: an output is missing or damaged.
+    """
+    folder = paths.alignment_evaluation(name)
+    metrics = read_json(paths.alignment_metrics(name))
+    training = collect_training(paths.aligned(name))
+    return Alignment(
+        split=_split(folder),
+        metrics=metrics,
+        recalls=recall_tables(metrics),
+        examples=read_json(verified(folder, "examples.json")),
+        embed_dim=training.settings.get("train", {}).get("model", {}).get("embed_dim"),
+        training=training,
+    )
+
+
+def recall_tables(metrics: Mapping[str, float]) -> list[RecallTable]:
+    """Sort the recalls of a metrics file into one table per direction."""
+    tables: dict[str, dict[int | None, dict[int, Recall]]] = {}
+    for name, value in metrics.items():
+        if match := _RECALL.fullmatch(name):
+            direction, k, width = match.groups()
+            cell = Recall(value, metrics.get(f"{name}_low"), metrics.get(f"{name}_high"))
+            rows = tables.setdefault(direction, {})
+            rows.setdefault(int(width) if width else None, {})[int(k)] = cell
+    return [
+        RecallTable(
+            direction=direction.replace("_", " "),
+            ks=sorted({k for row in rows.values() for k in row}),
+            rows=dict(sorted(rows.items(), key=lambda row: -(row[0] or 10**9))),
+        )
+        for direction, rows in sorted(tables.items())
+    ]
+
+
+def collect_task(name: str) -> TaskResult:
+    """Read everything about the task `name`.
+
+    Raises:
+        CheckpointError: an output is missing or damaged.
+    """
+    folder = paths.task_evaluation(name)
+    digests = read_digests(folder)
+    by_prompt: list[dict[str, Any]] = []
+    if "by_prompt.csv" in digests:
+        with verified(folder, "by_prompt.csv").open(newline="") as file:
+            by_prompt = [
+                {**row, "count": int(row["count"]), "exact_match": float(row["exact_match"])}
+                for row in csv.DictReader(file)
+            ]
+    predictions = None
+    if "predictions.parquet" in digests:
+        predictions = read_predictions(verified(folder, "predictions.parquet"))
+    return TaskResult(
+        split=_split(folder),
+        metrics=read_json(paths.task_metrics(name)),
+        by_prompt=by_prompt,
+        predictions=predictions,
+        details=read_json(verified(folder, "details.json")) if "details.json" in digests else {},
+        training=collect_training(paths.finetuned(name)),
+    )
+
+
+def _split(folder: Path) -> str:
+    return str(read_json(verified(folder, "config.json"))["evaluate"]["split"])
+
+
+def collect_training(folder: Path) -> Training:
+    """Read history, figures and settings of a model folder.
+
+    Raises:
+        CheckpointError: the folder is missing or damaged.
+    """
+    metrics = read_json(verified(folder, "metrics.json"))
+    best = metrics.get("best")
+    facts = [
+        (label(name), number(metrics[name]))
+        for name in ("epochs", "optimizer_steps", "samples", "final_train_loss")
+        if name in metrics
+    ]
+    if best:
+        facts.append(("Best validation", f"{number(best['value'])} in epoch {best['epoch']}"))
+    facts += [
+        (label(name), number(metrics[name]))
+        for name in ("skipped_steps", "frozen_tensors_unchanged")
+        if metrics.get(name)
+    ]
+    return Training(
+        facts=facts,
+        parts=metrics.get("parameters", {}),
+        steps=read_series(folder / "train.csv"),
+        validations=read_series(folder / "val.csv"),
+        best_step=int(best["step"]) if best else None,
+        settings=read_json(verified(folder, "config.json")),
+        weights_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+    )
+
+
+def collect_dataset(name: str) -> Dataset:
+    """Read everything about the dataset `name`.
+
+    Raises:
+        CheckpointError: an output is missing or damaged.
+    """
+    quarantine = paths.quarantine(name)
+    account = read_json(verified(quarantine, "report.json"))
+    shapes = read_json(verified(paths.shapes(name), "shapes.json"))
+    answers = shapes.get("answers", {}).get("most_frequent", {})
+    return Dataset(
+        account=account,
+        reasons=_ranked(account["reasons"]),
+        rejected=_rejected(quarantine / "rows.parquet", account["reasons"]),
+        shapes=shapes,
+        answers=_ranked(answers),
+        cache=read_json(verified(paths.cache(name), "cache.json")),
+    )
+
+
+def _ranked(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _rejected(file: Path, reasons: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
+    """The first rejected rows of each reason; reading ends when every reason has its few."""
+    wanted = {reason: min(count, REJECTED_SHOWN) for reason, count in reasons.items()}
+    rows: dict[str, list[dict[str, Any]]] = {reason: [] for reason in _ranked(reasons)}
+    missing = sum(wanted.values())
+    if not missing:
+        return rows
+    try:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(
+                4096, columns=["file", "row", "sample_id", "reason", "detail"]
+            ):
+                for row in batch.to_pylist():
+                    if len(rows[row["reason"]]) < wanted[row["reason"]]:
+                        rows[row["reason"]].append(row)
+                        missing -= 1
+                if not missing:
+                    break
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise CheckpointError(f"{file}: not readable as a quarantine ({error})") from None
+    return rows
+
+
+def collect_export(task: str) -> Export | None:
+    """Read what the bundle of `task` holds; None where it has not been exported.
+
+    Raises:
+        CheckpointError: the bundle is damaged.
+    """
+    folder = paths.export(task)
+    if not folder.is_dir():
+        return None
+    metadata = read_json(verified(folder, "metadata.json"))
+    files = {name: (folder / name).stat().st_size for name in [*read_digests(folder), DIGESTS]}
+    return Export(
+        metadata=metadata,
+        files=_ranked(files),
+        parity=_numbers(metadata.get("parity", {})),
+    )
+
+
+def _numbers(node: Any, prefix: str = "") -> dict[str, float]:
+    if isinstance(node, Mapping):
+        return {
+            name: value
+            for key, child in node.items()
+            for name, value in _numbers(child, f"{prefix}{key} ").items()
+        }
+    if isinstance(node, bool | int | float):
+        return {prefix.strip(): float(node)}
+    return {}

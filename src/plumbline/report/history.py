@@ -1,0 +1,58 @@
+"""The curves of a training: `train.csv` and `val.csv` as series."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+POINTS = 300
+"""The most points a curve is drawn with; a longer one is averaged."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One column over the optimiser steps; values that are not finite are left out."""
+
+    steps: Floats
+    values: Floats
+
+    def thinned(self) -> tuple["Series", int]:
+        """Average neighbours until at most `POINTS` are left, and say how many make a point."""
+        width = -(-len(self.steps) // POINTS)
+        if width <= 1:
+            return self, 1
+        starts = np.arange(0, len(self.steps), width)
+        counts = np.diff(np.append(starts, len(self.steps)))
+        steps = np.add.reduceat(self.steps, starts) / counts
+        return Series(steps, np.add.reduceat(self.values, starts) / counts), width
+
+
+def read_series(file: Path) -> dict[str, Series]:
+    """Read the numeric columns of a history table; nothing where there is no such file.
+
+    A cell that is empty or not finite, as of a skipped step, is left out of its series.
+    """
+    if not file.is_file():
+        return {}
+    from pyarrow import csv
+
+    table: pa.Table = csv.read_csv(file)
+    steps = table["global_step"].to_numpy().astype(np.float64)
+    series = {}
+    for name in table.column_names:
+        column = table[name]
+        if name == "global_step" or not _is_number(column.type):
+            continue
+        values = column.cast(pa.float64()).to_numpy()
+        good = np.isfinite(values)
+        if good.any():
+            series[name] = Series(steps[good], values[good])
+    return series
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))

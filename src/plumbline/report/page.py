@@ -1,0 +1,150 @@
+"""The page: everything of the selection, put into one HTML file that needs no other."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from plumbline import paths
+from plumbline.files import dump_json
+from plumbline.report import figures
+from plumbline.report.collect import (
+    Alignment,
+    Dataset,
+    Export,
+    TaskResult,
+    Training,
+    collect_alignment,
+    collect_dataset,
+    collect_export,
+    collect_task,
+)
+from plumbline.report.curves import Curve, training_curves
+from plumbline.report.dag import BOX_HEIGHT, BOX_WIDTH, STAGES, draw
+from plumbline.report.headline import Headline, alignment_headlines, task_headlines
+from plumbline.report.pictures import Pictures
+from plumbline.report.selection import Selection
+
+TEMPLATES = Path(__file__).parent / "templates"
+KINDS_SHOWN = 20
+ANSWERS_SHOWN = 12
+SIZES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Section:
+    """One entry of the selection, ready for the template."""
+
+    name: str
+    anchor: str
+    result: Alignment | TaskResult | Dataset
+    data: str = ""
+    """Its dataset."""
+    pictures: Pictures | None = None
+    headlines: list[Headline] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    settings: str = ""
+    start: str = ""
+    """The path that a task starts from."""
+    export: Export | None = None
+
+
+def render_page(selection: Selection) -> str:
+    """Read the outputs of the selection, and write the page.
+
+    Equal outputs give equal bytes: the page holds no time, host or path of a machine.
+
+    Raises:
+        CheckpointError: an output of the selection is missing or damaged.
+        ConfigError: tasks start from each other in a circle.
+    """
+    anchors = {
+        group: {name: f"{group}-{at}" for at, name in enumerate(names)}
+        for group, names in (
+            ("align", selection.align),
+            ("task", selection.tasks),
+            ("data", selection.datasets),
+        )
+    }
+    pictures = {name: Pictures(paths.cache(name)) for name in selection.datasets}
+    return _environment().get_template("report.html.j2").render(
+        selection=selection,
+        alignments=[
+            _alignment(name, anchors["align"][name], data, pictures[data])
+            for name, data in selection.align.items()
+        ],
+        tasks=[
+            _task(selection, name, anchors["task"][name], pictures[task.data])
+            for name, task in selection.tasks.items()
+        ],
+        datasets=[
+            Section(name, anchors["data"][name], collect_dataset(name))
+            for name in selection.datasets
+        ],
+        anchors=anchors,
+        drawing=draw(selection),
+        box={"width": BOX_WIDTH, "height": BOX_HEIGHT},
+        stages=STAGES,
+        limits={"kinds": KINDS_SHOWN, "answers": ANSWERS_SHOWN, "sizes": SIZES_SHOWN},
+        paths=paths,
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,  # captions, questions and ids come from data, and may hold HTML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Callable[..., str]] = {
+        name: getattr(figures, name)
+        for name in ("label", "number", "percent", "share", "size")
+    }
+    environment.filters.update(filters)
+    environment.filters["width"] = _width
+    environment.filters["figure_of"] = lambda value, name: figures.figure(name, value)
+    return environment
+
+
+def _width(part: float, whole: float = 1.0) -> str:
+    """A part as a width for CSS."""
+    return f"{100 * min(max(part / whole, 0.0), 1.0):.2f}%" if whole else "0%"
+
+
+def _alignment(name: str, anchor: str, data: str, pictures: Pictures) -> Section:
+    result = collect_alignment(name)
+    return Section(
+        name=name,
+        anchor=anchor,
+        result=result,
+        data=data,
+        pictures=pictures,
+        headlines=alignment_headlines(result.metrics),
+        curves=training_curves(result.training, anchor),
+        settings=_settings(result.training),
+    )
+
+
+def _task(selection: Selection, name: str, anchor: str, pictures: Pictures) -> Section:
+    result, export = collect_task(name), collect_export(name)
+    return Section(
+        name=name,
+        anchor=anchor,
+        result=result,
+        data=selection.tasks[name].data,
+        pictures=pictures,
+        headlines=task_headlines(result.metrics, export),
+        curves=training_curves(result.training, anchor),
+        settings=_settings(result.training),
+        start=selection.tasks[name].start,
+        export=export,
+    )
+
+
+def _settings(training: Training) -> str:
+    chosen: Any = training.settings.get("train", training.settings)
+    return dump_json(chosen)

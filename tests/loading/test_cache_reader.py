@@ -1,0 +1,82 @@
+"""A training cache gives back what the cleaned dataset holds, and notices damage."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from plumbline.data.images import decode_rgb
+from plumbline.errors import CheckpointError, DataError
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.tokenization.tokenizer import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def cache(scenes_cache: Path) -> TrainingCache:
+    return TrainingCache(scenes_cache)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_every_row_comes_back_with_its_texts_and_pixels(
+    cache: TrainingCache, scenes_clean: Path, split: str
+) -> None:
+    table = pq.read_table(scenes_clean / f"{split}.parquet")
+    rows = cache.rows(split)
+    assert cache.sample_ids(split).to_pylist() == table["sample_id"].to_pylist()
+    for name in ("caption", "question", "answer"):
+        found = [None if n < 0 else cache.text(int(n)) for n in rows[name]]
+        assert found == table[name].to_pylist()
+    for number, data in list(zip(rows["image"], table["image"].to_pylist(), strict=True))[::7]:
+        assert np.array_equal(cache.images[number], np.asarray(decode_rgb(data)))
+
+
+def test_ids_decode_to_their_text(cache: TrainingCache) -> None:
+    tokenizer = load_tokenizer(cache.folder)
+    for number in range(cache.facts["texts"]):
+        ids = cache.ids(number)
+        assert ids.dtype == np.int32
+        assert tokenizer.decode(ids.tolist()) == cache.text(number)
+
+
+def test_images_are_mapped_and_read_only(cache: TrainingCache) -> None:
+    assert isinstance(cache.images, np.memmap)
+    assert cache.images.shape == (40, 16, 16, 3)
+    assert not cache.images.flags.writeable
+
+
+def test_the_splits_that_have_rows_are_named(cache: TrainingCache) -> None:
+    assert cache.splits == ["test", "train", "val"]
+    with pytest.raises(DataError, match="no split 'dev'; there is test, train, val"):
+        cache.rows("dev")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_rows_are_grouped_by_image_with_captions_and_answered_questions(
+    cache: TrainingCache, scenes_clean: Path, split: str
+) -> None:
+    expected: dict[bytes, tuple[list[str], list[tuple[str, str]]]] = {}
+    for row in pq.read_table(scenes_clean / f"{split}.parquet").to_pylist():
+        captions, questions = expected.setdefault(row["image"], ([], []))
+        if row["caption"] is not None:
+            captions.append(row["caption"])
+        else:
+            questions.append((row["question"], row["answer"]))
+    groups = cache.by_image(split)
+    assert len(groups) == len(expected)
+    for group, (data, (captions, questions)) in zip(groups, expected.items(), strict=True):
+        assert np.array_equal(cache.images[group.image], np.asarray(decode_rgb(data)))
+        assert [cache.text(int(c)) for c in group.captions] == captions
+        pairs = [(cache.text(int(q)), cache.text(int(a))) for q, a in group.questions]
+        assert pairs == questions
+
+
+def test_one_flipped_bit_in_the_cache_is_found(scenes_cache: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "cache"
+    shutil.copytree(scenes_cache, copy)
+    data = bytearray((copy / "images.bin").read_bytes())
+    data[1000] ^= 4
+    (copy / "images.bin").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"images\.bin: its bytes changed"):
+        TrainingCache(copy)

@@ -1,0 +1,127 @@
+"""Contrastive losses agree with brute force over pairs."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import grad
+from torch.nn import functional
+
+from plumbline.losses.contrastive import info_nce, matryoshka, sigmoid_pairs
+
+BATCH, WIDTH, SCALE = 6, 8, 14.3
+
+
+def pairs(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Unit vectors of both sides, [batch, width], float64."""
+    random = torch.Generator().manual_seed(seed)
+    sides = torch.randn(2, BATCH, WIDTH, generator=random, dtype=torch.float64)
+    images, texts = functional.normalize(sides, dim=-1)
+    return images, texts
+
+
+def planted() -> Tensor:
+    """The diagonal, one caption under images 0 and 3, and one that also fits image 5."""
+    positives = torch.eye(BATCH, dtype=torch.bool)
+    positives[0, 3] = positives[3, 0] = True
+    positives[5, 1] = True
+    return positives
+
+
+def cosines(images: Tensor, texts: Tensor) -> list[list[float]]:
+    return [[math.fsum((i * t).tolist()) for t in texts] for i in images]
+
+
+def brute_info_nce(images: Tensor, texts: Tensor, positives: Tensor) -> float:
+    logits = [[SCALE * c for c in row] for row in cosines(images, texts)]
+    total = 0.0
+    for i in range(BATCH):
+        rows = ([logits[i][j] for j in range(BATCH)], [logits[j][i] for j in range(BATCH)])
+        fits = ([bool(v) for v in positives[i]], [bool(v) for v in positives[:, i]])
+        for row, fit in zip(rows, fits, strict=True):
+            log_sum = math.log(math.fsum(math.exp(v) for v in row))
+            terms = [log_sum - v for v, f in zip(row, fit, strict=True) if f]
+            total += math.fsum(terms) / len(terms) / 2
+    return total
+
+
+@pytest.mark.parametrize("positives", [torch.eye(BATCH, dtype=torch.bool), planted()])
+def test_info_nce_equals_brute_force(positives: Tensor) -> None:
+    images, texts = pairs()
+    loss = info_nce(images, texts, positives, logit_scale=SCALE)
+    assert loss.total.item() == pytest.approx(brute_info_nce(images, texts, positives), rel=1e-6)
+    assert loss.count.item() == BATCH
+
+
+def test_info_nce_does_not_change_when_the_sides_are_swapped() -> None:
+    images, texts = pairs()
+    one = info_nce(images, texts, planted(), logit_scale=SCALE)
+    other = info_nce(texts, images, planted().T, logit_scale=SCALE)
+    torch.testing.assert_close(one.total, other.total, rtol=1e-6, atol=0)
+
+
+def test_info_nce_of_equal_embeddings_costs_log_batch() -> None:
+    same = functional.normalize(torch.ones(BATCH, WIDTH), dim=-1)
+    loss = info_nce(same, same, torch.eye(BATCH, dtype=torch.bool), logit_scale=SCALE)
+    assert loss.total.item() / BATCH == pytest.approx(math.log(BATCH), rel=1e-6)
+
+
+def test_info_nce_of_a_single_pair_is_nothing() -> None:
+    images, texts = pairs()
+    loss = info_nce(images[:1], texts[:1], torch.ones(1, 1, dtype=torch.bool), logit_scale=SCALE)
+    assert loss.total.item() == 0.0
+    assert loss.count.item() == 1
+
+
+def test_a_duplicate_caption_attracts_once_it_is_known_as_a_positive() -> None:
+    unit, only = torch.eye(BATCH), torch.eye(BATCH, dtype=torch.bool)
+    images = unit.clone().requires_grad_()
+    for positives, sign in ((only, 1), (planted(), -1)):
+        (gradient,) = grad(info_nce(images, unit, positives, logit_scale=1.0).total, images)
+        assert gradient[0, 3].sign() == sign  # along text 3, which repeats text 0
+
+
+@pytest.mark.parametrize("positives", [torch.eye(BATCH, dtype=torch.bool), planted()])
+def test_the_sigmoid_loss_equals_brute_force(positives: Tensor) -> None:
+    images, texts = pairs()
+    bias = -3.7
+    expected = 0.0
+    for i, row in enumerate(cosines(images, texts)):
+        for j, cosine in enumerate(row):
+            sign = 1 if positives[i, j] else -1
+            expected += math.log1p(math.exp(-sign * (SCALE * cosine + bias)))
+    loss = sigmoid_pairs(images, texts, positives, logit_scale=SCALE, logit_bias=bias)
+    assert loss.total.item() == pytest.approx(expected, rel=1e-6)
+    assert loss.count.item() == BATCH
+
+
+def test_matryoshka_is_the_mean_over_prefixes_of_unit_length() -> None:
+    images, texts = (side.float() * 3 for side in pairs())  # of any length
+    loss_at = partial(info_nce, logit_scale=SCALE)
+    singles = [
+        loss_at(
+            functional.normalize(images[:, :w], dim=-1),
+            functional.normalize(texts[:, :w], dim=-1),
+            planted(),
+        ).total
+        for w in (2, 4, 8)
+    ]
+    loss = matryoshka(images, texts, planted(), [2, 4, 8], loss_at)
+    torch.testing.assert_close(loss.total, torch.stack(singles).mean(), rtol=1e-6, atol=0)
+    assert loss.count.item() == BATCH
+
+
+@pytest.mark.parametrize("widths", [[], [9], [4, 16]])
+def test_widths_that_do_not_fit_are_refused(widths: list[int]) -> None:
+    images, texts = pairs()
+    with pytest.raises(ValueError, match=r"widths \[.*\] do not fit embeddings of 8"):
+        matryoshka(images, texts, planted(), widths, partial(info_nce, logit_scale=1.0))
+
+
+def test_the_scale_learns() -> None:
+    images, texts = pairs()
+    scale = torch.tensor(SCALE, requires_grad=True)
+    loss = info_nce(images, texts, planted(), logit_scale=scale)
+    assert grad(loss.total, scale)[0].abs() > 0

@@ -1,0 +1,118 @@
+"""Token losses agree with loops written by hand, and divide well over micro-batches."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import grad
+
+from plumbline.batch import IGNORE_INDEX, LossSum
+from plumbline.losses.language import causal_lm_loss, token_cross_entropy
+
+VOCAB = 11
+
+
+def example(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits [4, 6, vocab] and labels [4, 6] of which some carry no loss."""
+    random = torch.Generator().manual_seed(seed)
+    logits = torch.randn(4, 6, VOCAB, generator=random, requires_grad=True)
+    labels = torch.randint(0, VOCAB, (4, 6), generator=random)
+    labels[0, 2:] = IGNORE_INDEX  # unequal lengths are what breaks a mean of means
+    labels[2, 0] = IGNORE_INDEX
+    return logits, labels
+
+
+def by_hand(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> tuple[float, int]:
+    total, count = 0.0, 0
+    for row, label in zip(
+        logits.reshape(-1, VOCAB).tolist(), labels.flatten().tolist(), strict=True
+    ):
+        if label == IGNORE_INDEX:
+            continue
+        log_sum = math.log(sum(math.exp(v) for v in row))
+        nll = [log_sum - v for v in row]
+        total += (1 - smoothing) * nll[label] + smoothing * sum(nll) / VOCAB
+        count += 1
+    return total, count
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_cross_entropy_equals_a_loop_over_the_labels_that_count(smoothing: float) -> None:
+    logits, labels = example()
+    loss = token_cross_entropy(logits, labels, label_smoothing=smoothing)
+    total, count = by_hand(logits, labels, smoothing)
+    assert loss.total.item() == pytest.approx(total, rel=1e-6)
+    assert loss.count.item() == count == 19
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_causal_loss_compares_each_position_with_the_next_label(smoothing: float) -> None:
+    logits, labels = example()
+    loss = causal_lm_loss(logits, labels, label_smoothing=smoothing)
+    total, count = by_hand(logits[:, :-1], labels[:, 1:], smoothing)
+    assert loss.total.item() == pytest.approx(total, rel=1e-6)
+    assert loss.count.item() == count
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_uniform_logits_cost_log_vocab(smoothing: float) -> None:
+    labels = torch.tensor([[3, IGNORE_INDEX, 5]])
+    loss = token_cross_entropy(torch.full((1, 3, VOCAB), 7.0), labels, label_smoothing=smoothing)
+    assert loss.total.item() / loss.count.item() == pytest.approx(math.log(VOCAB), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss_of", [token_cross_entropy, causal_lm_loss])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_all_ignored_costs_nothing_and_moves_nothing(loss_of: object, smoothing: float) -> None:
+    logits, labels = example()
+    assert callable(loss_of)
+    loss: LossSum = loss_of(
+        logits, torch.full_like(labels, IGNORE_INDEX), label_smoothing=smoothing
+    )
+    assert loss.total.item() == 0.0
+    assert loss.count.item() == 0
+    (gradient,) = grad(loss.total, logits)
+    torch.testing.assert_close(gradient, torch.zeros_like(logits), rtol=0, atol=0)
+
+
+def test_no_position_at_all_costs_nothing() -> None:
+    logits = torch.zeros(0, VOCAB, requires_grad=True)
+    loss = token_cross_entropy(logits, torch.zeros(0, dtype=torch.long))
+    assert (loss.total.item(), loss.count.item()) == (0.0, 0)
+    (gradient,) = grad(loss.total, logits)
+    assert gradient.shape == (0, VOCAB)
+
+
+def test_micro_batches_give_the_gradient_of_one_batch() -> None:
+    logits, labels = example()
+    first, second = (causal_lm_loss(logits[i : i + 2], labels[i : i + 2]) for i in (0, 2))
+    split = (first.total + second.total) / (first.count + second.count)
+    whole = causal_lm_loss(logits, labels)
+    torch.testing.assert_close(split, whole.total / whole.count, rtol=1e-6, atol=0)
+    (expected,) = grad(whole.total / whole.count, logits)
+    (gradient,) = grad(split, logits)
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_softmax_runs_in_float32_for_half_precision_logits() -> None:
+    logits, labels = example()
+    half = logits.detach().to(torch.bfloat16)
+    loss = token_cross_entropy(half, labels)
+    assert loss.total.dtype == torch.float32
+    assert torch.equal(loss.total, token_cross_entropy(half.float(), labels).total)
+
+
+def test_an_ignored_position_has_no_gradient() -> None:
+    logits, labels = example()
+    (gradient,) = grad(token_cross_entropy(logits, labels).total, logits)
+    ignored = labels == IGNORE_INDEX
+    assert not gradient[ignored].any()
+    assert gradient[~ignored].abs().sum(-1).min() > 0
+
+
+@pytest.mark.parametrize("loss_of", [token_cross_entropy, causal_lm_loss])
+def test_shapes_that_disagree_are_told(loss_of: object) -> None:
+    assert callable(loss_of)
+    with pytest.raises(ValueError, match=r"logits \(2, 3, 11\) do not fit labels \(2, 4\)"):
+        loss_of(torch.zeros(2, 3, VOCAB), torch.zeros(2, 4, dtype=torch.long))

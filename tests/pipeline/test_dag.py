@@ -1,0 +1,139 @@
+"""dvc.yaml tells the truth: about code, parameters and places (N01, C02, C13)."""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from plumbline import paths
+
+ROOT = Path(__file__).resolve().parents[2]
+DAG: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+KEYED = sorted(name for name, stage in DAG.items() if "foreach" in stage)
+ALL = sorted(DAG)
+
+UNLISTED = ("plumbline.tracking",)
+"""Packages that no stage lists: they cannot change an output."""
+
+
+def entry(name: str) -> dict[str, Any]:
+    stage: dict[str, Any] = DAG[name]
+    body: dict[str, Any] = stage.get("do", stage)
+    return body
+
+
+def module_file(module: str) -> Path | None:
+    base = ROOT / ("src" if module.split(".")[0] == "plumbline" else ".") / module.replace(".", "/")
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.is_file():
+            return candidate.relative_to(ROOT)
+    return None
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Our modules that a file imports anywhere, also inside functions, with their packages."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    ours = {m for m in found if m.split(".")[0] in ("plumbline", "stages") and module_file(m)}
+    return {m.rsplit(".", n)[0] for m in ours for n in range(m.count(".") + 1)}
+
+
+def closure(module: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = {module, "stages"}
+    while waiting:
+        name = waiting.pop()
+        file = module_file(name)
+        if name in seen or file is None or name.startswith(UNLISTED):
+            continue
+        seen.add(name)
+        waiting |= imported_modules(file)
+    return {str(module_file(name)) for name in seen}
+
+
+def code_deps(name: str) -> list[str]:
+    return [d for d in entry(name)["deps"] if d.startswith(("src/", "stages"))]
+
+
+def covers(dep: str, file: str) -> bool:
+    return file == dep or file.startswith(f"{dep}/")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_deps_list_every_module_that_the_stage_imports(name: str) -> None:
+    undeclared = {
+        file
+        for file in closure(f"stages.{name}")
+        if not any(covers(dep, file) for dep in code_deps(name))
+    }
+    assert not undeclared
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_deps_list_no_code_that_the_stage_does_not_import(name: str) -> None:
+    used = closure(f"stages.{name}")
+    assert [d for d in code_deps(name) if not any(covers(d, f) for f in used)] == []
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"check_params"}))
+def test_params_are_what_the_stage_reads(name: str) -> None:
+    spec = importlib.import_module(f"stages.{name}").SPEC
+    declared = {p for p in entry(name)["params"] if not p.startswith("versions.")}
+    assert declared == set(spec.sections("${key}").values())
+    assert spec.name == name
+    assert DAG[name].get("foreach") == (f"${{{spec.group}}}" if spec.group else None)
+
+
+PLACES = {
+    "check_params": {paths.CHECK_PARAMS},
+    "prepare": {paths.raw("K")},
+    "validate": {paths.clean("K"), paths.quarantine("K")},
+    "detect_shapes": {paths.shapes("K")},
+    "tokenize_text": {paths.cache("K")},
+    "pretrain_alignment": {paths.aligned("K")},
+    "evaluate_alignment": {paths.alignment_evaluation("K"), paths.alignment_metrics("K")},
+    "finetune": {paths.finetuned("K")},
+    "evaluate_model": {paths.task_evaluation("K"), paths.task_metrics("K")},
+    "export_model": {paths.export("K")},
+    "report": {paths.REPORT},
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_outs_are_where_the_stage_writes(name: str) -> None:
+    body = entry(name)
+    declared = [*body["outs"], *body.get("metrics", []), *body.get("plots", [])]
+    places = {next(iter(o)) if isinstance(o, dict) else o for o in declared}
+    outs = {Path(place.replace("${key}", "K")) for place in places}
+    # A plot may be a file within an out.
+    outs = {o for o in outs if not any(o != other and o.is_relative_to(other) for other in outs)}
+    assert outs == PLACES[name]
+
+
+def test_only_metrics_stay_out_of_the_cache() -> None:
+    for name in ALL:
+        uncached = [o for o in entry(name)["outs"] if isinstance(o, dict)]
+        assert uncached == []
+        for metric in entry(name).get("metrics", []):
+            assert next(iter(metric)).startswith("metrics/")
+
+
+def test_every_param_of_versions_is_known() -> None:
+    from plumbline.params import PACKAGES
+
+    named = {p for s in ALL for p in entry(s).get("params", []) if p.startswith("versions.")}
+    assert named <= {f"versions.{package}" for package in PACKAGES}
+    assert {f"versions.{package}" for package in PACKAGES} == named
+
+
+def test_no_value_of_a_user_reaches_a_shell_but_the_key() -> None:
+    for name in ALL:
+        assert re.fullmatch(r"python -m stages\.\w+( \$\{key\})?", entry(name)["cmd"])

@@ -1,0 +1,136 @@
+"""The DAG through dvc, on the smoke preset (C02, C04-C06, N02, N03, H05)."""
+
+import csv
+import io
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from tests.pipeline.checkout import Checkout, make_checkout
+
+LR = "tasks.vqa.train.trainer.optim.lr"
+
+
+def test_every_stage_left_its_output(reproduced: Checkout) -> None:
+    for place in (
+        "work/cache/scenes/tokenizer.json",
+        "models/align/image/model.safetensors",
+        "models/tasks/vqa/model.safetensors",
+        "metrics/align/image.json",
+        "metrics/tasks/vqa.json",
+        "exports/vqa/inference.py",
+        "report/index.html",
+    ):
+        assert (reproduced.folder / place).is_file(), place
+
+
+def test_a_second_repro_runs_nothing(reproduced: Checkout) -> None:
+    assert reproduced.stages_run("dvc", "repro") == []
+
+
+def test_metrics_are_listed_by_dvc(reproduced: Checkout) -> None:
+    shown = json.loads(reproduced.run("dvc", "metrics", "show", "--json").stdout)
+    files = next(iter(shown.values()))["data"]
+    assert "exact_match" in files["metrics/tasks/vqa.json"]["data"]
+    assert "image_to_text_recall_at_1" in files["metrics/align/image.json"]["data"]
+
+
+def test_plots_are_drawn_by_dvc(reproduced: Checkout) -> None:
+    reproduced.run("dvc", "plots", "show", "--out", "dvc_plots")
+    assert "training loss" in (reproduced.folder / "dvc_plots" / "index.html").read_text()
+
+
+def test_nothing_but_metrics_and_the_lock_is_new_in_git(reproduced: Checkout) -> None:
+    committed = reproduced.run("git", "show", "--name-only", "--format=", "HEAD").stdout.split()
+    assert {Path(name).parts[0] for name in committed} == {"dvc.lock", "metrics"}
+
+
+def test_outputs_hold_no_path_of_the_machine(reproduced: Checkout) -> None:
+    marks = [str(reproduced.folder).encode(), os.uname().nodename.encode()]
+    for top in ("models", "metrics", "exports", "report", "work/evaluation"):
+        for file in (reproduced.folder / top).rglob("*"):
+            if file.is_file():
+                data = file.read_bytes()
+                assert not [mark for mark in marks[:1] if mark in data], file
+
+
+def test_a_changed_lr_reruns_its_task_alone_and_back_again_nothing(reproduced: Checkout) -> None:
+    before = (reproduced.folder / "dvc.lock").read_text()
+    changed = reproduced.stages_run("dvc", "exp", "run", "-S", f"{LR}=0.002")
+    # The experiment composes params.yaml, so that is checked; its output is a constant.
+    expected = ["check_params", "finetune@vqa", "evaluate_model@vqa", "export_model@vqa", "report"]
+    assert changed == expected
+    reproduced.run("git", "checkout", "params.yaml")
+    assert reproduced.stages_run("dvc", "repro") == []
+    assert (reproduced.folder / "dvc.lock").read_text() == before
+
+
+def test_an_edit_in_conf_is_refused_with_the_difference(reproduced: Checkout) -> None:
+    reproduced.replace("conf/config.yaml", "seed: 0", "seed: 7")
+    try:
+        done = reproduced.run("dvc", "repro", check=False)
+        assert done.returncode != 0
+        assert "seed: 0 there, 7 in conf/" in done.stderr
+        assert "make params" in done.stderr
+    finally:
+        reproduced.replace("conf/config.yaml", "seed: 7", "seed: 0")
+    assert reproduced.stages_run("dvc", "repro") == []
+
+
+def test_a_hand_edited_params_file_is_refused(reproduced: Checkout) -> None:
+    reproduced.replace("params.yaml", "seed: 0\nthreads", "seed: 3\nthreads")
+    done = reproduced.run("dvc", "repro", check=False)
+    assert done.returncode != 0
+    assert "params.yaml is stale" in done.stderr
+    reproduced.run("git", "checkout", "params.yaml")
+
+
+def test_killed_in_the_middle_of_training_it_ends_in_the_same_bits(reproduced: Checkout) -> None:
+    weights = reproduced.folder / "models/tasks/vqa/digests.json"
+    expected = weights.read_text()
+    state = reproduced.folder / ".ckpt" / "finetune@vqa"
+    process = reproduced.start("python", "-m", "stages.finetune", "vqa")
+    try:
+        deadline = time.monotonic() + 120
+        while not list(state.glob("*/step-*")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+            assert process.poll() is None, "it ended before it could be killed"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert list(state.glob("*/step-*"))
+    weights.unlink()
+    done = reproduced.run("python", "-m", "stages.finetune", "vqa")
+    assert "resuming after optimiser step" in done.stderr
+    assert weights.read_text() == expected
+    assert not list(state.glob("*/step-*"))
+
+
+@pytest.mark.slow
+def test_a_queued_grid_gives_a_row_per_point(reproduced: Checkout) -> None:
+    grid = ["-S", f"{LR}=0.001,0.003", "-S", "align.image.train.trainer.optim.lr=0.001,0.002"]
+    reproduced.run("dvc", "exp", "run", "--queue", "-n", "grid", *grid)
+    reproduced.run("dvc", "queue", "start", "-j", "1")
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        status = reproduced.run("dvc", "queue", "status").stdout
+        if "Queued" not in status and "Running" not in status:
+            break
+        time.sleep(3)
+    table = reproduced.run("dvc", "exp", "show", "--csv", "--no-pager").stdout
+    rows = [r for r in csv.DictReader(io.StringIO(table)) if r["Experiment"].startswith("grid")]
+    assert len(rows) == 4
+    assert len({(r[LR], r["align.image.train.trainer.optim.lr"]) for r in rows}) == 4
+    assert len({r["metrics/tasks/vqa.json:answer_perplexity"] for r in rows}) == 4
+
+
+@pytest.mark.slow
+def test_a_clean_run_in_another_folder_has_the_same_lock(
+    reproduced: Checkout, tmp_path: Path
+) -> None:
+    other = make_checkout(tmp_path / "elsewhere" / "deeper")
+    other.run("dvc", "repro")
+    assert (other.folder / "dvc.lock").read_text() == (reproduced.folder / "dvc.lock").read_text()

@@ -1,0 +1,103 @@
+"""The edge of a stage: its command line, its exit codes, its one-line errors."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from plumbline.config import Config
+from plumbline.errors import ConfigError, DataError
+from plumbline.stage import NoSettings, StageSpec, parse_call, run_stage
+
+
+class Settings(Config):
+    seed: int
+    train: dict[str, float]
+
+
+KEYED = StageSpec(
+    name="finetune",
+    schema=Settings,
+    group="tasks",
+    sections=lambda key: {"seed": "seed", "train": f"tasks.{key}.train"},
+)
+SINGLE = StageSpec(name="report", schema=NoSettings, sections=lambda key: {})
+
+
+@pytest.fixture(autouse=True)
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("seed: 0\ntasks: {vqa: {train: {lr: 0.1}}}\n")
+
+
+def test_a_key_and_overrides_become_settings() -> None:
+    call = parse_call(KEYED, ["vqa", "seed=3", "tasks.vqa.train.lr=0.5"])
+    assert call.key == "vqa"
+    assert call.plain == {"seed": 3, "train": {"lr": 0.5}}
+
+
+def test_a_stage_without_group_takes_no_key() -> None:
+    assert parse_call(SINGLE, []).key == ""
+    assert parse_call(SINGLE, ["seed=1"]).plain == {}
+
+
+@pytest.mark.parametrize("arguments", [[], ["seed=3"], ["--cfg", "job"], ["-h"]])
+def test_a_missing_key_says_what_is_wanted(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"python -m stages\.finetune <key of tasks>"):
+        parse_call(KEYED, arguments)
+
+
+def test_an_unknown_key_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"tasks\.vqq\.train: not there; tasks holds vqa"):
+        parse_call(KEYED, ["vqq"])
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--verbose: unknown option"):
+        parse_call(KEYED, ["vqa", "--verbose"])
+
+
+def test_cfg_job_prints_the_resolved_settings_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_call(KEYED, ["vqa", "seed=3", "--cfg", "job"])
+    assert ended.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out) == {"seed": 3, "train": {"lr": 0.1}}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, error: BaseException | None = None) -> list[str]:
+    seen: list[str] = []
+
+    def main(arguments: Sequence[str]) -> None:
+        seen.extend(arguments)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(sys, "argv", ["stage", "vqa", "seed=1"])
+    run_stage(main)
+    return seen
+
+
+def test_main_gets_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch) == ["vqa", "seed=1"]
+
+
+def test_an_error_of_ours_is_one_line_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, DataError("row 3 is empty"))
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: row 3 is empty\n"
+
+
+def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, KeyboardInterrupt())
+    assert ended.value.code == 130
+
+
+def test_an_error_that_is_not_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(monkeypatch, ZeroDivisionError())

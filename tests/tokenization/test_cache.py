@@ -1,0 +1,166 @@
+"""The cache holds every distinct value once, and the same bytes each time it is built."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from plumbline.errors import DataError
+from plumbline.files import digest_of, read_json, sha256_file, write_digests
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.shapes import ShapesConfig, detect_shapes
+from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.tokenizer import TokenizerConfig, load_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def picture(height: int, width: int, seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def clean_folder(folder: Path, **splits: dict[str, Any]) -> Path:
+    clean = folder / "clean"
+    clean.mkdir()
+    for split, columns in splits.items():
+        pq.write_table(pa.table(columns), clean / f"{split}.parquet")
+    return clean
+
+
+def cache_of(clean: Path, config: TokenizeConfig | None = None) -> TrainingCache:
+    out = clean.parent / "cache"
+    out.mkdir()
+    shapes = detect_shapes(clean, ShapesConfig())
+    build_cache(clean, out, config or TokenizeConfig(), shapes)
+    write_digests(out)
+    return TrainingCache(out)
+
+
+def test_distinct_values_are_numbered_once_across_columns_and_splits(tmp_path: Path) -> None:
+    one, two = picture(4, 6, 0), picture(4, 6, 1)
+    train = {
+        "sample_id": ["a", "b", "c"],
+        "image": [one, two, one],
+        "caption": ["red", "blue", None],
+        "question": [None, None, "what?"],
+        "answer": [None, None, "red"],
+    }
+    val = {"sample_id": ["d"], "image": [two], "caption": ["blue"]}
+    cache = cache_of(clean_folder(tmp_path, train=train, val=val))
+    assert cache.facts["images"] == 2
+    assert cache.facts["texts"] == 3
+    assert cache.facts["image_shape"] == [4, 6, 3]
+    assert cache.facts["rows"] == {"train": 3, "val": 1}
+    rows = cache.rows("train")
+    assert rows["image"].tolist() == [0, 1, 0]
+    assert rows["answer"].tolist() == [-1, -1, rows["caption"][0]]
+    assert cache.rows("val")["question"].tolist() == [-1]
+    for number, data in enumerate((one, two)):
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        assert np.array_equal(cache.images[number], expected)
+
+
+def test_texts_are_stored_as_they_were_uncut_and_without_frame(tmp_path: Path) -> None:
+    texts = ["<eos>", "long " * 300, "caf\u00e9", " x "]
+    ids = ["1", "2", "3", "4"]
+    cache = cache_of(clean_folder(tmp_path, train={"sample_id": ids, "caption": texts}))
+    tokenizer = load_tokenizer(cache.folder)
+    assert [cache.text(n) for n in range(4)] == texts
+    assert [tokenizer.decode(cache.ids(n).tolist()) for n in range(4)] == texts
+    assert cache.facts["longest_text_tokens"] == max(len(cache.ids(n)) for n in range(4))
+    with pytest.raises(DataError, match="has no images"):
+        _ = cache.images
+
+
+def test_an_image_column_without_any_image_is_text_alone(tmp_path: Path) -> None:
+    train = {
+        "sample_id": ["a", "b"],
+        "image": pa.nulls(2, pa.binary()),
+        "caption": ["x", "y"],
+    }
+    cache = cache_of(clean_folder(tmp_path, train=train))
+    assert cache.rows("train")["image"].tolist() == [-1, -1]
+    assert cache.by_image("train") == []
+
+
+def test_rows_without_image_are_in_no_group(tmp_path: Path) -> None:
+    train = {
+        "sample_id": list("abcd"),
+        "image": [None, picture(4, 4, 1), picture(4, 4, 2), picture(4, 4, 1)],
+        "caption": ["w", "x", "y", "z"],
+        "question": [None, "q", None, None],
+        "answer": [None, None, "a", None],
+    }
+    cache = cache_of(clean_folder(tmp_path, train=train))
+    groups = cache.by_image("train")
+    captions = [[cache.text(int(c)) for c in group.captions] for group in groups]
+    assert captions == [["x", "z"], ["y"]]
+    assert [group.questions.tolist() for group in groups] == [[], []]  # each lacks its other half
+
+
+def test_images_of_different_sizes_name_the_setting(tmp_path: Path) -> None:
+    images = [picture(4, 6, 0), picture(4, 6, 1), picture(8, 6)]
+    train = {"sample_id": list("abc"), "image": images, "caption": list("xyz")}
+    clean = clean_folder(tmp_path, train=train)
+    with pytest.raises(DataError, match=r"4x6 \(2\), 8x6 \(1\); set tokenize\.image_size"):
+        cache_of(clean)
+
+
+def test_a_size_that_is_set_holds_for_all_images(tmp_path: Path) -> None:
+    images = [picture(4, 6), picture(8, 6)]
+    train = {"sample_id": list("ab"), "image": images, "caption": list("xy")}
+    cache = cache_of(clean_folder(tmp_path, train=train), TokenizeConfig(image_size=[5, 7]))
+    resized = Image.open(io.BytesIO(images[1])).resize((7, 5), Image.Resampling.BICUBIC)
+    assert cache.images.shape == (2, 5, 7, 3)
+    assert np.array_equal(cache.images[1], np.asarray(resized))
+
+
+def test_a_tokenizer_can_come_from_a_folder(scenes_cache: Path, tmp_path: Path) -> None:
+    train = {"sample_id": ["a", "b"], "caption": ["a red circle", "nothing"]}
+    config = TokenizeConfig(tokenizer=TokenizerConfig(pretrained=str(scenes_cache)))
+    cache = cache_of(clean_folder(tmp_path, train=train), config)
+    encoded = load_tokenizer(scenes_cache).encode("a red circle", add_special_tokens=False)
+    assert cache.ids(0).tolist() == encoded.ids
+    assert cache.facts["vocab_size"] == read_json(scenes_cache / "cache.json")["vocab_size"]
+
+
+def test_data_without_training_text_is_refused(tmp_path: Path) -> None:
+    train = {"sample_id": ["a", "b"], "image": [picture(4, 4), picture(4, 4, 1)]}
+    with pytest.raises(DataError, match="no text to train a tokenizer on"):
+        cache_of(clean_folder(tmp_path, train=train))
+
+
+BUILD = """
+import json, sys
+from pathlib import Path
+from plumbline.shapes import ShapesConfig, detect_shapes
+from plumbline.tokenization.cache import TokenizeConfig, build_cache
+clean, out = Path(sys.argv[1]), Path(sys.argv[2])
+out.mkdir()
+build_cache(clean, out, TokenizeConfig(), detect_shapes(clean, ShapesConfig()))
+"""
+
+
+def test_a_rebuild_is_the_same_bytes_whatever_the_hash_seed(
+    scenes_clean: Path, tmp_path: Path
+) -> None:
+    digests = []
+    for seed in ("1", "2"):
+        out = tmp_path / seed
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", BUILD, str(scenes_clean), str(out)]
+        subprocess.run(command, env=environment, check=True)
+        assert not list(out.glob(".*"))
+        digests.append(digest_of({p.name: sha256_file(p) for p in out.iterdir()}))
+    assert digests[0] == digests[1]
