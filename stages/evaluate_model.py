@@ -69,6 +69,7 @@ def main(arguments: Sequence[str]) -> None:
         (out / "config.json").write_text(dump_json(call.plain))
         write_json(paths.task_metrics(call.key), result.metrics)
         run.metrics(0, result.metrics)
+        run.artifact(paths.task_metrics(call.key))
 
 
 if __name__ == "__main__":

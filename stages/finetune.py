@@ -59,24 +59,23 @@ def main(arguments: Sequence[str]) -> None:
     from plumbline.training.run import TrainingRun, train_to_folder
 
     config = call.config
-    with (
-        record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
-        staged_output(paths.finetuned(call.key)) as out,
-    ):
-        cache = TrainingCache(paths.cache(config.data))
-        job = build_vlm(
-            cache, Path(config.start), config.train.model, config.train.task, seed=config.seed
-        )
-        training = TrainingRun(
-            stage=f"{SPEC.name}@{call.key}",
-            settings=call.plain,
-            loader=config.train.loader,
-            trainer=config.train.trainer,
-            seed=config.seed,
-            threads=config.threads,
-            frozen=config.train.model.freeze,
-        )
-        run.facts(train_to_folder(training, job, out, on_log=run.metrics))
+    with record_run(stage=SPEC.name, key=call.key, config=call.plain) as run:
+        with staged_output(paths.finetuned(call.key)) as out:
+            cache = TrainingCache(paths.cache(config.data))
+            job = build_vlm(
+                cache, Path(config.start), config.train.model, config.train.task, seed=config.seed
+            )
+            training = TrainingRun(
+                stage=f"{SPEC.name}@{call.key}",
+                settings=call.plain,
+                loader=config.train.loader,
+                trainer=config.train.trainer,
+                seed=config.seed,
+                threads=config.threads,
+                frozen=config.train.model.freeze,
+            )
+            run.facts(train_to_folder(training, job, out, on_log=run.metrics))
+        run.artifact(paths.finetuned(call.key) / "metrics.json")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from plumbline import paths
 from plumbline.config import Config
-from plumbline.files import dump_json, staged_output
+from plumbline.errors import DataError
+from plumbline.files import dump_json, staged_output, write_json
 from plumbline.stage import StageSpec, parse_call, run_stage
 from plumbline.tracking.record import record_run
 from plumbline.validation.validate import ValidationConfig, ValidationFailed, validate
@@ -32,16 +33,15 @@ def main(arguments: Sequence[str]) -> None:
         staged_output(paths.quarantine(call.key)) as quarantine,
         staged_output(paths.clean(call.key)) as clean,
     ):
-        report_file = quarantine / "report.json"
+        # The account of a failed validation lies beside the output, which does not come to be.
+        failed = paths.quarantine(call.key).with_suffix(".failed.json")
         try:
             report = validate(paths.raw(call.key), clean, quarantine, call.config.validate_)
         except ValidationFailed as error:
-            # The account is what the user needs now; it stays although the stage fails.
-            kept = paths.quarantine(call.key).with_suffix(".failed.json")
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(dump_json(error.report))
-            raise
-        report_file.write_text(dump_json(report))
+            write_json(failed, error.report)
+            raise DataError(f"{error}; the account is in {failed}") from None
+        failed.unlink(missing_ok=True)
+        (quarantine / "report.json").write_text(dump_json(report))
         run.facts({"rows_in": report["rows_in"], "rows_quarantined": report["rows_quarantined"]})
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.pipeline.checkout import Checkout, make_checkout
 
 LR = "tasks.vqa.train.trainer.optim.lr"

@@ -1,5 +1,6 @@
 """ONNX files: checked, with dynamic shapes, and without a trace of where they were written."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,20 @@ def write_onnx(spec: GraphSpec, path: Path) -> dict[str, Any]:
         torch.onnx.OnnxExporterError: the model cannot be expressed in ONNX.
         onnx.checker.ValidationError: the file is not valid.
     """
-    program = torch.onnx.export(
-        spec.module,
-        tuple(spec.inputs.values()),
-        dynamo=True,
-        dynamic_shapes=tuple(spec.dynamic[name] for name in spec.inputs),
-        input_names=list(spec.inputs),
-        output_names=spec.outputs,
-        opset_version=OPSET,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # One name for the batch of several inputs is what is wanted, not an oversight.
+        warnings.filterwarnings("ignore", "# The axis name", UserWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        program = torch.onnx.export(
+            spec.module,
+            tuple(spec.inputs.values()),
+            dynamo=True,
+            dynamic_shapes=tuple(spec.dynamic[name] for name in spec.inputs),
+            input_names=list(spec.inputs),
+            output_names=spec.outputs,
+            opset_version=OPSET,
+            verbose=False,
+        )
     assert program is not None
     _clear_origin(program.model)
     values: list[Any] = list(program.model.graph.initializers.values())

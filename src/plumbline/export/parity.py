@@ -8,14 +8,15 @@ import torch
 from numpy.typing import NDArray
 
 from plumbline.errors import ExportError
+from plumbline.evaluation.generation import generate_answers
 from plumbline.export.config import ExportConfig
-from plumbline.export.samples import PromptSample, encode_png
+from plumbline.export.samples import PromptSample
+from plumbline.export.selftest import encode_png
 from plumbline.export.templates.inference import Model
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.transforms import normalize_images
 from plumbline.metrics.text_overlap import normalize_answer
 from plumbline.models.features import encode_images
-from plumbline.models.generation import generate_answers
 from plumbline.models.stored import StoredVlm
 
 BATCH_PROMPTS = 16

@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +102,12 @@ class Dataset:
 class Export:
     """What a bundle holds."""
 
-    metadata: dict[str, Any]
     files: dict[str, int]
     """Path in the bundle -> bytes; the largest first."""
-    parity: dict[str, float] = field(default_factory=dict)
+    parity: dict[str, dict[str, float]]
+    """Format -> how well it agrees with the checkpoint; empty where only weights were written."""
+    failed: dict[str, str]
+    """Format that could not be written -> why."""
 
 
 def verified(folder: Path, name: str) -> Path:
@@ -280,22 +282,13 @@ def collect_export(task: str) -> Export | None:
     folder = paths.export(task)
     if not folder.is_dir():
         return None
-    metadata = read_json(verified(folder, "metadata.json"))
-    files = {name: (folder / name).stat().st_size for name in [*read_digests(folder), DIGESTS]}
+    formats = read_json(verified(folder, "metadata.json")).get("formats", {})
+    try:
+        files = {name: (folder / name).stat().st_size for name in [*read_digests(folder), DIGESTS]}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{error.filename}: missing; run dvc checkout") from None
     return Export(
-        metadata=metadata,
         files=_ranked(files),
-        parity=_numbers(metadata.get("parity", {})),
+        parity={name: facts["parity"] for name, facts in formats.items() if "parity" in facts},
+        failed={name: facts["error"] for name, facts in formats.items() if "error" in facts},
     )
-
-
-def _numbers(node: Any, prefix: str = "") -> dict[str, float]:
-    if isinstance(node, Mapping):
-        return {
-            name: value
-            for key, child in node.items()
-            for name, value in _numbers(child, f"{prefix}{key} ").items()
-        }
-    if isinstance(node, bool | int | float):
-        return {prefix.strip(): float(node)}
-    return {}

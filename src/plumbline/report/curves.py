@@ -42,7 +42,7 @@ def training_curves(training: Training, name: str) -> list[Curve]:
     for column, series in training.validations.items():
         if column not in ("epoch", "loss"):
             plans.append((label(column), "validation", [_line(series, "validation", "second")]))
-    curves = []
+    curves: list[Curve] = []
     for title, unit, lines in plans:
         if drawn := [line for line in lines if line is not None]:
             curves.append(_curve(title, unit, drawn, f"{name}-{len(curves)}"))
@@ -57,30 +57,28 @@ def _line(series: Series | None, name: str, role: str) -> Line | None:
 
 
 def _curve(title: str, unit: str, lines: list[Line], name: str) -> Curve:
-    thinned, widths = [], []
+    thinned, texts = [], []
     for line in lines:
         series, width = line.series.thinned()
         thinned.append(Line(line.name, series, line.role, line.marked and width == 1))
-        widths.append(width)
+        text = _describe(line.series, lowest=title == "Loss")
+        if width > 1:
+            text += f"; each point is the mean of {width} steps"
+        texts.append(f"{line.name} {text}." if len(lines) > 1 else f"{text}.")
     return Curve(
         title=title,
         svg=line_plot(thinned, name=name, y_label=unit),
         legend=[(line.role, line.name) for line in lines] if len(lines) > 1 else [],
-        caption=" ".join(
-            _describe(line, width, named=len(lines) > 1)
-            for line, width in zip(lines, widths, strict=True)
-        ),
+        caption=" ".join(text[0].upper() + text[1:] for text in texts),
     )
 
 
-def _describe(line: Line, width: int, *, named: bool) -> str:
-    steps, values = line.series.steps, line.series.values
-    lowest = int(values.argmin())
-    text = f"From {number(values[0])} at step {number(steps[0])}"
+def _describe(series: Series, *, lowest: bool) -> str:
+    steps, values = series.steps, series.values
+    text = f"from {number(values[0])} at step {number(steps[0])}"
     if len(steps) > 1:
         text += f" to {number(values[-1])} at step {number(steps[-1])}"
-    if 0 < lowest < len(steps) - 1:
-        text += f", lowest {number(values[lowest])} at step {number(steps[lowest])}"
-    if width > 1:
-        text += f"; each point is the mean of {width} steps"
-    return (f"{line.name.capitalize()}: {text[0].lower()}{text[1:]}" if named else text) + "."
+    at = int(values.argmin())
+    if lowest and 0 < at < len(steps) - 1:
+        text += f", lowest {number(values[at])} at step {number(steps[at])}"
+    return text

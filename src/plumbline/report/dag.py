@@ -7,6 +7,7 @@ Edges are those of dvc.yaml; one that follows from others (`tokenize_text` also 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 
 from plumbline.errors import ConfigError
 from plumbline.report.selection import Selection
@@ -84,7 +85,9 @@ def stage_graph(selection: Selection) -> dict[str, set[str]]:
             graph[model].add(f"finetune@{other}")
         graph[f"evaluate_model@{name}"] = {cache, model}
         graph[f"export_model@{name}"] = {cache, model}
-    graph["report"] = set(graph) - {"check_params"}
+    graph["report"] = {
+        node for node in graph if node != "check_params" and not node.startswith("prepare@")
+    }
     return graph
 
 
@@ -121,9 +124,10 @@ def draw(selection: Selection) -> Drawing:
     chains = {edge: _chain(edge, layer) for edge in edges}
     rows = _order(graph, layer, chains.values())
     place, width = _place(rows)
-    boxes = [
-        Box(*(node.split("@", 1) if "@" in node else (node, "")), *place[node]) for node in graph
-    ]
+    boxes = []
+    for node in graph:
+        stage, _, key = node.partition("@")
+        boxes.append(Box(stage, key, *place[node]))
     height = len(rows) * (BOX_HEIGHT + _GAP_Y) - _GAP_Y + 2 * _MARGIN
     return Drawing(width, height, boxes, [_path(chain, place) for chain in chains.values()])
 
@@ -154,12 +158,12 @@ def _order(
     for chain in chains:
         for thread in chain[1:-1]:
             rows[int(thread.rsplit("|", 1)[1])].append(thread)
-        for upper, lower in zip(chain, chain[1:], strict=False):
+        for upper, lower in pairwise(chain):
             below.setdefault(upper, []).append(lower)
             above.setdefault(lower, []).append(upper)
     for sweep in range(_SWEEPS):
         near, order = (above, rows) if sweep % 2 == 0 else (below, rows[::-1])
-        for before, row in zip(order, order[1:], strict=False):
+        for before, row in pairwise(order):
             at = {node: index for index, node in enumerate(before)}
             row.sort(key=lambda node: _mean([at[n] for n in near.get(node, []) if n in at]))
     return rows

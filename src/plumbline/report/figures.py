@@ -17,6 +17,11 @@ LABELS = {
     "samples": "Samples seen",
     "final_train_loss": "Last training loss",
     "skipped_steps": "Steps skipped",
+    "token_agreement": "Share of generated tokens that agree",
+    "max_logits_difference": "Largest difference of a logit",
+    "max_pixel_difference": "Largest difference of a pixel",
+    "exact_match_difference": "Difference of the exact match",
+    "tokens": "Tokens compared",
     "frozen_tensors_unchanged": "Frozen tensors, checked unchanged",
 }
 
@@ -28,6 +33,7 @@ SHARES = frozenset(
         "caption_rouge1",
         "caption_rouge2",
         "caption_rouge_l",
+        "token_agreement",
     }
 )
 """Figures from 0 to 1."""
@@ -75,7 +81,7 @@ def percent(part: float, whole: float) -> str:
     if not part or not whole:
         return "0 %"
     value = 100 * part / whole
-    return "< 0.1 %" if value < 0.1 else f"{value:.3g} %" if value < 10 else f"{value:.0f} %"
+    return "< 0.1 %" if value < 0.1 else f"{value:.2g} %" if value < 10 else f"{value:.0f} %"
 
 
 def size(count: int) -> str:
@@ -84,9 +90,10 @@ def size(count: int) -> str:
     >>> size(900), size(15360), size(5_655_330)
     ('900 B', '15.4 kB', '5.66 MB')
     """
-    value, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
+    if count < 1000:
+        return f"{count} B"
+    value, unit = count / 1000, "kB"
+    for larger in ("MB", "GB"):
+        if value >= 999.5:
+            value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:,.0f} {unit}"

@@ -80,8 +80,15 @@ def task_headlines(metrics: Mapping[str, float], export: Export | None) -> list[
 
 def _export_headline(export: Export | None) -> Headline:
     if export is None:
-        return Headline("Export", "none", "not exported")
-    return Headline("Export", "done", f"{len(export.files)} files")
+        return Headline("Export parity", "none", "not exported")
+    if not export.parity:
+        return Headline("Export parity", "none", "weights alone are exported")
+    agreement = min(parity["token_agreement"] for parity in export.parity.values())
+    logits = max(parity["max_logits_difference"] for parity in export.parity.values())
+    note = f"of tokens agree in {' and '.join(export.parity)}; logits within {number(logits)}"
+    if export.failed:
+        note += f"; {' and '.join(export.failed)} failed"
+    return Headline("Export parity", share(agreement), note, agreement)
 
 
 def headlines(selection: Selection) -> dict[str, list[Headline]]:

@@ -41,17 +41,22 @@ def read_series(file: Path) -> dict[str, Series]:
     from pyarrow import csv
 
     table: pa.Table = csv.read_csv(file)
-    steps = table["global_step"].to_numpy().astype(np.float64)
+    steps = _floats(table["global_step"])
     series = {}
     for name in table.column_names:
-        column = table[name]
-        if name == "global_step" or not _is_number(column.type):
+        if name == "global_step" or not _is_number(table[name].type):
             continue
-        values = column.cast(pa.float64()).to_numpy()
+        values = _floats(table[name])
         good = np.isfinite(values)
         if good.any():
             series[name] = Series(steps[good], values[good])
     return series
+
+
+def _floats(column: pa.ChunkedArray) -> Floats:
+    """A column with NaN where it is empty."""
+    # Not to_numpy: it imports pandas, which takes longer than all the curves together.
+    return np.array(column.to_pylist(), np.float64)
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -1,6 +1,6 @@
 """The page: everything of the selection, put into one HTML file that needs no other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,8 @@ def render_page(selection: Selection) -> str:
         )
     }
     pictures = {name: Pictures(paths.cache(name)) for name in selection.datasets}
-    return _environment().get_template("report.html.j2").render(
+    template = _environment().get_template("report.html.j2")
+    return template.render(
         selection=selection,
         alignments=[
             _alignment(name, anchors["align"][name], data, pictures[data])
@@ -101,8 +102,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     filters: dict[str, Callable[..., str]] = {
-        name: getattr(figures, name)
-        for name in ("label", "number", "percent", "share", "size")
+        name: getattr(figures, name) for name in ("label", "number", "percent", "share", "size")
     }
     environment.filters.update(filters)
     environment.filters["width"] = _width
@@ -140,11 +140,21 @@ def _task(selection: Selection, name: str, anchor: str, pictures: Pictures) -> S
         headlines=task_headlines(result.metrics, export),
         curves=training_curves(result.training, anchor),
         settings=_settings(result.training),
-        start=selection.tasks[name].start,
+        start=_without_folders(selection.tasks[name].start),
         export=export,
     )
 
 
 def _settings(training: Training) -> str:
-    chosen: Any = training.settings.get("train", training.settings)
-    return dump_json(chosen)
+    return dump_json(_without_folders(training.settings.get("train", training.settings)))
+
+
+def _without_folders(value: Any) -> Any:
+    """Cut absolute paths in settings to their last part: the page tells nothing of its machine."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value

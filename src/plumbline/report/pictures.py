@@ -29,7 +29,7 @@ class Pictures:
             shape = (facts["images"], *facts["image_shape"])
             file = folder / "images.bin"
             if not file.is_file() or file.stat().st_size < np.prod(shape, dtype=np.int64):
-                raise CheckpointError(f"{file}: missing or cut short; run dvc checkout or dvc repro")
+                raise CheckpointError(f"{file}: missing or cut short; run dvc repro")
             self._pixels = np.memmap(file, np.uint8, "r", shape=shape)
         self.uri = cache(self._encode)
 

@@ -3,7 +3,7 @@
 import io
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from markupsafe import Markup
 
@@ -69,9 +69,10 @@ def line_plot(lines: list[Line], *, name: str, y_label: str) -> Markup:
     from matplotlib.ticker import MaxNLocator
 
     # What a user's own matplotlibrc says must not change the page.
-    defaults = {key: matplotlib.rcParamsDefault[key] for key in matplotlib.rcParamsDefault}
-    defaults = {key: value for key, value in defaults.items() if not key.startswith("backend")}
-    with matplotlib.rc_context({**defaults, **_STYLE, "svg.hashsalt": name}):
+    known = matplotlib.rcParamsDefault
+    style: Any = {key: known[key] for key in known if not key.startswith("backend")}
+    style |= {**_STYLE, "svg.hashsalt": name}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(4.4, 2.7), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()

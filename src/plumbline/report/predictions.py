@@ -28,7 +28,7 @@ class Shown:
 
 @dataclass
 class Sample:
-    """The first predictions of a sort, by kind of prompt and with an image each, and their count."""
+    """How many predictions of a sort there are, and the first ones, by kind of prompt."""
 
     count: int = 0
     _by_kind: dict[str, dict[int, Shown]] = field(default_factory=dict)
@@ -75,16 +75,17 @@ def read_predictions(file: Path) -> Predictions | None:
     found = Predictions(Sample(), Sample(), [])
     try:
         for row in _rows(file):
-            shown = Shown(
-                int(row["image"]), row["prompt"], row["references"], row["prediction"], row["correct"]
-            )
-            if row["kind"] == "caption":
+            kind = row.pop("kind")
+            shown = Shown(**row)
+            if kind == "caption":
                 if len(found.captions) < SHOWN:
                     found.captions.append(shown)
             else:
                 (found.right if shown.correct else found.wrong).offer(shown)
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise CheckpointError(f"{file}: not readable as predictions ({error}); run dvc repro") from None
+        raise CheckpointError(
+            f"{file}: not readable as predictions ({error}); run dvc repro"
+        ) from None
     return found
 
 

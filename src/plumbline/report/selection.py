@@ -1,4 +1,4 @@
-"""What is reported on: the keys of the three mappings of params.yaml, and how they hang together."""
+"""What is reported on: the keys of params.yaml's three mappings, and how they hang together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -151,7 +151,6 @@ class _CacheWriter:
         return pa.RecordBatch.from_arrays(columns, schema=SAMPLE_SCHEMA)
 
     def _number_images(self, column: pa.Array) -> pa.Array:
-        assert self._size is not None
         numbers: list[int | None] = []
         for value in column:
             data = value.as_py()
@@ -160,6 +159,7 @@ class _CacheWriter:
                 continue
             number, new = self._indexes["images"].number(hashlib.sha256(data).digest())
             if new:
+                assert self._size is not None  # there is an image, so shapes.json has its size
                 self._images.write(resize_rgb(decode_rgb(data), *self._size).tobytes())
             numbers.append(number)
         return pa.array(numbers, pa.int32())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from plumbline.files import dump_json
+from plumbline.files import digest_of, dump_json
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.models.device import resolve_device, resolve_precision
@@ -78,7 +78,8 @@ def train_to_folder(
         (out / "metrics.json").write_text(dump_json(figures))
     if not run.trainer.checkpoint.keep_after_success:
         store.remove()
-    return {**result.facts, **figures, "fingerprint": fingerprint}
+    identity = {"fingerprint": fingerprint, "inputs_sha256": digest_of(dict(job.inputs))}
+    return {**result.facts, **figures, **identity}
 
 
 def _validation_loader(run: TrainingRun, job: TrainingJob) -> Loader | None:

@@ -15,6 +15,7 @@ import io
 import json
 import math
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,6 @@ Graph = Callable[[Sequence[NDArray[Any]]], list[Floats]]
 
 CONTRACT_VERSION = 1
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-CHUNK_BYTES = 1 << 20
 
 
 class BundleError(Exception):
@@ -66,13 +66,10 @@ class Files:
             BundleError: it is missing or damaged.
         """
         self.folder = folder
-        self.digests: dict[str, str] = _parse_json(self._read("digests.json"), "digests.json")
-
-    def _read(self, name: str) -> bytes:
         try:
-            return (self.folder / name).read_bytes()
-        except OSError as error:
-            raise BundleError(f"{name}: {error.strerror}; copy the whole bundle") from None
+            self.digests: dict[str, str] = json.loads((folder / "digests.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise BundleError(f"digests.json: not readable ({error})") from None
 
     def check(self, name: str) -> Path:
         """Compare a file with its digest and return its path.
@@ -83,31 +80,18 @@ class Files:
         if name not in self.digests:
             raise BundleError(f"{name}: not listed in digests.json, so it is not loaded")
         path = self.folder / name
-        digest = hashlib.sha256()
         try:
             with path.open("rb") as file:
-                while chunk := file.read(CHUNK_BYTES):
-                    digest.update(chunk)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise BundleError(f"{name}: {error.strerror}; copy the whole bundle") from None
-        if digest.hexdigest() != self.digests[name]:
+        if digest != self.digests[name]:
             raise BundleError(f"{name}: its bytes changed after export (SHA-256 differs)")
         return path
 
     def read(self, name: str) -> bytes:
         """The checked bytes of a file."""
         return self.check(name).read_bytes()
-
-    def json(self, name: str) -> Any:
-        """The checked content of a JSON file."""
-        return _parse_json(self.read(name), name)
-
-
-def _parse_json(data: bytes, name: str) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise BundleError(f"{name}: not readable as JSON ({error})") from None
 
 
 class Preprocessor:
@@ -136,7 +120,6 @@ class Preprocessor:
         """
         if len(data) > self._max_bytes:
             raise TooLargeError(f"image of {len(data)} bytes, allowed are {self._max_bytes}")
-        Image.MAX_IMAGE_PIXELS = None  # our own limit is checked below, before pixels are decoded
         try:
             image: Image.Image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
             if image.width * image.height > self._max_pixels:
@@ -151,6 +134,8 @@ class Preprocessor:
             return image.convert("RGB")
         except InputError:
             raise
+        except Image.DecompressionBombError as error:
+            raise TooLargeError(f"image: {error}") from None
         except Exception as error:  # decoders raise whatever damaged bytes lead them to
             raise InputError(f"image: cannot be decoded ({type(error).__name__})") from None
 
@@ -233,19 +218,18 @@ class Model:
 
         Args:
             folder: the bundle; None: where this script lies.
-            format: onnx or torchscript; None: the first that the bundle has.
+            format: onnx or torchscript; None: the default of the contract.
             threads: compute threads; 0: as in the contract.
 
         Raises:
             BundleError: a file is missing or has changed, or the format is not there.
         """
         files = Files(Path(__file__).resolve().parent if folder is None else Path(folder))
-        contract = files.json("contract.json")
+        contract = json.loads(files.read("contract.json"))
         if contract.get("contract_version") != CONTRACT_VERSION:
             raise BundleError("contract.json: of another version than this script")
         self.files, self.contract = files, contract
-        formats = contract["formats"]
-        self.format = format or next(iter(formats), "onnx")
+        formats, self.format = contract["formats"], format or contract["default_format"]
         if self.format not in formats:
             raise BundleError(f"format {self.format}: not in this bundle ({', '.join(formats)})")
         opener = _open_onnx if self.format == "onnx" else _open_torchscript
@@ -347,7 +331,7 @@ def selftest(model: Model) -> dict[str, Any]:
     for name in model.files.digests:
         if name != "server.json":  # its settings are for whoever runs the server to change
             model.files.check(name)
-    expected = model.files.json("selftest/selftest.json")
+    expected = json.loads(model.files.read("selftest/selftest.json"))
     for sample in [*expected["preprocessing"], *expected["answers"]]:
         pixels = model.preprocessor.pixel_values(model.files.read(sample["image"]))
         if pixel_digest(pixels) != sample["pixels_sha256"]:
@@ -414,6 +398,8 @@ def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     parsed = _parse_arguments(arguments)
+    # Larger images are refused with an error of ours.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         model = Model(format=parsed.format)
         if parsed.batch:

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -288,6 +289,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", choices=("onnx", "torchscript"))
     parsed = parser.parse_args(arguments)
     folder = Path(__file__).resolve().parent
+    warnings.simplefilter("ignore")  # Pillow's, on images that are refused anyway
     try:
         settings = load_settings(folder / "server.json")
         settings |= {k: v for k in ("host", "port") if (v := getattr(parsed, k)) is not None}

@@ -1,0 +1,132 @@
+"""Claim: questions that share their image's sequence train faster than one sequence per question.
+
+Prints questions per second of a training step both ways, on the same images, model and thread
+count, as one JSON line: median of the repeats with least and most. `python -m bench.shared_image`.
+"""
+
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from plumbline.batch import Batch
+from plumbline.files import write_digests
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.transform_config import Normalization
+from plumbline.models.config import VitConfig, VlmConfig
+from plumbline.models.vision import build_image_encoder
+from plumbline.models.vlm import Vlm
+from plumbline.sources.scenes import ScenesConfig, read_scenes
+from plumbline.tasks.config import VlmTaskConfig
+from plumbline.tasks.vlm import DialogueSource, collate, loss
+from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.tokenizer import SpecialIds, TokenizerConfig
+
+IMAGES, REPEATS, THREADS = 32, 7, 2
+
+
+def make_cache(folder: Path) -> TrainingCache:
+    """A cache of `IMAGES` scenes with five questions each."""
+    clean, out = folder / "clean", folder / "cache"
+    clean.mkdir()
+    out.mkdir()
+    table = pa.Table.from_batches(read_scenes(ScenesConfig(images=IMAGES, faulty_share=0.0)))
+    pq.write_table(table, clean / "train.parquet")
+    sizes = {"image": {"sizes": [{"height": 32, "width": 32, "images": IMAGES}]}}
+    build_cache(clean, out, TokenizeConfig(tokenizer=TokenizerConfig(vocab_size=400)), sizes)
+    write_digests(out)
+    return TrainingCache(out)
+
+
+def step(model: nn.Module, batch: Batch) -> None:
+    """Forward and backward over one batch."""
+    model.zero_grad(set_to_none=True)
+    result = loss(model, batch)
+    (result.total / result.count).backward()
+
+
+def rate(model: nn.Module, batches: list[Batch], questions: int) -> list[float]:
+    """Questions per second over the batches, for each repeat; the first is a warm-up."""
+    rates = []
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        for batch in batches:
+            step(model, batch)
+        rates.append(questions / (time.perf_counter() - start))
+    return rates[1:]
+
+
+def summary(rates: list[float]) -> dict[str, float]:
+    """Median, least and most, to a tenth."""
+    return {
+        "median": round(statistics.median(rates), 1),
+        "least": round(min(rates), 1),
+        "most": round(max(rates), 1),
+    }
+
+
+def main() -> None:
+    """Measure both and print the ratio."""
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = make_cache(Path(folder))
+        vit = VitConfig(
+            name="vit", image_size=32, patch_size=8, width=128, layers=2, heads=4, mlp_width=256
+        )
+        encoder = build_image_encoder(vit)
+        features = np.zeros((IMAGES, encoder.tokens, encoder.token_width), np.float32)
+        special = SpecialIds(**cache.facts["special_ids"])
+        model = Vlm(encoder, VlmConfig(), cache.facts["vocab_size"], special.pad)
+        config = VlmTaskConfig(captions_per_image=0)
+        source = DialogueSource(
+            cache, "train", config, np.zeros(0, np.int32), features, seed=0, training=True
+        )
+        make: Any = partial(
+            collate,
+            config=config,
+            normalize=Normalization(preset="half"),
+            special_ids=special,
+            image_size=32,
+            image_tokens=encoder.tokens,
+        )
+        rows = [dict(source.sample(index, 0)) for index in range(IMAGES)]
+        single = [{**row, "segments": [s]} for row in rows for s in row["segments"]]
+        shared_batch = [make(rows)]
+        single_batches = [make(single[at : at + IMAGES]) for at in range(0, len(single), IMAGES)]
+        shared = rate(model, shared_batch, len(single))
+        alone = rate(model, single_batches, len(single))
+    ratio = statistics.median(shared) / statistics.median(alone)
+    print(
+        json.dumps(
+            {
+                "claim": "questions per second of a training step",
+                "shared_sequence": summary(shared),
+                "one_sequence_each": summary(alone),
+                "ratio": round(ratio, 2),
+                "repeats": REPEATS,
+                "threads": THREADS,
+                "load": round(os.getloadavg()[0], 2),
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "torch": torch.__version__,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

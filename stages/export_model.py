@@ -1,0 +1,61 @@
+"""Stage `export_model`: a task's model as a bundle that runs by itself."""
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from plumbline import paths
+from plumbline.config import Config, fix_threads
+from plumbline.export.config import ExportConfig
+from plumbline.files import read_json, staged_output
+from plumbline.stage import StageSpec, parse_call, run_stage
+from plumbline.tracking.record import record_run
+
+
+class ExportModelConfig(Config):
+    """What is exported, and how it is compared with its checkpoint."""
+
+    threads: int = Field(ge=1)
+    data: str
+    export: ExportConfig
+
+
+SPEC = StageSpec(
+    name="export_model",
+    schema=ExportModelConfig,
+    group="tasks",
+    sections=lambda key: {
+        "threads": "threads",
+        "data": f"tasks.{key}.data",
+        "export": f"tasks.{key}.export",
+    },
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write `exports/<task>`."""
+    call = parse_call(SPEC, arguments)
+    fix_threads(call.config.threads)
+    import torch
+
+    from plumbline.export.bundle import BundleSource, write_bundle
+    from plumbline.loading.cache_reader import TrainingCache
+    from plumbline.models.stored import load_vlm
+
+    torch.set_num_threads(call.config.threads)
+    with (
+        record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
+        staged_output(paths.export(call.key)) as out,
+    ):
+        model = paths.finetuned(call.key)
+        source = BundleSource(
+            stored=load_vlm(model),
+            cache=TrainingCache(paths.cache(call.config.data)),
+            training=read_json(model / "config.json"),
+            threads=call.config.threads,
+        )
+        run.facts(write_bundle(source, call.config.export, out))
+
+
+if __name__ == "__main__":
+    run_stage(main)

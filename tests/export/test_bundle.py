@@ -1,0 +1,200 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plumbline.errors import ExportError
+from plumbline.export import bundle as bundle_module
+from plumbline.export.bundle import BundleSource, write_bundle
+from plumbline.export.config import ExportConfig
+from plumbline.export.templates.inference import Model
+from plumbline.files import dump_json, read_digests, read_json, verify_digests, write_digests
+from plumbline.loading.cache_reader import TrainingCache
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"max_new_tokens": 4, "parity_samples": 4, "selftest_samples": 1}
+
+
+def test_a_bundle_holds_what_is_needed_to_run_it(bundle: Path) -> None:
+    names = set(verify_digests(bundle))
+    assert names >= {
+        "Dockerfile",
+        "README.md",
+        "contract.json",
+        "decoder.onnx",
+        "decoder.torchscript.pt",
+        "inference.py",
+        "metadata.json",
+        "model.json",
+        "model.safetensors",
+        "requirements.txt",
+        "selftest/0.png",
+        "selftest/selftest.json",
+        "server.json",
+        "server.py",
+        "tokenizer.json",
+        "training.json",
+        "vision.onnx",
+        "vision.torchscript.pt",
+    }
+
+
+def test_scripts_are_copied_as_they_are(bundle: Path) -> None:
+    templates = ROOT / "src/plumbline/export/templates"
+    for name in ("inference.py", "server.py", "README.md", "Dockerfile"):
+        assert (bundle / name).read_bytes() == (templates / name).read_bytes()
+
+
+def test_requirements_pin_the_four_packages(bundle: Path) -> None:
+    lines = (bundle / "requirements.txt").read_text().split()
+    assert [line.split("==")[0] for line in lines] == [
+        "numpy",
+        "onnxruntime",
+        "pillow",
+        "tokenizers",
+    ]
+
+
+def test_metadata_says_where_the_model_comes_from_and_what_it_is(
+    bundle: Path, vlm_folder: Path
+) -> None:
+    metadata = read_json(bundle / "metadata.json")
+    digests = read_digests(vlm_folder)
+    assert metadata["source"]["model"] == digests
+    assert read_digests(bundle)["model.safetensors"] == digests["model.safetensors"]
+    assert metadata["model"]["image_tokens"] == 4
+    assert set(metadata["model"]["parameters"]) == {"image_encoder", "decoder", "projector"}
+    onnx = metadata["formats"]["onnx"]["decoder"]
+    assert onnx["opset"] == 20
+    assert onnx["inputs"]["input_ids"] == ["batch", "seq"]
+    assert onnx["inputs"]["past_keys"] == [2, "batch", 2, "past", 8]
+
+
+@pytest.mark.parametrize("name", ["onnx", "torchscript"])
+def test_an_exported_model_agrees_with_its_checkpoint(bundle: Path, name: str) -> None:
+    parity = read_json(bundle / "metadata.json")["formats"][name]["parity"]
+    assert parity["samples"] == 30
+    assert 90 < parity["tokens"] < 360  # some answers end before the limit
+    assert parity["max_pixel_difference"] == 0.0
+    assert parity["max_logits_difference"] < 1e-4
+    assert parity["token_agreement"] == 1.0
+    assert parity["exact_match_difference"] == 0.0
+
+
+def test_a_bundle_tells_nothing_of_its_machine(bundle: Path, vlm_folder: Path) -> None:
+    forbidden = [str(ROOT), str(vlm_folder.parent), sys.prefix, "site-packages", "/somewhere"]
+    for path in bundle.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not [text for text in forbidden if text.encode() in content], path.name
+    assert read_json(bundle / "training.json")["start"] == "image"
+
+
+AGAIN = """
+import sys
+from pathlib import Path
+from plumbline.export.bundle import BundleSource, write_bundle
+from plumbline.export.config import ExportConfig
+from plumbline.files import read_json, staged_folder
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.models.stored import load_vlm
+assert str(Path(sys.argv[1])) in sys.modules["plumbline"].__path__[0]
+model, cache, out = (Path(a) for a in sys.argv[2:5])
+source = BundleSource(load_vlm(model), TrainingCache(cache), read_json(model / "config.json"), 1)
+with staged_folder(out) as partial:
+    write_bundle(source, ExportConfig.model_validate_json(sys.argv[5]), partial)
+"""
+
+
+def test_another_checkout_in_another_folder_writes_the_same_bytes(
+    bundle: Path, vlm_folder: Path, scenes_cache: Path, tmp_path: Path
+) -> None:
+    from tests.export.conftest import CONFIG
+
+    checkout = tmp_path / "other" / "checkout"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "src", checkout, ignore=ignore)
+    out = tmp_path / "elsewhere" / "vqa"
+    places = [str(path) for path in (checkout, vlm_folder, scenes_cache, out)]
+    subprocess.run(
+        [sys.executable, "-c", AGAIN, *places, CONFIG.model_dump_json()],
+        env={"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "PATH": ""},
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    assert read_digests(out) == read_digests(bundle)
+
+
+def test_a_format_that_fails_is_reported_and_the_others_are_kept(
+    source: BundleSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(spec: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError(f"no kernel in {ROOT}/src/model.py\nand more")
+
+    monkeypatch.setattr(bundle_module, "write_onnx", fail)
+    write_bundle(source, ExportConfig(**SMALL), tmp_path)
+    write_digests(tmp_path)
+    formats = read_json(tmp_path / "metadata.json")["formats"]
+    assert formats["onnx"] == {"status": "failed", "error": "RuntimeError: no kernel in model.py"}
+    assert formats["torchscript"]["status"] == "ok"
+    assert not list(tmp_path.glob("*.onnx"))
+    assert Model(tmp_path).format == "torchscript"
+
+
+def test_it_is_an_error_when_every_format_fails(
+    source: BundleSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(spec: object, path: Path) -> None:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(bundle_module, "write_onnx", fail)
+    with pytest.raises(ExportError, match=r"^no format could be written: onnx: RuntimeError: no"):
+        write_bundle(source, ExportConfig(formats=["onnx"], **SMALL), tmp_path)
+
+
+def test_a_model_that_disagrees_is_not_exported(source: BundleSource, tmp_path: Path) -> None:
+    config = ExportConfig(formats=["torchscript"], max_logits_difference=1e-12, **SMALL)
+    with pytest.raises(ExportError, match=r"^torchscript: max_logits_difference is .*, allowed"):
+        write_bundle(source, config, tmp_path)
+
+
+def test_no_formats_give_the_weights_alone(source: BundleSource, tmp_path: Path) -> None:
+    write_bundle(source, ExportConfig(formats=[]), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "contract.json",
+        "metadata.json",
+        "model.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "training.json",
+    }
+
+
+def test_cached_images_of_another_size_are_refused(source: BundleSource, tmp_path: Path) -> None:
+    source.cache.facts["image_shape"] = [24, 16, 3]
+    with pytest.raises(ExportError, match=r"16 x 16 pixels, .* set tokenize.image_size"):
+        write_bundle(source, ExportConfig(), tmp_path)
+
+
+def test_the_stage_writes_a_bundle_where_paths_say(
+    vlm_folder: Path, scenes_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stages.export_model import main
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(vlm_folder, "models/tasks/vqa")
+    shutil.copytree(scenes_cache, "work/cache/scenes")
+    task = {"data": "scenes", "export": {"formats": []}}
+    Path("params.yaml").write_text(dump_json({"threads": 1, "tasks": {"vqa": task}}))
+    main(["vqa"])
+    assert "model.safetensors" in verify_digests(Path("exports/vqa"))
+
+
+def test_the_cache_stays_as_it_was(scenes_cache: Path, bundle: Path) -> None:
+    assert TrainingCache(scenes_cache).facts["image_shape"] == [16, 16, 3]
+    assert json.loads((bundle / "contract.json").read_text())["image"]["width"] == 16

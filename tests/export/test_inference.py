@@ -1,0 +1,154 @@
+"""The bundle's script where there is no plumbline and no PyTorch."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plumbline.evaluation.generation import generate_answers
+from plumbline.export.bundle import BundleSource
+from plumbline.files import dump_json, read_json, write_digests
+from plumbline.models.features import encode_images
+
+WITHOUT_TORCH = """
+import runpy, sys
+for name in ("torch", "torchvision", "transformers", "onnx", "safetensors", "plumbline"):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run(bundle: Path, *arguments: str, code: int = 0) -> str:
+    """Run inference.py in the bundle; the last line that it prints, whichever way it ends."""
+    command = [sys.executable, "-I", "-c", WITHOUT_TORCH, "inference.py", *arguments]
+    done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    lines = (done.stderr if code else done.stdout).splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+def test_the_selftest_passes_without_torch(bundle: Path) -> None:
+    result = json.loads(run(bundle, "--selftest"))
+    assert result == {"selftest": "ok", "format": "onnx", "answers": 3, "preprocessing": 4}
+
+
+def test_answers_are_those_of_the_checkpoint(bundle: Path, source: BundleSource) -> None:
+    spec, cache = source.stored.spec, source.cache
+    expected = read_json(bundle / "selftest/selftest.json")["answers"]
+    requests = bundle.parent / "requests.jsonl"
+    asked = [{"image": str(bundle / e["image"]), "question": e["question"]} for e in expected]
+    requests.write_text("".join(json.dumps(line) + "\n" for line in asked))
+    command = [sys.executable, "-I", "-c", WITHOUT_TORCH, "inference.py", "--batch", str(requests)]
+    done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=True)
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    for entry, result in zip(expected, results, strict=True):
+        assert result["answer"] == entry["answer"]
+        assert result["confidence"] == pytest.approx(entry["confidence"], abs=1e-4)
+        assert result["finish"] in ("end", "length")
+    question = expected[0]["question"]
+    ids = source.stored.tokenizer.encode(question, add_special_tokens=False).ids
+    image = cache.by_image("test")[0].image
+    features = encode_images(
+        source.stored.model.image_encoder, cache.images[[image]], spec.normalize, 16, "cpu"  # type: ignore[arg-type]
+    )
+    answer = generate_answers(
+        source.stored.model,
+        features,
+        [0],
+        [ids],
+        bos=spec.special_ids.bos,
+        eos=spec.special_ids.eos,
+        max_new_tokens=12,
+    )[0]
+    assert results[0]["answer"] == source.stored.tokenizer.decode(answer)
+
+
+def test_the_commands_of_the_readme_work_as_they_stand(bundle: Path) -> None:
+    readme = (bundle / "README.md").read_text()
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", readme, re.DOTALL))
+    commands = [line for line in shell.splitlines() if line.startswith("python inference.py")]
+    assert len(commands) == 3
+    for command in commands:
+        json.loads(run(bundle, *shlex.split(command)[2:]))
+    python = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
+    command_line = [sys.executable, "-c", python]
+    done = subprocess.run(command_line, cwd=bundle, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Answer(answer=")
+
+
+def test_the_other_format_gives_the_same_answers(bundle: Path) -> None:
+    command = [sys.executable, "-I", "inference.py", "--selftest", "--format", "torchscript"]
+    done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["format"] == "torchscript"
+    assert "needs torch" in run(bundle, "--selftest", "--format", "torchscript", code=1)
+
+
+@pytest.mark.parametrize(
+    "name", ["contract.json", "decoder.onnx", "tokenizer.json", "selftest/0.png", "inference.py"]
+)
+def test_a_file_that_was_altered_is_found_out(copy: Path, name: str) -> None:
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    if name == "inference.py":
+        (copy / name).write_bytes(content + b"# more\n")
+    line = run(copy, "--selftest", code=1)
+    assert line == f"error: {name}: its bytes changed after export (SHA-256 differs)"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("image", "mean", [0.485, 0.456, 0.407], "preprocessing gives other pixel values"),
+        ("image", "std", [0.229, 0.224, 0.2251], "preprocessing gives other pixel values"),
+        ("image", "resize", "bilinear", "preprocessing gives other pixel values"),
+        ("text", "max_new_tokens", 1, "answered"),
+    ],
+)
+def test_a_changed_contract_fails_the_selftest_even_with_new_digests(
+    copy: Path, section: str, key: str, value: object, message: str
+) -> None:
+    contract = read_json(copy / "contract.json")
+    contract[section][key] = value
+    (copy / "contract.json").write_text(dump_json(contract))
+    write_digests(copy)
+    assert message in run(copy, "--selftest", code=1)
+
+
+def test_what_cannot_be_used_is_one_line(bundle: Path, copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    ask = ("--question", "what?")
+    assert run(bundle, "--image", str(tmp_path / "text.png"), *ask, code=1).startswith(
+        "error: image: cannot be decoded"
+    )
+    assert "No such file" in run(bundle, "--image", str(tmp_path / "none.png"), *ask, code=1)
+    assert "question: empty" in run(
+        bundle, "--image", "selftest/0.png", "--question", " ", code=1
+    )
+    (copy / "digests.json").unlink()
+    assert run(copy, "--selftest", code=1).startswith("error: digests.json: not readable")
+
+
+def test_a_line_of_a_batch_that_fails_does_not_stop_the_others(
+    bundle: Path, tmp_path: Path
+) -> None:
+    requests = tmp_path / "requests.jsonl"
+    good = json.dumps({"image": str(bundle / "selftest/0.png"), "question": "what?"})
+    requests.write_text(f'{{"image": "none.png"}}\nnot json\n[]\n{{"image": 3}}\n{good}\n')
+    command = [sys.executable, "-I", "inference.py", "--batch", str(requests)]
+    done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False)
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert ["error" in result for result in results] == [True, True, True, True, False]
+    assert not done.stderr

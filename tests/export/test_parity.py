@@ -1,0 +1,68 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from plumbline.errors import ExportError
+from plumbline.export.bundle import BundleSource
+from plumbline.export.config import ExportConfig
+from plumbline.export.parity import Parity, check_parity, measure_parity, reference_answers
+from plumbline.export.samples import choose_samples
+from plumbline.export.templates.inference import Model
+
+PERFECT = Parity(
+    samples=10,
+    tokens=50,
+    max_pixel_difference=0.0,
+    max_logits_difference=1e-6,
+    token_agreement=1.0,
+    exact_match_difference=0.0,
+)
+
+
+def test_agreement_passes() -> None:
+    check_parity("onnx", PERFECT, ExportConfig())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_pixel_difference": 1e-3}, "max_pixel_difference is 0.001, allowed is 1e-06"),
+        ({"max_logits_difference": 0.5}, "max_logits_difference is 0.5, allowed is 0.001"),
+        ({"max_logits_difference": float("nan")}, "max_logits_difference is nan"),
+        ({"exact_match_difference": 0.1}, "exact_match_difference is 0.1, allowed is 0.001"),
+        ({"token_agreement": 0.98}, "token_agreement is 0.9800, at least 1 is required"),
+    ],
+)
+def test_each_figure_out_of_bounds_is_an_error(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ExportError, match=f"^onnx: {message}"):
+        check_parity("onnx", replace(PERFECT, **change), ExportConfig())
+
+
+def test_other_weights_are_found_out(bundle: Path, source: BundleSource) -> None:
+    stored, cache = source.stored, source.cache
+    samples = choose_samples(cache, stored, "test", 8)
+    with torch.no_grad():
+        stored.model.decoder.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    reference = reference_answers(stored, cache, samples, 12)
+    parity = measure_parity(Model(bundle), stored, cache, samples, reference)
+    assert parity.max_logits_difference > 0.01
+    assert parity.token_agreement < 1.0
+    assert parity.max_pixel_difference == 0.0
+
+
+def test_samples_are_spread_over_the_split_and_of_both_kinds(source: BundleSource) -> None:
+    samples = choose_samples(source.cache, source.stored, "test", 20)
+    assert len(samples) == 20
+    assert len({sample.image for sample in samples}) == 8
+    prompts = {sample.text for sample in samples}
+    assert "describe the image" in prompts
+    assert len(prompts) > 5
+    everything = choose_samples(source.cache, source.stored, "test", 10_000)
+    assert len(everything) == 8 * 6  # five questions and one caption prompt an image
+
+
+def test_a_format_named_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="named twice"):
+        ExportConfig(formats=["onnx", "onnx"])

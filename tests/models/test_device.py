@@ -1,0 +1,69 @@
+"""Where and how exactly to compute follows the setting, or is refused."""
+
+import pytest
+import torch
+
+from plumbline.errors import ConfigError
+from plumbline.models.device import (
+    autocast,
+    compute_threads,
+    resolve_device,
+    resolve_precision,
+)
+
+CPU = torch.device("cpu")
+
+
+def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_auto_falls_back_to_the_cpu_and_cuda_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_gpu(monkeypatch)
+    assert resolve_device("auto") == CPU
+    assert resolve_device("cpu") == CPU
+    with pytest.raises(ConfigError, match="device = 'cuda': no GPU here"):
+        resolve_device("cuda")
+
+
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto").type == "cuda"
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="precision = 'fp16': needs a GPU"):
+        resolve_precision("fp16", CPU)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_precision_that_is_set_is_kept(precision: str) -> None:
+    assert resolve_precision(precision, CPU) == precision
+
+
+@pytest.mark.parametrize("units", [False, True])
+def test_auto_takes_bf16_only_where_the_device_has_units(
+    units: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plumbline.models.device._has_bf16_units", lambda: units)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: units)
+    expected = "bf16" if units else "fp32"
+    assert resolve_precision("auto", torch.device("cuda")) == expected
+    supported = units and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert resolve_precision("auto", CPU) == ("bf16" if supported else "fp32")
+
+
+def test_only_bf16_casts() -> None:
+    layer, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    with autocast(CPU, "fp32"):
+        assert layer(x).dtype == torch.float32
+    with autocast(CPU, "bf16"):
+        assert layer(x).dtype == torch.bfloat16
+
+
+def test_threads_are_fixed_within_a_block_and_restored_after_it() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), compute_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyError
+    assert torch.get_num_threads() == before

@@ -1,0 +1,86 @@
+"""Features of a frozen encoder are computed once per image, and checked when read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from plumbline.errors import CheckpointError
+from plumbline.loading.transform_config import Normalization
+from plumbline.loading.transforms import normalize_images
+from plumbline.models import features
+from plumbline.models.config import VitConfig
+from plumbline.models.features import cached_features, encode_images
+from plumbline.models.vision import ImageEncoder, build_image_encoder
+
+CPU = torch.device("cpu")
+HALF = Normalization(preset="half")
+
+
+@pytest.fixture
+def encoder() -> ImageEncoder:
+    torch.manual_seed(0)
+    config = VitConfig(
+        name="vit", image_size=16, patch_size=8, width=16, layers=1, heads=2, mlp_width=16
+    )
+    return build_image_encoder(config).eval()
+
+
+def images(count: int = 7, side: int = 16) -> NDArray[np.uint8]:
+    shape = (count, side, side, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def cached(encoder: ImageEncoder, folder: Path) -> NDArray[np.float32]:
+    return cached_features(encoder, images(), HALF, 16, folder=folder, device=CPU)
+
+
+def test_tokens_are_those_of_the_normalised_images(encoder: ImageEncoder) -> None:
+    tokens = encode_images(encoder, images(), HALF, 16, CPU)
+    pixels = normalize_images(torch.from_numpy(images()).permute(0, 3, 1, 2), HALF)
+    with torch.inference_mode():
+        torch.testing.assert_close(tokens, encoder(pixels).tokens, rtol=1e-6, atol=1e-6)
+    assert tokens.dtype == torch.float32
+
+
+def test_images_of_another_size_are_resized(encoder: ImageEncoder) -> None:
+    assert encode_images(encoder, images(2, 23), HALF, 16, CPU).shape == (2, 4, 16)
+
+
+def test_features_are_computed_in_blocks_and_once(
+    encoder: ImageEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = encode_images(encoder, images(), HALF, 16, CPU).numpy()
+    monkeypatch.setattr(features, "BATCH_IMAGES", 3)
+    first = cached(encoder, tmp_path / "key")
+    np.testing.assert_allclose(first, whole, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(features, "encode_images", None)  # a second call would fail
+    again = cached(encoder, tmp_path / "key")
+    assert np.array_equal(again, first)
+    assert not again.flags.writeable
+
+
+def test_damaged_features_are_named(encoder: ImageEncoder, tmp_path: Path) -> None:
+    cached(encoder, tmp_path / "key")
+    file = tmp_path / "key/features.bin"
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"features\.bin: its bytes changed"):
+        cached(encoder, tmp_path / "key")
+
+
+def test_an_interrupted_encoding_leaves_nothing_behind(
+    encoder: ImageEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "encode_images", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            cached(encoder, tmp_path / "key")
+    assert list(tmp_path.iterdir()) == []
+    assert cached(encoder, tmp_path / "key").shape == (7, 4, 16)

@@ -1,0 +1,188 @@
+"""A project with the outputs of every stage, small and written by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from plumbline.files import dump_json, write_digests
+from plumbline.report.selection import Selection
+
+RECALLS = {
+    f"{direction}_recall_at_{k}{width}{bound}": value
+    for direction in ("image_to_text", "text_to_image")
+    for k in (1, 5)
+    for width in ("", "_width_8")
+    for bound, value in (("", 0.875), ("_low", 0.75), ("_high", 1.0))
+}
+PARITY = {
+    "samples": 4,
+    "tokens": 12,
+    "max_pixel_difference": 0.0,
+    "max_logits_difference": 2.5e-6,
+    "token_agreement": 1.0,
+    "exact_match_difference": 0.0,
+}
+
+
+class Project:
+    """A folder with outputs, and the selection that they belong to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.selection = {"datasets": {}, "align": {}, "tasks": {}}
+
+    def write(self, folder: str, files: dict[str, str | bytes]) -> None:
+        place = self.root / folder
+        place.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            (place / name).write_bytes(data)
+        write_digests(place)
+
+    def add_dataset(self, name: str, *, sample_id: str = "row-1", warning: str = "small") -> None:
+        self.selection["datasets"][name] = {"path": "data/.gitkeep"}
+        account = {
+            "rows_in": 12,
+            "rows_clean": {"train": 7, "test": 3},
+            "rows_quarantined": 2,
+            "reasons": {"empty_text": 2},
+            "views": {"qa": {"train": 7, "test": 3}},
+            "blanked": {},
+            "cleaned": {"caption": {"nfc": 1, "bom": 0}},
+            "warnings": [warning],
+        }
+        row = {"file": "rows.parquet", "sample_id": sample_id, "reason": "empty_text"}
+        rows = [{**row, "row": at, "detail": "answer: only blanks"} for at in range(2)]
+        folder = f"work/quarantine/{name}"
+        (self.root / folder).mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), self.root / folder / "rows.parquet")
+        self.write(folder, {"report.json": dump_json(account)})
+        shapes = {
+            "rows": {"train": 7, "test": 3},
+            "image": {"channels": 3, "sizes": [{"height": 6, "width": 8, "images": 4}]},
+            "texts": {"answer": {"rows": 10, "longest_chars": 5, "mean_chars": 3.5}},
+            "answers": {"distinct": 2, "most_frequent": {"no": 3, "yes": 4}},
+        }
+        self.write(f"work/shapes/{name}", {"shapes.json": dump_json(shapes)})
+        cache = {
+            "image_shape": [6, 8, 3],
+            "images": 4,
+            "rows": {"train": 7, "test": 3},
+            "texts": 9,
+            "vocab_size": 20,
+            "longest_text_tokens": 5,
+        }
+        pixels = np.arange(4 * 6 * 8 * 3, dtype=np.uint16).astype(np.uint8)
+        files = {"cache.json": dump_json(cache), "images.bin": pixels.tobytes()}
+        self.write(f"work/cache/{name}", files)
+
+    def _write_model(self, folder: str, *, validated: bool) -> None:
+        metrics = {
+            "epochs": 2,
+            "optimizer_steps": 3,
+            "samples": 24,
+            "skipped_steps": 0,
+            "final_train_loss": 0.5,
+            "parameters": {
+                "decoder": {"all": 30, "trained": 30},
+                "image_encoder": {"all": 70, "trained": 0},
+            },
+        }
+        settings = {"train": {"model": {"embed_dim": 16, "pretrained": "/srv/models/small"}}}
+        files = {
+            "config.json": dump_json(settings),
+            "train.csv": "global_step,epoch,loss,lr\n1,0,2.0,0.1\n2,0,nan,0.2\n3,1,0.5,0.0\n",
+            "model.safetensors": b"0" * 400,
+        }
+        if validated:
+            metrics["best"] = {"epoch": 2, "step": 3, "value": 0.75}
+            files["val.csv"] = "global_step,epoch,loss\n3,1,0.75\n"
+        self.write(folder, {**files, "metrics.json": dump_json(metrics)})
+
+    def add_alignment(self, name: str, data: str, *, text: str = "a cat") -> None:
+        self.selection["align"][name] = {"data": data}
+        self._write_model(f"models/align/{name}", validated=True)
+        metrics = {**RECALLS, "images": 3.0, "texts": 5.0}
+        (self.root / "metrics/align").mkdir(parents=True, exist_ok=True)
+        (self.root / f"metrics/align/{name}.json").write_text(json.dumps(metrics))
+        found = [
+            {"text": text, "score": 0.9, "right": True},
+            {"text": "a dog", "score": 0.2, "right": False},
+        ]
+        files = {
+            "examples.json": dump_json([{"image": 1, "found": found}]),
+            "config.json": dump_json({"evaluate": {"split": "test"}}),
+        }
+        self.write(f"work/evaluation/align/{name}", files)
+
+    def add_task(
+        self,
+        name: str,
+        data: str,
+        *,
+        start: str = "models/align/image",
+        kinds: tuple[str, ...] = ("question", "caption"),
+        validated: bool = True,
+        text: str = "what is it?",
+    ) -> None:
+        self.selection["tasks"][name] = {"data": data, "start": start}
+        self._write_model(f"models/tasks/{name}", validated=validated)
+        metrics: dict[str, float] = {}
+        rows: list[dict[str, object]] = []
+        files: dict[str, str | bytes] = {
+            "config.json": dump_json({"evaluate": {"split": "val"}}),
+            "details.json": dump_json(
+                {"bleu_signature": "tok:13a" if "caption" in kinds else None}
+            ),
+        }
+        if "question" in kinds:
+            metrics |= {"exact_match": 0.5, "question_only_exact_match": 0.25, "questions": 2.0}
+            metrics |= {"answer_perplexity": 1.5}
+            row = {"kind": "question", "prompt": text, "references": ["cat"]}
+            rows.append({**row, "image": 0, "prediction": "cat", "correct": True})
+            rows.append({**row, "image": 3, "prediction": text, "correct": False})
+            files["by_prompt.csv"] = '"question","count","exact_match"\n"what is",2,0.5\n'
+        if "caption" in kinds:
+            metrics |= {"caption_bleu": 40.0, "caption_rouge_l": 0.6, "captions": 1.0}
+            row = {"kind": "caption", "prompt": "describe the image", "references": [text, "b"]}
+            rows.append({**row, "image": 2, "prediction": text, "correct": True})
+        (self.root / "metrics/tasks").mkdir(parents=True, exist_ok=True)
+        (self.root / f"metrics/tasks/{name}.json").write_text(json.dumps(metrics))
+        folder = f"work/evaluation/tasks/{name}"
+        if rows:
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+            table = pa.Table.from_pylist(rows)
+            pq.write_table(table, self.root / folder / "predictions.parquet")
+        self.write(folder, files)
+
+    def add_export(self, task: str) -> None:
+        formats = {
+            "onnx": {"status": "ok", "parity": PARITY},
+            "torchscript": {"status": "failed", "error": "RuntimeError: no such operator"},
+        }
+        files = {"metadata.json": dump_json({"formats": formats}), "vision.onnx": b"0" * 5000}
+        self.write(f"exports/{task}", files)
+
+    def chosen(self) -> Selection:
+        return Selection.from_params(**self.selection)
+
+
+@pytest.fixture
+def empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project without outputs; the working folder is in it."""
+    monkeypatch.chdir(tmp_path)
+    return Project(tmp_path)
+
+
+@pytest.fixture
+def project(empty_project: Project) -> Project:
+    """A dataset, an alignment and a task that starts from it, exported."""
+    empty_project.add_dataset("scenes")
+    empty_project.add_alignment("image", "scenes")
+    empty_project.add_task("vqa", "scenes")
+    empty_project.add_export("vqa")
+    return empty_project

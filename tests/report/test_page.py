@@ -1,0 +1,155 @@
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from plumbline.errors import CheckpointError
+from plumbline.report.page import render_page
+
+ATTACK = "<img src=x onerror=alert(1)>\"'&"
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Outline(HTMLParser):
+    """Tags of a page; in HTML proper every one that is opened must be closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, tag
+
+    def ids(self) -> list[str]:
+        return [str(attrs["id"]) for _, attrs in self.tags if "id" in attrs]
+
+
+def test_the_page_shows_what_was_measured(project) -> None:
+    page = render_page(project.chosen())
+    for figure in ("0.875", "0.750 to 1.000", "0.500", "0.250 from the question alone", "40.0"):
+        assert figure in page
+    assert "8" in page
+    assert "what is" in page
+    assert "logits within 2.5e-06" in page
+    assert "torchscript could not be written: RuntimeError: no such operator" in page
+    assert "dvc repro evaluate_model@vqa" in page
+    assert "frozen" in page
+
+
+def test_the_page_is_well_formed_and_its_links_lead_somewhere(project) -> None:
+    page = render_page(project.chosen())
+    outline = Outline(page)
+    ids = outline.ids()
+    assert len(ids) == len(set(ids))
+    targets = {str(a["href"]) for _, a in outline.tags if "href" in a}
+    targets |= {"#" + name for name in re.findall(r"url\(#([^)]+)\)", page)}
+    named = {str(a["aria-labelledby"]) for _, a in outline.tags if "aria-labelledby" in a}
+    assert {target.removeprefix("#") for target in targets} | named <= set(ids)
+
+
+def test_every_picture_has_a_text_and_every_column_a_header(project) -> None:
+    outline = Outline(render_page(project.chosen()))
+    pictures = [attrs for tag, attrs in outline.tags if tag == "img"]
+    assert len(pictures) == 4
+    assert all(picture["alt"] for picture in pictures)
+    assert all("scope" in attrs for tag, attrs in outline.tags if tag == "th")
+
+
+def test_the_page_loads_and_runs_nothing(project) -> None:
+    page = render_page(project.chosen())
+    assert not re.search(r"https?:|<script|<link|@import|javascript:|\son\w+=", page)
+    assert set(re.findall(r'src="([a-z]+):', page)) == {"data"}
+    assert page.count(" src=") == page.count(' src="data:image/png;base64,')
+    assert "default-src 'none'" in page
+
+
+def test_html_in_data_is_shown_and_not_obeyed(empty_project) -> None:
+    empty_project.add_dataset("scenes", sample_id=ATTACK, warning=ATTACK)
+    empty_project.add_alignment("image", "scenes", text=ATTACK)
+    empty_project.add_task("vqa", "scenes", text=ATTACK)
+    page = render_page(empty_project.chosen())
+    assert "<img src=x" not in page
+    # found text; question twice, wrong answer; caption and reference; warning; two ids
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;&#34;&#39;&amp;") == 9
+    Outline(page)
+
+
+def test_names_with_html_in_them_are_escaped(empty_project) -> None:
+    empty_project.add_dataset("a<b>&c")
+    empty_project.add_task("t<u>", "a<b>&c", start="work/cache/a<b>&c")
+    page = render_page(empty_project.chosen())
+    assert "<b>" not in page.replace("<b style", "")
+    assert "<u>" not in page
+    Outline(page)
+
+
+def test_equal_outputs_give_equal_bytes_in_any_folder(
+    project, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = render_page(project.chosen())
+    other = tmp_path_factory.mktemp("other") / "place"
+    shutil.copytree(project.root, other)
+    monkeypatch.chdir(other)
+    assert render_page(project.chosen()) == first
+    assert str(project.root) not in first
+
+
+def test_absolute_paths_in_settings_are_cut_to_their_names(project) -> None:
+    page = render_page(project.chosen())
+    assert "/srv/models" not in page
+    assert "small" in page
+
+
+def test_an_empty_selection_still_gives_a_page(empty_project) -> None:
+    page = render_page(empty_project.chosen())
+    assert "No alignment and no task is selected" in page
+    Outline(page)
+
+
+def test_a_task_without_alignment_captions_validation_or_export(empty_project) -> None:
+    empty_project.add_dataset("scenes")
+    empty_project.add_task(
+        "vqa", "scenes", start="work/cache/scenes", kinds=("question",), validated=False
+    )
+    page = render_page(empty_project.chosen())
+    Outline(page)
+    assert "pretrain_alignment" not in page
+    assert "BLEU" not in page
+    assert "validation" not in page
+    assert "Not exported" in page
+
+
+def test_a_task_that_only_describes_and_one_that_does_neither(empty_project) -> None:
+    empty_project.add_dataset("scenes")
+    empty_project.add_task("captions", "scenes", start="", kinds=("caption",))
+    empty_project.add_task("silent", "scenes", start="models/tasks/captions", kinds=())
+    page = render_page(empty_project.chosen())
+    Outline(page)
+    assert "Answered" not in page
+    assert "Caption BLEU" in page
+
+
+def test_two_tasks_and_two_datasets_keep_their_ids_apart(project) -> None:
+    project.add_dataset("photos")
+    project.add_task("second", "photos")
+    ids = Outline(render_page(project.chosen())).ids()
+    assert len(ids) == len(set(ids))
+
+
+def test_a_missing_output_is_named(project) -> None:
+    Path("metrics/tasks/vqa.json").unlink()
+    with pytest.raises(CheckpointError, match=r"metrics/tasks/vqa\.json: missing; run dvc repro"):
+        render_page(project.chosen())

@@ -1,0 +1,271 @@
+"""Alignment: what a batch holds, what counts as a pair, and what is drawn for whom."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from plumbline.batch import Batch, Sample
+from plumbline.errors import ConfigError, DataError
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.transform_config import AugmentConfig, ImageTransformConfig
+from plumbline.losses.contrastive import info_nce, sigmoid_pairs
+from plumbline.models.config import TextEncoderConfig, VitConfig
+from plumbline.models.dual_encoder import DualEncoder, unit
+from plumbline.tasks.alignment import PairSource, bind_task, build_alignment
+from plumbline.tasks.base import Task, no_metrics
+from plumbline.tasks.config import AlignmentModelConfig, AlignmentTaskConfig
+from plumbline.tokenization.tokenizer import SpecialIds
+
+SPECIAL = SpecialIds(pad=0, bos=1, eos=2)
+VIT = VitConfig(name="vit", image_size=16, patch_size=8, width=16, layers=1, heads=2, mlp_width=16)
+TEXT = TextEncoderConfig(width=16, layers=1, heads=2, mlp_width=16, max_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def cache(scenes_cache: Path) -> TrainingCache:
+    return TrainingCache(scenes_cache)
+
+
+def model_config(**settings: Any) -> AlignmentModelConfig:
+    base: dict[str, Any] = {"image_encoder": VIT, "text_encoder": TEXT, "embed_dim": 8}
+    return AlignmentModelConfig(**(base | settings))
+
+
+def task(training: bool = True, seed: int = 0, **settings: Any) -> Task:
+    return bind_task(AlignmentTaskConfig(**settings), SPECIAL, 16, seed=seed, training=training)
+
+
+def pair(index: int, image: int, text: int, epoch: int = 0) -> Sample:
+    """A hand-made sample; text -1 stands for a dropped caption."""
+    pixels = np.random.default_rng(image).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    ids = np.arange(3, 3 + max(text, 0) + 1, dtype=np.int32)[: 0 if text < 0 else None]
+    return {
+        "index": index,
+        "epoch": epoch,
+        "image": image,
+        "pixels": pixels,
+        "text_number": text,
+        "ids": ids,
+    }
+
+
+def hand_made(epoch: int = 0) -> list[Sample]:
+    """Six pairs: two share a caption, two share an image, two captions are dropped."""
+    pairs = [(10, 4), (11, 7), (12, 4), (10, 5), (13, -1), (14, -1)]
+    return [pair(index, *numbers, epoch) for index, numbers in enumerate(pairs)]
+
+
+def test_each_distinct_caption_of_a_batch_is_encoded_once() -> None:
+    batch = task().collate(hand_made())
+    assert batch["input_ids"].shape[0] == 4  # captions 4, 5, 7 and the empty one
+    rows = batch["input_ids"][batch["text_index"]]
+    for row, mask, sample in zip(
+        rows, batch["attention_mask"][batch["text_index"]], hand_made(), strict=True
+    ):
+        assert row[mask.bool()].tolist() == [1, *sample["ids"].tolist(), 2]
+        assert not row[~mask.bool()].any()
+
+
+def test_positives_are_equal_captions_and_equal_images_but_dropped_ones_only_themselves() -> None:
+    samples = hand_made()
+    positives = task().collate(samples)["positives"]
+    for i, one in enumerate(samples):
+        for j, other in enumerate(samples):
+            same_text = one["text_number"] == other["text_number"] >= 0
+            fits = i == j or same_text or one["image"] == other["image"]
+            assert bool(positives[i, j]) == fits, (i, j)
+
+
+def test_a_long_caption_is_cut_within_its_frame() -> None:
+    batch = task(max_text_tokens=2).collate([pair(0, 10, 5)])
+    assert batch["input_ids"].tolist() == [[1, 3, 4, 2]]
+
+
+def test_pixels_are_normalised_and_of_the_size_of_the_model() -> None:
+    config = AlignmentTaskConfig()
+    batch = bind_task(config, SPECIAL, 12, seed=0, training=False).collate(hand_made())
+    assert batch["pixel_values"].shape == (6, 3, 12, 12)
+    assert batch["pixel_values"].dtype == torch.float32
+
+
+AUGMENT = ImageTransformConfig(augment=AugmentConfig(enlarge=4, flip=0.5, contrast=0.5))
+
+
+def test_augmentation_differs_between_epochs_and_not_between_runs() -> None:
+    def pixels(epoch: int, seed: int = 0) -> Tensor:
+        values: Tensor = task(seed=seed, images=AUGMENT).collate(hand_made(epoch))["pixel_values"]
+        return values
+
+    assert torch.equal(pixels(0), pixels(0))
+    assert not torch.equal(pixels(0), pixels(1))
+    assert not torch.equal(pixels(0), pixels(0, seed=1))
+
+
+def test_an_image_is_augmented_alike_in_any_batch() -> None:
+    samples = hand_made()
+    whole = task(images=AUGMENT).collate(samples)["pixel_values"]
+    part = task(images=AUGMENT).collate(samples[2:4])["pixel_values"]
+    assert torch.equal(whole[2:4], part)
+
+
+def test_validation_is_not_augmented_and_scores_all_widths() -> None:
+    validating = task(training=False, images=AUGMENT, widths=[2, 4, 8], sample_width=True)
+    plain = task(training=False)
+    one, other = validating.collate(hand_made(0)), validating.collate(hand_made(1))
+    assert torch.equal(one["pixel_values"], other["pixel_values"])
+    assert torch.equal(one["pixel_values"], plain.collate(hand_made())["pixel_values"])
+    assert one["widths"].tolist() == [2, 4, 8]
+
+
+def test_one_width_is_drawn_per_batch_uniformly() -> None:
+    drawing = task(widths=[2, 4, 8], sample_width=True)
+    count = 1500
+    drawn = Counter(
+        drawing.collate([pair(0, 10, 1, epoch)])["widths"].item() for epoch in range(count)
+    )
+    sigma = (count * (1 / 3) * (2 / 3)) ** 0.5
+    assert set(drawn) == {2, 4, 8}
+    for width in drawn:
+        assert abs(drawn[width] - count / 3) <= 3 * sigma
+    again = drawing.collate([pair(0, 10, 1, 7)])["widths"]
+    assert torch.equal(again, drawing.collate([pair(0, 10, 1, 7)])["widths"])
+
+
+def source(cache: TrainingCache, training: bool = True, **settings: Any) -> PairSource:
+    config = AlignmentTaskConfig(**settings)
+    return PairSource(cache, "train", config, seed=0, training=training)
+
+
+def test_captions_are_dropped_at_the_rate_that_is_set(cache: TrainingCache) -> None:
+    pairs = source(cache, text_dropout=0.3)
+    drawn = [pairs.sample(i, e) for e in range(420) for i in range(len(pairs))][:10_000]
+    dropped = [s for s in drawn if s["text_number"] == -1]
+    assert abs(len(dropped) - 3000) <= 3 * (10_000 * 0.3 * 0.7) ** 0.5
+    assert all(len(s["ids"]) == 0 for s in dropped)
+
+
+def test_every_caption_of_an_image_comes_up_in_training(cache: TrainingCache) -> None:
+    pairs = source(cache)
+    rows = [r for r in cache.by_image("train") if len(r.captions)]
+    for index in range(3):
+        seen = {pairs.sample(index, epoch)["text_number"] for epoch in range(40)}
+        assert seen == set(rows[index].captions.tolist())
+
+
+def test_a_sample_is_a_pure_function_of_index_and_epoch(cache: TrainingCache) -> None:
+    first, second = source(cache, text_dropout=0.5), source(cache, text_dropout=0.5)
+    backwards = {i: second.sample(i, 3) for i in reversed(range(len(second)))}
+    for i in range(len(first)):
+        sample = first.sample(i, 3)
+        assert sample["text_number"] == backwards[i]["text_number"]
+        assert np.array_equal(sample["pixels"], backwards[i]["pixels"])
+
+
+def test_evaluation_takes_the_first_caption_and_drops_none(cache: TrainingCache) -> None:
+    pairs = source(cache, training=False, text_dropout=0.9)
+    rows = [r for r in cache.by_image("train") if len(r.captions)]
+    for index, row in enumerate(rows):
+        assert pairs.sample(index, 0)["text_number"] == row.captions[0]
+
+
+class FixedEmbeddings(nn.Module):
+    """A model that embeds as it is told: what the loss does with it can be computed by hand."""
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        from plumbline.models.dual_encoder import Embeddings
+
+        random = torch.Generator().manual_seed(0)
+        return Embeddings(
+            images=torch.randn(len(pixel_values), 8, generator=random),
+            texts=torch.randn(len(input_ids), 8, generator=random),
+            logit_scale=torch.tensor(5.0),
+            logit_bias=torch.tensor(-2.0),
+        )
+
+
+@pytest.mark.parametrize("widths", [[], [8], [2, 8]])
+@pytest.mark.parametrize("name", ["info_nce", "sigmoid"])
+def test_the_loss_is_the_mean_over_widths_of_the_one_that_is_set(
+    name: str, widths: list[int]
+) -> None:
+    aligning = task(training=False, loss=name, widths=widths)
+    batch: Batch = aligning.collate(hand_made())
+    model = FixedEmbeddings()
+    out = model(batch["pixel_values"], batch["input_ids"], batch["attention_mask"])
+    totals = []
+    for width in widths or [8]:
+        images, texts = unit(out.images, width), unit(out.texts, width)[batch["text_index"]]
+        if name == "info_nce":
+            loss = info_nce(images, texts, batch["positives"], logit_scale=5.0)
+        else:
+            loss = sigmoid_pairs(
+                images, texts, batch["positives"], logit_scale=5.0, logit_bias=-2.0
+            )
+        totals.append(loss.total)
+    result = aligning.loss(model, batch)
+    torch.testing.assert_close(result.total, torch.stack(totals).mean(), rtol=1e-6, atol=0)
+    assert result.count.item() == 6
+
+
+def test_a_job_has_model_data_and_spec(cache: TrainingCache) -> None:
+    config = AlignmentTaskConfig(widths=[4, 8])
+    job = build_alignment(cache, model_config(freeze=["text_encoder"]), config, seed=0)
+    assert isinstance(job.model, DualEncoder)
+    assert len(job.train) == 24
+    assert job.validation is not None
+    assert len(job.validation) == 8
+    assert job.spec.widths == [4, 8]  # type: ignore[attr-defined]
+    assert job.inputs["cache/images.bin"] == cache.digests["images.bin"]
+    assert job.validation_task is not None
+    assert job.task.validation_metrics is no_metrics
+    assert no_metrics(job.model) == {}
+
+
+def test_weights_depend_on_the_seed_alone(cache: TrainingCache) -> None:
+    def weight(seed: int) -> Tensor:
+        torch.manual_seed(seed + 100)  # the state of the global generator does not matter
+        job = build_alignment(cache, model_config(), AlignmentTaskConfig(), seed=seed)
+        assert isinstance(job.model, DualEncoder)
+        return job.model.image_projection.weight.detach()
+
+    assert torch.equal(weight(0), weight(0))
+    assert not torch.equal(weight(0), weight(1))
+
+
+def test_a_width_beyond_the_embedding_is_refused(cache: TrainingCache) -> None:
+    with pytest.raises(ConfigError, match=r"task\.widths: 16 is larger than model\.embed_dim = 8"):
+        build_alignment(cache, model_config(), AlignmentTaskConfig(widths=[4, 16]), seed=0)
+
+
+@pytest.mark.xfail(strict=True, reason="training ends in an IndexError at the first long caption")
+def test_texts_longer_than_the_text_encoder_takes_are_refused(cache: TrainingCache) -> None:
+    with pytest.raises(ConfigError, match=r"max_text_tokens.*max_tokens"):
+        build_alignment(cache, model_config(), AlignmentTaskConfig(max_text_tokens=63), seed=0)
+
+
+def test_a_split_without_captions_is_refused(
+    cache: TrainingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingCache, "by_image", lambda self, split: [])
+    with pytest.raises(DataError, match="no image with a caption in split 'train'"):
+        source(cache)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"widths": [4, 4]}, "positive and distinct"),
+        ({"widths": [0]}, "positive and distinct"),
+        ({"sample_width": True}, "sample_width is true, but widths is empty"),
+        ({"text_dropout": 1.0}, "less than 1"),
+    ],
+)
+def test_contradicting_settings_are_refused(settings: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValidationError, match=rule):
+        AlignmentTaskConfig(**settings)
