@@ -63,4 +63,4 @@ gc: $(READY)  ## Show what caches, old training state and experiments take; YES=
 	python -m plumbline.gc $(if $(YES),--yes)
 
 clean:  ## Remove what the pipeline built in the workspace (DVC's cache stays)
-	rm -rf work models exports report .ckpt .plumbline
+	rm -rf work models/* exports/* report .ckpt .plumbline

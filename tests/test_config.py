@@ -222,9 +222,13 @@ def test_a_damaged_params_file_is_one_line(tmp_path: Path, text: str) -> None:
 
 def test_a_section_that_is_not_there_names_what_is(root: Path) -> None:
     sections = {"seed": "seed", "train": "tasks.vq.train"}
-    with pytest.raises(ConfigError, match=r"tasks\.vq\.train: not there; tasks holds vqa; .* vqa\?"):
+    with pytest.raises(
+        ConfigError, match=r"tasks\.vq\.train: not there; tasks holds vqa; .* vqa\?"
+    ):
         load_config(StageSettings, sections, root=root)
-    with pytest.raises(ConfigError, match=r"zzz: not there; params\.yaml holds seed, tasks, other$"):
+    with pytest.raises(
+        ConfigError, match=r"zzz: not there; params\.yaml holds seed, tasks, other$"
+    ):
         load_config(StageSettings, {"seed": "zzz"}, root=root)
     with pytest.raises(ConfigError, match=r"seed\.deep: not there; seed holds nothing"):
         load_config(StageSettings, {"seed": "seed.deep"}, root=root)
@@ -239,9 +243,13 @@ def test_an_already_composed_mapping_is_checked_alike() -> None:
     params: dict[str, Any] = {"seed": 1, "m": {"model": {"name": "small"}, "epochs": 1}}
     settings = check_config(StageSettings, {"seed": "seed", "train": "m"}, params)
     assert settings.train.model == SmallModel(name="small")
-    with pytest.raises(ConfigError, match=r"^m\.epochs = '-': input should be a valid integer") as e:
+    with pytest.raises(
+        ConfigError, match=r"^m\.epochs = '-': input should be a valid integer"
+    ) as e:
         check_config(
-            StageSettings, {"seed": "seed", "train": "m"}, {**params, "m": {**params["m"], "epochs": "-"}}
+            StageSettings,
+            {"seed": "seed", "train": "m"},
+            {**params, "m": {**params["m"], "epochs": "-"}},
         )
     assert "\n" not in str(e.value)
 

@@ -129,7 +129,9 @@ def test_a_held_output_is_refused_with_the_pid_of_its_holder_and_free_after_its_
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(OutputError, match=rf"models/a: held by the running process {holder.pid};"):
+        with pytest.raises(
+            OutputError, match=rf"models/a: held by the running process {holder.pid};"
+        ):
             publish(Path("models/a"), "mine")
         assert not Path("models").exists()
         with output_lock(Path("models/b")):

@@ -55,7 +55,9 @@ def test_sizes_count_distinct_images_after_orientation(tmp_path: Path) -> None:
 
 def test_text_lengths_are_in_characters_and_nulls_do_not_count(tmp_path: Path) -> None:
     questions = pa.nulls(3, pa.string())
-    write_split(tmp_path, "train", {"caption": ["\u00e9\u00e9", None, "abcd"], "question": questions})
+    write_split(
+        tmp_path, "train", {"caption": ["\u00e9\u00e9", None, "abcd"], "question": questions}
+    )
     assert detect_shapes(tmp_path, ShapesConfig()) == {
         "rows": {"train": 3},
         "texts": {"caption": {"rows": 2, "longest_chars": 4, "mean_chars": 3.0}},

@@ -12,6 +12,8 @@ from plumbline.errors import ConfigError
 from plumbline.files import atomic_write
 
 PACKAGES = (
+    "jinja2",
+    "matplotlib",
     "numpy",
     "onnx",
     "onnxruntime",

@@ -59,9 +59,7 @@ def source(vlm_folder: Path, scenes_cache: Path) -> BundleSource:
 
 
 @pytest.fixture(scope="session")
-def bundle(
-    vlm_folder: Path, scenes_cache: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def bundle(vlm_folder: Path, scenes_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle in both formats; tests only read it."""
     training = {"seed": 0, "start": "/somewhere/else/image"}
     source = BundleSource(load_vlm(vlm_folder), TrainingCache(scenes_cache), training, threads=1)

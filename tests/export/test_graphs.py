@@ -92,7 +92,9 @@ def test_large_weights_lie_in_a_file_beside_the_graph(
     assert {path.name for path in tmp_path.iterdir()} == {"vision.onnx", "vision.onnx.data"}
     places = {
         entry.value
-        for tensor in onnx.load(tmp_path / "vision.onnx", load_external_data=False).graph.initializer
+        for tensor in onnx.load(
+            tmp_path / "vision.onnx", load_external_data=False
+        ).graph.initializer
         for entry in tensor.external_data
         if entry.key == "location"
     }

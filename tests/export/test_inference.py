@@ -61,7 +61,11 @@ def test_answers_are_those_of_the_checkpoint(bundle: Path, source: BundleSource)
     ids = source.stored.tokenizer.encode(question, add_special_tokens=False).ids
     image = cache.by_image("test")[0].image
     features = encode_images(
-        source.stored.model.image_encoder, cache.images[[image]], spec.normalize, 16, "cpu"  # type: ignore[arg-type]
+        source.stored.model.image_encoder,
+        cache.images[[image]],
+        spec.normalize,
+        16,
+        "cpu",  # type: ignore[arg-type]
     )
     answer = generate_answers(
         source.stored.model,
@@ -133,9 +137,7 @@ def test_what_cannot_be_used_is_one_line(bundle: Path, copy: Path, tmp_path: Pat
         "error: image: cannot be decoded"
     )
     assert "No such file" in run(bundle, "--image", str(tmp_path / "none.png"), *ask, code=1)
-    assert "question: empty" in run(
-        bundle, "--image", "selftest/0.png", "--question", " ", code=1
-    )
+    assert "question: empty" in run(bundle, "--image", "selftest/0.png", "--question", " ", code=1)
     (copy / "digests.json").unlink()
     assert run(copy, "--selftest", code=1).startswith("error: digests.json: not readable")
 

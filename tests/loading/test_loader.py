@@ -83,6 +83,21 @@ def test_the_last_short_batch_is_kept() -> None:
     assert len(loader(count=0)) == 0
 
 
+def test_a_short_last_batch_can_be_left_out_of_training_alone() -> None:
+    dropping = loader(drop_last=True)
+    assert [len(b["sample_index"]) for b in dropping.batches(0)] == [4, 4]
+    assert len(dropping) == 2
+    assert same(list(dropping.batches(0)), list(loader().batches(0))[:2])
+    seen = {int(i) for e in range(9) for b in dropping.batches(e) for i in b["sample_index"]}
+    assert seen == set(range(11))  # other samples are left out each time
+    assert len(loader(drop_last=True, shuffle=False)) == 3
+    assert len(loader(drop_last=True, count=8)) == 2
+
+
+def test_a_split_smaller_than_a_batch_is_kept() -> None:
+    assert [len(b["sample_index"]) for b in loader(drop_last=True, count=3).batches(0)] == [3]
+
+
 def test_samples_know_their_epoch() -> None:
     assert all((b["epoch"] == 7).all() for b in loader().batches(epoch=7))
 

@@ -150,7 +150,9 @@ def test_trunk_weights_come_from_a_file(tmp_path: Path, suffix: str) -> None:
 
 def test_missing_trunk_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"weights = '.*nowhere\.pt': no such file"):
-        build_image_encoder(torchvision_config(arch="resnet18", weights=str(tmp_path / "nowhere.pt")))
+        build_image_encoder(
+            torchvision_config(arch="resnet18", weights=str(tmp_path / "nowhere.pt"))
+        )
 
 
 @pytest.mark.xfail(strict=True, reason="a traceback of torch, over many lines")

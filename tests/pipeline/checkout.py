@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("conf", "data", "metrics", "src", "stages", ".dvc", ".dvcignore", ".gitignore", "dvc.yaml")
-
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("DVC_")},
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -72,14 +70,15 @@ class Checkout:
 
 def make_checkout(folder: Path) -> Checkout:
     """Copy the working tree, choose the smoke preset, compose params.yaml, commit."""
-    folder.mkdir(parents=True)
-    for part in PARTS:
-        source = ROOT / part
-        if source.is_dir():
-            ignore = shutil.ignore_patterns("__pycache__", "cache", "tmp", "*.json")
-            shutil.copytree(source, folder / part, ignore=ignore)
-        else:
-            shutil.copy(source, folder / part)
+    listed = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
+    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in files.splitlines():
+        # The lock and the metrics are the full preset's; a deleted file may still be listed.
+        if name != "dvc.lock" and not name.startswith("tests/") and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    for metrics in (folder / "metrics").rglob("*.json"):
+        metrics.unlink()
     checkout = Checkout(folder)
     checkout.replace("conf/config.yaml", "experiment: null", "experiment: smoke")
     checkout.run("git", "init", "-q")

@@ -287,7 +287,9 @@ def test_a_split_with_nothing_to_say_is_refused(
         source(cache)
 
 
-def test_a_start_that_is_no_aligned_encoder_is_refused(cache: TrainingCache, tmp_path: Path) -> None:
+def test_a_start_that_is_no_aligned_encoder_is_refused(
+    cache: TrainingCache, tmp_path: Path
+) -> None:
     with pytest.raises(CheckpointError, match=r"no digests\.json"):
         job(cache, tmp_path)
 
@@ -302,5 +304,7 @@ def test_the_job_knows_what_it_starts_from(vlm: TrainingJob, cache: TrainingCach
 
 
 def test_nothing_to_learn_is_refused() -> None:
-    with pytest.raises(ValidationError, match="captions_per_image and questions_per_image are both 0"):
+    with pytest.raises(
+        ValidationError, match="captions_per_image and questions_per_image are both 0"
+    ):
         VlmTaskConfig(captions_per_image=0, questions_per_image=0)

@@ -1,5 +1,6 @@
 """A training so small that its every number can be worked out again: linear regression."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,7 +35,12 @@ class Points:
         return len(self.x)
 
     def sample(self, index: int, epoch: int) -> Sample:
-        return {"index": index, "x": self.x[index], "y": self.y[index], "counts": self.counts[index]}
+        return {
+            "index": index,
+            "x": self.x[index],
+            "y": self.y[index],
+            "counts": self.counts[index],
+        }
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -152,6 +158,12 @@ class Toy:
         return Points(count, seed)
 
 
+@pytest.fixture(autouse=True)
+def without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Syncing is tested with the files; here hundreds of states are written."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.fixture
 def toy(tmp_path: Path) -> Toy:
     return Toy(tmp_path / "state")
@@ -166,7 +178,3 @@ def make_toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Toy]:
 @pytest.fixture
 def killed() -> type[Exception]:
     return Killed
-
-
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

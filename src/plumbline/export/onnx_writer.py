@@ -1,5 +1,6 @@
 """ONNX files: checked, with dynamic shapes, and without a trace of where they were written."""
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ def write_onnx(spec: GraphSpec, path: Path) -> dict[str, Any]:
         torch.onnx.OnnxExporterError: the model cannot be expressed in ONNX.
         onnx.checker.ValidationError: the file is not valid.
     """
+    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # it tells of every node it removes
     with warnings.catch_warnings():
         # One name for the batch of several inputs is what is wanted, not an oversight.
         warnings.filterwarnings("ignore", "# The axis name", UserWarning)

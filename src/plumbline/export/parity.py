@@ -19,7 +19,7 @@ from plumbline.metrics.text_overlap import normalize_answer
 from plumbline.models.features import encode_images
 from plumbline.models.stored import StoredVlm
 
-BATCH_PROMPTS = 16
+BATCH_PROMPTS = 64
 
 Ids = list[int]
 Floats = NDArray[np.float32]
@@ -43,11 +43,11 @@ class Parity:
 class Reference:
     """What the checkpoint makes of the samples."""
 
-    features: torch.Tensor
-    """[samples, image_tokens, token_width]."""
     answers: list[Ids]
-    """Without eos."""
+    """Token ids, with eos unless cut off at the longest length."""
     texts: list[str]
+    logits: list[Floats]
+    """[answer, vocab] of each sample: the scores that its tokens were chosen by."""
 
 
 def reference_answers(
@@ -73,7 +73,13 @@ def reference_answers(
         max_new_tokens=max_new_tokens,
         batch_size=BATCH_PROMPTS,
     )
-    return Reference(features, answers, stored.tokenizer.decode_batch(answers))
+    eos = spec.special_ids.eos
+    ended = [a if len(a) == max_new_tokens else [*a, eos] for a in answers]
+    logits = [
+        _reference_logits(stored, feature, [*sample.ids, spec.special_ids.bos], answer)
+        for feature, sample, answer in zip(features, samples, ended, strict=True)
+    ]
+    return Reference(ended, stored.tokenizer.decode_batch(answers), logits)
 
 
 def measure_parity(
@@ -97,15 +103,14 @@ def measure_parity(
         ids = np.array([prompts[row] for row in rows], np.int64)
         logits = _greedy_logits(exported, embeds, ids, eos, limit)
         for at, row in enumerate(rows):
-            expected = _with_end(reference.answers[row], eos, limit)
+            expected = reference.answers[row]
             got = _until(logits[:, at].argmax(axis=-1).tolist(), eos)
             texts[row] = exported.text([token for token in got if token != eos])
             common = _common_prefix(expected, got)
             equal, total = equal + common, total + len(expected)
             # Beyond the first different token the two see different texts.
             compared = min(common + 1, len(expected), len(got))
-            known = _reference_logits(stored, reference.features[row], ids[at], expected)
-            difference = np.abs(known[:compared] - logits[:compared, at])
+            difference = np.abs(reference.logits[row][:compared] - logits[:compared, at])
             worst = max(worst, float(difference.max()))
     return Parity(
         samples=len(samples),
@@ -132,11 +137,11 @@ def _greedy_logits(
 
 @torch.inference_mode()
 def _reference_logits(
-    stored: StoredVlm, features: torch.Tensor, prompt: NDArray[np.int64], answer: Ids
+    stored: StoredVlm, features: torch.Tensor, prompt: Ids, answer: Ids
 ) -> Floats:
     """Logits [answer, vocab] of the checkpoint over a whole sequence, without a cache."""
     model = stored.model
-    ids = torch.tensor([[*prompt.tolist(), *answer[:-1]]])
+    ids = torch.tensor([[*prompt, *answer[:-1]]])
     text = model.decoder.get_input_embeddings()(ids)
     inputs = torch.cat([model.embed_image(features[None]).to(text.dtype), text], dim=1)
     hidden = model.decoder.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
@@ -152,10 +157,6 @@ def _equal_batches(prompts: Sequence[Ids]) -> Iterator[list[int]]:
     for rows in by_length.values():
         for at in range(0, len(rows), BATCH_PROMPTS):
             yield rows[at : at + BATCH_PROMPTS]
-
-
-def _with_end(answer: Ids, eos: int, limit: int) -> Ids:
-    return answer if len(answer) == limit else [*answer, eos]
 
 
 def _until(ids: Ids, eos: int) -> Ids:

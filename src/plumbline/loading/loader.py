@@ -50,8 +50,14 @@ class Loader:
         self._seed, self._shuffle = seed, shuffle
 
     def __len__(self) -> int:
-        """Number of batches in an epoch; the last one may be short, none is dropped."""
-        return -(-len(self.source) // self._config.batch_size)
+        """Number of batches in an epoch; a short last one counts unless it is dropped."""
+        return -(-self._used() // self._config.batch_size)
+
+    def _used(self) -> int:
+        """Samples of an epoch that end up in batches."""
+        count, size = len(self.source), self._config.batch_size
+        drop = self._config.drop_last and self._shuffle and count > size
+        return count - count % size if drop else count
 
     def epoch_order(self, epoch: int) -> list[int]:
         """Sample indices in the order in which epoch `epoch` visits them."""
@@ -62,7 +68,7 @@ class Loader:
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch `start` on."""
-        order, size = self.epoch_order(epoch), self._config.batch_size
+        order, size = self.epoch_order(epoch)[: self._used()], self._config.batch_size
         keys = [
             [(index, epoch) for index in order[at : at + size]]
             for at in range(start * size, len(order), size)

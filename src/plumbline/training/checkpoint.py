@@ -6,6 +6,7 @@ the rest JSON: nothing here can execute code.
 """
 
 import fcntl
+import json
 import os
 import shutil
 import sys
@@ -71,7 +72,8 @@ class CheckpointStore:
         with staged_folder(final) as partial:
             save_weights(model, partial / WEIGHTS)
             save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-            (partial / "state.json").write_text(dump_json(vars(state)))
+            # Not dump_json: rows keep the order of their columns, and a skipped step holds a NaN.
+            (partial / "state.json").write_text(json.dumps(vars(state)))
             if epoch and self._keep_every and epoch % self._keep_every == 0:
                 (partial / "snapshot").touch()
         for old in before:

@@ -55,7 +55,7 @@ class Clock:
 
 @dataclass
 class Best:
-    """The best validation so far; a NaN is never best, and of equals the first stays."""
+    """The best validation so far; only a finite value is best, and of equals the first stays."""
 
     value: float | None = None
     global_step: int = 0
@@ -68,7 +68,7 @@ class Best:
         gain = math.inf
         if self.value is not None:
             gain = self.value - value if mode == "min" else value - self.value
-        if math.isnan(value) or gain <= min_change:
+        if not math.isfinite(value) or gain <= min_change:
             self.since += 1
             return False
         self.value, self.since = value, 0

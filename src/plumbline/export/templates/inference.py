@@ -174,7 +174,9 @@ def _open_torchscript(path: Path, threads: int) -> Graph:
     except ImportError:
         raise BundleError("format torchscript needs torch: pip install torch") from None
     torch.set_num_threads(threads)
-    module = torch.jit.load(str(path), map_location="cpu").eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated
+        module = torch.jit.load(str(path), map_location="cpu").eval()
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[Floats]:
         with torch.inference_mode():

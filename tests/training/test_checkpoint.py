@@ -1,0 +1,189 @@
+"""Training state is whole, newest by its number, bound to one run, and held by one process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from plumbline.errors import CheckpointError
+from plumbline.training import checkpoint
+from plumbline.training.checkpoint import (
+    CheckpointStore,
+    TrainingState,
+    fingerprint_run,
+    training_state_folder,
+)
+
+SRC = Path(__file__).resolve().parents[2] / "src"
+
+
+def model_and_optimizer(steps: int, seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = nn.Linear(3, 2)
+    unused = nn.Parameter(torch.zeros(2))  # never gets a gradient, so it has no state
+    optimizer = torch.optim.AdamW([model.weight, unused, model.bias], lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(4, 3)).square().sum().backward()
+        optimizer.step()
+    return model, optimizer
+
+
+def state(micro_step: int = 3, fingerprint: str = "f") -> TrainingState:
+    clock = {"micro_step": micro_step}
+    return TrainingState(fingerprint, clock, {"value": 0.1}, {"steps": [{"loss": 1 / 3}]})
+
+
+def test_weights_optimizer_and_state_come_back_exactly(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "run", "f")
+    model, optimizer = model_and_optimizer(3)
+    store.save(model, optimizer, state(), 0)
+    other, other_optimizer = model_and_optimizer(0, seed=1)
+    path = store.latest()
+    assert path == tmp_path / "run/step-3"
+    assert store.restore(path, other, other_optimizer) == state()
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+    one, two = (o.state_dict()["state"] for o in (optimizer, other_optimizer))
+    assert one.keys() == two.keys() == {0, 2}
+    for index, values in one.items():
+        assert values.keys() == two[index].keys()
+        assert all(torch.equal(values[n], two[index][n]) for n in values)
+
+
+def test_the_newest_state_is_that_with_the_highest_number_whatever_its_time(
+    tmp_path: Path,
+) -> None:
+    store = CheckpointStore(tmp_path, "f", keep_every_epochs=1)
+    model, optimizer = model_and_optimizer(0)
+    for step, epoch in ((10, 2), (9, 1)):
+        store.save(model, optimizer, state(step), epoch)
+    os.utime(tmp_path / "step-9", (2**31, 2**31))
+    assert store.latest() == tmp_path / "step-10"
+
+
+def test_a_store_without_state_has_none(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "run", "f")
+    assert store.latest() is None
+    store.remove()
+    with pytest.raises(CheckpointError, match=r"best: no digests\.json"):
+        store.load_best(nn.Linear(3, 2))
+
+
+def test_the_state_before_goes_when_the_next_stands(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, "f", keep_every_epochs=2)
+    model, optimizer = model_and_optimizer(0)
+    for step, epoch in ((1, 0), (2, 1), (3, 0), (4, 2), (5, 0), (6, 3)):
+        store.save(model, optimizer, state(step), epoch)
+    assert {p.name for p in tmp_path.iterdir()} == {"step-4", "step-6"}
+
+
+def test_saving_the_same_step_again_replaces_it(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, "f")
+    model, optimizer = model_and_optimizer(0)
+    store.save(model, optimizer, state(5), 0)
+    store.save(model, optimizer, state(5), 7)
+    assert {p.name for p in tmp_path.iterdir()} == {"step-5"}
+    assert (tmp_path / "step-5/snapshot").exists()
+
+
+def test_a_failing_save_keeps_the_state_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CheckpointStore(tmp_path, "f")
+    model, optimizer = model_and_optimizer(1)
+    store.save(model, optimizer, state(1), 0)
+
+    def fail(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(model, optimizer, state(2), 0)
+    assert {p.name for p in tmp_path.iterdir()} == {"step-1"}
+
+
+def test_the_best_weights_are_replaced_and_checked(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, "f")
+    first, second = (model_and_optimizer(0, seed)[0] for seed in (0, 1))
+    store.save_best(first, {"value": 2.0})
+    store.save_best(second, {"value": 1.0})
+    store.load_best(first)
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
+    file = tmp_path / "best/model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"best/model\.safetensors: its bytes changed"):
+        store.load_best(first)
+
+
+def test_the_fingerprint_covers_settings_inputs_and_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = fingerprint_run({"lr": 0.1, "seed": 0}, {"data": "a"})
+    assert fingerprint_run({"seed": 0, "lr": 0.1}, {"data": "a"}) == base
+    assert fingerprint_run({"lr": 0.2, "seed": 0}, {"data": "a"}) != base
+    assert fingerprint_run({"lr": 0.1, "seed": 0}, {"data": "b"}) != base
+    edited = tmp_path / "checkpoint.py"
+    edited.write_text(Path(checkpoint.__file__).read_text() + "\n# edited\n")
+    monkeypatch.setattr(checkpoint, "__file__", str(edited))
+    assert fingerprint_run({"lr": 0.1, "seed": 0}, {"data": "a"}) != base
+
+
+def test_the_fingerprint_does_not_depend_on_where_the_code_lies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = fingerprint_run({}, {})
+    moved = tmp_path / "elsewhere.py"
+    moved.write_bytes(Path(checkpoint.__file__).read_bytes())
+    monkeypatch.setattr(checkpoint, "__file__", str(moved))
+    assert fingerprint_run({}, {}) == base
+
+
+HOLD = """
+import sys
+from plumbline.training.checkpoint import training_state_folder
+with training_state_folder("finetune@vqa", "f" * 64) as folder:
+    print(folder.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_training_state_lies_below_the_root_of_dvc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with training_state_folder("finetune@vqa", "ab" * 32) as folder:
+        assert folder == tmp_path / ".ckpt/finetune@vqa" / ("ab" * 8)
+
+
+def test_the_same_run_in_another_process_gets_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(SRC), "DVC_ROOT": str(tmp_path)}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == "f" * 16
+        with training_state_folder("finetune@vqa", "f" * 64) as folder:
+            assert folder.name == f"{'f' * 16}-{os.getpid()}"
+    finally:
+        holder.kill()
+        holder.communicate()
+    with training_state_folder("finetune@vqa", "f" * 64) as folder:
+        assert folder.name == "f" * 16

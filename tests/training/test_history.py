@@ -1,0 +1,40 @@
+"""The history comes back exactly from a checkpoint, and its tables hold every digit."""
+
+import csv
+import json
+from pathlib import Path
+
+from plumbline.training.history import History
+
+
+def example() -> History:
+    return History(
+        steps=[{"global_step": 1, "loss": 0.1 + 0.2}, {"global_step": 2, "loss": 1e-17}],
+        micro=[{"micro_step": 0, "loss": 1 / 3}],
+        validations=[{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.4, "score": 2.0}],
+    )
+
+
+def test_a_history_survives_json_exactly() -> None:
+    stored = json.loads(json.dumps(example().state()))
+    assert History.from_state(stored) == example()
+
+
+def test_tables_hold_every_digit_and_leave_holes_where_a_row_has_none(tmp_path: Path) -> None:
+    example().write(tmp_path)
+    assert (tmp_path / "train.csv").read_text() == (
+        "global_step,loss\n1,0.30000000000000004\n2,1e-17\n"
+    )
+    with (tmp_path / "val.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [
+        {"epoch": "1", "loss": "0.5", "score": ""},
+        {"epoch": "2", "loss": "0.4", "score": "2.0"},
+    ]
+    with (tmp_path / "micro.csv").open() as file:
+        assert float(next(csv.DictReader(file))["loss"]) == 1 / 3
+
+
+def test_an_empty_table_is_not_written(tmp_path: Path) -> None:
+    History(steps=[{"global_step": 1}]).write(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["train.csv"]

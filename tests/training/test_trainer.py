@@ -1,0 +1,238 @@
+"""Steps, accumulation, schedule and clipping do what a loop written by hand would do."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from plumbline.batch import Batch, LossSum
+from plumbline.errors import ConfigError
+from plumbline.training.config import ScheduleConfig
+from plumbline.training.schedule import lr_factor
+
+OPTIM = {"lr": 0.05, "weight_decay": 0.3, "betas": [0.9, 0.98], "eps": 1e-6}
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(one: nn.Module, other: nn.Module, tolerance: float = 0.0) -> None:
+    a, b = state(one), state(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance)
+
+
+def watched(toy: Any, seen: list[Batch]) -> Any:
+    """The toy task, writing down every batch that it sees."""
+
+    def note(batch: Batch, loss: LossSum) -> LossSum:
+        seen.append(batch)
+        return loss
+
+    return toy.spoilt(note)
+
+
+def by_hand(
+    toy: Any, batches: list[Batch], accumulate: int, schedule: ScheduleConfig, clip: float | None
+) -> tuple[nn.Module, list[float]]:
+    """Train with plain AdamW over the same batches; returns the model and the norms."""
+    model = toy.regressor()
+    decays = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decays, "weight_decay": OPTIM["weight_decay"]},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    plain = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98), eps=1e-6, foreach=False)
+    windows = [batches[at : at + accumulate] for at in range(0, len(batches), accumulate)]
+    norms = []
+    for step, window in enumerate(windows):
+        errors = torch.cat(
+            [
+                (model(b["x"]).squeeze(1) - b["y"]).square()[b["counts"]]  # those that count
+                for b in window
+            ]
+        )
+        plain.zero_grad()
+        errors.mean().backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
+        norms.append(gradients.norm().item())
+        if clip is not None and norms[-1] > clip:
+            for p in model.parameters():
+                p.grad *= clip / (norms[-1] + 1e-6)
+        for group in plain.param_groups:
+            group["lr"] = 0.05 * lr_factor(schedule, step, len(windows))
+        plain.step()
+    return model, norms
+
+
+@pytest.mark.parametrize("clip", [None, 2.2])
+@pytest.mark.parametrize("accumulate", [1, 2, 5])
+def test_training_agrees_with_plain_adamw(toy: Any, accumulate: int, clip: float | None) -> None:
+    seen: list[Batch] = []
+    schedule = {"name": "cosine", "warmup_steps": 2}
+    trainer = toy.trainer(
+        task=watched(toy, seen),
+        optim=OPTIM,
+        schedule=schedule,
+        grad_accum_steps=accumulate,
+        max_grad_norm=clip,
+        validate_every_epochs=0,
+        validation=None,
+        epochs=1,
+        samples=40,
+    )
+    result = trainer.fit()
+    model, norms = by_hand(toy, seen, accumulate, ScheduleConfig.model_validate(schedule), clip)
+    assert_same(trainer.model, model, tolerance=1e-9)
+    found = [row["grad_norm"] for row in result.history.steps]
+    assert found == pytest.approx(norms, rel=1e-9)
+    assert clip is None or max(norms) > clip > min(norms)  # clipping was put to the test
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(make_toy: Callable[[], Any]) -> None:
+    trainers = []
+    for batch_size, accumulate in ((8, 1), (2, 4)):
+        trainer = make_toy().trainer(
+            batch_size=batch_size, grad_accum_steps=accumulate, optim=OPTIM, epochs=3, samples=20
+        )
+        result = trainer.fit()
+        trainers.append((trainer, [row["loss"] for row in result.history.steps]))
+    (large, losses), (small, accumulated) = trainers
+    assert_same(large.model, small.model, tolerance=1e-6)
+    assert accumulated == pytest.approx(losses, rel=1e-9)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3, 4, 5, 7])
+def test_every_counter_equals_a_simulation(toy: Any, accumulate: int) -> None:
+    samples, batch_size, epochs = 18, 4, 3
+    expected, micro_rows, micro, seen = [], [], 0, 0
+    for epoch in range(epochs):
+        sizes = [min(batch_size, samples - at) for at in range(0, samples, batch_size)]
+        while sizes:
+            window, sizes = sizes[:accumulate], sizes[accumulate:]  # shorter at the epoch's end
+            step = len(expected) + 1
+            micro_rows += [(micro + i, step) for i in range(len(window))]
+            micro += len(window)
+            seen += sum(window)
+            expected.append((step, micro, epoch, seen))
+    result = toy.trainer(
+        samples=samples, batch_size=batch_size, epochs=epochs, grad_accum_steps=accumulate
+    ).fit()
+    rows = result.history.steps
+    found = [(r["global_step"], r["micro_step"], r["epoch"], r["samples"]) for r in rows]
+    assert found == expected
+    assert [(r["micro_step"], r["global_step"]) for r in result.history.micro] == micro_rows
+    clock = result.clock
+    assert (clock.global_step, clock.micro_step, clock.samples) == (len(expected), micro, seen)
+    assert (clock.epoch, clock.micro_in_epoch, clock.skipped) == (epochs, 0, 0)
+
+
+def test_the_schedule_makes_as_many_steps_as_the_optimizer(toy: Any) -> None:
+    schedule = {"name": "linear", "warmup_share": 0.25, "final_share": 0.1}
+    trainer = toy.trainer(
+        epochs=4, samples=20, grad_accum_steps=2, schedule=schedule, optim={"lr": 0.2}
+    )
+    result = trainer.fit()
+    total = result.clock.global_step
+    assert trainer.total_steps == total == 12
+    config = ScheduleConfig.model_validate(schedule)
+    expected = [0.2 * lr_factor(config, step, total) for step in range(total)]
+    assert [row["lr"] for row in result.history.steps] == expected
+    assert max(expected) == expected[3] == 0.2
+    (steps_of_adam,) = {int(s["step"]) for s in trainer._optimizer.state.values()}
+    assert steps_of_adam == total
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(1, 1), (4, 4), (5, 5), (7, 7), (99, 10)])
+def test_max_steps_ends_the_training_also_within_an_epoch(toy: Any, limit: int, steps: int) -> None:
+    result = toy.trainer(epochs=2, max_steps=limit).fit()
+    assert result.clock.global_step == len(result.history.steps) == steps
+    assert result.clock.epoch == math.ceil(steps / 5)
+    assert result.history.validations[-1]["global_step"] == steps
+
+
+def test_losses_are_per_target_that_counts(toy: Any) -> None:
+    seen: list[Batch] = []
+    trainer = toy.trainer(
+        task=watched(toy, seen), grad_accum_steps=2, validation=None, validate_every_epochs=0
+    )
+    steps = trainer.fit().history.steps
+    micro = trainer.history.micro
+    assert [row["count"] for row in micro] == [int(b["counts"].sum()) for b in seen]
+    for number, row in enumerate(steps):
+        window = micro[2 * number : 2 * number + 2]
+        total = sum(m["loss"] * m["count"] for m in window)
+        assert row["loss"] == pytest.approx(total / sum(m["count"] for m in window), rel=1e-12)
+
+
+def test_the_log_is_the_history(toy: Any) -> None:
+    result = toy.trainer(epochs=2).fit()
+    train = [(s, v) for s, v in toy.log if "train/loss" in v]
+    assert train == [
+        (r["global_step"], {f"train/{n}": r[n] for n in ("loss", "lr", "grad_norm")})
+        for r in result.history.steps
+    ]
+    validated = [(s, v) for s, v in toy.log if "val/loss" in v]
+    assert validated == [
+        (r["global_step"], {"val/loss": r["loss"]}) for r in result.history.validations
+    ]
+    assert len(toy.log) == len(train) + len(validated)
+
+
+def test_two_runs_end_in_the_same_bits_also_with_dropout(make_toy: Callable[[], Any]) -> None:
+    models = []
+    for noise in (1, 2):
+        toy = make_toy()
+        trainer = toy.trainer(toy.regressor(dropout=0.4), epochs=2)
+        torch.manual_seed(noise)  # the state of the global generator does not matter
+        trainer.fit()
+        models.append(trainer.model)
+    assert_same(*models)
+
+
+def test_dropout_differs_from_step_to_step(toy: Any) -> None:
+    same_batch = {"samples": 4, "batch_size": 4, "epochs": 3, "optim": {"lr": 1e-30}}
+    result = toy.trainer(toy.regressor(dropout=0.5), **same_batch).fit()
+    assert len({row["loss"] for row in result.history.steps}) == 3
+
+
+def test_all_targets_ignored_moves_nothing(toy: Any) -> None:
+    nothing = toy.spoilt(lambda batch, loss: LossSum(loss.total * 0, loss.count * 0))
+    trainer = toy.trainer(task=nothing, validate_every_epochs=0, validation=None, optim=OPTIM)
+    result = trainer.fit()
+    assert_same(trainer.model, toy.regressor())
+    assert all(row["loss"] == 0 and row["grad_norm"] == 0 for row in result.history.steps)
+    assert result.clock.global_step == 5
+
+
+def test_a_batch_without_a_gradient_moves_nothing(toy: Any) -> None:
+    detached = toy.spoilt(lambda batch, loss: LossSum(loss.total.detach() * 0, loss.count * 0))
+    trainer = toy.trainer(task=detached, validate_every_epochs=0, validation=None)
+    trainer.fit()
+    assert_same(trainer.model, toy.regressor())
+
+
+def test_no_training_sample_is_refused(toy: Any) -> None:
+    with pytest.raises(ConfigError, match="no training sample"):
+        toy.trainer(samples=0)
+
+
+def test_a_warmup_longer_than_the_training_is_refused_before_it_begins(toy: Any) -> None:
+    with pytest.raises(ConfigError, match=r"schedule\.warmup_steps = 6: .* has 5 steps"):
+        toy.trainer(schedule={"name": "cosine", "warmup_steps": 6})
+
+
+def test_an_unknown_frozen_part_is_refused_before_it_begins(toy: Any) -> None:
+    with pytest.raises(ConfigError, match="no part 'bodi'; parts are body, head"):
+        toy.trainer(frozen=["bodi"])
+
+
+def test_device_and_precision_are_reported(toy: Any) -> None:
+    assert toy.trainer().fit().facts == {"device": "cpu", "precision": "fp32"}
+    assert not math.isnan(toy.log[-1][1]["val/loss"])

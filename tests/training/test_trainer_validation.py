@@ -1,0 +1,161 @@
+"""The best weights win, early stopping stops when it should, and only a finite value is best."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from plumbline.errors import ConfigError, TrainingError
+from plumbline.files import read_json, verify_digests
+from plumbline.training.trainer import Best, Clock
+
+NAN = math.nan
+SCORE = {"monitor": "score"}
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def after_epochs(toy: Any, epochs: int) -> dict[str, Tensor]:
+    """Weights after so many epochs, validation apart: the schedule is constant."""
+    trainer = toy.trainer(epochs=epochs, validate_every_epochs=0, validation=None)
+    trainer.fit()
+    return state(trainer.model)
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "best"),
+    [
+        ([3.0, 1.0, 2.0], "min", 2),
+        ([3.0, 1.0, 2.0], "max", 1),
+        ([1.0, 1.0, 1.0], "min", 1),
+        ([1.0, 1.0, 1.0], "max", 1),
+        ([1.0, 2.0, 2.0], "max", 2),
+    ],
+)
+def test_the_model_ends_with_its_best_weights_and_the_first_of_equals(
+    make_toy: Callable[[], Any], values: list[float], mode: str, best: int
+) -> None:
+    toy = make_toy()
+    trainer = toy.trainer(task=toy.scripted(values), epochs=3, mode=mode, **SCORE)
+    result = trainer.fit()
+    assert (result.best.epoch, result.best.value) == (best, values[best - 1])
+    assert result.best.global_step == best * 5
+    assert same(state(trainer.model), after_epochs(make_toy(), best))
+    stored = read_json(toy.folder / "best/best.json")
+    assert (stored["value"], stored["epoch"]) == (values[best - 1], best)
+    verify_digests(toy.folder / "best")
+
+
+@pytest.mark.parametrize(
+    ("values", "best"), [([NAN, 3.0, NAN], 2), ([2.0, NAN, 3.0], 1), ([math.inf, NAN, 5.0], 3)]
+)
+def test_only_a_finite_value_is_best(make_toy: Callable[[], Any], values: list[float], best: int) -> None:
+    toy = make_toy()
+    trainer = toy.trainer(task=toy.scripted(values), epochs=3, **SCORE)
+    result = trainer.fit()
+    assert result.best.epoch == best
+    assert same(state(trainer.model), after_epochs(make_toy(), best))
+
+
+@pytest.mark.xfail(strict=True, reason="the error is of a missing digests.json, its advice dvc repro")
+def test_validations_without_any_number_end_in_an_error_that_says_so(toy: Any) -> None:
+    trainer = toy.trainer(task=toy.scripted([NAN, NAN]), epochs=2, **SCORE)
+    with pytest.raises(TrainingError, match="score"):
+        trainer.fit()
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_best_value_is_kept_by_its_rule(mode: str) -> None:
+    sign = 1 if mode == "min" else -1
+    best, clock = Best(), Clock(global_step=7, epoch=2)
+    assert not best.update(NAN, mode, 0.0, clock)
+    assert best.value is None
+    assert best.update(sign * 5.0, mode, 0.0, clock)
+    assert not best.update(sign * 5.0, mode, 0.0, clock)
+    assert not best.update(NAN, mode, 0.0, clock)
+    assert not best.update(sign * 4.5, mode, 0.5, clock)
+    assert best.since == 3
+    assert best.update(sign * 4.0, mode, 0.5, clock)
+    assert (best.value, best.since, best.global_step, best.epoch) == (sign * 4.0, 0, 7, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "min_change", "stops_after"),
+    [
+        ([5, 4, 4, 4, 4, 4], 2, 0.0, 4),
+        ([5, 4, 3, 2, 1, 0], 1, 0.0, 6),
+        ([5, 6, 4, 5, 5, 5], 2, 0.0, 5),
+        ([5, 4.9, 4.8, 4.7, 4.6, 4.5], 2, 0.5, 3),
+        ([5, 4.4, 4.3, 3.8, 3.7, 3.6], 2, 0.5, 6),
+    ],
+)
+def test_early_stopping_stops_after_the_expected_epoch(
+    toy: Any, values: list[float], patience: int, min_change: float, stops_after: int
+) -> None:
+    stopping = {"patience": patience, "min_change": min_change}
+    task = toy.scripted([float(v) for v in values])
+    result = toy.trainer(task=task, epochs=6, early_stopping=stopping, **SCORE).fit()
+    assert result.clock.epoch == stops_after
+    assert len(result.history.validations) == stops_after
+
+
+@pytest.mark.parametrize(
+    ("every", "epochs", "expected"),
+    [(1, 3, [1, 2, 3]), (2, 5, [2, 4, 5]), (9, 4, [4]), (2, 4, [2, 4])],
+)
+def test_validation_comes_every_so_many_epochs_and_always_at_the_end(
+    toy: Any, every: int, epochs: int, expected: list[int]
+) -> None:
+    result = toy.trainer(epochs=epochs, validate_every_epochs=every).fit()
+    assert [row["epoch"] for row in result.history.validations] == expected
+
+
+def test_without_validation_the_last_weights_stand(make_toy: Callable[[], Any]) -> None:
+    trainer = make_toy().trainer(epochs=3, validate_every_epochs=0, validation=None)
+    result = trainer.fit()
+    assert result.history.validations == []
+    assert result.best.value is None
+    ignored = make_toy().trainer(epochs=3, validate_every_epochs=0, validation=7)
+    ignored.fit()
+    assert same(state(trainer.model), state(ignored.model))
+
+
+@pytest.mark.parametrize("validation", [None, 0])
+def test_validation_without_data_names_the_setting(toy: Any, validation: int | None) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.validate_every_epochs: no validation sample"):
+        toy.trainer(validation=validation)
+
+
+def test_an_unknown_metric_names_the_known_ones(toy: Any) -> None:
+    trainer = toy.trainer(task=toy.scripted([1.0]), monitor="scor")
+    with pytest.raises(ConfigError, match=r"trainer\.monitor = 'scor': .*there is loss, score"):
+        trainer.fit()
+
+
+def test_validation_changes_nothing_about_the_training(make_toy: Callable[[], Any]) -> None:
+    weights = []
+    for settings in ({"validate_every_epochs": 0}, {"mode": "max", "monitor": "score"}):
+        toy = make_toy()
+        rising = toy.scripted([1.0, 2.0, 3.0])  # so the last weights are the best
+        trainer = toy.trainer(toy.regressor(dropout=0.3), task=rising, epochs=3, **settings)
+        trainer.fit()
+        weights.append(state(trainer.model))
+    assert same(*weights)
+
+
+def test_the_validation_loss_is_per_target_over_all_batches(toy: Any) -> None:
+    trainer = toy.trainer(epochs=1, validation=7, batch_size=3)
+    result = trainer.fit()
+    points = toy.points(7, seed=1)
+    with torch.no_grad():
+        errors = (trainer.model.eval()(points.x).squeeze(1) - points.y).square()[points.counts]
+    assert result.history.validations[0]["loss"] == pytest.approx(errors.mean().item(), rel=1e-12)
