@@ -1,7 +1,13 @@
 """What all tests share: a quiet environment, and small artefacts that are built once."""
 
 import os
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+# Read when torch and the hub's client are imported, which is later: in fixtures and test modules.
 os.environ["PLUMBLINE_TRACKING"] = "off"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -10,12 +16,6 @@ os.environ["DVC_NO_ANALYTICS"] = "true"
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 for _name in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
     os.environ.pop(_name, None)
-
-from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-import pytest
 
 SPLIT_SCENES = {"train": (0, 24), "val": (24, 32), "test": (32, 40)}
 """Split -> first and last scene of the tiny dataset."""

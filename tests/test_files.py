@@ -20,7 +20,6 @@ from plumbline.files import (
     output_lock,
     read_digests,
     read_json,
-    staged_folder,
     staged_output,
     verify_digests,
     write_digests,
@@ -83,9 +82,14 @@ def test_an_exception_in_the_block_keeps_the_output_before_and_leaves_nothing_el
     out = Path("models/a")
     publish(out, "old")
     before = contents(out)
-    with pytest.raises(KeyError), staged_output(out) as partial:
-        (partial / "b.txt").write_text("half")
-        raise KeyError("planted")
+
+    def fail() -> None:
+        with staged_output(out) as partial:
+            (partial / "b.txt").write_text("half")
+            raise KeyError("planted")
+
+    with pytest.raises(KeyError):
+        fail()
     assert contents(out) == before
     assert [p.name for p in out.parent.iterdir()] == ["a"]
 

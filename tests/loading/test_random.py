@@ -36,7 +36,7 @@ def test_the_draws_are_those_that_committed_metrics_were_made_with() -> None:
 def test_seeds_are_63_bits_wide_and_differ() -> None:
     seeds = {keyed_seed(0, "step", n) for n in range(2000)}
     assert len(seeds) == 2000
-    assert 0 <= min(seeds)
+    assert min(seeds) >= 0
     assert 2**62 < max(seeds) < 2**63
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 from pydantic import ValidationError
 from torch import Tensor
 from torchvision.transforms.v2 import functional
@@ -47,7 +48,12 @@ def test_normalisation_equals_torchvision(preset: str) -> None:
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_black_gray_and_white_are_minus_one_zero_and_one_under_half() -> None:
+def test_the_imagenet_statistics_are_those_of_torchvision() -> None:
+    transform = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
+    assert STATISTICS["imagenet"] == (tuple(transform.mean), tuple(transform.std))
+
+
+def test_black_is_minus_one_and_white_one_under_half() -> None:
     images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
     result = normalize_images(images, Normalization(preset="half")).flatten(1)
     torch.testing.assert_close(result, torch.tensor([[-1.0] * 3, [1.0] * 3]), rtol=0, atol=1e-6)

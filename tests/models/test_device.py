@@ -63,7 +63,14 @@ def test_only_bf16_casts() -> None:
 
 def test_threads_are_fixed_within_a_block_and_restored_after_it() -> None:
     before = torch.get_num_threads()
-    with pytest.raises(KeyError), compute_threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-        raise KeyError
+    within = []
+
+    def fail() -> None:
+        with compute_threads(before + 1):
+            within.append(torch.get_num_threads())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert within == [before + 1]
     assert torch.get_num_threads() == before

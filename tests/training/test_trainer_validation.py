@@ -58,7 +58,9 @@ def test_the_model_ends_with_its_best_weights_and_the_first_of_equals(
 @pytest.mark.parametrize(
     ("values", "best"), [([NAN, 3.0, NAN], 2), ([2.0, NAN, 3.0], 1), ([math.inf, NAN, 5.0], 3)]
 )
-def test_only_a_finite_value_is_best(make_toy: Callable[[], Any], values: list[float], best: int) -> None:
+def test_only_a_finite_value_is_best(
+    make_toy: Callable[[], Any], values: list[float], best: int
+) -> None:
     toy = make_toy()
     trainer = toy.trainer(task=toy.scripted(values), epochs=3, **SCORE)
     result = trainer.fit()
@@ -66,7 +68,9 @@ def test_only_a_finite_value_is_best(make_toy: Callable[[], Any], values: list[f
     assert same(state(trainer.model), after_epochs(make_toy(), best))
 
 
-@pytest.mark.xfail(strict=True, reason="the error is of a missing digests.json, its advice dvc repro")
+@pytest.mark.xfail(
+    strict=True, reason="the error is of a missing digests.json, its advice dvc repro"
+)
 def test_validations_without_any_number_end_in_an_error_that_says_so(toy: Any) -> None:
     trainer = toy.trainer(task=toy.scripted([NAN, NAN]), epochs=2, **SCORE)
     with pytest.raises(TrainingError, match="score"):
