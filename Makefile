@@ -30,10 +30,10 @@ repro: $(READY)  ## Run what changed of the pipeline, then print the headline fi
 	@python -m plumbline.report.headline
 
 test: $(READY)  ## The test suite (under 15 minutes, offline)
-	PLUMBLINE_TRACKING=off pytest -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-fail-under=85
+	PLUMBLINE_TRACKING=off pytest -n 2 --dist loadfile -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-fail-under=85
 
 test-all: $(READY)  ## The suite with what takes longer
-	PLUMBLINE_TRACKING=off pytest
+	PLUMBLINE_TRACKING=off pytest -n 2 --dist loadfile
 
 check: $(READY)  ## Lint, format and types
 	ruff check

@@ -52,6 +52,12 @@ def vlm_folder(
 
 
 @pytest.fixture
+def config() -> ExportConfig:
+    """The settings of `bundle`."""
+    return CONFIG
+
+
+@pytest.fixture
 def source(vlm_folder: Path, scenes_cache: Path) -> BundleSource:
     """What the bundle is made from, loaded anew."""
     training = {"seed": 0, "start": "/somewhere/else/image"}

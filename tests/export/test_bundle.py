@@ -1,4 +1,3 @@
-import json
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from plumbline.export.bundle import BundleSource, write_bundle
 from plumbline.export.config import ExportConfig
 from plumbline.export.templates.inference import Model
 from plumbline.files import dump_json, read_digests, read_json, verify_digests, write_digests
-from plumbline.loading.cache_reader import TrainingCache
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"max_new_tokens": 4, "parity_samples": 4, "selftest_samples": 1}
@@ -110,17 +108,15 @@ with staged_folder(out) as partial:
 
 
 def test_another_checkout_in_another_folder_writes_the_same_bytes(
-    bundle: Path, vlm_folder: Path, scenes_cache: Path, tmp_path: Path
+    bundle: Path, vlm_folder: Path, scenes_cache: Path, config: ExportConfig, tmp_path: Path
 ) -> None:
-    from tests.export.conftest import CONFIG
-
     checkout = tmp_path / "other" / "checkout"
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "src", checkout, ignore=ignore)
     out = tmp_path / "elsewhere" / "vqa"
     places = [str(path) for path in (checkout, vlm_folder, scenes_cache, out)]
     subprocess.run(
-        [sys.executable, "-c", AGAIN, *places, CONFIG.model_dump_json()],
+        [sys.executable, "-c", AGAIN, *places, config.model_dump_json()],
         env={"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "PATH": ""},
         cwd=tmp_path,
         check=True,
@@ -193,8 +189,3 @@ def test_the_stage_writes_a_bundle_where_paths_say(
     Path("params.yaml").write_text(dump_json({"threads": 1, "tasks": {"vqa": task}}))
     main(["vqa"])
     assert "model.safetensors" in verify_digests(Path("exports/vqa"))
-
-
-def test_the_cache_stays_as_it_was(scenes_cache: Path, bundle: Path) -> None:
-    assert TrainingCache(scenes_cache).facts["image_shape"] == [16, 16, 3]
-    assert json.loads((bundle / "contract.json").read_text())["image"]["width"] == 16

@@ -1,0 +1,92 @@
+"""Encoders and decoders of other kinds, each in both formats."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from plumbline.export.bundle import BundleSource, write_bundle
+from plumbline.export.config import ExportConfig
+from plumbline.files import read_json, write_digests
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.transform_config import Normalization
+from plumbline.models.config import DecoderConfig, TorchvisionConfig, VlmConfig
+from plumbline.models.stored import StoredVlm, VlmSpec
+from plumbline.models.vision import build_image_encoder
+from plumbline.models.vlm import Vlm
+from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.tokenizer import SpecialIds, TokenizerConfig, load_tokenizer
+
+SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+}
+DECODERS: dict[str, tuple[type, type]] = {
+    "llama": (LlamaForCausalLM, LlamaConfig),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+}
+
+
+def save_decoder(kind: str, folder: Path) -> str:
+    """A checkpoint in half precision, as they come from the hub."""
+    model_type, config_type = DECODERS[kind]
+    torch.manual_seed(0)
+    model: PreTrainedModel = model_type(config_type(**SIZES))
+    with torch.no_grad():
+        for parameter in model.model.layers.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(10)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "kind"), [("resnet18", "llama"), ("mobilenet_v3_small", "qwen2"), ("vgg11", None)]
+)
+def test_both_formats_agree_with_the_checkpoint(
+    scenes_clean: Path, tmp_path: Path, arch: str, kind: str | None
+) -> None:
+    folder, out = tmp_path / "cache", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    tokenize = TokenizeConfig(tokenizer=TokenizerConfig(vocab_size=300), image_size=[64, 64])
+    sizes = [{"height": 16, "width": 16, "images": 40}]
+    build_cache(scenes_clean, folder, tokenize, {"image": {"sizes": sizes}})
+    write_digests(folder)
+    cache = TrainingCache(folder)
+    pretrained = save_decoder(kind, tmp_path / kind) if kind else None
+    decoder = DecoderConfig(pretrained=pretrained, width=32, layers=2, heads=4, kv_heads=4)
+    encoder = TorchvisionConfig(name="torchvision", arch=arch, image_size=64)
+    special = SpecialIds(**cache.facts["special_ids"])
+    spec = VlmSpec(
+        image_encoder=encoder,
+        model=VlmConfig(decoder=decoder),
+        vocab_size=cache.facts["vocab_size"],
+        special_ids=special,
+        normalize=Normalization(),
+        max_text_tokens=24,
+        caption_prompt="describe the image",
+    )
+    torch.manual_seed(0)
+    model = Vlm(build_image_encoder(encoder), spec.model, spec.vocab_size, special.pad).eval()
+    stored = StoredVlm(model, spec, load_tokenizer(folder), {})
+    source = BundleSource(stored, cache, {}, threads=1)
+    write_bundle(source, ExportConfig(max_new_tokens=8, parity_samples=16), out)
+    for result in read_json(out / "metadata.json")["formats"].values():
+        assert result["status"] == "ok"
+        assert result["parity"]["max_logits_difference"] < 1e-4
+        assert result["parity"]["token_agreement"] == 1.0
+    assert read_json(out / "model.json")["model"]["decoder"]["pretrained"] == kind
