@@ -98,10 +98,7 @@ def test_an_exception_in_the_block_keeps_the_output_before_and_leaves_nothing_el
     "call",
     [
         "fsync",
-        pytest.param(
-            "replace",
-            marks=pytest.mark.xfail(strict=True, reason="the output before is set aside and lost"),
-        ),
+        "replace",
     ],
 )
 def test_a_full_disk_keeps_the_output_before_and_says_what_to_do(

@@ -62,7 +62,13 @@ def _describe_composition(error: Exception, folder: Path, name: str) -> str:
     if full_key and "is not in struct" in detail:
         node = OmegaConf.load(folder / f"{name}.yaml")
         assert isinstance(node, DictConfig)
-        return f"{full_key}: unknown key{_suggest(str(full_key), _all_keys(node))}"
+        near = _suggest(str(full_key), _all_keys(node))
+        return (
+            f"{full_key}: unknown key{near} (write +{full_key}=... for a setting that {name}.yaml "
+            "leaves at its default)"
+        )
+    if override := getattr(error, "override", None):
+        text = f"{override}: {text}"
     return text if detail in text else f"{text}: {detail}"
 
 
@@ -132,7 +138,8 @@ def _describe_validation(
 ) -> str:
     first, *rest = error.errors(include_url=False)
     field, *inner = first["loc"]
-    path = ".".join([sections.get(str(field), str(field)), *(str(p) for p in inner)])
+    written = _without_tags(schema, [field, *inner])[1:]
+    path = ".".join([sections.get(str(field), str(field)), *(str(p) for p in written)])
     more = f" (and {len(rest)} more)" if rest else ""
     if first["type"] == "extra_forbidden":
         known = _known_names(schema, [field, *inner[:-1]])
@@ -159,6 +166,20 @@ def _known_names(schema: Any, path: Sequence[int | str]) -> list[str]:
         # A list index, a mapping key or the tag of a union: not a field, one level of location.
         names = _known_names(schema, path[1:])
     return names
+
+
+def _without_tags(schema: Any, path: Sequence[int | str]) -> list[int | str]:
+    """A location without the tags that pydantic puts in for members of tagged unions."""
+    if not path:
+        return []
+    head, *rest = path
+    for model in _models_in(schema):
+        if str(head) in model.model_fields:
+            field = model.model_fields[str(head)]
+            if field.discriminator and rest:
+                rest = rest[1:]
+            return [head, *_without_tags(field.annotation, rest)]
+    return [head, *_without_tags(schema, rest)]
 
 
 def _models_in(annotation: Any) -> list[type[Config]]:

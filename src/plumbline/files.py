@@ -74,7 +74,12 @@ def _publish(partial: Path, final: Path) -> None:
     before = final.with_name(f".{final.name}.before-{os.getpid()}")
     if final.is_dir():
         final.rename(before)
-    partial.replace(final)
+    try:
+        partial.replace(final)
+    except OSError:
+        if before.exists():
+            before.rename(final)
+        raise
     _sync(final.parent)
     if before.exists():
         shutil.rmtree(before)

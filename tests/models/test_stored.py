@@ -130,10 +130,7 @@ def test_a_changed_file_is_refused(copy: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(
-            "model.json",
-            marks=pytest.mark.xfail(strict=True, reason="FileNotFoundError with a traceback"),
-        ),
+        "model.json",
         "model.safetensors",
     ],
 )

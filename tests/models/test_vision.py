@@ -125,7 +125,6 @@ def test_an_architecture_without_a_trunk_is_refused() -> None:
         build_image_encoder(torchvision_config(arch="shufflenet_v2_x0_5"))
 
 
-@pytest.mark.xfail(strict=True, reason="its maps have the channels last: rows become the width")
 def test_a_trunk_with_channels_last_is_refused_or_read_right() -> None:
     try:
         encoder = build_image_encoder(torchvision_config(arch="swin_t"))
@@ -155,7 +154,6 @@ def test_missing_trunk_weights_are_named(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.xfail(strict=True, reason="a traceback of torch, over many lines")
 @pytest.mark.parametrize("name", ["other.safetensors", "damaged.safetensors", "damaged.pt"])
 def test_trunk_weights_that_do_not_fit_are_one_line(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -69,7 +69,6 @@ def test_a_decoder_from_a_checkpoint_has_its_weights(
     assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
 
 
-@pytest.mark.xfail(strict=True, reason="fp32 and autocast both expect float32 weights to update")
 def test_a_half_precision_checkpoint_is_trained_in_float32(
     checkpoint: tuple[Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:

@@ -64,7 +64,6 @@ def test_wrappers_leave_no_trace_in_the_names() -> None:
     assert plain_state(Wrapped(compiled)).keys() == plain
 
 
-@pytest.mark.xfail(strict=True, reason="nothing is loaded, and nothing is said")
 @pytest.mark.parametrize("wrap", [Wrapped, torch.compile])
 def test_weights_reach_a_wrapped_model_too(wrap: object, tmp_path: Path) -> None:
     model, other = Tied(0), Tied(1)

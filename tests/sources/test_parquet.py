@@ -142,7 +142,6 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], rule: str) -> None
         ParquetConfig.model_validate(settings)
 
 
-@pytest.mark.xfail(strict=True, reason="it fails at the first row that matches, with a traceback")
 def test_a_template_that_names_no_group_is_refused_before_any_row_is_read() -> None:
     with pytest.raises(ValidationError, match="caption"):
         CaptionRule(question="is there (.+)", caption=r"there is \2")

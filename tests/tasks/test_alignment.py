@@ -243,7 +243,6 @@ def test_a_width_beyond_the_embedding_is_refused(cache: TrainingCache) -> None:
         build_alignment(cache, model_config(), AlignmentTaskConfig(widths=[4, 16]), seed=0)
 
 
-@pytest.mark.xfail(strict=True, reason="training ends in an IndexError at the first long caption")
 def test_texts_longer_than_the_text_encoder_takes_are_refused(cache: TrainingCache) -> None:
     with pytest.raises(ConfigError, match=r"max_text_tokens.*max_tokens"):
         build_alignment(cache, model_config(), AlignmentTaskConfig(max_text_tokens=63), seed=0)

@@ -68,7 +68,6 @@ def test_a_run_killed_at_any_log_call_ends_in_the_same_bits(
         assert resumed(toy, **saving) == expected, call
 
 
-@pytest.mark.xfail(strict=True, reason="the last step is on disk, so the validation is left out")
 @pytest.mark.parametrize("settings", [{}, {"max_steps": 4}, {"epochs": 1}])
 def test_a_run_killed_in_its_last_validation_validates_when_it_goes_on(
     make_toy: Callable[[], Any], killed: type[Exception], settings: dict[str, Any]

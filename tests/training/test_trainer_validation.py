@@ -68,9 +68,6 @@ def test_only_a_finite_value_is_best(
     assert same(state(trainer.model), after_epochs(make_toy(), best))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the error is of a missing digests.json, its advice dvc repro"
-)
 def test_validations_without_any_number_end_in_an_error_that_says_so(toy: Any) -> None:
     trainer = toy.trainer(task=toy.scripted([NAN, NAN]), epochs=2, **SCORE)
     with pytest.raises(TrainingError, match="score"):

@@ -19,7 +19,7 @@ class TextEncoder(nn.Module):
         """Build from sizes with random weights, or load `config.pretrained`."""
         super().__init__()
         if config.pretrained:
-            self.encoder = AutoModel.from_pretrained(config.pretrained)
+            self.encoder = AutoModel.from_pretrained(config.pretrained, dtype=torch.float32)
         else:
             self.encoder = BertModel(
                 BertConfig(

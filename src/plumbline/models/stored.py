@@ -79,6 +79,8 @@ def save_model(folder: Path, model: nn.Module, spec: Config, tokenizer: Tokenize
 def _read_spec(folder: Path, schema: type[ConfigT]) -> ConfigT:
     try:
         return schema.model_validate_json((folder / SPEC).read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder / SPEC}: missing; {folder} holds no model") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -1,10 +1,12 @@
 """Image encoders: torchvision networks that give tokens for a decoder and one pooled vector."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
 import torchvision
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import ConvStemConfig, VisionTransformer
@@ -94,6 +96,10 @@ class TrunkEncoder(ImageEncoder):
         model = torchvision.models.get_model(config.arch, weights=None)
         if config.weights is not None:
             _load_weights(model, Path(config.weights))
+        if config.arch.startswith("swin"):
+            raise ConfigError(
+                f"arch = {config.arch!r}: its maps have the channels last; use another"
+            )
         if hasattr(model, "layer4"):
             self.trunk = nn.Sequential(*list(model.children())[:-2])
         elif hasattr(model, "features"):
@@ -116,10 +122,15 @@ class TrunkEncoder(ImageEncoder):
 def _load_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"weights = {str(path)!r}: no such file")
-    if path.suffix == ".safetensors":
-        model.load_state_dict(load_file(path))
-    else:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state)
+    except (SafetensorError, UnpicklingError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"weights = {str(path)!r}: do not fit ({reason})") from None
 
 
 def build_image_encoder(config: ImageEncoderConfig) -> ImageEncoder:

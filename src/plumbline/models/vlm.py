@@ -24,7 +24,7 @@ def build_decoder(config: DecoderConfig, vocab_size: int, pad: int) -> PreTraine
         pad: id of the padding token.
     """
     if config.pretrained:
-        model: Any = AutoModelForCausalLM.from_pretrained(config.pretrained)
+        model: Any = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
         if model.get_input_embeddings().num_embeddings < vocab_size:
             model.resize_token_embeddings(vocab_size)
         return cast(PreTrainedModel, model)

@@ -11,6 +11,10 @@ from plumbline.errors import CheckpointError
 WEIGHTS = "model.safetensors"
 
 
+def _plain_name(name: str) -> str:
+    return name.replace("_orig_mod.", "").removeprefix("module.")
+
+
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
     """Weights under the names of the plain model, on the CPU, each shared tensor once."""
     state: dict[str, Tensor] = {}
@@ -19,8 +23,7 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
         if tensor.numel() and tensor.data_ptr() in seen:
             continue
         seen.add(tensor.data_ptr())
-        plain = name.replace("_orig_mod.", "").removeprefix("module.")
-        state[plain] = tensor.detach().cpu().contiguous()
+        state[_plain_name(name)] = tensor.detach().cpu().contiguous()
     return state
 
 
@@ -65,4 +68,7 @@ def load_weights(model: nn.Module, path: Path, *, prefix: str = "") -> None:
             f"{path}: does not fit the model; missing {missing[:3]}, unexpected {unexpected[:3]}, "
             f"other shape {shapes[:3]}"
         )
-    model.load_state_dict(state, strict=False)
+    wrapped = {
+        name: state[_plain_name(name)] for name in model.state_dict() if _plain_name(name) in state
+    }
+    model.load_state_dict(wrapped, strict=False)  # the second name of a shared tensor is not there

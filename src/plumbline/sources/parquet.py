@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
 from plumbline.data.columns import CANONICAL
@@ -34,6 +34,14 @@ class CaptionRule(Config):
         except re.error as error:
             raise ValueError(f"not a regular expression ({error})") from None
         return pattern
+
+    @model_validator(mode="after")
+    def _groups_exist(self) -> "CaptionRule":
+        try:
+            re.compile(f"(?:{self.question})|").fullmatch("").expand(self.caption)  # type: ignore[union-attr]
+        except (re.error, IndexError) as error:
+            raise ValueError(f"caption {self.caption!r} does not fit question ({error})") from None
+        return self
 
 
 class ParquetConfig(Config):

@@ -183,6 +183,12 @@ def build_alignment(
             f"task.widths: {max(config.widths)} is larger than model.embed_dim = "
             f"{model_config.embed_dim}"
         )
+    text = model_config.text_encoder
+    if not text.pretrained and config.max_text_tokens + 2 > text.max_tokens:
+        raise ConfigError(
+            f"task.max_text_tokens = {config.max_text_tokens}: with bos and eos that is more than "
+            f"model.text_encoder.max_tokens = {text.max_tokens}"
+        )
     torch.manual_seed(keyed_seed(seed, "weights"))
     special_ids = SpecialIds(**cache.facts["special_ids"])
     vocab_size = cache.facts["vocab_size"]

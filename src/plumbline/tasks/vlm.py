@@ -71,7 +71,12 @@ class DialogueSource:
         """
         self._cache, self._config, self._features = cache, config, features
         self._caption_prompt, self._seed, self._training = caption_prompt, seed, training
-        self._rows = [r for r in cache.by_image(split) if len(r.captions) or len(r.questions)]
+        captions, questions = config.captions_per_image != 0, config.questions_per_image != 0
+        self._rows = [
+            row
+            for row in cache.by_image(split)
+            if (captions and len(row.captions)) or (questions and len(row.questions))
+        ]
         if not self._rows:
             raise DataError(f"{cache.folder}: no question and no caption in split {split!r}")
 
@@ -95,8 +100,9 @@ class DialogueSource:
             random = keyed_generator(self._seed, "dialogue", epoch, index)
             captions = random.permutation(rows.captions)[: self._config.captions_per_image]
             questions = random.permutation(rows.questions)[: self._config.questions_per_image]
-        elif self._config.captions_per_image == 0:
-            captions = captions[:0]
+        else:
+            captions = captions[: self._config.captions_per_image]
+            questions = questions[:0] if self._config.questions_per_image == 0 else questions
         said = [(self._caption_prompt, self._cache.ids(int(c))) for c in captions]
         return said + [(self._cache.ids(int(q)), self._cache.ids(int(a))) for q, a in questions]
 

@@ -1,6 +1,7 @@
 """From a job to a model folder: what the training stages share around the loop."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,11 @@ def count_parameters(model: nn.Module) -> dict[str, dict[str, int]]:
     return parts
 
 
+def _last_finite(losses: Sequence[float]) -> float | None:
+    """The last loss that is a number: those of skipped steps are not."""
+    return next((loss for loss in reversed(losses) if math.isfinite(loss)), None)
+
+
 def _figures(result: FitResult, parameters: dict[str, dict[str, int]]) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "optimizer_steps": result.clock.global_step,
@@ -106,7 +112,7 @@ def _figures(result: FitResult, parameters: dict[str, dict[str, int]]) -> dict[s
         "samples": result.clock.samples,
         "epochs": result.clock.epoch,
         "skipped_steps": result.clock.skipped,
-        "final_train_loss": result.history.steps[-1]["loss"],
+        "final_train_loss": _last_finite([row["loss"] for row in result.history.steps]),
         "frozen_tensors_unchanged": result.frozen_tensors,
         "parameters": parameters,
     }

@@ -144,17 +144,21 @@ class Trainer:
         self._resume()
         with StopRequest() as stop, training_progress(self.total_steps) as progress:
             progress(self.clock.global_step, None)
-            while not self._finished():
+            # An epoch that was begun is ended too, also by a run killed in its last validation.
+            while self.clock.micro_in_epoch or not self._finished():
                 for window in self._windows():
                     loss = self._step(window)
                     progress(self.clock.global_step, loss)
                     self._save_within_epoch(stop)
-                    if self.clock.global_step >= self.total_steps:
-                        break
                 self._end_epoch()
                 stop.leave()
         frozen = check_frozen(self.model, self._frozen, self._frozen_before)
         if self._config.validate_every_epochs:
+            if self.best.value is None:
+                raise TrainingError(
+                    f"trainer.monitor = {self._config.monitor!r}: not finite in any validation, so "
+                    "no weights are best; look at the data and lower optim.lr"
+                )
             self._store.load_best(self.model)
         facts = {"device": str(self.device), "precision": self.precision}
         return FitResult(self.history, self.clock, self.best, frozen, facts)
@@ -167,9 +171,12 @@ class Trainer:
         return done or self.clock.epoch >= self._config.epochs
 
     def _windows(self) -> Iterator[list[Batch]]:
-        """The rest of the epoch, in windows of `grad_accum_steps` micro-batches."""
+        """The rest of the epoch or of the training, in windows of `grad_accum_steps` batches."""
         batches = self._train.batches(self.clock.epoch, start=self.clock.micro_in_epoch)
-        while window := list(itertools.islice(batches, self._config.grad_accum_steps)):
+        while self.clock.global_step < self.total_steps:
+            window = list(itertools.islice(batches, self._config.grad_accum_steps))
+            if not window:
+                return
             yield window
 
     def _step(self, window: list[Batch]) -> float:
