@@ -8,7 +8,7 @@ from pydantic import Field
 
 from plumbline import paths
 from plumbline.config import Config, fix_threads
-from plumbline.files import staged_output
+from plumbline.files import output_lock
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.stage import StageSpec, parse_call, run_stage
 from plumbline.tasks.config import VlmModelConfig, VlmTaskConfig
@@ -59,23 +59,23 @@ def main(arguments: Sequence[str]) -> None:
     from plumbline.training.run import TrainingRun, train_to_folder
 
     config = call.config
-    with record_run(stage=SPEC.name, key=call.key, config=call.plain) as run:
-        with staged_output(paths.finetuned(call.key)) as out:
-            cache = TrainingCache(paths.cache(config.data))
-            job = build_vlm(
-                cache, Path(config.start), config.train.model, config.train.task, seed=config.seed
-            )
-            training = TrainingRun(
-                stage=f"{SPEC.name}@{call.key}",
-                settings=call.plain,
-                loader=config.train.loader,
-                trainer=config.train.trainer,
-                seed=config.seed,
-                threads=config.threads,
-                frozen=config.train.model.freeze,
-            )
-            run.facts(train_to_folder(training, job, out, on_log=run.metrics))
-        run.artifact(paths.finetuned(call.key) / "metrics.json")
+    out = paths.finetuned(call.key)
+    with record_run(stage=SPEC.name, key=call.key, config=call.plain) as run, output_lock(out):
+        cache = TrainingCache(paths.cache(config.data))
+        job = build_vlm(
+            cache, Path(config.start), config.train.model, config.train.task, seed=config.seed
+        )
+        training = TrainingRun(
+            stage=f"{SPEC.name}@{call.key}",
+            settings=call.plain,
+            loader=config.train.loader,
+            trainer=config.train.trainer,
+            seed=config.seed,
+            threads=config.threads,
+            frozen=config.train.model.freeze,
+        )
+        run.facts(train_to_folder(training, job, out, on_log=run.metrics))
+        run.artifact(out / "metrics.json")
 
 
 if __name__ == "__main__":

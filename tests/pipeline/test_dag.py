@@ -137,3 +137,35 @@ def test_every_param_of_versions_is_known() -> None:
 def test_no_value_of_a_user_reaches_a_shell_but_the_key() -> None:
     for name in ALL:
         assert re.fullmatch(r"python -m stages\.\w+( \$\{key\})?", entry(name)["cmd"])
+
+
+def unlisted(settings: Any, written: Any, path: str) -> list[str]:
+    if not isinstance(settings, dict):
+        return []
+    if not isinstance(written, dict):
+        return [path]
+    return [
+        name
+        for key, value in settings.items()
+        for name in (
+            unlisted(value, written[key], f"{path}.{key}") if key in written else [f"{path}.{key}"]
+        )
+    ]
+
+
+def test_params_hold_every_setting_of_the_default_selection() -> None:
+    """H01, H02: what a stage knows can be overridden by name; unknown names are refused anyway."""
+    from plumbline.config import check_config
+    from plumbline.params import read_params
+    from stages.check_params import specs
+
+    params = read_params(ROOT)
+    for spec in specs():
+        for key in params[spec.group] if spec.group else []:
+            sections = spec.sections(key)
+            config = check_config(spec.schema, sections, params).model_dump(mode="json")
+            for name, dotted in sections.items():
+                written: Any = params
+                for part in dotted.split("."):
+                    written = written[part]
+                assert unlisted(config[name], written, dotted) == []

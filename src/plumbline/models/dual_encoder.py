@@ -1,12 +1,13 @@
 """Two encoders that meet in one space: the model of alignment."""
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 from plumbline.models.config import DualEncoderConfig, TextEncoderConfig
 from plumbline.models.vision import build_image_encoder
@@ -15,10 +16,17 @@ from plumbline.models.vision import build_image_encoder
 class TextEncoder(nn.Module):
     """A transformers encoder; pooled is the mean over the tokens that are not padding."""
 
-    def __init__(self, config: TextEncoderConfig, vocab_size: int) -> None:
-        """Build from sizes with random weights, or load `config.pretrained`."""
+    def __init__(
+        self, config: TextEncoderConfig, vocab_size: int, stored: Path | None = None
+    ) -> None:
+        """Build from sizes with random weights, or load `config.pretrained`.
+
+        Where `stored` names a folder with the architecture of a trained encoder, that is built.
+        """
         super().__init__()
-        if config.pretrained:
+        if stored is not None:
+            self.encoder = AutoModel.from_config(AutoConfig.from_pretrained(stored))
+        elif config.pretrained:
             self.encoder = AutoModel.from_pretrained(config.pretrained, dtype=torch.float32)
         else:
             self.encoder = BertModel(
@@ -66,11 +74,14 @@ class Embeddings(NamedTuple):
 class DualEncoder(nn.Module):
     """Image encoder and text encoder, each with a linear map into the shared space."""
 
-    def __init__(self, config: DualEncoderConfig, vocab_size: int) -> None:
-        """Build with random weights from torch's global generator."""
+    def __init__(
+        self, config: DualEncoderConfig, vocab_size: int, stored: Path | None = None
+    ) -> None:
+        """Build with random weights from torch's generator; `stored` as in `TextEncoder`."""
         super().__init__()
+        self.config = config
         self.image_encoder = build_image_encoder(config.image_encoder)
-        self.text_encoder = TextEncoder(config.text_encoder, vocab_size)
+        self.text_encoder = TextEncoder(config.text_encoder, vocab_size, stored)
         self.image_projection = nn.Linear(self.image_encoder.width, config.embed_dim, bias=False)
         self.text_projection = nn.Linear(self.text_encoder.width, config.embed_dim, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))

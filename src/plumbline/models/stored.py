@@ -23,6 +23,8 @@ from plumbline.models.weights import WEIGHTS, load_weights, save_weights
 from plumbline.tokenization.tokenizer import FILE_NAME, SpecialIds, load_tokenizer
 
 SPEC = "model.json"
+ARCHITECTURE = "pretrained"
+"""Folder with the architecture of a part that came from a checkpoint, which may be gone later."""
 
 
 class DualEncoderSpec(Config):
@@ -74,6 +76,15 @@ def save_model(folder: Path, model: nn.Module, spec: Config, tokenizer: Tokenize
     save_weights(model, folder / WEIGHTS)
     (folder / SPEC).write_text(dump_json(spec.model_dump(mode="json")))
     tokenizer.save(str(folder / FILE_NAME))
+    if isinstance(model, Vlm) and model.config.decoder.pretrained:
+        model.decoder.config.save_pretrained(folder / ARCHITECTURE)
+    if isinstance(model, DualEncoder) and model.config.text_encoder.pretrained:
+        model.text_encoder.encoder.config.save_pretrained(folder / ARCHITECTURE)
+
+
+def _architecture(folder: Path) -> Path | None:
+    path = folder / ARCHITECTURE
+    return path if path.is_dir() else None
 
 
 def _read_spec(folder: Path, schema: type[ConfigT]) -> ConfigT:
@@ -98,7 +109,7 @@ def load_dual_encoder(folder: Path) -> StoredDualEncoder:
     """
     digests = verify_digests(folder)
     spec = _read_spec(folder, DualEncoderSpec)
-    model = DualEncoder(spec.model, spec.vocab_size)
+    model = DualEncoder(spec.model, spec.vocab_size, _architecture(folder))
     load_weights(model, folder / WEIGHTS)
     return StoredDualEncoder(model.eval(), spec, load_tokenizer(folder), digests)
 
@@ -125,7 +136,8 @@ def load_vlm(folder: Path) -> StoredVlm:
     digests = verify_digests(folder)
     spec = _read_spec(folder, VlmSpec)
     encoder = build_image_encoder(spec.image_encoder)
-    model = Vlm(encoder, spec.model, spec.vocab_size, spec.special_ids.pad)
+    pad = spec.special_ids.pad
+    model = Vlm(encoder, spec.model, spec.vocab_size, pad, _architecture(folder))
     load_weights(model, folder / WEIGHTS)
     return StoredVlm(model.eval(), spec, load_tokenizer(folder), digests)
 

@@ -1,10 +1,12 @@
 """The vision-language model: frozen image encoder, projector, causal decoder."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     PreTrainedModel,
     Qwen3Config,
@@ -15,14 +17,21 @@ from plumbline.models.config import DecoderConfig, VlmConfig
 from plumbline.models.vision import ImageEncoder
 
 
-def build_decoder(config: DecoderConfig, vocab_size: int, pad: int) -> PreTrainedModel:
+def build_decoder(
+    config: DecoderConfig, vocab_size: int, pad: int, stored: Path | None = None
+) -> PreTrainedModel:
     """A Qwen3-type decoder: random weights from these sizes, or a checkpoint.
 
     Args:
         config: sizes, or the place of a checkpoint.
         vocab_size: number of token ids; a checkpoint's embedding grows to it where it is smaller.
         pad: id of the padding token.
+        stored: folder with the architecture of a trained decoder, whose weights come later.
     """
+    if stored is not None:
+        return cast(
+            PreTrainedModel, AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(stored))
+        )
     if config.pretrained:
         model: Any = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
         if model.get_input_embeddings().num_embeddings < vocab_size:
@@ -72,12 +81,18 @@ class Vlm(nn.Module):
     """Answers a prompt about an image: projected image tokens, then text, through the decoder."""
 
     def __init__(
-        self, image_encoder: ImageEncoder, config: VlmConfig, vocab_size: int, pad: int
+        self,
+        image_encoder: ImageEncoder,
+        config: VlmConfig,
+        vocab_size: int,
+        pad: int,
+        stored: Path | None = None,
     ) -> None:
-        """Join a given encoder with a new projector and decoder."""
+        """Join a given encoder with a new projector and decoder; `stored` as in `build_decoder`."""
         super().__init__()
+        self.config = config
         self.image_encoder = image_encoder
-        decoder: Any = build_decoder(config.decoder, vocab_size, pad)
+        decoder: Any = build_decoder(config.decoder, vocab_size, pad, stored)
         self.decoder = decoder
         width = int(decoder.get_input_embeddings().embedding_dim)
         self.projector = Projector(

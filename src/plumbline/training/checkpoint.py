@@ -40,6 +40,8 @@ class TrainingState:
     clock: dict[str, int]
     best: dict[str, Any]
     history: dict[str, Any]
+    scaler: dict[str, Any]
+    """Of the gradient scaler; empty unless the precision is fp16."""
 
 
 class CheckpointStore:

@@ -55,7 +55,7 @@ class EarlyStoppingConfig(Config):
 
     patience: int = Field(ge=1)
     min_change: float = Field(0.0, ge=0.0)
-    """A smaller change does not count as an improvement."""
+    """A smaller change for the better does not count here; the best weights are kept anyway."""
 
 
 class CheckpointConfig(Config):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from plumbline.files import digest_of, dump_json
+from plumbline.files import digest_of, dump_json, staged_folder
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.models.device import resolve_device, resolve_precision
@@ -42,7 +42,9 @@ class TrainingRun:
 def train_to_folder(
     run: TrainingRun, job: TrainingJob, out: Path, *, on_log: OnLog
 ) -> dict[str, Any]:
-    """Train a job and write its model, history and figures into the empty folder `out`.
+    """Train a job and publish its model, history and figures as the folder `out`.
+
+    The training state goes only when `out` stands: a full disk at the end costs no training.
 
     Returns:
         Facts for the run record: device, precision, parameters, counts.
@@ -70,15 +72,15 @@ def train_to_folder(
             frozen=run.frozen,
             on_log=on_log,
         )
-        result = trainer.fit()
-        parameters = count_parameters(job.model)
-        save_model(out, job.model, job.spec, job.tokenizer)
-        result.history.write(out)
-        (out / "config.json").write_text(dump_json(dict(run.settings)))
-        figures = _figures(result, parameters)
-        (out / "metrics.json").write_text(dump_json(figures))
-    if not run.trainer.checkpoint.keep_after_success:
-        store.remove()
+        with staged_folder(out) as partial:
+            result = trainer.fit()
+            figures = _figures(result, count_parameters(job.model))
+            save_model(partial, job.model, job.spec, job.tokenizer)
+            result.history.write(partial)
+            (partial / "config.json").write_text(dump_json(dict(run.settings)))
+            (partial / "metrics.json").write_text(dump_json(figures))
+        if not run.trainer.checkpoint.keep_after_success:
+            store.remove()
     identity = {"fingerprint": fingerprint, "inputs_sha256": digest_of(dict(job.inputs))}
     return {**result.facts, **figures, **identity}
 

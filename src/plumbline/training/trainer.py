@@ -61,17 +61,23 @@ class Best:
     global_step: int = 0
     epoch: int = 0
     since: int = 0
-    """Validations since the last improvement."""
+    """Validations since the last change of at least `min_change` for the better."""
+    anchor: float | None = None
+    """The value of that change."""
 
     def update(self, value: float, mode: str, min_change: float, clock: Clock) -> bool:
-        """Take a new value; true when it is an improvement."""
-        gain = math.inf
-        if self.value is not None:
-            gain = self.value - value if mode == "min" else value - self.value
-        if not math.isfinite(value) or gain <= min_change:
+        """Take a new value; true when it is the best so far, by however little."""
+        if not math.isfinite(value):
             self.since += 1
             return False
-        self.value, self.since = value, 0
+        sign = 1 if mode == "max" else -1
+        if self.anchor is None or sign * (value - self.anchor) > min_change:
+            self.anchor, self.since = value, 0
+        else:
+            self.since += 1
+        if self.value is not None and sign * (value - self.value) <= 0:
+            return False
+        self.value = value
         self.global_step, self.epoch = clock.global_step, clock.epoch
         return True
 
@@ -201,6 +207,8 @@ class Trainer:
                 self._scaler.step(self._optimizer)
             self._scaler.update()
             self.clock.global_step += 1
+        elif self._scaler.is_enabled() and math.isfinite(loss):
+            self._scaler.update()  # the gradients overflowed their scale: try the window's next
         else:
             self._skip(window, loss, norm)
         self._record(totals, counts, loss, norm)
@@ -311,6 +319,7 @@ class Trainer:
             clock=asdict(self.clock),
             best=asdict(self.best),
             history=self.history.state(),
+            scaler=self._scaler.state_dict(),
         )
         self._store.save(self.model, self._optimizer, state, epoch_ended)
 
@@ -321,4 +330,5 @@ class Trainer:
         state = self._store.restore(latest, self.model, self._optimizer)
         self.clock, self.best = Clock(**state.clock), Best(**state.best)
         self.history = History.from_state(state.history)
+        self._scaler.load_state_dict(state.scaler)
         logger.info("resuming after optimiser step %d", self.clock.global_step)
