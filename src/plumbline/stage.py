@@ -1,6 +1,7 @@
 """The edge of every stage: command line in, exit code and one-line errors out."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,8 +70,10 @@ def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[Confi
 def run_stage(main: Callable[[Sequence[str]], None]) -> None:
     """Run a stage's `main` on the command line: exit 1 and one line for an error of ours."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("hydra", "httpx", "transformers", "torch.onnx", "onnxscript"):
+    for noisy in ("absl", "hydra", "httpx", "torch.onnx", "onnxscript"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    # It sets its own level when it is imported, later, by the stages that need it.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         main(sys.argv[1:])
     except PlumblineError as error:

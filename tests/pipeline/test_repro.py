@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import signal
 import time
 from pathlib import Path
@@ -50,17 +49,16 @@ def test_nothing_but_metrics_and_the_lock_is_new_in_git(reproduced: Checkout) ->
 
 
 def test_outputs_hold_no_path_of_the_machine(reproduced: Checkout) -> None:
-    marks = [str(reproduced.folder).encode(), os.uname().nodename.encode()]
+    mark = str(reproduced.folder).encode()
     for top in ("models", "metrics", "exports", "report", "work/evaluation"):
         for file in (reproduced.folder / top).rglob("*"):
             if file.is_file():
-                data = file.read_bytes()
-                assert not [mark for mark in marks[:1] if mark in data], file
+                assert mark not in file.read_bytes(), file
 
 
 def test_a_changed_lr_reruns_its_task_alone_and_back_again_nothing(reproduced: Checkout) -> None:
     before = (reproduced.folder / "dvc.lock").read_text()
-    changed = reproduced.stages_run("dvc", "exp", "run", "-S", f"{LR}=0.002")
+    changed = reproduced.stages_run("dvc", "exp", "run", "-S", f"{LR}=0.003")
     # The experiment composes params.yaml, so that is checked; its output is a constant.
     expected = ["check_params", "finetune@vqa", "evaluate_model@vqa", "export_model@vqa", "report"]
     assert changed == expected

@@ -114,6 +114,7 @@ def test_a_run_writes_model_history_settings_and_figures(alignment: Build) -> No
         "model.json",
         "tokenizer.json",
         "config.json",
+        "digests.json",
         "metrics.json",
         "train.csv",
         "micro.csv",

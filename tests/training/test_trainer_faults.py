@@ -135,7 +135,6 @@ def test_a_frozen_part_that_a_bug_changes_is_named(toy: Any) -> None:
         trainer.fit()
 
 
-@pytest.mark.xfail(strict=True, reason="the first overflow of the scale counts as a faulty loss")
 def test_fp16_lowers_its_scale_instead_of_giving_up(
     toy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

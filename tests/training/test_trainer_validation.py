@@ -83,8 +83,8 @@ def test_the_best_value_is_kept_by_its_rule(mode: str) -> None:
     assert best.update(sign * 5.0, mode, 0.0, clock)
     assert not best.update(sign * 5.0, mode, 0.0, clock)
     assert not best.update(NAN, mode, 0.0, clock)
-    assert not best.update(sign * 4.5, mode, 0.5, clock)
-    assert best.since == 3
+    assert best.update(sign * 4.5, mode, 0.5, clock)
+    assert best.since == 3, "too small a change to go on for, yet the best weights so far"
     assert best.update(sign * 4.0, mode, 0.5, clock)
     assert (best.value, best.since, best.global_step, best.epoch) == (sign * 4.0, 0, 7, 2)
 

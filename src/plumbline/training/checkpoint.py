@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class TrainingState:
     clock: dict[str, int]
     best: dict[str, Any]
     history: dict[str, Any]
-    scaler: dict[str, Any]
+    scaler: dict[str, Any] = field(default_factory=dict)
     """Of the gradient scaler; empty unless the precision is fp16."""
 
 

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from plumbline.errors import DataError
+from plumbline.evaluation.alignment import evaluate_alignment
+from plumbline.evaluation.config import AlignmentEvaluationConfig
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.models.stored import load_dual_encoder
+
+CPU = torch.device("cpu")
+
+
+def test_recall_counts_every_caption_of_an_image_by_brute_force(
+    scenes_cache: Path, aligned_folder: Path
+) -> None:
+    cache = TrainingCache(scenes_cache)
+    config = AlignmentEvaluationConfig(split="test", ks=[1, 3])
+    result = evaluate_alignment(load_dual_encoder(aligned_folder), cache, config, CPU)
+    scores = result.image_embeddings.astype(np.float64) @ result.text_embeddings.T
+    captions = {row.image: set(row.captions.tolist()) for row in cache.by_image("test")}
+    hits = {1: 0, 3: 0}
+    for image, score in zip(result.images, scores, strict=True):
+        found = result.texts[np.argsort(-score)]
+        for k in hits:
+            hits[k] += bool(set(found[:k].tolist()) & captions[int(image)])
+    for k, count in hits.items():
+        assert result.metrics[f"image_to_text_recall_at_{k}"] == count / len(result.images)
+    assert result.metrics["images"] == len(captions)
+
+
+def test_alignment_figures_do_not_depend_on_the_batch_size(
+    scenes_cache: Path, aligned_folder: Path
+) -> None:
+    cache, stored = TrainingCache(scenes_cache), load_dual_encoder(aligned_folder)
+    results = [
+        evaluate_alignment(stored, cache, AlignmentEvaluationConfig(batch_size=size), CPU)
+        for size in (1, 7, 64)
+    ]
+    for result in results[1:]:
+        assert result.metrics == pytest.approx(results[0].metrics, abs=1e-6)
+
+
+def test_examples_mark_the_right_captions(scenes_cache: Path, aligned_folder: Path) -> None:
+    cache = TrainingCache(scenes_cache)
+    config = AlignmentEvaluationConfig(examples=3)
+    result = evaluate_alignment(load_dual_encoder(aligned_folder), cache, config, CPU)
+    assert len(result.examples) == 3
+    captions = {r.image: {cache.text(int(c)) for c in r.captions} for r in cache.by_image("test")}
+    for example in result.examples:
+        assert len(example["found"]) == 5
+        for found in example["found"]:
+            assert found["right"] == (found["text"] in captions[example["image"]])
+
+
+def test_a_split_without_captions_is_refused(
+    scenes_cache: Path, aligned_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = TrainingCache(scenes_cache)
+    monkeypatch.setattr(cache, "by_image", lambda split: [])
+    with pytest.raises(DataError, match="no captioned image in split 'test'"):
+        evaluate_alignment(
+            load_dual_encoder(aligned_folder), cache, AlignmentEvaluationConfig(), CPU
+        )
