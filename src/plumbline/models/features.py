@@ -1,15 +1,19 @@
 """Features of a frozen image encoder, computed once per distinct image and kept on disk."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from plumbline.errors import CheckpointError
 from plumbline.files import dump_json, read_json, staged_folder, verify_digests
 from plumbline.loading.transform_config import Normalization
 from plumbline.loading.transforms import normalize_images, resize_images
 from plumbline.models.vision import ImageEncoder
+
+logger = logging.getLogger(__name__)
 
 BATCH_IMAGES = 256
 
@@ -27,6 +31,18 @@ def encode_images(
     with torch.inference_mode():
         tokens: torch.Tensor = encoder(pixels.to(device)).tokens.float().cpu()
     return tokens
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the features stand there as they were written; damaged ones are made again."""
+    if not folder.exists():
+        return False
+    try:
+        verify_digests(folder)
+    except CheckpointError as error:
+        logger.warning("encoding the images again: %s", error)
+        return False
+    return True
 
 
 def cached_features(
@@ -51,7 +67,7 @@ def cached_features(
     Returns:
         [images, tokens, token_width], read-only.
     """
-    if not folder.exists():
+    if not _is_whole(folder):
         shape = (len(images), encoder.tokens, encoder.token_width)
         encoder.to(device).eval()
         with staged_folder(folder) as partial:
@@ -62,6 +78,5 @@ def cached_features(
                 out[at : at + len(batch)] = tokens.numpy()
             out.flush()
             (partial / "features.json").write_text(dump_json({"shape": list(shape)}))
-    verify_digests(folder)
     shape = tuple(read_json(folder / "features.json")["shape"])
     return np.memmap(folder / "features.bin", np.float32, "r", shape=shape)

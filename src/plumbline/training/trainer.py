@@ -203,10 +203,10 @@ class Trainer:
         self.clock.samples += sum(len(batch["sample_index"]) for batch in window)
         loss = sum(totals) / max(count, 1)
         if math.isfinite(loss) and math.isfinite(norm):
-            if count:
+            if count:  # a window without a target has no gradient, and is no step
                 self._scaler.step(self._optimizer)
-            self._scaler.update()
-            self.clock.global_step += 1
+                self._scaler.update()
+                self.clock.global_step += 1
         elif self._scaler.is_enabled() and math.isfinite(loss):
             self._scaler.update()  # the gradients overflowed their scale: try the window's next
         else:
