@@ -59,8 +59,8 @@ verify: $(READY)  ## Rebuild everything and compare with the committed metrics a
 	dvc repro --force
 	git diff --exit-code dvc.lock metrics
 
-gc: $(READY)  ## Show what caches, old training state and experiments take; YES=1 removes them
-	python -m plumbline.gc $(if $(YES),--yes)
+gc: $(READY)  ## Show what caches, old training state and experiments take; YES=1 removes
+	python -m plumbline.gc $(if $(YES),--yes) $(if $(EXPERIMENTS),--experiments)
 
 clean:  ## Remove what the pipeline built in the workspace (DVC's cache stays)
 	rm -rf work models/* exports/* report .ckpt .plumbline

@@ -59,6 +59,26 @@ def check_settings(params: dict[str, Any]) -> None:
                     f"{group}.{name}.data = {entry['data']!r}: no such dataset is selected; "
                     f"datasets are {known or 'none'}"
                 )
+    for name, entry in params["tasks"].items():
+        _check_tokenizer(f"tasks.{name}.train.model.decoder", entry, "decoder", params)
+    for name, entry in params["align"].items():
+        _check_tokenizer(f"align.{name}.train.model.text_encoder", entry, "text_encoder", params)
+
+
+def _check_tokenizer(key: str, entry: dict[str, Any], part: str, params: dict[str, Any]) -> None:
+    """A pretrained part reads ids of its own vocabulary: the dataset must be tokenised so.
+
+    Raises:
+        ConfigError: the dataset has another tokenizer; both keys are named.
+    """
+    pretrained = entry["train"]["model"].get(part, {}).get("pretrained")
+    dataset = params["datasets"][entry["data"]]
+    tokenizer = dataset.get("tokenize", {}).get("tokenizer", {}).get("pretrained")
+    if pretrained and pretrained != tokenizer:
+        raise ConfigError(
+            f"{key}.pretrained = {pretrained!r}, but datasets.{entry['data']}.tokenize.tokenizer."
+            f"pretrained = {tokenizer!r}: ids would mean other words; set both to the same"
+        )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -77,6 +97,8 @@ def main(arguments: Sequence[str]) -> None:
         check_params(root, params)
     check_environment(params)
     check_settings(params)
+    for parent in paths.REPORT_READS:
+        parent.mkdir(parents=True, exist_ok=True)  # a selection may leave one of them empty
     atomic_write(paths.CHECK_PARAMS, "params.yaml has been checked\n")
 
 

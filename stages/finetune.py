@@ -55,6 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     call = parse_call(SPEC, arguments)
     fix_threads(call.config.threads)
     from plumbline.loading.cache_reader import TrainingCache
+    from plumbline.models.device import resolve_device
     from plumbline.tasks.vlm import build_vlm
     from plumbline.training.run import TrainingRun, train_to_folder
 
@@ -63,7 +64,12 @@ def main(arguments: Sequence[str]) -> None:
     with record_run(stage=SPEC.name, key=call.key, config=call.plain) as run, output_lock(out):
         cache = TrainingCache(paths.cache(config.data))
         job = build_vlm(
-            cache, Path(config.start), config.train.model, config.train.task, seed=config.seed
+            cache,
+            Path(config.start),
+            config.train.model,
+            config.train.task,
+            seed=config.seed,
+            device=resolve_device(config.train.trainer.device),
         )
         training = TrainingRun(
             stage=f"{SPEC.name}@{call.key}",

@@ -21,23 +21,27 @@ TOLERANCES = {
 SHARE_TOLERANCE = 0.05
 
 
-def committed(revision: str, file: Path) -> dict[str, float] | None:
-    """Figures of a metrics file in a commit; None where it has none."""
-    shown = subprocess.run(
-        ["git", "show", f"{revision}:{file.as_posix()}"], capture_output=True, check=False
-    )
-    return None if shown.returncode else json.loads(shown.stdout)
+def committed_files(revision: str) -> list[Path]:
+    """The metrics files of a commit."""
+    command = ["git", "ls-tree", "-r", "--name-only", revision, "metrics"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [Path(name) for name in listed.splitlines() if name.endswith(".json")]
+
+
+def committed(revision: str, file: Path) -> dict[str, float]:
+    """Figures of a metrics file in a commit."""
+    command = ["git", "show", f"{revision}:{file.as_posix()}"]
+    figures: dict[str, float] = json.loads(subprocess.check_output(command))
+    return figures
 
 
 def main() -> None:
     """Compare every metrics file that the commit has."""
     revision = sys.argv[1] if len(sys.argv) > 1 else "HEAD"
     compared, failed = 0, False
-    for file in sorted(Path("metrics").rglob("*.json")):
+    for file in committed_files(revision):
         before = committed(revision, file)
-        if before is None:
-            continue
-        after = json.loads(file.read_text())
+        after = json.loads(file.read_text()) if file.is_file() else {}
         for name in sorted(set(before) | set(after)):
             old, new = before.get(name), after.get(name)
             compared += 1

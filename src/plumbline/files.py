@@ -155,7 +155,8 @@ def _new_partial(out: Path) -> Path:
             if (pid := int(stale.name.rsplit("-", 1)[1])) == os.getpid() or not _is_running(pid):
                 _remove(stale)
         for stale in out.parent.glob(f".{out.name}.before-*"):
-            _remove(stale)
+            if not _is_running(int(stale.name.rsplit("-", 1)[1])):
+                _remove(stale)
     except OSError as error:
         raise describe_os_error(error, out) from error
     return out.with_name(f".{out.name}.partial-{os.getpid()}")
@@ -164,7 +165,9 @@ def _new_partial(out: Path) -> Path:
 def describe_os_error(error: OSError, out: Path) -> OutputError:
     """Turn an operating-system failure while writing `out` into one line with the remedy."""
     if error.errno == errno.ENOSPC:
-        return OutputError(f"{out}: the disk is full; free some space (make gc) and run again")
+        return OutputError(
+            f"{out}: the disk is full; free some space (make gc lists what can go) and run again"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"{out}: cannot be written ({error.strerror}); check its permissions")
     return OutputError(f"{out}: {error.strerror or error} ({error.filename or 'no file named'})")

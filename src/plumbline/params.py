@@ -22,6 +22,7 @@ PACKAGES = (
     "pyarrow",
     "rouge_score",
     "sacrebleu",
+    "safetensors",
     "tokenizers",
     "torch",
     "torchvision",
@@ -112,8 +113,10 @@ def check_environment(params: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: results would be cached under versions that did not make them.
     """
+    if "versions" not in params:
+        return
     for name, version in installed_versions().items():
-        expected = params.get("versions", {}).get(name)
+        expected = params["versions"].get(name)
         if expected != version:
             raise ConfigError(
                 f"versions.{name} = {expected!r}, but {version} is installed: install "

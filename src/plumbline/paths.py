@@ -4,6 +4,19 @@ from pathlib import Path
 
 CHECK_PARAMS = Path("work/check_params.ok")
 REPORT = Path("report")
+REPORT_READS = tuple(
+    Path(name)
+    for name in (
+        "exports",
+        "metrics",
+        "models",
+        "work/cache",
+        "work/evaluation",
+        "work/quarantine",
+        "work/shapes",
+    )
+)
+"""Parents of the outputs that the report depends on."""
 
 
 def raw(dataset: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from plumbline import paths
 from plumbline.data.images import decode_rgb, resize_rgb
@@ -48,7 +49,7 @@ def predict(
     size = spec.image_encoder.image_size
     try:
         pixels = resize_rgb(decode_rgb(data), size, size)
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{image}: no image that can be decoded ({error})") from None
     device = resolve_device("auto")
     model = stored.model.to(device).eval()

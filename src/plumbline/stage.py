@@ -5,12 +5,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic
 
 from omegaconf import OmegaConf
 
-from plumbline.config import Config, ConfigT, load_config
+from plumbline.config import ConfigT, check_config, compose_yaml
 from plumbline.errors import ConfigError, PlumblineError
+from plumbline.params import check_environment
 
 Sections = Callable[[str], Mapping[str, str]]
 """Key of the stage -> field of its settings -> dotted key in params.yaml.
@@ -47,7 +49,8 @@ def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[Confi
     """Read `[key] [override ...] [--cfg job]`; `--cfg job` prints the settings and ends there.
 
     Raises:
-        ConfigError: the key is missing, or a setting is wrong.
+        ConfigError: the key is missing, a setting is wrong, or other library versions are
+            installed than the outputs would be cached under.
     """
     rest = list(arguments)
     show = rest[-2:] == ["--cfg", "job"]
@@ -60,10 +63,12 @@ def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[Confi
         key = rest.pop(0)
     if flags := [argument for argument in rest if argument.startswith("--")]:
         raise ConfigError(f"{flags[0]}: unknown option; overrides are key=value, and --cfg job")
-    call = Call(key, load_config(spec.schema, spec.sections(key), rest))
+    params = compose_yaml(Path.cwd(), "params", rest)
+    call = Call(key, check_config(spec.schema, spec.sections(key), params))
     if show:
         print(OmegaConf.to_yaml(OmegaConf.create(call.plain)), end="")
         raise SystemExit(0)
+    check_environment(params)
     return call
 
 
@@ -81,7 +86,3 @@ def run_stage(main: Callable[[Sequence[str]], None]) -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-
-
-class NoSettings(Config):
-    """For a stage that reads none."""

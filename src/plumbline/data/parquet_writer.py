@@ -15,7 +15,7 @@ ROW_GROUP_BYTES = 8 * 2**20
 
 
 class RowGroupWriter:
-    """Collect rows and write them as row groups of at most 8,192 rows and 32 MiB, or of one row.
+    """Collect rows and write them as row groups of at most 8,192 rows and 8 MiB, or of one row.
 
     Equal rows give equal bytes, however they are spread over batches. Pages get checksums. A value
     that repeats within a row group is stored once.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from plumbline.errors import DataError
 from plumbline.evaluation.config import VlmEvaluationConfig
 from plumbline.evaluation.generation import answer_nll, generate_answers
 from plumbline.loading.cache_reader import ImageRows, TrainingCache
@@ -75,7 +76,11 @@ class VlmEvaluator:
         ).to(device)
 
     def evaluate(self) -> VlmEvaluation:
-        """Answer every question and describe every captioned image of the split."""
+        """Answer every question and describe every captioned image of the split.
+
+        Raises:
+            DataError: there is neither.
+        """
         metrics: dict[str, float] = {}
         predictions: list[Prediction] = []
         by_prompt: list[dict[str, Any]] = []
@@ -89,6 +94,8 @@ class VlmEvaluator:
             described, figures, signature = self._describe_images()
             predictions += described
             metrics |= figures
+        if not predictions:
+            raise DataError(f"split {self._config.split!r} has neither questions nor captions")
         return VlmEvaluation(metrics, predictions, by_prompt, signature)
 
     def _generate(self, at: list[int], prompts: list[Ids]) -> list[str]:
@@ -110,8 +117,9 @@ class VlmEvaluator:
         cache = self._cache
         at = [i for i, row in enumerate(self._rows) for _ in row.questions]
         pairs: NDArray[np.int32] = np.concatenate([row.questions for row in self._rows])
-        prompts = [cache.ids(int(q)).tolist() for q in pairs[:, 0]]
-        answers = [cache.ids(int(a)).tolist() for a in pairs[:, 1]]
+        limit = self._stored.spec.max_text_tokens  # as training cut them
+        prompts = [cache.ids(int(q))[:limit].tolist() for q in pairs[:, 0]]
+        answers = [cache.ids(int(a))[:limit].tolist() for a in pairs[:, 1]]
         predicted = self._generate(at, prompts)
         questions = [cache.text(int(q)) for q in pairs[:, 0]]
         references = [cache.text(int(a)) for a in pairs[:, 1]]

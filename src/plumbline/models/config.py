@@ -94,6 +94,20 @@ class DualEncoderConfig(Config):
     initial_temperature: float = Field(0.07, gt=0.0)
     min_temperature: float = Field(0.01, gt=0.0)
 
+    def sources(self) -> list[str]:
+        """The checkpoints that parts start from."""
+        encoder = self.image_encoder
+        weights = encoder.weights if isinstance(encoder, TorchvisionConfig) else None
+        return [name for name in (weights, self.text_encoder.pretrained) if name]
+
+    def without_sources(self) -> "DualEncoderConfig":
+        """The same model once it is trained: where its parts came from no longer matters."""
+        encoder = self.image_encoder
+        if isinstance(encoder, TorchvisionConfig):
+            encoder = encoder.model_copy(update={"weights": None})
+        text = self.text_encoder.model_copy(update={"pretrained": None})
+        return self.model_copy(update={"image_encoder": encoder, "text_encoder": text})
+
 
 class DecoderConfig(Config):
     """A Qwen3-type causal decoder: from these sizes, or from a checkpoint of that kind."""
@@ -122,3 +136,12 @@ class VlmConfig(Config):
     projector_width: int = Field(256, ge=8)
     """Hidden width of the two-layer projector."""
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
+
+    def sources(self) -> list[str]:
+        """The checkpoints that parts start from."""
+        return [self.decoder.pretrained] if self.decoder.pretrained else []
+
+    def without_sources(self) -> "VlmConfig":
+        """The same model once it is trained: where its parts came from no longer matters."""
+        decoder = self.decoder.model_copy(update={"pretrained": None})
+        return self.model_copy(update={"decoder": decoder})

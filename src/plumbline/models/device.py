@@ -1,7 +1,6 @@
 """Where and how exactly to compute."""
 
 import contextlib
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -49,14 +48,3 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     context: AbstractContextManager[None] = torch.autocast(device.type, dtype)
     return context
-
-
-@contextlib.contextmanager
-def compute_threads(threads: int) -> Iterator[None]:
-    """Fix torch's thread count while the block runs: float sums depend on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
+from plumbline.errors import ConfigError
 from plumbline.models.config import DualEncoderConfig, TextEncoderConfig
 from plumbline.models.vision import build_image_encoder
 
@@ -27,7 +28,12 @@ class TextEncoder(nn.Module):
         if stored is not None:
             self.encoder = AutoModel.from_config(AutoConfig.from_pretrained(stored))
         elif config.pretrained:
-            self.encoder = AutoModel.from_pretrained(config.pretrained, dtype=torch.float32)
+            try:
+                self.encoder = AutoModel.from_pretrained(config.pretrained, dtype=torch.float32)
+            except (OSError, ValueError) as error:
+                reason = " ".join(str(error).split())[:200]
+                name = config.pretrained
+                raise ConfigError(f"text_encoder.pretrained = {name!r}: {reason}") from None
         else:
             self.encoder = BertModel(
                 BertConfig(

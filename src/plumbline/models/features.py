@@ -1,5 +1,6 @@
 """Features of a frozen image encoder, computed once per distinct image and kept on disk."""
 
+import fcntl
 import logging
 from pathlib import Path
 
@@ -67,16 +68,31 @@ def cached_features(
     Returns:
         [images, tokens, token_width], read-only.
     """
-    if not _is_whole(folder):
-        shape = (len(images), encoder.tokens, encoder.token_width)
-        encoder.to(device).eval()
-        with staged_folder(folder) as partial:
-            out = np.memmap(partial / "features.bin", np.float32, "w+", shape=shape)
-            for at in range(0, len(images), BATCH_IMAGES):
-                batch = images[at : at + BATCH_IMAGES]
-                tokens = encode_images(encoder, batch, normalize, image_size, device)
-                out[at : at + len(batch)] = tokens.numpy()
-            out.flush()
-            (partial / "features.json").write_text(dump_json({"shape": list(shape)}))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Two queued experiments may want the same features at the same moment: one makes them.
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _is_whole(folder):
+            _encode_all(encoder, images, normalize, image_size, folder, device)
     shape = tuple(read_json(folder / "features.json")["shape"])
     return np.memmap(folder / "features.bin", np.float32, "r", shape=shape)
+
+
+def _encode_all(
+    encoder: ImageEncoder,
+    images: NDArray[np.uint8],
+    normalize: Normalization,
+    image_size: int,
+    folder: Path,
+    device: torch.device,
+) -> None:
+    shape = (len(images), encoder.tokens, encoder.token_width)
+    encoder.to(device).eval()
+    with staged_folder(folder) as partial:
+        out = np.memmap(partial / "features.bin", np.float32, "w+", shape=shape)
+        for at in range(0, len(images), BATCH_IMAGES):
+            batch = images[at : at + BATCH_IMAGES]
+            tokens = encode_images(encoder, batch, normalize, image_size, device)
+            out[at : at + len(batch)] = tokens.numpy()
+        out.flush()
+        (partial / "features.json").write_text(dump_json({"shape": list(shape)}))

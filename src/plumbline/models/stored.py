@@ -13,7 +13,7 @@ from torch import nn
 
 from plumbline.config import Config, ConfigT
 from plumbline.errors import CheckpointError
-from plumbline.files import dump_json, read_json, verify_digests
+from plumbline.files import dump_json, sha256_file, verify_digests
 from plumbline.loading.transform_config import Normalization
 from plumbline.models.config import DualEncoderConfig, ImageEncoderConfig, VlmConfig
 from plumbline.models.dual_encoder import DualEncoder
@@ -82,6 +82,19 @@ def save_model(folder: Path, model: nn.Module, spec: Config, tokenizer: Tokenize
         model.text_encoder.encoder.config.save_pretrained(folder / ARCHITECTURE)
 
 
+def source_digests(sources: list[str]) -> dict[str, str]:
+    """Digests of the files of local checkpoints, for a fingerprint; a hub id stands for itself."""
+    digests: dict[str, str] = {}
+    for number, source in enumerate(sources):
+        path = Path(source)
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file():
+                name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+                digests[f"source-{number}/{name}"] = sha256_file(file)
+    return digests
+
+
 def _architecture(folder: Path) -> Path | None:
     path = folder / ARCHITECTURE
     return path if path.is_dir() else None
@@ -140,9 +153,3 @@ def load_vlm(folder: Path) -> StoredVlm:
     model = Vlm(encoder, spec.model, spec.vocab_size, pad, _architecture(folder))
     load_weights(model, folder / WEIGHTS)
     return StoredVlm(model.eval(), spec, load_tokenizer(folder), digests)
-
-
-def model_kind(folder: Path) -> str:
-    """Which of the two a folder holds: `dual_encoder` or `vlm`."""
-    spec = read_json(folder / SPEC)
-    return "vlm" if "caption_prompt" in spec else "dual_encoder"

@@ -13,6 +13,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from plumbline.errors import ConfigError
 from plumbline.models.config import DecoderConfig, VlmConfig
 from plumbline.models.vision import ImageEncoder
 
@@ -33,7 +34,13 @@ def build_decoder(
             PreTrainedModel, AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(stored))
         )
     if config.pretrained:
-        model: Any = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                config.pretrained, dtype=torch.float32
+            )
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"decoder.pretrained = {config.pretrained!r}: {reason}") from None
         if model.get_input_embeddings().num_embeddings < vocab_size:
             model.resize_token_embeddings(vocab_size)
         return cast(PreTrainedModel, model)

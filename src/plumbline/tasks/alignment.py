@@ -21,7 +21,7 @@ from plumbline.loading.transforms import (
 from plumbline.losses.contrastive import info_nce, matryoshka, sigmoid_pairs
 from plumbline.models.config import DualEncoderConfig
 from plumbline.models.dual_encoder import DualEncoder
-from plumbline.models.stored import DualEncoderSpec
+from plumbline.models.stored import DualEncoderSpec, source_digests
 from plumbline.tasks.base import Task, TrainingJob
 from plumbline.tasks.config import AlignmentModelConfig, AlignmentTaskConfig
 from plumbline.tokenization.framing import frame_ids
@@ -194,8 +194,9 @@ def build_alignment(
     vocab_size = cache.facts["vocab_size"]
     size = model_config.image_encoder.image_size
     source = partial(PairSource, cache, config=config, seed=seed)
+    config_of_model = DualEncoderConfig(**model_config.model_dump(exclude={"freeze"}))
     spec = DualEncoderSpec(
-        model=DualEncoderConfig(**model_config.model_dump(exclude={"freeze"})),
+        model=config_of_model.without_sources(),
         vocab_size=vocab_size,
         special_ids=special_ids,
         normalize=config.images.normalize,
@@ -203,12 +204,15 @@ def build_alignment(
         widths=config.widths,
     )
     return TrainingJob(
-        model=DualEncoder(spec.model, vocab_size),
+        model=DualEncoder(config_of_model, vocab_size),
         task=bind_task(config, special_ids, size, seed=seed, training=True),
         train=source(split="train", training=True),
         validation=source(split="val", training=False) if "val" in cache.splits else None,
         spec=spec,
         tokenizer=load_tokenizer(cache.folder),
-        inputs={f"cache/{name}": digest for name, digest in cache.digests.items()},
+        inputs={
+            **{f"cache/{name}": digest for name, digest in cache.digests.items()},
+            **source_digests(config_of_model.sources()),
+        },
         validation_task=bind_task(config, special_ids, size, seed=seed, training=False),
     )

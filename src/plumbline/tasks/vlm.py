@@ -13,27 +13,33 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.errors import DataError
-from plumbline.files import STATE_DIR, digest_of
+from plumbline.files import STATE_DIR, digest_of, sha256_file
+from plumbline.loading import transforms
 from plumbline.loading.cache_reader import ImageRows, TrainingCache
 from plumbline.loading.loader import pad_rows
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.loading.transform_config import Normalization
 from plumbline.loading.transforms import normalize_images, resize_images, stack_images
 from plumbline.losses.language import token_cross_entropy
+from plumbline.models import features as encoded_features
+from plumbline.models import vision
 from plumbline.models.config import VlmConfig
-from plumbline.models.device import resolve_device
 from plumbline.models.features import cached_features
-from plumbline.models.stored import VlmSpec, load_image_encoder
+from plumbline.models.stored import VlmSpec, load_image_encoder, source_digests
 from plumbline.models.vision import ImageEncoder
 from plumbline.models.vlm import Vlm
 from plumbline.tasks.base import Task, TrainingJob
 from plumbline.tasks.config import VlmModelConfig, VlmTaskConfig
 from plumbline.tokenization.tokenizer import SpecialIds, load_tokenizer
+
+FEATURE_CODE = (vision, encoded_features, transforms)
+"""The modules that decide what a frozen encoder's features are."""
 
 Ids = NDArray[np.int32]
 Segment = tuple[Ids, Ids]
@@ -70,6 +76,7 @@ class DialogueSource:
             DataError: the split has neither questions nor captions.
         """
         self._cache, self._config, self._features = cache, config, features
+        self._images = cache.images if features is None else None
         self._caption_prompt, self._seed, self._training = caption_prompt, seed, training
         captions, questions = config.captions_per_image != 0, config.questions_per_image != 0
         self._rows = [
@@ -87,11 +94,11 @@ class DialogueSource:
     def sample(self, index: int, epoch: int) -> Sample:
         """An image with this epoch's segments."""
         rows = self._rows[index]
-        visual: dict[str, Any] = (
-            {"pixels": self._cache.images[rows.image]}
-            if self._features is None
-            else {"features": self._features[rows.image]}
-        )
+        visual: dict[str, Any] = {}
+        if self._images is not None:
+            visual["pixels"] = self._images[rows.image]
+        if self._features is not None:
+            visual["features"] = self._features[rows.image]
         return {"index": index, "segments": self._segments(rows, index, epoch), **visual}
 
     def _segments(self, rows: ImageRows, index: int, epoch: int) -> list[Segment]:
@@ -203,6 +210,7 @@ def build_vlm(
     config: VlmTaskConfig,
     *,
     seed: int,
+    device: torch.device,
 ) -> TrainingJob:
     """Build model, data and task from a cache and the aligned encoder in the folder `start`.
 
@@ -214,9 +222,10 @@ def build_vlm(
     torch.manual_seed(keyed_seed(seed, "weights"))
     special_ids = SpecialIds(**cache.facts["special_ids"])
     tokenizer = load_tokenizer(cache.folder)
+    config_of_model = VlmConfig(**model_config.model_dump(exclude={"freeze"}))
     spec = VlmSpec(
         image_encoder=aligned.model.image_encoder,
-        model=VlmConfig(**model_config.model_dump(exclude={"freeze"})),
+        model=config_of_model.without_sources(),
         vocab_size=cache.facts["vocab_size"],
         special_ids=special_ids,
         normalize=aligned.normalize,
@@ -226,7 +235,7 @@ def build_vlm(
     inputs = {f"cache/{name}": digest for name, digest in cache.digests.items()}
     features = None
     if "image_encoder" in model_config.freeze:
-        features = _frozen_features(encoder, spec, cache, encoder_digest)
+        features = _frozen_features(encoder, spec, cache, encoder_digest, device)
     prompt = np.array(tokenizer.encode(config.caption_prompt, add_special_tokens=False).ids)
     source = partial(DialogueSource, cache, config=config, caption_prompt=prompt, features=features)
     size = spec.image_encoder.image_size
@@ -243,7 +252,7 @@ def build_vlm(
         loss=loss,
     )
     return TrainingJob(
-        model=Vlm(encoder, spec.model, spec.vocab_size, special_ids.pad),
+        model=Vlm(encoder, config_of_model, spec.vocab_size, special_ids.pad),
         task=task,
         train=source(split="train", seed=seed, training=True),
         validation=(
@@ -251,12 +260,16 @@ def build_vlm(
         ),
         spec=spec,
         tokenizer=tokenizer,
-        inputs={**inputs, "start": encoder_digest},
+        inputs={**inputs, "start": encoder_digest, **source_digests(config_of_model.sources())},
     )
 
 
 def _frozen_features(
-    encoder: ImageEncoder, spec: VlmSpec, cache: TrainingCache, encoder_digest: str
+    encoder: ImageEncoder,
+    spec: VlmSpec,
+    cache: TrainingCache,
+    encoder_digest: str,
+    device: torch.device,
 ) -> NDArray[np.float32]:
     key = digest_of(
         {
@@ -264,7 +277,9 @@ def _frozen_features(
             "images": cache.digests["images.bin"],
             "normalize": spec.normalize.model_dump(),
             "config": spec.image_encoder.model_dump(mode="json"),
-            "torch": torch.__version__,
+            "code": [sha256_file(Path(str(module.__file__))) for module in FEATURE_CODE],
+            "libraries": [torch.__version__, torchvision.__version__],
+            "device": device.type,
             "threads": torch.get_num_threads(),
         }
     )
@@ -275,5 +290,5 @@ def _frozen_features(
         spec.normalize,
         spec.image_encoder.image_size,
         folder=root / STATE_DIR / "features" / key[:16],
-        device=resolve_device("auto"),
+        device=device,
     )

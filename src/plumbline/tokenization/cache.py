@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 from pydantic import Field
 from tokenizers import Tokenizer
 
@@ -59,7 +60,7 @@ def _read_split(clean: Path, split: str) -> Iterator[pa.RecordBatch]:
 
 def _training_texts(clean: Path) -> Iterator[str]:
     for batch in _read_split(clean, "train"):
-        for name in set(TEXT_COLUMNS) & set(batch.schema.names):
+        for name in [name for name in TEXT_COLUMNS if name in batch.schema.names]:
             yield from batch.column(name).drop_null().to_pylist()
 
 
@@ -160,9 +161,20 @@ class _CacheWriter:
             number, new = self._indexes["images"].number(hashlib.sha256(data).digest())
             if new:
                 assert self._size is not None  # there is an image, so shapes.json has its size
-                self._images.write(resize_rgb(decode_rgb(data), *self._size).tobytes())
+                self._images.write(self._pixels(data))
             numbers.append(number)
         return pa.array(numbers, pa.int32())
+
+    def _pixels(self, data: bytes) -> bytes:
+        assert self._size is not None
+        try:
+            return resize_rgb(decode_rgb(data), *self._size).tobytes()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            digest = hashlib.sha256(data).hexdigest()
+            raise DataError(
+                f"the image with SHA-256 {digest[:16]} cannot be decoded ({error}); set "
+                "validate.level of the dataset to full"
+            ) from None
 
     def _number_texts(self, column: pa.Array, new_texts: list[str]) -> pa.Array:
         encoded = column.dictionary_encode()

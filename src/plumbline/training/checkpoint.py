@@ -6,6 +6,7 @@ the rest JSON: nothing here can execute code.
 """
 
 import fcntl
+import importlib.metadata
 import json
 import os
 import shutil
@@ -149,14 +150,21 @@ def fingerprint_run(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> s
         inputs: digests of what it reads, by name; never a path of this machine.
     """
     modules = sorted(
-        (name, Path(module.__file__))
+        (name, Path(str(module.__file__)))
         for name, module in sys.modules.items()
-        if name.split(".")[0] in ("plumbline", "stages") and module.__file__
+        # A stage that runs as a script is `__main__`.
+        if name.split(".")[0] in ("plumbline", "stages", "__main__")
+        and getattr(module, "__file__", None)
     )
     code = {n: sha256_file(f) for n, f in modules if not n.startswith("plumbline.tracking")}
     return digest_of(
-        {"settings": settings, "inputs": inputs, "code": code, "torch": torch.__version__}
+        {"settings": settings, "inputs": inputs, "code": code, "libraries": _libraries()}
     )
+
+
+def _libraries() -> dict[str, str]:
+    names = ("numpy", "tokenizers", "torch", "torchvision", "transformers")
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 @contextmanager

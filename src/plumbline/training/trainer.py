@@ -195,7 +195,7 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         totals, counts = self._accumulate(window)
         count = sum(counts)
-        if self._scaler.is_enabled():
+        if count and self._scaler.is_enabled():
             self._scaler.unscale_(self._optimizer)
         norm = self._scale_and_clip(1 / max(count, 1))
         self.clock.micro_in_epoch += len(window)

@@ -62,7 +62,7 @@ class ValidationConfig(Config):
     level: Literal["cheap", "header", "full"] = "full"
     """How closely to look at images; see `image_check.check_image`."""
     min_side_px: int = Field(default=2, ge=1)
-    max_pixels: int = Field(default=89_000_000, ge=1)
+    max_pixels: int = Field(default=89_000_000, ge=1, le=89_000_000)
     max_image_bytes: int = Field(default=32 * 2**20, ge=1, le=2**30)
     max_text_chars: int = Field(default=1_000_000, ge=1, le=2**28)
     max_dropped_share: float = Field(default=0.5, ge=0.0, le=1.0)
