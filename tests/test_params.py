@@ -93,7 +93,7 @@ def test_another_version_of_a_library_is_refused(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"versions\.torch = '1\.0\.0', but \S+ is installed"):
         check_environment(present)
     with pytest.raises(ConfigError, match=rf"versions\.{PACKAGES[0]} = None"):
-        check_environment({})
+        check_environment({"versions": {}})
 
 
 def test_an_absent_library_is_recorded_as_such(monkeypatch: pytest.MonkeyPatch) -> None:

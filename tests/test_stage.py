@@ -9,7 +9,7 @@ import yaml
 
 from plumbline.config import Config
 from plumbline.errors import ConfigError, DataError
-from plumbline.stage import NoSettings, StageSpec, parse_call, run_stage
+from plumbline.stage import StageSpec, parse_call, run_stage
 
 
 class Settings(Config):
@@ -23,7 +23,7 @@ KEYED = StageSpec(
     group="tasks",
     sections=lambda key: {"seed": "seed", "train": f"tasks.{key}.train"},
 )
-SINGLE = StageSpec(name="report", schema=NoSettings, sections=lambda key: {})
+SINGLE = StageSpec(name="report", schema=Config, sections=lambda key: {})
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,14 @@ def stored(
     monkeypatch.chdir(tmp_path)
     decoder = DecoderConfig(width=16, layers=1, heads=2, kv_heads=2, mlp_width=32)
     config = VlmModelConfig(projector_width=16, decoder=decoder)
-    job = build_vlm(TrainingCache(scenes_cache), aligned_folder, config, VlmTaskConfig(), seed=0)
+    job = build_vlm(
+        TrainingCache(scenes_cache),
+        aligned_folder,
+        config,
+        VlmTaskConfig(),
+        seed=0,
+        device=torch.device("cpu"),
+    )
     folder = tmp_path / "vlm"
     folder.mkdir()
     save_model(folder, job.model, job.spec, job.tokenizer)

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from plumbline.export.bundle import BundleSource, write_bundle
 from plumbline.export.config import ExportConfig
@@ -22,7 +23,6 @@ def vlm_folder(
     scenes_cache: Path, aligned_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A stored model with grouped heads; its random answers end at different lengths."""
-    import torch
 
     from plumbline.export.parity import reference_answers
     from plumbline.export.samples import choose_samples
@@ -30,7 +30,14 @@ def vlm_folder(
     decoder = DecoderConfig(width=32, layers=2, heads=4, kv_heads=2, mlp_width=48, max_positions=64)
     model = VlmModelConfig(projector_width=16, decoder=decoder, freeze=[])
     cache = TrainingCache(scenes_cache)
-    job = build_vlm(cache, aligned_folder, model, VlmTaskConfig(max_text_tokens=24), seed=0)
+    job = build_vlm(
+        cache,
+        aligned_folder,
+        model,
+        VlmTaskConfig(max_text_tokens=24),
+        seed=0,
+        device=torch.device("cpu"),
+    )
     with torch.no_grad():
         for parameter in job.model.decoder.model.layers.parameters():
             if parameter.ndim == 2:

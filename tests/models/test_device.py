@@ -6,7 +6,6 @@ import torch
 from plumbline.errors import ConfigError
 from plumbline.models.device import (
     autocast,
-    compute_threads,
     resolve_device,
     resolve_precision,
 )
@@ -59,18 +58,3 @@ def test_only_bf16_casts() -> None:
         assert layer(x).dtype == torch.float32
     with autocast(CPU, "bf16"):
         assert layer(x).dtype == torch.bfloat16
-
-
-def test_threads_are_fixed_within_a_block_and_restored_after_it() -> None:
-    before = torch.get_num_threads()
-    within = []
-
-    def fail() -> None:
-        with compute_threads(before + 1):
-            within.append(torch.get_num_threads())
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
-    assert within == [before + 1]
-    assert torch.get_num_threads() == before

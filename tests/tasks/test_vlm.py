@@ -40,7 +40,9 @@ def job(
 ) -> TrainingJob:
     frozen = ["image_encoder"] if freeze is None else freeze
     model = VlmModelConfig(projector_width=16, decoder=DECODER, freeze=frozen)
-    built = build_vlm(cache, start, model, VlmTaskConfig(**task), seed=0)
+    built = build_vlm(
+        cache, start, model, VlmTaskConfig(**task), seed=0, device=torch.device("cpu")
+    )
     built.model.eval()
     return built
 

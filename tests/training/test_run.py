@@ -69,7 +69,14 @@ def vlm(scenes_cache: Path, aligned_folder: Path) -> Callable[[list[str]], Build
     def with_frozen(freeze: list[str]) -> Build:
         model = VlmModelConfig(projector_width=16, decoder=decoder, freeze=freeze)
         task = VlmTaskConfig(questions_per_image=2)
-        return lambda: build_vlm(TrainingCache(scenes_cache), aligned_folder, model, task, seed=0)
+        return lambda: build_vlm(
+            TrainingCache(scenes_cache),
+            aligned_folder,
+            model,
+            task,
+            seed=0,
+            device=torch.device("cpu"),
+        )
 
     return with_frozen
 
