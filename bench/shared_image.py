@@ -28,7 +28,7 @@ from plumbline.files import write_digests
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.transform_config import Normalization
 from plumbline.models.config import VitConfig, VlmConfig
-from plumbline.models.vision import build_image_encoder
+from plumbline.models.encoders import build_encoder
 from plumbline.models.vlm import Vlm
 from plumbline.sources.scenes import ScenesConfig, read_scenes
 from plumbline.tasks.config import VlmTaskConfig
@@ -88,7 +88,7 @@ def main() -> None:
         vit = VitConfig(
             name="vit", image_size=32, patch_size=8, width=128, layers=2, heads=4, mlp_width=256
         )
-        encoder = build_image_encoder(vit)
+        encoder = build_encoder(vit)
         features = np.zeros((IMAGES, encoder.tokens, encoder.token_width), np.float32)
         special = SpecialIds(**cache.facts["special_ids"])
         model = Vlm(encoder, VlmConfig(), cache.facts["vocab_size"], special.pad)

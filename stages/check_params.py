@@ -50,7 +50,7 @@ def check_settings(params: dict[str, Any]) -> None:
     for spec in specs():
         keys = [""] if spec.group is None else list(params.get(spec.group) or {})
         for key in keys:
-            check_config(spec.schema, spec.sections(key), params)
+            check_config(spec.schema_for(key, params), spec.sections(key), params)
     for group in ("align", "tasks"):
         for name, entry in params[group].items():
             if entry["data"] not in params["datasets"]:

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
             call.config.evaluate,
             resolve_device("auto"),
         )
-        for name in ("images", "texts", "image_embeddings", "text_embeddings"):
+        for name in ("media", "texts", "media_embeddings", "text_embeddings"):
             buffer = io.BytesIO()
             np.save(buffer, getattr(result, name), allow_pickle=False)
             (out / f"{name}.npy").write_bytes(buffer.getvalue())

@@ -1,14 +1,15 @@
 """Stage `evaluate_model`: figures and predictions of a task's model."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from plumbline import paths
 from plumbline.config import Config, fix_threads
-from plumbline.evaluation.config import VlmEvaluationConfig
+from plumbline.evaluation.config import TaskEvaluationConfig
+from plumbline.evaluation.kinds import EVALUATIONS
 from plumbline.files import dump_json, staged_output, write_json
+from plumbline.registry import load_attribute
 from plumbline.stage import StageSpec, parse_call, run_stage
 from plumbline.tracking.record import record_run
 
@@ -17,16 +18,31 @@ class EvaluateModelConfig(Config):
     """What is evaluated, on which split."""
 
     threads: int = Field(ge=1)
+    kind: str
     data: str
-    evaluate: VlmEvaluationConfig
+    evaluate: TaskEvaluationConfig
+
+
+def schema_of_kind(kind: str) -> type[EvaluateModelConfig]:
+    """The settings of one kind of task.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    settings = EVALUATIONS[kind].settings
+    return create_model(
+        "EvaluateModelConfig", __base__=EvaluateModelConfig, evaluate=(settings, ...)
+    )
 
 
 SPEC = StageSpec(
     name="evaluate_model",
     schema=EvaluateModelConfig,
+    schema_of_kind=schema_of_kind,
     group="tasks",
     sections=lambda key: {
         "threads": "threads",
+        "kind": f"tasks.{key}.kind",
         "data": f"tasks.{key}.data",
         "evaluate": f"tasks.{key}.evaluate",
     },
@@ -37,35 +53,26 @@ def main(arguments: Sequence[str]) -> None:
     """Write `metrics/tasks/<task>.json` and `work/evaluation/tasks/<task>`."""
     call = parse_call(SPEC, arguments)
     fix_threads(call.config.threads)
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet as pq
     import torch
 
-    from plumbline.evaluation.vlm import VlmEvaluator
+    from plumbline.evaluation.result import EvaluationJob, write_evaluation
     from plumbline.loading.cache_reader import TrainingCache
     from plumbline.models.device import resolve_device
-    from plumbline.models.stored import load_vlm
+    from plumbline.models.stored import load_model
 
     torch.set_num_threads(call.config.threads)
     with (
         record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
         staged_output(paths.task_evaluation(call.key)) as out,
     ):
-        evaluator = VlmEvaluator(
-            load_vlm(paths.finetuned(call.key)),
-            TrainingCache(paths.cache(call.config.data)),
-            call.config.evaluate,
-            resolve_device("auto"),
+        job = EvaluationJob(
+            stored=load_model(paths.finetuned(call.key)),
+            cache=TrainingCache(paths.cache(call.config.data)),
+            config=call.config.evaluate,
+            device=resolve_device("auto"),
         )
-        result = evaluator.evaluate()
-        table = pa.Table.from_pylist([asdict(p) for p in result.predictions])
-        pq.write_table(table, out / "predictions.parquet", compression="zstd")
-        if result.by_prompt:
-            by_prompt = pa.Table.from_pylist(result.by_prompt)
-            pyarrow.csv.write_csv(by_prompt, out / "by_prompt.csv")
-        details = {"bleu_signature": result.bleu_signature}
-        (out / "details.json").write_text(dump_json(details))
+        result = load_attribute(EVALUATIONS[call.config.kind].evaluate)(job)
+        write_evaluation(result, out)
         (out / "config.json").write_text(dump_json(call.plain))
         write_json(paths.task_metrics(call.key), result.metrics)
         run.metrics(0, result.metrics)

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from plumbline import paths
 from plumbline.config import Config
 from plumbline.files import staged_output
-from plumbline.sources.registry import SourceConfig, write_raw
+from plumbline.registry import OneOf
+from plumbline.sources.registry import SOURCES, Source, write_raw
 from plumbline.stage import StageSpec, parse_call, run_stage
 from plumbline.tracking.record import record_run
 
@@ -15,7 +17,7 @@ class PrepareConfig(Config):
     """Where the dataset lies and what makes rows of it."""
 
     path: str
-    prepare: SourceConfig
+    prepare: Annotated[Source, OneOf(SOURCES, "source")]
 
 
 SPEC = StageSpec(

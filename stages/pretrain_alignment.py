@@ -8,8 +8,9 @@ from plumbline import paths
 from plumbline.config import Config, fix_threads
 from plumbline.files import output_lock
 from plumbline.loading.loader_config import LoaderConfig
+from plumbline.models.config import DualEncoderConfig
 from plumbline.stage import StageSpec, parse_call, run_stage
-from plumbline.tasks.config import AlignmentModelConfig, AlignmentTaskConfig
+from plumbline.tasks.config import AlignmentTaskConfig
 from plumbline.tracking.record import record_run
 from plumbline.training.config import TrainerConfig
 
@@ -17,8 +18,10 @@ from plumbline.training.config import TrainerConfig
 class AlignmentTrainConfig(Config):
     """Section `train` of an alignment."""
 
-    model: AlignmentModelConfig
-    task: AlignmentTaskConfig = Field(default_factory=AlignmentTaskConfig)
+    model: DualEncoderConfig
+    freeze: list[str] = Field(default_factory=list)
+    """Parts of the model that stay as they are, such as text_encoder."""
+    task: AlignmentTaskConfig
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
 
@@ -50,22 +53,30 @@ def main(arguments: Sequence[str]) -> None:
     call = parse_call(SPEC, arguments)
     fix_threads(call.config.threads)
     from plumbline.loading.cache_reader import TrainingCache
-    from plumbline.tasks.alignment import build_alignment
+    from plumbline.models.device import resolve_device
+    from plumbline.tasks.alignment import build
+    from plumbline.tasks.base import JobContext
     from plumbline.training.run import TrainingRun, train_to_folder
 
-    config = call.config
+    config, train = call.config, call.config.train
     out = paths.aligned(call.key)
     with record_run(stage=SPEC.name, key=call.key, config=call.plain) as run, output_lock(out):
-        cache = TrainingCache(paths.cache(config.data))
-        job = build_alignment(cache, config.train.model, config.train.task, seed=config.seed)
+        context = JobContext(
+            cache=TrainingCache(paths.cache(config.data)),
+            seed=config.seed,
+            freeze=train.freeze,
+            device=resolve_device(train.trainer.device),
+            cache_bytes=train.loader.cache_mb << 20,
+        )
+        job = build(context, train.model, train.task)
         training = TrainingRun(
             stage=f"{SPEC.name}@{call.key}",
             settings=call.plain,
-            loader=config.train.loader,
-            trainer=config.train.trainer,
+            loader=train.loader,
+            trainer=train.trainer,
             seed=config.seed,
             threads=config.threads,
-            frozen=config.train.model.freeze,
+            frozen=train.freeze,
         )
         run.facts(train_to_folder(training, job, out, on_log=run.metrics))
         run.artifact(out / "metrics.json")

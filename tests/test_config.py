@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from plumbline.config import Config, check_config, compose_yaml, fix_threads, load_config
 from plumbline.errors import ConfigError
+from plumbline.registry import OneOf, Registry
 
 
 class OptimSettings(Config):
@@ -144,9 +145,16 @@ def test_settings_do_not_change(root: Path) -> None:
         ),
         (
             "tasks.vqa.train.model.name=medium",
-            "tasks.vqa.train.model: input tag 'medium'",
+            "tasks.vqa.train.model.name = 'medium': unknown (there is small, large)",
         ),
-        ("~tasks.vqa.train.model.name", "tasks.vqa.train.model: unable to extract tag"),
+        (
+            "tasks.vqa.train.model.name=larger",
+            "tasks.vqa.train.model.name = 'larger': unknown; did you mean large?",
+        ),
+        (
+            "~tasks.vqa.train.model.name",
+            "tasks.vqa.train.model.name: missing; one of small, large",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_line_with_key_value_and_rule(
@@ -171,6 +179,81 @@ def test_within_a_union_the_nearest_name_is_that_of_a_member(
 def test_the_key_of_a_setting_within_a_union_is_the_one_that_the_user_writes(root: Path) -> None:
     text = refusal(root, "tasks.vqa.train.model.layers=many")
     assert text.startswith("tasks.vqa.train.model.layers = 'many'")
+
+
+class Plugin(Config):
+    """What all members of a table have in common."""
+
+
+PLUGINS: Registry[type[Plugin]] = Registry("plugin")
+PluginChoice = Annotated[Plugin, OneOf(PLUGINS, "kind")]
+
+
+class Inner(Plugin):
+    kind: Literal["inner"]
+    size: int = Field(1, gt=0)
+
+
+class Nested(Plugin):
+    kind: Literal["nested"]
+    named: dict[str, PluginChoice] = Field(default_factory=dict)
+    listed: list[PluginChoice] = Field(default_factory=list)
+    maybe: PluginChoice | None = None
+    limit: int | Literal["auto"] = "auto"
+
+
+PLUGINS.register("inner", Inner)
+
+
+class Outer(Plugin):
+    kind: Literal["outer"]
+    inside: Nested
+
+
+PLUGINS.register("outer", Outer)
+
+
+class PluginSettings(Config):
+    plugin: PluginChoice
+    more: Nested
+
+
+def plugin_refusal(plugin: Any, more: Any) -> str:
+    params = {"p": plugin, "more": {"kind": "nested", **more}}
+    with pytest.raises(ConfigError) as caught:
+        check_config(PluginSettings, {"plugin": "p", "more": "more"}, params)
+    return str(caught.value)
+
+
+INNER = {"kind": "inner"}
+
+
+@pytest.mark.parametrize(
+    ("plugin", "more", "expected"),
+    [
+        ({"kind": "iner"}, {}, "p.kind = 'iner': unknown; did you mean inner? (there is inner,"),
+        ({"kind": 3}, {}, "p.kind = '3': unknown (there is inner, outer)"),
+        ({"size": 3}, {}, "p.kind: missing; one of inner, outer"),
+        ("inner", {}, "p = 'inner': input should be a valid dictionary"),
+        ({**INNER, "sise": 3}, {}, "p.sise: unknown key; did you mean size?"),
+        ({**INNER, "size": 0}, {}, "p.size = 0: input should be greater than 0"),
+        ({"kind": "outer"}, {}, "p.inside: missing; it has no default"),
+        (
+            {"kind": "outer", "inside": {"kind": "nested", "listed": [{**INNER, "siz": 1}]}},
+            {},
+            "p.inside.listed.0.siz: unknown key; did you mean size?",
+        ),
+        (INNER, {"named": {"x": {**INNER, "size": "a"}}}, "more.named.x.size = 'a': input"),
+        (INNER, {"named": {"x": {"kind": "x"}}}, "more.named.x.kind = 'x': unknown"),
+        (INNER, {"listed": [INNER, {**INNER, "s": 1}]}, "more.listed.1.s: unknown key"),
+        (INNER, {"maybe": {**INNER, "sizes": 1}}, "more.maybe.sizes: unknown key; did you mean"),
+        (INNER, {"limit": 1.5}, "more.limit = 1.5: input should be a valid integer (and 1 more)"),
+    ],
+)
+def test_a_setting_that_is_chosen_from_a_table_is_refused_by_its_full_key(
+    plugin: Any, more: Any, expected: str
+) -> None:
+    assert plugin_refusal(plugin, more).startswith(expected)
 
 
 def test_several_faults_are_counted(root: Path) -> None:

@@ -10,7 +10,8 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -18,9 +19,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 from yaml import YAMLError
 
 from plumbline.errors import ConfigError
+from plumbline.registry import OneOf
 
 
 class Config(BaseModel):
@@ -138,15 +141,24 @@ def _describe_validation(
 ) -> str:
     first, *rest = error.errors(include_url=False)
     field, *inner = first["loc"]
-    written = _without_tags(schema, [field, *inner])[1:]
-    path = ".".join([sections.get(str(field), str(field)), *(str(p) for p in written)])
+    written, _ = _follow(schema, first["loc"])
+    path = ".".join([sections.get(str(field), str(field)), *(str(p) for p in written[1:])])
     more = f" (and {len(rest)} more)" if rest else ""
     if first["type"] == "extra_forbidden":
-        known = _known_names(schema, [field, *inner[:-1]])
+        _, models = _follow(schema, [field, *inner[:-1]] if inner else [])
+        known = [name for model in models for name in model.model_fields]
         name = str(inner[-1]) if inner else str(field)
         return f"{path}: unknown key{_suggest(name, known)}{more}"
     if first["type"] == "missing":
         return f"{path}: missing; it has no default{more}"
+    if first["type"].startswith("union_tag_"):
+        tag = first["ctx"]["discriminator"].strip("'")
+        known = list(_tagged(_follow(schema, first["loc"])[1], tag))
+        if first["type"] == "union_tag_not_found":
+            return f"{path}.{tag}: missing; one of {', '.join(known)}{more}"
+        value = first["ctx"]["tag"]
+        near = _suggest(value, known)
+        return f"{path}.{tag} = {value!r}: unknown{near} (there is {', '.join(known)}){more}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     value = first["input"]
@@ -154,38 +166,78 @@ def _describe_validation(
     return f"{path}{shown}: {message}{more}"
 
 
-def _known_names(schema: Any, path: Sequence[int | str]) -> list[str]:
-    """The valid keys at `path`, following fields, lists, mappings and tagged unions."""
-    names: list[str] = []
-    for model in _models_in(schema):
-        if not path:
-            names += list(model.model_fields)
-        elif str(path[0]) in model.model_fields:
-            names += _known_names(model.model_fields[str(path[0])].annotation, path[1:])
-    if not names and path:
-        # A list index, a mapping key or the tag of a union: not a field, one level of location.
-        names = _known_names(schema, path[1:])
-    return names
+_Location = Sequence[int | str]
+_Models = list[type[Config]]
 
 
-def _without_tags(schema: Any, path: Sequence[int | str]) -> list[int | str]:
-    """A location without the tags that pydantic puts in for members of tagged unions."""
-    if not path:
-        return []
-    head, *rest = path
-    for model in _models_in(schema):
-        if str(head) in model.model_fields:
-            field = model.model_fields[str(head)]
-            if field.discriminator and rest:
-                rest = rest[1:]
-            return [head, *_without_tags(field.annotation, rest)]
-    return [head, *_without_tags(schema, rest)]
+def _follow(annotation: Any, path: _Location) -> tuple[list[int | str], _Models]:
+    """Follow pydantic's location of an error through fields, lists, mappings and unions.
 
-
-def _models_in(annotation: Any) -> list[type[Config]]:
+    Returns:
+        The location as the user writes it, without the tags that pydantic puts in for members of
+        unions, and the settings classes that may stand at its end.
+    """
     if isinstance(annotation, type) and issubclass(annotation, Config):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+        return _follow_field(annotation, path) if path else ([], [annotation])
+    arguments = get_args(annotation)
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _follow_marked(arguments[0], arguments[1:], path)
+    if origin in (Union, UnionType):
+        members = [member for member in arguments if member is not NoneType]
+        if len(members) == 1 or not path:
+            return _follow_any(members, path)
+        named = [m for m in members if getattr(m, "__name__", "") == path[0]]
+        return _follow_any(named, path[1:])
+    if not path:
+        return _follow_any(arguments, path)
+    # The index of a list or the key of a mapping: one level of the location.
+    head, *rest = path
+    written, models = _follow_any(arguments[-1:], rest)
+    return [head, *written], models
+
+
+def _follow_field(model: type[Config], path: _Location) -> tuple[list[int | str], _Models]:
+    head, *rest = path
+    field = model.model_fields.get(str(head))
+    if field is None:
+        return list(path), []
+    marks = [*field.metadata, field] if field.discriminator else field.metadata
+    written, models = _follow_marked(field.annotation, marks, rest)
+    return [head, *written], models
+
+
+def _follow_marked(
+    annotation: Any, marks: Sequence[Any], path: _Location
+) -> tuple[list[int | str], _Models]:
+    tagged: dict[str, type[Config]] | None = None
+    for mark in marks:
+        if isinstance(mark, OneOf):
+            tagged = mark.registry.entries()
+        elif isinstance(mark, FieldInfo) and isinstance(mark.discriminator, str):
+            tagged = _tagged(_follow(annotation, [])[1], mark.discriminator)
+    if tagged is None:
+        return _follow(annotation, path)
+    if not path:
+        return [], list(tagged.values())
+    head, *rest = path
+    return _follow(tagged[str(head)], rest) if head in tagged else (list(path), [])
+
+
+def _follow_any(annotations: Sequence[Any], path: _Location) -> tuple[list[int | str], _Models]:
+    found = [_follow(annotation, path) for annotation in annotations]
+    written = min((written for written, _ in found), key=len, default=list(path))
+    return written, [model for _, models in found for model in models]
+
+
+def _tagged(models: Sequence[type[Config]], tag: str) -> dict[str, type[Config]]:
+    """Settings classes by the names that their field `tag` allows."""
+    return {
+        str(name): model
+        for model in models
+        if tag in model.model_fields
+        for name in get_args(model.model_fields[tag].annotation)
+    }
 
 
 def fix_threads(threads: int) -> None:

@@ -23,6 +23,8 @@ PACKAGES = (
     "rouge_score",
     "sacrebleu",
     "safetensors",
+    "soundfile",
+    "soxr",
     "tokenizers",
     "torch",
     "torchvision",

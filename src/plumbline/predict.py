@@ -54,10 +54,10 @@ def predict(
     device = resolve_device("auto")
     model = stored.model.to(device).eval()
     features = encode_images(
-        model.image_encoder, pixels[np.newaxis], spec.normalize, size, device
+        model.image_encoder, pixels[np.newaxis], spec.normalization, size, device
     ).to(device)
     prompt = question or spec.caption_prompt
-    ids = stored.tokenizer.encode(prompt, add_special_tokens=False).ids[: spec.max_text_tokens]
+    ids = stored.text.encode(prompt, add_special_tokens=False).ids[: spec.max_text_tokens]
     if not ids:
         raise ConfigError("--question: empty; ask something, or leave it out for a caption")
     answer = generate_answers(
@@ -69,7 +69,7 @@ def predict(
         eos=spec.special_ids.eos,
         max_new_tokens=max_new_tokens,
     )[0]
-    return {"prompt": prompt, "answer": stored.tokenizer.decode(answer), "device": str(device)}
+    return {"prompt": prompt, "answer": stored.text.decode(answer), "device": str(device)}
 
 
 def main(arguments: Sequence[str]) -> None:

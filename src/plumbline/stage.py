@@ -10,7 +10,7 @@ from typing import Any, Generic
 
 from omegaconf import OmegaConf
 
-from plumbline.config import ConfigT, check_config, compose_yaml
+from plumbline.config import Config, ConfigT, check_config, compose_yaml
 from plumbline.errors import ConfigError, PlumblineError
 from plumbline.params import check_environment
 
@@ -19,6 +19,10 @@ Sections = Callable[[str], Mapping[str, str]]
 
 The `params:` of the stage in dvc.yaml name the same keys; a test compares them.
 """
+
+
+class _Kind(Config):
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,23 @@ class StageSpec(Generic[ConfigT]):
     sections: Sections
     group: str | None = None
     """The mapping whose keys it runs for: datasets, align or tasks; None: it runs once."""
+    schema_of_kind: Callable[[str], type[ConfigT]] | None = None
+    """Kind of the task -> `schema` with the settings of that kind; None: it serves all kinds."""
+
+    def schema_for(self, key: str, params: Mapping[str, Any]) -> type[ConfigT]:
+        """The schema of one run.
+
+        Raises:
+            ConfigError: the task is of an unknown kind.
+        """
+        if self.schema_of_kind is None:
+            return self.schema
+        place = self.sections(key)["kind"]
+        kind = check_config(_Kind, {"kind": place}, params).kind
+        try:
+            return self.schema_of_kind(kind)
+        except ConfigError as error:
+            raise ConfigError(f"{place} = {kind!r}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -64,7 +85,8 @@ def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[Confi
     if flags := [argument for argument in rest if argument.startswith("--")]:
         raise ConfigError(f"{flags[0]}: unknown option; overrides are key=value, and --cfg job")
     params = compose_yaml(Path.cwd(), "params", rest)
-    call = Call(key, check_config(spec.schema, spec.sections(key), params))
+    schema = spec.schema_for(key, params)
+    call = Call(key, check_config(schema, spec.sections(key), params))
     if show:
         print(OmegaConf.to_yaml(OmegaConf.create(call.plain)), end="")
         raise SystemExit(0)

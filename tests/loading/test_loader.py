@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from plumbline.batch import Batch, Sample
+from plumbline.errors import ConfigError
 from plumbline.loading.loader import Loader, pad_rows
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.loading.random import keyed_generator
@@ -117,3 +119,140 @@ def test_rows_of_unequal_length_are_padded_at_the_end() -> None:
     for row, out in zip(rows, padded, strict=True):
         assert out[: len(row)].tolist() == row.tolist()
         assert (out[len(row) :] == -7).all()
+
+
+class Sized(Drawn):
+    """Samples of 1 to 40 positions, as a fixed draw has it."""
+
+    def __init__(self, count: int = 500) -> None:
+        super().__init__(count)
+        self.lengths = keyed_generator(1, "length").integers(1, 41, count).tolist()
+
+    def length(self, index: int) -> int:
+        length: int = self.lengths[index]
+        return length
+
+
+def bucketing(
+    source: Any = None, *, shuffle: bool = True, seed: int = 0, **settings: Any
+) -> Loader:
+    config = LoaderConfig(**{"batch_size": 4, **settings})
+    return Loader(Sized() if source is None else source, stack, config, seed=seed, shuffle=shuffle)
+
+
+def padding(loader: Loader, source: Sized, epoch: int = 0) -> float:
+    """Share of a batch's positions that hold nothing."""
+    used = total = 0
+    for batch in loader.batches(epoch):
+        lengths = [source.length(int(i)) for i in batch["sample_index"]]
+        used, total = used + sum(lengths), total + max(lengths) * len(lengths)
+    return 1 - used / total
+
+
+SIZED_SETTINGS: list[dict[str, Any]] = [
+    {"bucket_by_length": True},
+    {"bucket_by_length": True, "batch_size": 7},
+    {"max_tokens": 100},
+    {"bucket_by_length": True, "max_tokens": 100, "batch_size": 16},
+]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("settings", SIZED_SETTINGS, ids=str)
+def test_every_sample_comes_exactly_once_an_epoch(settings: dict[str, Any], shuffle: bool) -> None:
+    loader = bucketing(shuffle=shuffle, **settings)
+    for epoch in range(3):
+        batches = [b["sample_index"].tolist() for b in loader.batches(epoch)]
+        visited = [i for batch in batches for i in batch]
+        assert sorted(visited) == list(range(500))
+        assert visited == loader.epoch_order(epoch)
+        assert len(batches) == loader.count(epoch)
+        assert max(map(len, batches)) <= settings.get("batch_size", 4)
+    assert len(loader) == loader.count(0)
+
+
+@pytest.mark.parametrize("settings", SIZED_SETTINGS, ids=str)
+def test_sorted_batches_depend_on_seed_and_epoch_alone_and_resume(settings: Any) -> None:
+    whole = list(bucketing(**settings).batches(2))
+    assert same(whole, list(bucketing(**settings).batches(2)))
+    assert same(whole[5:], list(bucketing(**settings, workers=2).batches(2, start=5)))
+    orders = [bucketing(seed=s, **settings).epoch_order(e) for s in (0, 1) for e in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+def test_batches_are_those_of_the_recipe() -> None:
+    """Permute, cut in pools of 50 batches, sort each by length, cut, permute the batches."""
+    source = Sized()
+    order = keyed_generator(0, "order", 3).permutation(500).tolist()
+    batches = []
+    for at in range(0, 500, 200):
+        pool = sorted(order[at : at + 200], key=source.length)
+        batches += [pool[b : b + 4] for b in range(0, len(pool), 4)]
+    places = keyed_generator(0, "batches", 3).permutation(125)
+    expected = [batches[place] for place in places]
+    found = [b["sample_index"].tolist() for b in bucketing(bucket_by_length=True).batches(3)]
+    assert found == expected
+
+
+def test_sorting_saves_padding_and_still_mixes() -> None:
+    source = Sized()
+    loader = bucketing(source, bucket_by_length=True)
+    assert padding(loader, source) < 0.05 < 0.25 < padding(bucketing(source), source)
+    batches = [frozenset(b["sample_index"].tolist()) for e in (0, 1) for b in loader.batches(e)]
+    assert len(set(batches)) > 240  # of 250
+    longest = [max(map(source.length, batch)) for batch in batches[:125]]
+    assert longest != sorted(longest)  # short and long batches come mixed
+
+
+def test_evaluation_is_sorted_by_length_where_it_is_on() -> None:
+    source = Sized()
+    loader = bucketing(source, bucket_by_length=True, shuffle=False)
+    assert loader.epoch_order(0) == sorted(range(500), key=source.length) == loader.epoch_order(1)
+
+
+@pytest.mark.parametrize("bucket", [False, True])
+def test_no_batch_takes_more_tokens_than_it_may(bucket: bool) -> None:
+    source = Sized()
+    loader = bucketing(source, bucket_by_length=bucket, max_tokens=90, batch_size=500)
+    counts = set()
+    for epoch in range(4):
+        sizes = []
+        for batch in loader.batches(epoch):
+            lengths = [source.length(int(i)) for i in batch["sample_index"]]
+            assert max(lengths) * len(lengths) <= 90
+            sizes.append(len(lengths))
+        counts.add(len(sizes))
+    assert max(sizes) > 4
+    assert bucket or len(counts) > 1  # the number of batches is the epoch's own
+
+
+def test_a_short_last_batch_is_left_out_before_sorting() -> None:
+    loader = bucketing(Sized(11), bucket_by_length=True, drop_last=True)
+    for epoch in range(3):
+        assert [len(b["sample_index"]) for b in loader.batches(epoch)] == [4, 4]
+        assert sorted(loader.epoch_order(epoch)) == list(range(11))
+    assert len(loader) == 2
+
+
+@pytest.mark.parametrize("setting", [{"bucket_by_length": True}, {"max_tokens": 9}])
+def test_a_source_without_lengths_is_refused(setting: dict[str, Any]) -> None:
+    (name,) = setting
+    with pytest.raises(ConfigError, match=rf"loader\.{name}: .* no lengths"):
+        bucketing(Drawn(), **setting)
+
+
+def test_a_sample_longer_than_a_batch_may_be_is_named() -> None:
+    source = Sized()
+    worst = max(range(500), key=source.length)
+    with pytest.raises(ConfigError, match=rf"max_tokens = 39: sample {worst} alone takes 40"):
+        bucketing(source, max_tokens=39)
+
+
+def test_an_empty_source_has_no_batches() -> None:
+    for settings in SIZED_SETTINGS:
+        assert list(bucketing(Sized(0), **settings).batches(0)) == []
+
+
+def test_a_limit_on_tokens_and_batches_of_one_size_contradict() -> None:
+    with pytest.raises(ValidationError, match="drop_last and max_tokens 9 contradict"):
+        LoaderConfig(drop_last=True, max_tokens=9)

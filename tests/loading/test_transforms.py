@@ -66,7 +66,33 @@ def test_own_statistics_replace_a_preset() -> None:
     assert torch.equal(normalize_images(images, own), half)
 
 
+def test_the_presets_are_the_published_figures_and_imagenet_is_the_default() -> None:
+    assert STATISTICS["clip"] == (
+        (0.48145466, 0.4578275, 0.40821073),
+        (0.26862954, 0.26130258, 0.27577711),
+    )
+    assert STATISTICS["cifar10"] == ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    assert Normalization().statistics == STATISTICS["imagenet"]
+    for preset in STATISTICS:
+        config = ImageTransformConfig.model_validate({"normalize": {"preset": preset}})
+        assert config.normalize.statistics == STATISTICS[preset]
+
+
+def test_a_batch_of_one_channel_stays_one_channel() -> None:
+    gray = noise(channels=1)
+    one = Normalization(preset=None, mean=[0.1307], std=[0.3081])
+    result = normalize_images(gray, one)
+    assert result.shape == (3, 1, 16, 16)
+    torch.testing.assert_close(result, (gray / 255 - 0.1307) / 0.3081, rtol=1e-5, atol=1e-6)
+    moved = augmented(gray, AugmentConfig(padding=2, flip=0.5), 16)
+    assert moved.shape == (3, 1, 16, 16)
+    images = [np.zeros((4, 6, 1), np.uint8)] * 2
+    assert stack_images(images, ["a", "b"]).shape == (2, 1, 4, 6)
+
+
 def test_another_number_of_channels_is_refused() -> None:
+    with pytest.raises(DataError, match="images have 3 channels, the statistics 1"):
+        normalize_images(noise(), Normalization(preset=None, mean=[0.5], std=[0.5]))
     with pytest.raises(DataError, match="images have 1 channels, the statistics 3"):
         normalize_images(noise(channels=1), Normalization())
     with pytest.raises(ValidationError, match="images have 3 channels, the statistics 1"):
@@ -106,7 +132,7 @@ def test_images_of_different_sizes_name_sizes_and_samples() -> None:
     assert "tokenize.image_size" in text
 
 
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 20), (40, 8)])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 20), (40, 8), (200, 100), (100, 200)])
 def test_any_shape_is_brought_to_the_fixed_one(height: int, width: int) -> None:
     images = noise(height=height, width=width)
     assert resize_images(images, 16).shape == (3, 3, 16, 16)
@@ -150,3 +176,67 @@ def test_crops_reach_every_corner() -> None:
     crops = augmented(grid, config, 14)
     corners = {int(crop[0, 0, 0]) for crop in crops}
     assert corners == {row * 16 + column for row in range(3) for column in range(3)}
+
+
+def torchvision_by_hand(image: Tensor, config: AugmentConfig, size: int, number: int) -> Tensor:
+    """The transforms one after another, for one image, with the draws of `augmented`."""
+    random = keyed_generator(0, "augment", 0, number)
+    side = size + config.enlarge
+    image = functional.resize(image, [side, side], antialias=True)
+    image = functional.pad(image, [config.padding] * 4)
+    top, left = random.integers(0, config.enlarge + 2 * config.padding + 1, size=2).tolist()
+    image = functional.crop(image, top, left, size, size)
+    if random.random() < config.flip:
+        image = functional.horizontal_flip(image)
+    for adjust, reach in (
+        (functional.adjust_brightness, config.brightness),
+        (functional.adjust_contrast, config.contrast),
+        (functional.adjust_saturation, config.saturation),
+    ):
+        if reach:
+            image = adjust(image, float(random.uniform(1 - reach, 1 + reach)))
+    return image
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"enlarge": 32, "flip": 0.5},
+        {"padding": 4, "flip": 0.5},
+        {"enlarge": 2, "padding": 3},
+        {"enlarge": 32, "flip": 0.5, "brightness": 0.4},
+        {"contrast": 0.4},
+        {"saturation": 0.4},
+        {"enlarge": 32, "flip": 0.5, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4},
+    ],
+)
+def test_the_train_transforms_equal_those_of_torchvision(settings: dict[str, float]) -> None:
+    config = AugmentConfig.model_validate(settings)
+    images = noise(batch=12, height=20, width=28)
+    result = augmented(images, config, 32)
+    assert result.shape == (12, 3, 32, 32)
+    expected = torch.stack(
+        [torchvision_by_hand(image, config, 32, number) for number, image in enumerate(images)]
+    )
+    # Fractions are cut off: where one lies at a whole number, its rounding moves it by a level.
+    colours = sum(key not in ("enlarge", "flip", "padding") for key in settings)
+    off = (result.int() - expected.int()).abs()
+    assert off.max() <= colours
+    assert (off > 0).float().mean() <= 0.01 * colours
+
+
+def test_padding_shows_black_and_reaches_every_offset() -> None:
+    images = torch.full((600, 3, 4, 4), 9, dtype=torch.uint8)
+    crops = augmented(images, AugmentConfig(padding=1), 4)
+    seen = set()
+    for crop in crops[:, 0]:
+        rows, columns = (crop == 9).any(dim=1), (crop == 9).any(dim=0)
+        assert torch.equal(crop == 9, rows.unsqueeze(1) & columns)
+        assert set(crop.unique().tolist()) <= {0, 9}
+        seen.add((tuple(rows.tolist()), tuple(columns.tolist())))
+    assert len(seen) == 9
+
+
+def test_every_image_needs_a_generator_of_its_own() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        augment_images(noise(), AugmentConfig(flip=0.5), 16, [keyed_generator(0, "augment")])

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.nn import functional
 
-from plumbline.losses.contrastive import info_nce, matryoshka, sigmoid_pairs
+from plumbline.losses.contrastive import info_nce, matryoshka, shared_positives, sigmoid_pairs
 
 BATCH, WIDTH, SCALE = 6, 8, 14.3
 
@@ -125,3 +125,23 @@ def test_the_scale_learns() -> None:
     scale = torch.tensor(SCALE, requires_grad=True)
     loss = info_nce(images, texts, planted(), logit_scale=scale)
     assert grad(loss.total, scale)[0].abs() > 0
+
+
+def test_positives_are_told_from_numbers() -> None:
+    media = torch.tensor([0, 1, 2, 0, 4, 5, 6])
+    texts = torch.tensor([9, 7, 9, 8, -1, -1, 7])
+    found = shared_positives(media, texts)
+    for i in range(len(media)):
+        for j in range(len(media)):
+            same_text = texts[i] == texts[j] and texts[i] >= 0
+            fits = i == j or bool(same_text) or bool(media[i] == media[j])
+            assert bool(found[i, j]) == fits, (i, j)
+
+
+def test_logits_keep_the_digits_of_float64_and_gain_those_of_half() -> None:
+    images, texts = pairs()
+    exact = info_nce(images, texts, planted(), logit_scale=SCALE).total
+    assert exact.dtype == torch.float64
+    assert exact.item() == pytest.approx(brute_info_nce(images, texts, planted()), rel=1e-13)
+    half = info_nce(images.bfloat16(), texts.bfloat16(), planted(), logit_scale=SCALE).total
+    assert half.dtype == torch.float32

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import grad
+from torch.nn import functional
 
 from plumbline.batch import IGNORE_INDEX, LossSum
 from plumbline.losses.language import causal_lm_loss, token_cross_entropy
@@ -116,3 +117,25 @@ def test_shapes_that_disagree_are_told(loss_of: object) -> None:
     assert callable(loss_of)
     with pytest.raises(ValueError, match=r"logits \(2, 3, 11\) do not fit labels \(2, 4\)"):
         loss_of(torch.zeros(2, 3, VOCAB), torch.zeros(2, 4, dtype=torch.long))
+
+
+def test_a_masked_token_is_compared_with_the_label_in_its_own_place() -> None:
+    labels = torch.tensor([[IGNORE_INDEX, 4, IGNORE_INDEX, 7]])
+    logits = torch.zeros(1, 4, VOCAB)
+    logits[0, 1, 4] = logits[0, 3, 7] = 50.0
+    assert token_cross_entropy(logits, labels).total.item() == pytest.approx(0.0, abs=1e-6)
+    assert token_cross_entropy(logits.roll(-1, dims=1), labels).total.item() > 2
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_smoothing_mixes_the_label_with_the_uniform_distribution(smoothing: float) -> None:
+    logits, labels = example()
+    there = labels != IGNORE_INDEX
+    target = torch.full((int(there.sum()), VOCAB), smoothing / VOCAB)
+    target.scatter_(1, labels[there].unsqueeze(1), 1 - smoothing + smoothing / VOCAB)
+    expected = -(target * logits[there].log_softmax(-1)).sum()
+    total = token_cross_entropy(logits, labels, label_smoothing=smoothing).total
+    torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
+    if not smoothing:
+        plain = functional.cross_entropy(logits[there], labels[there], reduction="sum")
+        torch.testing.assert_close(total, plain, rtol=1e-6, atol=0)

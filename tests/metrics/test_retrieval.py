@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from plumbline.metrics.classification import top_k_accuracy
 from plumbline.metrics.retrieval import (
     Ranking,
     Relation,
     bootstrap_interval,
+    class_embeddings,
     number_distinct,
     rank_positives,
     relation_of_rows,
     retrieval_report,
+    zero_shot,
+    zero_shot_scores,
 )
 
 Array = NDArray[np.float32]
@@ -295,9 +299,60 @@ def test_bootstrap_interval_refuses_what_it_cannot_answer() -> None:
         bootstrap_interval(np.ones(3), seed=0, level=1.0)
 
 
+def test_class_embeddings_are_the_unit_mean_of_unit_prompts() -> None:
+    prompts = np.array([[[3.0, 0.0], [0.0, 0.5]], [[-1.0, 0.0], [-7.0, 0.0]]])
+    half = np.sqrt(0.5)
+    expected = [[half, half], [-1.0, 0.0]]
+    np.testing.assert_allclose(class_embeddings(prompts), expected, rtol=0, atol=1e-7)
+
+
+def test_zero_shot_equals_the_nearest_class_by_hand() -> None:
+    images, prompts = _gaussian(50, 16, 0), _gaussian(21, 16, 1).reshape(7, 3, 16)
+    classes = class_embeddings(prompts)
+    expected = []
+    for image in images.astype(np.float64):
+        cosines = []
+        for group in prompts.astype(np.float64):
+            mean = np.mean([prompt / np.linalg.norm(prompt) for prompt in group], axis=0)
+            cosines.append(image @ mean / np.linalg.norm(mean) / np.linalg.norm(image))
+        expected.append(cosines)
+    scores = zero_shot_scores(images, classes)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
+    assert np.array_equal(zero_shot(images, classes), np.argmax(expected, axis=1))
+    assert len(set(zero_shot(images, classes))) > 3
+
+
+def test_zero_shot_does_not_depend_on_lengths_or_on_other_images() -> None:
+    images, classes = _gaussian(20, 8, 0), class_embeddings(_gaussian(10, 8, 1).reshape(5, 2, 8))
+    whole = zero_shot(images, classes)
+    assert np.array_equal(zero_shot(images * 1e3, classes), whole)
+    assert [int(zero_shot(images[i : i + 1], classes)[0]) for i in range(20)] == whole.tolist()
+
+
+@pytest.mark.parametrize("width", [1, 37, 768])
+def test_equal_class_embeddings_give_chance_level(width: int) -> None:
+    classes = np.tile(_gaussian(1, width, 0), (10, 1))
+    scores = zero_shot_scores(_gaussian(33, width, 1), classes)
+    assert np.array_equal(scores, np.repeat(scores[:, :1], 10, axis=1))
+    labels = np.arange(33) % 7  # classes 7 to 9 have no image and are wrong answers still
+    assert top_k_accuracy(scores, labels, 1) == pytest.approx(0.1, abs=1e-12)
+
+
+def test_zero_shot_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"shape \(3, 4\), expected \[classes, templates, width"):
+        class_embeddings(np.ones((3, 4)))
+    with pytest.raises(ValueError, match=r"shape \(3, 0, 4\)"):
+        class_embeddings(np.ones((3, 0, 4)))
+    with pytest.raises(ValueError, match="images have 4 dimensions, classes 3"):
+        zero_shot(np.ones((2, 4)), np.ones((2, 3)))
+    with pytest.raises(ValueError, match="classes: the embedding in row 1 is not finite"):
+        zero_shot(np.ones((2, 2)), np.array([[1.0, 0.0], [np.nan, 0.0]]))
+
+
 def test_metrics_import_neither_torch_nor_the_slow_libraries() -> None:
     code = (
         "import sys, plumbline.metrics.retrieval, plumbline.metrics.text_overlap;"
+        "import plumbline.metrics.classification, plumbline.metrics.regression;"
         "print([m for m in ('torch', 'sacrebleu', 'rouge_score', 'nltk') if m in sys.modules])"
     )
     run = subprocess.run(

@@ -16,6 +16,8 @@ DAG: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 KEYED = sorted(name for name, stage in DAG.items() if "foreach" in stage)
 ALL = sorted(DAG)
 
+PLACE = re.compile(r"(plumbline(?:\.\w+)+):\w+")
+
 UNLISTED = ("plumbline.tracking",)
 """Packages that no stage lists: they cannot change an output."""
 
@@ -35,10 +37,16 @@ def module_file(module: str) -> Path | None:
 
 
 def imported_modules(file: Path) -> set[str]:
-    """Our modules that a file imports anywhere, also inside functions, with their packages."""
+    """Our modules that a file imports anywhere, also inside functions, with their packages.
+
+    A text like "plumbline.tasks.vlm:build" is an import that a table makes later.
+    """
     found: set[str] = set()
     for node in ast.walk(ast.parse((ROOT / file).read_text())):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if place := PLACE.fullmatch(node.value):
+                found.add(place[1])
+        elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
@@ -163,7 +171,8 @@ def test_params_hold_every_setting_of_the_default_selection() -> None:
     for spec in specs():
         for key in params[spec.group] if spec.group else []:
             sections = spec.sections(key)
-            config = check_config(spec.schema, sections, params).model_dump(mode="json")
+            schema = spec.schema_for(key, params)
+            config = check_config(schema, sections, params).model_dump(mode="json")
             for name, dotted in sections.items():
                 written: Any = params
                 for part in dotted.split("."):

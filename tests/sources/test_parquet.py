@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from plumbline.data.arrays import decode_array, encode_array
 from plumbline.data.columns import CANONICAL
 from plumbline.errors import ConfigError, DataError
-from plumbline.sources.parquet import CaptionRule, ParquetConfig, read_parquet
-from plumbline.sources.registry import ParquetSource
+from plumbline.sources.parquet import CaptionRule, ParquetSource
 
 QA = {
     "id": ["1", "2", "3", "4"],
@@ -28,8 +29,8 @@ def write(path: Path, columns: dict[str, Any]) -> None:
 
 
 def read(path: Path, **settings: Any) -> list[dict[str, Any]]:
-    config = ParquetConfig.model_validate(settings)
-    batches = list(read_parquet(config, path))
+    source = ParquetSource.model_validate({"source": "parquet", **settings})
+    batches = list(source.read(path))
     for batch in batches:
         for field in batch.schema:
             assert field.type == CANONICAL[field.name]
@@ -84,20 +85,14 @@ def test_text_that_is_not_utf8_reaches_validation_as_it_is(tmp_path: Path) -> No
     raw = pa.array([b"caf\xe9", b"fine"], pa.binary())
     columns = {"id": ["1", "2"], "q": raw.view(pa.string()), "a": ["yes", "yes"]}
     write(tmp_path / "a.parquet", columns)
-    config = ParquetConfig(
+    source = ParquetSource(
+        source="parquet",
         columns={"sample_id": "id", "question": "q", "answer": "a"},
         captions=[CaptionRule(question=".+", caption="something")],
     )
-    (batch,) = read_parquet(config, tmp_path)
+    (batch,) = source.read(tmp_path)
     assert batch.column("question").view(pa.binary()).to_pylist() == [b"caf\xe9", b"fine"]
     assert batch.column("caption").to_pylist() == [None, "something"]
-
-
-def test_captions_need_question_and_answer(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", QA)
-    rules = [{"question": ".+", "caption": "x"}]
-    with pytest.raises(DataError, match="map both columns"):
-        read(tmp_path, columns={"sample_id": "id", "question": "q"}, captions=rules)
 
 
 def test_a_missing_path_names_it_and_the_variable(tmp_path: Path) -> None:
@@ -135,11 +130,23 @@ def test_a_folder_without_parquet_is_refused(tmp_path: Path) -> None:
             },
             "not a regular expression",
         ),
+        (
+            {
+                "columns": {"sample_id": "id", "question": "q"},
+                "captions": [{"question": ".+", "caption": "x"}],
+            },
+            "map both columns",
+        ),
+        (
+            {"columns": {"sample_id": "id"}, "templates": {"caption": "a {label}"}},
+            "template caption",
+        ),
+        ({"columns": {"sample_id": "id"}, "splits": {"val": "../v"}}, "below the dataset's path"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValidationError, match=rule):
-        ParquetConfig.model_validate(settings)
+        ParquetSource.model_validate({"source": "parquet", **settings})
 
 
 def test_a_template_that_names_no_group_is_refused_before_any_row_is_read() -> None:
@@ -147,7 +154,109 @@ def test_a_template_that_names_no_group_is_refused_before_any_row_is_read() -> N
         CaptionRule(question="is there (.+)", caption=r"there is \2")
 
 
-def test_the_source_reads_what_its_settings_say(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", {"id": ["1"]})
-    source = ParquetSource(source="parquet", columns={"sample_id": "id"})
-    assert [b.to_pylist() for b in source.read(tmp_path)] == [[{"sample_id": "1"}]]
+@pytest.mark.parametrize(
+    ("column", "values", "cells"),
+    [
+        ("sample_id", pa.array([1, None], pa.int64()), ["1", None]),
+        ("group", pa.array([1, 2], pa.uint8()), ["1", "2"]),
+        ("label", pa.array([-1, 7], pa.int32()), ["-1", "7"]),
+        ("label", pa.array([True, None, False]), ["true", None, "false"]),
+        ("label", pa.array([3, 4, 3]).dictionary_encode(), ["3", "4", "3"]),
+        ("value", pa.array([1, 2], pa.int16()), ["1", "2"]),
+        ("value", pa.array([0.1, float("nan"), 1e300]), ["0.1", "nan", "1e+300"]),
+        ("value", pa.array([0.5, None], pa.float16()), ["0.5", None]),
+        ("value", pa.array(["x", "1.50"]), ["x", "1.50"]),
+    ],
+)
+def test_numbers_become_text(tmp_path: Path, column: str, values: Any, cells: list[Any]) -> None:
+    ids = [str(number) for number in range(len(values))]
+    write(tmp_path / "a.parquet", {"x": values, "id": ids})
+    columns = {"sample_id": "id", "label": "id", column: "x"}
+    rows = read(tmp_path, columns=columns)
+    assert [row[column] for row in rows] == cells
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("label", pa.array([0.5])),
+        ("text", pa.array([1])),
+        ("sample_id", pa.array([True])),
+        ("features", pa.array([0.5])),
+        ("features", pa.array([["x"]])),
+        ("features", pa.array([[[[1.0]]]])),
+        ("image", pa.array([1])),
+    ],
+)
+def test_what_a_column_cannot_hold_is_an_error(tmp_path: Path, column: str, values: Any) -> None:
+    write(tmp_path / "a.parquet", {"x": values, "id": ["1"]})
+    with pytest.raises(DataError, match=f"x is .*expected .*x {CANONICAL[column]}"):
+        read(tmp_path, columns={"label": "id", "sample_id": "id", column: "x"})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.list_(pa.float32())),
+        pa.large_list(pa.large_list(pa.int64())),
+        pa.list_(pa.list_(pa.float64(), 2)),
+        pa.list_(pa.list_(pa.float16(), 2), 2),
+    ],
+)
+def test_lists_become_features(tmp_path: Path, kind: pa.DataType) -> None:
+    cells = [[[1, 2], [3, 4]], None, [[5, 6], [7, 8]]]
+    write(tmp_path / "a.parquet", {"id": ["1", "2", "3"], "f": pa.array(cells, kind)})
+    rows = read(tmp_path, columns={"sample_id": "id", "features": "f"})
+    for row, cell in zip(rows, cells, strict=True):
+        if cell is None:
+            assert row["features"] is None
+        else:
+            np.testing.assert_array_equal(decode_array(row["features"]), cell)
+
+
+def test_flat_lists_are_one_step_of_features(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"id": ["1"], "f": pa.array([[0.5, -1.0]])})
+    (row,) = read(tmp_path, columns={"sample_id": "id", "features": "f"})
+    assert decode_array(row["features"]).tolist() == [[0.5, -1.0]]
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ([[1.0], [2.0, 3.0]], "rows of 1 to 2 values"),
+        ([[1.0], None], "holds null"),
+        ([[1.0], [None]], "holds null"),
+        ([], "shape"),
+        ([[], []], "shape"),
+    ],
+)
+def test_lists_that_are_no_array_say_why(tmp_path: Path, cell: Any, reason: str) -> None:
+    write(
+        tmp_path / "a.parquet",
+        {"id": ["1"], "f": pa.array([cell], pa.list_(pa.list_(pa.float64())))},
+    )
+    (row,) = read(tmp_path, columns={"sample_id": "id", "features": "f"})
+    with pytest.raises(ValueError, match=reason):
+        decode_array(row["features"])
+
+
+def test_features_that_are_bytes_pass_through(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"id": ["1", "2"], "f": [b"anything", encode_array([1.0])]})
+    rows = read(tmp_path, columns={"sample_id": "id", "features": "f"})
+    assert [row["features"] for row in rows] == [b"anything", encode_array([1.0])]
+
+
+def test_templates_make_text_of_the_row_s_other_columns(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"id": ["1", "2", "3"], "l": ["cat", None, "{x}"]})
+    templates = {"caption": "a {label}, number {sample_id} {{really}}"}
+    rows = read(tmp_path, columns={"sample_id": "id", "label": "l"}, templates=templates)
+    assert [row["caption"] for row in rows] == [
+        "a cat, number 1 {really}",
+        None,
+        "a {x}, number 3 {really}",
+    ]
+
+
+def test_the_splits_that_files_come_in_are_given() -> None:
+    source = ParquetSource(source="parquet", columns={"sample_id": "x"}, splits={"val": "v"})
+    assert source.given_splits == ["val"]

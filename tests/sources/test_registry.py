@@ -1,16 +1,22 @@
 """Raw rows are written in files of bounded size, and a source is chosen by name."""
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Annotated, Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pydantic import TypeAdapter
 
+from plumbline.config import Config, check_config
 from plumbline.data.parquet import declared_splits, list_parquet
-from plumbline.errors import DataError
+from plumbline.errors import ConfigError, DataError
+from plumbline.registry import OneOf
 from plumbline.sources import registry
-from plumbline.sources.registry import ParquetSource, ScenesSource, SourceConfig, write_raw
+from plumbline.sources.registry import SOURCES, Source, write_raw
+from plumbline.sources.scenes import ScenesSource
+from stages.prepare import PrepareConfig
 
 
 def batches(*sizes: int) -> list[pa.RecordBatch]:
@@ -52,14 +58,103 @@ def test_the_error_of_a_source_comes_through(tmp_path: Path) -> None:
         write_raw(failing(), [], tmp_path)  # type: ignore[arg-type]
 
 
+class Choice(Config):
+    prepare: Annotated[Source, OneOf(SOURCES, "source")]
+
+
 def test_a_source_is_chosen_by_its_name(tmp_path: Path) -> None:
-    chosen: TypeAdapter[object] = TypeAdapter(SourceConfig)
-    source = chosen.validate_python({"source": "scenes", "images": 10, "image_size": 16})
+    settings: dict[str, Any] = {"source": "scenes", "images": 10, "image_size": 16}
+    source = Choice.model_validate({"prepare": settings}).prepare
     assert isinstance(source, ScenesSource)
-    rows = sum(b.num_rows for b in source.read(tmp_path / "nowhere"))
-    assert rows == 10 * 9
+    assert sum(b.num_rows for b in source.read(tmp_path / "nowhere")) == 10 * 9
     assert source.given_splits == []
-    settings = {"source": "parquet", "columns": {"sample_id": "id"}, "splits": {"val": "v"}}
-    other = chosen.validate_python(settings)
-    assert isinstance(other, ParquetSource)
-    assert other.given_splits == ["val"]
+
+
+@pytest.mark.parametrize("name", list(SOURCES))
+def test_every_source_is_registered_under_the_name_that_chooses_it(name: str) -> None:
+    assert get_args(SOURCES[name].model_fields["source"].annotation) == (name,)
+
+
+PREPARE = {"path": "path", "prepare": "datasets.x.prepare"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"source": "parqet", "columns": {}},
+            "datasets.x.prepare.source = 'parqet': unknown; did you mean parquet? (there is scenes",
+        ),
+        ({"columns": {}}, "datasets.x.prepare.source: missing; one of scenes"),
+        (
+            {"source": "parquet", "columns": {"sample_id": "i"}, "split": {}},
+            "datasets.x.prepare.split: unknown key; did you mean splits?",
+        ),
+        (
+            {"source": "text", "unit": 3},
+            "datasets.x.prepare.unit = 3: input should be 'file', 'paragraph' or 'line'",
+        ),
+        (
+            {"source": "parts", "parts": {"a": {"source": "text", "untt": "line"}}},
+            "datasets.x.prepare.parts.a.untt: unknown key; did you mean unit?",
+        ),
+        (
+            {"source": "parts", "parts": {"a": {"source": "txt"}}},
+            "datasets.x.prepare.parts.a.source = 'txt': unknown; did you mean text?",
+        ),
+        (
+            {"source": "imagefolder", "table": {"file": "t", "columns": {}, "kee": "x"}},
+            "datasets.x.prepare.table.kee: unknown key; did you mean key?",
+        ),
+    ],
+)
+def test_a_wrong_setting_of_a_source_is_one_line(settings: dict[str, Any], message: str) -> None:
+    params = {"path": "p", "datasets": {"x": {"prepare": settings}}}
+    with pytest.raises(ConfigError) as caught:
+        check_config(PrepareConfig, PREPARE, params)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+PLUGIN = """
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from plumbline.config import check_config
+from plumbline.sources.registry import SOURCES, Source
+
+
+class CountingSource(Source):
+    source: Literal["counting"]
+    rows: int
+
+    @property
+    def given_splits(self):
+        return []
+
+    def read(self, path):
+        yield pa.RecordBatch.from_pydict({"sample_id": [str(n) for n in range(self.rows)]})
+
+
+SOURCES.register("counting", CountingSource)
+
+from stages.prepare import PrepareConfig
+
+inner = {"source": "counting", "rows": 3}
+for settings in (inner, {"source": "parts", "parts": {"a": inner}}):
+    sections = {"path": "path", "prepare": "prepare"}
+    config = check_config(PrepareConfig, sections, {"path": "p", "prepare": settings})
+    assert config.model_dump(mode="json")["prepare"] == settings
+    print([row for batch in config.prepare.read(Path("p")) for row in batch.to_pylist()][-1])
+"""
+
+
+def test_a_source_of_a_plugin_needs_no_edit_of_the_package() -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", PLUGIN], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == ["{'sample_id': '2'}", "{'sample_id': '2', 'part': 'a'}"]

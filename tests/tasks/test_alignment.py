@@ -14,13 +14,14 @@ from plumbline.batch import Batch, Sample
 from plumbline.errors import ConfigError, DataError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.transform_config import AugmentConfig, ImageTransformConfig
-from plumbline.losses.contrastive import info_nce, sigmoid_pairs
+from plumbline.losses.contrastive import info_nce, shared_positives, sigmoid_pairs
 from plumbline.models.config import TextEncoderConfig, VitConfig
-from plumbline.models.dual_encoder import DualEncoder, unit
+from plumbline.models.dual_encoder import DualEncoder, Embeddings, unit
 from plumbline.tasks.alignment import PairSource, bind_task, build_alignment
 from plumbline.tasks.base import Task, no_metrics
 from plumbline.tasks.config import AlignmentModelConfig, AlignmentTaskConfig
 from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.window import Gradients
 
 SPECIAL = SpecialIds(pad=0, bos=1, eos=2)
 VIT = VitConfig(name="vit", image_size=16, patch_size=8, width=16, layers=1, heads=2, mlp_width=16)
@@ -72,9 +73,13 @@ def test_each_distinct_caption_of_a_batch_is_encoded_once() -> None:
         assert not row[~mask.bool()].any()
 
 
+def positives_of(batch: Batch) -> Tensor:
+    return shared_positives(batch["image_number"], batch["text_number"])
+
+
 def test_positives_are_equal_captions_and_equal_images_but_dropped_ones_only_themselves() -> None:
     samples = hand_made()
-    positives = task().collate(samples)["positives"]
+    positives = positives_of(task().collate(samples))
     for i, one in enumerate(samples):
         for j, other in enumerate(samples):
             same_text = one["text_number"] == other["text_number"] >= 0
@@ -178,14 +183,33 @@ class FixedEmbeddings(nn.Module):
     """A model that embeds as it is told: what the loss does with it can be computed by hand."""
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Any:
-        from plumbline.models.dual_encoder import Embeddings
-
         random = torch.Generator().manual_seed(0)
         return Embeddings(
             images=torch.randn(len(pixel_values), 8, generator=random),
             texts=torch.randn(len(input_ids), 8, generator=random),
             logit_scale=torch.tensor(5.0),
             logit_bias=torch.tensor(-2.0),
+        )
+
+
+class Towers(nn.Module):
+    """A dual encoder of two small maps, in float64 and without statistics over the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.image = nn.Linear(3 * 16 * 16, 8).double()
+        self.text = nn.Embedding(64, 8).double()
+        self.log_scale = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.tensor(-2.0, dtype=torch.float64))
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        weights = attention_mask.unsqueeze(-1).double()
+        return Embeddings(
+            images=self.image(pixel_values.flatten(1).double()),
+            texts=(self.text(input_ids) * weights).sum(dim=1) / weights.sum(dim=1),
+            logit_scale=self.log_scale.exp(),
+            logit_bias=self.bias,
         )
 
 
@@ -202,15 +226,51 @@ def test_the_loss_is_the_mean_over_widths_of_the_one_that_is_set(
     for width in widths or [8]:
         images, texts = unit(out.images, width), unit(out.texts, width)[batch["text_index"]]
         if name == "info_nce":
-            loss = info_nce(images, texts, batch["positives"], logit_scale=5.0)
+            loss = info_nce(images, texts, positives_of(batch), logit_scale=5.0)
         else:
             loss = sigmoid_pairs(
-                images, texts, batch["positives"], logit_scale=5.0, logit_bias=-2.0
+                images, texts, positives_of(batch), logit_scale=5.0, logit_bias=-2.0
             )
         totals.append(loss.total)
     result = aligning.loss(model, batch)
     torch.testing.assert_close(result.total, torch.stack(totals).mean(), rtol=1e-6, atol=0)
     assert result.count.item() == 6
+
+
+def distinct_pairs(epoch: int) -> list[Sample]:
+    """64 pairs with an image and a caption that come back far apart, and dropped captions."""
+    return [
+        pair(i, i % 60, -1 if i % 9 == 8 else i % 50, epoch) | {"epoch": epoch} for i in range(64)
+    ]
+
+
+@pytest.mark.parametrize("sizes", [[16] * 4, [7] * 9 + [1]], ids=["16 x 4", "7 x 9 + 1"])
+@pytest.mark.parametrize("settings", [{}, {"widths": [2, 4, 8]}, {"sample_width": True}], ids=str)
+@pytest.mark.parametrize("name", ["info_nce", "sigmoid"])
+def test_gradients_do_not_depend_on_how_a_window_is_cut(
+    name: str, settings: dict[str, Any], sizes: list[int]
+) -> None:
+    if "sample_width" in settings:
+        settings = {**settings, "widths": [2, 4, 8]}
+    aligning, model = task(loss=name, **settings), Towers()
+    samples = distinct_pairs(epoch=3)
+    ends = np.cumsum(sizes)
+    window = [aligning.collate(samples[e - n : e]) for n, e in zip(sizes, ends, strict=True)]
+    if "sample_width" in settings:  # micro-batches would draw for themselves
+        assert len({int(batch["widths"]) for batch in window}) > 1
+
+    def gradients(batches: list[Batch]) -> list[Tensor]:
+        model.zero_grad()
+        scaler, device = torch.GradScaler("cpu", enabled=False), torch.device("cpu")
+        once = Gradients(model, aligning, device, "fp32", scaler)
+        sums = once.accumulate(batches, range(len(batches)))
+        return [p.grad / sums.count for p in model.parameters() if p.grad is not None]
+
+    whole = gradients([aligning.collate(samples)])
+    found = gradients(window)
+    assert len(found) == len(whole) >= 3
+    for one, other in zip(found, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_a_job_has_model_data_and_spec(cache: TrainingCache) -> None:

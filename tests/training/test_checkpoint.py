@@ -36,7 +36,8 @@ def model_and_optimizer(steps: int, seed: int = 0) -> tuple[nn.Module, torch.opt
 
 def state(micro_step: int = 3, fingerprint: str = "f") -> TrainingState:
     clock = {"micro_step": micro_step}
-    return TrainingState(fingerprint, clock, {"value": 0.1}, {"steps": [{"loss": 1 / 3}]})
+    history = {"steps": [{"loss": 1 / 3}]}
+    return TrainingState(fingerprint, clock, {"value": 0.1}, history, plateau={"share": 0.1})
 
 
 def test_weights_optimizer_and_state_come_back_exactly(tmp_path: Path) -> None:

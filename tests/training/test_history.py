@@ -38,3 +38,13 @@ def test_tables_hold_every_digit_and_leave_holes_where_a_row_has_none(tmp_path: 
 def test_an_empty_table_is_not_written(tmp_path: Path) -> None:
     History(steps=[{"global_step": 1}]).write(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["train.csv"]
+
+
+def test_skipped_steps_have_a_table_of_their_own(tmp_path: Path) -> None:
+    row: dict[str, int | str] = {"global_step": 3, "reason": "ValueError: a, b", "samples": "4 7"}
+    history = History(skipped=[row])
+    assert History.from_state(json.loads(json.dumps(history.state()))) == history
+    history.write(tmp_path)
+    assert (tmp_path / "skipped.csv").read_text() == (
+        'global_step,reason,samples\n3,"ValueError: a, b",4 7\n'
+    )

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
+from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from plumbline.errors import ConfigError
 from plumbline.training.config import OptimConfig
-from plumbline.training.optim import build_optimizer, parameter_groups, set_lr
+from plumbline.training.optim import JoinedOptimizer, build_optimizer, parameter_groups, set_lr
 
 
 class Model(nn.Module):
@@ -75,6 +77,7 @@ def test_an_unknown_part_names_the_known_ones() -> None:
         parameter_groups(Model(), config(parts={"decodr": {"lr": 0.1}}))
     text = str(caught.value)
     assert "optim.parts.decodr" in text
+    assert "did you mean decoder?" in text
     assert "decoder, projector, projector_bias, scale" in text
 
 
@@ -98,20 +101,142 @@ def test_each_group_is_scaled_from_its_own_peak() -> None:
         assert {group["lr"] for group in optimizer.param_groups} == {0.1 * factor, 0.4 * factor}
 
 
-def test_updates_agree_with_plain_adamw() -> None:
-    settings = config(betas=[0.8, 0.95], eps=1e-6)
-    ours, plain = Model().double(), Model().double()
-    optimizer = build_optimizer(ours, settings)
-    decays = [p for p in plain.parameters() if p.ndim > 1]
-    others = [p for p in plain.parameters() if p.ndim <= 1]
-    groups = [{"params": decays, "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}]
-    reference = torch.optim.AdamW(groups, lr=0.1, betas=(0.8, 0.95), eps=1e-6, foreach=False)
-    for step in range(5):
+def step_alike(
+    ours: nn.Module, plain: nn.Module, *optimizers: torch.optim.Optimizer, steps: int = 5
+) -> None:
+    """Give both models the same random gradients, float64, and let all optimisers step."""
+    for step in range(steps):
         random = torch.Generator().manual_seed(step)
         for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
             one.grad = torch.randn(one.shape, generator=random, dtype=torch.float64)
             other.grad = one.grad.clone()
-        optimizer.step()
-        reference.step()
-    for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def assert_alike(ours: nn.Module, plain: nn.Module, tolerance: float) -> None:
+    for (name, one), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance, msg=name)
+
+
+def test_updates_agree_with_plain_adamw() -> None:
+    settings = config(betas=[0.8, 0.95], eps=1e-6)
+    ours, plain = Model().double(), Model().double()
+    decays = [p for p in plain.parameters() if p.ndim > 1]
+    others = [p for p in plain.parameters() if p.ndim <= 1]
+    groups = [{"params": decays, "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}]
+    reference = torch.optim.AdamW(groups, lr=0.1, betas=(0.8, 0.95), eps=1e-6, foreach=False)
+    step_alike(ours, plain, build_optimizer(ours, settings), reference)
+    assert_alike(ours, plain, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)], ids=str
+)
+def test_updates_agree_with_plain_sgd(momentum: float, nesterov: bool) -> None:
+    settings = config(name="sgd", sgd={"momentum": momentum, "nesterov": nesterov})
+    ours, plain = Model().double(), Model().double()
+    decays = [p for p in plain.parameters() if p.ndim > 1]
+    others = [p for p in plain.parameters() if p.ndim <= 1]
+    groups = [{"params": decays, "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}]
+    reference = torch.optim.SGD(groups, lr=0.1, momentum=momentum, nesterov=nesterov, foreach=False)
+    step_alike(ours, plain, build_optimizer(ours, settings), reference)
+    assert_alike(ours, plain, 1e-12)
+
+
+def muon(**settings: Any) -> OptimConfig:
+    return config(name="muon", muon=settings, betas=[0.8, 0.95], eps=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["match_rms_adamw", "original"])
+def test_muon_updates_matrices_as_torch_does_and_adamw_the_rest(scale: str) -> None:
+    settings = muon(lr_scale=scale, adamw_lr_ratio=0.5, adamw_parts=["decoder.out"])
+    ours, plain = Model().double(), Model().double()
+    names = dict(plain.named_parameters())
+    hidden = names.pop("projector.1.weight")
+    decays = [p for p in names.values() if p.ndim > 1]
+    others = [p for p in names.values() if p.ndim <= 1]
+    groups = [{"params": decays, "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}]
+    step_alike(
+        ours,
+        plain,
+        build_optimizer(ours, settings),
+        torch.optim.Muon([hidden], lr=0.1, weight_decay=0.5, momentum=0.95, adjust_lr_fn=scale),
+        torch.optim.AdamW(groups, lr=0.05, betas=(0.8, 0.95), eps=1e-6, foreach=False),
+    )
+    assert_alike(ours, plain, 1e-12)
+
+
+def trained_by_muon(model: nn.Module, **settings: Any) -> set[str]:
+    groups = parameter_groups(model, muon(**settings))
+    assert {g.optimizer for g in groups} == {"muon", "adamw"}
+    return {name for g in groups if g.optimizer == "muon" for name in g.names}
+
+
+def test_muon_takes_no_embedding_no_convolution_and_no_named_part() -> None:
+    model = nn.ModuleDict(
+        {
+            "words": nn.Embedding(7, 4),
+            "stem": nn.Conv2d(3, 4, 2),
+            "hidden": nn.Linear(4, 4),
+            "norm": nn.LayerNorm(4),
+            "head": nn.Linear(4, 2),
+        }
+    )
+    assert trained_by_muon(model) == {"hidden.weight", "head.weight"}
+    assert trained_by_muon(model, adamw_parts=["head"]) == {"hidden.weight"}
+    with pytest.raises(ConfigError, match=r"adamw_parts\.heed: .*did you mean head\?"):
+        parameter_groups(model, muon(adamw_parts=["heed"]))
+    with pytest.raises(ConfigError, match=r"'muon': no trainable matrix"):
+        parameter_groups(model, muon(adamw_parts=["head", "hidden"]))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_muon_leaves_the_heads_of_language_models_alone(tied: bool) -> None:
+    sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8}
+    heads = {"num_attention_heads": 1, "tie_word_embeddings": tied}
+    llama = LlamaForCausalLM(LlamaConfig(**sizes, **heads))
+    found = trained_by_muon(nn.ModuleDict({"decoder": llama}))
+    assert "decoder.model.layers.0.mlp.down_proj.weight" in found
+    assert not [name for name in found if "lm_head" in name or "embed" in name]
+    bert = BertForMaskedLM(BertConfig(**sizes, **heads, max_position_embeddings=8))
+    found = trained_by_muon(bert)
+    assert "cls.predictions.transform.dense.weight" in found
+    assert not [name for name in found if "embeddings" in name or "decoder" in name]
+
+
+def test_parts_have_their_rate_and_decay_under_muon_too() -> None:
+    settings = muon(adamw_lr_ratio=0.5).model_copy(
+        update={"parts": config(parts={"decoder": {"lr": 0.01, "weight_decay": 0.2}}).parts}
+    )
+    groups = parameter_groups(Model(), settings)
+    found = {name: (g.optimizer, g.lr, g.weight_decay) for g in groups for name in g.names}
+    assert found["projector.1.weight"] == ("muon", 0.1, 0.5)
+    assert found["projector.1.bias"] == ("adamw", 0.05, 0.0)
+    assert found["decoder.out.weight"] == ("muon", 0.01, 0.2)
+    assert found["decoder.embed.weight"] == ("adamw", 0.005, 0.2)
+
+
+def test_joined_optimizers_save_load_and_scale_as_one() -> None:
+    whole, stopped, resumed = Model().double(), Model().double(), Model().double()
+    first, second = build_optimizer(whole, muon()), build_optimizer(stopped, muon())
+    assert isinstance(first, JoinedOptimizer)
+    for each in (first, second):
+        set_lr(each, 0.5)
+    step_alike(whole, stopped, first, second, steps=3)
+    resumed.load_state_dict(stopped.state_dict())
+    third = build_optimizer(resumed, muon())
+    third.load_state_dict(second.state_dict())
+    for each in (first, third):
+        set_lr(each, 0.25)
+    step_alike(whole, resumed, first, third, steps=3)
+    assert_alike(whole, resumed, 0.0)
+    first.zero_grad()
+    assert all(p.grad is None for p in whole.parameters())
+
+
+def test_an_unknown_optimizer_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(ValidationError, match=r"optimizer 'adam' is unknown; did you mean adamw"):
+        config(name="adam")
+    with pytest.raises(ValidationError, match="nesterov is true, but momentum is 0"):
+        config(sgd={"momentum": 0.0, "nesterov": True})

@@ -81,6 +81,34 @@ def test_a_run_killed_in_its_last_validation_validates_when_it_goes_on(
     assert resumed(toy, **settings) == uninterrupted(make_toy(), **settings)
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "sgd": {"optim": {"name": "sgd", "lr": 0.05, "sgd": {"nesterov": True}}},
+    "muon": {"optim": {"name": "muon", "lr": 0.05, "parts": {"head": {"lr": 0.01}}}},
+    "one_cycle": {"schedule": {"name": "one_cycle", "warmup_steps": 3}},
+    "plateau": {"schedule": {"name": "plateau", "plateau_patience": 0}},
+    "validation by steps": {"validate_every_steps": 2},
+    "validation by steps alone": {"validate_every_steps": 2, "validate_every_epochs": 0},
+    "early stopping by steps": {"validate_every_steps": 1, "early_stopping": {"patience": 3}},
+}
+
+
+@pytest.mark.parametrize("saving", SAVING[:2], ids=["epochs", "every step"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_optimizer_schedule_and_validation_resumes_in_the_same_bits(
+    make_toy: Callable[[], Any], killed: type[Exception], kind: str, saving: dict[str, Any]
+) -> None:
+    settings = {**KINDS[kind], **saving}
+    whole = make_toy()
+    expected = uninterrupted(whole, **settings)
+    if kind == "plateau":  # the loss of the validation points rises
+        assert expected["history"]["steps"][-1]["lr"] < 0.05 / 9
+    for call in range(0, len(whole.log), 2):
+        toy = make_toy()
+        with pytest.raises(killed):
+            build(toy, on_log=toy.killed_at(call), **settings).fit()
+        assert resumed(toy, **settings) == expected, call
+
+
 def test_a_run_killed_again_and_again_ends_in_the_same_bits(
     make_toy: Callable[[], Any], killed: type[Exception]
 ) -> None:

@@ -15,17 +15,12 @@ from plumbline.batch import Batch, LossSum
 from plumbline.files import read_json, write_digests
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader_config import LoaderConfig
-from plumbline.models.config import DecoderConfig, TextEncoderConfig, VitConfig
-from plumbline.models.stored import load_dual_encoder, load_image_encoder, load_vlm
-from plumbline.tasks.alignment import build_alignment
-from plumbline.tasks.base import TrainingJob
-from plumbline.tasks.config import (
-    AlignmentModelConfig,
-    AlignmentTaskConfig,
-    VlmModelConfig,
-    VlmTaskConfig,
-)
-from plumbline.tasks.vlm import build_vlm
+from plumbline.models.config import DecoderConfig, DualEncoderConfig, VlmConfig
+from plumbline.models.stored import load_dual_encoder, load_media_encoder, load_vlm
+from plumbline.tasks import alignment as alignment_task
+from plumbline.tasks import vlm as vlm_task
+from plumbline.tasks.base import JobContext, TrainingJob
+from plumbline.tasks.config import AlignmentTaskConfig, VlmTaskConfig
 from plumbline.training.config import TrainerConfig
 from plumbline.training.run import TrainingRun, train_to_folder
 
@@ -40,43 +35,42 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def alignment(scenes_cache: Path) -> Build:
     """A pair with everything random that alignment has: dropout, dropped captions, drawn widths."""
-    vit = VitConfig(
-        name="vit",
-        image_size=16,
-        patch_size=8,
-        width=16,
-        layers=1,
-        heads=2,
-        mlp_width=16,
-        dropout=0.2,
+    vit = {
+        "name": "vit",
+        "image_size": 16,
+        "patch_size": 8,
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "mlp_width": 16,
+        "dropout": 0.2,
+    }
+    text = {"name": "transformer", "width": 16, "layers": 1, "heads": 2, "mlp_width": 16}
+    model = DualEncoderConfig.model_validate(
+        {"image_encoder": vit, "text_encoder": text, "embed_dim": 8}
     )
-    text = TextEncoderConfig(width=16, layers=1, heads=2, mlp_width=16)
-    model = AlignmentModelConfig(image_encoder=vit, text_encoder=text, embed_dim=8)
+    augment = {"enlarge": 4, "flip": 0.5, "brightness": 0.3}
     settings = {
+        "inputs": {"modality": "image", "augment": augment},
         "widths": [4, 8],
         "sample_width": True,
         "text_dropout": 0.3,
-        "images": {"augment": {"enlarge": 4, "flip": 0.5, "brightness": 0.3}},
     }
     task = AlignmentTaskConfig.model_validate(settings)
-    return lambda: build_alignment(TrainingCache(scenes_cache), model, task, seed=0)
+    context = JobContext(TrainingCache(scenes_cache), seed=0)
+    return lambda: alignment_task.build(context, model, task)
 
 
 @pytest.fixture
 def vlm(scenes_cache: Path, aligned_folder: Path) -> Callable[[list[str]], Build]:
     decoder = DecoderConfig(width=16, layers=1, heads=2, kv_heads=1, mlp_width=16)
+    model = VlmConfig(projector_width=16, decoder=decoder)
+    task = VlmTaskConfig(questions_per_image=2)
 
     def with_frozen(freeze: list[str]) -> Build:
-        model = VlmModelConfig(projector_width=16, decoder=decoder, freeze=freeze)
-        task = VlmTaskConfig(questions_per_image=2)
-        return lambda: build_vlm(
-            TrainingCache(scenes_cache),
-            aligned_folder,
-            model,
-            task,
-            seed=0,
-            device=torch.device("cpu"),
-        )
+        cache = TrainingCache(scenes_cache)
+        context = JobContext(cache, seed=0, start=aligned_folder, freeze=freeze)
+        return lambda: vlm_task.build(context, model, task)
 
     return with_frozen
 
@@ -137,6 +131,9 @@ def test_a_run_writes_model_history_settings_and_figures(alignment: Build) -> No
     assert figures["best"]["epoch"] in (1, 2)
     assert facts["device"] == "cpu"
     assert facts["precision"] == "fp32"
+    assert sum(row["parameters"] for row in facts["parameter_groups"]) == sum(
+        part["trained"] for part in figures["parameters"].values()
+    )
     assert len(facts["fingerprint"]) == 64
 
 
@@ -198,7 +195,7 @@ def test_a_frozen_encoder_is_stored_as_it_was_aligned(
 ) -> None:
     train(vlm(["image_encoder"]), "model", frozen=["image_encoder"])
     write_digests(Path("model"))
-    encoder, _, _ = load_image_encoder(aligned_folder)
+    encoder, _, _ = load_media_encoder(aligned_folder)
     stored = load_vlm(Path("model")).model.image_encoder.state_dict()
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(stored[name], tensor)
@@ -213,7 +210,7 @@ def test_an_unfrozen_encoder_learns_with_the_rest(
 ) -> None:
     train(vlm([]), "model")
     write_digests(Path("model"))
-    encoder, _, _ = load_image_encoder(aligned_folder)
+    encoder, _, _ = load_media_encoder(aligned_folder)
     stored = load_vlm(Path("model")).model.image_encoder.state_dict()
     moved = [n for n, t in encoder.state_dict().items() if not torch.equal(stored[n], t)]
     assert "vit.conv_proj.weight" in moved
@@ -239,6 +236,30 @@ def test_a_skipped_last_step_does_not_lose_the_training(alignment: Build) -> Non
 
     train(with_nan_at_the_end, "model", non_finite="skip", validate_every_epochs=0)
     assert read_json(Path("model/metrics.json"))["skipped_steps"] == 1
+
+
+def test_whole_windows_train_and_resume_with_everything_random(alignment: Build) -> None:
+    settings = {"grad_accum_steps": 3, "epochs": 4}
+    expected = train(alignment, "whole", **settings)
+    with pytest.raises(Killed):
+        train(alignment, "killed", on_log=dying(4), **settings)
+    assert train(alignment, "resumed", **settings) == expected
+
+
+def test_skipped_steps_are_part_of_the_model_folder(alignment: Build) -> None:
+    def failing() -> TrainingJob:
+        job, calls = alignment(), iter(range(100))
+
+        def loss(model: nn.Module, batch: Batch) -> LossSum:
+            if next(calls) == 1:
+                raise ValueError("unfit")
+            return job.task.loss(model, batch)
+
+        return replace(job, task=replace(job.task, loss=loss))
+
+    files = train(failing, "model", failing_batch="skip", validate_every_epochs=0)
+    assert b"ValueError: unfit" in files["skipped.csv"]
+    assert "skipped.csv" not in train(alignment, "other")
 
 
 def test_without_validation_there_is_no_best_and_no_table(alignment: Build) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from plumbline.batch import Batch, LossSum
 from plumbline.errors import ConfigError
-from plumbline.training.config import ScheduleConfig
-from plumbline.training.schedule import lr_factor
+from plumbline.training.schedule import ScheduleConfig, lr_factor
+from plumbline.training.trainer import _count_steps
 
 OPTIM = {"lr": 0.05, "weight_decay": 0.3, "betas": [0.9, 0.98], "eps": 1e-6}
 
@@ -131,6 +131,7 @@ def test_every_counter_equals_a_simulation(toy: Any, accumulate: int) -> None:
     clock = result.clock
     assert (clock.global_step, clock.micro_step, clock.samples) == (len(expected), micro, seen)
     assert (clock.epoch, clock.micro_in_epoch, clock.skipped) == (epochs, 0, 0)
+    assert clock.targets == epochs * int(toy.points(samples).counts.sum())
 
 
 def test_the_schedule_makes_as_many_steps_as_the_optimizer(toy: Any) -> None:
@@ -155,6 +156,19 @@ def test_max_steps_ends_the_training_also_within_an_epoch(toy: Any, limit: int, 
     assert result.clock.global_step == len(result.history.steps) == steps
     assert result.clock.epoch == math.ceil(steps / 5)
     assert result.history.validations[-1]["global_step"] == steps
+
+
+def test_epochs_of_unequal_length_are_counted_each(toy: Any) -> None:
+    """With a limit on tokens the number of batches differs between epochs."""
+    trainer = toy.trainer(epochs=4, grad_accum_steps=2, validation=None, validate_every_epochs=0)
+    lengths = iter(([4, 1, 3, 2] * 10)[n] for n in range(40))
+    batches = list(trainer._train.batches(0))
+    trainer._train.count = lambda epoch: [4, 1, 3, 2][epoch]
+    trainer._train.batches = lambda epoch, start: iter(batches[: next(lengths)][start:])
+    trainer.total_steps = _count_steps(trainer._train, trainer._config)
+    assert trainer.total_steps == 2 + 1 + 2 + 1
+    result = trainer.fit()
+    assert (result.clock.global_step, result.clock.micro_step, result.clock.epoch) == (6, 10, 4)
 
 
 def test_losses_are_per_target_that_counts(toy: Any) -> None:
@@ -233,6 +247,16 @@ def test_an_unknown_frozen_part_is_refused_before_it_begins(toy: Any) -> None:
         toy.trainer(frozen=["bodi"])
 
 
-def test_device_and_precision_are_reported(toy: Any) -> None:
-    assert toy.trainer().fit().facts == {"device": "cpu", "precision": "fp32"}
+def test_device_precision_and_parameter_groups_are_reported(toy: Any) -> None:
+    optim = {"lr": 0.1, "weight_decay": 0.2, "parts": {"head": {"lr": 0.01}}}
+    facts = toy.trainer(optim=optim).fit().facts
+    assert (facts["device"], facts["precision"]) == ("cpu", "fp32")
+    columns = ("optimizer", "lr", "weight_decay", "parts", "tensors", "parameters")
+    assert [tuple(row[c] for c in columns) for row in facts["parameter_groups"]] == [
+        ("adamw", 0.1, 0.2, ["body"], 1, 15),
+        ("adamw", 0.1, 0.0, ["body"], 3, 15),
+        ("adamw", 0.01, 0.2, ["head"], 1, 5),
+        ("adamw", 0.01, 0.0, ["head"], 1, 1),
+    ]
+    assert "gpu" not in facts
     assert not math.isnan(toy.log[-1][1]["val/loss"])

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from plumbline.batch import Batch, LossSum
-from plumbline.errors import TrainingError
+from plumbline.errors import ConfigError, TrainingError
 
 BAD_SAMPLE = 13
 
@@ -106,6 +106,201 @@ def test_many_samples_are_named_in_short(toy: Any) -> None:
     trainer = toy.trainer(task=always, batch_size=5, grad_accum_steps=2, validate_every_epochs=0)
     with pytest.raises(TrainingError, match=r"samples \[(\d+, ){7}\d+\] \.\.\.;"):
         trainer.fit()
+
+
+def raising(toy: Any, error: Exception, backward: bool = False) -> Any:
+    """The toy task where one sample raises: in the loss, or when its gradient is asked for."""
+
+    class Raise(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+            raise error
+
+    def spoil(batch: Batch, loss: LossSum) -> LossSum:
+        if BAD_SAMPLE not in batch["sample_index"] or not torch.is_grad_enabled():
+            return loss
+        if not backward:
+            raise error
+        return LossSum(Raise.apply(loss.total), loss.count)
+
+    return toy.spoilt(spoil)
+
+
+ERRORS = [
+    RuntimeError("shapes (3x4) and (5x6)\ndo not fit"),
+    ValueError("shapes (3x4) and (5x6) do not fit"),
+    IndexError("shapes (3x4) and (5x6) do not fit"),
+]
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+def test_a_failing_batch_stops_with_step_samples_and_error(
+    toy: Any, error: Exception, backward: bool
+) -> None:
+    trainer = toy.trainer(task=raising(toy, error, backward), validate_every_epochs=0)
+    order = trainer._train.epoch_order(0)
+    step = order.index(BAD_SAMPLE) // 4
+    with pytest.raises(TrainingError) as caught:
+        trainer.fit()
+    name = type(error).__name__
+    assert str(caught.value) == (
+        f"optimiser step {step}: {name}: shapes (3x4) and (5x6) do not fit; "
+        f"samples {order[step * 4 : step * 4 + 4]}; "
+        "look at these samples, or set trainer.failing_batch: skip"
+    )
+    assert caught.value.__cause__ is error  # a traceback for whoever wants it
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_failing_batch_is_skipped_and_the_run_goes_on(
+    toy: Any, tmp_path: Path, backward: bool, accumulate: int
+) -> None:
+    trainer = toy.trainer(
+        task=raising(toy, ERRORS[0], backward),
+        epochs=3,
+        failing_batch="skip",
+        validate_every_epochs=0,
+        grad_accum_steps=accumulate,
+    )
+    result = trainer.fit()
+    steps = {1: 15, 2: 9}[accumulate]
+    assert (result.clock.skipped, result.clock.global_step) == (3, steps - 3)
+    assert (result.clock.micro_step, result.clock.samples) == (15, 60)
+    assert len(result.history.steps) == steps - 3
+    assert result.clock.targets == sum(row["count"] for row in result.history.micro)
+    assert all_finite(trainer.model)
+    result.history.write(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "skipped.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    for epoch, row in enumerate(rows):
+        order = trainer._train.epoch_order(epoch)
+        window = 4 * accumulate
+        at = order.index(BAD_SAMPLE) // window * window
+        assert row["samples"].split() == [str(i) for i in order[at : at + window]]
+        assert row["reason"] == "RuntimeError: shapes (3x4) and (5x6) do not fit"
+        assert int(row["micro_step"]) == min(5 * (epoch + 1), 5 * epoch + (at + window) // 4)
+
+
+@pytest.mark.parametrize("fault", ["raise", "nan"])
+def test_a_skipped_step_leaves_weights_gradients_and_statistics_as_they_were(
+    toy: Any, fault: str
+) -> None:
+    class WithStatistics(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.norm = nn.BatchNorm1d(3).double()
+            self.head = nn.Linear(3, 1).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.norm(x))
+            return out
+
+    def spoil(batch: Batch, loss: LossSum) -> LossSum:
+        if fault == "raise":
+            raise ValueError("after the forward pass")
+        return LossSum(loss.total * math.nan, loss.count)
+
+    model = WithStatistics()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainer = toy.trainer(
+        model,
+        task=toy.spoilt(spoil),
+        failing_batch="skip",
+        non_finite="skip",
+        validate_every_epochs=0,
+        optim={"name": "sgd", "lr": 0.1},
+    )
+    result = trainer.fit()
+    assert result.clock.skipped == 5
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_skipped_steps_of_either_kind_stand_in_one_table_and_count_together(toy: Any) -> None:
+    calls = iter(range(100))
+
+    def spoil(batch: Batch, loss: LossSum) -> LossSum:
+        call = next(calls)
+        if call == 3:
+            raise RuntimeError("broken")
+        return LossSum(loss.total * (math.inf if call == 1 else 1), loss.count)
+
+    settings = {"non_finite": "skip", "failing_batch": "skip", "validate_every_epochs": 0}
+    trainer = toy.trainer(task=toy.spoilt(spoil), **settings)
+    rows = trainer.fit().history.skipped
+    assert [row["reason"].split(",")[0] for row in rows] == ["loss inf", "RuntimeError: broken"]
+    assert [(row["global_step"], row["micro_step"]) for row in rows] == [(1, 2), (2, 4)]
+    trainer._store.remove()
+    always = toy.spoilt(lambda batch, loss: raise_broken())
+    stopping = toy.trainer(task=always, max_skipped_steps=2, **settings)
+    with pytest.raises(TrainingError, match=r"RuntimeError: broken; .*more than 2 skipped steps"):
+        stopping.fit()
+
+
+def raise_broken() -> LossSum:
+    raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. Process 4711 has"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"
+        ),
+        MemoryError(),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_out_of_memory_names_the_batch_size(make_toy: Callable[[], Any], error: Exception) -> None:
+    toy = make_toy()
+    trainer = toy.trainer(task=raising(toy, error), validate_every_epochs=0)
+    with pytest.raises(TrainingError) as caught:
+        trainer.fit()
+    text = str(caught.value)
+    assert "out of memory; samples [" in text
+    assert text.endswith(
+        "lower loader.batch_size (4 here) and raise trainer.grad_accum_steps as much"
+    )
+    toy = make_toy()
+    skipping = toy.trainer(task=raising(toy, error), validate_every_epochs=0, failing_batch="skip")
+    assert [row["reason"] for row in skipping.fit().history.skipped] == ["out of memory"]
+
+
+def test_settings_that_do_not_fit_are_never_skipped(toy: Any) -> None:
+    trainer = toy.trainer(
+        task=raising(toy, ConfigError("no such thing")),
+        failing_batch="skip",
+        validate_every_epochs=0,
+    )
+    with pytest.raises(ConfigError, match="no such thing"):
+        trainer.fit()
+
+
+def test_a_failing_batch_is_remembered_by_a_resumed_run(
+    make_toy: Callable[[], Any], killed: type[Exception]
+) -> None:
+    def train(toy: Any, **more: Any) -> Any:
+        task = raising(toy, ERRORS[1])
+        settings = {"epochs": 3, "failing_batch": "skip", "checkpoint": {"every_steps": 1}}
+        return toy.trainer(toy.regressor(dropout=0.3), task=task, **settings, **more)
+
+    expected = train(make_toy()).fit()
+    assert len(expected.history.skipped) == 3
+    for call in (2, 6, 9):
+        toy = make_toy()
+        with pytest.raises(killed):
+            train(toy, on_log=toy.killed_at(call)).fit()
+        found = train(toy).fit()
+        assert (found.history, found.clock) == (expected.history, expected.clock)
 
 
 @pytest.mark.parametrize("frozen", [["body"], ["body.0"], ["head"]])

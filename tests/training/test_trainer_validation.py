@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from plumbline.batch import LossSum
 from plumbline.errors import ConfigError, TrainingError
 from plumbline.files import read_json, verify_digests
-from plumbline.training.trainer import Best, Clock
+from plumbline.training.clock import Best, Clock
 
 NAN = math.nan
 SCORE = {"monitor": "score"}
@@ -118,6 +119,73 @@ def test_validation_comes_every_so_many_epochs_and_always_at_the_end(
 ) -> None:
     result = toy.trainer(epochs=epochs, validate_every_epochs=every).fit()
     assert [row["epoch"] for row in result.history.validations] == expected
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "expected"),
+    [
+        (2, 1, [2, 4, 5, 6, 8, 10]),  # 10 is a second step and the end of an epoch: once
+        (2, 0, [2, 4, 6, 8, 10]),
+        (3, 0, [3, 6, 9, 10]),
+        (5, 1, [5, 10]),
+        (99, 0, [10]),
+        (4, 2, [4, 8, 10]),
+    ],
+)
+def test_validation_comes_every_so_many_steps_and_never_twice(
+    toy: Any, steps: int, epochs: int, expected: list[int]
+) -> None:
+    settings = {"validate_every_steps": steps, "validate_every_epochs": epochs}
+    result = toy.trainer(epochs=2, **settings).fit()
+    assert [row["global_step"] for row in result.history.validations] == expected
+    assert [row["epoch"] for row in result.history.validations] == [s // 5 for s in expected]
+    assert [s for s, v in toy.log if "val/loss" in v] == expected
+
+
+def test_a_step_that_is_none_is_not_validated_again(toy: Any) -> None:
+    calls = iter(range(100))
+
+    def without_targets(batch: Any, loss: LossSum) -> LossSum:
+        keep = int(next(calls) in (0, 4))  # calls 1 and 5 are validations, of 1 batch each
+        return LossSum(loss.total * keep, loss.count * keep)
+
+    task = toy.spoilt(without_targets)
+    result = toy.trainer(task=task, validation=4, validate_every_steps=1, epochs=1).fit()
+    assert [row["global_step"] for row in result.history.validations] == [1, 2]
+
+
+def test_early_stopping_stops_within_an_epoch(make_toy: Callable[[], Any]) -> None:
+    toy = make_toy()
+    task = toy.scripted([1.0, 2.0, 3.0, 4.0])
+    settings = {"validate_every_steps": 2, "validate_every_epochs": 0, **SCORE}
+    trainer = toy.trainer(task=task, samples=80, early_stopping={"patience": 2}, **settings)
+    result = trainer.fit()
+    assert (result.clock.global_step, result.best.global_step) == (6, 2)
+    other = make_toy().trainer(samples=80, max_steps=2, validate_every_epochs=0)
+    other.fit()
+    assert same(state(trainer.model), state(other.model))
+
+
+def test_a_plateau_of_the_monitored_metric_lowers_the_rate(toy: Any) -> None:
+    schedule = {
+        "name": "plateau",
+        "warmup_steps": 5,
+        "plateau_patience": 1,
+        "plateau_factor": 0.5,
+    }
+    task = toy.scripted([3.0, 2.0, 2.0, 2.0, 1.0, 1.0])
+    result = toy.trainer(task=task, epochs=6, schedule=schedule, optim={"lr": 0.8}, **SCORE).fit()
+    rates = [row["lr"] for row in result.history.steps]
+    assert rates[:5] == pytest.approx([0.0, 0.16, 0.32, 0.48, 0.64])
+    # The second validation without an improvement ends the fourth epoch.
+    assert rates[5:] == [0.8] * 15 + [0.4] * 10
+
+
+def test_a_plateau_does_not_count_validations_of_the_warmup(toy: Any) -> None:
+    schedule = {"name": "plateau", "warmup_steps": 10, "plateau_patience": 0}
+    task = toy.scripted([1.0, 2.0, 3.0])
+    result = toy.trainer(task=task, epochs=3, schedule=schedule, optim={"lr": 0.1}, **SCORE).fit()
+    assert {row["lr"] for row in result.history.steps[10:]} == {0.1}
 
 
 def test_without_validation_the_last_weights_stand(make_toy: Callable[[], Any]) -> None:

@@ -92,7 +92,7 @@ def greedy(rows: list[RowVerdict]) -> dict[int, str | None]:
     reasons: dict[int, str | None] = {}
     for item in sorted(rows, key=lambda one: (one.split, one.number)):
         other_split = [one for one in kept if one.split != item.split]
-        if any(item.id == one.id or item.image == one.image for one in other_split):
+        if any(item.id == one.id or item.medium == one.medium for one in other_split):
             reasons[item.number] = "split_leak"
         elif any(item.id == one.id for one in kept):
             reasons[item.number] = "duplicate_id"
@@ -145,7 +145,7 @@ def test_train_keeps_half_of_a_small_set(rows: int, expected: int, store: Verdic
 
 
 def test_rejected_rows_take_no_part(store: VerdictStore) -> None:
-    bad = row(0, None, "a", "x")._replace(id=None, image=None, reason="bad_image", detail="cut")
+    bad = row(0, None, "a", "x")._replace(id=None, medium=None, reason="bad_image", detail="cut")
     store.add_rows([bad, row(1, None, "a", "x")])
     assert store.pool_unsplit_rows() == 1
     store.drop_conflicts()

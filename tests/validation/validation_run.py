@@ -81,6 +81,11 @@ class Run:
         rows = pq.read_table(self.quarantine / "rows.parquet").to_pylist()
         return {row["sample_id"]: row["reason"] for row in rows}
 
+    def files(self) -> dict[str, bytes]:
+        """All that validation has written."""
+        folders = (self.clean, self.quarantine)
+        return {path.name: path.read_bytes() for folder in folders for path in folder.iterdir()}
+
 
 NO_VAL = SplitConfig(val=0.0)
 

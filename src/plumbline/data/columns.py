@@ -1,16 +1,51 @@
 """The columns that every dataset is brought into; each dataset has those that it needs."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
 import pyarrow as pa
 
-CANONICAL: dict[str, pa.DataType] = {
-    "sample_id": pa.string(),
-    "group": pa.string(),
-    "split": pa.string(),
-    "image": pa.binary(),
-    "caption": pa.string(),
-    "question": pa.string(),
-    "answer": pa.string(),
-}
-"""Name -> type. Rows of one `group` (one image, one speaker) never part between splits."""
+KEYS = ("sample_id", "group", "split", "part")
+"""Columns that say which row it is, all text; the other columns are content.
+
+Rows of one `group` (one image, one speaker) never part between splits. `part` names the member of
+a dataset that holds several, each with labels of its own; sample_ids are unique within a part.
+"""
+
+Kind = Literal["image", "audio", "features", "text", "label", "number"]
+
+CONTENT: Mapping[str, Kind] = MappingProxyType(
+    {
+        "image": "image",
+        "audio": "audio",
+        "features": "features",
+        "caption": "text",
+        "question": "text",
+        "answer": "text",
+        "text": "text",
+        "source": "text",
+        "target": "text",
+        "label": "label",
+        "value": "number",
+    }
+)
+"""Content column -> what a cell holds, in the order in which clean tables have them.
+
+image, audio: an encoded file; features: `plumbline.data.arrays` of [time, channels]; label: the
+name of a class; number: decimal text.
+"""
+
+MEDIA = tuple(name for name, kind in CONTENT.items() if kind in ("image", "audio", "features"))
+"""Columns of what is decoded to arrays; a row has one of them at most."""
+
+TEXTS = tuple(name for name, kind in CONTENT.items() if kind == "text")
+"""Columns of what is tokenised."""
+
+CANONICAL: Mapping[str, pa.DataType] = MappingProxyType(
+    {name: pa.string() for name in KEYS}
+    | {name: pa.binary() if name in MEDIA else pa.string() for name in CONTENT}
+)
+"""Name -> type in Parquet."""
 
 SPLITS = ("train", "val", "test")

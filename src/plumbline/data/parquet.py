@@ -9,7 +9,7 @@ to six copies while it unpacks the page.
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -100,6 +100,8 @@ def check_schema(
     paths: Iterable[Path],
     required: Mapping[str, pa.DataType],
     optional: Mapping[str, pa.DataType] | None = None,
+    *,
+    also: Callable[[str, pa.DataType], bool] | None = None,
 ) -> frozenset[str]:
     """Check that every file has the columns, before any row of any file is decoded.
 
@@ -111,6 +113,7 @@ def check_schema(
         paths: the parts of one table.
         required: name -> type; the canonical type stands for all its encodings.
         optional: the same, for columns that all parts have or none has.
+        also: says of a column's name whether another type, found there, will do as well.
 
     Returns:
         The names out of `required` and `optional` that the files have.
@@ -122,7 +125,7 @@ def check_schema(
     for path in paths:
         with open_parquet(path) as file:
             schema = file.schema_arrow
-        has = _matching_columns(path, schema, required, optional or {})
+        has = _matching_columns(path, schema, required, optional or {}, also)
         if first is None:
             first = path, has
         elif has != first[1]:
@@ -138,6 +141,7 @@ def _matching_columns(
     schema: pa.Schema,
     required: Mapping[str, pa.DataType],
     optional: Mapping[str, pa.DataType],
+    also: Callable[[str, pa.DataType], bool] | None,
 ) -> frozenset[str]:
     wrong = []
     has = set()
@@ -148,9 +152,9 @@ def _matching_columns(
                 wrong.append(f"{name} is missing")
             continue
         has.add(name)
-        if found == "twice":
+        if isinstance(found, str):
             wrong.append(f"{name} is there twice")
-        elif not _same_values(found, expected):
+        elif not _same_values(found, expected) and not (also and also(name, found)):
             wrong.append(f"{name} is {found}")
     if wrong:
         wanted = ", ".join(f"{name} {kind}" for name, kind in required.items())

@@ -1,4 +1,4 @@
-"""How well images and captions find each other."""
+"""How well images or clips and captions find each other."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,14 +8,19 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from plumbline.errors import DataError
+from plumbline.errors import ConfigError, DataError
 from plumbline.evaluation.config import AlignmentEvaluationConfig
-from plumbline.loading.cache_reader import TrainingCache
-from plumbline.loading.loader import pad_rows
-from plumbline.loading.transforms import normalize_images, resize_images
-from plumbline.metrics.retrieval import relation_of_rows, retrieval_report
+from plumbline.loading.cache_reader import MediaRows, TrainingCache
+from plumbline.loading.inputs import Input, build_input, collate_texts
+from plumbline.metrics.classification import accuracy
+from plumbline.metrics.retrieval import (
+    class_embeddings,
+    relation_of_rows,
+    retrieval_report,
+    zero_shot,
+)
+from plumbline.models.device import to_device
 from plumbline.models.stored import StoredDualEncoder
-from plumbline.tokenization.framing import frame_ids
 
 Floats = NDArray[np.float32]
 
@@ -25,48 +30,15 @@ class AlignmentEvaluation:
     """What the evaluation of an alignment gives."""
 
     metrics: dict[str, float]
-    images: NDArray[np.int32]
-    """[images] numbers in the cache."""
+    media: NDArray[np.int32]
+    """[media] numbers in the cache."""
     texts: NDArray[np.int32]
     """[texts] numbers in the cache."""
-    image_embeddings: Floats
-    """[images, embed_dim], unit length."""
+    media_embeddings: Floats
+    """[media, embed_dim], unit length."""
     text_embeddings: Floats
     """[texts, embed_dim], unit length."""
     examples: list[dict[str, Any]]
-
-
-def embed_images(
-    stored: StoredDualEncoder, pixels: NDArray[np.uint8], device: torch.device
-) -> Floats:
-    """Map [batch, height, width, 3] uint8 to unit vectors [batch, embed_dim]."""
-    images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
-    images = resize_images(images, stored.spec.model.image_encoder.image_size)
-    with torch.inference_mode():
-        values = normalize_images(images, stored.spec.normalize).to(device)
-        embedded = functional.normalize(stored.model.embed_images(values), dim=-1)
-    out: Floats = embedded.float().cpu().numpy()
-    return out
-
-
-def embed_ids(
-    stored: StoredDualEncoder, texts: list[NDArray[np.int32]], device: torch.device
-) -> Floats:
-    """Map token ids, without bos and eos, to unit vectors [texts, embed_dim]."""
-    special = stored.spec.special_ids
-    framed = [
-        frame_ids(ids, special.bos, special.eos, stored.spec.max_text_tokens) for ids in texts
-    ]
-    input_ids = pad_rows(framed, special.pad)
-    lengths = np.array([len(ids) for ids in framed])
-    mask = np.arange(input_ids.shape[1]) < lengths[:, None]
-    with torch.inference_mode():
-        embedded = stored.model.embed_texts(
-            torch.from_numpy(input_ids).to(device), torch.from_numpy(mask).long().to(device)
-        )
-        embedded = functional.normalize(embedded, dim=-1)
-    out: Floats = embedded.float().cpu().numpy()
-    return out
 
 
 def evaluate_alignment(
@@ -75,51 +47,121 @@ def evaluate_alignment(
     config: AlignmentEvaluationConfig,
     device: torch.device,
 ) -> AlignmentEvaluation:
-    """Embed a split and measure recall@k both ways; every caption of an image is a positive.
+    """Embed a split and measure recall@k both ways; every caption of a medium is a positive.
+
+    Media with the same caption are each a positive of it. With prompt templates the captions of
+    the dataset's classes also classify the media.
 
     Raises:
-        DataError: the split has no captioned image.
+        DataError: the split has no captioned image or clip.
+        ConfigError: templates are given, but the dataset has no labels.
     """
     stored.model.to(device).eval()
-    rows = [r for r in cache.by_image(config.split) if len(r.captions)]
+    modality = stored.spec.inputs.modality
+    rows = [r for r in cache.by_medium(config.split, stored.spec.inputs.source) if len(r.captions)]
     if not rows:
-        raise DataError(f"{cache.folder}: no captioned image in split {config.split!r}")
-    image_of_pair = np.concatenate([np.full(len(r.captions), i) for i, r in enumerate(rows)])
+        raise DataError(f"{cache.folder}: no {modality} with a caption in split {config.split!r}")
+    embedder = Embedder(stored, cache, device, config.batch_size)
+    medium_of_pair = np.concatenate([np.full(len(r.captions), i) for i, r in enumerate(rows)])
     texts, text_of_pair = np.unique(np.concatenate([r.captions for r in rows]), return_inverse=True)
-    images = np.array([r.image for r in rows], np.int32)
-    size = config.batch_size
-    image_embeddings = np.concatenate(
-        [embed_images(stored, cache.images[b], device) for b in _blocks(images, size)]
-    )
-    text_embeddings = np.concatenate(
-        [embed_ids(stored, [cache.ids(int(t)) for t in b], device) for b in _blocks(texts, size)]
-    )
-    metrics = retrieval_report(
-        image_embeddings,
+    media = np.array([r.number for r in rows], np.int32)
+    media_embeddings = embedder.embed_media(media)
+    text_embeddings = embedder.embed_texts([cache.text(int(number)) for number in texts])
+    report = retrieval_report(
+        media_embeddings,
         text_embeddings,
-        relation_of_rows(image_of_pair, text_of_pair),
+        relation_of_rows(medium_of_pair, text_of_pair),
         ks=tuple(config.ks),
         widths=tuple(stored.spec.widths),
         interval_seed=0,
     )
-    examples = _examples(
-        cache,
-        rows[: config.examples],
-        texts,
-        image_embeddings[: config.examples] @ text_embeddings.T,
-    )
-    counts = {"images": float(len(images)), "texts": float(len(texts))}
-    return AlignmentEvaluation(
-        {**metrics, **counts}, images, texts, image_embeddings, text_embeddings, examples
-    )
+    metrics = {name.replace("image", modality): value for name, value in report.items()}
+    metrics[f"{modality}s"] = float(len(media))
+    metrics["texts"] = float(len(texts))
+    if config.zero_shot:
+        metrics["zero_shot_accuracy"] = _zero_shot(embedder, cache, config)
+    shown = config.examples
+    scores = media_embeddings[:shown] @ text_embeddings.T
+    examples = _examples(cache, rows[:shown], texts, scores)
+    return AlignmentEvaluation(metrics, media, texts, media_embeddings, text_embeddings, examples)
 
 
-def _blocks(values: NDArray[np.int32], size: int) -> list[NDArray[np.int32]]:
-    return [values[at : at + size] for at in range(0, len(values), size)]
+class Embedder:
+    """Maps media of a cache and texts to unit vectors."""
+
+    def __init__(
+        self,
+        stored: StoredDualEncoder,
+        cache: TrainingCache,
+        device: torch.device,
+        batch_size: int,
+    ) -> None:
+        """Take a model that is on `device` and evaluating."""
+        self._stored, self._device, self._size = stored, device, batch_size
+        self.source = stored.spec.inputs.source
+        encoder = stored.spec.model.image_encoder
+        size = encoder.image_size if encoder else None
+        self._inputs: Input = build_input(stored.spec.inputs, cache, image_size=size)
+
+    def embed_media(self, numbers: NDArray[np.int32]) -> Floats:
+        """Embed media by their numbers: [media, embed_dim]."""
+        blocks = []
+        for at in range(0, len(numbers), self._size):
+            block = [int(number) for number in numbers[at : at + self._size]]
+            batch = self._inputs.collate([self._inputs.fetch(i) for i in block], block, None)
+            with torch.inference_mode():
+                blocks.append(self._unit(self._stored.model.embed_media(**self._move(batch))))
+        return np.concatenate(blocks)
+
+    def embed_texts(self, texts: list[str]) -> Floats:
+        """Embed raw texts: [texts, embed_dim]."""
+        blocks = []
+        for at in range(0, len(texts), self._size):
+            batch = self._collate_texts(texts[at : at + self._size])
+            with torch.inference_mode():
+                blocks.append(self._unit(self._stored.model.embed_texts(**self._move(batch))))
+        return np.concatenate(blocks)
+
+    def _collate_texts(self, texts: list[str]) -> dict[str, Any]:
+        spec = self._stored.spec
+        if spec.model.text_encoder.takes_strings or spec.special_ids is None:
+            return {"texts": texts}
+        encoded = self._stored.text.encode_batch_fast(texts, add_special_tokens=False)
+        ids = [np.array(one.ids, np.int64) for one in encoded]
+        return collate_texts(ids, spec.special_ids, spec.max_text_tokens)
+
+    def _move(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return to_device(batch, self._device)
+
+    def _unit(self, embedded: torch.Tensor) -> Floats:
+        unit: Floats = functional.normalize(embedded, dim=-1).float().cpu().numpy()
+        return unit
+
+
+def _zero_shot(
+    embedder: Embedder, cache: TrainingCache, config: AlignmentEvaluationConfig
+) -> float:
+    """Accuracy of the class whose prompts lie nearest, over all labelled media of the split."""
+    classes = cache.classes()
+    if not classes:
+        raise ConfigError(
+            f"evaluate.zero_shot: {cache.folder} has no labels to put into the templates; set it "
+            "to []"
+        )
+    part, names = next(iter(classes.items()))
+    prompts = [template.replace("{label}", name) for name in names for template in config.zero_shot]
+    texts = embedder.embed_texts(prompts).reshape(len(names), len(config.zero_shot), -1)
+    rows = cache.rows(config.split)
+    source = embedder.source
+    number = cache.facts["parts"].index(part)
+    chosen = (rows["label"] >= 0) & (rows[source] >= 0) & (rows["part"] == number)
+    media, first = np.unique(rows[source][chosen], return_index=True)
+    predicted = zero_shot(embedder.embed_media(media), class_embeddings(texts))
+    return accuracy(predicted, rows["label"][chosen][first])
 
 
 def _examples(
-    cache: TrainingCache, rows: list[Any], texts: NDArray[np.int32], scores: Floats
+    cache: TrainingCache, rows: list[MediaRows], texts: NDArray[np.int32], scores: Floats
 ) -> list[dict[str, Any]]:
     examples = []
     for row, score in zip(rows, scores, strict=True):
@@ -132,5 +174,5 @@ def _examples(
             }
             for i in best
         ]
-        examples.append({"image": row.image, "found": found})
+        examples.append({"medium": row.number, "found": found})
     return examples

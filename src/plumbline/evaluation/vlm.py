@@ -1,7 +1,7 @@
 """How well a vision-language model answers and describes."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from plumbline.errors import DataError
 from plumbline.evaluation.config import VlmEvaluationConfig
 from plumbline.evaluation.generation import answer_nll, generate_answers
-from plumbline.loading.cache_reader import ImageRows, TrainingCache
+from plumbline.evaluation.result import Evaluation, EvaluationJob
+from plumbline.loading.cache_reader import MediaRows, TrainingCache
 from plumbline.metrics.perplexity import perplexity
 from plumbline.metrics.text_overlap import (
     corpus_bleu,
@@ -40,15 +41,14 @@ class Prediction:
     correct: bool
 
 
-@dataclass(frozen=True)
-class VlmEvaluation:
-    """What the evaluation of a vision-language model gives."""
+def evaluate(job: EvaluationJob) -> Evaluation:
+    """Answer every question and describe every captioned image of the split.
 
-    metrics: dict[str, float]
-    predictions: list[Prediction]
-    by_prompt: list[dict[str, Any]]
-    """Exact match by the first two words of the question."""
-    bleu_signature: str | None
+    Raises:
+        DataError: there is neither.
+    """
+    assert isinstance(job.config, VlmEvaluationConfig)
+    return VlmEvaluator(job.stored, job.cache, job.config, job.device).evaluate()
 
 
 class VlmEvaluator:
@@ -64,10 +64,10 @@ class VlmEvaluator:
         """Encode the split's images with the model's own encoder."""
         self._stored, self._cache, self._config = stored, cache, config
         stored.model.to(device).eval()
-        self._rows = cache.by_image(config.split)
-        numbers = np.array([row.image for row in self._rows], np.int64)
+        self._rows = cache.by_medium(config.split, "image")
+        numbers = np.array([row.number for row in self._rows], np.int64)
         size = stored.spec.image_encoder.image_size
-        encoder, normalize = stored.model.image_encoder, stored.spec.normalize
+        encoder, normalize = stored.model.image_encoder, stored.spec.normalization
         self._features = torch.cat(
             [
                 encode_images(encoder, cache.images[block], normalize, size, device)
@@ -75,7 +75,7 @@ class VlmEvaluator:
             ]
         ).to(device)
 
-    def evaluate(self) -> VlmEvaluation:
+    def evaluate(self) -> Evaluation:
         """Answer every question and describe every captioned image of the split.
 
         Raises:
@@ -96,7 +96,12 @@ class VlmEvaluator:
             metrics |= figures
         if not predictions:
             raise DataError(f"split {self._config.split!r} has neither questions nor captions")
-        return VlmEvaluation(metrics, predictions, by_prompt, signature)
+        return Evaluation(
+            metrics,
+            [asdict(prediction) for prediction in predictions],
+            {"by_prompt": by_prompt},
+            {"bleu_signature": signature},
+        )
 
     def _generate(self, at: list[int], prompts: list[Ids]) -> list[str]:
         special = self._stored.spec.special_ids
@@ -111,7 +116,7 @@ class VlmEvaluator:
             max_new_tokens=self._config.max_new_tokens,
             batch_size=self._config.batch_size,
         )
-        return self._stored.tokenizer.decode_batch(answers)
+        return self._stored.text.decode_batch(answers)
 
     def _answer_questions(self) -> tuple[list[Prediction], dict[str, float]]:
         cache = self._cache
@@ -126,7 +131,7 @@ class VlmEvaluator:
         predictions = [
             Prediction(
                 "question",
-                self._rows[i].image,
+                self._rows[i].number,
                 question,
                 [reference],
                 text,
@@ -170,13 +175,13 @@ class VlmEvaluator:
     def _describe_images(self) -> tuple[list[Prediction], dict[str, float], str]:
         at = [i for i, row in enumerate(self._rows) if len(row.captions)]
         prompt = self._stored.spec.caption_prompt
-        ids = self._stored.tokenizer.encode(prompt, add_special_tokens=False).ids
+        ids = self._stored.text.encode(prompt, add_special_tokens=False).ids
         predicted = self._generate(at, [ids] * len(at))
         references = [self._captions(self._rows[i]) for i in at]
         bleu, signature = corpus_bleu(predicted, references)
         overlap = rouge(predicted, references)
         predictions = [
-            Prediction("caption", self._rows[i].image, prompt, known, text, text in known)
+            Prediction("caption", self._rows[i].number, prompt, known, text, text in known)
             for i, known, text in zip(at, references, predicted, strict=True)
         ]
         figures = {
@@ -186,7 +191,7 @@ class VlmEvaluator:
         }
         return predictions, figures, signature
 
-    def _captions(self, row: ImageRows) -> list[str]:
+    def _captions(self, row: MediaRows) -> list[str]:
         return [self._cache.text(int(number)) for number in row.captions]
 
 

@@ -109,7 +109,7 @@ def _check_image_size(source: BundleSource) -> None:
 def _write_weights(source: BundleSource, out: Path) -> None:
     stored = source.stored
     save_weights(stored.model, out / WEIGHTS)
-    stored.tokenizer.save(str(out / FILE_NAME))
+    stored.text.save(str(out / FILE_NAME))
     _write_json(out / SPEC, _without_folders(stored.spec.model_dump(mode="json")))
     _write_json(out / "training.json", _without_folders(dict(source.training)))
 
@@ -193,7 +193,7 @@ def _contract(
 ) -> dict[str, Any]:
     spec = source.stored.spec
     size = spec.image_encoder.image_size
-    mean, std = spec.normalize.statistics
+    mean, std = spec.normalization.statistics
     return {
         "contract_version": CONTRACT_VERSION,
         "task": "vlm",

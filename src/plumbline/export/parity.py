@@ -59,7 +59,7 @@ def reference_answers(
     features = encode_images(
         stored.model.image_encoder,
         images,
-        spec.normalize,
+        spec.normalization,
         spec.image_encoder.image_size,
         torch.device("cpu"),
     )
@@ -79,7 +79,7 @@ def reference_answers(
         _reference_logits(stored, feature, [*sample.ids, spec.special_ids.bos], answer)
         for feature, sample, answer in zip(features, samples, ended, strict=True)
     ]
-    return Reference(ended, stored.tokenizer.decode_batch(answers), logits)
+    return Reference(ended, stored.text.decode_batch(answers), logits)
 
 
 def measure_parity(
@@ -172,7 +172,7 @@ def _pixel_difference(
     stored: StoredVlm, cache: TrainingCache, samples: Sequence[PromptSample], pixels: Floats
 ) -> float:
     images = torch.from_numpy(cache.images[[sample.image for sample in samples]])
-    known = normalize_images(images.permute(0, 3, 1, 2), stored.spec.normalize).numpy()
+    known = normalize_images(images.permute(0, 3, 1, 2), stored.spec.normalization).numpy()
     return float(np.abs(known - pixels).max())
 
 

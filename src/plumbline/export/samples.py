@@ -31,17 +31,17 @@ def choose_samples(
         ExportError: it has neither questions nor captions.
     """
     prompt = stored.spec.caption_prompt
-    prompt_ids = stored.tokenizer.encode(prompt, add_special_tokens=False).ids
+    prompt_ids = stored.text.encode(prompt, add_special_tokens=False).ids
     limit = stored.spec.max_text_tokens
     every: list[PromptSample] = []
-    for row in cache.by_image(split):
+    for row in cache.by_medium(split, "image"):
         for question, answer in row.questions.tolist():
             ids = cache.ids(question)[:limit].tolist()
             known = [cache.text(answer)]
-            every.append(PromptSample(row.image, cache.text(question), ids, known))
+            every.append(PromptSample(row.number, cache.text(question), ids, known))
         if len(row.captions):
             known = [cache.text(int(number)) for number in row.captions]
-            every.append(PromptSample(row.image, prompt, prompt_ids[:limit], known))
+            every.append(PromptSample(row.number, prompt, prompt_ids[:limit], known))
     if not every:
         raise ExportError(f"{cache.folder}: no question and no caption in split {split!r}")
     return [every[i] for i in np.unique(np.linspace(0, len(every) - 1, count).astype(int))]

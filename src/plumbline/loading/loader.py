@@ -1,14 +1,22 @@
 """Batches in an order that depends on (seed, epoch) alone, for any number of workers."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from plumbline.batch import Batch, Sample
+from plumbline.errors import ConfigError
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.loading.random import keyed_generator
+
+POOL_BATCHES = 50
+"""Batches whose samples are sorted by length together: enough to save padding, few enough that
+which samples meet still changes from epoch to epoch."""
+
+Indices = NDArray[np.int64]
 
 
 class SampleSource(Protocol):
@@ -20,6 +28,15 @@ class SampleSource(Protocol):
 
     def sample(self, index: int, epoch: int) -> Sample:
         """The sample at `index` as epoch `epoch` sees it: a pure function of both."""
+        ...
+
+
+@runtime_checkable
+class SizedSource(SampleSource, Protocol):
+    """A source that knows how long its samples are, as batches of similar length need."""
+
+    def length(self, index: int) -> int:
+        """Positions that the sample at `index` takes in a batch, at most, in any epoch."""
         ...
 
 
@@ -44,14 +61,26 @@ class Loader:
         seed: int,
         shuffle: bool,
     ) -> None:
-        """Bind a source to its collate function."""
+        """Bind a source to its collate function.
+
+        Raises:
+            ConfigError: a setting needs lengths that the source does not have, or one sample alone
+                is longer than `max_tokens`.
+        """
         self.source = source
         self._collate, self._config = collate, config
         self._seed, self._shuffle = seed, shuffle
+        self._lengths = _find_lengths(source, config)
 
     def __len__(self) -> int:
-        """Number of batches in an epoch; a short last one counts unless it is dropped."""
-        return -(-self._used() // self._config.batch_size)
+        """Number of batches in the first epoch; a short last one counts unless it is dropped."""
+        return self.count(0)
+
+    def count(self, epoch: int) -> int:
+        """Number of batches in an epoch; with `max_tokens` it differs between epochs."""
+        if self._config.max_tokens is None:
+            return -(-self._used() // self._config.batch_size)
+        return len(self._plan(epoch))
 
     def _used(self) -> int:
         """Samples of an epoch that end up in batches."""
@@ -60,19 +89,54 @@ class Loader:
         return count - count % size if drop else count
 
     def epoch_order(self, epoch: int) -> list[int]:
-        """Sample indices in the order in which epoch `epoch` visits them."""
+        """Sample indices in the order in which epoch `epoch` visits them.
+
+        Those that `drop_last` leaves out come last.
+        """
+        order, used = self._permutation(epoch), self._used()
+        visited = [int(i) for batch in self._plan(epoch) for i in batch]
+        return visited + [int(i) for i in order[used:]]
+
+    def _permutation(self, epoch: int) -> Indices:
         count = len(self.source)
         if not self._shuffle:
-            return list(range(count))
-        return [int(i) for i in keyed_generator(self._seed, "order", epoch).permutation(count)]
+            return np.arange(count)
+        return keyed_generator(self._seed, "order", epoch).permutation(count)
+
+    def _plan(self, epoch: int) -> list[Indices]:
+        """The sample indices of each batch of an epoch."""
+        order = self._permutation(epoch)[: self._used()]
+        if not self._config.bucket_by_length or not len(order):
+            return self._cut(order)
+        assert self._lengths is not None
+        size = POOL_BATCHES * self._config.batch_size if self._shuffle else len(order)
+        pools = (order[at : at + size] for at in range(0, len(order), size))
+        batches = [
+            batch
+            for pool in pools
+            for batch in self._cut(pool[np.argsort(self._lengths[pool], kind="stable")])
+        ]
+        if not self._shuffle:
+            return batches
+        places = keyed_generator(self._seed, "batches", epoch).permutation(len(batches))
+        return [batches[i] for i in places]
+
+    def _cut(self, order: Indices) -> list[Indices]:
+        """Cut an order into batches within the limits on samples and tokens."""
+        size, limit = self._config.batch_size, self._config.max_tokens
+        if limit is None or self._lengths is None:
+            return [order[at : at + size] for at in range(0, len(order), size)]
+        batches, start, longest = [], 0, 0
+        for at, length in enumerate(self._lengths[order].tolist()):
+            longest = max(longest, length)
+            if at - start == size or longest * (at + 1 - start) > limit:
+                batches.append(order[start:at])
+                start, longest = at, length
+        return [*batches, order[start:]] if len(order) else []
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from batch `start` on."""
-        order, size = self.epoch_order(epoch)[: self._used()], self._config.batch_size
-        keys = [
-            [(index, epoch) for index in order[at : at + size]]
-            for at in range(start * size, len(order), size)
-        ]
+        keys = [[(int(index), epoch) for index in batch] for batch in self._plan(epoch)[start:]]
         workers = self._config.workers
         loader: DataLoader[Any] = DataLoader(
             _Keyed(self.source),
@@ -84,6 +148,24 @@ class Loader:
             multiprocessing_context="fork" if workers else None,
         )
         yield from loader
+
+
+def _find_lengths(source: SampleSource, config: LoaderConfig) -> Indices | None:
+    """The length of each sample, where a setting needs them."""
+    if not config.bucket_by_length and config.max_tokens is None:
+        return None
+    if not isinstance(source, SizedSource):
+        setting = "bucket_by_length" if config.bucket_by_length else "max_tokens"
+        raise ConfigError(
+            f"loader.{setting}: the samples of this task have no lengths to sort by; leave it out"
+        )
+    lengths = np.array([source.length(index) for index in range(len(source))], dtype=np.int64)
+    if config.max_tokens is not None and len(lengths) and lengths.max() > config.max_tokens:
+        raise ConfigError(
+            f"loader.max_tokens = {config.max_tokens}: sample {lengths.argmax()} alone takes "
+            f"{lengths.max()}; raise it or cut the samples shorter"
+        )
+    return lengths
 
 
 def _fixed_generator() -> Any:

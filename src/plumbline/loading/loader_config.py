@@ -1,6 +1,6 @@
 """Settings of the loader; no torch here."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from plumbline.config import Config
 
@@ -9,8 +9,24 @@ class LoaderConfig(Config):
     """How samples become batches."""
 
     batch_size: int = Field(64, ge=1)
+    """Samples in a batch; the most that there may be where max_tokens is set."""
     drop_last: bool = False
     """Leave out a short last batch in training, as contrastive losses want: two pairs teach
     nothing. A split smaller than one batch is kept."""
+    bucket_by_length: bool = False
+    """Put samples of similar length together, so that there is less padding."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Limit on a batch's longest length times its samples, padding included."""
     workers: int = Field(0, ge=0)
     """Loader processes; the batches are the same for any number."""
+    cache_mb: int = Field(0, ge=0)
+    """Memory for decoded samples, in MiB for each loader process; 0: none are kept."""
+
+    @model_validator(mode="after")
+    def _short_batches(self) -> "LoaderConfig":
+        if self.drop_last and self.max_tokens is not None:
+            raise ValueError(
+                f"drop_last and max_tokens {self.max_tokens} contradict: with a limit on tokens "
+                "batches have no one size"
+            )
+        return self

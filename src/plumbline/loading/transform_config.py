@@ -45,6 +45,8 @@ class AugmentConfig(Config):
 
     enlarge: int = Field(0, ge=0)
     """Resize to the model's size + this, then crop at random to the size; 32 is customary."""
+    padding: int = Field(0, ge=0)
+    """Black pixels put around the image before the random crop to the size; 4 for CIFAR."""
     flip: float = Field(0.0, ge=0.0, le=1.0)
     """Probability of a mirror image; wrong for data that speaks of left and right."""
     brightness: float = Field(0.0, ge=0.0, lt=1.0)

@@ -7,6 +7,7 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 from torchvision.transforms.v2 import functional
 
 from plumbline.errors import DataError
@@ -59,7 +60,7 @@ def augment_images(
     """Crop, mirror and recolour each image with draws from its own generator.
 
     Args:
-        images: [batch, 3, height, width], uint8.
+        images: [batch, channels, height, width], uint8; recolouring takes 3 channels.
         config: what to do; all off gives `resize_images(images, size)`.
         size: side of the result, in pixels.
         generators: one per image, keyed by (seed, epoch, sample).
@@ -67,20 +68,43 @@ def augment_images(
     images = resize_images(images, size + config.enlarge)
     if config == AugmentConfig():
         return images
-    pairs = zip(images, generators, strict=True)
-    return torch.stack([_augment_one(i, config, size, g) for i, g in pairs])
+    images = pad(images, [config.padding] * 4)
+    reach = config.enlarge + 2 * config.padding
+    result = torch.empty(*images.shape[:2], size, size, dtype=images.dtype)
+    pixels, cropped = images.numpy(), result.numpy()
+    recolour = [
+        (blend, amount)
+        for blend, amount in (
+            (_brighten, config.brightness),
+            (_contrast, config.contrast),
+            (_saturate, config.saturation),
+        )
+        if amount
+    ]
+    factors = np.ones((len(recolour), len(images)), dtype=np.float32)
+    for row, (image, random) in enumerate(zip(pixels, generators, strict=True)):
+        top, left = random.integers(0, reach + 1, size=2)
+        crop = image[:, top : top + size, left : left + size]
+        cropped[row] = crop[..., ::-1] if random.random() < config.flip else crop
+        for step, (_, amount) in enumerate(recolour):
+            factors[step, row] = random.uniform(1 - amount, 1 + amount)
+    for (blend, _), factor in zip(recolour, torch.from_numpy(factors), strict=True):
+        result = blend(result, factor.view(-1, 1, 1, 1))
+    return result
 
 
-def _augment_one(image: Tensor, config: AugmentConfig, size: int, random: Generator) -> Tensor:
-    top, left = (int(v) for v in random.integers(0, config.enlarge + 1, size=2))
-    image = functional.crop(image, top, left, size, size)
-    if random.random() < config.flip:
-        image = functional.horizontal_flip(image)
-    for adjust, reach in (
-        (functional.adjust_brightness, config.brightness),
-        (functional.adjust_contrast, config.contrast),
-        (functional.adjust_saturation, config.saturation),
-    ):
-        if reach:
-            image = adjust(image, float(random.uniform(1 - reach, 1 + reach)))
-    return image
+def _brighten(images: Tensor, factor: Tensor) -> Tensor:
+    return _to_uint8(images * factor)
+
+
+def _contrast(images: Tensor, factor: Tensor) -> Tensor:
+    gray = functional.rgb_to_grayscale(images).float().mean(dim=(1, 2, 3), keepdim=True)
+    return _to_uint8(images * factor + (1 - factor) * gray)
+
+
+def _saturate(images: Tensor, factor: Tensor) -> Tensor:
+    return _to_uint8(images * factor + (1 - factor) * functional.rgb_to_grayscale(images))
+
+
+def _to_uint8(values: Tensor) -> Tensor:
+    return values.clamp_(0, 255).to(torch.uint8)

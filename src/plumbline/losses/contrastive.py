@@ -12,6 +12,26 @@ PairLoss = Callable[[Tensor, Tensor, Tensor], LossSum]
 """(images [batch, width], texts [batch, width], positives [batch, batch] bool) -> loss."""
 
 
+def shared_positives(media: Tensor, texts: Tensor) -> Tensor:
+    """Say which text fits which medium, from their numbers.
+
+    Args:
+        media: [batch], the number of each row's image or recording.
+        texts: [batch], the number of each row's text; one below 0 is a text left out, which fits
+            the media of its own row alone: all texts left out would be called the same.
+
+    Returns:
+        [batch, batch] bool, [i, j] true when text j fits medium i; the diagonal is true.
+    """
+    itself = torch.eye(len(texts), dtype=torch.bool, device=texts.device)
+    same_text = (texts[:, None] == texts) & ((texts >= 0)[:, None] | itself)
+    return same_text | (media[:, None] == media)
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def info_nce(
     images: Tensor, texts: Tensor, positives: Tensor, *, logit_scale: Tensor | float
 ) -> LossSum:
@@ -29,7 +49,7 @@ def info_nce(
     Source: Radford et al. 2021, arXiv:2103.00020, figure 3; several positives: Khosla et al. 2020,
     arXiv:2004.11362, equation 2.
     """
-    logits = (logit_scale * images @ texts.T).float()
+    logits = _at_least_float32(logit_scale * images @ texts.T)
     total = (_soft_targets(logits, positives) + _soft_targets(logits.T, positives.T)) / 2
     return LossSum(total, torch.tensor(len(images), device=logits.device))
 
@@ -52,7 +72,7 @@ def sigmoid_pairs(
 
     Source: Zhai et al. 2023, arXiv:2303.15343, algorithm 1.
     """
-    logits = (logit_scale * images @ texts.T + logit_bias).float()
+    logits = _at_least_float32(logit_scale * images @ texts.T + logit_bias)
     signs = positives.to(logits.dtype) * 2 - 1
     total = -functional.logsigmoid(signs * logits).sum()
     return LossSum(total, torch.tensor(len(images), device=logits.device))

@@ -1,5 +1,7 @@
 """Recall@k between images and texts where several answers may be right and scores may tie.
 
+Audio clips and other media take the place of images alike.
+
 An image often has several captions, and one caption may fit several images. So recall is counted
 over distinct images and distinct texts, a query is a hit when any of its positives is among the
 first k, and targets with equal scores stand in random order: a model that maps everything to one
@@ -314,3 +316,63 @@ def bootstrap_interval(
     means = [rng.multinomial(hits.size, shares) @ values / hits.size for _ in range(resamples)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def class_embeddings(text_embeddings: Floats) -> Float32s:
+    """Embed each class as the mean over its prompts, for zero-shot classification.
+
+    Args:
+        text_embeddings: [classes, templates, width]: the name of each class in each template, of
+            any length; each prompt weighs the same.
+
+    Returns:
+        [classes, width] of unit length.
+
+    Raises:
+        ValueError: another number of dimensions, no template, or a row that is not finite.
+
+    Source: Radford et al. 2021, arXiv:2103.00020, section 3.1.4.
+    """
+    if text_embeddings.ndim != 3 or not text_embeddings.shape[1]:
+        shape = text_embeddings.shape
+        raise ValueError(f"texts: shape {shape}, expected [classes, templates, width]")
+    classes, templates, width = text_embeddings.shape
+    prompts = _unit_rows(text_embeddings.reshape(-1, width), classes * templates, "texts")
+    return _unit_rows(prompts.reshape(classes, templates, width).mean(axis=1), classes, "texts")
+
+
+def zero_shot_scores(image_embeddings: Floats, classes: Floats) -> Float64s:
+    """Score every image against every class by cosine similarity.
+
+    Equal class embeddings give equal scores to the bit, so that figures which count ties fairly
+    (`plumbline.metrics.classification.top_k_hits`) put a collapsed text encoder at chance level.
+
+    Args:
+        image_embeddings: [images, width], of any length.
+        classes: [classes, width] from `class_embeddings`.
+
+    Returns:
+        [images, classes] float64 in -1..1.
+
+    Raises:
+        ValueError: the widths differ, or a row is not finite.
+    """
+    if image_embeddings.shape[-1] != classes.shape[-1]:
+        raise ValueError(
+            f"images have {image_embeddings.shape[-1]} dimensions, classes {classes.shape[-1]}"
+        )
+    images = _unit_rows(image_embeddings, len(image_embeddings), "images")
+    distinct, which = np.unique(
+        _unit_rows(classes, len(classes), "classes"), axis=0, return_inverse=True
+    )
+    scores = images.astype(np.float64) @ distinct.T.astype(np.float64)
+    return np.clip(scores, -1, 1)[:, which]
+
+
+def zero_shot(image_embeddings: Floats, classes: Floats) -> Int64s:
+    """Predict the class whose embedding lies nearest: [images] int64, the first among equals.
+
+    Arguments and errors as in `zero_shot_scores`.
+    """
+    predictions: Int64s = zero_shot_scores(image_embeddings, classes).argmax(axis=1)
+    return predictions

@@ -1,10 +1,33 @@
 """Settings of the models. No torch here: a wrong setting is told before anything heavy loads."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from plumbline.config import Config
+from plumbline.registry import OneOf, Registry
+
+
+class EncoderConfig(Config):
+    """Base of the encoders' settings; a subclass has a `name` of its own that tells it apart."""
+
+    builder: ClassVar[str]
+    """`module:callable` that makes the module: see `plumbline.models.encoders.build_encoder`."""
+
+    def sources(self) -> list[str]:
+        """The checkpoints that it starts from."""
+        return []
+
+    def without_sources(self) -> Self:
+        """The same encoder once it is trained."""
+        return self
+
+
+class ImageEncoderConfig(EncoderConfig):
+    """Base of the image encoders' settings."""
+
+    image_size: int = Field(ge=8)
+    """Side of the square input, in pixels."""
 
 
 class ConvStemLayer(Config):
@@ -15,12 +38,11 @@ class ConvStemLayer(Config):
     kernel: int = Field(3, ge=1)
 
 
-class VitConfig(Config):
+class VitConfig(ImageEncoderConfig):
     """A torchvision `VisionTransformer`, trained from random weights."""
 
+    builder: ClassVar[str] = "plumbline.models.vision:VitEncoder"
     name: Literal["vit"]
-    image_size: int = Field(ge=8)
-    """Side of the square input, in pixels."""
     patch_size: int = Field(ge=1)
     width: int = Field(ge=8)
     layers: int = Field(ge=1)
@@ -53,30 +75,132 @@ class VitConfig(Config):
         return self
 
 
-class TorchvisionConfig(Config):
+class TorchvisionConfig(ImageEncoderConfig):
     """The trunk of a torchvision classifier, by name; its last feature map gives the tokens."""
 
+    builder: ClassVar[str] = "plumbline.models.vision:TrunkEncoder"
     name: Literal["torchvision"]
     arch: str
     """Such as resnet18, convnext_tiny, efficientnet_b0, mobilenet_v3_small."""
-    image_size: int = Field(ge=8)
     weights: str | None = None
     """A state dict (.safetensors or weights-only .pt) for the trunk's classifier."""
 
+    def sources(self) -> list[str]:
+        """See `EncoderConfig`."""
+        return [self.weights] if self.weights else []
 
-ImageEncoderConfig = Annotated[VitConfig | TorchvisionConfig, Field(discriminator="name")]
+    def without_sources(self) -> Self:
+        """See `EncoderConfig`."""
+        return self.model_copy(update={"weights": None})
 
 
-class TextEncoderConfig(Config):
-    """A transformers encoder with mean pooling: from these sizes, or from a checkpoint."""
+class ResnetStage(Config):
+    """Residual blocks of one width; the first of them strides."""
 
+    channels: int = Field(ge=1)
+    blocks: int = Field(1, ge=1)
+    stride: int = Field(2, ge=1)
+
+
+class ResnetConfig(ImageEncoderConfig):
+    """Residual blocks of torchvision in any number and width, for small images."""
+
+    builder: ClassVar[str] = "plumbline.models.vision:ResnetEncoder"
+    name: Literal["resnet"]
+    stem_channels: int = Field(32, ge=1)
+    stem_stride: int = Field(1, ge=1)
+    stages: list[ResnetStage] = Field(min_length=1)
+    norm: Literal["batch", "group"] = "batch"
+    """`batch` learns faster; with `group` a sample does not depend on its batch in training."""
+
+    @model_validator(mode="after")
+    def _leaves_pixels(self) -> "ResnetConfig":
+        side = -(-self.image_size // self.stem_stride)
+        for stage in self.stages:
+            side = -(-side // stage.stride)
+        if side < 1:
+            raise ValueError("the strides leave no pixel")
+        if self.norm == "group" and any(stage.channels % 8 for stage in self.stages):
+            raise ValueError("norm group needs channels in multiples of 8")
+        return self
+
+
+Pooling = Literal["mean", "max", "last", "none"]
+
+
+class ConvLayer(Config):
+    """One convolution over time, with layer norm and GELU."""
+
+    channels: int = Field(ge=1)
+    kernel: int = Field(3, ge=1)
+    stride: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _centred(self) -> "ConvLayer":
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel {self.kernel} is even: a step would have no centre")
+        return self
+
+
+class SequenceEncoderConfig(EncoderConfig):
+    """Convolutions, then transformer layers, over steps of spectrograms or feature vectors."""
+
+    builder: ClassVar[str] = "plumbline.models.sequence:SequenceEncoder"
+    name: Literal["sequence"]
+    convs: list[ConvLayer] = Field(default_factory=list)
+    width: int = Field(128, ge=8)
+    """Of the steps after the convolutions and a linear map."""
+    layers: int = Field(0, ge=0)
+    heads: int = Field(4, ge=1)
+    mlp_width: int = Field(256, ge=8)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    max_steps: int = Field(1024, ge=1)
+    """Longest input in steps; `flatten` pads every sequence to it."""
+    pooling: Pooling = "mean"
+    flatten: bool = False
+    """With pooling none: all steps as one vector; without it the head runs on every step."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SequenceEncoderConfig":
+        if self.layers and self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    @property
+    def max_tokens(self) -> int:
+        """Steps that are left of the longest input after the strides."""
+        steps = self.max_steps
+        for conv in self.convs:
+            steps = -(-steps // conv.stride)
+        return steps
+
+
+class BaseTextEncoderConfig(EncoderConfig):
+    """Base of the text encoders' settings."""
+
+    takes_strings: ClassVar[bool] = False
+    """Whether it is given the raw texts and not token ids."""
+
+    def longest(self) -> int | None:
+        """Most tokens of a text, with bos and eos; None: no limit that is known here."""
+        return None
+
+
+class TextEncoderConfig(BaseTextEncoderConfig):
+    """A transformers encoder: from these sizes, or from a checkpoint."""
+
+    builder: ClassVar[str] = "plumbline.models.text:TextEncoder"
+    name: Literal["transformer"]
     pretrained: str | None = None
     """A local folder or a hub id; then the sizes below are not used."""
     width: int = Field(128, ge=8)
-    layers: int = Field(3, ge=1)
+    layers: int = Field(3, ge=0)
+    """0: the mean of the embeddings."""
     heads: int = Field(4, ge=1)
     mlp_width: int = Field(512, ge=8)
     max_tokens: int = Field(64, ge=2)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    pooling: Literal["mean", "max", "last"] = "mean"
 
     @model_validator(mode="after")
     def _fits(self) -> "TextEncoderConfig":
@@ -84,29 +208,75 @@ class TextEncoderConfig(Config):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
 
+    def sources(self) -> list[str]:
+        """See `EncoderConfig`."""
+        return [self.pretrained] if self.pretrained else []
+
+    def without_sources(self) -> Self:
+        """See `EncoderConfig`."""
+        return self.model_copy(update={"pretrained": None})
+
+    def longest(self) -> int | None:
+        """See `BaseTextEncoderConfig`."""
+        return None if self.pretrained else self.max_tokens
+
+
+class NgramEncoderConfig(BaseTextEncoderConfig):
+    """The mean of embeddings of hashed character n-grams; reads raw texts, of any language."""
+
+    builder: ClassVar[str] = "plumbline.models.text:NgramEncoder"
+    takes_strings: ClassVar[bool] = True
+    name: Literal["ngrams"]
+    width: int = Field(128, ge=8)
+    buckets: int = Field(2**15, ge=1)
+    shortest: int = Field(2, ge=1)
+    longest_gram: int = Field(4, ge=1)
+
+
+ENCODERS: Registry[type[EncoderConfig]] = Registry("encoder")
+ENCODERS.register("vit", VitConfig)
+ENCODERS.register("torchvision", TorchvisionConfig)
+ENCODERS.register("resnet", ResnetConfig)
+ENCODERS.register("sequence", SequenceEncoderConfig)
+ENCODERS.register("transformer", TextEncoderConfig)
+ENCODERS.register("ngrams", NgramEncoderConfig)
+
+AnyEncoder = Annotated[EncoderConfig, OneOf(ENCODERS, "name")]
+AnyImageEncoder = Annotated[ImageEncoderConfig, OneOf(ENCODERS, "name")]
+AnySequenceEncoder = Annotated[SequenceEncoderConfig, OneOf(ENCODERS, "name")]
+AnyTextEncoder = Annotated[BaseTextEncoderConfig, OneOf(ENCODERS, "name")]
+
 
 class DualEncoderConfig(Config):
-    """Two encoders and the space that they share."""
+    """Two encoders and the space that they share: images or audio on one side, text on the other.
 
-    image_encoder: ImageEncoderConfig
-    text_encoder: TextEncoderConfig
+    One of `image_encoder` and `audio_encoder` is given.
+    """
+
+    image_encoder: AnyImageEncoder | None = None
+    audio_encoder: AnySequenceEncoder | None = None
+    text_encoder: AnyTextEncoder
     embed_dim: int = Field(128, ge=2)
     initial_temperature: float = Field(0.07, gt=0.0)
     min_temperature: float = Field(0.01, gt=0.0)
 
+    @model_validator(mode="after")
+    def _one_medium(self) -> "DualEncoderConfig":
+        if (self.image_encoder is None) == (self.audio_encoder is None):
+            raise ValueError("set one of image_encoder and audio_encoder, and the other to null")
+        return self
+
     def sources(self) -> list[str]:
         """The checkpoints that parts start from."""
-        encoder = self.image_encoder
-        weights = encoder.weights if isinstance(encoder, TorchvisionConfig) else None
-        return [name for name in (weights, self.text_encoder.pretrained) if name]
+        images = self.image_encoder.sources() if self.image_encoder else []
+        return [*images, *self.text_encoder.sources()]
 
     def without_sources(self) -> "DualEncoderConfig":
         """The same model once it is trained: where its parts came from no longer matters."""
-        encoder = self.image_encoder
-        if isinstance(encoder, TorchvisionConfig):
-            encoder = encoder.model_copy(update={"weights": None})
-        text = self.text_encoder.model_copy(update={"pretrained": None})
-        return self.model_copy(update={"image_encoder": encoder, "text_encoder": text})
+        update: dict[str, object] = {"text_encoder": self.text_encoder.without_sources()}
+        if self.image_encoder:
+            update["image_encoder"] = self.image_encoder.without_sources()
+        return self.model_copy(update=update)
 
 
 class DecoderConfig(Config):
@@ -145,3 +315,92 @@ class VlmConfig(Config):
         """The same model once it is trained: where its parts came from no longer matters."""
         decoder = self.decoder.model_copy(update={"pretrained": None})
         return self.model_copy(update={"decoder": decoder})
+
+
+class CausalLmConfig(Config):
+    """A causal language model."""
+
+    decoder: DecoderConfig = Field(default_factory=DecoderConfig)
+
+    def sources(self) -> list[str]:
+        """The checkpoints that parts start from."""
+        return [self.decoder.pretrained] if self.decoder.pretrained else []
+
+    def without_sources(self) -> "CausalLmConfig":
+        """The same model once it is trained."""
+        decoder = self.decoder.model_copy(update={"pretrained": None})
+        return self.model_copy(update={"decoder": decoder})
+
+
+class MaskedLmConfig(Config):
+    """A BERT-type masked language model: from these sizes, or from a checkpoint."""
+
+    pretrained: str | None = None
+    """A local folder or a hub id; then the sizes below are not used."""
+    width: int = Field(128, ge=8)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    mlp_width: int = Field(512, ge=8)
+    max_positions: int = Field(512, ge=4)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "MaskedLmConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    def sources(self) -> list[str]:
+        """The checkpoints that parts start from."""
+        return [self.pretrained] if self.pretrained else []
+
+    def without_sources(self) -> "MaskedLmConfig":
+        """The same model once it is trained."""
+        return self.model_copy(update={"pretrained": None})
+
+
+class Seq2SeqConfig(Config):
+    """A Marian-type encoder-decoder with one embedding for both: from sizes, or a checkpoint."""
+
+    pretrained: str | None = None
+    """A local folder or a hub id; then the sizes below are not used."""
+    width: int = Field(256, ge=8)
+    encoder_layers: int = Field(3, ge=1)
+    decoder_layers: int = Field(3, ge=1)
+    heads: int = Field(4, ge=1)
+    mlp_width: int = Field(1024, ge=8)
+    max_positions: int = Field(256, ge=4)
+    dropout: float = Field(0.1, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Seq2SeqConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    def sources(self) -> list[str]:
+        """The checkpoints that parts start from."""
+        return [self.pretrained] if self.pretrained else []
+
+    def without_sources(self) -> "Seq2SeqConfig":
+        """The same model once it is trained."""
+        return self.model_copy(update={"pretrained": None})
+
+
+class ClassifierConfig(Config):
+    """An encoder with a linear head for each part of the dataset, or for each number."""
+
+    encoder: AnyEncoder | None = None
+    """None: the one of the alignment or classifier in the task's `start`."""
+    head_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    num_classes: dict[str, int] = Field(default_factory=dict)
+    """Part -> classes, for those who want it checked; the data settings decide."""
+
+    def sources(self) -> list[str]:
+        """The checkpoints that parts start from."""
+        return self.encoder.sources() if self.encoder else []
+
+    def without_sources(self) -> Self:
+        """The same model once it is trained."""
+        encoder = self.encoder and self.encoder.without_sources()
+        return self.model_copy(update={"encoder": encoder})

@@ -2,9 +2,11 @@
 
 import contextlib
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
+from plumbline.batch import Batch
 from plumbline.errors import ConfigError
 
 
@@ -48,3 +50,14 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     context: AbstractContextManager[None] = torch.autocast(device.type, dtype)
     return context
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move the tensors of a batch, also those within mappings; all else stays."""
+    return {name: _move(value, device) for name, value in batch.items()}
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    return to_device(value, device) if isinstance(value, dict) else value

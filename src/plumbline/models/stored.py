@@ -1,4 +1,4 @@
-"""Trained models in a folder: weights, how to build them, tokenizer and preprocessing.
+"""Trained models in a folder: weights, how to build and feed them, tokenizer.
 
 `model.json` says everything that is needed to use the weights, so a folder can be evaluated,
 exported or asked without the settings that trained it.
@@ -6,80 +6,61 @@ exported or asked without the settings that trained it.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 from torch import nn
 
-from plumbline.config import Config, ConfigT
 from plumbline.errors import CheckpointError
-from plumbline.files import dump_json, sha256_file, verify_digests
-from plumbline.loading.transform_config import Normalization
-from plumbline.models.config import DualEncoderConfig, ImageEncoderConfig, VlmConfig
-from plumbline.models.dual_encoder import DualEncoder
-from plumbline.models.vision import ImageEncoder, build_image_encoder
-from plumbline.models.vlm import Vlm
+from plumbline.files import dump_json, read_json, sha256_file, verify_digests
+from plumbline.models.dual_encoder import DualEncoder, DualEncoderSpec
+from plumbline.models.encoders import Encoder, build_encoder
+from plumbline.models.spec import SPECS, ModelSpec
+from plumbline.models.vlm import Vlm, VlmSpec
 from plumbline.models.weights import WEIGHTS, load_weights, save_weights
-from plumbline.tokenization.tokenizer import FILE_NAME, SpecialIds, load_tokenizer
+from plumbline.registry import load_attribute
+from plumbline.tokenization.tokenizer import FILE_NAME, load_tokenizer
 
 SPEC = "model.json"
 ARCHITECTURE = "pretrained"
 """Folder with the architecture of a part that came from a checkpoint, which may be gone later."""
 
-
-class DualEncoderSpec(Config):
-    """How to build and feed an aligned pair of encoders."""
-
-    model: DualEncoderConfig
-    vocab_size: int
-    special_ids: SpecialIds
-    normalize: Normalization
-    max_text_tokens: int
-    widths: list[int]
-    """Embedding widths that were trained as prefixes; empty: the full one alone."""
-
-
-class VlmSpec(Config):
-    """How to build and feed a vision-language model."""
-
-    image_encoder: ImageEncoderConfig
-    model: VlmConfig
-    vocab_size: int
-    special_ids: SpecialIds
-    normalize: Normalization
-    max_text_tokens: int
-    caption_prompt: str
+ModelT = TypeVar("ModelT", bound=nn.Module)
+SpecT = TypeVar("SpecT", bound=ModelSpec)
 
 
 @dataclass(frozen=True)
-class StoredDualEncoder:
-    """A loaded pair of encoders, evaluating."""
+class Stored(Generic[ModelT, SpecT]):
+    """A loaded model, evaluating."""
 
-    model: DualEncoder
-    spec: DualEncoderSpec
-    tokenizer: Tokenizer
+    model: ModelT
+    spec: SpecT
+    tokenizer: Tokenizer | None
+    """None where the model reads no text."""
     digests: dict[str, str]
 
-
-@dataclass(frozen=True)
-class StoredVlm:
-    """A loaded vision-language model, evaluating."""
-
-    model: Vlm
-    spec: VlmSpec
-    tokenizer: Tokenizer
-    digests: dict[str, str]
+    @property
+    def text(self) -> Tokenizer:
+        """The tokenizer of a model that reads or writes text."""
+        assert self.tokenizer is not None, f"{self.spec.kind} has no tokenizer"
+        return self.tokenizer
 
 
-def save_model(folder: Path, model: nn.Module, spec: Config, tokenizer: Tokenizer) -> None:
+StoredDualEncoder = Stored[DualEncoder, DualEncoderSpec]
+StoredVlm = Stored[Vlm, VlmSpec]
+
+
+def save_model(
+    folder: Path, model: nn.Module, spec: ModelSpec, tokenizer: Tokenizer | None
+) -> None:
     """Write weights, spec and tokenizer into an existing folder."""
     save_weights(model, folder / WEIGHTS)
     (folder / SPEC).write_text(dump_json(spec.model_dump(mode="json")))
-    tokenizer.save(str(folder / FILE_NAME))
-    if isinstance(model, Vlm) and model.config.decoder.pretrained:
-        model.decoder.config.save_pretrained(folder / ARCHITECTURE)
-    if isinstance(model, DualEncoder) and model.config.text_encoder.pretrained:
-        model.text_encoder.encoder.config.save_pretrained(folder / ARCHITECTURE)
+    if tokenizer is not None:
+        tokenizer.save(str(folder / FILE_NAME))
+    if architecture := getattr(model, "architecture", None):
+        architecture.save_pretrained(folder / ARCHITECTURE)
 
 
 def source_digests(sources: list[str]) -> dict[str, str]:
@@ -95,61 +76,91 @@ def source_digests(sources: list[str]) -> dict[str, str]:
     return digests
 
 
-def _architecture(folder: Path) -> Path | None:
-    path = folder / ARCHITECTURE
-    return path if path.is_dir() else None
+def holds_model(folder: Path) -> bool:
+    """Whether a folder is one that `save_model` wrote."""
+    return (folder / SPEC).is_file()
 
 
-def _read_spec(folder: Path, schema: type[ConfigT]) -> ConfigT:
+def read_spec(folder: Path) -> ModelSpec:
+    """Read how the model of a folder is built.
+
+    Raises:
+        CheckpointError: there is none, it is of an unknown kind, or of another version.
+    """
+    if not holds_model(folder):
+        raise CheckpointError(f"{folder / SPEC}: missing; {folder} holds no model")
+    kind = str(read_json(folder / SPEC).get("kind"))
+    if kind not in SPECS:
+        raise CheckpointError(f"{folder / SPEC}: kind {kind!r} is none of {', '.join(SPECS)}")
+    schema: type[ModelSpec] = load_attribute(SPECS[kind])
     try:
         return schema.model_validate_json((folder / SPEC).read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder / SPEC}: missing; {folder} holds no model") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(
-            f"{folder / SPEC}: {where}: {first['msg']}; it is no {schema.__name__}, or it was "
-            "written by another version"
+            f"{folder / SPEC}: {where}: {first['msg']}; it was written by another version"
         ) from None
 
 
-def load_dual_encoder(folder: Path) -> StoredDualEncoder:
-    """Load an aligned pair of encoders.
+def load_model(folder: Path) -> Stored[nn.Module, ModelSpec]:
+    """Load the model of a folder, of whatever kind.
 
     Raises:
-        CheckpointError: the folder is no such model, or a file has changed.
+        CheckpointError: the folder holds no model, or a file has changed.
     """
     digests = verify_digests(folder)
-    spec = _read_spec(folder, DualEncoderSpec)
-    model = DualEncoder(spec.model, spec.vocab_size, _architecture(folder))
+    spec = read_spec(folder)
+    architecture = folder / ARCHITECTURE
+    model = spec.build(architecture if architecture.is_dir() else None)
     load_weights(model, folder / WEIGHTS)
-    return StoredDualEncoder(model.eval(), spec, load_tokenizer(folder), digests)
+    tokenizer = load_tokenizer(folder) if (folder / FILE_NAME).is_file() else None
+    return Stored(model.eval(), spec, tokenizer, digests)
 
 
-def load_image_encoder(folder: Path) -> tuple[ImageEncoder, DualEncoderSpec, str]:
-    """Load the image side of an aligned pair; with its spec and the digest of its weights.
+def load_as(folder: Path, schema: type[SpecT]) -> "Stored[nn.Module, SpecT]":
+    """Load the model of a folder that must be of one kind.
 
     Raises:
-        CheckpointError: the folder is no such model, or a file has changed.
+        CheckpointError: it is another kind, the folder holds no model, or a file has changed.
     """
-    digests = verify_digests(folder)
-    spec = _read_spec(folder, DualEncoderSpec)
-    encoder = build_image_encoder(spec.model.image_encoder)
-    load_weights(encoder, folder / WEIGHTS, prefix="image_encoder.")
-    return encoder.eval(), spec, digests[WEIGHTS]
+    stored = load_model(folder)
+    if not isinstance(stored.spec, schema):
+        expected = schema.model_fields["kind"].default
+        raise CheckpointError(f"{folder}: holds a model of kind {stored.spec.kind}, not {expected}")
+    return Stored(stored.model, stored.spec, stored.tokenizer, stored.digests)
+
+
+def load_dual_encoder(folder: Path) -> StoredDualEncoder:
+    """Load an aligned pair of encoders; errors as `load_as`."""
+    stored = load_as(folder, DualEncoderSpec)
+    assert isinstance(stored.model, DualEncoder)
+    return Stored(stored.model, stored.spec, stored.tokenizer, stored.digests)
 
 
 def load_vlm(folder: Path) -> StoredVlm:
-    """Load a vision-language model.
+    """Load a vision-language model; errors as `load_as`."""
+    stored = load_as(folder, VlmSpec)
+    assert isinstance(stored.model, Vlm)
+    return Stored(stored.model, stored.spec, stored.tokenizer, stored.digests)
+
+
+def load_media_encoder(folder: Path) -> tuple[Encoder, DualEncoderSpec, str]:
+    """Load the image or audio side of an aligned pair; with its spec and its weights' digest.
 
     Raises:
         CheckpointError: the folder is no such model, or a file has changed.
     """
     digests = verify_digests(folder)
-    spec = _read_spec(folder, VlmSpec)
-    encoder = build_image_encoder(spec.image_encoder)
-    pad = spec.special_ids.pad
-    model = Vlm(encoder, spec.model, spec.vocab_size, pad, _architecture(folder))
-    load_weights(model, folder / WEIGHTS)
-    return StoredVlm(model.eval(), spec, load_tokenizer(folder), digests)
+    spec = read_spec(folder)
+    if not isinstance(spec, DualEncoderSpec):
+        raise CheckpointError(f"{folder}: holds a model of kind {spec.kind}, not alignment")
+    if spec.model.image_encoder is not None:
+        encoder = build_encoder(spec.model.image_encoder)
+        part = "image_encoder."
+    else:
+        assert spec.model.audio_encoder is not None
+        encoder = build_encoder(spec.model.audio_encoder, channels=spec.channels)
+        part = "audio_encoder."
+    load_weights(encoder, folder / WEIGHTS, prefix=part)
+    return encoder.eval(), spec, digests[WEIGHTS]

@@ -1,41 +1,37 @@
 """Image encoders: torchvision networks that give tokens for a decoder and one pooled vector."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
 from torchvision.models.vision_transformer import ConvStemConfig, VisionTransformer
+from torchvision.ops import Conv2dNormActivation
 
 from plumbline.errors import ConfigError
-from plumbline.models.config import ImageEncoderConfig, TorchvisionConfig, VitConfig
+from plumbline.models.config import ResnetConfig, TorchvisionConfig, VitConfig
+from plumbline.models.encoders import Encoded, Encoder
 
 
-class ImageFeatures(NamedTuple):
-    """What an encoder sees in a batch of images."""
-
-    tokens: Tensor
-    """[batch, tokens, token_width], float."""
-    pooled: Tensor
-    """[batch, width], float."""
-
-
-class ImageEncoder(nn.Module):
+class ImageEncoder(Encoder):
     """Base of the image encoders; `width`, `token_width` and `tokens` say what they give."""
 
-    width: int
     token_width: int
     tokens: int
 
-    def forward(self, pixel_values: Tensor) -> ImageFeatures:
+    def forward(self, pixel_values: Tensor, **others: Any) -> Encoded:
         """Encode normalised images.
 
         Args:
             pixel_values: [batch, 3, height, width], float, normalised per channel.
+            others: what a batch holds beside.
         """
         raise TypeError(f"{type(self).__name__} does not say how it encodes")
 
@@ -66,7 +62,7 @@ class VitEncoder(ImageEncoder):
         self.token_width = config.width * len(config.feature_layers)
         self.tokens = (config.image_size // config.patch_size) ** 2
 
-    def forward(self, pixel_values: Tensor) -> ImageFeatures:
+    def forward(self, pixel_values: Tensor, **others: Any) -> Encoded:
         """See `ImageEncoder.forward`."""
         x = self.vit._process_input(pixel_values)
         x = torch.cat([self.vit.class_token.expand(x.shape[0], -1, -1), x], dim=1)
@@ -77,7 +73,7 @@ class VitEncoder(ImageEncoder):
             states.append(x)
         pooled = self.vit.encoder.ln(x)[:, 1:].mean(dim=1)
         tokens = torch.cat([states[i][:, 1:] for i in self._feature_layers], dim=-1)
-        return ImageFeatures(tokens, pooled)
+        return Encoded(tokens, pooled)
 
 
 class TrunkEncoder(ImageEncoder):
@@ -113,10 +109,53 @@ class TrunkEncoder(ImageEncoder):
         self.width = self.token_width = int(shape[1])
         self.tokens = int(shape[2] * shape[3])
 
-    def forward(self, pixel_values: Tensor) -> ImageFeatures:
+    def forward(self, pixel_values: Tensor, **others: Any) -> Encoded:
         """See `ImageEncoder.forward`."""
         tokens = self.trunk(pixel_values).flatten(2).transpose(1, 2)
-        return ImageFeatures(tokens, tokens.mean(dim=1))
+        return Encoded(tokens, tokens.mean(dim=1))
+
+
+class ResnetEncoder(ImageEncoder):
+    """Residual blocks of torchvision behind a small stem; see `ResnetConfig`.
+
+    Source: He et al. 2016, arXiv:1512.03385, section 4.2 (the networks for small images).
+    """
+
+    def __init__(self, config: ResnetConfig) -> None:
+        """Build with random weights from torch's global generator."""
+        super().__init__()
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d
+        if config.norm == "group":
+            norm = partial(nn.GroupNorm, 8)
+        channels = config.stem_channels
+        stem = Conv2dNormActivation(
+            3, channels, 3, config.stem_stride, norm_layer=norm, activation_layer=nn.ReLU
+        )
+        blocks: list[nn.Module] = [stem]
+        side = -(-config.image_size // config.stem_stride)
+        for stage in config.stages:
+            for number in range(stage.blocks):
+                stride = stage.stride if number == 0 else 1
+                shortcut = None
+                if stride != 1 or channels != stage.channels:
+                    shortcut = Conv2dNormActivation(
+                        channels, stage.channels, 1, stride, norm_layer=norm, activation_layer=None
+                    )
+                blocks.append(
+                    BasicBlock(channels, stage.channels, stride, shortcut, norm_layer=norm)
+                )
+                channels = stage.channels
+            side = -(-side // stage.stride)
+        self.trunk = nn.Sequential(*blocks)
+        self.width = self.token_width = channels
+        self.tokens = side * side
+
+    def forward(self, pixel_values: Tensor, **others: Any) -> Encoded:
+        """See `ImageEncoder.forward`."""
+        # Convolutions of this size run faster on a CPU with the channels last.
+        maps = self.trunk(pixel_values.contiguous(memory_format=torch.channels_last))
+        tokens = maps.flatten(2).transpose(1, 2)
+        return Encoded(tokens, tokens.mean(dim=1))
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
@@ -131,8 +170,3 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     except (SafetensorError, UnpicklingError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"weights = {str(path)!r}: do not fit ({reason})") from None
-
-
-def build_image_encoder(config: ImageEncoderConfig) -> ImageEncoder:
-    """Turn settings into an encoder with random weights from torch's global generator."""
-    return VitEncoder(config) if isinstance(config, VitConfig) else TrunkEncoder(config)

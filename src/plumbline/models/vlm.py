@@ -1,64 +1,20 @@
 """The vision-language model: frozen image encoder, projector, causal decoder."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import PreTrainedConfig
 
-from plumbline.errors import ConfigError
-from plumbline.models.config import DecoderConfig, VlmConfig
+from plumbline.loading.input_config import AnyInput, ImageInputConfig
+from plumbline.loading.transform_config import Normalization
+from plumbline.models.config import AnyImageEncoder, VlmConfig
+from plumbline.models.encoders import build_encoder
+from plumbline.models.language import build_decoder
+from plumbline.models.spec import ModelSpec
 from plumbline.models.vision import ImageEncoder
-
-
-def build_decoder(
-    config: DecoderConfig, vocab_size: int, pad: int, stored: Path | None = None
-) -> PreTrainedModel:
-    """A Qwen3-type decoder: random weights from these sizes, or a checkpoint.
-
-    Args:
-        config: sizes, or the place of a checkpoint.
-        vocab_size: number of token ids; a checkpoint's embedding grows to it where it is smaller.
-        pad: id of the padding token.
-        stored: folder with the architecture of a trained decoder, whose weights come later.
-    """
-    if stored is not None:
-        return cast(
-            PreTrainedModel, AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(stored))
-        )
-    if config.pretrained:
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                config.pretrained, dtype=torch.float32
-            )
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"decoder.pretrained = {config.pretrained!r}: {reason}") from None
-        if model.get_input_embeddings().num_embeddings < vocab_size:
-            model.resize_token_embeddings(vocab_size)
-        return cast(PreTrainedModel, model)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=vocab_size,
-            hidden_size=config.width,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            head_dim=config.width // config.heads,
-            intermediate_size=config.mlp_width,
-            max_position_embeddings=config.max_positions,
-            tie_word_embeddings=True,
-            attention_dropout=0.0,
-            pad_token_id=pad,
-        )
-    )
+from plumbline.tokenization.tokenizer import SpecialIds
 
 
 class Projector(nn.Module):
@@ -106,6 +62,11 @@ class Vlm(nn.Module):
             image_encoder.tokens, image_encoder.token_width, config.projector_width, width
         )
 
+    @property
+    def architecture(self) -> PreTrainedConfig | None:
+        """What must be stored beside the weights of parts that came from a checkpoint."""
+        return self.decoder.config if self.config.decoder.pretrained else None
+
     def embed_image(self, features: Tensor) -> Tensor:
         """Map encoder tokens [batch, image_tokens, token_width] to the decoder's width."""
         projected: Tensor = self.projector(features)
@@ -141,3 +102,28 @@ class Vlm(nn.Module):
         """Map hidden states [..., width] to logits [..., vocab]."""
         out: Tensor = self.decoder.lm_head(hidden)
         return out
+
+
+class VlmSpec(ModelSpec):
+    """How to build and feed a vision-language model."""
+
+    kind: Literal["vlm"] = "vlm"
+    image_encoder: AnyImageEncoder
+    model: VlmConfig
+    vocab_size: int
+    special_ids: SpecialIds
+    inputs: AnyInput
+    """How images reach the encoder; as in the alignment that it comes from."""
+    max_text_tokens: int
+    caption_prompt: str
+
+    @property
+    def normalization(self) -> Normalization:
+        """Of the images."""
+        assert isinstance(self.inputs, ImageInputConfig), "it comes from an image alignment"
+        return self.inputs.normalize
+
+    def build(self, architecture: Path | None) -> Vlm:
+        """See `ModelSpec`."""
+        encoder = build_encoder(self.image_encoder)
+        return Vlm(encoder, self.model, self.vocab_size, self.special_ids.pad, architecture)

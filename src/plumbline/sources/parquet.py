@@ -1,19 +1,26 @@
 """Source `parquet`: somebody's Parquet files, brought into the canonical columns.
 
-Values pass through unread: whether a cell is any good is for `validate` to say.
+Text and bytes pass through unread, numbers and lists of numbers become cells of them: whether a
+cell is any good is for `validate` to say.
 """
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
 from plumbline.data.columns import CANONICAL
-from plumbline.data.parquet import check_schema, iter_batches, list_parquet
-from plumbline.errors import ConfigError, DataError
+from plumbline.data.parquet import BATCH_ROWS, check_schema, iter_batches, list_parquet
+from plumbline.sources.base import ColumnNames, Source, SplitPlaces, require_path
+from plumbline.sources.numbers import can_convert, to_bytes
+from plumbline.sources.rows import Templates, check_templates, fill_templates, from_columns
+
+LIST_BATCH_ROWS = 128
+"""Lists that repeat take next to nothing in a file, so that its size says little of theirs."""
 
 
 class CaptionRule(Config):
@@ -44,68 +51,67 @@ class CaptionRule(Config):
         return self
 
 
-class ParquetConfig(Config):
-    """Where the files lie below the dataset's path, and what their columns are called."""
+class ParquetSource(Source):
+    """Parquet files below the dataset's path, chosen by `source: parquet`."""
 
-    splits: dict[str, str] = Field(default_factory=dict)
-    """Split name (train, val, test) -> file or folder. Empty: all files, split by hash."""
-    columns: dict[str, str]
-    """Canonical column -> the name that it has in the files."""
+    source: Literal["parquet"]
+    splits: SplitPlaces = Field(default_factory=dict)
+    columns: ColumnNames
     captions: list[CaptionRule] = Field(default_factory=list)
     """For data without captions: the first rule that matches a row makes its caption."""
+    templates: Templates = Field(default_factory=dict)
 
-    @field_validator("splits")
-    @classmethod
-    def _known_splits(cls, splits: dict[str, str]) -> dict[str, str]:
-        if unknown := set(splits) - {"train", "val", "test"}:
-            raise ValueError(f"unknown split {sorted(unknown)[0]!r}; one of train, val, test")
-        return splits
-
-    @field_validator("columns")
-    @classmethod
-    def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
-        if unknown := set(columns) - set(CANONICAL):
-            raise ValueError(
-                f"unknown canonical column {sorted(unknown)[0]!r}; one of {', '.join(CANONICAL)}"
-            )
-        if "sample_id" not in columns:
+    @model_validator(mode="after")
+    def _columns_fit(self) -> "ParquetSource":
+        if "sample_id" not in self.columns:
             raise ValueError("sample_id is needed: every rejected row is reported by its id")
-        return columns
+        if self.captions and not {"question", "answer"} <= set(self.columns):
+            raise ValueError("captions are made from question and answer: map both columns")
+        there = {*self.columns, *(["caption"] if self.captions else [])}
+        check_templates(self.templates, there)
+        return self
 
+    @property
+    def given_splits(self) -> list[str]:
+        """The splits that the files come in."""
+        return sorted(self.splits)
 
-def read_parquet(config: ParquetConfig, path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield every row of the files in the canonical columns, with its split where one is given.
+    def read(self, path: Path) -> Iterator[pa.RecordBatch]:
+        """Yield every row of the files, with its split where one is given.
 
-    Raises:
-        ConfigError: the path does not exist.
-        DataError: no input files, an unreadable file, or columns other than configured.
-    """
-    if not path.exists():
-        raise ConfigError(
-            f"{path.as_posix()}: no such file or folder; set the dataset's path (PLUMBLINE_DATA)"
-        )
-    places = {split: path / name for split, name in config.splits.items()} or {"": path}
-    wanted = {theirs: CANONICAL[ours] for ours, theirs in config.columns.items()}
-    files = {split: list_parquet(place) for split, place in places.items()}
-    check_schema([file for group in files.values() for file in group], wanted)
-    for split, group in files.items():
-        for file in group:
-            for batch in iter_batches(file, list(wanted)):
-                yield _canonical(batch, split, config)
+        Raises:
+            ConfigError: the path does not exist.
+            DataError: no input files, an unreadable file, or columns other than configured.
+        """
+        require_path(path)
+        places = {split: path / name for split, name in self.splits.items()} or {"": path}
+        wanted = {theirs: CANONICAL[ours] for ours, theirs in self.columns.items()}
+        files = {split: list_parquet(place) for split, place in places.items()}
+        everything = [file for group in files.values() for file in group]
+        check_schema(everything, wanted, also=self._can_convert)
+        for split, group in files.items():
+            for file in group:
+                for batch in iter_batches(file, list(wanted), self._batch_rows):
+                    yield self._canonical(batch, split)
 
+    def _can_convert(self, theirs: str, kind: pa.DataType) -> bool:
+        return all(can_convert(o, kind) for o, t in self.columns.items() if t == theirs)
 
-def _canonical(batch: pa.RecordBatch, split: str, config: ParquetConfig) -> pa.RecordBatch:
-    columns = {ours: batch.column(theirs) for ours, theirs in config.columns.items()}
-    if split:
-        columns["split"] = pa.array([split.encode()] * batch.num_rows, pa.binary())
-    if config.captions:
-        if "question" not in columns or "answer" not in columns:
-            raise DataError("captions are made from question and answer: map both columns")
-        columns["caption"] = _make_captions(columns["question"], columns["answer"], config.captions)
-    # A view, not a cast: text that is not UTF-8 must reach validation as it is.
-    return pa.RecordBatch.from_pydict(
-        {name: column.view(CANONICAL[name]) for name, column in columns.items()}
-    )
+    @property
+    def _batch_rows(self) -> int:
+        return LIST_BATCH_ROWS if "features" in self.columns else BATCH_ROWS
+
+    def _canonical(self, batch: pa.RecordBatch, split: str) -> pa.RecordBatch:
+        columns = {
+            ours: to_bytes(ours, batch.column(theirs)) for ours, theirs in self.columns.items()
+        }
+        if split:
+            columns["split"] = pa.array([split.encode()] * batch.num_rows, pa.binary())
+        if self.captions:
+            columns["caption"] = _make_captions(
+                columns["question"], columns["answer"], self.captions
+            )
+        return fill_templates(from_columns(columns), self.templates)
 
 
 def _make_captions(

@@ -1,51 +1,38 @@
-"""The sources by name: where raw rows come from. A new source is a line in `SourceConfig` here."""
+"""All sources by name, and writing what they yield. A new source is a line in the table here.
+
+A plugin registers its own in `SOURCES` before the stage that reads settings is imported.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
 
 import pyarrow as pa
-from pydantic import Field
 
 from plumbline.data.parquet import declare_splits
 from plumbline.data.parquet_writer import RowGroupWriter
 from plumbline.errors import DataError
-from plumbline.sources.parquet import ParquetConfig, read_parquet
-from plumbline.sources.scenes import ScenesConfig, read_scenes
+from plumbline.sources.base import SOURCES, Source
+from plumbline.sources.csv import CsvSource
+from plumbline.sources.folders import AudioFolderSource, ImageFolderSource
+from plumbline.sources.jsonl import JsonlSource
+from plumbline.sources.parquet import ParquetSource
+from plumbline.sources.parts import PartsSource
+from plumbline.sources.scenes import ScenesSource
+from plumbline.sources.signals import SignalsSource
+from plumbline.sources.text import TextSource
 
+__all__ = ["SOURCES", "Source", "write_raw"]
 
-class ScenesSource(ScenesConfig):
-    """The embedded drawings, chosen by `source: scenes`."""
-
-    source: Literal["scenes"]
-
-    @property
-    def given_splits(self) -> list[str]:
-        """None: the drawings are split by hash."""
-        return []
-
-    def read(self, path: Path) -> Iterator[pa.RecordBatch]:
-        """Yield the rows; `path` is not read: the drawings are made, not found."""
-        return read_scenes(self)
-
-
-class ParquetSource(ParquetConfig):
-    """Parquet files below the dataset's path, chosen by `source: parquet`."""
-
-    source: Literal["parquet"]
-
-    @property
-    def given_splits(self) -> list[str]:
-        """The splits that the files come in."""
-        return sorted(self.splits)
-
-    def read(self, path: Path) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of the files below `path`."""
-        return read_parquet(self, path)
-
-
-SourceConfig = Annotated[ScenesSource | ParquetSource, Field(discriminator="source")]
+SOURCES.register("scenes", ScenesSource)
+SOURCES.register("signals", SignalsSource)
+SOURCES.register("parquet", ParquetSource)
+SOURCES.register("jsonl", JsonlSource)
+SOURCES.register("csv", CsvSource)
+SOURCES.register("text", TextSource)
+SOURCES.register("imagefolder", ImageFolderSource)
+SOURCES.register("audiofolder", AudioFolderSource)
+SOURCES.register("parts", PartsSource)
 
 ROWS_PER_FILE = 200_000
 

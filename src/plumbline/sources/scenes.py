@@ -7,6 +7,8 @@ with the shorter one.
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ from pydantic import Field, field_validator
 
 from plumbline.config import Config
 from plumbline.sources import scene_text
+from plumbline.sources.base import Source
 from plumbline.sources.scene_text import CELLS, COLORS, SHAPES, SIZES, SceneObject
 
 SCHEMA = pa.schema(
@@ -189,3 +192,18 @@ def read_scenes(config: ScenesConfig) -> Iterator[pa.RecordBatch]:
         stop = min(start + SCENES_PER_BATCH, config.images)
         rows = [row for index in range(start, stop) for row in scene_rows(config, index)]
         yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+
+
+class ScenesSource(ScenesConfig, Source):
+    """The embedded drawings, chosen by `source: scenes`."""
+
+    source: Literal["scenes"]
+
+    @property
+    def given_splits(self) -> list[str]:
+        """None: the drawings are split by hash."""
+        return []
+
+    def read(self, path: Path) -> Iterator[pa.RecordBatch]:
+        """Yield the rows; `path` is not read: the drawings are made, not found."""
+        return read_scenes(self)

@@ -1,62 +1,68 @@
-"""Task `alignment`: images and their captions meet in one space."""
+"""Task `alignment`: images or clips and their captions meet in one space."""
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from plumbline.batch import Batch, LossSum, Sample
 from plumbline.errors import ConfigError, DataError
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.loading.loader import pad_rows
+from plumbline.loading.inputs import Input, build_input, collate_texts
 from plumbline.loading.random import keyed_generator, keyed_seed
-from plumbline.loading.transforms import (
-    augment_images,
-    normalize_images,
-    resize_images,
-    stack_images,
+from plumbline.losses.contrastive import (
+    info_nce,
+    matryoshka,
+    shared_positives,
+    sigmoid_pairs,
 )
-from plumbline.losses.contrastive import info_nce, matryoshka, sigmoid_pairs
 from plumbline.models.config import DualEncoderConfig
-from plumbline.models.dual_encoder import DualEncoder
-from plumbline.models.stored import DualEncoderSpec, source_digests
-from plumbline.tasks.base import Task, TrainingJob
-from plumbline.tasks.config import AlignmentModelConfig, AlignmentTaskConfig
-from plumbline.tokenization.framing import frame_ids
-from plumbline.tokenization.tokenizer import SpecialIds, load_tokenizer
+from plumbline.models.dual_encoder import DualEncoder, DualEncoderSpec
+from plumbline.tasks.base import Embedded, JobContext, Task, TrainingJob, WindowLoss
+from plumbline.tasks.config import AlignmentTaskConfig
+from plumbline.tokenization.tokenizer import SpecialIds
 
 
 class PairSource:
-    """One sample per captioned image of a split; training draws one of its captions per epoch."""
+    """One sample per captioned medium of a split; training draws one of its captions per epoch."""
 
     def __init__(
         self,
         cache: TrainingCache,
         split: str,
+        inputs: Input,
         config: AlignmentTaskConfig,
         *,
         seed: int,
         training: bool,
     ) -> None:
-        """Find the captioned images.
+        """Find the captioned images or clips.
 
         Raises:
             DataError: there is none in this split.
         """
-        self._cache, self._config, self._seed, self._training = cache, config, seed, training
-        self._images = cache.images
-        self._rows = [rows for rows in cache.by_image(split) if len(rows.captions)]
+        self._cache, self._inputs, self._config = cache, inputs, config
+        self._seed, self._training = seed, training
+        rows = cache.by_medium(split, config.inputs.source)
+        self._rows = [row for row in rows if len(row.captions)]
         if not self._rows:
-            raise DataError(f"{cache.folder}: no image with a caption in split {split!r}")
+            raise DataError(
+                f"{cache.folder}: no {config.inputs.modality} with a caption in split {split!r}"
+            )
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Number of media."""
         return len(self._rows)
 
+    def length(self, index: int) -> int:
+        """Steps of a sample's medium."""
+        return self._inputs.length(self._rows[index].number)
+
     def sample(self, index: int, epoch: int) -> Sample:
-        """An image and one of its captions: drawn anew each epoch, or the first to evaluate."""
+        """A medium and one of its captions: drawn anew each epoch, or the first to evaluate."""
         rows = self._rows[index]
         chosen, dropped = 0, False
         if self._training:
@@ -67,10 +73,11 @@ class PairSource:
         return {
             "index": index,
             "epoch": epoch,
-            "image": rows.image,
-            "pixels": self._images[rows.image],
+            "medium_number": rows.number,
+            "medium": self._inputs.fetch(rows.number),
             # The empty text has no number of its own: all dropped captions are one text.
             "text_number": -1 if dropped else number,
+            "text": "" if dropped else self._cache.text(number),
             "ids": self._cache.ids(number)[:0] if dropped else self._cache.ids(number),
         }
 
@@ -78,48 +85,46 @@ class PairSource:
 def collate(
     samples: Sequence[Sample],
     *,
+    inputs: Input,
     config: AlignmentTaskConfig,
-    special_ids: SpecialIds,
-    image_size: int,
+    special_ids: SpecialIds | None,
     seed: int,
     training: bool,
 ) -> Batch:
     """Stack pairs; each distinct caption of the batch is given once.
 
+    Args:
+        samples: of `PairSource`.
+        inputs: stacks the media.
+        config: widths and the longest caption.
+        special_ids: frame the captions; None for a text encoder that takes strings.
+        seed: of the augmentation and of the drawn width.
+        training: whether to augment and draw.
+
     Returns:
-        pixel_values [batch, 3, size, size] float32; input_ids, attention_mask [texts, seq];
-        text_index [batch]: the row of each image's caption; positives [batch, batch] bool;
-        widths [n]: the embedding widths of this batch, empty for the full one;
-        sample_index [batch].
+        media: what `inputs` collates; texts: input_ids, attention_mask [texts, seq], or texts;
+        text_index [batch]: the row of each medium's caption; medium_number, text_number [batch]:
+        equal where medium or caption is the same, -1 for a dropped caption; widths [n]: the
+        embedding widths of this batch, empty for the full one; sample_index [batch].
     """
-    images = stack_images([s["pixels"] for s in samples], [s["index"] for s in samples])
+    draws = None
     if training:
-        augment = config.images.augment
         draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
-        images = augment_images(images, augment, image_size, draws)
-    else:
-        images = resize_images(images, image_size)
-    image_numbers = np.array([s["image"] for s in samples])
     text_numbers = np.array([s["text_number"] for s in samples])
     _, first, text_index = np.unique(text_numbers, return_index=True, return_inverse=True)
-    framed = [
-        frame_ids(samples[i]["ids"], special_ids.bos, special_ids.eos, config.max_text_tokens)
-        for i in first
-    ]
-    input_ids = pad_rows(framed, special_ids.pad)
-    lengths = np.array([len(ids) for ids in framed])
-    same_text = text_numbers[:, None] == text_numbers[None, :]
-    # A dropped caption fits its own image alone: all others would be called the same.
-    same_text &= (text_numbers >= 0)[:, None] | np.eye(len(samples), dtype=bool)
-    positives = same_text | (image_numbers[:, None] == image_numbers[None, :])
+    texts: dict[str, Any] = {"texts": [samples[i]["text"] for i in first]}
+    if special_ids is not None:
+        ids = [samples[i]["ids"] for i in first]
+        texts = collate_texts(ids, special_ids, config.max_text_tokens)
+    names = [s["index"] for s in samples]
     return {
-        "pixel_values": normalize_images(images, config.images.normalize),
-        "input_ids": torch.from_numpy(input_ids),
-        "attention_mask": torch.from_numpy(np.arange(input_ids.shape[1]) < lengths[:, None]).long(),
+        "media": inputs.collate([s["medium"] for s in samples], names, draws),
+        "texts": texts,
         "text_index": torch.from_numpy(text_index),
-        "positives": torch.from_numpy(positives),
+        "medium_number": torch.tensor([s["medium_number"] for s in samples]),
+        "text_number": torch.from_numpy(text_numbers),
         "widths": torch.tensor(_widths(config, samples[0], seed, training), dtype=torch.long),
-        "sample_index": torch.tensor([s["index"] for s in samples]),
+        "sample_index": torch.tensor(names),
     }
 
 
@@ -130,89 +135,127 @@ def _widths(config: AlignmentTaskConfig, first: Sample, seed: int, training: boo
     return [config.widths[int(random.integers(len(config.widths)))]]
 
 
-def loss(model: nn.Module, batch: Batch, *, config: AlignmentTaskConfig) -> LossSum:
-    """The contrastive loss of a batch, counted per image."""
-    out = model(batch["pixel_values"], batch["input_ids"], batch["attention_mask"])
-    texts: Tensor = out.texts[batch["text_index"]]
-    if config.loss == "info_nce":
-        pair_loss = partial(info_nce, logit_scale=out.logit_scale)
-    else:
-        pair_loss = partial(sigmoid_pairs, logit_scale=out.logit_scale, logit_bias=out.logit_bias)
-    widths = batch["widths"].tolist() or [out.images.shape[1]]
-    return matryoshka(out.images, texts, batch["positives"], widths, pair_loss)
+def embed(model: nn.Module, batch: Batch) -> Embedded:
+    """Embed a micro-batch, with what its part in the loss of a window needs."""
+    out = model(batch["media"], batch["texts"])
+    return {
+        "media": out.media,
+        "texts": out.texts[batch["text_index"]],
+        "logit_scale": out.logit_scale,
+        "logit_bias": out.logit_bias,
+        **{name: batch[name] for name in ("medium_number", "text_number", "widths")},
+    }
 
 
-def bind_task(
-    config: AlignmentTaskConfig,
-    special_ids: SpecialIds,
-    image_size: int,
-    *,
-    seed: int,
-    training: bool,
-) -> Task:
-    """The task with its settings bound; `training` turns augmentation and drawn widths on."""
-    return Task(
-        name="alignment",
-        collate=partial(
-            collate,
-            config=config,
-            special_ids=special_ids,
-            image_size=image_size,
-            seed=seed,
-            training=training,
-        ),
-        loss=partial(loss, config=config),
+def window_loss(
+    model: nn.Module, window: Sequence[Embedded], *, config: AlignmentTaskConfig
+) -> LossSum:
+    """The contrastive loss of all pairs of a window, counted per pair.
+
+    What is one for the whole window, such as a drawn width, comes from its first micro-batch: so
+    it is the same however the window is cut.
+    """
+    media, texts, media_numbers, text_numbers = (
+        torch.cat([part[name] for part in window])
+        for name in ("media", "texts", "medium_number", "text_number")
     )
+    scale, bias = window[0]["logit_scale"], window[0]["logit_bias"]
+    if config.loss == "info_nce":
+        pair_loss = partial(info_nce, logit_scale=scale)
+    else:
+        pair_loss = partial(sigmoid_pairs, logit_scale=scale, logit_bias=bias)
+    widths = window[0]["widths"].tolist() or [media.shape[1]]
+    positives = shared_positives(media_numbers, text_numbers)
+    return matryoshka(media, texts, positives, widths, pair_loss)
 
 
-def build_alignment(
-    cache: TrainingCache,
-    model_config: AlignmentModelConfig,
-    config: AlignmentTaskConfig,
-    *,
-    seed: int,
+def loss(model: nn.Module, batch: Batch, *, config: AlignmentTaskConfig) -> LossSum:
+    """The contrastive loss of a batch, counted per pair."""
+    return window_loss(model, [embed(model, batch)], config=config)
+
+
+def build(
+    context: JobContext, model_config: DualEncoderConfig, config: AlignmentTaskConfig
 ) -> TrainingJob:
     """Build model, data and task from a cache.
 
     Raises:
-        ConfigError: a width is larger than embed_dim, or texts longer than the text encoder takes.
-        DataError: a split has no captioned image.
+        ConfigError: a width is larger than embed_dim, texts longer than the text encoder takes, or
+            the inputs are not what the encoder takes.
+        DataError: a split has no captioned image or clip.
     """
-    if config.widths and max(config.widths) > model_config.embed_dim:
-        raise ConfigError(
-            f"task.widths: {max(config.widths)} is larger than model.embed_dim = "
-            f"{model_config.embed_dim}"
-        )
-    text = model_config.text_encoder
-    if not text.pretrained and config.max_text_tokens + 2 > text.max_tokens:
-        raise ConfigError(
-            f"task.max_text_tokens = {config.max_text_tokens}: with bos and eos that is more than "
-            f"model.text_encoder.max_tokens = {text.max_tokens}"
-        )
+    _check(model_config, config)
+    cache, seed = context.cache, context.seed
+    facts = cache.facts["special_ids"]
+    special_ids = SpecialIds(**facts) if facts else None
+    image_size = model_config.image_encoder.image_size if model_config.image_encoder else None
+    inputs = build_input(
+        config.inputs, cache, image_size=image_size, cache_bytes=context.cache_bytes
+    )
     torch.manual_seed(keyed_seed(seed, "weights"))
-    special_ids = SpecialIds(**cache.facts["special_ids"])
-    vocab_size = cache.facts["vocab_size"]
-    size = model_config.image_encoder.image_size
-    source = partial(PairSource, cache, config=config, seed=seed)
-    config_of_model = DualEncoderConfig(**model_config.model_dump(exclude={"freeze"}))
     spec = DualEncoderSpec(
-        model=config_of_model.without_sources(),
-        vocab_size=vocab_size,
+        model=model_config.without_sources(),
+        inputs=config.inputs,
+        channels=getattr(inputs, "channels", None),
+        vocab_size=cache.facts["vocab_size"],
         special_ids=special_ids,
-        normalize=config.images.normalize,
         max_text_tokens=config.max_text_tokens,
         widths=config.widths,
     )
-    return TrainingJob(
-        model=DualEncoder(config_of_model, vocab_size),
-        task=bind_task(config, special_ids, size, seed=seed, training=True),
-        train=source(split="train", training=True),
-        validation=source(split="val", training=False) if "val" in cache.splits else None,
-        spec=spec,
-        tokenizer=load_tokenizer(cache.folder),
-        inputs={
-            **{f"cache/{name}": digest for name, digest in cache.digests.items()},
-            **source_digests(config_of_model.sources()),
-        },
-        validation_task=bind_task(config, special_ids, size, seed=seed, training=False),
+    source = partial(PairSource, cache, inputs=inputs, config=config, seed=seed)
+    task = partial(
+        _bind,
+        inputs=inputs,
+        config=config,
+        special_ids=None if model_config.text_encoder.takes_strings else special_ids,
+        seed=seed,
     )
+    return TrainingJob(
+        model=DualEncoder(model_config, spec.vocab_size, spec.channels),
+        task=task(training=True),
+        train=source(split="train", training=True),
+        validation=source(split="val", training=False) if context.has_validation else None,
+        spec=spec,
+        tokenizer=context.tokenizer(),
+        inputs=context.inputs(model_config.sources()),
+        validation_task=task(training=False),
+    )
+
+
+def _bind(
+    *,
+    inputs: Input,
+    config: AlignmentTaskConfig,
+    special_ids: SpecialIds | None,
+    seed: int,
+    training: bool,
+) -> Task:
+    bound = partial(
+        collate,
+        inputs=inputs,
+        config=config,
+        special_ids=special_ids,
+        seed=seed,
+        training=training,
+    )
+    window = WindowLoss(embed=embed, loss=partial(window_loss, config=config))
+    return Task("alignment", bound, partial(loss, config=config), window=window)
+
+
+def _check(model: DualEncoderConfig, config: AlignmentTaskConfig) -> None:
+    if config.widths and max(config.widths) > model.embed_dim:
+        raise ConfigError(
+            f"task.widths: {max(config.widths)} is larger than model.embed_dim = {model.embed_dim}"
+        )
+    longest = model.text_encoder.longest()
+    if longest is not None and config.max_text_tokens + 2 > longest:
+        raise ConfigError(
+            f"task.max_text_tokens = {config.max_text_tokens}: with bos and eos that is more than "
+            f"model.text_encoder.max_tokens = {longest}"
+        )
+    expected = "image" if model.image_encoder else "audio"
+    if config.inputs.modality not in (expected, "features" if expected == "audio" else "image"):
+        raise ConfigError(
+            f"task.inputs.modality = {config.inputs.modality!r}, but the model has an "
+            f"{expected}_encoder"
+        )

@@ -1,19 +1,54 @@
 """The contract between a kind of work and the training loop."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
 from plumbline.batch import Batch, LossSum, Sample
-from plumbline.config import Config
+from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource
+from plumbline.metrics.perplexity import perplexity
+from plumbline.models.spec import ModelSpec
+from plumbline.models.stored import source_digests
+from plumbline.tokenization.tokenizer import FILE_NAME, load_tokenizer
 
 
 def no_metrics(model: nn.Module) -> Mapping[str, float]:
     """The validation metrics of a task that has none but its loss."""
     return {}
+
+
+def no_loss_metrics(loss: float) -> Mapping[str, float]:
+    """The metrics that follow from the loss of a task where none does."""
+    return {}
+
+
+def perplexity_of(loss: float) -> Mapping[str, float]:
+    """The perplexity of a loss in nats per token."""
+    return {"perplexity": perplexity(loss, 1)}
+
+
+Embedded = Mapping[str, Tensor]
+"""What a micro-batch brings to the loss of its window, by name: floating-point tensors, through
+which gradients flow, and integers that say what belongs together."""
+
+
+@dataclass(frozen=True)
+class WindowLoss:
+    """A loss over all micro-batches of an optimiser step at once, as contrastive negatives need.
+
+    A micro-batch may be embedded twice, the first time without a graph and the second time under
+    the same random numbers, so `embed` must depend on model, batch and torch's generators alone.
+    """
+
+    embed: Callable[[nn.Module, Batch], Embedded]
+    """Micro-batch -> its part in the loss."""
+    loss: Callable[[nn.Module, Sequence[Embedded]], LossSum]
+    """All parts of a window, in order -> the sum and the count of the window."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +66,11 @@ class Task:
     """The sum over what counts, and the count."""
     validation_metrics: Callable[[nn.Module], Mapping[str, float]] = no_metrics
     """Metrics of the whole validation split beside its loss, higher or lower as they are."""
+    loss_metrics: Callable[[float], Mapping[str, float]] = no_loss_metrics
+    """Metrics that follow from the validation loss, such as perplexity."""
+    window: WindowLoss | None = None
+    """Where the sums of micro-batches do not add up to the loss of their window: that loss. With
+    one micro-batch it equals `loss`, which is then used alone."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +81,40 @@ class TrainingJob:
     task: Task
     train: SampleSource
     validation: SampleSource | None
-    spec: Config
+    spec: ModelSpec
     """How to build and feed the model; stored beside the weights."""
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     inputs: Mapping[str, str]
     """Digests of what the training reads, by name."""
     validation_task: Task | None = None
     """Where batches are made differently without augmentation; None: as in training."""
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What the builder of a task has beside the task's own settings."""
+
+    cache: TrainingCache
+    seed: int
+    start: Path = Path()
+    """The folder that training starts from; of no use to a task that starts from nothing."""
+    freeze: Sequence[str] = ()
+    """Parts of the model that stay as they are."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    cache_bytes: int = 0
+    """Most memory for decoded inputs that are kept for the next epoch."""
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The dataset's tokenizer; None where it has no text."""
+        folder = self.cache.folder
+        return load_tokenizer(folder) if (folder / FILE_NAME).is_file() else None
+
+    def inputs(self, sources: Sequence[str]) -> dict[str, str]:
+        """Digests of the cache and of the local checkpoints that parts start from."""
+        digests = {f"cache/{name}": digest for name, digest in self.cache.digests.items()}
+        return {**digests, **source_digests(list(sources))}
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the dataset has a validation split."""
+        return "val" in self.cache.splits

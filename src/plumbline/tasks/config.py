@@ -1,17 +1,20 @@
 """Settings of the tasks. No torch here: a wrong setting is told before it loads."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
-from plumbline.loading.transform_config import ImageTransformConfig
-from plumbline.models.config import DualEncoderConfig, VlmConfig
+from plumbline.errors import ConfigError
+from plumbline.loading.input_config import AnyInput
+from plumbline.losses.registry import CLASS_LOSSES
 
 
 class AlignmentTaskConfig(Config):
     """What alignment optimises."""
 
+    inputs: AnyInput
+    """How images or clips reach their encoder."""
     loss: Literal["info_nce", "sigmoid"] = "info_nce"
     widths: list[int] = Field(default_factory=list)
     """Matryoshka prefix widths; empty: the full width alone."""
@@ -21,7 +24,6 @@ class AlignmentTaskConfig(Config):
     """Probability that a caption is replaced by the empty text in training."""
     max_text_tokens: int = Field(62, ge=1)
     """Longer captions are cut; bos and eos come on top."""
-    images: ImageTransformConfig = Field(default_factory=ImageTransformConfig)
 
     @field_validator("widths")
     @classmethod
@@ -35,13 +37,6 @@ class AlignmentTaskConfig(Config):
         if self.sample_width and not self.widths:
             raise ValueError("sample_width is true, but widths is empty")
         return self
-
-
-class AlignmentModelConfig(DualEncoderConfig):
-    """The dual encoder, and which of its parts stay as they are."""
-
-    freeze: list[str] = Field(default_factory=list)
-    """Parts to freeze, such as text_encoder."""
 
 
 class VlmTaskConfig(Config):
@@ -62,8 +57,70 @@ class VlmTaskConfig(Config):
         return self
 
 
-class VlmModelConfig(VlmConfig):
-    """Projector and decoder beside the aligned encoder, and what stays frozen."""
+class CausalLmTaskConfig(Config):
+    """What the causal language model reads."""
 
-    freeze: list[str] = Field(default_factory=lambda: ["image_encoder"])
-    """Parts to freeze; a frozen image encoder runs once per distinct image."""
+    text: Literal["text", "question_answer"] = "text"
+    """The column `text`, or questions with answers, of which only the answers carry loss."""
+    block_size: int = Field(128, ge=2)
+    """Tokens in front of which the next one is predicted; longer rows are cut."""
+    pack: bool = True
+    """Read all rows as one stream, eos between them, in blocks without padding; text only."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _stream_of_text(self) -> "CausalLmTaskConfig":
+        if self.pack and self.text == "question_answer":
+            raise ValueError("pack is true, but questions and answers are rows: set it to false")
+        return self
+
+
+class MaskedLmTaskConfig(Config):
+    """What the masked language model has to guess."""
+
+    block_size: int = Field(128, ge=2)
+    """Tokens seen at a time; longer rows are cut."""
+    pack: bool = True
+    """Read all rows as one stream, eos between them, in blocks without padding."""
+    masked_share: float = Field(0.15, gt=0.0, lt=1.0)
+    """Of tokens to guess: 80 % of them are hidden, 10 % replaced by any token, 10 % kept."""
+
+
+class Seq2SeqTaskConfig(Config):
+    """What the encoder-decoder learns to write."""
+
+    max_source_tokens: int = Field(126, ge=1)
+    max_target_tokens: int = Field(126, ge=1)
+    """Longer texts are cut; what frames them comes on top."""
+    label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
+
+
+class HeadedTaskConfig(Config):
+    """What classification and regression share."""
+
+    inputs: AnyInput
+
+
+class ClassificationTaskConfig(HeadedTaskConfig):
+    """What the classifier optimises; a dataset of several parts gets a head for each."""
+
+    loss: str = "cross_entropy"
+    """One of `plumbline.losses.registry.CLASS_LOSSES`."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    class_weights: (
+        Literal["none", "balanced"] | dict[str, list[Annotated[float, Field(ge=0.0)]]]
+    ) = "none"
+    """balanced: n / (classes * n of the class) over the training labels; or part -> weights."""
+
+    @field_validator("loss")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            CLASS_LOSSES[name]
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+
+class RegressionTaskConfig(HeadedTaskConfig):
+    """What the regressor optimises: the squared error of the standardised numbers."""

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
-from plumbline.errors import DataError
+from plumbline.errors import CheckpointError, DataError
 from plumbline.files import STATE_DIR, digest_of, sha256_file
 from plumbline.loading import transforms
-from plumbline.loading.cache_reader import ImageRows, TrainingCache
+from plumbline.loading.cache_reader import MediaRows, TrainingCache
+from plumbline.loading.input_config import ImageInputConfig
 from plumbline.loading.loader import pad_rows
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.loading.transform_config import Normalization
@@ -31,12 +32,12 @@ from plumbline.models import features as encoded_features
 from plumbline.models import vision
 from plumbline.models.config import VlmConfig
 from plumbline.models.features import cached_features
-from plumbline.models.stored import VlmSpec, load_image_encoder, source_digests
+from plumbline.models.stored import load_media_encoder
 from plumbline.models.vision import ImageEncoder
-from plumbline.models.vlm import Vlm
-from plumbline.tasks.base import Task, TrainingJob
-from plumbline.tasks.config import VlmModelConfig, VlmTaskConfig
-from plumbline.tokenization.tokenizer import SpecialIds, load_tokenizer
+from plumbline.models.vlm import Vlm, VlmSpec
+from plumbline.tasks.base import JobContext, Task, TrainingJob, perplexity_of
+from plumbline.tasks.config import VlmTaskConfig
+from plumbline.tokenization.tokenizer import SpecialIds
 
 FEATURE_CODE = (vision, encoded_features, transforms)
 """The modules that decide what a frozen encoder's features are."""
@@ -81,7 +82,7 @@ class DialogueSource:
         captions, questions = config.captions_per_image != 0, config.questions_per_image != 0
         self._rows = [
             row
-            for row in cache.by_image(split)
+            for row in cache.by_medium(split, "image")
             if (captions and len(row.captions)) or (questions and len(row.questions))
         ]
         if not self._rows:
@@ -96,12 +97,12 @@ class DialogueSource:
         rows = self._rows[index]
         visual: dict[str, Any] = {}
         if self._images is not None:
-            visual["pixels"] = self._images[rows.image]
+            visual["pixels"] = self._images[rows.number]
         if self._features is not None:
-            visual["features"] = self._features[rows.image]
+            visual["features"] = self._features[rows.number]
         return {"index": index, "segments": self._segments(rows, index, epoch), **visual}
 
-    def _segments(self, rows: ImageRows, index: int, epoch: int) -> list[Segment]:
+    def _segments(self, rows: MediaRows, index: int, epoch: int) -> list[Segment]:
         captions, questions = rows.captions[:1], rows.questions
         if self._training:
             random = keyed_generator(self._seed, "dialogue", epoch, index)
@@ -203,83 +204,81 @@ def loss(model: nn.Module, batch: Batch) -> LossSum:
     return token_cross_entropy(model.logits(hidden[:, :-1][labelled]), labels[labelled])
 
 
-def build_vlm(
-    cache: TrainingCache,
-    start: Path,
-    model_config: VlmModelConfig,
-    config: VlmTaskConfig,
-    *,
-    seed: int,
-    device: torch.device,
-) -> TrainingJob:
-    """Build model, data and task from a cache and the aligned encoder in the folder `start`.
+def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -> TrainingJob:
+    """Build model, data and task from a cache and the aligned encoder that training starts from.
 
     Raises:
-        CheckpointError: `start` holds no aligned encoder, or a file has changed.
+        CheckpointError: the start holds no aligned image encoder, or a file has changed.
         DataError: a split has neither questions nor captions.
     """
-    encoder, aligned, encoder_digest = load_image_encoder(start)
+    cache, seed = context.cache, context.seed
+    encoder, aligned, encoder_digest = load_media_encoder(context.start)
+    if not isinstance(encoder, ImageEncoder) or not isinstance(aligned.inputs, ImageInputConfig):
+        raise CheckpointError(f"{context.start}: its encoder does not see images")
     torch.manual_seed(keyed_seed(seed, "weights"))
     special_ids = SpecialIds(**cache.facts["special_ids"])
-    tokenizer = load_tokenizer(cache.folder)
-    config_of_model = VlmConfig(**model_config.model_dump(exclude={"freeze"}))
+    assert aligned.model.image_encoder is not None
     spec = VlmSpec(
         image_encoder=aligned.model.image_encoder,
-        model=config_of_model.without_sources(),
+        model=model_config.without_sources(),
         vocab_size=cache.facts["vocab_size"],
         special_ids=special_ids,
-        normalize=aligned.normalize,
+        inputs=aligned.inputs,
         max_text_tokens=config.max_text_tokens,
         caption_prompt=config.caption_prompt,
     )
-    inputs = {f"cache/{name}": digest for name, digest in cache.digests.items()}
+    normalize = aligned.inputs.normalize
     features = None
-    if "image_encoder" in model_config.freeze:
-        features = _frozen_features(encoder, spec, cache, encoder_digest, device)
+    if "image_encoder" in context.freeze:
+        features = _frozen_features(encoder, spec, normalize, context, encoder_digest)
+    tokenizer = context.tokenizer()
+    assert tokenizer is not None, "a dataset with special ids has a tokenizer"
     prompt = np.array(tokenizer.encode(config.caption_prompt, add_special_tokens=False).ids)
     source = partial(DialogueSource, cache, config=config, caption_prompt=prompt, features=features)
-    size = spec.image_encoder.image_size
     task = Task(
         name="vlm",
         collate=partial(
             collate,
             config=config,
-            normalize=spec.normalize,
+            normalize=normalize,
             special_ids=special_ids,
-            image_size=size,
+            image_size=spec.image_encoder.image_size,
             image_tokens=encoder.tokens,
         ),
         loss=loss,
+        loss_metrics=perplexity_of,
     )
+    validation = None
+    if context.has_validation:
+        validation = source(split="val", seed=seed, training=False)
     return TrainingJob(
-        model=Vlm(encoder, config_of_model, spec.vocab_size, special_ids.pad),
+        model=Vlm(encoder, model_config, spec.vocab_size, special_ids.pad),
         task=task,
         train=source(split="train", seed=seed, training=True),
-        validation=(
-            source(split="val", seed=seed, training=False) if "val" in cache.splits else None
-        ),
+        validation=validation,
         spec=spec,
         tokenizer=tokenizer,
-        inputs={**inputs, "start": encoder_digest, **source_digests(config_of_model.sources())},
+        inputs={**context.inputs(model_config.sources()), "start": encoder_digest},
     )
 
 
 def _frozen_features(
     encoder: ImageEncoder,
     spec: VlmSpec,
-    cache: TrainingCache,
+    normalize: Normalization,
+    context: JobContext,
     encoder_digest: str,
-    device: torch.device,
 ) -> NDArray[np.float32]:
+    cache = context.cache
     key = digest_of(
         {
             "encoder": encoder_digest,
             "images": cache.digests["images.bin"],
-            "normalize": spec.normalize.model_dump(),
+            "normalize": normalize.model_dump(),
             "config": spec.image_encoder.model_dump(mode="json"),
             "code": [sha256_file(Path(str(module.__file__))) for module in FEATURE_CODE],
             "libraries": [torch.__version__, torchvision.__version__],
-            "device": device.type,
+            "device": context.device.type,
             "threads": torch.get_num_threads(),
         }
     )
@@ -287,8 +286,8 @@ def _frozen_features(
     return cached_features(
         encoder,
         cache.images,
-        spec.normalize,
+        normalize,
         spec.image_encoder.image_size,
         folder=root / STATE_DIR / "features" / key[:16],
-        device=device,
+        device=context.device,
     )

@@ -1,31 +1,36 @@
-"""The training cache: every distinct image decoded once, every distinct text tokenised once.
+"""The training cache: every distinct medium decoded once, every distinct text tokenised once.
 
-A cache folder holds
+A cache folder holds, of what the dataset has,
   images.bin      uint8 [images, height, width, 3], row-major, memory-mapped
+  audio.bin       float32 samples of all clips one after another, mono at `sample_rate`
+  features.bin    float32 [steps of all arrays, channels]
+  *.offsets.bin   int64 [clips + 1] in samples, or [arrays + 1] in steps: where each one begins
   texts.arrow     text, ids: each distinct text beside its token ids, uncut and without bos or eos
-  <split>.arrow   sample_id, image, caption, question, answer: numbers into the two above
+  <split>.arrow   sample_id, numbers into the above by column, part, label (number of the class
+                  within its part), value
   tokenizer.json  what made the ids
-  cache.json      counts and sizes
+  lost_labels.csv rows left out because truncation would cut away their whole answer
+  cache.json      counts, sizes, classes
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
-from PIL import Image
 from pydantic import Field
 from tokenizers import Tokenizer
 
 from plumbline.config import Config
-from plumbline.data.columns import SPLITS
+from plumbline.data.columns import MEDIA, SPLITS, TEXTS
 from plumbline.data.disk_index import DiskIndex
-from plumbline.data.images import decode_rgb, resize_rgb
-from plumbline.errors import DataError
 from plumbline.files import dump_json
+from plumbline.tokenization.media import MediaFile, open_media
 from plumbline.tokenization.tokenizer import (
     FILE_NAME,
     TokenizerConfig,
@@ -34,12 +39,17 @@ from plumbline.tokenization.tokenizer import (
     train_tokenizer,
 )
 
-TEXT_COLUMNS = ("caption", "question", "answer")
 BATCH_ROWS = 4096
 
 TEXT_SCHEMA = pa.schema([("text", pa.string()), ("ids", pa.list_(pa.int32()))])
+NUMBERED = (*MEDIA, *TEXTS)
 SAMPLE_SCHEMA = pa.schema(
-    [("sample_id", pa.string())] + [(n, pa.int32()) for n in ("image", *TEXT_COLUMNS)]
+    [("sample_id", pa.string())]
+    + [(name, pa.int32()) for name in (*NUMBERED, "part", "label")]
+    + [("value", pa.float64())]
+)
+LOST_SCHEMA = pa.schema(
+    [("split", pa.string()), ("sample_id", pa.string()), ("tokens", pa.int32())]
 )
 
 
@@ -49,6 +59,10 @@ class TokenizeConfig(Config):
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     image_size: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=2, max_length=2)
     """Height and width of the cached images, in pixels; None: the one size that all have."""
+    sample_rate: int = Field(16_000, ge=1000, le=192_000)
+    """Of the cached audio, in Hz; other rates are resampled."""
+    max_tokens: int | None = Field(None, ge=2)
+    """Longest question and answer together with what frames them; None: no limit here."""
 
 
 def _read_split(clean: Path, split: str) -> Iterator[pa.RecordBatch]:
@@ -60,7 +74,7 @@ def _read_split(clean: Path, split: str) -> Iterator[pa.RecordBatch]:
 
 def _training_texts(clean: Path) -> Iterator[str]:
     for batch in _read_split(clean, "train"):
-        for name in [name for name in TEXT_COLUMNS if name in batch.schema.names]:
+        for name in [name for name in TEXTS if name in batch.schema.names]:
             yield from batch.column(name).drop_null().to_pylist()
 
 
@@ -70,62 +84,66 @@ def build_cache(clean: Path, out: Path, config: TokenizeConfig, shapes: dict[str
     Args:
         clean: folder with `<split>.parquet`.
         out: empty folder; gets the files named at the top of this module.
-        config: tokenizer and image size.
-        shapes: content of shapes.json, for the one image size of the dataset.
+        config: tokenizer, image size, sample rate.
+        shapes: content of shapes.json: sizes of the media, classes of the labels.
 
     Raises:
-        DataError: images differ in size and no `image_size` is set, or there is no text.
+        DataError: images differ in size and no `image_size` is set, a medium cannot be decoded,
+            or a text column holds no text to train a tokenizer on.
     """
-    if config.tokenizer.pretrained:
-        tokenizer = load_pretrained(config.tokenizer.pretrained)
-    else:
-        tokenizer = train_tokenizer(_training_texts(clean), config.tokenizer)
-    tokenizer.save(str(out / FILE_NAME))
-    writer = _CacheWriter(out, tokenizer, _image_size(config, shapes))
+    tokenizer = _tokenizer(clean, config) if shapes.get("texts") else None
+    if tokenizer is not None:
+        tokenizer.save(str(out / FILE_NAME))
+    writer = _CacheWriter(out, tokenizer, config, shapes)
     rows = {split: writer.write_split(clean, split) for split in SPLITS}
     facts = writer.close()
-    specials = special_ids(tokenizer).model_dump()
     description = {
         "rows": {split: count for split, count in rows.items() if count},
-        "vocab_size": tokenizer.get_vocab_size(),
-        "special_ids": specials,
+        "vocab_size": tokenizer.get_vocab_size() if tokenizer else 0,
+        "special_ids": special_ids(tokenizer).model_dump() if tokenizer else None,
+        "max_tokens": config.max_tokens,
+        "labels": shapes.get("labels", {}),
+        "values": shapes.get("values", {}),
         **facts,
     }
     (out / "cache.json").write_text(dump_json(description))
 
 
-def _image_size(config: TokenizeConfig, shapes: dict[str, Any]) -> tuple[int, int] | None:
-    sizes = shapes["image"]["sizes"] if "image" in shapes else []
-    if not sizes:
-        return None
-    if config.image_size is not None:
-        return config.image_size[0], config.image_size[1]
-    if len(sizes) > 1:
-        shown = ", ".join(f"{s['height']}x{s['width']} ({s['images']})" for s in sizes[:3])
-        raise DataError(
-            f"images have {len(sizes)} different sizes, the most frequent {shown}; "
-            "set tokenize.image_size of the dataset to one height and width"
-        )
-    return sizes[0]["height"], sizes[0]["width"]
+def _tokenizer(clean: Path, config: TokenizeConfig) -> Tokenizer:
+    if config.tokenizer.pretrained:
+        return load_pretrained(config.tokenizer.pretrained)
+    return train_tokenizer(_training_texts(clean), config.tokenizer)
 
 
 class _CacheWriter:
     """Streams rows into the cache files; distinct values are numbered as they are met."""
 
-    def __init__(self, out: Path, tokenizer: Tokenizer, size: tuple[int, int] | None) -> None:
-        self._out, self._tokenizer, self._size = out, tokenizer, size
+    def __init__(
+        self, out: Path, tokenizer: Tokenizer | None, config: TokenizeConfig, shapes: dict[str, Any]
+    ) -> None:
+        self._out, self._tokenizer, self._limit = out, tokenizer, config.max_tokens
+        self._labels = {
+            part: {name: number for number, name in enumerate(labels["classes"])}
+            for part, labels in shapes.get("labels", {}).items()
+        }
+        self._parts = list(shapes.get("labels", {}) or shapes.get("values", {}) or {"": None})
         self._files = ExitStack()
+        self._media: dict[str, MediaFile] = open_media(
+            out, config.image_size, config.sample_rate, shapes, self._files
+        )
         self._indexes = {}
-        for name in ("images", "texts"):
+        for name in (*self._media, "texts"):
             path = out / f".{name}.sqlite"
             self._indexes[name] = DiskIndex(path)
             self._files.callback(path.unlink)
             self._files.callback(self._indexes[name].close)
-        self._images = self._files.enter_context((out / "images.bin").open("wb"))
         self._texts = self._files.enter_context(
             pa.ipc.new_file(str(out / "texts.arrow"), TEXT_SCHEMA)
         )
         self._longest = 0
+        self._lengths: list[int] = []
+        self._lost: list[dict[str, Any]] = []
+        self._cut: Counter[str] = Counter()
 
     def write_split(self, clean: Path, split: str) -> int:
         """Write `<split>.arrow`; returns its number of rows, 0 where the split does not exist."""
@@ -133,48 +151,45 @@ class _CacheWriter:
         for batch in _read_split(clean, split):
             if sink is None:
                 sink = pa.ipc.new_file(str(self._out / f"{split}.arrow"), SAMPLE_SCHEMA)
-            sink.write_batch(self._number_batch(batch))
-            rows += batch.num_rows
+            numbered = self._leave_out_lost(self._number_batch(batch), split)
+            sink.write_batch(numbered)
+            rows += numbered.num_rows
         if sink is not None:
             sink.close()
         return rows
 
     def _number_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         present = batch.schema.names
-        empty = pa.nulls(batch.num_rows, pa.int32())
-        columns = [batch.column("sample_id")]
-        columns.append(self._number_images(batch.column("image")) if "image" in present else empty)
+        columns: dict[str, pa.Array] = {"sample_id": batch.column("sample_id")}
+        for name in [name for name in self._media if name in present]:
+            columns[name] = self._number_media(name, batch.column(name))
         new_texts: list[str] = []
-        for name in TEXT_COLUMNS:
-            numbered = name in present
-            columns.append(self._number_texts(batch.column(name), new_texts) if numbered else empty)
+        for name in [name for name in TEXTS if name in present]:
+            columns[name] = self._number_texts(batch.column(name), new_texts)
         self._encode(new_texts)
-        return pa.RecordBatch.from_arrays(columns, schema=SAMPLE_SCHEMA)
+        columns["part"], columns["label"] = self._number_labels(batch)
+        if "value" in present:
+            values = [None if v is None else float(v) for v in batch.column("value").to_pylist()]
+            columns["value"] = pa.array(values, pa.float64())
+        empty = {
+            field.name: pa.nulls(batch.num_rows, field.type)
+            for field in SAMPLE_SCHEMA
+            if field.name not in columns
+        }
+        return pa.RecordBatch.from_pydict({**columns, **empty}, SAMPLE_SCHEMA)
 
-    def _number_images(self, column: pa.Array) -> pa.Array:
+    def _number_media(self, name: str, column: pa.Array) -> pa.Array:
         numbers: list[int | None] = []
         for value in column:
             data = value.as_py()
             if data is None:
                 numbers.append(None)
                 continue
-            number, new = self._indexes["images"].number(hashlib.sha256(data).digest())
+            number, new = self._indexes[name].number(hashlib.sha256(data).digest())
             if new:
-                assert self._size is not None  # there is an image, so shapes.json has its size
-                self._images.write(self._pixels(data))
+                self._media[name].append(data)
             numbers.append(number)
         return pa.array(numbers, pa.int32())
-
-    def _pixels(self, data: bytes) -> bytes:
-        assert self._size is not None
-        try:
-            return resize_rgb(decode_rgb(data), *self._size).tobytes()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            digest = hashlib.sha256(data).hexdigest()
-            raise DataError(
-                f"the image with SHA-256 {digest[:16]} cannot be decoded ({error}); set "
-                "validate.level of the dataset to full"
-            ) from None
 
     def _number_texts(self, column: pa.Array, new_texts: list[str]) -> pa.Array:
         encoded = column.dictionary_encode()
@@ -189,19 +204,59 @@ class _CacheWriter:
     def _encode(self, texts: list[str]) -> None:
         if not texts:
             return
+        assert self._tokenizer is not None  # there is text, so shapes.json has it
         ids = [e.ids for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         self._longest = max(self._longest, *(len(i) for i in ids), 0)
+        self._lengths += [len(i) for i in ids] if self._limit else []
         self._texts.write_batch(
             pa.RecordBatch.from_pydict({"text": texts, "ids": ids}, TEXT_SCHEMA)
         )
 
+    def _number_labels(self, batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
+        rows, names = batch.num_rows, batch.schema.names
+        parts = batch.column("part").to_pylist() if "part" in names else [""] * rows
+        parts = [part or "" for part in parts]
+        numbers = {part: number for number, part in enumerate(self._parts)}
+        part_numbers = pa.array([numbers.get(part) for part in parts], pa.int32())
+        if "label" not in names:
+            return part_numbers, pa.nulls(rows, pa.int32())
+        labels = [
+            None if label is None else self._labels[part][label]
+            for part, label in zip(parts, batch.column("label").to_pylist(), strict=True)
+        ]
+        return part_numbers, pa.array(labels, pa.int32())
+
+    def _leave_out_lost(self, batch: pa.RecordBatch, split: str) -> pa.RecordBatch:
+        """Take out the rows whose question alone fills `max_tokens`: no label would be left."""
+        if self._limit is None:
+            return batch
+        keep = []
+        columns = (batch.column(n).to_pylist() for n in ("sample_id", "question", "answer"))
+        for sample_id, question, answer in zip(*columns, strict=True):
+            lost = False
+            if question is not None and answer is not None:
+                asked = self._lengths[question] + 1
+                lost = asked >= self._limit
+                self._cut[split] += not lost and asked + self._lengths[answer] + 1 > self._limit
+                if lost:
+                    entry = {"split": split, "sample_id": sample_id, "tokens": asked}
+                    self._lost.append(entry)
+            keep.append(not lost)
+        return batch.filter(pa.array(keep))
+
     def close(self) -> dict[str, Any]:
         """Finish the files and return the facts about them."""
+        if self._lost:
+            table = pa.Table.from_pylist(self._lost, LOST_SCHEMA)
+            pyarrow.csv.write_csv(table, self._out / "lost_labels.csv")
         facts: dict[str, Any] = {
+            "parts": self._parts,
             "texts": len(self._indexes["texts"]),
             "longest_text_tokens": self._longest,
-            "images": len(self._indexes["images"]),
-            "image_shape": [*self._size, 3] if self._size else None,
+            "lost_labels": dict(Counter(entry["split"] for entry in self._lost)),
+            "cut_answers": dict(self._cut),
         }
+        for medium in self._media.values():
+            facts |= medium.facts()
         self._files.close()
         return facts

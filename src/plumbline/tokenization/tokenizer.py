@@ -1,17 +1,26 @@
-"""Byte-pair encoding: training, loading, and the special tokens that all models here use."""
+"""Tokenizers: training, loading, and the special tokens that all models here use."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from pydantic import Field, model_validator
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from plumbline.config import Config
 from plumbline.errors import ConfigError, DataError
 
-PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-SPECIAL_TOKENS = (PAD, BOS, EOS)
-"""Their ids are 0, 1 and 2 in a tokenizer that is trained here."""
+PAD, BOS, EOS, MASK, UNKNOWN = "<pad>", "<bos>", "<eos>", "<mask>", "<unk>"
+SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {
+    "bpe": (PAD, BOS, EOS, MASK),
+    "char": (PAD, BOS, EOS, MASK, UNKNOWN),
+}
+"""Kind of tokenizer -> its special tokens; their ids are 0, 1, ... in one that is trained here."""
+
+SMALLEST_VOCABULARY = {
+    "bpe": 256 + len(SPECIAL_TOKENS["bpe"]),
+    "char": len(SPECIAL_TOKENS["char"]) + 1,
+}
 
 FILE_NAME = "tokenizer.json"
 
@@ -19,35 +28,67 @@ FILE_NAME = "tokenizer.json"
 class TokenizerConfig(Config):
     """How text becomes ids: trained on the training split, or taken from a checkpoint."""
 
-    vocab_size: int = Field(2000, ge=260)
-    """Upper limit; at least the 256 bytes and the special tokens."""
+    kind: Literal["bpe", "char"] = "bpe"
+    """Byte-level byte-pair encoding, or one token per character."""
+    vocab_size: int = Field(2000, ge=1)
+    """Upper limit; at least the special tokens and, for bpe, the 256 bytes."""
     min_frequency: int = Field(2, ge=1)
     pretrained: str | None = None
     """A folder with tokenizer.json, or a hub id; then nothing is trained."""
 
+    @model_validator(mode="after")
+    def _room(self) -> "TokenizerConfig":
+        smallest = SMALLEST_VOCABULARY[self.kind]
+        if self.vocab_size < smallest:
+            raise ValueError(
+                f"vocab_size {self.vocab_size} has no room: {self.kind} needs at least {smallest} "
+                f"for {', '.join(SPECIAL_TOKENS[self.kind])}"
+                + (" and the 256 bytes" if self.kind == "bpe" else " and a character")
+            )
+        return self
+
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
-    """Train a byte-level BPE, so that any text comes back from its ids exactly (after NFC).
+    """Train one tokenizer on all texts of a dataset, of whatever language.
+
+    With `bpe` any text comes back from its ids exactly (after NFC); with `char` characters that
+    training has not seen, or seen too rarely, become the unknown token.
 
     Raises:
         DataError: there is no text at all.
     """
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer, trainer = _bpe(config) if config.kind == "bpe" else _characters(config)
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
-        min_frequency=config.min_frequency,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
     seen = _Counted(texts)
     tokenizer.train_from_iterator(seen, trainer)
     if not seen.count:
-        raise DataError("no text to train a tokenizer on: no row has a caption or a question")
+        raise DataError("no text to train a tokenizer on: no training row has any")
     return _as_plain_text(tokenizer)
+
+
+def _bpe(config: TokenizerConfig) -> tuple[Tokenizer, Any]:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer, trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=list(SPECIAL_TOKENS["bpe"]),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+
+
+def _characters(config: TokenizerConfig) -> tuple[Tokenizer, Any]:
+    tokenizer = Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer, trainers.WordLevelTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=list(SPECIAL_TOKENS["char"]),
+        show_progress=False,
+    )
 
 
 class _Counted:
@@ -104,6 +145,18 @@ class SpecialIds(Config):
     pad: int
     bos: int
     eos: int
+
+
+def mask_id(tokenizer: Tokenizer) -> int:
+    """Id of the token that hides another one, also under BERT's name.
+
+    Raises:
+        ConfigError: the tokenizer has none.
+    """
+    for name in (MASK, "[MASK]"):
+        if (found := tokenizer.token_to_id(name)) is not None:
+            return int(found)
+    raise ConfigError(f"the tokenizer has no mask token (tried {MASK}, [MASK])")
 
 
 _ALIASES = {

@@ -43,6 +43,8 @@ class TrainingState:
     history: dict[str, Any]
     scaler: dict[str, Any] = field(default_factory=dict)
     """Of the gradient scaler; empty unless the precision is fp16."""
+    plateau: dict[str, Any] = field(default_factory=dict)
+    """Of schedule `plateau`."""
 
 
 class CheckpointStore:

@@ -2,9 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
+from plumbline.errors import ConfigError
+from plumbline.registry import Registry
+from plumbline.training.schedule import ScheduleConfig
 
 
 class PartConfig(Config):
@@ -14,40 +17,68 @@ class PartConfig(Config):
     weight_decay: float | None = Field(None, ge=0.0)
 
 
+OPTIMIZERS: Registry[str] = Registry("optimizer")
+"""Name -> `module:function`, a `plumbline.training.optim.BuildOptimizer`."""
+
+for _name in ("adamw", "sgd", "muon"):
+    OPTIMIZERS.register(_name, f"plumbline.training.optim:build_{_name}")
+
+
+class SgdConfig(Config):
+    """What only `sgd` reads."""
+
+    momentum: float = Field(0.9, ge=0.0, lt=1.0)
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _something_to_look_ahead(self) -> "SgdConfig":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov is true, but momentum is 0")
+        return self
+
+
+class MuonConfig(Config):
+    """What only `muon` reads: it trains the matrices of hidden layers, and AdamW all the rest."""
+
+    momentum: float = Field(0.95, ge=0.0, lt=1.0)
+    nesterov: bool = True
+    newton_schulz_steps: int = Field(5, ge=1, lt=100)
+    lr_scale: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
+    """match_rms_adamw: steps as large as AdamW's, so that its learning rates and decays fit."""
+    adamw_lr_ratio: float = Field(1.0, gt=0.0)
+    """Learning rate of what AdamW trains, as a multiple of the one that Muon has there."""
+    adamw_parts: list[str] = Field(default_factory=list)
+    """Name prefixes of matrices for AdamW, such as a classifier's head. Embeddings, language-model
+    heads, convolutions, norms and biases are AdamW's in any case."""
+
+
 class OptimConfig(Config):
     """The optimiser and its groups."""
 
-    name: Literal["adamw"] = "adamw"
+    name: str = "adamw"
+    """An entry of `OPTIMIZERS`."""
     lr: float = Field(1e-4, gt=0.0)
     weight_decay: float = Field(0.01, ge=0.0)
     betas: list[Annotated[float, Field(ge=0.0, lt=1.0)]] = Field(
         [0.9, 0.98], min_length=2, max_length=2
     )
+    """Of adamw, as is eps."""
     eps: float = Field(1e-8, gt=0.0)
     decay_norms_and_biases: bool = False
     """Whether parameters of one dimension or none decay too."""
     parts: dict[str, PartConfig] = Field(default_factory=dict)
     """Name prefix, such as `projector` -> what differs there."""
+    sgd: SgdConfig = Field(default_factory=SgdConfig)
+    muon: MuonConfig = Field(default_factory=MuonConfig)
 
-
-class ScheduleConfig(Config):
-    """Learning rate over optimiser steps: a linear warm-up, then a curve."""
-
-    name: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "cosine"
-    warmup_steps: int | None = Field(None, ge=0)
-    warmup_share: float | None = Field(None, ge=0.0, lt=1.0)
-    """Warm-up as a share of all steps, in place of warmup_steps."""
-    final_share: float = Field(0.0, ge=0.0, le=1.0)
-    """Learning rate at the last step of linear and cosine, as a share of the peak."""
-
-    @model_validator(mode="after")
-    def _one_warmup(self) -> "ScheduleConfig":
-        if self.warmup_steps is not None and self.warmup_share is not None:
-            raise ValueError(
-                f"warmup_steps {self.warmup_steps} and warmup_share {self.warmup_share} "
-                "contradict: set one of them"
-            )
-        return self
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            OPTIMIZERS[name]
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return name
 
 
 class EarlyStoppingConfig(Config):
@@ -82,14 +113,20 @@ class TrainerConfig(Config):
     """auto: bf16 where the device has units for it, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     validate_every_epochs: int = Field(1, ge=0)
-    """0 switches validation off; then the last weights count as the best."""
+    """0: not at the ends of epochs. Where validation is on at all, it comes at the end too."""
+    validate_every_steps: int | None = Field(None, ge=1)
+    """Optimiser steps between validations, beside those at the ends of epochs. Without either the
+    last weights count as the best."""
     monitor: str = "loss"
     """The validation metric that decides on the best weights and on early stopping."""
     mode: Literal["min", "max"] = "min"
     early_stopping: EarlyStoppingConfig | None = None
     non_finite: Literal["stop", "skip"] = "stop"
     """What to do about a step whose loss or gradient is not finite."""
+    failing_batch: Literal["stop", "skip"] = "stop"
+    """What to do about a step whose loss or gradient raises an error, such as out of memory."""
     max_skipped_steps: int = Field(10, ge=0)
+    """More steps skipped than this, for either cause, stop the training."""
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
@@ -102,6 +139,15 @@ class TrainerConfig(Config):
                 f"schedule.warmup_steps {warmup} is longer than the training: max_steps "
                 f"{self.max_steps}"
             )
-        if self.early_stopping is not None and self.validate_every_epochs == 0:
-            raise ValueError("early_stopping needs validation: validate_every_epochs is 0")
+        if not self.validates:
+            off = "validate_every_epochs is 0 and validate_every_steps is null"
+            if self.early_stopping is not None:
+                raise ValueError(f"early_stopping needs validation: {off}")
+            if self.schedule.name == "plateau":
+                raise ValueError(f"schedule plateau needs validation: {off}")
         return self
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is any validation."""
+        return self.validate_every_epochs > 0 or self.validate_every_steps is not None

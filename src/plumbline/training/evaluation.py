@@ -3,18 +3,9 @@
 import torch
 from torch import nn
 
-from plumbline.batch import Batch
 from plumbline.loading.loader import Loader
-from plumbline.models.device import autocast
+from plumbline.models.device import autocast, to_device
 from plumbline.tasks.base import Task
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move the tensors of a batch; strings stay."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-    }
 
 
 @torch.inference_mode()

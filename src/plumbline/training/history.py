@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ Row = dict[str, float | int]
 
 @dataclass
 class History:
-    """Three tables: optimiser steps, micro-batches, validations. None holds a time."""
+    """What was measured, as tables of plain numbers; none holds a time."""
 
     steps: list[Row] = field(default_factory=list)
     """global_step, micro_step, epoch, samples, loss, lr, grad_norm."""
@@ -19,10 +20,12 @@ class History:
     """micro_step, global_step (the step that it belongs to), loss, count."""
     validations: list[Row] = field(default_factory=list)
     """global_step, epoch and the validation metrics."""
+    skipped: list[dict[str, int | str]] = field(default_factory=list)
+    """Steps left out: global_step, micro_step, epoch, reason, samples (their numbers)."""
 
-    def state(self) -> dict[str, list[Row]]:
+    def state(self) -> dict[str, Any]:
         """The tables as plain data, for a checkpoint."""
-        return {"steps": self.steps, "micro": self.micro, "validations": self.validations}
+        return dict(vars(self))
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "History":
@@ -30,17 +33,22 @@ class History:
         return cls(**state)
 
     def write(self, folder: Path) -> None:
-        """Write `train.csv`, `micro.csv` and, where there is any, `val.csv`; floats exactly."""
-        for name, rows in (
-            ("train", self.steps),
-            ("micro", self.micro),
-            ("val", self.validations),
-        ):
+        """Write `train.csv`, `micro.csv`, `val.csv` and `skipped.csv`, floats exactly.
+
+        A table without rows is not written.
+        """
+        tables: dict[str, Sequence[Mapping[str, float | int | str]]] = {
+            "train": self.steps,
+            "micro": self.micro,
+            "val": self.validations,
+            "skipped": self.skipped,
+        }
+        for name, rows in tables.items():
             if rows:
                 (folder / f"{name}.csv").write_text(_as_csv(rows))
 
 
-def _as_csv(rows: list[Row]) -> str:
+def _as_csv(rows: Sequence[Mapping[str, float | int | str]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")

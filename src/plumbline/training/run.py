@@ -70,6 +70,7 @@ def train_to_folder(
             seed=run.seed,
             fingerprint=fingerprint,
             frozen=run.frozen,
+            validation_task=job.validation_task,
             on_log=on_log,
         )
         with staged_folder(out) as partial:
@@ -86,7 +87,7 @@ def train_to_folder(
 
 
 def _validation_loader(run: TrainingRun, job: TrainingJob) -> Loader | None:
-    if job.validation is None or run.trainer.validate_every_epochs == 0:
+    if job.validation is None or not run.trainer.validates:
         return None
     collate = (job.validation_task or job.task).collate
     return Loader(job.validation, collate, run.loader, seed=run.seed, shuffle=False)
@@ -112,6 +113,7 @@ def _figures(result: FitResult, parameters: dict[str, dict[str, int]]) -> dict[s
         "optimizer_steps": result.clock.global_step,
         "micro_steps": result.clock.micro_step,
         "samples": result.clock.samples,
+        "targets": result.clock.targets,
         "epochs": result.clock.epoch,
         "skipped_steps": result.clock.skipped,
         "final_train_loss": _last_finite([row["loss"] for row in result.history.steps]),

@@ -12,23 +12,34 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from plumbline.batch import Batch
 from plumbline.errors import ConfigError, TrainingError
 from plumbline.loading.loader import Loader
 from plumbline.loading.random import keyed_seed
-from plumbline.models.device import autocast, resolve_device, resolve_precision
+from plumbline.models.device import resolve_device, resolve_precision
 from plumbline.tasks.base import Task
 from plumbline.training.checkpoint import CheckpointStore, TrainingState
+from plumbline.training.clock import Best, Clock
 from plumbline.training.config import TrainerConfig
-from plumbline.training.evaluation import evaluate_loss, to_device
+from plumbline.training.evaluation import evaluate_loss
 from plumbline.training.freeze import check_frozen, freeze, frozen_digests, set_training_mode
+from plumbline.training.gpu import GpuFigures
 from plumbline.training.history import History, Row
-from plumbline.training.optim import build_optimizer, set_lr
+from plumbline.training.optim import build_optimizer, describe_groups, set_lr
 from plumbline.training.progress import training_progress
-from plumbline.training.schedule import lr_factor, resolve_warmup
+from plumbline.training.schedule import Plateau, lr_factor, resolve_warmup
 from plumbline.training.signals import StopRequest
+from plumbline.training.skipping import (
+    FAILURES,
+    Fault,
+    failure,
+    not_finite,
+    skip_step,
+    stop_text,
+)
+from plumbline.training.window import Buffers, Gradients, WindowSums
 
 logger = logging.getLogger(__name__)
 
@@ -36,50 +47,14 @@ OnLog = Callable[[int, Mapping[str, float]], None]
 """(global_step, values): called once per optimiser step and validation."""
 
 
-@dataclass
-class Clock:
-    """The one count of progress; schedule, log, checkpoint and early stopping all read it."""
-
-    epoch: int = 0
-    """Epochs begun and not ended, counted from 0."""
-    micro_in_epoch: int = 0
-    """Micro-batches of this epoch already used."""
-    micro_step: int = 0
-    """Micro-batches used so far."""
-    global_step: int = 0
-    """Optimiser updates made so far."""
-    samples: int = 0
-    skipped: int = 0
-    """Optimiser steps left out because loss or gradient was not finite."""
-
-
-@dataclass
-class Best:
-    """The best validation so far; only a finite value is best, and of equals the first stays."""
-
-    value: float | None = None
-    global_step: int = 0
-    epoch: int = 0
-    since: int = 0
-    """Validations since the last change of at least `min_change` for the better."""
-    anchor: float | None = None
-    """The value of that change."""
-
-    def update(self, value: float, mode: str, min_change: float, clock: Clock) -> bool:
-        """Take a new value; true when it is the best so far, by however little."""
-        if not math.isfinite(value):
-            self.since += 1
-            return False
-        sign = 1 if mode == "max" else -1
-        if self.anchor is None or sign * (value - self.anchor) > min_change:
-            self.anchor, self.since = value, 0
-        else:
-            self.since += 1
-        if self.value is not None and sign * (value - self.value) <= 0:
-            return False
-        self.value = value
-        self.global_step, self.epoch = clock.global_step, clock.epoch
-        return True
+def _count_steps(train: Loader, config: TrainerConfig) -> int:
+    """Optimiser steps of the whole training; epochs may differ in their number of batches."""
+    steps = 0
+    for epoch in range(config.epochs):
+        steps += math.ceil(train.count(epoch) / config.grad_accum_steps)
+        if config.max_steps is not None and steps >= config.max_steps:
+            return config.max_steps
+    return steps
 
 
 @dataclass(frozen=True)
@@ -109,6 +84,7 @@ class Trainer:
         seed: int,
         fingerprint: str,
         frozen: Sequence[str] = (),
+        validation_task: Task | None = None,
         on_log: OnLog | None = None,
     ) -> None:
         """Bind everything and check that it fits together.
@@ -119,10 +95,11 @@ class Trainer:
         """
         if not len(train):
             raise ConfigError("no training sample: nothing in the train split fits the task")
-        if config.validate_every_epochs and not (validation and len(validation)):
+        if config.validates and not (validation and len(validation)):
+            every = "epochs" if config.validate_every_epochs else "steps"
             raise ConfigError(
-                "trainer.validate_every_epochs: no validation sample; give the dataset a "
-                "validation split, or set it to 0 to train without"
+                f"trainer.validate_every_{every}: no validation sample; give the dataset a "
+                "validation split, or switch validation off to train without (0 epochs, null steps)"
             )
         self.device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
@@ -132,22 +109,26 @@ class Trainer:
         self._frozen_before = frozen_digests(model, frozen)
         self._optimizer = build_optimizer(model, config.optim)
         self._scaler = torch.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self._gradients = Gradients(self.model, task, self.device, self.precision, self._scaler)
         self._task, self._train, self._validation, self._config = task, train, validation, config
+        self._validation_task = validation_task or task
         self._store, self._seed, self._fingerprint = store, seed, fingerprint
         self._on_log = on_log or (lambda step, values: None)
-        steps_per_epoch = math.ceil(len(train) / config.grad_accum_steps)
-        self.total_steps = min(config.epochs * steps_per_epoch, config.max_steps or 10**12)
-        resolve_warmup(config.schedule, self.total_steps)
+        self._skips = "skip" in (config.non_finite, config.failing_batch)
+        self.total_steps = _count_steps(train, config)
+        self._warmup = resolve_warmup(config.schedule, self.total_steps)
         self.clock, self.best, self.history = Clock(), Best(), History()
+        self._plateau = Plateau()
 
     def fit(self) -> FitResult:
         """Train, or go on from the run's own checkpoint, and leave the best weights in the model.
 
         Raises:
-            TrainingError: a loss was not finite, or a frozen tensor changed.
+            TrainingError: a step failed or was not finite, or a frozen tensor changed.
             SystemExit: a signal asked to stop; the state is saved first.
         """
         self._resume()
+        gpu = GpuFigures(self.device)
         with StopRequest() as stop, training_progress(self.total_steps) as progress:
             progress(self.clock.global_step, None)
             # An epoch that was begun is ended too, also by a run killed in its last validation.
@@ -155,31 +136,39 @@ class Trainer:
                 for window in self._windows():
                     loss = self._step(window)
                     progress(self.clock.global_step, loss)
+                    self._validate_within_epoch()
                     self._save_within_epoch(stop)
+                gpu.sample()
                 self._end_epoch()
                 stop.leave()
         frozen = check_frozen(self.model, self._frozen, self._frozen_before)
-        if self._config.validate_every_epochs:
+        if self._config.validates:
             if self.best.value is None:
                 raise TrainingError(
                     f"trainer.monitor = {self._config.monitor!r}: not finite in any validation, so "
                     "no weights are best; look at the data and lower optim.lr"
                 )
             self._store.load_best(self.model)
-        facts = {"device": str(self.device), "precision": self.precision}
+        facts = {
+            "device": str(self.device),
+            "precision": self.precision,
+            "parameter_groups": describe_groups(self.model, self._config.optim),
+            **gpu.facts(),
+        }
         return FitResult(self.history, self.clock, self.best, frozen, facts)
 
-    def _finished(self) -> bool:
+    def _stopped_early(self) -> bool:
         stopping = self._config.early_stopping
-        if stopping is not None and self.best.since >= stopping.patience:
-            return True
+        return stopping is not None and self.best.since >= stopping.patience
+
+    def _finished(self) -> bool:
         done = self.clock.global_step >= self.total_steps
-        return done or self.clock.epoch >= self._config.epochs
+        return done or self._stopped_early() or self.clock.epoch >= self._config.epochs
 
     def _windows(self) -> Iterator[list[Batch]]:
         """The rest of the epoch or of the training, in windows of `grad_accum_steps` batches."""
         batches = self._train.batches(self.clock.epoch, start=self.clock.micro_in_epoch)
-        while self.clock.global_step < self.total_steps:
+        while self.clock.global_step < self.total_steps and not self._stopped_early():
             window = list(itertools.islice(batches, self._config.grad_accum_steps))
             if not window:
                 return
@@ -187,45 +176,56 @@ class Trainer:
 
     def _step(self, window: list[Batch]) -> float:
         """One optimiser step over a window; returns its loss per target."""
-        # Dropout and the like depend on the step alone, so a resumed run needs no generator state.
-        torch.manual_seed(keyed_seed(self._seed, "step", self.clock.micro_step))
         set_training_mode(self.model, self._frozen)
         factor = lr_factor(self._config.schedule, self.clock.global_step, self.total_steps)
-        set_lr(self._optimizer, factor)
+        set_lr(self._optimizer, factor * self._plateau.share)
         self._optimizer.zero_grad(set_to_none=True)
-        totals, counts = self._accumulate(window)
-        count = sum(counts)
-        if count and self._scaler.is_enabled():
+        # A spoilt batch must not leave its mark on moving statistics either.
+        buffers = Buffers(self.model) if self._skips else None
+        sums = self._accumulate(window)
+        self.clock.pass_over(window)
+        if isinstance(sums, Fault):
+            self._skip(sums, window, buffers)
+            return math.nan
+        if sums.count and self._scaler.is_enabled():
             self._scaler.unscale_(self._optimizer)
-        norm = self._scale_and_clip(1 / max(count, 1))
-        self.clock.micro_in_epoch += len(window)
-        self.clock.micro_step += len(window)
-        self.clock.samples += sum(len(batch["sample_index"]) for batch in window)
-        loss = sum(totals) / max(count, 1)
+        norm = self._scale_and_clip(1 / max(sums.count, 1))
+        loss = sums.total / max(sums.count, 1)
+        self.clock.targets += sums.count
         if math.isfinite(loss) and math.isfinite(norm):
-            if count:  # a window without a target has no gradient, and is no step
-                self._scaler.step(self._optimizer)
-                self._scaler.update()
-                self.clock.global_step += 1
+            if sums.count:  # a window without a target has no gradient, and is no step
+                self._update_weights(window)
         elif self._scaler.is_enabled() and math.isfinite(loss):
             self._scaler.update()  # the gradients overflowed their scale: try the window's next
         else:
-            self._skip(window, loss, norm)
-        self._record(totals, counts, loss, norm)
+            self._skip(not_finite(loss, norm, self._config), window, buffers)
+            if sums.count and self._scaler.is_enabled():
+                self._scaler.update()
+        self._record(sums, loss, norm)
         return loss
 
-    def _accumulate(self, window: list[Batch]) -> tuple[list[float], list[int]]:
-        """Add up the gradients of the sums; returns the sum and count of each micro-batch."""
-        totals: list[Tensor] = []
-        counts: list[Tensor] = []
-        for batch in window:
-            with autocast(self.device, self.precision):
-                loss = self._task.loss(self.model, to_device(batch, self.device))
-            if loss.total.requires_grad:
-                self._scaler.scale(loss.total).backward()
-            totals.append(loss.total.detach())
-            counts.append(loss.count)
-        return [float(t) for t in totals], [int(c) for c in counts]
+    def _accumulate(self, window: list[Batch]) -> WindowSums | Fault:
+        first = self.clock.micro_step
+        seeds = [keyed_seed(self._seed, "step", first + i) for i in range(len(window))]
+        try:
+            return self._gradients.accumulate(window, seeds)
+        except FAILURES as error:
+            fault = failure(error, window, self._config)
+            if fault.stops:
+                raise TrainingError(stop_text(fault, window, self.clock)) from error
+        # Only here has the error let go of the tensors that its traceback held.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return fault
+
+    def _update_weights(self, window: list[Batch]) -> None:
+        try:
+            self._scaler.step(self._optimizer)
+        except torch.OutOfMemoryError as error:
+            fault = failure(error, window, self._config)
+            raise TrainingError(stop_text(fault, window, self.clock)) from error
+        self._scaler.update()
+        self.clock.global_step += 1
 
     def _scale_and_clip(self, scale: float) -> float:
         """Turn gradients of sums into those of the mean, clip them, return the norm before."""
@@ -236,35 +236,24 @@ class Trainer:
         limit = self._config.max_grad_norm
         return float(nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit))
 
-    def _skip(self, window: list[Batch], loss: float, norm: float) -> None:
-        self.clock.skipped += 1
-        samples = [int(i) for batch in window for i in batch["sample_index"]]
-        where = (
-            f"optimiser step {self.clock.global_step}: loss {loss}, gradient norm {norm}; "
-            f"samples {samples[:8]}{' ...' if len(samples) > 8 else ''}"
-        )
-        if self._config.non_finite == "stop":
-            raise TrainingError(
-                f"{where}; lower optim.lr, look at these samples, or set trainer.non_finite: skip"
-            )
-        if self.clock.skipped > self._config.max_skipped_steps:
-            raise TrainingError(
-                f"{where}; more than {self._config.max_skipped_steps} skipped steps"
-            )
-        self._scaler.update()
-        logger.warning("skipped %s", where)
+    def _skip(self, fault: Fault, window: list[Batch], buffers: Buffers | None) -> None:
+        """Leave a window out, with the model as it was before it."""
+        skip_step(fault, window, self.clock, self.history, self._config)
+        self._optimizer.zero_grad(set_to_none=True)
+        if buffers is not None:
+            buffers.restore()
 
-    def _record(self, totals: list[float], counts: list[int], loss: float, norm: float) -> None:
+    def _record(self, sums: WindowSums, loss: float, norm: float) -> None:
         clock = self.clock
-        first = clock.micro_step - len(totals)
+        first = clock.micro_step - len(sums.micro)
         self.history.micro += [
             {
                 "micro_step": first + i,
                 "global_step": clock.global_step,
-                "loss": total / max(count, 1),
+                "loss": micro_loss,
                 "count": count,
             }
-            for i, (total, count) in enumerate(zip(totals, counts, strict=True))
+            for i, (micro_loss, count) in enumerate(sums.micro)
         ]
         row: Row = {
             "global_step": clock.global_step,
@@ -278,19 +267,34 @@ class Trainer:
         self.history.steps.append(row)
         self._on_log(clock.global_step, {f"train/{n}": row[n] for n in ("loss", "lr", "grad_norm")})
 
+    def _due_by_steps(self) -> bool:
+        every, step = self._config.validate_every_steps, self.clock.global_step
+        return every is not None and step > 0 and step % every == 0
+
+    def _validate_within_epoch(self) -> None:
+        clock = self.clock
+        if not self._due_by_steps() or clock.global_step >= self.total_steps:
+            return
+        if clock.micro_in_epoch < self._train.count(clock.epoch):  # else as the epoch's end
+            self._validate()
+
     def _end_epoch(self) -> None:
         self.clock.epoch += 1
         self.clock.micro_in_epoch = 0
         every = self._config.validate_every_epochs
-        last = self.clock.epoch == self._config.epochs or self._finished()
-        if every and (self.clock.epoch % every == 0 or last):
+        last = self._config.validates and self._finished()
+        if last or self._due_by_steps() or (every and self.clock.epoch % every == 0):
             self._validate()
         self._save(self.clock.epoch)
 
     def _validate(self) -> None:
         assert self._validation is not None
-        loss = evaluate_loss(self.model, self._task, self._validation, self.device, self.precision)
-        metrics = {"loss": loss, **self._task.validation_metrics(self.model)}
+        done = self.history.validations
+        if done and done[-1]["global_step"] == self.clock.global_step:
+            return  # of these very weights
+        task = self._validation_task
+        loss = evaluate_loss(self.model, task, self._validation, self.device, self.precision)
+        metrics = {"loss": loss, **task.loss_metrics(loss), **task.validation_metrics(self.model)}
         if self._config.monitor not in metrics:
             raise ConfigError(
                 f"trainer.monitor = {self._config.monitor!r}: not a validation metric of task "
@@ -302,9 +306,11 @@ class Trainer:
         )
         self._on_log(clock.global_step, {f"val/{name}": v for name, v in metrics.items()})
         logger.info("epoch %d: %s", clock.epoch, {n: round(v, 4) for n, v in metrics.items()})
-        stopping = self._config.early_stopping
-        change = stopping.min_change if stopping else 0.0
-        if self.best.update(metrics[self._config.monitor], self._config.mode, change, clock):
+        value, mode = metrics[self._config.monitor], self._config.mode
+        schedule, stopping = self._config.schedule, self._config.early_stopping
+        if schedule.name == "plateau" and clock.global_step >= self._warmup:
+            self._plateau.update(value, mode, schedule)
+        if self.best.update(value, mode, stopping.min_change if stopping else 0.0, clock):
             self._store.save_best(self.model, asdict(self.best))
 
     def _save_within_epoch(self, stop: StopRequest) -> None:
@@ -320,6 +326,7 @@ class Trainer:
             best=asdict(self.best),
             history=self.history.state(),
             scaler=self._scaler.state_dict(),
+            plateau=asdict(self._plateau),
         )
         self._store.save(self.model, self._optimizer, state, epoch_ended)
 
@@ -329,6 +336,7 @@ class Trainer:
             return
         state = self._store.restore(latest, self.model, self._optimizer)
         self.clock, self.best = Clock(**state.clock), Best(**state.best)
+        self._plateau = Plateau(**state.plateau)
         self.history = History.from_state(state.history)
         self._scaler.load_state_dict(state.scaler)
         logger.info("resuming after optimiser step %d", self.clock.global_step)

@@ -1,5 +1,6 @@
 """What can be wrong with a row: the reasons that quarantine tables and reports use."""
 
+import re
 from typing import Literal, NamedTuple
 
 Reason = Literal[
@@ -10,13 +11,32 @@ Reason = Literal[
     "bad_image",
     "image_too_large",
     "image_too_small",
+    "null_audio",
+    "bad_audio",
+    "audio_too_large",
+    "audio_too_short",
+    "null_features",
+    "bad_features",
+    "empty_features",
+    "features_too_long",
     "null_text",
     "empty_text",
     "bad_encoding",
     "text_too_long",
+    "null_label",
+    "bad_label",
+    "null_value",
+    "bad_value",
+    "two_media",
     "duplicate_id",
     "split_leak",
 ]
+
+Level = Literal["cheap", "header", "full"]
+"""How closely to look at media: at the first bytes, also at the header, also at what it decodes to.
+"""
+
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 
 
 class Fault(NamedTuple):
@@ -24,3 +44,9 @@ class Fault(NamedTuple):
 
     reason: Reason
     detail: str
+
+
+def one_line(error: BaseException) -> str:
+    """The text of a decoder's error, without the address of a buffer, which no rerun repeats."""
+    text = _ADDRESS.sub("<data>", " ".join(str(error).split()))
+    return text[:200] or type(error).__name__

@@ -15,10 +15,9 @@ from plumbline.data.byte_columns import cell_view, decode_column, distinct_cells
 from plumbline.data.columns import CANONICAL
 from plumbline.data.parquet_writer import RowGroupWriter
 from plumbline.errors import DataError
-from plumbline.validation.content import CONTENT
-from plumbline.validation.judging import Rules, image_group
+from plumbline.validation.judging import MAX_KEY_BYTES, Rules, medium_group
 from plumbline.validation.splits import PRIORITY
-from plumbline.validation.text_check import CleanText, clean_text
+from plumbline.validation.text_check import CleanText
 from plumbline.validation.verdicts import FinalVerdict
 
 QUARANTINE = "rows.parquet"
@@ -56,6 +55,11 @@ class Counts:
         """Cells by column that cleaning changed: `control`, `bom`, `nfc`."""
         self.examples: dict[str, list[dict[str, str | int]]] = {}
         """The first rows in quarantine by reason."""
+        self.parts: dict[str, Counter[str]] = {}
+        """Rows by part and by split or `quarantined`, where the data has parts.
+
+        A row in quarantine counts for the part that it names, if that is a name.
+        """
 
 
 class RowFiler:
@@ -68,6 +72,8 @@ class RowFiler:
         rules: Rules,
         verdicts: Iterator[FinalVerdict],
         file_starts: dict[str, int],
+        *,
+        has_parts: bool,
     ) -> None:
         """Write below the two folders.
 
@@ -77,15 +83,16 @@ class RowFiler:
             rules: those of pass one.
             verdicts: of all rows, in order.
             file_starts: file name -> number of its first row, in order.
+            has_parts: whether clean tables have the column `part`.
         """
         self._clean = clean
         self._rules = rules
         self._verdicts = verdicts
         self._files = list(file_starts)
         self._starts = list(file_starts.values())
-        self._schema = pa.schema(
-            [(name, CANONICAL[name]) for name in ("sample_id", "group", *rules.columns)]
-        )
+        self._has_parts = has_parts
+        keys = ("sample_id", "group", *(("part",) if has_parts else ()))
+        self._schema = pa.schema([(name, CANONICAL[name]) for name in (*keys, *rules.columns)])
         self._writers: dict[str, RowGroupWriter] = {}
         self._quarantine = RowGroupWriter(quarantine / QUARANTINE, _QUARANTINE_SCHEMA)
         self.counts = Counts(file_starts)
@@ -127,6 +134,10 @@ class RowFiler:
         rows = batch.take(pa.array(chosen))
         kept = [verdicts[row] for row in chosen.tolist()]
         columns = {"sample_id": rows.column("sample_id"), "group": _groups(rows, kept)}
+        if self._has_parts:
+            columns["part"] = decode_column(rows.column("part")).fill_null(b"")
+            for part in columns["part"].to_pylist():
+                self._count_part(part, split)
         blank = np.array([verdict.blank for verdict in kept], np.int64)
         for bit, name in enumerate(self._rules.columns):
             faulty = (blank >> bit & 1).astype(bool)
@@ -148,14 +159,15 @@ class RowFiler:
                 mask=faulty | column.is_null().to_numpy(False),
             )
             column = pa.DictionaryArray.from_arrays(indices, column.dictionary)
-        if CONTENT[name] == "image":
+        rules = self._rules.of(name)
+        if rules.clean is None:
             return column
-        cells = distinct_cells(column, self._rules.max_cell_bytes(name))
+        cells = distinct_cells(column, rules.max_bytes)
         uses = np.bincount(cells.row_value[cells.row_value >= 0], minlength=len(cells.values))
         texts = []
         counts = self.counts.cleaned.setdefault(name, Counter())
         for value, used in zip(cells.values, uses.tolist(), strict=True):
-            found = clean_text(value or b"", self._rules.max_text_chars)
+            found = rules.clean(value or b"")
             assert isinstance(found, CleanText), "pass one found this cell good"
             texts.append(found.text.encode())
             for change in ("control", "bom", "nfc"):
@@ -188,10 +200,20 @@ class RowFiler:
             }
             rows.append(entry)
             self.counts.reasons[verdict.reason] += 1
+            if self._has_parts:
+                self._count_part(cell_view(batch.column("part"), row), "quarantined")
             examples = self.counts.examples.setdefault(verdict.reason, [])
             if len(examples) < EXAMPLES:
                 examples.append({key: entry[key] for key in ("file", "row", "sample_id")})
         self._quarantine.write(pa.RecordBatch.from_pylist(rows, schema=_QUARANTINE_SCHEMA))
+
+    def _count_part(self, part: bytes | memoryview | None, where: str) -> None:
+        try:
+            name = bytes(part or b"").decode()
+        except UnicodeDecodeError:
+            return
+        if len(part or b"") <= MAX_KEY_BYTES:
+            self.counts.parts.setdefault(name, Counter())[where] += 1
 
     def _detail(self, verdict: FinalVerdict) -> str | None:
         if verdict.other is None:
@@ -210,7 +232,7 @@ def _code(verdict: FinalVerdict) -> int:
 
 
 def _groups(rows: pa.RecordBatch, verdicts: Sequence[FinalVerdict]) -> pa.BinaryArray:
-    """Name the group of every row: its own, or else that of its image, or else its sample_id."""
+    """Name the group of every row: its own, or else that of its medium, or else its sample_id."""
     own = decode_column(rows.column("sample_id")).to_pylist()
     given: list[bytes | None] = [None] * len(own)
     if "group" in rows.schema.names:
@@ -220,7 +242,7 @@ def _groups(rows: pa.RecordBatch, verdicts: Sequence[FinalVerdict]) -> pa.Binary
         if group and group.strip():
             groups.append(group)
         else:
-            groups.append(image_group(verdict.image).encode() if verdict.image else sample_id)
+            groups.append(medium_group(verdict.medium).encode() if verdict.medium else sample_id)
     return pa.array(groups, pa.binary())
 
 

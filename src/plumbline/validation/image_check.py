@@ -1,22 +1,17 @@
 """Is an image cell usable? Limits are checked on the header, before any pixel is decoded."""
 
 import io
-import re
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from plumbline.validation.faults import Fault
+from plumbline.validation.faults import Fault, Level, one_line
 from plumbline.validation.image_header import read_header, sniff_format
 
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-
-_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
-
-Level = Literal["cheap", "header", "full"]
 
 # Decoders meet hostile bytes here and fail in whatever way they like; a fault of ours, such as a
 # wrong name, is not in this list. Pillow's bomb error and warning derive from Exception alone and
@@ -117,12 +112,12 @@ def _decode(data: bytes, name: str, limits: ImageLimits) -> Fault | None:
             with Image.open(io.BytesIO(data), formats=(name,)) as image:
                 image.load()  # truncated pixel data, which verify() does not look at
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        return Fault("image_too_large", _one_line(error))
+        return Fault("image_too_large", one_line(error))
     except _DECODER_ERRORS as error:
         # Pillow refuses to inflate a text chunk or colour profile beyond its own limit.
         if isinstance(error, MemoryError) or "too large" in str(error).lower():
-            return Fault("image_too_large", f"{name}: {_one_line(error)}")
-        return Fault("bad_image", f"{name}: {_one_line(error)}")
+            return Fault("image_too_large", f"{name}: {one_line(error)}")
+        return Fault("bad_image", f"{name}: {one_line(error)}")
     return None
 
 
@@ -140,9 +135,3 @@ def _strict_pillow(max_pixels: int) -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
-
-
-def _one_line(error: BaseException) -> str:
-    # Some messages hold the address of the buffer, which would differ from run to run.
-    text = _ADDRESS.sub("<data>", " ".join(str(error).split()))
-    return text[:200] or type(error).__name__

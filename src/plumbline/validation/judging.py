@@ -13,15 +13,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from plumbline.data.byte_columns import DistinctCells, distinct_cells
-from plumbline.validation.content import CONTENT
+from plumbline.data.columns import CONTENT, KEYS, MEDIA, Kind
+from plumbline.errors import DataError
+from plumbline.validation.cells import CellRules
 from plumbline.validation.faults import Fault
-from plumbline.validation.image_check import ImageLimits, check_image, too_many_bytes
+from plumbline.validation.features_check import find_other_widths
 from plumbline.validation.splits import hash_unit
-from plumbline.validation.text_check import clean_text, is_blank, too_many_text_bytes
+from plumbline.validation.text_check import CleanText, is_blank
 from plumbline.validation.verdicts import SPLIT_CODES, RowVerdict, VerdictStore
 
 MAX_KEY_BYTES = 2**16
-"""A longer sample_id or group is refused; ids of some thousand characters are not."""
+"""A longer sample_id, group or part is refused; ids of some thousand characters are not."""
+MAX_PARTS = 1000
+"""More parts than a dataset can be meant to have: each gets labels and figures of its own."""
 
 _GOOD, _NULL, _FAULTY = 0, 1, 2
 
@@ -33,17 +37,16 @@ class Rules(NamedTuple):
     """Content columns, in canonical order; bit i of a mask stands for the i-th."""
     views: Mapping[str, Sequence[str]]
     """View name -> the columns it needs; bit i of a mask stands for the i-th."""
-    images: ImageLimits
-    max_text_chars: int
+    kinds: Mapping[Kind, CellRules]
+    labels: Mapping[str, frozenset[str]]
+    """Part -> the labels that it may have; a part that is not named may have any."""
+    channels: int | None
+    """Channels of features; None for those of the first row."""
     seed: int
 
-    def max_cell_bytes(self, column: str) -> int:
-        """Length above which a cell is a fault and is not even looked at."""
-        if column not in CONTENT:
-            return MAX_KEY_BYTES
-        if CONTENT[column] == "image":
-            return self.images.max_bytes
-        return 4 * self.max_text_chars + 3  # the longest UTF-8, and a byte order mark
+    def of(self, column: str) -> CellRules:
+        """What is asked of the cells of a content column."""
+        return self.kinds[CONTENT[column]]
 
 
 class _Column(NamedTuple):
@@ -55,7 +58,7 @@ class _Column(NamedTuple):
     """None for a value that is too long, and at the end."""
     faults: list[Fault | None]
     digests: list[bytes | None]
-    """Of sample_ids and images; of no use in other columns."""
+    """Of sample_ids and media; of no use in other columns."""
 
     def ranks(self) -> NDArray[np.int64]:
         """Say of each row whether its cell is good, null or faulty: [rows]."""
@@ -67,10 +70,10 @@ class _Column(NamedTuple):
 
 
 class RowJudge:
-    """Judges batches of raw rows; each distinct image is decoded once over all batches."""
+    """Judges batches of raw rows; each distinct medium is decoded once over all batches."""
 
     def __init__(self, rules: Rules, store: VerdictStore) -> None:
-        """Judge by `rules`; `store` remembers the images that have been looked at."""
+        """Judge by `rules`; `store` remembers the media that have been looked at."""
         self._rules = rules
         self._store = store
         self._view_masks = [
@@ -79,58 +82,101 @@ class RowJudge:
         self._next_number = 0
         self.splits_seen: set[str] = set()
         """Splits that some row names, good or bad."""
+        self.parts_seen: set[str] = set()
+        """Parts that some row names, good or bad."""
+        self._channels = rules.channels
 
     def judge(self, batch: pa.RecordBatch) -> Iterator[RowVerdict]:
-        """Judge the next rows; `batch` has the columns as `iter_encoded_batches` gives them."""
-        ids, groups, splits = (_judge_keys(batch, name) for name in ("sample_id", "group", "split"))
-        content = {name: self._judge_content(batch, name) for name in self._rules.columns}
+        """Judge the next rows; `batch` has the columns as `iter_encoded_batches` gives them.
+
+        Raises:
+            DataError: there are more parts than a dataset can have.
+        """
+        ids, groups, splits, parts = (_judge_keys(batch, name) for name in KEYS)
+        self._note_parts(parts)
+        content = {name: self._judge_content(batch, name, parts) for name in self._rules.columns}
         ranks = np.stack([column.ranks() for column in content.values()])
         views, blank = self._find_masks(ranks)
         codes = self._split_codes(splits)
-        identities = self._identify(ids, groups, content, ranks)
-        key_faults = zip(ids.row_faults(), splits.row_faults(), groups.row_faults(), strict=True)
-        for row, (found, identity) in enumerate(zip(key_faults, identities, strict=True)):
-            fault = found[0] or found[1] or found[2]
+        media = _Media(content, ranks)
+        identities = self._identify(ids, groups, parts, media)
+        keys = (column.row_faults() for column in (ids, splits, groups, parts))
+        rows = zip(zip(*keys, strict=True), identities, strict=True)
+        for row, (key_faults, identity) in enumerate(rows):
+            fault = next(filter(None, key_faults), None)
             if fault is None and not views[row]:
                 fault = _blame(content.values(), ranks[:, row], row)
+            if fault is None and media.counts[row] > 1:
+                fault = Fault("two_media", f"a row has one of {', '.join(MEDIA)} at most")
             verdict = RowVerdict(self._next_number, codes[row], *identity, views[row], blank[row])
             yield verdict if fault is None else verdict.reject(fault)
             self._next_number += 1
 
-    def _judge_content(self, batch: pa.RecordBatch, name: str) -> _Column:
-        cells = distinct_cells(batch.column(name), self._rules.max_cell_bytes(name))
-        digests: list[bytes | None] = []
-        if CONTENT[name] == "image":
-            digests = [None if value is None else _digest(value) for value in cells.values]
-            faults = [*self._judge_images(cells, digests), Fault("null_image", "null")]
-        else:
-            faults = [*self._judge_texts(cells), Fault("null_text", "null")]
+    def _note_parts(self, parts: _Column) -> None:
+        for value, fault in zip(parts.values, parts.faults, strict=True):
+            if value and fault is None:
+                self.parts_seen.add(value.decode())
+        if len(self.parts_seen) > MAX_PARTS:
+            raise DataError(f"column part has more than {MAX_PARTS} names: is it the right column?")
+
+    def _judge_content(self, batch: pa.RecordBatch, name: str, parts: _Column) -> _Column:
+        rules = self._rules.of(name)
+        cells = distinct_cells(batch.column(name), rules.max_bytes)
+        digests: list[bytes | None] = [None] * len(cells.values)
+        if name in MEDIA:
+            digests = [None if v is None else medium_digest(name, v) for v in cells.values]
+        faults = list(self._judge_cells(cells, digests, rules))
+        if CONTENT[name] == "features":
+            faults = self._judge_widths(cells, faults)
+        row_value = cells.row_value
+        if CONTENT[name] == "label" and self._rules.labels:
+            row_value, faults = self._judge_labels(cells, faults, parts)
+        faults.append(Fault(rules.null, "null"))
         named = [fault and fault._replace(detail=f"{name}: {fault.detail}") for fault in faults]
-        return _Column(cells.row_value, [*cells.values, None], named, [*digests, None])
+        return _Column(row_value, [*cells.values, None], named, [*digests, None])
 
-    def _judge_texts(self, cells: DistinctCells) -> Iterator[Fault | None]:
-        limit = self._rules.max_text_chars
-        for value, length in zip(cells.values, cells.lengths, strict=True):
-            found = (
-                too_many_text_bytes(length, limit) if value is None else clean_text(value, limit)
-            )
-            yield found if isinstance(found, Fault) else None
-
-    def _judge_images(
-        self, cells: DistinctCells, digests: Sequence[bytes | None]
+    def _judge_cells(
+        self, cells: DistinctCells, digests: Sequence[bytes | None], rules: CellRules
     ) -> Iterator[Fault | None]:
         for value, digest, length in zip(cells.values, digests, cells.lengths, strict=True):
-            if value is None or digest is None:
-                yield too_many_bytes(length, self._rules.images)
+            if value is None:
+                yield rules.too_long(length)
                 continue
-            if self._rules.images.level != "full":  # looking again is cheaper than looking it up
-                yield check_image(value, self._rules.images)
+            if digest is None or not rules.costly:
+                yield rules.check(value)
                 continue
-            known, fault = self._store.find_image(digest)
+            known, fault = self._store.find_medium(digest)
             if not known:
-                fault = check_image(value, self._rules.images)
-                self._store.add_image(digest, fault)
+                fault = rules.check(value)
+                self._store.add_medium(digest, fault)
             yield fault
+
+    def _judge_widths(
+        self, cells: DistinctCells, faults: Sequence[Fault | None]
+    ) -> list[Fault | None]:
+        good = [None if fault else value for value, fault in zip(cells.values, faults, strict=True)]
+        others, self._channels = find_other_widths(good, cells.row_value.tolist(), self._channels)
+        return [others.get(place, fault) for place, fault in enumerate(faults)]
+
+    def _judge_labels(
+        self, cells: DistinctCells, faults: Sequence[Fault | None], parts: _Column
+    ) -> tuple[NDArray[np.int64], list[Fault | None]]:
+        """Judge labels by the part of their row: positions of the rows' faults, and the faults."""
+        clean = self._rules.of("label").clean
+        assert clean is not None, "labels have a clean form"
+        names = [clean(value or b"") for value in cells.values]
+        width = len(cells.values) + 1
+        used, rows = np.unique((parts.rows + 1) * width + cells.row_value + 1, return_inverse=True)
+        judged: list[Fault | None] = []
+        for part, label in ((code // width - 1, code % width - 1) for code in used.tolist()):
+            part_name = (parts.values[part] or b"").decode("utf-8", "replace")
+            allowed = self._rules.labels.get(part_name)
+            name = names[label] if label >= 0 else None
+            fault = faults[label] if label >= 0 else None
+            if allowed and isinstance(name, CleanText) and name.text not in allowed:
+                fault = Fault("bad_label", f"{name.text[:40]!r} is none of the {len(allowed)}")
+            judged.append(fault)
+        return np.where(cells.row_value < 0, -1, rows), judged
 
     def _find_masks(self, ranks: NDArray[np.int64]) -> tuple[list[int], list[int]]:
         """Find, as bit masks per row, the views it satisfies and the cells it must lose."""
@@ -149,35 +195,59 @@ class RowJudge:
         return [codes[value] for value in splits.rows.tolist()]
 
     def _identify(
-        self,
-        ids: _Column,
-        groups: _Column,
-        content: Mapping[str, _Column],
-        ranks: NDArray[np.int64],
+        self, ids: _Column, groups: _Column, parts: _Column, media: "_Media"
     ) -> Iterator[tuple[bytes | None, bytes | None, float]]:
-        """Yield each row's digests of id and image, and its group's place in the split hash."""
+        """Yield each row's digests of id and medium, and its group's place in the split hash."""
         seed = self._rules.seed
-        image_rows = np.full(len(ids.rows), -1)
-        digests: list[bytes | None] = [None]
-        for (name, column), rank in zip(content.items(), ranks, strict=True):
-            if CONTENT[name] == "image":
-                image_rows = np.where(rank == _GOOD, column.rows, -1)
-                digests = column.digests
-        by_image = [None if d is None else hash_unit(image_group(d), seed) for d in digests]
+        by_medium = [None if d is None else hash_unit(medium_group(d), seed) for d in media.digests]
         by_group = [hash_unit(key, seed) if key and key.strip() else None for key in groups.values]
-        rows = zip(ids.rows.tolist(), groups.rows.tolist(), image_rows.tolist(), strict=True)
-        for identity, group, image in rows:
+        rows = zip(
+            ids.rows.tolist(),
+            groups.rows.tolist(),
+            parts.rows.tolist(),
+            media.rows.tolist(),
+            strict=True,
+        )
+        for identity, group, part_row, medium in rows:
             place = by_group[group]
             if place is None:
-                place = by_image[image]
+                place = by_medium[medium]
             if place is None:
                 place = hash_unit(ids.values[identity] or b"", seed)
-            yield ids.digests[identity], digests[image], place
+            digest, part = ids.digests[identity], parts.values[part_row]
+            if digest is not None and part:
+                digest = _digest(digest + part)  # an id is unique within its part
+            yield digest, media.digests[medium], place
 
 
-def image_group(digest: bytes) -> str:
-    """Name the group of rows that bring no group but share an image."""
-    return f"image:{digest.hex()}"
+class _Media:
+    """The medium of each row of a batch."""
+
+    def __init__(self, content: Mapping[str, _Column], ranks: NDArray[np.int64]) -> None:
+        rows = ranks.shape[1]
+        self.rows = np.full(rows, -1)
+        """[rows]: position in `digests` of the row's first good medium."""
+        self.counts = np.zeros(rows, np.int64)
+        """[rows]: how many good media the row has."""
+        self.digests: list[bytes | None] = []
+        for (name, column), rank in zip(content.items(), ranks, strict=True):
+            if name in MEDIA:
+                # Positions count from the front, as -1 is the null at the end of all.
+                place = np.where(self.counts > 0, self.rows, len(self.digests) + column.rows)
+                self.rows = np.where(rank == _GOOD, place, self.rows)
+                self.counts += rank == _GOOD
+                self.digests += column.digests
+        self.digests.append(None)
+
+
+def medium_digest(column: str, value: bytes) -> bytes:
+    """Digest of an image, clip or array, which begins with a byte for the column."""
+    return bytes([MEDIA.index(column)]) + _digest(value)
+
+
+def medium_group(digest: bytes) -> str:
+    """Name the group of rows that bring no group but share a medium."""
+    return f"{MEDIA[digest[0]]}:{digest[1:].hex()}"
 
 
 def _judge_keys(batch: pa.RecordBatch, name: str) -> _Column:

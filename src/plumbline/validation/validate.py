@@ -11,12 +11,12 @@ from collections.abc import Set as AbstractSet
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
-from plumbline.data.columns import CANONICAL
+from plumbline.data.columns import CANONICAL, CONTENT, KEYS, MEDIA
 from plumbline.data.parquet import (
     BATCH_ROWS,
     check_schema,
@@ -25,11 +25,15 @@ from plumbline.data.parquet import (
     list_parquet,
 )
 from plumbline.errors import DataError
-from plumbline.validation.content import CONTENT, KEYS
+from plumbline.validation.audio_check import AudioLimits
+from plumbline.validation.cells import make_cell_rules
+from plumbline.validation.faults import Fault, Level
+from plumbline.validation.features_check import FeatureLimits
 from plumbline.validation.filing import Counts, RowFiler
 from plumbline.validation.image_check import ImageLimits
 from plumbline.validation.judging import RowJudge, Rules
 from plumbline.validation.splits import PRIORITY
+from plumbline.validation.target_check import clean_label
 from plumbline.validation.verdicts import VerdictStore
 
 Report = dict[str, Any]
@@ -59,11 +63,21 @@ class ValidationConfig(Config):
 
     views: dict[str, list[str]]
     """View name -> the columns that a row must have to be of use to it."""
-    level: Literal["cheap", "header", "full"] = "full"
-    """How closely to look at images; see `image_check.check_image`."""
+    level: Level = "full"
+    """How closely to look at media; see `image_check`, `audio_check` and `features_check`."""
     min_side_px: int = Field(default=2, ge=1)
     max_pixels: int = Field(default=89_000_000, ge=1, le=89_000_000)
     max_image_bytes: int = Field(default=32 * 2**20, ge=1, le=2**30)
+    min_audio_s: float = Field(default=0.01, ge=0.0)
+    max_audio_s: float = Field(default=300.0, gt=0.0, le=86_400.0)
+    max_audio_bytes: int = Field(default=32 * 2**20, ge=1, le=2**30)
+    max_steps: int = Field(default=100_000, ge=1)
+    """Longest features, in steps of time."""
+    max_features_bytes: int = Field(default=32 * 2**20, ge=1, le=2**30)
+    channels: int | None = Field(default=None, ge=1)
+    """Channels of features; null takes those of the first row whose features are good."""
+    labels: dict[str, list[str]] = {}
+    """Part -> the labels that it may have; the unnamed part is "". Others may have any."""
     max_text_chars: int = Field(default=1_000_000, ge=1, le=2**28)
     max_dropped_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of rows lost to faults or leaks above which validation fails.
@@ -83,7 +97,34 @@ class ValidationConfig(Config):
             if unknown := set(columns) - set(CONTENT):
                 known = ", ".join(CONTENT)
                 raise ValueError(f"view {view}: no column {min(unknown)!r}; one of {known}")
+            if len(media := [name for name in columns if name in MEDIA]) > 1:
+                raise ValueError(f"view {view}: {' and '.join(media)}, of which a row has one")
         return views
+
+    @field_validator("labels")
+    @classmethod
+    def _names_clean_labels(cls, labels: dict[str, list[str]]) -> dict[str, list[str]]:
+        for part, names in labels.items():
+            if not names or len(set(names)) < len(names):
+                raise ValueError(f"part {part!r} must name labels, each of them once")
+            for name in names:
+                found = clean_label(name.encode("utf-8", "surrogatepass"))
+                if isinstance(found, Fault) or found.text != name:
+                    raise ValueError(f"part {part!r}: {name!r} is not what clean data can hold")
+        return labels
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ValidationConfig":
+        used = {name for columns in self.views.values() for name in columns}
+        if self.labels and "label" not in used:
+            raise ValueError("labels are given, but no view has the column label")
+        if self.channels and "features" not in used:
+            raise ValueError("channels are given, but no view has the column features")
+        if self.min_audio_s > self.max_audio_s:
+            raise ValueError(
+                f"min_audio_s {self.min_audio_s} is above max_audio_s {self.max_audio_s}"
+            )
+        return self
 
 
 class ValidationFailed(DataError):  # noqa: N818  (pydantic has the name ValidationError)
@@ -106,8 +147,9 @@ def validate(
     """Write `clean/<split>.parquet` and `quarantine/rows.parquet`, and return the report.
 
     A row stays if at least one view can use it; its faulty cells become null, so that a cell of a
-    clean table is good or null. Of rows with the same sample_id the first stays. Of rows with the
-    same sample_id or image in two splits, those in test stay before those in val before train.
+    clean table is good or null. Of rows with the same sample_id in one part the first stays. Of
+    rows with the same sample_id or medium in two splits, those in test stay before those in val
+    before train.
 
     Args:
         raw: folder with the raw table in canonical columns.
@@ -123,15 +165,9 @@ def validate(
     paths = list_parquet(raw)
     columns = [name for name in CONTENT if any(name in view for view in config.views.values())]
     required = {name: CANONICAL[name] for name in ("sample_id", *columns)}
-    optional = {name: CANONICAL[name] for name in ("group", "split")}
+    optional = {name: CANONICAL[name] for name in KEYS if name != "sample_id"}
     present = check_schema(paths, required, optional)
-    rules = Rules(
-        columns,
-        config.views,
-        ImageLimits(config.level, config.min_side_px, config.max_pixels, config.max_image_bytes),
-        config.max_text_chars,
-        config.split.seed,
-    )
+    rules = _make_rules(config, columns)
     names = [name for name in (*KEYS, *columns) if name in present]
     with (
         TemporaryDirectory(prefix=".verdicts-", dir=quarantine) as folder,
@@ -141,15 +177,31 @@ def validate(
         starts = _judge_rows(paths, names, judge, store, batch_rows)
         given = judge.splits_seen | declared_splits(paths)
         warnings = _settle(store, config.split, given)
-        with closing(RowFiler(clean, quarantine, rules, store.read(), starts)) as filer:
+        has_parts = bool(judge.parts_seen)
+        with closing(
+            RowFiler(clean, quarantine, rules, store.read(), starts, has_parts=has_parts)
+        ) as filer:
             _file_rows(paths, names, filer, batch_rows)
         report = _describe(config, filer.counts, store, warnings)
         if report["rows_in"] != store.count_rows():
             raise DataError(f"{raw}: changed while it was validated; run again")
     _check_sums(report)
-    if problem := _find_problem(report, config, given):
+    unknown = sorted(set(config.labels) - {""} - judge.parts_seen)
+    if problem := _find_problem(report, config, given, unknown):
         raise ValidationFailed(f"{raw}: {problem}", report)
     return report
+
+
+def _make_rules(config: ValidationConfig, columns: Sequence[str]) -> Rules:
+    level = config.level
+    kinds = make_cell_rules(
+        ImageLimits(level, config.min_side_px, config.max_pixels, config.max_image_bytes),
+        AudioLimits(level, config.min_audio_s, config.max_audio_s, config.max_audio_bytes),
+        FeatureLimits(level, config.max_steps, config.max_features_bytes),
+        config.max_text_chars,
+    )
+    labels = {part: frozenset(names) for part, names in config.labels.items()}
+    return Rules(columns, config.views, kinds, labels, config.channels, config.split.seed)
 
 
 def _judge_rows(
@@ -214,6 +266,7 @@ def _describe(
         for split in counts.clean
         if not view_rows[view][split]
     ]
+    parts = {"parts": {part: dict(rows) for part, rows in counts.parts.items()}}
     return {
         "level": config.level,
         "rows_in": sum(file["rows_in"] for file in counts.files.values()),
@@ -226,6 +279,7 @@ def _describe(
         "blanked": dict(counts.blanked),
         "cleaned": {name: dict(changes) for name, changes in counts.cleaned.items() if changes},
         "warnings": [*warnings, *sorted(missing)],
+        **(parts if counts.parts else {}),
     }
 
 
@@ -244,13 +298,21 @@ def _totals(report: Report) -> dict[str, int]:
     }
 
 
-def _find_problem(report: Report, config: ValidationConfig, given: AbstractSet[str]) -> str | None:
+def _find_problem(
+    report: Report,
+    config: ValidationConfig,
+    given: AbstractSet[str],
+    unknown_parts: Sequence[str],
+) -> str | None:
     """Say why the data as a whole cannot be used; None where it can."""
     rows = report["rows_in"]
     reasons = ", ".join(f"{name} {count}" for name, count in sorted(report["reasons"].items()))
     why = f"{rows} rows read; in quarantine: {reasons or 'none'}"
     if not report["rows_clean"]:
         return f"no valid rows ({why})"
+    if unknown_parts:
+        there = ", ".join(report.get("parts", {})) or "none"
+        return f"labels names part {unknown_parts[0]!r}, but no row does; the parts are: {there}"
     # An empty validation split is fine for someone who has switched validation off.
     needed = given if config.split.val else given - {"val"}
     if empty := sorted(needed - set(report["rows_clean"])):

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from plumbline.data.columns import MEDIA
 from plumbline.validation.faults import Fault, Reason
 from plumbline.validation.splits import PRIORITY
 
@@ -21,12 +22,13 @@ _TRAIN = SPLIT_CODES["train"]
 
 _SCHEMA = """
 CREATE TABLE rows (
-    number INTEGER PRIMARY KEY, split INTEGER, id BLOB, image BLOB, place REAL,
+    number INTEGER PRIMARY KEY, split INTEGER, id BLOB, medium BLOB, place REAL,
     views INTEGER, blank INTEGER, reason TEXT, detail TEXT, other INTEGER
 );
-CREATE TABLE images (digest BLOB PRIMARY KEY, reason TEXT, detail TEXT) WITHOUT ROWID;
+CREATE TABLE media (digest BLOB PRIMARY KEY, reason TEXT, detail TEXT) WITHOUT ROWID;
 CREATE TEMP TABLE kept_ids (id BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
-CREATE TEMP TABLE kept_images (image BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
+CREATE TEMP TABLE kept_media (medium BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
+CREATE TEMP TABLE media_names (code BLOB PRIMARY KEY, name TEXT) WITHOUT ROWID;
 CREATE TEMP TABLE drawn (place REAL PRIMARY KEY) WITHOUT ROWID;
 """
 
@@ -35,10 +37,11 @@ UPDATE rows SET reason = 'split_leak', detail = 'the same sample_id',
 other = (SELECT number FROM kept_ids WHERE kept_ids.id = rows.id)
 WHERE split = :split AND reason IS NULL AND id IN (SELECT id FROM kept_ids)
 """
-_DROP_KNOWN_IMAGES = """
-UPDATE rows SET reason = 'split_leak', detail = 'the same image',
-other = (SELECT number FROM kept_images WHERE kept_images.image = rows.image)
-WHERE split = :split AND reason IS NULL AND image IN (SELECT image FROM kept_images)
+_DROP_KNOWN_MEDIA = """
+UPDATE rows SET reason = 'split_leak',
+detail = 'the same ' || (SELECT name FROM media_names WHERE code = substr(rows.medium, 1, 1)),
+other = (SELECT number FROM kept_media WHERE kept_media.medium = rows.medium)
+WHERE split = :split AND reason IS NULL AND medium IN (SELECT medium FROM kept_media)
 """
 _KEEP_FIRST_OF_EACH_ID = """
 INSERT INTO kept_ids SELECT id, MIN(number) FROM rows
@@ -50,9 +53,9 @@ other = (SELECT number FROM kept_ids WHERE kept_ids.id = rows.id)
 WHERE split = :split AND reason IS NULL
 AND number <> (SELECT number FROM kept_ids WHERE kept_ids.id = rows.id)
 """
-_KEEP_FIRST_OF_EACH_IMAGE = """
-INSERT INTO kept_images SELECT image, MIN(number) FROM rows
-WHERE split = :split AND reason IS NULL AND image IS NOT NULL GROUP BY image
+_KEEP_FIRST_OF_EACH_MEDIUM = """
+INSERT INTO kept_media SELECT medium, MIN(number) FROM rows
+WHERE split = :split AND reason IS NULL AND medium IS NOT NULL GROUP BY medium
 """
 _ANY_GOOD = "SELECT EXISTS (SELECT 1 FROM rows WHERE split = :split AND reason IS NULL)"
 _COUNT_GOOD = "SELECT COUNT(*) FROM rows WHERE split = :split AND reason IS NULL"
@@ -77,9 +80,9 @@ class RowVerdict(NamedTuple):
     split: int | None
     """Code of the split that the row brings; None where it brings none."""
     id: bytes | None
-    """Digest of the sample_id."""
-    image: bytes | None
-    """Digest of the image; None where the row keeps none."""
+    """Digest of the sample_id within its part."""
+    medium: bytes | None
+    """Digest of the image, clip or array; None where the row keeps none."""
     place: float | None
     """Hash of the group in [0, 1), by which splits are drawn; stands for the group itself."""
     views: int
@@ -92,14 +95,14 @@ class RowVerdict(NamedTuple):
 
     def reject(self, fault: Fault) -> "RowVerdict":
         """Give the reason; such a row takes no part in what all rows together decide."""
-        return self._replace(id=None, image=None, place=None, **fault._asdict())
+        return self._replace(id=None, medium=None, place=None, **fault._asdict())
 
 
 class FinalVerdict(NamedTuple):
     """What pass two needs to know of one row."""
 
     split: int | None
-    image: bytes | None
+    medium: bytes | None
     blank: int
     reason: str | None
     detail: str | None
@@ -125,6 +128,11 @@ class VerdictStore:
         ):
             self._db.execute(f"PRAGMA {setting}")
         self._db.executescript(_SCHEMA)
+        # The first byte of a medium's digest says which column it comes from.
+        self._db.executemany(
+            "INSERT INTO media_names VALUES (?, ?)",
+            ((bytes([code]), name) for code, name in enumerate(MEDIA)),
+        )
         self._db.execute("BEGIN")
 
     def __enter__(self) -> Self:
@@ -142,16 +150,16 @@ class VerdictStore:
         with closing(sqlite3.connect(":memory:")) as other:
             other.execute("PRAGMA temp_store_directory = ''")
 
-    def find_image(self, digest: bytes) -> tuple[bool, Fault | None]:
-        """Look up an image by digest: whether it has been judged, and its fault."""
+    def find_medium(self, digest: bytes) -> tuple[bool, Fault | None]:
+        """Look up a medium by digest: whether it has been judged, and its fault."""
         row = self._db.execute(
-            "SELECT reason, detail FROM images WHERE digest = ?", (digest,)
+            "SELECT reason, detail FROM media WHERE digest = ?", (digest,)
         ).fetchone()
         return row is not None, Fault(*row) if row and row[0] else None
 
-    def add_image(self, digest: bytes, fault: Fault | None) -> None:
-        """Remember the judgement of an image."""
-        self._db.execute("INSERT INTO images VALUES (?, ?, ?)", (digest, *(fault or (None, None))))
+    def add_medium(self, digest: bytes, fault: Fault | None) -> None:
+        """Remember the judgement of a medium."""
+        self._db.execute("INSERT INTO media VALUES (?, ?, ?)", (digest, *(fault or (None, None))))
 
     def add_rows(self, rows: Iterable[RowVerdict]) -> None:
         """Store the verdicts of pass one."""
@@ -167,21 +175,21 @@ class VerdictStore:
         """Give every good row a reason that may not stay beside the rows before it.
 
         Rows count in the order of their split's priority, then of their numbers. A row goes when a
-        row that stays has its id, or has its image and lies in another split. As only rows that
+        row that stays has its id, or has its medium and lies in another split. As only rows that
         stay count, nothing is dropped for the sake of a row that goes itself.
         """
         self._db.execute("DELETE FROM kept_ids")
-        self._db.execute("DELETE FROM kept_images")
+        self._db.execute("DELETE FROM kept_media")
         for code in sorted(SPLIT_CODES.values()):
             split = {"split": code}
             if not self._one(_ANY_GOOD, split):
                 continue
             self._db.execute(_DROP_KNOWN_IDS, split)
-            self._db.execute(_DROP_KNOWN_IMAGES, split)
+            self._db.execute(_DROP_KNOWN_MEDIA, split)
             self._db.execute(_KEEP_FIRST_OF_EACH_ID, split)
             self._db.execute(_DROP_REPEATED_IDS, split)
             if code != _TRAIN:  # there is no split below train that could leak from it
-                self._db.execute(_KEEP_FIRST_OF_EACH_IMAGE, split)
+                self._db.execute(_KEEP_FIRST_OF_EACH_MEDIUM, split)
 
     def draw_from_train(self, split: str, fraction: float, min_rows: int) -> int:
         """Move whole groups of good rows from train to `val` or `test`, and count the rows moved.
@@ -222,7 +230,7 @@ class VerdictStore:
 
     def read(self) -> Iterator[FinalVerdict]:
         """Read the verdicts in row order."""
-        query = "SELECT split, image, blank, reason, detail, other FROM rows ORDER BY number"
+        query = "SELECT split, medium, blank, reason, detail, other FROM rows ORDER BY number"
         return map(FinalVerdict._make, self._db.execute(query))
 
     def _one(self, query: str, parameters: dict[str, int] | None = None) -> int:

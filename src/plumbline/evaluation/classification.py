@@ -1,0 +1,111 @@
+"""How well a classifier classifies, head by head."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plumbline.batch import IGNORE_INDEX
+from plumbline.evaluation.config import TaskEvaluationConfig
+from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
+from plumbline.loading.inputs import build_input
+from plumbline.metrics.classification import classification_report, confusion_matrix, per_class
+from plumbline.models.classifier import ClassifierSpec, head_name
+from plumbline.models.config import ImageEncoderConfig
+from plumbline.tasks.classification import LabelledRows, collate, evaluation_loader, predict
+
+
+def evaluate(job: EvaluationJob) -> Evaluation:
+    """Classify a split: accuracy, F1 and calibration of each head, confusions and predictions.
+
+    Raises:
+        DataError: the split has no label.
+    """
+    spec, config, cache = job.stored.spec, job.config, job.cache
+    assert isinstance(spec, ClassifierSpec)
+    assert isinstance(config, TaskEvaluationConfig)
+    encoder = spec.model.encoder
+    size = encoder.image_size if isinstance(encoder, ImageEncoderConfig) else None
+    inputs = build_input(spec.inputs, cache, image_size=size)
+    parts = list(spec.classes)
+    rows = LabelledRows(cache, config.split, inputs, spec.inputs.source, parts)
+    bound = partial(collate, inputs=inputs, parts=parts, seed=0, training=False)
+    model = job.stored.model.to(job.device)
+    logits = predict(model, evaluation_loader(rows, bound, config.batch_size), job.device)
+    sample_ids = cache.sample_ids(config.split).take(rows.rows.tolist()).to_pylist()
+    metrics: dict[str, float] = {}
+    predictions: list[Row] = []
+    tables: dict[str, list[Row]] = {}
+    for at, part in enumerate(parts):
+        labels, name = rows.labels[:, at], head_name(part)
+        known = np.flatnonzero(labels != IGNORE_INDEX)
+        if not len(known):
+            continue
+        probabilities = softmax(logits[name][known])
+        figures, found = _measure_head(probabilities, labels[known], spec.classes[part])
+        prefix = f"{part}_" if part else ""
+        metrics |= {f"{prefix}{key}": value for key, value in figures.items()}
+        tables |= {f"{prefix}{key}": table for key, table in found.items()}
+        predictions += _predictions(
+            part, [sample_ids[i] for i in known], labels[known], probabilities, spec.classes[part]
+        )
+    metrics["samples"] = float(len(rows))
+    return Evaluation(metrics, predictions, tables, {"classes": spec.classes})
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Probabilities [rows, classes] of logits, computed so that none overflows."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    out: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
+    return out
+
+
+def _measure_head(
+    probabilities: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    names: list[str],
+) -> tuple[dict[str, float], dict[str, list[Row]]]:
+    figures = classification_report(probabilities, labels, interval_seed=0)
+    confusion = confusion_matrix(probabilities.argmax(axis=1), labels, len(names))
+    by_class = per_class(confusion)
+    of_classes = [
+        {
+            "class": name,
+            "support": int(by_class.support[i]),
+            "precision": float(by_class.precision[i]),
+            "recall": float(by_class.recall[i]),
+            "f1": float(by_class.f1[i]),
+        }
+        for i, name in enumerate(names)
+    ]
+    confusions = [
+        {"actual": actual, "predicted": predicted, "count": int(confusion[i, j])}
+        for i, actual in enumerate(names)
+        for j, predicted in enumerate(names)
+    ]
+    return figures, {"per_class": of_classes, "confusion": confusions}
+
+
+def _predictions(
+    part: str,
+    sample_ids: list[str],
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+    names: list[str],
+) -> list[Row]:
+    chosen = probabilities.argmax(axis=1)
+    return [
+        {
+            "kind": "class",
+            "part": part,
+            "sample_id": sample_id,
+            "label": names[label],
+            "prediction": names[predicted],
+            "confidence": round(float(row[predicted]), 6),
+            "correct": bool(predicted == label),
+        }
+        for sample_id, label, predicted, row in zip(
+            sample_ids, labels.tolist(), chosen.tolist(), probabilities, strict=True
+        )
+    ]

@@ -1,0 +1,53 @@
+"""What the evaluations of language models share: likelihood over batches, and a baseline."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plumbline.batch import IGNORE_INDEX, Batch
+from plumbline.loading.loader import Loader
+from plumbline.models.device import to_device
+
+
+@torch.inference_mode()
+def token_scores(
+    model: nn.Module, loader: Loader, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Score the labelled tokens of every batch.
+
+    Yields:
+        sample_index, log-probability of the label and whether it was the likeliest: [tokens] each.
+    """
+    model.to(device).eval()
+    for batch in loader.batches(epoch=0):
+        moved: Batch = to_device(batch, device)
+        labels = moved["labels"]
+        logits = model(**moved)
+        known = labels != IGNORE_INDEX
+        rows = moved["sample_index"].unsqueeze(1).expand_as(labels)[known]
+        scores = logits[known].float().log_softmax(dim=-1)
+        chosen = labels[known]
+        likelihood = scores.gather(1, chosen.unsqueeze(1)).squeeze(1)
+        yield rows.cpu(), likelihood.double().cpu(), (scores.argmax(dim=1) == chosen).cpu()
+
+
+def unigram_entropy(train: Counter[int], labels: Counter[int]) -> float:
+    """Cross-entropy of tokens under their training frequencies, in nats: a model that looks away.
+
+    A token that training never had counts as seen once.
+    """
+    total = sum(train.values()) + sum(1 for token in labels if token not in train)
+    nll = sum(count * -np.log(max(train[token], 1) / total) for token, count in labels.items())
+    return float(nll / max(1, sum(labels.values())))
+
+
+def count_labels(loader: Loader, choose: Callable[[Batch], Tensor]) -> Counter[int]:
+    """Count the labels of all batches that `choose` takes out of them."""
+    counts: Counter[int] = Counter()
+    for batch in loader.batches(epoch=0):
+        values, times = np.unique(choose(batch).numpy(), return_counts=True)
+        counts.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
+    return counts

@@ -1,0 +1,59 @@
+"""How far a regressor's numbers are from those of a split."""
+
+from functools import partial
+
+import numpy as np
+import torch
+
+from plumbline.evaluation.config import TaskEvaluationConfig
+from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
+from plumbline.loading.inputs import build_input
+from plumbline.loading.loader import Loader
+from plumbline.loading.loader_config import LoaderConfig
+from plumbline.metrics.regression import regression_report
+from plumbline.models.classifier import RegressorSpec, head_name
+from plumbline.models.config import ImageEncoderConfig
+from plumbline.tasks.classification import predict
+from plumbline.tasks.regression import NumberedRows, collate
+
+
+@torch.inference_mode()
+def evaluate(job: EvaluationJob) -> Evaluation:
+    """Predict the numbers of a split, in the units of the data.
+
+    Raises:
+        DataError: the split has no number.
+    """
+    spec, config, cache = job.stored.spec, job.config, job.cache
+    assert isinstance(spec, RegressorSpec)
+    assert isinstance(config, TaskEvaluationConfig)
+    encoder = spec.model.encoder
+    size = encoder.image_size if isinstance(encoder, ImageEncoderConfig) else None
+    inputs = build_input(spec.inputs, cache, image_size=size)
+    rows = NumberedRows(cache, config.split, inputs, spec.inputs.source, spec)
+    bound = partial(collate, inputs=inputs, seed=0, training=False)
+    loader = Loader(rows, bound, LoaderConfig(batch_size=config.batch_size), seed=0, shuffle=False)
+    outputs = predict(job.stored.model.to(job.device), loader, job.device)
+    metrics: dict[str, float] = {}
+    predictions: list[Row] = []
+    for at, part in enumerate(spec.parts):
+        values = rows.values[:, at]
+        known = np.flatnonzero(~np.isnan(values))
+        if not len(known):
+            continue
+        found = outputs[head_name(part)][known, 0] * spec.std[part] + spec.mean[part]
+        figures = regression_report(found, values[known])
+        prefix = f"{part}_" if part else ""
+        metrics |= {f"{prefix}{name}": value for name, value in figures.items()}
+        predictions += [
+            {
+                "kind": "value",
+                "part": part,
+                "sample": int(i),
+                "value": float(values[i]),
+                "prediction": float(p),
+            }
+            for i, p in zip(known, found, strict=True)
+        ]
+    metrics["samples"] = float(len(rows))
+    return Evaluation(metrics, predictions)

@@ -1,0 +1,52 @@
+"""What every evaluation of a task's model gives, whatever its kind."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import torch
+
+from plumbline.config import Config
+from plumbline.files import dump_json
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.models.stored import Stored
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of a model on one split, and what they were computed from."""
+
+    metrics: dict[str, float]
+    """Numbers that DVC compares from run to run."""
+    predictions: list[Row]
+    """One row per sample, all with the same keys; `sample_id` or `image` tells which."""
+    tables: dict[str, list[Row]] = field(default_factory=dict)
+    """Name -> rows of a CSV, such as a confusion matrix."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What a reader should know of the figures, such as the signature of a metric."""
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """A model and what it is to be measured on."""
+
+    stored: Stored[Any, Any]
+    cache: TrainingCache
+    config: Config
+    """Section `evaluate` of the task, of the class that its kind names."""
+    device: torch.device
+
+
+def write_evaluation(result: Evaluation, out: Path) -> None:
+    """Write predictions.parquet, a CSV per table and details.json into an existing folder."""
+    table = pa.Table.from_pylist(result.predictions)
+    pq.write_table(table, out / "predictions.parquet", compression="zstd")
+    for name, rows in result.tables.items():
+        if rows:
+            pyarrow.csv.write_csv(pa.Table.from_pylist(rows), out / f"{name}.csv")
+    (out / "details.json").write_text(dump_json(result.details))

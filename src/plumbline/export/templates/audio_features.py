@@ -1,0 +1,123 @@
+"""From the bytes of an audio file to its log-mel spectrogram: numpy, soundfile and soxr.
+
+Exactly as in training and evaluation, without torch; the settings are those of the contract.
+"""
+
+import io
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Float64s = NDArray[np.float64]
+
+AUDIO_FORMATS = ("WAV", "FLAC", "OGG", "AIFF", "MP3")
+"""Containers that are read, told by content."""
+
+_FLOOR = 1e-10  # power below which the logarithm is cut
+
+
+def decode_mono(data: bytes, sample_rate: int, max_seconds: float | None = None) -> Floats:
+    """Decode to float32 [samples] in -1..1: channels averaged, resampled to `sample_rate` in Hz.
+
+    Raises:
+        OSError: the bytes are no audio that libsndfile can decode, or hold no sample.
+        ValueError: longer than `max_seconds`; found before the samples are decoded.
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            rate, name = int(file.samplerate), str(file.format)
+            if name not in AUDIO_FORMATS or rate <= 0:
+                raise OSError(f"{name} at {rate} Hz: not one of {', '.join(AUDIO_FORMATS)}")
+            if max_seconds is not None and file.frames > max_seconds * rate:
+                raise ValueError(
+                    f"clip of {file.frames / rate:.1f} s, allowed are {max_seconds:g} s"
+                )
+            channels: Floats = file.read(dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise OSError(" ".join(str(error).split())) from None
+    if not len(channels):
+        raise OSError("holds no sample")
+    samples = channels.mean(axis=1, dtype=np.float32)
+    if rate != sample_rate:
+        samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
+    return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def log_mel_numpy(samples: Floats, settings: Mapping[str, Any]) -> Floats:
+    """Compute the log-mel spectrogram of one clip.
+
+    Args:
+        samples: [samples] float32 at the sample rate of the settings.
+        settings: sample_rate, n_mels, window_ms, hop_ms, fft, edges, scale and normalize; other
+            keys are not read.
+
+    Returns:
+        [frames, n_mels] float32; one frame per hop whose centre lies within the clip.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    if not len(samples):
+        raise ValueError("a clip without samples has no spectrogram")
+    rate, fft = int(settings["sample_rate"]), int(settings["fft"])
+    window = round(rate * settings["window_ms"] / 1000)
+    hop = round(rate * settings["hop_ms"] / 1000)
+    frames = (len(samples) - 1) // hop + 1
+    padded = _with_edges(samples, frames, hop, fft, settings["edges"])
+    pieces = np.lib.stride_tricks.sliding_window_view(padded, fft)[::hop]
+    spectrum = np.fft.rfft(pieces * _window(window, fft), axis=1)
+    power = spectrum.real**2 + spectrum.imag**2
+    mel = np.maximum(power @ mel_filters(int(settings["n_mels"]), fft, rate), _FLOOR)
+    if settings["scale"] == "log":
+        values = np.log(mel)
+    else:
+        values = np.log10(mel)
+        values = (np.maximum(values, values.max() - 8) + 4) / 4
+    if settings["normalize"] == "clip":
+        values = (values - values.mean()) / (values.std() + 1e-5)
+    return values.astype(np.float32)
+
+
+def _with_edges(samples: Floats, frames: int, hop: int, fft: int, edges: str) -> Float64s:
+    """Put half a transform before and behind the clip, so that frames stand around their centre."""
+    places = np.arange(-(fft // 2), (frames - 1) * hop + fft - fft // 2)
+    last = len(samples) - 1
+    if edges == "zero":
+        inside = (places >= 0) & (places <= last)
+        cut: Float64s = samples[places.clip(0, last)].astype(np.float64) * inside
+        return cut
+    # A clip shorter than half a transform is mirrored to and fro.
+    turn = places % max(2 * last, 1)
+    mirrored: Float64s = samples[np.minimum(turn, 2 * last - turn).clip(0)].astype(np.float64)
+    return mirrored
+
+
+@lru_cache(maxsize=8)
+def _window(window: int, fft: int) -> Float64s:
+    """A periodic Hann window in the middle of a transform: [fft]."""
+    values = np.zeros(fft)
+    start = (fft - window) // 2
+    values[start : start + window] = np.sin(np.pi * np.arange(window) / window) ** 2
+    return values
+
+
+@lru_cache(maxsize=8)
+def mel_filters(n_mels: int, fft: int, sample_rate: int) -> Float64s:
+    """Triangles of equal area on Slaney's mel scale: [fft // 2 + 1, n_mels]."""
+    step = np.log(6.4) / 27  # per mel, above the 15 mels of 1000 Hz
+    top = sample_rate / 2
+    top_mel = top * 3 / 200 if top < 1000 else 15 + np.log(top / 1000) / step
+    mels = np.linspace(0, top_mel, n_mels + 2)
+    corners = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(step * (mels - 15)))
+    bins = np.arange(fft // 2 + 1) * (sample_rate / fft)
+    rising = (bins[:, None] - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    falling = (corners[2:] - bins[:, None]) / (corners[2:] - corners[1:-1])
+    height = 2 / (corners[2:] - corners[:-2])
+    filters: Float64s = np.maximum(0, np.minimum(rising, falling)) * height
+    return filters

@@ -1,0 +1,76 @@
+"""How the inputs of a sample reach the model, by modality; no torch here.
+
+What is stored with a model is what training used, so that evaluation and export do the same.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from plumbline.config import Config
+from plumbline.loading.audio_transform_config import AudioTransformConfig
+from plumbline.loading.transform_config import ImageTransformConfig
+from plumbline.registry import OneOf, Registry
+
+
+class InputConfig(Config):
+    """Base of the inputs' settings; a subclass has a `modality` of its own."""
+
+    builder: ClassVar[str]
+    """`module:class` of the `plumbline.loading.inputs.Input`."""
+    modality: str
+
+    @property
+    def source(self) -> str:
+        """The column that the input comes from."""
+        return self.modality
+
+
+class ImageInputConfig(InputConfig, ImageTransformConfig):
+    """Images: normalised, and augmented in training."""
+
+    builder: ClassVar[str] = "plumbline.loading.inputs:ImageInput"
+    modality: Literal["image"]
+
+
+class AudioInputConfig(InputConfig, AudioTransformConfig):
+    """Clips: as log-mel spectrograms, augmented in training."""
+
+    builder: ClassVar[str] = "plumbline.loading.inputs:AudioInput"
+    modality: Literal["audio"]
+
+
+class FeaturesInputConfig(InputConfig):
+    """Feature sequences: each channel to mean 0 and deviation 1 over the training split."""
+
+    builder: ClassVar[str] = "plumbline.loading.inputs:FeaturesInput"
+    modality: Literal["features"]
+    standardize: bool = True
+    max_steps: int | None = Field(None, ge=1)
+    """Longer sequences are cut at their end; None: none is."""
+
+
+class TextInputConfig(InputConfig):
+    """A text column as token ids between bos and eos."""
+
+    builder: ClassVar[str] = "plumbline.loading.inputs:TextInput"
+    modality: Literal["text"]
+    column: Literal["text", "caption", "question", "answer", "source", "target"] = "text"
+    max_tokens: int = Field(126, ge=1)
+    """Longer texts are cut; bos and eos come on top."""
+    word_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Probability that a token is left out in training."""
+
+    @property
+    def source(self) -> str:
+        """See `InputConfig`."""
+        return self.column
+
+
+INPUTS: Registry[type[InputConfig]] = Registry("modality")
+INPUTS.register("image", ImageInputConfig)
+INPUTS.register("audio", AudioInputConfig)
+INPUTS.register("features", FeaturesInputConfig)
+INPUTS.register("text", TextInputConfig)
+
+AnyInput = Annotated[InputConfig, OneOf(INPUTS, "modality")]

@@ -1,0 +1,281 @@
+"""From the cache to what a model is given: one class per modality.
+
+An input fetches one sample's value and collates many; the names of what it collates are those of
+the encoders' arguments, so a batch reaches its model by keyword.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from plumbline.batch import Batch
+from plumbline.errors import ConfigError, DataError
+from plumbline.loading.audio_transforms import (
+    augment_waveforms,
+    log_mel,
+    mask_spectrograms,
+    stack_waveforms,
+)
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.input_config import (
+    AudioInputConfig,
+    FeaturesInputConfig,
+    ImageInputConfig,
+    InputConfig,
+    TextInputConfig,
+)
+from plumbline.loading.loader import pad_rows
+from plumbline.loading.memory_cache import MemoryCache
+from plumbline.loading.transforms import (
+    augment_images,
+    normalize_images,
+    resize_images,
+    stack_images,
+)
+from plumbline.registry import load_attribute
+from plumbline.tokenization.framing import frame_ids
+from plumbline.tokenization.tokenizer import SpecialIds
+
+Value = NDArray[Any]
+
+
+class Input:
+    """Base of the inputs."""
+
+    names: tuple[str, ...]
+    """Keys of what `collate` gives."""
+
+    def fetch(self, number: int) -> Value:
+        """The value that has this number in the cache, as `collate` takes it."""
+        raise NotImplementedError
+
+    def length(self, number: int) -> int:
+        """How much work a value is, in steps or tokens; 1 where all are equal."""
+        return 1
+
+    def collate(
+        self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
+    ) -> Batch:
+        """Stack values, padded to the longest.
+
+        Args:
+            values: as `fetch` gives them.
+            names: of the samples, for messages.
+            draws: in training a generator per sample for its augmentation; None: evaluation.
+        """
+        raise NotImplementedError
+
+
+def build_input(
+    config: InputConfig,
+    cache: TrainingCache,
+    *,
+    image_size: int | None = None,
+    cache_bytes: int = 0,
+) -> Input:
+    """Make the input of some settings.
+
+    Args:
+        config: its class names the class that is made.
+        cache: of the dataset.
+        image_size: side of the model's images, in pixels.
+        cache_bytes: most memory for decoded values that are kept for the next epoch.
+
+    Raises:
+        DataError: the dataset has no such input.
+    """
+    made: Input = load_attribute(config.builder)(
+        config, cache, image_size=image_size, memory=MemoryCache(cache_bytes)
+    )
+    return made
+
+
+class ImageInput(Input):
+    """pixel_values [batch, 3, size, size], float32."""
+
+    names = ("pixel_values",)
+
+    def __init__(
+        self, config: ImageInputConfig, cache: TrainingCache, *, image_size: int, **others: Any
+    ) -> None:
+        """Read from the cache's images, which the operating system keeps in memory by itself."""
+        self._config, self._images, self._size = config, cache.images, image_size
+
+    def fetch(self, number: int) -> Value:
+        """See `Input`."""
+        image: Value = self._images[number]
+        return image
+
+    def collate(
+        self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
+    ) -> Batch:
+        """See `Input`."""
+        images = stack_images(values, names)
+        if draws is None:
+            images = resize_images(images, self._size)
+        else:
+            images = augment_images(images, self._config.augment, self._size, draws)
+        return {"pixel_values": normalize_images(images, self._config.normalize)}
+
+
+class AudioInput(Input):
+    """steps [batch, frames, n_mels] float32 and mask [batch, frames] bool."""
+
+    names = ("steps", "mask")
+
+    def __init__(
+        self,
+        config: AudioInputConfig,
+        cache: TrainingCache,
+        *,
+        memory: MemoryCache | None = None,
+        **others: Any,
+    ) -> None:
+        """Read clips.
+
+        Raises:
+            ConfigError: the cache holds another sample rate than the settings.
+        """
+        self._config, self._cache, self._memory = config, cache, memory
+        rate = cache.facts.get("audio", {}).get("sample_rate", config.sample_rate)
+        if rate != config.sample_rate:
+            raise ConfigError(
+                f"inputs.sample_rate = {config.sample_rate}, but the cache {cache.folder} holds "
+                f"{rate} Hz: set tokenize.sample_rate of the dataset to the same"
+            )
+        augment = config.augment
+        self._changes_samples = bool(augment.shift_ms or augment.gain_db)
+        self.channels = config.n_mels
+
+    def length(self, number: int) -> int:
+        """Frames."""
+        return int(self._cache.lengths("audio")[number] - 1) // self._config.hop + 1
+
+    def fetch(self, number: int) -> Value:
+        """See `Input`; the samples where training changes them, else the spectrogram."""
+        if self._changes_samples:
+            return self._cache.audio(number)
+        if self._memory is None:
+            return self._spectrogram(number)
+        return self._memory.get(number, lambda: self._spectrogram(number))
+
+    def _spectrogram(self, number: int) -> Value:
+        samples = torch.from_numpy(np.array(self._cache.audio(number)))
+        steps, _ = log_mel(samples[None], torch.tensor([len(samples)]), self._config)
+        spectrogram: Value = steps[0].numpy()
+        return spectrogram
+
+    def collate(
+        self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
+    ) -> Batch:
+        """See `Input`."""
+        if self._changes_samples:
+            waveforms, lengths = stack_waveforms([np.array(value) for value in values])
+            if draws is not None:
+                waveforms = augment_waveforms(
+                    waveforms, lengths, self._config.augment, self._config.sample_rate, draws
+                )
+            steps, mask = log_mel(waveforms, lengths, self._config)
+        else:
+            steps, mask = _pad_steps(values)
+        if draws is not None:
+            steps = mask_spectrograms(steps, mask, self._config.augment, draws)
+        return {"steps": steps, "mask": mask}
+
+
+class FeaturesInput(Input):
+    """steps [batch, steps, channels] float32 and mask [batch, steps] bool."""
+
+    names = ("steps", "mask")
+
+    def __init__(self, config: FeaturesInputConfig, cache: TrainingCache, **others: Any) -> None:
+        """Read feature arrays.
+
+        Raises:
+            DataError: the dataset has none.
+        """
+        if "features" not in cache.facts:
+            raise DataError(f"{cache.folder}: this dataset has no features")
+        self._config, self._cache = config, cache
+        facts = cache.facts["features"]
+        self.channels = int(facts["channels"])
+        self._mean = np.array(facts["mean_of_channels"], np.float32)
+        self._scale = 1 / np.maximum(np.array(facts["std_of_channels"], np.float32), 1e-6)
+
+    def length(self, number: int) -> int:
+        """Steps."""
+        length = int(self._cache.lengths("features")[number])
+        return min(length, self._config.max_steps or length)
+
+    def fetch(self, number: int) -> Value:
+        """See `Input`."""
+        return self._cache.features(number)[: self._config.max_steps]
+
+    def collate(
+        self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
+    ) -> Batch:
+        """See `Input`."""
+        if self._config.standardize:
+            values = [(value - self._mean) * self._scale for value in values]
+        steps, mask = _pad_steps(values)
+        return {"steps": steps, "mask": mask}
+
+
+def _pad_steps(values: Sequence[Value]) -> tuple[torch.Tensor, torch.Tensor]:
+    lengths = np.array([len(value) for value in values])
+    steps = np.zeros((len(values), lengths.max(), values[0].shape[1]), np.float32)
+    for row, value in zip(steps, values, strict=True):
+        row[: len(value)] = value
+    mask = np.arange(steps.shape[1]) < lengths[:, None]
+    return torch.from_numpy(steps), torch.from_numpy(mask)
+
+
+class TextInput(Input):
+    """input_ids and attention_mask [batch, seq], int64."""
+
+    names = ("input_ids", "attention_mask")
+
+    def __init__(self, config: TextInputConfig, cache: TrainingCache, **others: Any) -> None:
+        """Read token ids.
+
+        Raises:
+            DataError: the dataset has no text.
+        """
+        if cache.facts["special_ids"] is None:
+            raise DataError(f"{cache.folder}: this dataset has no text")
+        self._config, self._cache = config, cache
+        self._special_ids = SpecialIds(**cache.facts["special_ids"])
+
+    def length(self, number: int) -> int:
+        """Tokens, with bos and eos."""
+        return min(int(self._cache.text_lengths()[number]), self._config.max_tokens) + 2
+
+    def fetch(self, number: int) -> Value:
+        """See `Input`."""
+        return self._cache.ids(number)
+
+    def collate(
+        self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
+    ) -> Batch:
+        """See `Input`."""
+        if draws is not None and self._config.word_dropout:
+            keep = 1 - self._config.word_dropout
+            pairs = zip(values, draws, strict=True)
+            values = [value[random.random(len(value)) < keep] for value, random in pairs]
+        return collate_texts(values, self._special_ids, self._config.max_tokens)
+
+
+def collate_texts(texts: Sequence[Value], special_ids: SpecialIds, max_tokens: int) -> Batch:
+    """Frame and pad token ids: input_ids and attention_mask [batch, seq], int64."""
+    framed = [frame_ids(ids, special_ids.bos, special_ids.eos, max_tokens) for ids in texts]
+    input_ids = pad_rows(framed, special_ids.pad)
+    lengths = np.array([len(ids) for ids in framed])
+    mask = np.arange(input_ids.shape[1]) < lengths[:, None]
+    return {
+        "input_ids": torch.from_numpy(input_ids),
+        "attention_mask": torch.from_numpy(mask).long(),
+    }

@@ -1,0 +1,86 @@
+"""How far predicted values lie from the true ones.
+
+All take predictions and values of one shape, [samples] or [samples, outputs]. As in the loss, a
+value that is NaN is missing and counts nowhere. Several outputs are averaged with equal weights.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Float64s = NDArray[np.float64]
+
+
+def mean_squared_error(predictions: Floats, values: Floats) -> float:
+    """Mean of the squared errors.
+
+    Raises:
+        ValueError: the shapes differ, or an output has no value; so do all functions here.
+    """
+    return _over_outputs(predictions, values, lambda p, v: float(np.mean((p - v) ** 2)))
+
+
+def mean_absolute_error(predictions: Floats, values: Floats) -> float:
+    """Mean of the absolute errors."""
+    return _over_outputs(predictions, values, lambda p, v: float(np.mean(np.abs(p - v))))
+
+
+def r2(predictions: Floats, values: Floats) -> float:
+    """Share of the variance that is explained: 1 - squared errors / squared deviations.
+
+    At most 1; 0 for the mean of the values; negative for worse. Where all values are equal it is
+    1 if every prediction is right and 0 otherwise, as in scikit-learn.
+    """
+    return _over_outputs(predictions, values, _r2)
+
+
+def _r2(predictions: Float64s, values: Float64s) -> float:
+    left = float(np.sum((predictions - values) ** 2))
+    spread = float(np.sum((values - values.mean()) ** 2))
+    if spread == 0:
+        return float(left == 0)
+    return 1 - left / spread
+
+
+def pearson(predictions: Floats, values: Floats) -> float:
+    """Pearson's correlation, in -1..1; 0 where all predictions or all values are equal."""
+    return _over_outputs(predictions, values, _pearson)
+
+
+def _pearson(predictions: Float64s, values: Float64s) -> float:
+    if np.ptp(predictions) == 0 or np.ptp(values) == 0:
+        return 0.0
+    p, v = predictions - predictions.mean(), values - values.mean()
+    # Scaled by the largest first, so that squares neither overflow nor vanish.
+    p, v = p / np.abs(p).max(), v / np.abs(v).max()
+    return float(np.clip(p @ v / np.sqrt((p @ p) * (v @ v)), -1, 1))
+
+
+def regression_report(predictions: Floats, values: Floats) -> dict[str, float]:
+    """All figures under their flat names: mse, mae, r2, pearson."""
+    return {
+        "mse": mean_squared_error(predictions, values),
+        "mae": mean_absolute_error(predictions, values),
+        "r2": r2(predictions, values),
+        "pearson": pearson(predictions, values),
+    }
+
+
+def _over_outputs(
+    predictions: Floats, values: Floats, metric: Callable[[Float64s, Float64s], float]
+) -> float:
+    if predictions.shape != values.shape or predictions.ndim not in (1, 2):
+        raise ValueError(f"predictions {predictions.shape} do not fit values {values.shape}")
+    # np.atleast_2d makes a single output one row, as the transposed outputs are.
+    columns = np.atleast_2d(values.T).astype(np.float64)
+    guesses = np.atleast_2d(predictions.T).astype(np.float64)
+    figures = []
+    for number, (guess, column) in enumerate(zip(guesses, columns, strict=True)):
+        there = ~np.isnan(column)
+        if not there.any():
+            raise ValueError(f"output {number}: has no value; the figure is undefined")
+        figures.append(metric(guess[there], column[there]))
+    return float(np.mean(figures))

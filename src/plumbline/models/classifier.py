@@ -1,0 +1,126 @@
+"""An encoder with linear heads: classification with one head a part, and regression."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from plumbline.errors import ConfigError
+from plumbline.loading.input_config import AnyInput
+from plumbline.models.config import (
+    BaseTextEncoderConfig,
+    ClassifierConfig,
+    EncoderConfig,
+    SequenceEncoderConfig,
+)
+from plumbline.models.encoders import Encoded, Encoder, build_encoder
+from plumbline.models.spec import ModelSpec
+from plumbline.tokenization.tokenizer import SpecialIds
+
+
+class Classifier(nn.Module):
+    """A shared encoder, and for each part of the dataset a head of its own."""
+
+    def __init__(self, encoder: Encoder, heads: dict[str, int], dropout: float) -> None:
+        """Join an encoder with new heads.
+
+        Args:
+            encoder: of whatever modality.
+            heads: part -> number of outputs; the part "" is called `label`.
+            dropout: before the heads.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.heads = nn.ModuleDict(
+            {head_name(part): nn.Linear(encoder.width, outputs) for part, outputs in heads.items()}
+        )
+
+    def forward(self, **inputs: Any) -> dict[str, Tensor]:
+        """Map a batch's inputs to logits [batch, outputs] by head.
+
+        With pooling none and no flattening a head runs on every step, and the row's logits are
+        the mean over its steps.
+        """
+        encoded: Encoded = self.encoder(**inputs)
+        pooled = self.dropout(encoded.pooled)
+        return {name: self._reduce(head(pooled), encoded) for name, head in self.heads.items()}
+
+    def _reduce(self, logits: Tensor, encoded: Encoded) -> Tensor:
+        if logits.ndim == 2:
+            return logits
+        if encoded.mask is None:
+            return logits.mean(dim=1)
+        counted = encoded.mask.unsqueeze(-1).to(logits.dtype)
+        mean: Tensor = (logits * counted).sum(dim=1) / counted.sum(dim=1)
+        return mean
+
+
+def head_name(part: str) -> str:
+    """Name of the head of a part.
+
+    Raises:
+        ConfigError: the part's name has a dot, which separates names of parameters.
+    """
+    if "." in part:
+        raise ConfigError(f"part {part!r}: a name with a dot cannot name a head")
+    return part or "label"
+
+
+class ClassifierSpec(ModelSpec):
+    """How to build and feed a classifier."""
+
+    kind: Literal["classification"] = "classification"
+    model: ClassifierConfig
+    inputs: AnyInput
+    channels: int | None
+    """Of the steps that a sequence encoder takes."""
+    classes: dict[str, list[str]]
+    """Part -> class names, in the order of the logits."""
+    vocab_size: int
+    special_ids: SpecialIds | None
+
+    def build(self, architecture: Path | None) -> Classifier:
+        """See `ModelSpec`."""
+        assert self.model.encoder is not None, "a stored classifier says which encoder it has"
+        encoder = encoder_for(
+            self.model.encoder, self.channels, self.vocab_size, stored=architecture
+        )
+        heads = {part: len(names) for part, names in self.classes.items()}
+        return Classifier(encoder, heads, self.model.head_dropout)
+
+
+class RegressorSpec(ModelSpec):
+    """How to build and feed a regressor; its outputs are in units of the training deviation."""
+
+    kind: Literal["regression"] = "regression"
+    model: ClassifierConfig
+    inputs: AnyInput
+    channels: int | None
+    parts: list[str]
+    mean: dict[str, float]
+    std: dict[str, float]
+    """Part -> mean and standard deviation of its numbers in training."""
+    vocab_size: int
+    special_ids: SpecialIds | None
+
+    def build(self, architecture: Path | None) -> Classifier:
+        """See `ModelSpec`."""
+        assert self.model.encoder is not None, "a stored regressor says which encoder it has"
+        encoder = encoder_for(
+            self.model.encoder, self.channels, self.vocab_size, stored=architecture
+        )
+        return Classifier(encoder, dict.fromkeys(self.parts, 1), self.model.head_dropout)
+
+
+def encoder_for(
+    config: EncoderConfig, channels: int | None, vocab_size: int, stored: Path | None = None
+) -> Encoder:
+    """Build an encoder of whatever modality with what its kind needs to know."""
+    context: dict[str, Any] = {}
+    if isinstance(config, SequenceEncoderConfig):
+        context = {"channels": channels}
+    elif isinstance(config, BaseTextEncoderConfig):
+        context = {"vocab_size": vocab_size, "stored": stored}
+    encoder: Encoder = build_encoder(config, **context)
+    return encoder

@@ -1,0 +1,61 @@
+"""What encoders of images, sequences and text have in common."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from plumbline.models.config import EncoderConfig
+from plumbline.registry import load_attribute
+
+
+class Encoded(NamedTuple):
+    """What an encoder makes of a batch."""
+
+    tokens: Tensor
+    """[batch, tokens, token_width], float; zero where `mask` is false."""
+    pooled: Tensor
+    """[batch, width]; with pooling none and no flattening [batch, tokens, width]."""
+    mask: Tensor | None = None
+    """[batch, tokens] bool, true where a token counts; None: everywhere."""
+
+
+class Encoder(nn.Module):
+    """Base of the encoders: called with a batch's inputs by name, they give `Encoded`.
+
+    Which inputs that are, `plumbline.loading.inputs` says; each encoder takes those that it needs
+    and leaves the others.
+    """
+
+    width: int
+    """Of the pooled vector."""
+
+
+def build_encoder(config: EncoderConfig, **context: Any) -> Any:
+    """Make the encoder of some settings, with random weights from torch's global generator.
+
+    Args:
+        config: its class names the callable that builds it.
+        context: what that callable takes beside the settings, such as `vocab_size` for text or
+            `channels` for sequences.
+    """
+    return load_attribute(config.builder)(config, **context)
+
+
+def pool(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """Reduce [batch, tokens, width] over the tokens that count to [batch, width].
+
+    Args:
+        tokens: of any float dtype.
+        mask: [batch, tokens] bool, at least one true a row.
+        pooling: mean, max or last.
+    """
+    counted = mask.unsqueeze(-1)
+    if pooling == "mean":
+        return (tokens * counted).sum(dim=1) / counted.sum(dim=1).to(tokens.dtype)
+    if pooling == "max":
+        return tokens.masked_fill(~counted, float("-inf")).amax(dim=1)
+    if pooling == "last":
+        last = mask.shape[1] - 1 - mask.flip(1).int().argmax(dim=1)
+        return tokens[torch.arange(len(tokens), device=tokens.device), last]
+    raise ValueError(f"pooling {pooling!r} does not reduce; it is mean, max or last")

@@ -1,0 +1,110 @@
+"""Text encoders: one that takes token ids, one that takes the raw texts."""
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedConfig
+
+from plumbline.errors import ConfigError
+from plumbline.models.config import NgramEncoderConfig, TextEncoderConfig
+from plumbline.models.encoders import Encoded, Encoder, pool
+
+
+class TextEncoder(Encoder):
+    """A transformers encoder, pooled over the tokens that are not padding."""
+
+    def __init__(
+        self, config: TextEncoderConfig, *, vocab_size: int, stored: Path | None = None
+    ) -> None:
+        """Build from sizes with random weights, or load `config.pretrained`.
+
+        Where `stored` names a folder with the architecture of a trained encoder, that is built.
+
+        Raises:
+            ConfigError: the checkpoint cannot be loaded.
+        """
+        super().__init__()
+        self._config = config
+        if stored is not None:
+            self.encoder = AutoModel.from_config(AutoConfig.from_pretrained(stored))
+        elif config.pretrained:
+            try:
+                self.encoder = AutoModel.from_pretrained(config.pretrained, dtype=torch.float32)
+            except (OSError, ValueError) as error:
+                reason = " ".join(str(error).split())[:200]
+                name = config.pretrained
+                raise ConfigError(f"text_encoder.pretrained = {name!r}: {reason}") from None
+        else:
+            self.encoder = BertModel(
+                BertConfig(
+                    vocab_size=vocab_size,
+                    hidden_size=config.width,
+                    num_hidden_layers=config.layers,
+                    num_attention_heads=config.heads,
+                    intermediate_size=config.mlp_width,
+                    max_position_embeddings=config.max_tokens,
+                    hidden_dropout_prob=config.dropout,
+                    attention_probs_dropout_prob=config.dropout,
+                    type_vocab_size=1,
+                ),
+                add_pooling_layer=False,
+            )
+        self.width = self.token_width = int(self.encoder.config.hidden_size)
+
+    @property
+    def architecture(self) -> PreTrainedConfig | None:
+        """What must be stored beside the weights of one that came from a checkpoint."""
+        return self.encoder.config if self._config.pretrained else None
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: Any) -> Encoded:
+        """Encode texts.
+
+        Args:
+            input_ids: [batch, seq], int64.
+            attention_mask: [batch, seq], 1 where a token counts; at least one a row.
+            others: what a batch holds beside.
+        """
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask.bool()
+        pooled = pool(hidden, mask, self._config.pooling)
+        return Encoded(hidden * mask.unsqueeze(-1), pooled, mask)
+
+
+class NgramEncoder(Encoder):
+    """The mean of the embeddings of hashed character n-grams, through two layers.
+
+    Source: Bojanowski et al. 2017, arXiv:1607.04606, section 3.2 (hashed subword units).
+    """
+
+    def __init__(self, config: NgramEncoderConfig, **others: Any) -> None:
+        """Build with random weights; it needs no tokenizer."""
+        super().__init__()
+        self._config = config
+        self.embeddings = nn.EmbeddingBag(config.buckets, config.width, mode="mean")
+        self.layers = nn.Sequential(nn.GELU(), nn.Linear(config.width, config.width))
+        self.width = self.token_width = config.width
+
+    def forward(self, texts: Sequence[str], **others: Any) -> Encoded:
+        """Encode raw texts; the empty one is the mean of no n-gram, a vector like another."""
+        rows = [self._buckets(text) for text in texts]
+        starts = [0]
+        for row in rows[:-1]:
+            starts.append(starts[-1] + len(row))
+        device = self.embeddings.weight.device
+        ids = torch.tensor([i for row in rows for i in row], dtype=torch.long, device=device)
+        offsets = torch.tensor(starts, dtype=torch.long, device=device)
+        pooled = self.layers(self.embeddings(ids, offsets))
+        return Encoded(pooled.unsqueeze(1), pooled)
+
+    def _buckets(self, text: str) -> list[int]:
+        framed = f"\x02{text}\x03"
+        return [
+            zlib.crc32(framed[at : at + size].encode("utf-8", "surrogatepass"))
+            % self._config.buckets
+            for size in range(self._config.shortest, self._config.longest_gram + 1)
+            for at in range(len(framed) - size + 1)
+        ]

@@ -1,0 +1,93 @@
+"""Tables from a name in a setting to what it stands for; a plugin adds a line from outside."""
+
+import difflib
+import importlib
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from plumbline.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names and what they stand for, in the order of their registration."""
+
+    def __init__(self, what: str) -> None:
+        """`what` names an entry in messages, such as "task kind"."""
+        self._what = what
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str, entry: T) -> None:
+        """Add a name.
+
+        Raises:
+            ConfigError: it is taken by something else.
+        """
+        if self._entries.get(name, entry) != entry:
+            raise ConfigError(f"{self._what} {name!r} is registered twice")
+        self._entries[name] = entry
+
+    def __getitem__(self, name: str) -> T:
+        """Look a name up.
+
+        Raises:
+            ConfigError: it is unknown; the text gives the nearest one.
+        """
+        if name not in self._entries:
+            near = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.5)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(
+                f"{self._what} {name!r} is unknown{meant} (there is {', '.join(self._entries)})"
+            )
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def entries(self) -> dict[str, T]:
+        """All names with what they stand for."""
+        return dict(self._entries)
+
+
+class OneOf:
+    """Marks a settings field that holds one of the registered settings classes, told by a tag.
+
+    `field: Annotated[Config, OneOf(REGISTRY, "source")]`: every registered class has a field of
+    the tag's name that is a `Literal` of its own name. Offered are the subclasses of the annotated
+    class that are registered before the class that has the field is defined.
+    """
+
+    def __init__(self, registry: Registry[Any], tag: str) -> None:
+        """Choose among the classes of `registry` by the value of the field `tag`."""
+        self.registry, self.tag = registry, tag
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Validate as the member that the tag names; errors say where in it."""
+        choices = {
+            name: handler.generate_schema(entry)
+            for name, entry in self.registry.entries().items()
+            if issubclass(entry, source)
+        }
+        return core_schema.tagged_union_schema(choices=choices, discriminator=self.tag)
+
+
+def load_attribute(place: str) -> Any:
+    """Import `package.module:name`; how a torch-free table names what needs torch.
+
+    Raises:
+        ConfigError: there is no such module or name.
+    """
+    module, _, name = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{place}: cannot be imported ({error})") from None

@@ -1,0 +1,145 @@
+"""What a cleaned dataset looks like, from headers, texts, features and labels, row by row.
+
+Images and audio are not decoded, and nothing that grows with the rows is kept in memory.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, field_validator
+
+from plumbline.config import Config
+from plumbline.data.columns import CANONICAL, CONTENT, SPLITS, TEXTS
+from plumbline.data.disk_index import DiskIndex
+from plumbline.data.parquet import iter_batches
+from plumbline.errors import DataError
+from plumbline.shapes.features import FeatureShapes
+from plumbline.shapes.media import AudioShapes, ImageShapes
+from plumbline.shapes.targets import Labels, PartRows, Values
+from plumbline.shapes.texts import Answers, Texts
+
+
+class ShapesConfig(Config):
+    """Section `detect_shapes` of a dataset: what it must offer to be worth training on."""
+
+    min_train_rows: int = Field(2, ge=1)
+    max_listed_answers: int = Field(100, ge=1)
+    """Answers listed with their counts, most frequent first."""
+    classes: dict[str, list[str]] = {}
+    """Part -> its classes in order, which the labels must be; the unnamed part is "".
+
+    Parts that are not named have the classes of their training rows.
+    """
+    features: list[int | None] | None = None
+    """[time, channels] of every array of features; null for a time that differs."""
+
+    @field_validator("classes")
+    @classmethod
+    def _are_classes(cls, classes: dict[str, list[str]]) -> dict[str, list[str]]:
+        for part, names in classes.items():
+            if len(names) < 2 or len(set(names)) < len(names):
+                raise ValueError(f"part {part!r} must name at least two classes, each of them once")
+        return classes
+
+    @field_validator("features")
+    @classmethod
+    def _is_shape(cls, features: list[int | None] | None) -> list[int | None] | None:
+        if features is not None:
+            good = len(features) == 2 and features[1] is not None
+            if not good or any(length is not None and length < 1 for length in features):
+                raise ValueError("[time or null, channels] is expected")
+        return features
+
+
+class _Probe(Protocol):
+    def add(self, split: str, batch: pa.RecordBatch) -> None: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+def detect_shapes(clean: Path, config: ShapesConfig) -> dict[str, Any]:
+    """Describe a cleaned dataset.
+
+    Args:
+        clean: folder with `<split>.parquet`.
+        config: limits and declarations.
+
+    Returns:
+        rows by split; `image.sizes` (height, width in pixels, number of distinct images), most
+        frequent first; `audio` and `features`: number and lengths of distinct clips and arrays;
+        per text column rows, longest and mean length in characters; answers; by part `labels`
+        (classes, counts by split, weights that balance train) and `values` (moments of train).
+
+    Raises:
+        DataError: no training split or too few rows in it, a part or a class that cannot be
+            learned, arrays of different widths, or data that contradicts a declaration.
+    """
+    rows = {split: _rows(clean / f"{split}.parquet") for split in SPLITS}
+    if rows["train"] < config.min_train_rows:
+        raise DataError(
+            f"{clean}: {rows['train']} training rows, at least {config.min_train_rows} are needed; "
+            f"work/quarantine/{clean.name}/report.json says where rows went"
+        )
+    shapes: dict[str, Any] = {"rows": {split: count for split, count in rows.items() if count}}
+    columns = _columns(clean)
+    parts = PartRows()
+    with (
+        TemporaryDirectory(prefix="plumbline-") as folder,
+        closing(DiskIndex(Path(folder) / "media.sqlite")) as seen,
+    ):
+        try:
+            probes = _make_probes(columns, config, seen)
+            for split, batch in _batches(clean, columns):
+                parts.add(split, batch)
+                for probe in probes:
+                    probe.add(split, batch)
+            parts.check()
+            for described in [probe.describe() for probe in probes]:
+                shapes |= described
+        except DataError as error:
+            raise DataError(f"{clean}: {error}") from None
+    return shapes
+
+
+def _make_probes(columns: Sequence[str], config: ShapesConfig, seen: DiskIndex) -> list[_Probe]:
+    for name, declared in (("label", config.classes), ("features", config.features)):
+        if declared and name not in columns:
+            setting = "classes" if name == "label" else name
+            raise DataError(f"detect_shapes.{setting} is set, but there is no column {name}")
+    by_column: dict[str, _Probe] = {
+        "image": ImageShapes(seen),
+        "audio": AudioShapes(seen),
+        "features": FeatureShapes(seen, config.features),
+        "answer": Answers(config.max_listed_answers),
+        "label": Labels(config.classes),
+        "value": Values(),
+    }
+    texts = Texts([name for name in TEXTS if name in columns])
+    return [texts, *(probe for name, probe in by_column.items() if name in columns)]
+
+
+def _rows(file: Path) -> int:
+    return int(pq.read_metadata(file).num_rows) if file.is_file() else 0
+
+
+def _columns(clean: Path) -> list[str]:
+    """The columns to look at, out of those that the training split has."""
+    names = pq.read_schema(clean / "train.parquet").names
+    return [name for name in ("part", *CONTENT) if name in names]
+
+
+def _batches(clean: Path, columns: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    for split in SPLITS:
+        file = clean / f"{split}.parquet"
+        if file.is_file():
+            for batch in iter_batches(file, columns):
+                typed = [
+                    column.view(CANONICAL[name]) if column.type != CANONICAL[name] else column
+                    for name, column in zip(columns, batch.columns, strict=True)
+                ]
+                yield split, pa.RecordBatch.from_arrays(typed, names=list(columns))

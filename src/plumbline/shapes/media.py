@@ -1,0 +1,89 @@
+"""Sizes of images and lengths of clips, from their headers; each distinct file counts once."""
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from plumbline.data.columns import MEDIA
+from plumbline.data.disk_index import DiskIndex
+
+
+def new_cells(column: str, batch: pa.RecordBatch, seen: DiskIndex) -> Iterator[bytes]:
+    """The distinct cells of a column that no batch before had, in row order."""
+    for cell in batch.column(column).drop_null().dictionary_encode().dictionary.to_pylist():
+        _, new = seen.number(bytes([MEDIA.index(column)]) + hashlib.sha256(cell).digest())
+        if new:
+            yield cell
+
+
+class ImageShapes:
+    """Heights and widths, after EXIF orientation."""
+
+    column = "image"
+
+    def __init__(self, seen: DiskIndex) -> None:
+        """`seen` is shared with the other media."""
+        self._seen = seen
+        self._sizes: Counter[tuple[int, int]] = Counter()
+
+    def add(self, split: str, batch: pa.RecordBatch) -> None:
+        """Look at the images of a batch."""
+        for cell in new_cells(self.column, batch, self._seen):
+            with Image.open(io.BytesIO(cell)) as image:
+                width, height = image.size
+                turned = image.getexif().get(0x0112, 1) >= 5
+            size = (width, height) if turned else (height, width)
+            self._sizes[size] += 1
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes with their number of images, most frequent first; nothing where there is none."""
+        if not self._sizes:
+            return {}
+        ranked = sorted(self._sizes.items(), key=lambda item: (-item[1], item[0]))
+        sizes = [{"height": h, "width": w, "images": n} for (h, w), n in ranked]
+        return {"image": {"channels": 3, "sizes": sizes}}
+
+
+class AudioShapes:
+    """Rates in Hz, channels and seconds; nothing is decoded."""
+
+    column = "audio"
+
+    def __init__(self, seen: DiskIndex) -> None:
+        """`seen` is shared with the other media."""
+        self._seen = seen
+        self._rates: Counter[int] = Counter()
+        self._channels: Counter[int] = Counter()
+        self._seconds = 0.0
+        self._longest = 0.0
+
+    def add(self, split: str, batch: pa.RecordBatch) -> None:
+        """Look at the clips of a batch."""
+        import soundfile  # which only datasets with audio need
+
+        for cell in new_cells(self.column, batch, self._seen):
+            info = soundfile.info(io.BytesIO(cell))
+            seconds = info.frames / info.samplerate
+            self._rates[info.samplerate] += 1
+            self._channels[info.channels] += 1
+            self._seconds += seconds
+            self._longest = max(self._longest, seconds)
+
+    def describe(self) -> dict[str, Any]:
+        """Number of clips by rate and by channels, longest and mean length, if there are any."""
+        clips = self._rates.total()
+        if not clips:
+            return {}
+        described = {
+            "clips": clips,
+            "sample_rates": {str(rate): self._rates[rate] for rate in sorted(self._rates)},
+            "channels": {str(number): self._channels[number] for number in sorted(self._channels)},
+            "longest_s": round(self._longest, 6),
+            "mean_s": round(self._seconds / clips, 6),
+        }
+        return {"audio": described}

@@ -1,0 +1,220 @@
+"""Sources `imagefolder` and `audiofolder`: files in a folder for each label."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from plumbline.config import Config
+from plumbline.data.columns import CANONICAL, MEDIA
+from plumbline.errors import DataError
+from plumbline.sources.base import Below, ColumnNames, Source, SplitPlaces, require_path
+from plumbline.sources.csv import read_records
+from plumbline.sources.files import FoundFile, find_files, name_bytes, read_file
+from plumbline.sources.rows import (
+    Row,
+    Tally,
+    Templates,
+    check_templates,
+    fill_templates,
+    make_batches,
+)
+from plumbline.sources.table import encode_text
+
+
+class FolderTable(Config):
+    """A table with more about the files; a file with several lines becomes as many rows."""
+
+    file: Below
+    """Its place below the dataset's path; `{split}` stands for the place of each split."""
+    delimiter: str = Field(",", min_length=1, max_length=1)
+    key: str = "file_name"
+    """The column that names a file, by its path from the folder of the table."""
+    columns: ColumnNames
+
+    @model_validator(mode="after")
+    def _describes_files(self) -> "FolderTable":
+        if wrong := set(self.columns) & {"sample_id", "split", "part", *MEDIA}:
+            raise ValueError(f"{min(wrong)} is not for the table to say")
+        return self
+
+
+class FolderSource(Source):
+    """Files of one medium, `<split>/<label>/.../<file>`; other files are passed over."""
+
+    column: ClassVar[str]
+    suffixes: ClassVar[frozenset[str]]
+
+    splits: SplitPlaces = Field(default_factory=dict)
+    labels: Literal["folder", "none"] = "folder"
+    """Where a file's label comes from: the first folder below its split; `none`: it has none."""
+    table: FolderTable | None = None
+    templates: Templates = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> "FolderSource":
+        if self.labels == "folder" and self.table and "label" in self.table.columns:
+            raise ValueError("label comes from the folder; set labels to none to take the table's")
+        check_templates(self.templates, set(self._columns))
+        return self
+
+    @property
+    def _columns(self) -> list[str]:
+        there = {"sample_id", self.column}
+        there |= {"split"} if self.splits else set()
+        there |= {"label"} if self.labels == "folder" else set()
+        there |= {"group", *self.table.columns} if self.table else set()
+        return [name for name in CANONICAL if name in there]
+
+    @property
+    def given_splits(self) -> list[str]:
+        """The splits that have a folder."""
+        return sorted(self.splits)
+
+    def read(self, path: Path) -> Iterator[pa.RecordBatch]:
+        """Yield a row for each file, or for each line of the table about it."""
+        require_path(path)
+        for batch in make_batches(self._rows(path), self._columns):
+            yield fill_templates(batch, self.templates)
+
+    def _rows(self, root: Path) -> Iterator[Row]:
+        if self.table is None:
+            for found in self._files(root):
+                yield self._row(found)
+            return
+        tally = Tally()
+        with TemporaryDirectory(prefix="plumbline-") as folder:
+            lines = _TableLines(Path(folder) / "lines.db", self.table)
+            try:
+                for split, place in self.splits.items() or [("", "")]:
+                    lines.add(root, split, place)
+                for found in self._files(root):
+                    yield from self._joined(found, lines)
+                for row in lines.unused():
+                    tally.add("of the table name no file", (row["sample_id"] or b"").decode())
+                    yield row
+            finally:
+                lines.close()
+        tally.tell()
+
+    def _files(self, root: Path) -> Iterator[FoundFile]:
+        seen = False
+        for found in find_files(
+            root, self.splits, lambda name: PurePosixPath(name).suffix.lower() in self.suffixes
+        ):
+            if self.labels == "none" or self._label(found) is not None:
+                seen = True
+                yield found
+        if not seen:
+            inside = "in folders named for their labels" if self.labels == "folder" else "there"
+            raise DataError(
+                f"{root.as_posix()}: no {self.column} files {inside}; expected "
+                f"{', '.join(sorted(self.suffixes))}"
+            )
+
+    def _label(self, found: FoundFile) -> str | None:
+        """The first folder below the split's place; None for a file that lies in the place."""
+        place = self.splits.get(found.split, "")
+        parts = PurePosixPath(found.name).relative_to(place).parts
+        return parts[0] if len(parts) > 1 else None
+
+    def _row(self, found: FoundFile) -> dict[str, bytes | None]:
+        row: dict[str, bytes | None] = {
+            "sample_id": name_bytes(found.name),
+            self.column: read_file(found.path),
+        }
+        if found.split:
+            row["split"] = found.split.encode()
+        if self.labels == "folder":
+            row["label"] = name_bytes(self._label(found) or "")
+        return row
+
+    def _joined(self, found: FoundFile, lines: "_TableLines") -> Iterator[Row]:
+        row = {"group": name_bytes(found.name), **self._row(found)}
+        told = lines.about(found)
+        for number, line in enumerate(told or [{}]):
+            name = name_bytes(found.name) + (b":%d" % (number + 1) if len(told) > 1 else b"")
+            yield {**row, **line, "sample_id": name}
+
+
+class _TableLines:
+    """The lines of a table by the file that they are about, on disk."""
+
+    def __init__(self, path: Path, table: FolderTable) -> None:
+        self._table = table
+        self._names = list(table.columns)
+        self._db = sqlite3.connect(path, isolation_level=None)
+        for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-16384"):
+            self._db.execute(f"PRAGMA {setting}")
+        cells = "".join(f", c{number} BLOB" for number in range(len(self._names)))
+        self._db.execute(
+            f"CREATE TABLE lines (name BLOB, split TEXT, id BLOB, used INT DEFAULT 0{cells})"
+        )
+        self._cells = ", ".join(f"c{number}" for number in range(len(self._names)))
+
+    def add(self, root: Path, split: str, place: str) -> None:
+        """Add the lines about the files of a split, which lies at `place` below `root`."""
+        one_for_all = "{split}" not in self._table.file
+        if one_for_all and self._db.execute("SELECT 1 FROM lines LIMIT 1").fetchone():
+            return
+        file = PurePosixPath(self._table.file.replace("{split}", place))
+        names = {self._table.key, *self._table.columns.values()}
+        marks = ", ".join("?" * (4 + len(self._names)))
+        self._db.execute("BEGIN")
+        for number, record in read_records(root / file, names, self._table.delimiter):
+            told = {} if record is None else record
+            cells = [
+                encode_text(told[theirs]) if told else None
+                for theirs in self._table.columns.values()
+            ]
+            about = (file.parent / told[self._table.key]).as_posix() if told else ""
+            line = name_bytes(file.as_posix()) + b":%d" % number
+            values = (encode_text(about), "" if one_for_all else split, line, 0, *cells)
+            self._db.execute(f"INSERT INTO lines VALUES ({marks})", values)  # noqa: S608
+        self._db.execute("COMMIT")
+        self._db.execute("CREATE INDEX IF NOT EXISTS by_name ON lines (name)")
+
+    def about(self, found: FoundFile) -> list[dict[str, bytes | None]]:
+        """The cells of each line about a file, in the order of the table."""
+        name = name_bytes(found.name)
+        told = self._db.execute(
+            f"SELECT {self._cells} FROM lines WHERE name = ? ORDER BY rowid",  # noqa: S608
+            (name,),
+        ).fetchall()
+        self._db.execute("UPDATE lines SET used = 1 WHERE name = ?", (name,))
+        return [dict(zip(self._names, cells, strict=True)) for cells in told]
+
+    def unused(self) -> Iterator[dict[str, bytes | None]]:
+        """Rows for the lines about files that are not there: without the medium."""
+        query = f"SELECT id, split, {self._cells} FROM lines WHERE used = 0 ORDER BY rowid"  # noqa: S608
+        for line, split, *cells in self._db.execute(query):
+            row = dict(zip(self._names, cells, strict=True))
+            yield {**row, "sample_id": line, "split": split.encode() or None}
+
+    def close(self) -> None:
+        """Release the file."""
+        self._db.close()
+
+
+class ImageFolderSource(FolderSource):
+    """Images in a folder for each label, as torchvision has them; by `source: imagefolder`."""
+
+    column: ClassVar[str] = "image"
+    suffixes: ClassVar[frozenset[str]] = frozenset(
+        {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+    )
+    source: Literal["imagefolder"]
+
+
+class AudioFolderSource(FolderSource):
+    """Sounds in a folder for each label; chosen by `source: audiofolder`."""
+
+    column: ClassVar[str] = "audio"
+    suffixes: ClassVar[frozenset[str]] = frozenset(
+        {".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}
+    )
+    source: Literal["audiofolder"]

@@ -1,0 +1,55 @@
+"""Source `jsonl`: files with a JSON object in each line."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from plumbline.sources.files import BYTE_ORDER_MARK, LineReader, open_file, unreadable
+from plumbline.sources.table import TableSource
+
+MAX_LINE_BYTES = 2**28
+"""A longer line is broken."""
+
+
+class JsonlSource(TableSource):
+    """JSON Lines below the dataset's path, chosen by `source: jsonl`.
+
+    A name with dots reaches into objects, such as `image.path`, unless there is a field of it.
+    """
+
+    source: Literal["jsonl"]
+    files: str = "*.jsonl"
+
+    def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+        """Yield the objects with the numbers of their lines; blank lines are passed over."""
+        names = set(self.columns.values())
+        try:
+            with open_file(path) as file:
+                for number, line in LineReader(file, MAX_LINE_BYTES).lines():
+                    if number == 1:
+                        line = line.removeprefix(BYTE_ORDER_MARK)
+                    if line.strip():
+                        record = parse_object(line)
+                        yield number, record and {name: _reach(record, name) for name in names}
+        except OSError as error:
+            raise unreadable(path, error) from None
+
+
+def parse_object(line: bytes) -> dict[str, Any] | None:
+    """Parse a line; None where it is not one JSON object."""
+    try:
+        # Stray bytes are kept as surrogates: one bad text does not take the row's other cells.
+        value = json.loads(line.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _reach(record: Mapping[str, Any], name: str) -> Any:
+    if name in record:
+        return record[name]
+    value: Any = record
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,74 @@
+"""Source `parts`: several sources as one dataset, each with labels of its own."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pyarrow as pa
+from pydantic import AfterValidator, ConfigDict, StringConstraints
+
+from plumbline.data.columns import CANONICAL
+from plumbline.errors import DataError
+from plumbline.registry import OneOf
+from plumbline.sources.base import SOURCES, Source
+from plumbline.sources.rows import from_columns
+
+PartName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+def _not_nested(parts: dict[str, Source]) -> dict[str, Source]:
+    if not parts:
+        raise ValueError("name at least one part")
+    if nested := [name for name, part in parts.items() if isinstance(part, PartsSource)]:
+        raise ValueError(f"part {nested[0]} has parts itself; name them all side by side")
+    return parts
+
+
+class PartsSource(Source):
+    """Sources that read below the same path, chosen by `source: parts`."""
+
+    # Built when it is first used, so that the sources which plugins add can be parts as well.
+    model_config = ConfigDict(defer_build=True)
+
+    source: Literal["parts"]
+    parts: Annotated[
+        dict[PartName, Annotated[Source, OneOf(SOURCES, "source")]], AfterValidator(_not_nested)
+    ]
+    """Name of the part -> its source; a row belongs to the part that it is read for."""
+
+    @property
+    def given_splits(self) -> list[str]:
+        """The splits that any of the parts has."""
+        return sorted({split for part in self.parts.values() for split in part.given_splits})
+
+    def read(self, path: Path) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of the parts, one part after another, with all columns of any of them."""
+        opened = {name: _peek(name, part.read(path)) for name, part in self.parts.items()}
+        there = {column for first, _ in opened.values() for column in first.schema.names}
+        columns = [name for name in CANONICAL if name in there or name == "part"]
+        for name, (first, rest) in opened.items():
+            for batch in chain([first], rest):
+                yield _tag(batch, name, columns)
+
+
+def _peek(
+    name: str, batches: Iterator[pa.RecordBatch]
+) -> tuple[pa.RecordBatch, Iterator[pa.RecordBatch]]:
+    first = next(batches, None)
+    if first is None:
+        raise DataError(f"part {name} has zero rows; check its files, or leave it out")
+    if "part" in first.schema.names:
+        raise DataError(f"part {name} has a part column itself; take it as a dataset of its own")
+    return first, batches
+
+
+def _tag(batch: pa.RecordBatch, part: str, columns: list[str]) -> pa.RecordBatch:
+    filled = {
+        name: batch.column(name).view(pa.binary())
+        if name in batch.schema.names
+        else pa.nulls(batch.num_rows, pa.binary())
+        for name in columns
+    }
+    filled["part"] = pa.repeat(pa.scalar(part.encode(), pa.binary()), batch.num_rows)
+    return from_columns(filled)

@@ -1,0 +1,139 @@
+"""What `jsonl` and `csv` share: a row a record, files under their own names for columns."""
+
+import base64
+import binascii
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from plumbline.data.arrays import encode_array
+from plumbline.data.columns import CANONICAL, MEDIA
+from plumbline.errors import ConfigError
+from plumbline.sources.base import ColumnNames, Source, SplitPlaces, require_path
+from plumbline.sources.files import FoundFile, find_files, matching, name_bytes, read_named_file
+from plumbline.sources.rows import (
+    Row,
+    Tally,
+    Templates,
+    check_templates,
+    fill_templates,
+    make_batches,
+)
+
+
+class TableSource(Source):
+    """Files of records. A record that cannot be read becomes a row without content.
+
+    Such a row has the file and its number as `sample_id`, and validation files it.
+    """
+
+    files: str
+    """Pattern for the names of the files; folders are searched to any depth."""
+    splits: SplitPlaces = Field(default_factory=dict)
+    columns: ColumnNames
+    """Without `sample_id`, a row is called by its file and number: `train.csv:17`."""
+    media: Literal["path", "base64"] = "path"
+    """How image, audio and features stand in a cell: a file below the dataset's path, or bytes."""
+    templates: Templates = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _templates_fit(self) -> "TableSource":
+        if not set(self.columns) - {"sample_id", "group", "split", "part"}:
+            raise ValueError("columns must name one column with content")
+        if self.splits and "split" in self.columns:
+            raise ValueError("splits and a split column both say what is in a split")
+        check_templates(self.templates, {*self.columns, "sample_id"})
+        return self
+
+    @property
+    def given_splits(self) -> list[str]:
+        """The splits that the files come in."""
+        return sorted(self.splits)
+
+    @abstractmethod
+    def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+        """Yield the number and the fields of each record; None for one that is broken.
+
+        Fields are under the names of the files; text is a str or bytes.
+        """
+
+    def read(self, path: Path) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of all files."""
+        require_path(path)
+        if path.is_file() and self.media == "path" and set(self.columns) & set(MEDIA):
+            raise ConfigError(
+                f"{path.as_posix()}: is one file, but its rows name others: set the dataset's path "
+                "to the folder of them all"
+            )
+        there = {"sample_id", *self.columns, *(["split"] if self.splits else [])}
+        columns = [name for name in CANONICAL if name in there]
+        tally = Tally()
+        for batch in make_batches(self._rows(path, tally), columns):
+            yield fill_templates(batch, self.templates)
+        tally.tell()
+
+    def _rows(self, root: Path, tally: Tally) -> Iterator[Row]:
+        for found in find_files(root, self.splits, matching(self.files)):
+            for number, record in self.records(found.path):
+                place = f"{found.name}:{number}"
+                if record is None:
+                    tally.add("are broken and reach validation empty", place)
+                yield self._row(record or {}, found, number, root, tally)
+
+    def _row(
+        self, record: Mapping[str, Any], found: FoundFile, number: int, root: Path, tally: Tally
+    ) -> Row:
+        place = name_bytes(found.name) + b":%d" % number
+        row: dict[str, bytes | None] = {"sample_id": place}
+        for ours, theirs in self.columns.items():
+            value = record.get(theirs)
+            cell = make_cell(ours, value)
+            if ours in MEDIA and isinstance(value, str | bytes) and cell is not None:
+                cell = self._load(cell, root)
+            if cell is None and value is not None:
+                tally.add(f"hold nothing usable as {ours}", place.decode("utf-8", "replace"))
+            if ours != "sample_id" or record:
+                row[ours] = cell
+        if found.split:
+            row["split"] = found.split.encode()
+        return row
+
+    def _load(self, cell: bytes, root: Path) -> bytes | None:
+        if self.media == "path":
+            return read_named_file(root, cell)
+        try:
+            return base64.b64decode(cell.partition(b",")[2] or cell, validate=True)
+        except binascii.Error:
+            return cell  # validation says what it is not
+
+
+def make_cell(column: str, value: Any) -> bytes | None:
+    """Bring a value to the bytes of a cell; None where it is nothing that the column can hold.
+
+    Numbers become text as Python writes them, truth values `true` and `false`. Lists of numbers
+    are `features` only.
+    """
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return encode_text(value)
+    if column == "features":
+        return encode_array(value) if isinstance(value, list) else None
+    if column in MEDIA or not isinstance(value, bool | int | float):
+        return None
+    return (str(value).lower() if isinstance(value, bool) else repr(value)).encode()
+
+
+def encode_text(text: str) -> bytes:
+    r"""Encode as UTF-8, where stray bytes were decoded as surrogates: back to the same bytes.
+
+    Other surrogates, which JSON can write as `\ud800`, become bytes that are no UTF-8.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,168 @@
+"""The decoded-media files of a training cache: one writer per kind of medium."""
+
+import hashlib
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+from PIL import Image
+
+from plumbline.data.arrays import decode_array
+from plumbline.data.images import decode_rgb, resize_rgb
+from plumbline.errors import DataError
+
+
+class MediaFile(Protocol):
+    """Receives the distinct media of one column, in the order of their numbers."""
+
+    def append(self, data: bytes) -> None:
+        """Decode one medium and write it.
+
+        Raises:
+            DataError: it cannot be decoded, though validation let it pass.
+        """
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader must know, for cache.json."""
+        ...
+
+
+class ImageFile:
+    """images.bin."""
+
+    def __init__(self, out: BinaryIO, size: tuple[int, int]) -> None:
+        """Write images of `size`, height and width in pixels, into `out`."""
+        self._out, self._size, self._count = out, size, 0
+
+    def append(self, data: bytes) -> None:
+        """See `MediaFile`."""
+        try:
+            self._out.write(resize_rgb(decode_rgb(data), *self._size).tobytes())
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise _undecodable("image", data, error) from None
+        self._count += 1
+
+    def facts(self) -> dict[str, Any]:
+        """See `MediaFile`."""
+        return {"images": self._count, "image_shape": [*self._size, 3]}
+
+
+class _RaggedFile:
+    """Arrays of unequal length one after another, and where each begins."""
+
+    def __init__(self, out: BinaryIO, offsets: BinaryIO) -> None:
+        self._out, self._offsets = out, offsets
+        self._offsets.write(np.int64(0).tobytes())
+        self._end = self._count = self._longest = 0
+
+    def _write(self, array: "np.ndarray[Any, np.dtype[np.float32]]") -> None:
+        self._out.write(array.tobytes())
+        self._end += len(array)
+        self._offsets.write(np.int64(self._end).tobytes())
+        self._count += 1
+        self._longest = max(self._longest, len(array))
+
+
+class AudioFile(_RaggedFile):
+    """audio.bin and its offsets."""
+
+    def __init__(self, out: BinaryIO, offsets: BinaryIO, sample_rate: int) -> None:
+        """Write clips at `sample_rate` Hz."""
+        super().__init__(out, offsets)
+        self._sample_rate = sample_rate
+
+    def append(self, data: bytes) -> None:
+        """See `MediaFile`."""
+        from plumbline.data.audio import decode_mono  # data without audio needs no libsndfile
+
+        try:
+            self._write(decode_mono(data, self._sample_rate))
+        except (OSError, ValueError) as error:
+            raise _undecodable("clip", data, error) from None
+
+    def facts(self) -> dict[str, Any]:
+        """See `MediaFile`."""
+        return {
+            "audio": {
+                "clips": self._count,
+                "sample_rate": self._sample_rate,
+                "longest_samples": self._longest,
+            }
+        }
+
+
+class FeatureFile(_RaggedFile):
+    """features.bin and its offsets."""
+
+    def __init__(self, out: BinaryIO, offsets: BinaryIO, shape: dict[str, Any]) -> None:
+        """Write arrays of `shape["channels"]` channels; `shape` is that of shapes.json."""
+        super().__init__(out, offsets)
+        self._shape = shape
+
+    def append(self, data: bytes) -> None:
+        """See `MediaFile`."""
+        try:
+            array = decode_array(data)
+        except ValueError as error:
+            raise _undecodable("feature array", data, error) from None
+        if array.shape[1] != self._shape["channels"]:
+            raise _undecodable("feature array", data, ValueError(f"{array.shape[1]} channels"))
+        self._write(array)
+
+    def facts(self) -> dict[str, Any]:
+        """See `MediaFile`."""
+        names = ("channels", "mean_of_channels", "std_of_channels")
+        shape = {name: self._shape[name] for name in names}
+        return {"features": {"arrays": self._count, "longest": self._longest, **shape}}
+
+
+def open_media(
+    out: Path,
+    image_size: list[int] | None,
+    sample_rate: int,
+    shapes: dict[str, Any],
+    files: ExitStack,
+) -> dict[str, MediaFile]:
+    """Open the files of the media that a dataset has, by column.
+
+    Raises:
+        DataError: images differ in size and no size is set.
+    """
+    media: dict[str, MediaFile] = {}
+
+    def create(name: str) -> BinaryIO:
+        return files.enter_context((out / name).open("wb"))
+
+    if size := _image_size(image_size, shapes):
+        media["image"] = ImageFile(create("images.bin"), size)
+    if "audio" in shapes:
+        media["audio"] = AudioFile(create("audio.bin"), create("audio.offsets.bin"), sample_rate)
+    if "features" in shapes:
+        offsets = create("features.offsets.bin")
+        media["features"] = FeatureFile(create("features.bin"), offsets, shapes["features"])
+    return media
+
+
+def _image_size(wanted: list[int] | None, shapes: dict[str, Any]) -> tuple[int, int] | None:
+    sizes = shapes["image"]["sizes"] if "image" in shapes else []
+    if not sizes:
+        return None
+    if wanted is not None:
+        return wanted[0], wanted[1]
+    if len(sizes) > 1:
+        shown = ", ".join(f"{s['height']}x{s['width']} ({s['images']})" for s in sizes[:3])
+        raise DataError(
+            f"images have {len(sizes)} different sizes, the most frequent {shown}; "
+            "set tokenize.image_size of the dataset to one height and width"
+        )
+    return sizes[0]["height"], sizes[0]["width"]
+
+
+def _undecodable(what: str, data: bytes, error: BaseException) -> DataError:
+    digest = hashlib.sha256(data).hexdigest()
+    return DataError(
+        f"the {what} with SHA-256 {digest[:16]} cannot be decoded ({error}); set validate.level "
+        "of the dataset to full"
+    )

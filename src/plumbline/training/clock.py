@@ -1,0 +1,61 @@
+"""Where a training stands: the one count of progress, and the best validation so far."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plumbline.batch import Batch
+
+
+@dataclass
+class Clock:
+    """The one count of progress; schedule, log, checkpoint and early stopping all read it."""
+
+    epoch: int = 0
+    """Epochs ended, which is also the number of the epoch under way."""
+    micro_in_epoch: int = 0
+    """Micro-batches of this epoch already used."""
+    micro_step: int = 0
+    """Micro-batches used so far."""
+    global_step: int = 0
+    """Optimiser updates made so far."""
+    samples: int = 0
+    targets: int = 0
+    """What the losses so far were counted over: tokens, images or whatever the task counts."""
+    skipped: int = 0
+    """Optimiser steps left out: not finite, or their window failed."""
+
+    def pass_over(self, window: Sequence[Batch]) -> None:
+        """Count the micro-batches of a window as used."""
+        self.micro_in_epoch += len(window)
+        self.micro_step += len(window)
+        self.samples += sum(len(batch["sample_index"]) for batch in window)
+
+
+@dataclass
+class Best:
+    """The best validation so far; only a finite value is best, and of equals the first stays."""
+
+    value: float | None = None
+    global_step: int = 0
+    epoch: int = 0
+    since: int = 0
+    """Validations since the last change of at least `min_change` for the better."""
+    anchor: float | None = None
+    """The value of that change."""
+
+    def update(self, value: float, mode: str, min_change: float, clock: Clock) -> bool:
+        """Take a new value; true when it is the best so far, by however little."""
+        if not math.isfinite(value):
+            self.since += 1
+            return False
+        sign = 1 if mode == "max" else -1
+        if self.anchor is None or sign * (value - self.anchor) > min_change:
+            self.anchor, self.since = value, 0
+        else:
+            self.since += 1
+        if self.value is not None and sign * (value - self.value) <= 0:
+            return False
+        self.value = value
+        self.global_step, self.epoch = clock.global_step, clock.epoch
+        return True

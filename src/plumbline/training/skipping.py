@@ -1,0 +1,112 @@
+"""Steps that cannot be made: stop with one line that names the place, or leave them out."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from plumbline.batch import Batch
+from plumbline.errors import TrainingError
+from plumbline.training.clock import Clock
+from plumbline.training.config import TrainerConfig
+from plumbline.training.history import History
+
+logger = logging.getLogger(__name__)
+
+FAILURES = (RuntimeError, ValueError, IndexError, MemoryError)
+"""What a batch can raise in a loss or its gradient: shapes, values, numbers beyond a table, memory.
+
+Errors of ours (`PlumblineError`) are about settings and are no batch's fault.
+"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a window makes no step."""
+
+    reason: str
+    remedy: str
+    stops: bool
+    """Whether it ends the training, by setting."""
+
+
+def not_finite(loss: float, norm: float, config: TrainerConfig) -> Fault:
+    """The fault of a loss or a gradient that is not a finite number."""
+    return Fault(
+        f"loss {loss}, gradient norm {norm}",
+        "lower optim.lr, look at these samples, or set trainer.non_finite: skip",
+        config.non_finite == "stop",
+    )
+
+
+def failure(error: BaseException, window: Sequence[Batch], config: TrainerConfig) -> Fault:
+    """The fault of an error in the loss or the backward pass."""
+    stops = config.failing_batch == "stop"
+    if _is_out_of_memory(error):
+        size = max(len(batch["sample_index"]) for batch in window)
+        return Fault(
+            "out of memory",
+            f"lower loader.batch_size ({size} here) and raise trainer.grad_accum_steps as much",
+            stops,
+        )
+    text = " ".join(str(error).split())[:300]
+    return Fault(
+        f"{type(error).__name__}: {text}",
+        "look at these samples, or set trainer.failing_batch: skip",
+        stops,
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # On a CPU torch raises a plain RuntimeError, which only its text tells apart.
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "can't allocate memory" in str(error)
+
+
+def _place(fault: Fault, window: Sequence[Batch], clock: Clock) -> str:
+    samples = _samples(window)
+    shown = f"{samples[:8]}{' ...' if len(samples) > 8 else ''}"
+    return f"optimiser step {clock.global_step}: {fault.reason}; samples {shown}"
+
+
+def _samples(window: Sequence[Batch]) -> list[int]:
+    return [int(i) for batch in window for i in batch["sample_index"]]
+
+
+def stop_text(fault: Fault, window: Sequence[Batch], clock: Clock) -> str:
+    """The one line of an error that ends the training."""
+    return f"{_place(fault, window, clock)}; {fault.remedy}"
+
+
+def skip_step(
+    fault: Fault, window: Sequence[Batch], clock: Clock, history: History, config: TrainerConfig
+) -> None:
+    """Count a window that makes no step and put it on record.
+
+    Args:
+        fault: what is wrong with it.
+        window: its micro-batches, which the clock has passed over.
+        clock: counts it.
+        history: gets a row of `skipped`.
+        config: says what to do and how often.
+
+    Raises:
+        TrainingError: the setting says to stop, or too many were skipped.
+    """
+    clock.skipped += 1
+    if fault.stops:
+        raise TrainingError(stop_text(fault, window, clock))
+    where = _place(fault, window, clock)
+    if clock.skipped > config.max_skipped_steps:
+        raise TrainingError(f"{where}; more than {config.max_skipped_steps} skipped steps")
+    history.skipped.append(
+        {
+            "global_step": clock.global_step,
+            "micro_step": clock.micro_step,
+            "epoch": clock.epoch,
+            "reason": fault.reason,
+            "samples": " ".join(map(str, _samples(window))),
+        }
+    )
+    logger.warning("skipped %s", where)

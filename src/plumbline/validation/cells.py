@@ -1,0 +1,89 @@
+"""How a cell is judged and cleaned, by what its column holds."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+from plumbline.data.columns import Kind
+from plumbline.validation.audio_check import AudioLimits, check_audio, too_many_audio_bytes
+from plumbline.validation.faults import Fault, Reason
+from plumbline.validation.features_check import (
+    FeatureLimits,
+    check_features,
+    too_many_feature_bytes,
+)
+from plumbline.validation.image_check import ImageLimits, check_image, too_many_bytes
+from plumbline.validation.target_check import (
+    MAX_LABEL_CHARS,
+    MAX_NUMBER_BYTES,
+    clean_label,
+    clean_number,
+    too_many_label_bytes,
+    too_many_number_bytes,
+)
+from plumbline.validation.text_check import CleanText, clean_text, too_many_text_bytes
+
+Clean = Callable[[bytes], CleanText | Fault]
+
+
+class CellRules(NamedTuple):
+    """What is asked of the cells of one kind."""
+
+    null: Reason
+    max_bytes: int
+    """A longer cell is a fault and is not even looked at."""
+    too_long: Callable[[int], Fault]
+    """The fault of a cell of so many bytes."""
+    check: Callable[[bytes], Fault | None]
+    costly: bool = False
+    """Whether to look a verdict up is cheaper than to judge again."""
+    clean: Clean | None = None
+    """Brings a good cell into the form that clean tables hold; None where it stays as it is."""
+
+
+def make_cell_rules(
+    images: ImageLimits, audio: AudioLimits, features: FeatureLimits, max_text_chars: int
+) -> Mapping[Kind, CellRules]:
+    """Make the rules for every kind."""
+    return {
+        "image": CellRules(
+            null="null_image",
+            max_bytes=images.max_bytes,
+            too_long=partial(too_many_bytes, limits=images),
+            check=partial(check_image, limits=images),
+            costly=images.level == "full",
+        ),
+        "audio": CellRules(
+            null="null_audio",
+            max_bytes=audio.max_bytes,
+            too_long=partial(too_many_audio_bytes, limits=audio),
+            check=partial(check_audio, limits=audio),
+            costly=audio.level == "full",
+        ),
+        "features": CellRules(
+            null="null_features",
+            max_bytes=features.max_bytes,
+            too_long=partial(too_many_feature_bytes, limits=features),
+            check=partial(check_features, limits=features),
+        ),
+        "text": _text_rules(
+            "null_text",
+            4 * max_text_chars + 3,  # the longest UTF-8, and a byte order mark
+            partial(too_many_text_bytes, max_chars=max_text_chars),
+            partial(clean_text, max_chars=max_text_chars),
+        ),
+        "label": _text_rules(
+            "null_label", 4 * MAX_LABEL_CHARS + 3, too_many_label_bytes, clean_label
+        ),
+        "number": _text_rules("null_value", MAX_NUMBER_BYTES, too_many_number_bytes, clean_number),
+    }
+
+
+def _text_rules(
+    null: Reason, max_bytes: int, too_long: Callable[[int], Fault], clean: Clean
+) -> CellRules:
+    def check(cell: bytes) -> Fault | None:
+        found = clean(cell)
+        return found if isinstance(found, Fault) else None
+
+    return CellRules(null, max_bytes, too_long, check, clean=clean)

@@ -1,0 +1,42 @@
+"""Are the cells of labels and values usable? Works on bytes, never on files."""
+
+import math
+import re
+
+from plumbline.validation.faults import Fault
+from plumbline.validation.text_check import CleanText, clean_text
+
+MAX_LABEL_CHARS = 256
+MAX_NUMBER_BYTES = 256
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def clean_label(raw: bytes) -> CleanText | Fault:
+    """Judge the name of a class and bring it into the form of clean text."""
+    found = clean_text(raw, MAX_LABEL_CHARS)
+    return Fault("bad_label", found.detail) if isinstance(found, Fault) else found
+
+
+def too_many_label_bytes(size: int) -> Fault:
+    """The fault of a cell of `size` bytes, which is too long for a label."""
+    return Fault("bad_label", f"{size} bytes, allowed are {MAX_LABEL_CHARS} characters")
+
+
+def clean_number(raw: bytes) -> CleanText | Fault:
+    """Judge a decimal number and write it the one way that keeps all of its float64."""
+    if len(raw) > MAX_NUMBER_BYTES:
+        return too_many_number_bytes(len(raw))
+    text = raw.decode("utf-8", "replace").strip(" \t\r\n")
+    # float() alone would also take nan, inf, underscores and digits of other scripts.
+    if _NUMBER.fullmatch(text) is None:
+        return Fault("bad_value", f"{text[:40]!r} is no finite decimal number")
+    number = float(text)
+    if not math.isfinite(number):
+        return Fault("bad_value", f"{text[:40]!r} is beyond what a float64 can hold")
+    return CleanText(repr(number), control=False, bom=False, nfc=False)
+
+
+def too_many_number_bytes(size: int) -> Fault:
+    """The fault of a cell of `size` bytes, which is too long for a number."""
+    return Fault("bad_value", f"{size} bytes, allowed are {MAX_NUMBER_BYTES}")

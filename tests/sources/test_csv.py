@@ -1,0 +1,117 @@
+"""Every cell of a table is text and stays what it is; ragged records are filed, not guessed at."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from plumbline.errors import DataError
+from plumbline.sources import csv as source_csv
+from plumbline.sources.csv import CsvSource
+
+
+def read(path: Path, **settings: Any) -> list[dict[str, Any]]:
+    source = CsvSource.model_validate({"source": "csv", **settings})
+    return [row for batch in source.read(path) for row in batch.to_pylist()]
+
+
+def test_words_for_nothing_and_numbers_stay_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,t,l\n1,NA,01\n2,nan,1.50\n3,null,\n4,None,true\n")
+    rows = read(tmp_path, columns={"sample_id": "id", "text": "t", "label": "l"})
+    assert [(r["sample_id"], r["text"], r["label"]) for r in rows] == [
+        ("1", "NA", "01"),
+        ("2", "nan", "1.50"),
+        ("3", "null", ""),
+        ("4", "None", "true"),
+    ]
+
+
+def test_quotes_hold_delimiters_quotes_and_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'a,t\r\n1,"x, ""y""\r\nz"\r\n\r\n2,plain\r\n')
+    rows = read(tmp_path, columns={"text": "t"})
+    assert [(r["sample_id"], r["text"]) for r in rows] == [
+        ("a.csv:1", 'x, "y"\r\nz'),
+        ("a.csv:2", "plain"),
+    ]
+
+
+def test_other_delimiters_and_tables_without_quoting(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text('t\tl\n"open\t1\nfine\t0\n')
+    columns = {"text": "t", "label": "l"}
+    rows = read(tmp_path, columns=columns, files="*.tsv", delimiter="\t", quotes=False)
+    assert [(r["text"], r["label"]) for r in rows] == [('"open', "1"), ("fine", "0")]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbft,l\na,b\n")
+    assert [r["text"] for r in read(tmp_path, columns={"text": "t"})] == ["a"]
+
+
+def test_a_record_of_another_length_is_a_row_without_content(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.csv").write_text("i,t\nx,good\ny\nz,1,2\nw,good\n")
+    with caplog.at_level(logging.WARNING):
+        rows = read(tmp_path, columns={"sample_id": "i", "text": "t"})
+    assert [(r["sample_id"], r["text"]) for r in rows] == [
+        ("x", "good"),
+        ("a.csv:2", None),
+        ("a.csv:3", None),
+        ("w", "good"),
+    ]
+    assert caplog.messages == ["2 rows are broken and reach validation empty, the first: a.csv:2"]
+
+
+def test_text_that_is_not_utf8_reaches_validation_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"t\ncaf\xe9\na\x00b\n")
+    (batch,) = CsvSource(source="csv", columns={"text": "t"}).read(tmp_path)
+    assert batch.column("text").view("binary").to_pylist() == [b"caf\xe9", b"a\x00b"]
+
+
+def test_media_are_files_and_splits_are_tables(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"A")
+    (tmp_path / "train.csv").write_text("f,l\na.png,x\n")
+    (tmp_path / "test.csv").write_text("f,l\nb.png,y\n")
+    splits = {"train": "train.csv", "test": "test.csv"}
+    rows = read(tmp_path, columns={"image": "f", "label": "l"}, splits=splits)
+    assert [(r["split"], r["image"], r["label"]) for r in rows] == [
+        ("train", b"A", "x"),
+        ("test", None, "y"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", r"a\.csv: wrong columns: t is missing; .*file is empty"),
+        (b"x,y\n1,2\n", r"t is missing; the header row has x, y"),
+        (b"t,t\n1,2\n", "t is there twice"),
+    ],
+)
+def test_a_header_without_a_column_is_an_error(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "a.csv").write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, columns={"text": "t"})
+
+
+def test_a_line_without_an_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_csv, "MAX_LINE_CHARS", 20)
+    (tmp_path / "a.csv").write_text("t\n" + "x" * 30)
+    with pytest.raises(DataError, match=r"a\.csv: line 2 is longer than 20 characters"):
+        read(tmp_path, columns={"text": "t"})
+
+
+def test_a_quote_that_is_never_closed_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_csv, "MAX_LINE_CHARS", 20)
+    (tmp_path / "a.csv").write_text('t\n"open\n' + "some text\n" * 9)
+    with pytest.raises(DataError, match=r"a\.csv: not readable as CSV .*field limit"):
+        read(tmp_path, columns={"text": "t"})
+
+
+def test_a_delimiter_is_one_character() -> None:
+    with pytest.raises(ValidationError, match="delimiter"):
+        CsvSource(source="csv", columns={"text": "t"}, delimiter="::")

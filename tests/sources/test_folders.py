@@ -1,0 +1,142 @@
+"""A folder for each label: files arrive as they are, with what a table says of them."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from plumbline.errors import DataError
+from plumbline.sources.folders import AudioFolderSource, ImageFolderSource
+
+
+def read(path: Path, **settings: Any) -> list[dict[str, Any]]:
+    source = ImageFolderSource.model_validate({"source": "imagefolder", **settings})
+    return [row for batch in source.read(path) for row in batch.to_pylist()]
+
+
+def put(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+
+
+def test_the_folder_is_the_label(tmp_path: Path) -> None:
+    put(tmp_path, "dog/b.png", "cat/deep/a.JPG", "cat/z.jpeg")
+    assert read(tmp_path) == [
+        {"sample_id": "cat/deep/a.JPG", "image": b"cat/deep/a.JPG", "label": "cat"},
+        {"sample_id": "cat/z.jpeg", "image": b"cat/z.jpeg", "label": "cat"},
+        {"sample_id": "dog/b.png", "image": b"dog/b.png", "label": "dog"},
+    ]
+
+
+def test_files_of_others_are_passed_over(tmp_path: Path) -> None:
+    put(tmp_path, "cat/a.png", "cat/.b.png", "cat/_c.png", "cat/Thumbs.db", "root.png", ".x/a.png")
+    put(tmp_path, "cat/a.wav", "README.md", "__MACOSX/cat/a.png")
+    assert [row["sample_id"] for row in read(tmp_path)] == ["cat/a.png"]
+
+
+def test_splits_are_folders_of_their_own(tmp_path: Path) -> None:
+    put(tmp_path, "train/cat/a.png", "held/dog/b.png", "other/cat/c.png")
+    splits = {"train": "train", "test": "held"}
+    rows = read(tmp_path, splits=splits, templates={"caption": "a photo of a {label}"})
+    assert [(r["sample_id"], r["split"], r["label"], r["caption"]) for r in rows] == [
+        ("train/cat/a.png", "train", "cat", "a photo of a cat"),
+        ("held/dog/b.png", "test", "dog", "a photo of a dog"),
+    ]
+    source = ImageFolderSource(source="imagefolder", splits=splits)
+    assert source.given_splits == ["test", "train"]
+
+
+def test_an_image_of_no_bytes_reaches_validation(tmp_path: Path) -> None:
+    put(tmp_path, "cat/a.png")
+    (tmp_path / "cat/a.png").write_bytes(b"")
+    assert [row["image"] for row in read(tmp_path)] == [b""]
+
+
+def test_a_table_tells_more_and_its_lines_about_nothing_are_rows_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, "a.png", "b/c.png", "d.png")
+    (tmp_path / "metadata.csv").write_text(
+        "file_name,words\nb/c.png,one\na.png,NA\nb/c.png,two\ngone.png,three\nbroken\n"
+    )
+    table = {"file": "metadata.csv", "columns": {"caption": "words"}}
+    with caplog.at_level(logging.WARNING):
+        rows = read(tmp_path, labels="none", table=table)
+    assert [(r["sample_id"], r["group"], r["image"], r["caption"]) for r in rows] == [
+        ("a.png", "a.png", b"a.png", "NA"),
+        ("b/c.png:1", "b/c.png", b"b/c.png", "one"),
+        ("b/c.png:2", "b/c.png", b"b/c.png", "two"),
+        ("d.png", "d.png", b"d.png", None),
+        ("metadata.csv:4", None, None, "three"),
+        ("metadata.csv:5", None, None, None),
+    ]
+    assert caplog.messages == ["2 rows of the table name no file, the first: metadata.csv:4"]
+
+
+def test_each_split_can_have_a_table(tmp_path: Path) -> None:
+    put(tmp_path, "train/a.png", "val/a.png")
+    for split in ("train", "val"):
+        (tmp_path / split / "metadata.csv").write_text(f"name,l\na.png,{split}-label\n")
+    table = {"file": "{split}/metadata.csv", "key": "name", "columns": {"label": "l"}}
+    rows = read(tmp_path, labels="none", table=table, splits={"train": "train", "val": "val"})
+    assert [(r["sample_id"], r["split"], r["label"]) for r in rows] == [
+        ("train/a.png", "train", "train-label"),
+        ("val/a.png", "val", "val-label"),
+    ]
+
+
+def test_one_table_can_tell_of_all_splits(tmp_path: Path) -> None:
+    put(tmp_path, "train/a.png", "val/b.png")
+    (tmp_path / "all.csv").write_text("file_name,l\ntrain/a.png,x\nval/b.png,y\n")
+    table = {"file": "all.csv", "columns": {"label": "l"}}
+    rows = read(tmp_path, labels="none", table=table, splits={"train": "train", "val": "val"})
+    assert [row["label"] for row in rows] == ["x", "y"]
+
+
+def test_sounds_are_found_alike(tmp_path: Path) -> None:
+    put(tmp_path, "seven/a.WAV", "seven/b.flac", "seven/c.png")
+    source = AudioFolderSource(source="audiofolder")
+    rows = [row for batch in source.read(tmp_path) for row in batch.to_pylist()]
+    assert rows == [
+        {"sample_id": f"seven/{name}", "audio": f"seven/{name}".encode(), "label": "seven"}
+        for name in ("a.WAV", "b.flac")
+    ]
+
+
+def test_a_name_that_is_no_text_reaches_validation_as_it_is(tmp_path: Path) -> None:
+    put(tmp_path, "cat/a.png")
+    (tmp_path / "cat/a.png").rename(tmp_path / "cat" / "caf\udce9.png")
+    (batch,) = ImageFolderSource(source="imagefolder").read(tmp_path)
+    assert batch.column("sample_id").view("binary").to_pylist() == [b"cat/caf\xe9.png"]
+
+
+@pytest.mark.parametrize("names", [[], ["a.png"], ["cat/a.wav"]])
+def test_a_folder_without_images_says_what_is_expected(tmp_path: Path, names: list[str]) -> None:
+    put(tmp_path, *names)
+    with pytest.raises(DataError, match=r"no image files in folders named for their labels.*\.png"):
+        read(tmp_path)
+
+
+def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "secret.png", "data/cat/a.png")
+    (tmp_path / "data/cat/b.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(DataError, match=r"b\.png: a link that leaves"):
+        read(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"table": {"file": "t.csv", "columns": {"label": "l"}}}, "label comes from the folder"),
+        ({"table": {"file": "t.csv", "columns": {"image": "l"}}}, "not for the table to say"),
+        ({"table": {"file": "../t.csv", "columns": {"caption": "l"}}}, "below the dataset's path"),
+        ({"labels": "none", "templates": {"caption": "{label}"}}, "there is sample_id"),
+        ({"splits": {"dev": "x"}}, "unknown split 'dev'"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValidationError, match=rule):
+        ImageFolderSource.model_validate({"source": "imagefolder", **settings})
