@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from plumbline import paths
 from plumbline.config import Config, fix_threads
 from plumbline.export.config import ExportConfig
+from plumbline.export.kinds import EXPORTS
 from plumbline.files import read_json, staged_output
 from plumbline.stage import StageSpec, parse_call, run_stage
 from plumbline.tracking.record import record_run
@@ -16,16 +17,29 @@ class ExportModelConfig(Config):
     """What is exported, and how it is compared with its checkpoint."""
 
     threads: int = Field(ge=1)
+    kind: str
     data: str
     export: ExportConfig
+
+
+def schema_of_kind(kind: str) -> type[ExportModelConfig]:
+    """The settings of one kind of task.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    settings = EXPORTS[kind].settings
+    return create_model("ExportModelConfig", __base__=ExportModelConfig, export=(settings, ...))
 
 
 SPEC = StageSpec(
     name="export_model",
     schema=ExportModelConfig,
+    schema_of_kind=schema_of_kind,
     group="tasks",
     sections=lambda key: {
         "threads": "threads",
+        "kind": f"tasks.{key}.kind",
         "data": f"tasks.{key}.data",
         "export": f"tasks.{key}.export",
     },
@@ -38,9 +52,10 @@ def main(arguments: Sequence[str]) -> None:
     fix_threads(call.config.threads)
     import torch
 
-    from plumbline.export.bundle import BundleSource, write_bundle
+    from plumbline.export.bundle import write_bundle
+    from plumbline.export.plan import BundleSource
     from plumbline.loading.cache_reader import TrainingCache
-    from plumbline.models.stored import load_vlm
+    from plumbline.models.stored import load_model
 
     torch.set_num_threads(call.config.threads)
     with (
@@ -49,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     ):
         model = paths.finetuned(call.key)
         source = BundleSource(
-            stored=load_vlm(model),
+            stored=load_model(model),
             cache=TrainingCache(paths.cache(call.config.data)),
             training=read_json(model / "config.json"),
             threads=call.config.threads,

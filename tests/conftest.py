@@ -1,7 +1,9 @@
 """What all tests share: a quiet environment, and small artefacts that are built once."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +18,12 @@ os.environ["DVC_NO_ANALYTICS"] = "true"
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 for _name in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
     os.environ.pop(_name, None)
+
+if TYPE_CHECKING:
+    from plumbline.loading.cache_reader import TrainingCache
+    from plumbline.tasks.base import TrainingJob
+
+    MakeJob = Callable[..., TrainingJob]
 
 SPLIT_SCENES = {"train": (0, 24), "val": (24, 32), "test": (32, 40)}
 """Split -> first and last scene of the tiny dataset."""
@@ -52,29 +60,100 @@ def scenes_cache(scenes_clean: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def caches(
+    scenes_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], "TrainingCache"]:
+    """Opens the training cache of a tiny dataset of `tests.tiny`, or of `scenes`, by name."""
+    from plumbline.loading.cache_reader import TrainingCache
+    from tests.tiny import TOKENIZE, make_cache, write_clean
+
+    opened = {"scenes": TrainingCache(scenes_cache)}
+
+    def open_cache(name: str) -> TrainingCache:
+        if name not in opened:
+            folder = tmp_path_factory.mktemp(name)
+            (folder / "clean").mkdir()
+            write_clean(folder / "clean", name)
+            settings = TOKENIZE.get(name, {"tokenizer": {"kind": "char"}})
+            opened[name] = make_cache(folder, settings)
+        return opened[name]
+
+    return open_cache
+
+
+@pytest.fixture(scope="session")
 def aligned_folder(scenes_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stored dual encoder with random weights, as `pretrain_alignment` writes one."""
-    from plumbline.files import write_digests
     from plumbline.loading.cache_reader import TrainingCache
-    from plumbline.models.config import TextEncoderConfig, VitConfig
-    from plumbline.models.stored import save_model
-    from plumbline.tasks.alignment import build_alignment
-    from plumbline.tasks.config import AlignmentModelConfig, AlignmentTaskConfig
+    from plumbline.models.config import DualEncoderConfig
+    from plumbline.tasks.alignment import build
+    from plumbline.tasks.base import JobContext
+    from plumbline.tasks.config import AlignmentTaskConfig
+    from tests.tiny import TEXT, VIT
 
-    vit = VitConfig(
-        name="vit",
-        image_size=16,
-        patch_size=8,
-        width=16,
-        layers=1,
-        heads=2,
-        mlp_width=16,
-        feature_layers=[0, -1],
-    )
-    text = TextEncoderConfig(width=16, layers=1, heads=2, mlp_width=16, max_tokens=64)
-    model = AlignmentModelConfig(image_encoder=vit, text_encoder=text, embed_dim=8)
-    job = build_alignment(TrainingCache(scenes_cache), model, AlignmentTaskConfig(), seed=0)
-    folder = tmp_path_factory.mktemp("aligned")
+    sides = {
+        "image_encoder": VIT | {"feature_layers": [0, -1]},
+        "text_encoder": TEXT | {"max_tokens": 64},
+    }
+    model = DualEncoderConfig.model_validate(sides | {"embed_dim": 8})
+    task = AlignmentTaskConfig.model_validate({"inputs": {"modality": "image"}})
+    job = build(JobContext(cache=TrainingCache(scenes_cache), seed=0), model, task)
+    return store(job, tmp_path_factory.mktemp("aligned"))
+
+
+@pytest.fixture(scope="session")
+def make_job(caches: Callable[[str], "TrainingCache"], aligned_folder: Path) -> "MakeJob":
+    """Builds the training of a case of `tests.tiny`, with other settings where some are given."""
+    from plumbline.models.config import DualEncoderConfig
+    from plumbline.registry import load_attribute
+    from plumbline.tasks.base import JobContext, TrainingJob
+    from plumbline.tasks.config import AlignmentTaskConfig
+    from plumbline.tasks.kinds import KINDS, TaskKind
+    from tests.tiny import CASES
+
+    aligning = TaskKind(DualEncoderConfig, AlignmentTaskConfig, "plumbline.tasks.alignment:build")
+
+    def make(
+        name: str,
+        *,
+        model: dict[str, Any] | None = None,
+        task: dict[str, Any] | None = None,
+        **context: Any,
+    ) -> TrainingJob:
+        case = CASES[name]
+        kind = aligning if case.kind == "alignment" else KINDS[case.kind]
+        made: TrainingJob = load_attribute(kind.build)(
+            JobContext(
+                **({"cache": caches(case.data), "seed": 0, "start": aligned_folder} | context)
+            ),
+            kind.model.model_validate(case.model | (model or {})),
+            kind.task.model_validate(case.task | (task or {})),
+        )
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stored_case(
+    make_job: "MakeJob", tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The folder of a case's model, with random weights; tests only read it."""
+    folders: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in folders:
+            folders[name] = store(make_job(name), tmp_path_factory.mktemp(name))
+        return folders[name]
+
+    return folder
+
+
+def store(job: "TrainingJob", folder: Path) -> Path:
+    """Write the model of a job as a training does."""
+    from plumbline.files import write_digests
+    from plumbline.models.stored import save_model
+
     save_model(folder, job.model, job.spec, job.tokenizer)
     write_digests(folder)
     return folder

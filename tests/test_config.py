@@ -194,15 +194,15 @@ class Inner(Plugin):
     size: int = Field(1, gt=0)
 
 
+PLUGINS.register("inner", Inner)
+
+
 class Nested(Plugin):
     kind: Literal["nested"]
     named: dict[str, PluginChoice] = Field(default_factory=dict)
     listed: list[PluginChoice] = Field(default_factory=list)
     maybe: PluginChoice | None = None
     limit: int | Literal["auto"] = "auto"
-
-
-PLUGINS.register("inner", Inner)
 
 
 class Outer(Plugin):

@@ -1,9 +1,12 @@
 """Names stand for one thing each; an unknown one is told what is meant."""
 
+from typing import Annotated, Literal
+
 import pytest
 
+from plumbline.config import Config, check_config
 from plumbline.errors import ConfigError
-from plumbline.registry import Registry, load_attribute
+from plumbline.registry import OneOf, Registry, load_attribute
 
 
 @pytest.fixture
@@ -43,3 +46,41 @@ def test_what_is_named_by_its_module_is_imported() -> None:
     for place in ("json:nothing", "no_such_module:x"):
         with pytest.raises(ConfigError, match=f"{place}: cannot be imported"):
             load_attribute(place)
+
+
+class Shape(Config):
+    name: str
+
+
+class Square(Shape):
+    name: Literal["square"]
+    side: int
+
+
+class Disc(Shape):
+    name: Literal["disc"]
+    radius: float
+
+
+SHAPES: Registry[type[Shape]] = Registry("shape")
+SHAPES.register("square", Square)
+
+
+class Drawing(Config):
+    shape: Annotated[Shape, OneOf(SHAPES, "name")] | None = None
+
+
+def test_what_is_registered_after_the_field_was_defined_is_a_value_of_it() -> None:
+    square = {"shape": {"name": "square", "side": 3}}
+    assert Drawing.model_validate(square).shape == Square(name="square", side=3)
+    SHAPES.register("disc", Disc)
+    disc = Drawing.model_validate({"shape": {"name": "disc", "radius": 0.5}})
+    assert disc.shape == Disc(name="disc", radius=0.5)
+    assert Drawing.model_validate_json(disc.model_dump_json()) == disc
+    assert Drawing(shape=disc.shape) == disc
+    values = {"drawing": {"shape": {"name": "square", "side": 0.5}}}
+    with pytest.raises(ConfigError, match=r"drawing\.shape\.side = 0\.5: .*valid integer"):
+        check_config(Drawing, {"shape": "drawing.shape"}, values)
+    values = {"drawing": {"shape": {"name": "dics", "side": 0.5}}}
+    with pytest.raises(ConfigError, match=r"drawing\.shape\.name = 'dics': .*did you mean disc\?"):
+        check_config(Drawing, {"shape": "drawing.shape"}, values)

@@ -213,7 +213,8 @@ def _follow_marked(
     tagged: dict[str, type[Config]] | None = None
     for mark in marks:
         if isinstance(mark, OneOf):
-            tagged = mark.registry.entries()
+            entries = mark.registry.entries().items()
+            tagged = {name: entry for name, entry in entries if issubclass(entry, annotation)}
         elif isinstance(mark, FieldInfo) and isinstance(mark.discriminator, str):
             tagged = _tagged(_follow(annotation, [])[1], mark.discriminator)
     if tagged is None:

@@ -3,9 +3,9 @@
 import difflib
 import importlib
 from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema
 
 from plumbline.errors import ConfigError
@@ -61,7 +61,7 @@ class OneOf:
 
     `field: Annotated[Config, OneOf(REGISTRY, "source")]`: every registered class has a field of
     the tag's name that is a `Literal` of its own name. Offered are the subclasses of the annotated
-    class that are registered before the class that has the field is defined.
+    class that are registered when a value is validated, so a plugin may come after the field.
     """
 
     def __init__(self, registry: Registry[Any], tag: str) -> None:
@@ -72,12 +72,32 @@ class OneOf:
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         """Validate as the member that the tag names; errors say where in it."""
+        adapters: dict[tuple[str, ...], TypeAdapter[Any]] = {}
+
+        def validate(value: Any) -> Any:
+            names = tuple(self.registry)
+            if names not in adapters:
+                adapters[names] = TypeAdapter(Annotated[source, _Choices(self)])
+            return adapters[names].validate_python(value)
+
+        return core_schema.no_info_plain_validator_function(validate)
+
+
+class _Choices:
+    """The members of a `OneOf` as they are registered now."""
+
+    def __init__(self, field: OneOf) -> None:
+        self._field = field
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         choices = {
             name: handler.generate_schema(entry)
-            for name, entry in self.registry.entries().items()
+            for name, entry in self._field.registry.entries().items()
             if issubclass(entry, source)
         }
-        return core_schema.tagged_union_schema(choices=choices, discriminator=self.tag)
+        return core_schema.tagged_union_schema(choices=choices, discriminator=self._field.tag)
 
 
 def load_attribute(place: str) -> Any:

@@ -19,15 +19,15 @@ def test_recall_counts_every_caption_of_an_image_by_brute_force(
     cache = TrainingCache(scenes_cache)
     config = AlignmentEvaluationConfig(split="test", ks=[1, 3])
     result = evaluate_alignment(load_dual_encoder(aligned_folder), cache, config, CPU)
-    scores = result.image_embeddings.astype(np.float64) @ result.text_embeddings.T
-    captions = {row.image: set(row.captions.tolist()) for row in cache.by_image("test")}
+    scores = result.media_embeddings.astype(np.float64) @ result.text_embeddings.T
+    captions = {row.number: set(row.captions.tolist()) for row in cache.by_medium("test", "image")}
     hits = {1: 0, 3: 0}
-    for image, score in zip(result.images, scores, strict=True):
+    for image, score in zip(result.media, scores, strict=True):
         found = result.texts[np.argsort(-score)]
         for k in hits:
             hits[k] += bool(set(found[:k].tolist()) & captions[int(image)])
     for k, count in hits.items():
-        assert result.metrics[f"image_to_text_recall_at_{k}"] == count / len(result.images)
+        assert result.metrics[f"image_to_text_recall_at_{k}"] == count / len(result.media)
     assert result.metrics["images"] == len(captions)
 
 
@@ -48,19 +48,21 @@ def test_examples_mark_the_right_captions(scenes_cache: Path, aligned_folder: Pa
     config = AlignmentEvaluationConfig(examples=3)
     result = evaluate_alignment(load_dual_encoder(aligned_folder), cache, config, CPU)
     assert len(result.examples) == 3
-    captions = {r.image: {cache.text(int(c)) for c in r.captions} for r in cache.by_image("test")}
+    captions = {
+        r.number: {cache.text(int(c)) for c in r.captions} for r in cache.by_medium("test", "image")
+    }
     for example in result.examples:
         assert len(example["found"]) == 5
         for found in example["found"]:
-            assert found["right"] == (found["text"] in captions[example["image"]])
+            assert found["right"] == (found["text"] in captions[example["medium"]])
 
 
 def test_a_split_without_captions_is_refused(
     scenes_cache: Path, aligned_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = TrainingCache(scenes_cache)
-    monkeypatch.setattr(cache, "by_image", lambda split: [])
-    with pytest.raises(DataError, match="no captioned image in split 'test'"):
+    monkeypatch.setattr(TrainingCache, "by_medium", lambda self, split, column: [])
+    with pytest.raises(DataError, match="no image with a caption in split 'test'"):
         evaluate_alignment(
             load_dual_encoder(aligned_folder), cache, AlignmentEvaluationConfig(), CPU
         )

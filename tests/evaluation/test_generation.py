@@ -7,7 +7,7 @@ from torch import Tensor
 from plumbline.evaluation.generation import answer_nll, generate_answers
 from plumbline.losses.language import token_cross_entropy
 from plumbline.models.config import DecoderConfig, VitConfig, VlmConfig
-from plumbline.models.vision import build_image_encoder
+from plumbline.models.encoders import build_encoder
 from plumbline.models.vlm import Vlm
 
 VOCAB, BOS, EOS = 12, 1, 2
@@ -23,7 +23,7 @@ def model() -> Vlm:
     )
     decoder = DecoderConfig(width=16, layers=2, heads=2, kv_heads=1, mlp_width=32)
     config = VlmConfig(projector_width=16, decoder=decoder)
-    built = Vlm(build_image_encoder(vit), config, VOCAB, 0).eval()
+    built = Vlm(build_encoder(vit), config, VOCAB, 0).eval()
     for parameter in built.parameters():
         parameter.data *= 8 if parameter.ndim > 1 else 1  # so that logits differ and answers vary
     return built

@@ -5,14 +5,16 @@ import pytest
 import torch
 
 from plumbline.evaluation.config import VlmEvaluationConfig
-from plumbline.evaluation.vlm import VlmEvaluation, VlmEvaluator
+from plumbline.evaluation.result import Evaluation
+from plumbline.evaluation.vlm import VlmEvaluator
 from plumbline.files import write_digests
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.models.config import DecoderConfig
+from plumbline.models.config import DecoderConfig, VlmConfig
 from plumbline.models.features import encode_images
 from plumbline.models.stored import StoredVlm, load_vlm, save_model
-from plumbline.tasks.config import VlmModelConfig, VlmTaskConfig
-from plumbline.tasks.vlm import build_vlm
+from plumbline.tasks.base import JobContext
+from plumbline.tasks.config import VlmTaskConfig
+from plumbline.tasks.vlm import build
 
 CPU = torch.device("cpu")
 
@@ -23,15 +25,9 @@ def stored(
 ) -> StoredVlm:
     monkeypatch.chdir(tmp_path)
     decoder = DecoderConfig(width=16, layers=1, heads=2, kv_heads=2, mlp_width=32)
-    config = VlmModelConfig(projector_width=16, decoder=decoder)
-    job = build_vlm(
-        TrainingCache(scenes_cache),
-        aligned_folder,
-        config,
-        VlmTaskConfig(),
-        seed=0,
-        device=torch.device("cpu"),
-    )
+    config = VlmConfig(projector_width=16, decoder=decoder)
+    context = JobContext(cache=TrainingCache(scenes_cache), seed=0, start=aligned_folder)
+    job = build(context, config, VlmTaskConfig())
     folder = tmp_path / "vlm"
     folder.mkdir()
     save_model(folder, job.model, job.spec, job.tokenizer)
@@ -39,20 +35,20 @@ def stored(
     return load_vlm(folder)
 
 
-def evaluate(stored: StoredVlm, cache: Path, batch_size: int = 256) -> VlmEvaluation:
+def evaluate(stored: StoredVlm, cache: Path, batch_size: int = 256) -> Evaluation:
     config = VlmEvaluationConfig(batch_size=batch_size, max_new_tokens=6)
     return VlmEvaluator(stored, TrainingCache(cache), config, CPU).evaluate()
 
 
 def test_figures_are_those_of_the_predictions(stored: StoredVlm, scenes_cache: Path) -> None:
     result = evaluate(stored, scenes_cache)
-    asked = [p for p in result.predictions if p.kind == "question"]
-    described = [p for p in result.predictions if p.kind == "caption"]
+    asked = [p for p in result.predictions if p["kind"] == "question"]
+    described = [p for p in result.predictions if p["kind"] == "caption"]
     assert (len(asked), len(described)) == (40, 8)
-    assert result.metrics["exact_match"] == sum(p.correct for p in asked) / len(asked)
+    assert result.metrics["exact_match"] == sum(p["correct"] for p in asked) / len(asked)
     assert (result.metrics["questions"], result.metrics["captions"]) == (40, 8)
-    assert sum(row["count"] for row in result.by_prompt) == len(asked)
-    assert result.bleu_signature is not None
+    assert sum(row["count"] for row in result.tables["by_prompt"]) == len(asked)
+    assert result.details["bleu_signature"] is not None
 
 
 def test_figures_do_not_depend_on_the_batch_size(stored: StoredVlm, scenes_cache: Path) -> None:
@@ -67,10 +63,10 @@ def test_perplexity_is_that_of_the_answers_scored_one_by_one(
 ) -> None:
     cache, special = TrainingCache(scenes_cache), stored.spec.special_ids
     model, total, count = stored.model, 0.0, 0
-    for row in cache.by_image("test"):
-        pixels = cache.images[row.image][None]
+    for row in cache.by_medium("test", "image"):
+        pixels = cache.images[row.number][None]
         size = stored.spec.image_encoder.image_size
-        features = encode_images(model.image_encoder, pixels, stored.spec.normalize, size, CPU)
+        features = encode_images(model.image_encoder, pixels, stored.spec.normalization, size, CPU)
         for question, answer in row.questions:
             said = [*cache.ids(int(answer)).tolist(), special.eos]
             ids = [*cache.ids(int(question)).tolist(), special.bos, *said]
@@ -102,7 +98,7 @@ def test_the_baseline_never_sees_the_image(stored: StoredVlm, scenes_cache: Path
 
     asked = [
         (cache.text(int(q)), cache.text(int(a)))
-        for r in cache.by_image("test")
+        for r in cache.by_medium("test", "image")
         for q, a in r.questions
     ]
     expected = sum(guess(q) == a for q, a in asked) / len(asked)

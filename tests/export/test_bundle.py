@@ -7,9 +7,10 @@ import pytest
 
 from plumbline.errors import ExportError
 from plumbline.export import bundle as bundle_module
-from plumbline.export.bundle import BundleSource, write_bundle
-from plumbline.export.config import ExportConfig
-from plumbline.export.templates.inference import Model
+from plumbline.export.bundle import write_bundle
+from plumbline.export.config import VlmExportConfig
+from plumbline.export.plan import BundleSource
+from plumbline.export.templates.model import Model
 from plumbline.files import dump_json, read_digests, read_json, verify_digests, write_digests
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,9 @@ def test_a_bundle_holds_what_is_needed_to_run_it(bundle: Path) -> None:
         "model.json",
         "model.safetensors",
         "requirements.txt",
+        "runtime/__init__.py",
+        "runtime/images.py",
+        "runtime/vlm.py",
         "selftest/0.png",
         "selftest/selftest.json",
         "server.json",
@@ -42,8 +46,11 @@ def test_a_bundle_holds_what_is_needed_to_run_it(bundle: Path) -> None:
 
 def test_scripts_are_copied_as_they_are(bundle: Path) -> None:
     templates = ROOT / "src/plumbline/export/templates"
-    for name in ("inference.py", "server.py", "README.md", "Dockerfile"):
-        assert (bundle / name).read_bytes() == (templates / name).read_bytes()
+    copies = {path.name: path for path in (bundle / "runtime").iterdir()}
+    assert "classifier.py" not in copies  # what this kind does not need
+    copies |= {name: bundle / name for name in ("inference.py", "server.py", "Dockerfile")}
+    for name, path in copies.items():
+        assert path.read_bytes() == (templates / name).read_bytes()
 
 
 def test_requirements_pin_the_four_packages(bundle: Path) -> None:
@@ -76,7 +83,7 @@ def test_an_exported_model_agrees_with_its_checkpoint(bundle: Path, name: str) -
     parity = read_json(bundle / "metadata.json")["formats"][name]["parity"]
     assert parity["samples"] == 30
     assert 90 < parity["tokens"] < 360  # some answers end before the limit
-    assert parity["max_pixel_difference"] == 0.0
+    assert parity["max_input_difference"] == 0.0
     assert parity["max_logits_difference"] < 1e-4
     assert parity["token_agreement"] == 1.0
     assert parity["exact_match_difference"] == 0.0
@@ -94,8 +101,9 @@ def test_a_bundle_tells_nothing_of_its_machine(bundle: Path, vlm_folder: Path) -
 AGAIN = """
 import sys
 from pathlib import Path
-from plumbline.export.bundle import BundleSource, write_bundle
-from plumbline.export.config import ExportConfig
+from plumbline.export.bundle import write_bundle
+from plumbline.export.config import VlmExportConfig
+from plumbline.export.plan import BundleSource
 from plumbline.files import read_json, staged_folder
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import load_vlm
@@ -103,12 +111,12 @@ assert str(Path(sys.argv[1])) in sys.modules["plumbline"].__path__[0]
 model, cache, out = (Path(a) for a in sys.argv[2:5])
 source = BundleSource(load_vlm(model), TrainingCache(cache), read_json(model / "config.json"), 1)
 with staged_folder(out) as partial:
-    write_bundle(source, ExportConfig.model_validate_json(sys.argv[5]), partial)
+    write_bundle(source, VlmExportConfig.model_validate_json(sys.argv[5]), partial)
 """
 
 
 def test_another_checkout_in_another_folder_writes_the_same_bytes(
-    bundle: Path, vlm_folder: Path, scenes_cache: Path, config: ExportConfig, tmp_path: Path
+    bundle: Path, vlm_folder: Path, scenes_cache: Path, config: VlmExportConfig, tmp_path: Path
 ) -> None:
     checkout = tmp_path / "other" / "checkout"
     ignore = shutil.ignore_patterns("__pycache__")
@@ -133,7 +141,7 @@ def test_a_format_that_fails_is_reported_and_the_others_are_kept(
         raise RuntimeError(f"no kernel in {ROOT}/src/model.py\nand more")
 
     monkeypatch.setattr(bundle_module, "write_onnx", fail)
-    write_bundle(source, ExportConfig(**SMALL), tmp_path)
+    write_bundle(source, VlmExportConfig(**SMALL), tmp_path)
     write_digests(tmp_path)
     formats = read_json(tmp_path / "metadata.json")["formats"]
     assert formats["onnx"] == {"status": "failed", "error": "RuntimeError: no kernel in model.py"}
@@ -150,17 +158,17 @@ def test_it_is_an_error_when_every_format_fails(
 
     monkeypatch.setattr(bundle_module, "write_onnx", fail)
     with pytest.raises(ExportError, match=r"^no format could be written: onnx: RuntimeError: no"):
-        write_bundle(source, ExportConfig(formats=["onnx"], **SMALL), tmp_path)
+        write_bundle(source, VlmExportConfig(formats=["onnx"], **SMALL), tmp_path)
 
 
 def test_a_model_that_disagrees_is_not_exported(source: BundleSource, tmp_path: Path) -> None:
-    config = ExportConfig(formats=["torchscript"], max_logits_difference=1e-12, **SMALL)
+    config = VlmExportConfig(formats=["torchscript"], max_logits_difference=1e-12, **SMALL)
     with pytest.raises(ExportError, match=r"^torchscript: max_logits_difference is .*, allowed"):
         write_bundle(source, config, tmp_path)
 
 
 def test_no_formats_give_the_weights_alone(source: BundleSource, tmp_path: Path) -> None:
-    write_bundle(source, ExportConfig(formats=[]), tmp_path)
+    write_bundle(source, VlmExportConfig(formats=[]), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "contract.json",
         "metadata.json",
@@ -174,7 +182,7 @@ def test_no_formats_give_the_weights_alone(source: BundleSource, tmp_path: Path)
 def test_cached_images_of_another_size_are_refused(source: BundleSource, tmp_path: Path) -> None:
     source.cache.facts["image_shape"] = [24, 16, 3]
     with pytest.raises(ExportError, match=r"16 x 16 pixels, .* set tokenize.image_size"):
-        write_bundle(source, ExportConfig(), tmp_path)
+        write_bundle(source, VlmExportConfig(), tmp_path)
 
 
 def test_the_stage_writes_a_bundle_where_paths_say(
@@ -185,7 +193,7 @@ def test_the_stage_writes_a_bundle_where_paths_say(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(vlm_folder, "models/tasks/vqa")
     shutil.copytree(scenes_cache, "work/cache/scenes")
-    task = {"data": "scenes", "export": {"formats": []}}
+    task = {"kind": "vlm", "data": "scenes", "export": {"formats": []}}
     Path("params.yaml").write_text(dump_json({"threads": 1, "tasks": {"vqa": task}}))
     main(["vqa"])
     assert "model.safetensors" in verify_digests(Path("exports/vqa"))

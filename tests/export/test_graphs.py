@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from plumbline.export import onnx_writer
-from plumbline.export.bundle import BundleSource
-from plumbline.export.graphs import DecoderGraph, VisionGraph, decoder_sizes, vision_spec
+from plumbline.export.graphs import decoder_sizes
 from plumbline.export.onnx_writer import write_onnx
-from plumbline.export.templates.inference import Model
+from plumbline.export.plan import BundleSource
+from plumbline.export.templates.model import Model
+from plumbline.export.templates.vlm import VlmTask
 from plumbline.export.torchscript import write_torchscript
+from plumbline.export.vlm import DecoderGraph, VisionGraph, vision_spec
 
 TOLERANCE = 2e-4  # float32 kernels sum in other orders; the logits here are around 1
 
@@ -27,16 +29,18 @@ SHAPES = [
 
 
 @pytest.fixture(scope="module", params=["onnx", "torchscript"])
-def exported(bundle: Path, request: pytest.FixtureRequest) -> Model:
-    return Model(bundle, format=request.param)
+def exported(bundle: Path, request: pytest.FixtureRequest) -> VlmTask:
+    task = Model(bundle, format=request.param).task
+    assert isinstance(task, VlmTask)
+    return task
 
 
 @pytest.mark.parametrize(("batch", "images", "seq", "past"), SHAPES)
 def test_one_decoder_graph_serves_every_length(
-    exported: Model, source: BundleSource, batch: int, images: int, seq: int, past: int
+    exported: VlmTask, source: BundleSource, batch: int, images: int, seq: int, past: int
 ) -> None:
     model = source.stored.model
-    sizes = decoder_sizes(model)
+    sizes = decoder_sizes(model.decoder)
     random = torch.Generator().manual_seed(0)
     cache = (sizes.layers, batch, sizes.kv_heads, past, sizes.head_dim)
     inputs = (
@@ -47,14 +51,14 @@ def test_one_decoder_graph_serves_every_length(
     )
     with torch.inference_mode():
         expected = DecoderGraph(model).eval()(*inputs)
-    got = exported._decoder([tensor.numpy() for tensor in inputs])
+    got = exported.graphs["decoder"]([tensor.numpy() for tensor in inputs])
     for ours, theirs in zip(got, expected, strict=True):
         np.testing.assert_allclose(ours, theirs.numpy(), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_the_vision_graph_serves_every_batch(
-    exported: Model, source: BundleSource, batch: int
+    exported: VlmTask, source: BundleSource, batch: int
 ) -> None:
     pixels = torch.randn(batch, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -64,13 +68,13 @@ def test_the_vision_graph_serves_every_batch(
 
 
 def test_one_token_at_a_time_gives_what_the_whole_sequence_gives(
-    exported: Model, source: BundleSource
+    exported: VlmTask, source: BundleSource
 ) -> None:
     ids = np.array([[3, 70, 8, 200], [9, 9, 1, 30]])
     embeds = exported.embed(np.zeros((2, 3, 16, 16), np.float32))
-    whole = exported.decoding(2).prefill(embeds, ids)
+    whole = exported.decoding(2).prefill(ids, embeds)
     stepwise = exported.decoding(2)
-    stepwise.prefill(embeds, ids[:, :1])
+    stepwise.prefill(ids[:, :1], embeds)
     for column in range(1, 3):
         stepwise.step(ids[:, column])
     np.testing.assert_allclose(stepwise.step(ids[:, 3]), whole, atol=TOLERANCE)

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from plumbline.evaluation.generation import generate_answers
-from plumbline.export.bundle import BundleSource
+from plumbline.export.plan import BundleSource
 from plumbline.files import dump_json, read_json, write_digests
 from plumbline.models.features import encode_images
 
@@ -48,24 +49,24 @@ def test_answers_are_those_of_the_checkpoint(bundle: Path, source: BundleSource)
     spec, cache = source.stored.spec, source.cache
     expected = read_json(bundle / "selftest/selftest.json")["answers"]
     requests = bundle.parent / "requests.jsonl"
-    asked = [{"image": str(bundle / e["image"]), "question": e["question"]} for e in expected]
+    asked = [e["request"] | {"image": str(bundle / e["request"]["image"])} for e in expected]
     requests.write_text("".join(json.dumps(line) + "\n" for line in asked))
     command = [sys.executable, "-I", "-c", WITHOUT_TORCH, "inference.py", "--batch", str(requests)]
     done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=True)
     results = [json.loads(line) for line in done.stdout.splitlines()]
     for entry, result in zip(expected, results, strict=True):
-        assert result["answer"] == entry["answer"]
-        assert result["confidence"] == pytest.approx(entry["confidence"], abs=1e-4)
+        assert result["answer"] == entry["answer"]["answer"]
+        assert result["confidence"] == pytest.approx(entry["answer"]["confidence"], abs=1e-4)
         assert result["finish"] in ("end", "length")
-    question = expected[0]["question"]
-    ids = source.stored.tokenizer.encode(question, add_special_tokens=False).ids
-    image = cache.by_image("test")[0].image
+    question = expected[0]["request"]["question"]
+    ids = source.stored.text.encode(question, add_special_tokens=False).ids
+    image = cache.by_medium("test", "image")[0].number
     features = encode_images(
         source.stored.model.image_encoder,
         cache.images[[image]],
-        spec.normalize,
+        spec.normalization,
         16,
-        "cpu",  # type: ignore[arg-type]
+        torch.device("cpu"),
     )
     answer = generate_answers(
         source.stored.model,
@@ -76,20 +77,18 @@ def test_answers_are_those_of_the_checkpoint(bundle: Path, source: BundleSource)
         eos=spec.special_ids.eos,
         max_new_tokens=12,
     )[0]
-    assert results[0]["answer"] == source.stored.tokenizer.decode(answer)
+    assert results[0]["answer"] == source.stored.text.decode(answer)
 
 
 def test_the_commands_of_the_readme_work_as_they_stand(bundle: Path) -> None:
     readme = (bundle / "README.md").read_text()
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", readme, re.DOTALL))
     commands = [line for line in shell.splitlines() if line.startswith("python inference.py")]
-    assert len(commands) == 3
-    for command in commands:
-        json.loads(run(bundle, *shlex.split(command)[2:]))
-    python = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
-    command_line = [sys.executable, "-c", python]
-    done = subprocess.run(command_line, cwd=bundle, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("Answer(answer=")
+    assert len(commands) == 2
+    answers = [json.loads(run(bundle, *shlex.split(command)[2:])) for command in commands]
+    assert set(answers[1]) == {"answer", "confidence", "finish"}
+    described = json.loads(run(bundle, "--image", "selftest/0.png", "--describe"))
+    assert described == json.loads(run(bundle, "--image", "selftest/0.png"))
 
 
 def test_the_other_format_gives_the_same_answers(bundle: Path) -> None:
@@ -100,12 +99,13 @@ def test_the_other_format_gives_the_same_answers(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["contract.json", "decoder.onnx", "tokenizer.json", "selftest/0.png", "inference.py"]
+    "name",
+    ["contract.json", "decoder.onnx", "tokenizer.json", "selftest/0.png", "runtime/model.py"],
 )
 def test_a_file_that_was_altered_is_found_out(copy: Path, name: str) -> None:
     content = (copy / name).read_bytes()
     (copy / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    if name == "inference.py":
+    if name.endswith(".py"):
         (copy / name).write_bytes(content + b"# more\n")
     line = run(copy, "--selftest", code=1)
     assert line == f"error: {name}: its bytes changed after export (SHA-256 differs)"
@@ -114,9 +114,9 @@ def test_a_file_that_was_altered_is_found_out(copy: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
-        ("image", "mean", [0.485, 0.456, 0.407], "preprocessing gives other pixel values"),
-        ("image", "std", [0.229, 0.224, 0.2251], "preprocessing gives other pixel values"),
-        ("image", "resize", "bilinear", "preprocessing gives other pixel values"),
+        ("input", "mean", [0.485, 0.456, 0.407], "preprocessing gives other inputs"),
+        ("input", "std", [0.229, 0.224, 0.2251], "preprocessing gives other inputs"),
+        ("input", "resize", "bilinear", "preprocessing gives other inputs"),
         ("text", "max_new_tokens", 1, "answered"),
     ],
 )
@@ -137,7 +137,10 @@ def test_what_cannot_be_used_is_one_line(bundle: Path, copy: Path, tmp_path: Pat
         "error: image: cannot be decoded"
     )
     assert "No such file" in run(bundle, "--image", str(tmp_path / "none.png"), *ask, code=1)
-    assert "question: empty" in run(bundle, "--image", "selftest/0.png", "--question", " ", code=1)
+    picture = ("--image", "selftest/0.png")
+    assert "question: empty" in run(bundle, *picture, "--question", " ", code=1)
+    assert "not together with" in run(bundle, *picture, *ask, "--describe", code=1)
+    assert run(bundle, code=1) == "error: image: missing"
     (copy / "digests.json").unlink()
     assert run(copy, "--selftest", code=1).startswith("error: digests.json: not readable")
 

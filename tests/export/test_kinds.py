@@ -12,15 +12,17 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from plumbline.export.bundle import BundleSource, write_bundle
-from plumbline.export.config import ExportConfig
+from plumbline.export.bundle import write_bundle
+from plumbline.export.config import VlmExportConfig
+from plumbline.export.plan import BundleSource
 from plumbline.files import read_json, write_digests
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.loading.transform_config import Normalization
+from plumbline.loading.input_config import ImageInputConfig
 from plumbline.models.config import DecoderConfig, TorchvisionConfig, VlmConfig
-from plumbline.models.stored import StoredVlm, VlmSpec
-from plumbline.models.vision import build_image_encoder
-from plumbline.models.vlm import Vlm
+from plumbline.models.encoders import build_encoder
+from plumbline.models.stored import Stored
+from plumbline.models.vlm import Vlm, VlmSpec
+from plumbline.shapes import ShapesConfig, detect_shapes
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 from plumbline.tokenization.tokenizer import SpecialIds, TokenizerConfig, load_tokenizer
 
@@ -63,8 +65,8 @@ def test_both_formats_agree_with_the_checkpoint(
     folder.mkdir()
     out.mkdir()
     tokenize = TokenizeConfig(tokenizer=TokenizerConfig(vocab_size=300), image_size=[64, 64])
-    sizes = [{"height": 16, "width": 16, "images": 40}]
-    build_cache(scenes_clean, folder, tokenize, {"image": {"sizes": sizes}})
+    found = detect_shapes(scenes_clean, ShapesConfig())
+    build_cache(scenes_clean, folder, tokenize, found)
     write_digests(folder)
     cache = TrainingCache(folder)
     pretrained = save_decoder(kind, tmp_path / kind) if kind else None
@@ -76,15 +78,15 @@ def test_both_formats_agree_with_the_checkpoint(
         model=VlmConfig(decoder=decoder),
         vocab_size=cache.facts["vocab_size"],
         special_ids=special,
-        normalize=Normalization(),
+        inputs=ImageInputConfig(modality="image"),
         max_text_tokens=24,
         caption_prompt="describe the image",
     )
     torch.manual_seed(0)
-    model = Vlm(build_image_encoder(encoder), spec.model, spec.vocab_size, special.pad).eval()
-    stored = StoredVlm(model, spec, load_tokenizer(folder), {})
+    model = Vlm(build_encoder(encoder), spec.model, spec.vocab_size, special.pad).eval()
+    stored = Stored(model, spec, load_tokenizer(folder), {})
     source = BundleSource(stored, cache, {}, threads=1)
-    write_bundle(source, ExportConfig(max_new_tokens=8, parity_samples=16), out)
+    write_bundle(source, VlmExportConfig(max_new_tokens=8, parity_samples=16), out)
     for result in read_json(out / "metadata.json")["formats"].values():
         assert result["status"] == "ok"
         assert result["parity"]["max_logits_difference"] < 1e-4

@@ -5,34 +5,44 @@ import pytest
 import torch
 
 from plumbline.errors import ExportError
-from plumbline.export.bundle import BundleSource
 from plumbline.export.config import ExportConfig
-from plumbline.export.parity import Parity, check_parity, measure_parity, reference_answers
-from plumbline.export.samples import choose_samples
-from plumbline.export.templates.inference import Model
+from plumbline.export.parity import Parity, check_parity
+from plumbline.export.plan import BundleSource
+from plumbline.export.templates.model import Model
+from plumbline.export.vlm import choose_samples, measure_parity, reference_answers
 
 PERFECT = Parity(
     samples=10,
-    tokens=50,
-    max_pixel_difference=0.0,
+    decision="token",
+    decisions=50,
+    agreement=1.0,
+    metric="exact_match",
+    metric_difference=0.0,
+    max_input_difference=0.0,
     max_logits_difference=1e-6,
-    token_agreement=1.0,
-    exact_match_difference=0.0,
 )
 
 
 def test_agreement_passes() -> None:
     check_parity("onnx", PERFECT, ExportConfig())
+    assert PERFECT.facts() == {
+        "samples": 10,
+        "tokens": 50,
+        "token_agreement": 1.0,
+        "exact_match_difference": 0.0,
+        "max_input_difference": 0.0,
+        "max_logits_difference": 1e-6,
+    }
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_pixel_difference": 1e-3}, "max_pixel_difference is 0.001, allowed is 1e-06"),
+        ({"max_input_difference": 1e-3}, "max_input_difference is 0.001, allowed is 1e-06"),
         ({"max_logits_difference": 0.5}, "max_logits_difference is 0.5, allowed is 0.001"),
         ({"max_logits_difference": float("nan")}, "max_logits_difference is nan"),
-        ({"exact_match_difference": 0.1}, "exact_match_difference is 0.1, allowed is 0.001"),
-        ({"token_agreement": 0.98}, "token_agreement is 0.9800, at least 1 is required"),
+        ({"metric_difference": 0.1}, "exact_match_difference is 0.1, allowed is 0.001"),
+        ({"agreement": 0.98}, "token_agreement is 0.9800, at least 1 is required"),
     ],
 )
 def test_each_figure_out_of_bounds_is_an_error(change: dict[str, float], message: str) -> None:
@@ -48,8 +58,8 @@ def test_other_weights_are_found_out(bundle: Path, source: BundleSource) -> None
     reference = reference_answers(stored, cache, samples, 12)
     parity = measure_parity(Model(bundle), stored, cache, samples, reference)
     assert parity.max_logits_difference > 0.01
-    assert parity.token_agreement < 1.0
-    assert parity.max_pixel_difference == 0.0
+    assert parity.agreement < 1.0
+    assert parity.max_input_difference == 0.0
 
 
 def test_samples_are_spread_over_the_split_and_of_both_kinds(source: BundleSource) -> None:

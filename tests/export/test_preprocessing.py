@@ -10,7 +10,10 @@ import torch
 from PIL import Image
 
 from plumbline.data.images import decode_rgb, resize_rgb
-from plumbline.export.templates.inference import InputError, Model, Preprocessor, TooLargeError
+from plumbline.export.templates.files import InputError, TooLargeError
+from plumbline.export.templates.images import Preprocessor
+from plumbline.export.templates.model import Model
+from plumbline.export.templates.vlm import VlmTask
 from plumbline.loading.transform_config import STATISTICS, Normalization
 from plumbline.loading.transforms import normalize_images
 
@@ -53,20 +56,21 @@ def pictures(count: int) -> Iterator[bytes]:
         yield encode(image, format, orientation=1 + number % 8)
 
 
-def contract(**other: object) -> dict[str, object]:
+def preprocessor(max_bytes: int = 1 << 20, **other: object) -> Preprocessor:
     mean, std = STATISTICS["imagenet"]
-    size = {"height": 32, "width": 32, "max_bytes": 1 << 20, "max_pixels": 10_000}
-    return {"mean": list(mean), "std": list(std), "resize": "bicubic", **size, **other}
+    size = {"height": 32, "width": 32, "resize": "bicubic"}
+    contract = {"mean": list(mean), "std": list(std), **size, **other}
+    return Preprocessor(contract, {"max_bytes": max_bytes, "max_image_pixels": 10_000})
 
 
 def test_a_hundred_images_of_all_kinds_become_the_same_pixels() -> None:
-    preprocessor = Preprocessor(contract())
+    ours = preprocessor()
     normalization = Normalization(preset="imagenet")
     for data in pictures(104):
         resized = resize_rgb(decode_rgb(data), 32, 32)
         images = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None]
         expected = normalize_images(images, normalization)[0].numpy()
-        got = preprocessor.pixel_values(data)
+        got = ours.pixel_values(data)
         assert got.dtype == np.float32
         assert got.tobytes() == expected.tobytes()
 
@@ -76,31 +80,32 @@ def test_every_level_of_every_preset_is_normalised_alike(preset: str) -> None:
     mean, std = STATISTICS[preset]
     levels = np.tile(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3)
     image = encode(Image.fromarray(levels))
-    preprocessor = Preprocessor(contract(mean=mean, std=std, height=16, width=16))
+    ours = preprocessor(mean=mean, std=std, height=16, width=16)
     pixels = torch.from_numpy(levels).permute(2, 0, 1)[None]
     expected = normalize_images(pixels, Normalization(preset=preset))[0].numpy()  # type: ignore[arg-type]
-    assert preprocessor.pixel_values(image).tobytes() == expected.tobytes()
+    assert ours.pixel_values(image).tobytes() == expected.tobytes()
 
 
 def test_limits_hold_before_pixels_are_decoded() -> None:
-    preprocessor = Preprocessor(contract(max_bytes=5000, max_pixels=10_000))
+    ours = preprocessor(max_bytes=5000)
     with pytest.raises(TooLargeError, match=r"^image of 6000 bytes, allowed are 5000$"):
-        preprocessor.decode(bytes(6000))
+        ours.decode(bytes(6000))
     bomb = encode(Image.new("L", (20_000, 20_000)).resize((101, 100)))
     with pytest.raises(TooLargeError, match=r"^image of 101 x 100 pixels, allowed are 10000$"):
-        preprocessor.decode(bomb)
+        ours.decode(bomb)
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", encode(Image.new("RGB", (50, 50)))[:-40]])
 def test_what_is_no_image_is_one_line(data: bytes) -> None:
     with pytest.raises(InputError, match=r"^image: cannot be decoded \(\w+\)$"):
-        Preprocessor(contract()).decode(data)
+        preprocessor().decode(data)
 
 
 def test_text_becomes_the_ids_that_the_cache_has(bundle: Path, scenes_cache: Path) -> None:
     from plumbline.loading.cache_reader import TrainingCache
 
-    cache, model = TrainingCache(scenes_cache), Model(bundle)
+    cache, model = TrainingCache(scenes_cache), Model(bundle).task
+    assert isinstance(model, VlmTask)
     bos = model.contract["text"]["special_ids"]["bos"]
     for number in range(cache.facts["texts"]):
         expected = [*cache.ids(number)[:24].tolist(), bos]
@@ -111,4 +116,4 @@ def test_text_becomes_the_ids_that_the_cache_has(bundle: Path, scenes_cache: Pat
 @pytest.mark.parametrize("question", ["", "  ", "x" * 10_001, "\ud800"])
 def test_a_question_without_use_is_refused(bundle: Path, question: str) -> None:
     with pytest.raises(InputError, match=r"^question: "):
-        Model(bundle).prompt_ids(question)
+        Model(bundle).predict({"image": b"", "question": question})

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from plumbline.export.templates.model import Model, agree
 from plumbline.files import dump_json, read_json
 
 WITHOUT_TORCH = """
@@ -86,10 +87,11 @@ def assert_alive(port: int) -> None:
 
 def test_it_answers_as_the_selftest_expects(port: int, bundle: Path) -> None:
     for sample in read_json(bundle / "selftest/selftest.json")["answers"]:
-        image = (bundle / sample["image"]).read_bytes()
-        status, answer = predict(port, image, question=sample["question"])
-        assert (status, answer["answer"]) == (200, sample["answer"])
-        assert answer["confidence"] == pytest.approx(sample["confidence"], abs=1e-3)
+        request, expected = sample["request"], sample["answer"]
+        image = (bundle / request["image"]).read_bytes()
+        status, answer = predict(port, image, question=request["question"])
+        assert (status, answer["answer"]) == (200, expected["answer"])
+        assert answer["confidence"] == pytest.approx(expected["confidence"], abs=1e-3)
 
 
 def test_without_a_question_it_describes(port: int, bundle: Path) -> None:
@@ -101,18 +103,20 @@ def test_without_a_question_it_describes(port: int, bundle: Path) -> None:
 
 def test_answers_at_the_same_time_do_not_mix(port: int, bundle: Path) -> None:
     samples = read_json(bundle / "selftest/selftest.json")["answers"] * 4
-    images = {sample["image"]: (bundle / sample["image"]).read_bytes() for sample in samples}
+    asked = [sample["request"] for sample in samples]
+    images = {request["image"]: (bundle / request["image"]).read_bytes() for request in asked}
     with ThreadPoolExecutor(6) as pool:
         got = pool.map(
-            lambda sample: predict(port, images[sample["image"]], question=sample["question"]),
-            samples,
+            lambda request: predict(port, images[request["image"]], question=request["question"]),
+            asked,
         )
-        assert [answer["answer"] for _, answer in got] == [s["answer"] for s in samples]
+        assert [answer["answer"] for _, answer in got] == [s["answer"]["answer"] for s in samples]
 
 
 def test_health_names_the_model(port: int) -> None:
     status, health = ask(port, "GET", "/health")
     assert (status, health["status"], health["format"]) == (200, "ok", "onnx")
+    assert health["fields"] == {"image": "file", "question": "text", "describe": "flag"}
 
 
 @pytest.mark.parametrize(
@@ -246,6 +250,28 @@ def test_a_client_that_goes_away_harms_no_one(port: int) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
             connection.sendall(b"POST /predict HTTP/1.1\r\nContent-Length: 5\r\n")
     assert_alive(port)
+
+
+@pytest.mark.parametrize("name", ["audio", "causal_lm_packed"])
+def test_every_kind_is_served_by_its_own_fields(
+    bundle_of: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    bundle = bundle_of(name)
+    process, port = start(bundle, tmp_path / "bundle", port=0)
+    try:
+        sample = read_json(bundle / "selftest/selftest.json")["answers"][0]
+        body = dict(sample["request"])
+        if name == "audio":
+            body["audio"] = base64.b64encode((bundle / body["audio"]).read_bytes()).decode()
+        status, answer = ask(port, "POST", "/predict", json.dumps(body).encode())
+        assert status == 200
+        assert agree(sample["answer"], answer, 1e-3)
+        for wrong in ({}, {"image": "aGVsbG8="}, dict.fromkeys(body, 3)):
+            assert ask(port, "POST", "/predict", json.dumps(wrong).encode())[0] == 400
+        assert ask(port, "GET", "/health")[1]["fields"] == Model(bundle).task.fields
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
 
 
 @pytest.mark.parametrize(

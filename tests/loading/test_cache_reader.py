@@ -63,10 +63,10 @@ def test_rows_are_grouped_by_image_with_captions_and_answered_questions(
             captions.append(row["caption"])
         else:
             questions.append((row["question"], row["answer"]))
-    groups = cache.by_image(split)
+    groups = cache.by_medium(split, "image")
     assert len(groups) == len(expected)
     for group, (data, (captions, questions)) in zip(groups, expected.items(), strict=True):
-        assert np.array_equal(cache.images[group.image], np.asarray(decode_rgb(data)))
+        assert np.array_equal(cache.images[group.number], np.asarray(decode_rgb(data)))
         assert [cache.text(int(c)) for c in group.captions] == captions
         pairs = [(cache.text(int(q)), cache.text(int(a))) for q, a in group.questions]
         assert pairs == questions

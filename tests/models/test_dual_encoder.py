@@ -11,14 +11,15 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from plumbline.models.config import DualEncoderConfig, TextEncoderConfig, VitConfig
-from plumbline.models.dual_encoder import DualEncoder, TextEncoder, unit
+from plumbline.models.dual_encoder import DualEncoder, unit
+from plumbline.models.text import TextEncoder
 
 VOCAB = 50
 
 
 def text_config(**settings: Any) -> TextEncoderConfig:
-    base = {"width": 16, "layers": 1, "heads": 2, "mlp_width": 16, "max_tokens": 12}
-    return TextEncoderConfig(**(base | settings))
+    base = {"name": "transformer", "width": 16, "layers": 1, "heads": 2, "mlp_width": 16}
+    return TextEncoderConfig.model_validate(base | {"max_tokens": 12} | settings)
 
 
 def dual_encoder(**settings: Any) -> DualEncoder:
@@ -40,9 +41,14 @@ def pixels() -> Tensor:
     return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
+def both() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ids, mask = texts()
+    return {"pixel_values": pixels()}, {"input_ids": ids, "attention_mask": mask}
+
+
 def test_both_sides_meet_in_the_shared_space() -> None:
-    out = dual_encoder()(pixels(), *texts())
-    assert out.images.shape == (3, 8)
+    out = dual_encoder()(*both())
+    assert out.media.shape == (3, 8)
     assert out.texts.shape == (2, 8)
     assert out.logit_scale.item() == pytest.approx(1 / 0.07, rel=1e-6)
     assert out.logit_bias.item() == -10.0
@@ -50,35 +56,36 @@ def test_both_sides_meet_in_the_shared_space() -> None:
 
 def test_the_text_vector_is_the_mean_over_tokens_that_are_not_padding() -> None:
     torch.manual_seed(0)
-    encoder = TextEncoder(text_config(), VOCAB).eval()
+    encoder = TextEncoder(text_config(), vocab_size=VOCAB).eval()
     ids, mask = texts()
     hidden = encoder.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
     expected = torch.stack([hidden[0].mean(dim=0), hidden[1, :3].mean(dim=0)])
-    torch.testing.assert_close(encoder(ids, mask), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(encoder(ids, mask).pooled, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_padding_changes_nothing_about_a_text() -> None:
     torch.manual_seed(0)
-    encoder = TextEncoder(text_config(), VOCAB).eval()
+    encoder = TextEncoder(text_config(), vocab_size=VOCAB).eval()
     ids, mask = texts()
-    alone = encoder(ids[1:, :3], mask[1:, :3])
-    torch.testing.assert_close(encoder(ids, mask)[1:], alone, rtol=1e-5, atol=1e-6)
+    alone = encoder(ids[1:, :3], mask[1:, :3]).pooled
+    together = encoder(ids, mask).pooled
+    torch.testing.assert_close(together[1:], alone, rtol=1e-5, atol=1e-6)
     other = ids.clone()
     other[1, 3:] = 30  # what stands under the mask does not matter
-    torch.testing.assert_close(encoder(other, mask), encoder(ids, mask), rtol=0, atol=0)
+    torch.testing.assert_close(encoder(other, mask).pooled, together, rtol=0, atol=0)
 
 
 def test_the_temperature_has_a_floor() -> None:
     model = dual_encoder(min_temperature=0.05)
     model.log_scale.data.fill_(math.log(1000))
-    assert model(pixels(), *texts()).logit_scale.item() == pytest.approx(20, rel=1e-5)
+    assert model(*both()).logit_scale.item() == pytest.approx(20, rel=1e-5)
 
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_projection_after_a_frozen_text_encoder_still_learns(frozen: bool) -> None:
     model = dual_encoder()
     model.text_encoder.requires_grad_(not frozen)
-    model.embed_texts(*texts()).square().sum().backward()
+    model.embed_texts(**both()[1]).square().sum().backward()
     assert model.text_projection.weight.grad is not None
     assert model.text_projection.weight.grad.abs().sum() > 0
     gradients = [p.grad for p in model.text_encoder.parameters()]
@@ -108,13 +115,15 @@ def test_a_text_encoder_comes_from_a_checkpoint_folder(tmp_path: Path) -> None:
     )
     stored = BertModel(config).eval()
     stored.save_pretrained(tmp_path)
-    encoder = TextEncoder(text_config(pretrained=str(tmp_path)), VOCAB).eval()
+    encoder = TextEncoder(text_config(pretrained=str(tmp_path)), vocab_size=VOCAB).eval()
     assert encoder.width == 24
     for name, tensor in stored.state_dict().items():
         assert torch.equal(encoder.encoder.state_dict()[name], tensor), name
     ids, mask = texts()
     hidden = stored(input_ids=ids[:1], attention_mask=mask[:1]).last_hidden_state
-    torch.testing.assert_close(encoder(ids[:1], mask[:1]), hidden.mean(dim=1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        encoder(ids[:1], mask[:1]).pooled, hidden.mean(dim=1), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_contradicting_sizes_are_refused() -> None:

@@ -11,8 +11,9 @@ from plumbline.loading.transform_config import Normalization
 from plumbline.loading.transforms import normalize_images
 from plumbline.models import features
 from plumbline.models.config import VitConfig
+from plumbline.models.encoders import build_encoder
 from plumbline.models.features import cached_features, encode_images
-from plumbline.models.vision import ImageEncoder, build_image_encoder
+from plumbline.models.vision import ImageEncoder
 
 CPU = torch.device("cpu")
 HALF = Normalization(preset="half")
@@ -24,7 +25,8 @@ def encoder() -> ImageEncoder:
     config = VitConfig(
         name="vit", image_size=16, patch_size=8, width=16, layers=1, heads=2, mlp_width=16
     )
-    return build_image_encoder(config).eval()
+    encoder: ImageEncoder = build_encoder(config).eval()
+    return encoder
 
 
 def images(count: int = 7, side: int = 16) -> NDArray[np.uint8]:

@@ -10,17 +10,17 @@ from tokenizers import Tokenizer
 
 from plumbline.errors import CheckpointError
 from plumbline.files import read_json, write_digests
+from plumbline.loading.input_config import ImageInputConfig
 from plumbline.loading.transform_config import Normalization
 from plumbline.models.config import DecoderConfig, VlmConfig
+from plumbline.models.encoders import build_encoder
 from plumbline.models.stored import (
-    VlmSpec,
     load_dual_encoder,
-    load_image_encoder,
+    load_media_encoder,
     load_vlm,
     save_model,
 )
-from plumbline.models.vision import build_image_encoder
-from plumbline.models.vlm import Vlm
+from plumbline.models.vlm import Vlm, VlmSpec
 from plumbline.tokenization.tokenizer import SpecialIds, load_tokenizer
 
 
@@ -34,6 +34,8 @@ def copy(aligned_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def vlm_folder(aligned_folder: Path, tmp_path: Path) -> tuple[Path, Vlm, Tokenizer]:
     stored = load_dual_encoder(aligned_folder)
+    assert stored.spec.model.image_encoder is not None
+    normalize = Normalization(preset=None, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
     spec = VlmSpec(
         image_encoder=stored.spec.model.image_encoder,
         model=VlmConfig(
@@ -42,17 +44,17 @@ def vlm_folder(aligned_folder: Path, tmp_path: Path) -> tuple[Path, Vlm, Tokeniz
         ),
         vocab_size=300,
         special_ids=SpecialIds(pad=0, bos=1, eos=2),
-        normalize=Normalization(preset=None, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6]),
+        inputs=ImageInputConfig(modality="image", normalize=normalize),
         max_text_tokens=20,
         caption_prompt="describe the image",
     )
     torch.manual_seed(1)
-    model = Vlm(build_image_encoder(spec.image_encoder), spec.model, spec.vocab_size, 0)
+    model = Vlm(build_encoder(spec.image_encoder), spec.model, spec.vocab_size, 0)
     folder = tmp_path / "vlm"
     folder.mkdir()
     save_model(folder, model, spec, stored.tokenizer)
     write_digests(folder)
-    return folder, model, stored.tokenizer
+    return folder, model, stored.text
 
 
 def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -65,8 +67,8 @@ def test_a_vlm_comes_back_whole(vlm_folder: tuple[Path, Vlm, Tokenizer]) -> None
     stored = load_vlm(folder)
     assert same_weights(stored.model, model)
     assert not stored.model.training
-    assert stored.spec.normalize.statistics == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert stored.tokenizer.to_str() == tokenizer.to_str()
+    assert stored.spec.normalization.statistics == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert stored.text.to_str() == tokenizer.to_str()
     assert set(stored.digests) == {"model.safetensors", "model.json", "tokenizer.json"}
 
 
@@ -85,12 +87,12 @@ def test_a_dual_encoder_comes_back_evaluating(aligned_folder: Path) -> None:
     stored = load_dual_encoder(aligned_folder)
     assert not stored.model.training
     assert stored.spec.vocab_size == 300
-    assert load_tokenizer(aligned_folder).to_str() == stored.tokenizer.to_str()
+    assert load_tokenizer(aligned_folder).to_str() == stored.text.to_str()
 
 
 def test_the_image_side_alone_is_that_of_the_pair(aligned_folder: Path) -> None:
     whole = load_dual_encoder(aligned_folder)
-    encoder, spec, digest = load_image_encoder(aligned_folder)
+    encoder, spec, digest = load_media_encoder(aligned_folder)
     assert same_weights(encoder, whole.model.image_encoder)
     assert spec == whole.spec
     assert digest == whole.digests["model.safetensors"]
@@ -99,9 +101,9 @@ def test_the_image_side_alone_is_that_of_the_pair(aligned_folder: Path) -> None:
 def test_another_kind_of_model_is_refused_by_name(
     vlm_folder: tuple[Path, Vlm, Tokenizer], aligned_folder: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match=r"vlm/model\.json: .*it is no DualEncoderSpec"):
-        load_image_encoder(vlm_folder[0])
-    with pytest.raises(CheckpointError, match="it is no VlmSpec"):
+    with pytest.raises(CheckpointError, match="vlm: holds a model of kind vlm, not alignment"):
+        load_media_encoder(vlm_folder[0])
+    with pytest.raises(CheckpointError, match="holds a model of kind alignment, not vlm"):
         load_vlm(aligned_folder)
 
 
@@ -119,7 +121,7 @@ def test_a_changed_file_is_refused(copy: Path) -> None:
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    for load in (load_dual_encoder, load_image_encoder):
+    for load in (load_dual_encoder, load_media_encoder):
         with pytest.raises(CheckpointError, match=r"model\.safetensors: its bytes changed"):
             load(copy)
 
@@ -135,4 +137,4 @@ def test_a_published_folder_that_is_no_model_is_refused(copy: Path, name: str) -
     (copy / name).unlink()
     write_digests(copy)
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
-        load_image_encoder(copy)
+        load_media_encoder(copy)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from plumbline.errors import ConfigError
 from plumbline.models.config import ConvStemLayer, TorchvisionConfig, VitConfig
-from plumbline.models.vision import ImageEncoder, VitEncoder, build_image_encoder
+from plumbline.models.encoders import build_encoder
+from plumbline.models.vision import ImageEncoder, VitEncoder
 
 
 def vit(**settings: Any) -> VitConfig:
@@ -48,7 +49,7 @@ STEM = [ConvStemLayer(channels=4, stride=2), ConvStemLayer(channels=8, stride=4)
     ids=lambda c: getattr(c, "arch", c.name),
 )
 def test_outputs_have_the_announced_shapes(config: Any) -> None:
-    encoder = build_image_encoder(config).eval()
+    encoder = build_encoder(config).eval()
     with torch.inference_mode():
         out = encoder(images(2, config.image_size))
     assert out.tokens.shape == (2, encoder.tokens, encoder.token_width)
@@ -57,11 +58,9 @@ def test_outputs_have_the_announced_shapes(config: Any) -> None:
 
 
 def test_known_sizes() -> None:
-    resnet = build_image_encoder(
-        TorchvisionConfig(name="torchvision", arch="resnet18", image_size=64)
-    )
+    resnet = build_encoder(TorchvisionConfig(name="torchvision", arch="resnet18", image_size=64))
     assert (resnet.tokens, resnet.token_width, resnet.width) == (4, 512, 512)
-    small = build_image_encoder(vit(feature_layers=[0, -1]))
+    small = build_encoder(vit(feature_layers=[0, -1]))
     assert (small.tokens, small.token_width, small.width) == (4, 32, 16)
 
 
@@ -117,17 +116,17 @@ def torchvision_config(**settings: Any) -> TorchvisionConfig:
 
 def test_an_unknown_architecture_is_named() -> None:
     with pytest.raises(ConfigError, match="arch = 'resnet19': no torchvision classifier"):
-        build_image_encoder(torchvision_config(arch="resnet19"))
+        build_encoder(torchvision_config(arch="resnet19"))
 
 
 def test_an_architecture_without_a_trunk_is_refused() -> None:
     with pytest.raises(ConfigError, match="'shufflenet_v2_x0_5': has no convolutional trunk"):
-        build_image_encoder(torchvision_config(arch="shufflenet_v2_x0_5"))
+        build_encoder(torchvision_config(arch="shufflenet_v2_x0_5"))
 
 
 def test_a_trunk_with_channels_last_is_refused_or_read_right() -> None:
     try:
-        encoder = build_image_encoder(torchvision_config(arch="swin_t"))
+        encoder = build_encoder(torchvision_config(arch="swin_t"))
     except ConfigError:
         return
     assert (encoder.tokens, encoder.token_width) == (4, 768)
@@ -142,16 +141,14 @@ def test_trunk_weights_come_from_a_file(tmp_path: Path, suffix: str) -> None:
         torch.save(classifier.state_dict(), path)
     else:
         save_file(classifier.state_dict(), path)
-    encoder = build_image_encoder(torchvision_config(arch="squeezenet1_1", weights=str(path)))
+    encoder = build_encoder(torchvision_config(arch="squeezenet1_1", weights=str(path)))
     for name, tensor in encoder.trunk.state_dict().items():  # type: ignore[union-attr]
         assert torch.equal(tensor, classifier.state_dict()[f"features.{name}"])
 
 
 def test_missing_trunk_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"weights = '.*nowhere\.pt': no such file"):
-        build_image_encoder(
-            torchvision_config(arch="resnet18", weights=str(tmp_path / "nowhere.pt"))
-        )
+        build_encoder(torchvision_config(arch="resnet18", weights=str(tmp_path / "nowhere.pt")))
 
 
 @pytest.mark.parametrize("name", ["other.safetensors", "damaged.safetensors", "damaged.pt"])
@@ -162,7 +159,7 @@ def test_trunk_weights_that_do_not_fit_are_one_line(tmp_path: Path, name: str) -
     else:
         save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(ConfigError, match=f"weights = .*{name}"):
-        build_image_encoder(torchvision_config(arch="squeezenet1_1", weights=str(path)))
+        build_encoder(torchvision_config(arch="squeezenet1_1", weights=str(path)))
 
 
 def test_the_base_class_does_not_pretend_to_encode() -> None:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from plumbline.models.config import DecoderConfig, VitConfig, VlmConfig
-from plumbline.models.vision import build_image_encoder
-from plumbline.models.vlm import Projector, Vlm, build_decoder
+from plumbline.models.encoders import build_encoder
+from plumbline.models.language import build_decoder
+from plumbline.models.vlm import Projector, Vlm
 
 VOCAB, PAD = 40, 0
 
@@ -27,7 +28,7 @@ def tiny_vlm() -> Vlm:
         name="vit", image_size=16, patch_size=8, width=16, layers=1, heads=2, mlp_width=16
     )
     config = VlmConfig(projector_width=24, decoder=sizes())
-    return Vlm(build_image_encoder(vit), config, VOCAB, PAD).eval()
+    return Vlm(build_encoder(vit), config, VOCAB, PAD).eval()
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
 from plumbline.files import dump_json, write_digests
 from plumbline.report.selection import Selection
+
+Row = dict[str, Any]
 
 RECALLS = {
     f"{direction}_recall_at_{k}{width}{bound}": value
@@ -28,6 +32,13 @@ PARITY = {
 }
 
 
+def _ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
 class Project:
     """A folder with outputs, and the selection that they belong to."""
 
@@ -43,7 +54,18 @@ class Project:
             (place / name).write_bytes(data)
         write_digests(place)
 
-    def add_dataset(self, name: str, *, sample_id: str = "row-1", warning: str = "small") -> None:
+    def add_dataset(
+        self,
+        name: str,
+        *,
+        sample_id: str = "row-1",
+        warning: str = "small",
+        text: str = "a text",
+        parts: tuple[str, ...] = ("",),
+        images: bool = True,
+        shapes: dict[str, Any] | None = None,
+    ) -> None:
+        """A dataset whose every split has the same four samples: s0 to s3 of images 0 to 3."""
         self.selection["datasets"][name] = {"path": "data/.gitkeep"}
         account = {
             "rows_in": 12,
@@ -61,23 +83,41 @@ class Project:
         (self.root / folder).mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(rows), self.root / folder / "rows.parquet")
         self.write(folder, {"report.json": dump_json(account)})
-        shapes = {
+        described = {
             "rows": {"train": 7, "test": 3},
             "image": {"channels": 3, "sizes": [{"height": 6, "width": 8, "images": 4}]},
             "texts": {"answer": {"rows": 10, "longest_chars": 5, "mean_chars": 3.5}},
             "answers": {"distinct": 2, "most_frequent": {"no": 3, "yes": 4}},
         }
-        self.write(f"work/shapes/{name}", {"shapes.json": dump_json(shapes)})
+        self.write(
+            f"work/shapes/{name}", {"shapes.json": dump_json(shapes if shapes else described)}
+        )
         cache = {
-            "image_shape": [6, 8, 3],
-            "images": 4,
+            **({"image_shape": [6, 8, 3], "images": 4} if images else {}),
             "rows": {"train": 7, "test": 3},
             "texts": 9,
             "vocab_size": 20,
             "longest_text_tokens": 5,
+            "parts": list(parts),
         }
         pixels = np.arange(4 * 6 * 8 * 3, dtype=np.uint16).astype(np.uint8)
-        files = {"cache.json": dump_json(cache), "images.bin": pixels.tobytes()}
+        rows = {
+            "sample_id": [f"s{at}" for at in range(4)],
+            "image": [at if images else None for at in range(4)],
+            "audio": [None if images else at for at in range(4)],
+            "text": [None, 0, None, 0],
+            "part": [at % len(parts) for at in range(4)],
+        }
+        types = [pa.string(), pa.int32(), pa.int32(), pa.int32(), pa.int32()]
+        schema = pa.schema(list(zip(rows, types, strict=True)))
+        split = _ipc(pa.Table.from_pydict(rows, schema))
+        files = {
+            "cache.json": dump_json(cache),
+            "images.bin": pixels.tobytes(),
+            "texts.arrow": _ipc(pa.table({"text": [text]})),
+            "val.arrow": split,
+            "test.arrow": split,
+        }
         self.write(f"work/cache/{name}", files)
 
     def _write_model(self, folder: str, *, validated: bool) -> None:
@@ -103,10 +143,13 @@ class Project:
             files["val.csv"] = "global_step,epoch,loss\n3,1,0.75\n"
         self.write(folder, {**files, "metrics.json": dump_json(metrics)})
 
-    def add_alignment(self, name: str, data: str, *, text: str = "a cat") -> None:
+    def add_alignment(
+        self, name: str, data: str, *, text: str = "a cat", modality: str = "image"
+    ) -> None:
         self.selection["align"][name] = {"data": data}
         self._write_model(f"models/align/{name}", validated=True)
-        metrics = {**RECALLS, "images": 3.0, "texts": 5.0}
+        metrics = {key.replace("image", modality): value for key, value in RECALLS.items()}
+        metrics |= {f"{modality}s": 3.0, "texts": 5.0, "zero_shot_accuracy": 0.625}
         (self.root / "metrics/align").mkdir(parents=True, exist_ok=True)
         (self.root / f"metrics/align/{name}.json").write_text(json.dumps(metrics))
         found = [
@@ -114,7 +157,7 @@ class Project:
             {"text": "a dog", "score": 0.2, "right": False},
         ]
         files = {
-            "examples.json": dump_json([{"image": 1, "found": found}]),
+            "examples.json": dump_json([{"medium": 1, "found": found}]),
             "config.json": dump_json({"evaluate": {"split": "test"}}),
         }
         self.write(f"work/evaluation/align/{name}", files)
@@ -129,39 +172,66 @@ class Project:
         validated: bool = True,
         text: str = "what is it?",
     ) -> None:
-        self.selection["tasks"][name] = {"data": data, "start": start}
-        self._write_model(f"models/tasks/{name}", validated=validated)
+        """A vision-language task."""
         metrics: dict[str, float] = {}
-        rows: list[dict[str, object]] = []
-        files: dict[str, str | bytes] = {
-            "config.json": dump_json({"evaluate": {"split": "val"}}),
-            "details.json": dump_json(
-                {"bleu_signature": "tok:13a" if "caption" in kinds else None}
-            ),
-        }
+        rows: list[Row] = []
+        tables: dict[str, list[Row]] = {}
         if "question" in kinds:
             metrics |= {"exact_match": 0.5, "question_only_exact_match": 0.25, "questions": 2.0}
             metrics |= {"answer_perplexity": 1.5}
             row = {"kind": "question", "prompt": text, "references": ["cat"]}
             rows.append({**row, "image": 0, "prediction": "cat", "correct": True})
             rows.append({**row, "image": 3, "prediction": text, "correct": False})
-            files["by_prompt.csv"] = '"question","count","exact_match"\n"what is",2,0.5\n'
+            tables["by_prompt"] = [{"question": "what is", "count": 2, "exact_match": 0.5}]
         if "caption" in kinds:
             metrics |= {"caption_bleu": 40.0, "caption_rouge_l": 0.6, "captions": 1.0}
             row = {"kind": "caption", "prompt": "describe the image", "references": [text, "b"]}
             rows.append({**row, "image": 2, "prediction": text, "correct": True})
+        details = {"bleu_signature": "tok:13a" if "caption" in kinds else None}
+        self.add_evaluated(
+            name,
+            data,
+            "vlm",
+            metrics,
+            rows,
+            tables,
+            details,
+            start=start,
+            validated=validated,
+        )
+
+    def add_evaluated(
+        self,
+        name: str,
+        data: str,
+        kind: str,
+        metrics: dict[str, float],
+        rows: list[Row],
+        tables: dict[str, list[Row]] | None = None,
+        details: dict[str, Any] | None = None,
+        *,
+        start: str = "data/.gitkeep",
+        validated: bool = True,
+    ) -> None:
+        """A task of any kind with what its evaluation writes."""
+        self.selection["tasks"][name] = {"data": data, "start": start}
+        self._write_model(f"models/tasks/{name}", validated=validated)
         (self.root / "metrics/tasks").mkdir(parents=True, exist_ok=True)
-        (self.root / f"metrics/tasks/{name}.json").write_text(json.dumps(metrics))
+        (self.root / f"metrics/tasks/{name}.json").write_text(dump_json(metrics))
         folder = f"work/evaluation/tasks/{name}"
-        if rows:
-            (self.root / folder).mkdir(parents=True, exist_ok=True)
-            table = pa.Table.from_pylist(rows)
-            pq.write_table(table, self.root / folder / "predictions.parquet")
+        (self.root / folder).mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), self.root / folder / "predictions.parquet")
+        for table, cells in (tables or {}).items():
+            pyarrow.csv.write_csv(pa.Table.from_pylist(cells), self.root / folder / f"{table}.csv")
+        settings = {"evaluate": {"split": "val"}, "kind": kind}
+        files = {"config.json": dump_json(settings)}
+        if details is not None:
+            files["details.json"] = dump_json(details)
         self.write(folder, files)
 
-    def add_export(self, task: str) -> None:
+    def add_export(self, task: str, parity: dict[str, Any] = PARITY) -> None:
         formats = {
-            "onnx": {"status": "ok", "parity": PARITY},
+            "onnx": {"status": "ok", "parity": parity},
             "torchscript": {"status": "failed", "error": "RuntimeError: no such operator"},
         }
         files = {"metadata.json": dump_json({"formats": formats}), "vision.onnx": b"0" * 5000}

@@ -37,7 +37,7 @@ def test_a_changed_file_is_refused(project) -> None:
     file = Path("work/evaluation/align/image/examples.json")
     file.write_text(file.read_text().replace("a dog", "a fox"))
     with pytest.raises(CheckpointError, match=r"examples\.json: not as it was written"):
-        collect_alignment("image")
+        collect_alignment("image", "scenes")
 
 
 def test_a_predictions_table_that_is_none_is_named(project) -> None:
@@ -45,7 +45,7 @@ def test_a_predictions_table_that_is_none_is_named(project) -> None:
     (folder / "predictions.parquet").write_text("nothing")
     write_digests(folder)
     with pytest.raises(CheckpointError, match=r"predictions\.parquet: not readable"):
-        collect_task("vqa")
+        collect_task("vqa", "scenes", "task-0")
 
 
 def test_a_few_rejected_rows_of_each_reason_are_read(project) -> None:
@@ -59,7 +59,7 @@ def test_answers_are_ranked_by_how_often_they_occur(project) -> None:
 
 
 def test_training_figures_are_printed_and_curves_read(project) -> None:
-    training = collect_task("vqa").training
+    training = collect_task("vqa", "scenes", "task-0").training
     assert ("Best validation", "0.75 in epoch 2") in training.facts
     assert training.steps["loss"].values.tolist() == [2.0, 0.5]
     assert training.weights_bytes == 400

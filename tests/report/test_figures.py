@@ -1,6 +1,6 @@
 import pytest
 
-from plumbline.report.figures import figure, label, number, percent, size
+from plumbline.report.figures import figure, label, number, percent, size, split_part
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,33 @@ def test_figures_are_printed_by_their_kind() -> None:
     assert figure("questions", 240.0) == "240"
     assert label("exact_match") == "Exact match"
     assert label("some_new_figure") == "Some new figure"
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "rest"),
+    [
+        ("accuracy", "", "accuracy"),
+        ("balanced_accuracy", "", "balanced_accuracy"),
+        ("digit_balanced_accuracy", "digit", "balanced_accuracy"),
+        ("left_hand_r2", "left_hand", "r2"),
+        ("caption_bleu", "", "caption_bleu"),
+        ("ndcg_at_10", "", "ndcg_at_10"),
+        ("_loss", "", "_loss"),
+    ],
+)
+def test_a_part_is_what_stands_before_the_longest_known_figure(
+    name: str, part: str, rest: str
+) -> None:
+    assert split_part(name) == (part, rest)
+
+
+def test_figures_of_a_part_are_printed_as_those_of_the_whole() -> None:
+    assert figure("digit_accuracy", 0.91249) == "0.912"
+    assert figure("class_agreement", 1.0) == "1.000"
+
+
+def test_one_name_means_what_its_place_says() -> None:
+    assert label("samples") == "Samples"
+    assert label("samples", "training") == "Samples seen"
+    assert label("samples", "parity") == "Samples compared"
+    assert label("accuracy_difference", "parity") == "Difference: Accuracy"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from plumbline.report.history import Series
-from plumbline.report.plots import Line, line_plot
+from plumbline.report.plots import Line, line_plot, scatter_plot
 
 
 def plot(name: str = "p") -> str:
@@ -50,3 +50,18 @@ def test_it_is_one_element_without_metadata() -> None:
 def test_a_single_point_is_drawn_as_a_dot() -> None:
     point = Series(np.array([7.0]), np.array([0.5]))
     assert "<use" in str(line_plot([Line("loss", point)], name="p", y_label="")).split("<defs>")[-2]
+
+
+def test_a_scatter_plot_has_every_point_and_keeps_to_the_page() -> None:
+    true = np.array([0.0, 1.0, 2.0])
+    svg = str(scatter_plot(true, true + 0.5, name="s"))
+    assert ElementTree.fromstring(svg).tag == "svg"
+    drawn = re.findall(r"<use [^>]*fill: var\(--first\)|<use ", svg.split("<defs>")[-2])
+    assert svg == str(scatter_plot(true, true + 0.5, name="s"))
+    assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r'"#s-[^"]*"|url\(#[^)]*\)', "", svg))
+    assert drawn
+    assert all(one.startswith("s-") for one in re.findall(r' id="([^"]+)"', svg))
+
+
+def test_equal_values_can_be_drawn() -> None:
+    assert "<svg" in str(scatter_plot(np.ones(2), np.ones(2), name="s"))

@@ -204,8 +204,11 @@ def test_what_a_column_cannot_hold_is_an_error(tmp_path: Path, column: str, valu
     ],
 )
 def test_lists_become_features(tmp_path: Path, kind: pa.DataType) -> None:
-    cells = [[[1, 2], [3, 4]], None, [[5, 6], [7, 8]]]
-    write(tmp_path / "a.parquet", {"id": ["1", "2", "3"], "f": pa.array(cells, kind)})
+    # Arrow cannot read a null back from Parquet where a cell is a list of fixed size.
+    missing = [] if pa.types.is_fixed_size_list(kind) else [None]
+    cells = [[[1, 2], [3, 4]], *missing, [[5, 6], [7, 8]]]
+    ids = [str(number) for number in range(len(cells))]
+    write(tmp_path / "a.parquet", {"id": ids, "f": pa.array(cells, kind)})
     rows = read(tmp_path, columns={"sample_id": "id", "features": "f"})
     for row, cell in zip(rows, cells, strict=True):
         if cell is None:

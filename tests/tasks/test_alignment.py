@@ -13,19 +13,21 @@ from torch import Tensor, nn
 from plumbline.batch import Batch, Sample
 from plumbline.errors import ConfigError, DataError
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.loading.transform_config import AugmentConfig, ImageTransformConfig
+from plumbline.loading.input_config import ImageInputConfig
+from plumbline.loading.inputs import ImageInput
+from plumbline.loading.transform_config import AugmentConfig
 from plumbline.losses.contrastive import info_nce, shared_positives, sigmoid_pairs
-from plumbline.models.config import TextEncoderConfig, VitConfig
+from plumbline.models.config import DualEncoderConfig
 from plumbline.models.dual_encoder import DualEncoder, Embeddings, unit
-from plumbline.tasks.alignment import PairSource, bind_task, build_alignment
-from plumbline.tasks.base import Task, no_metrics
-from plumbline.tasks.config import AlignmentModelConfig, AlignmentTaskConfig
+from plumbline.tasks.alignment import PairSource, _bind, build
+from plumbline.tasks.base import JobContext, Task, TrainingJob, no_metrics
+from plumbline.tasks.config import AlignmentTaskConfig
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.window import Gradients
+from tests.tiny import TEXT, VIT
 
 SPECIAL = SpecialIds(pad=0, bos=1, eos=2)
-VIT = VitConfig(name="vit", image_size=16, patch_size=8, width=16, layers=1, heads=2, mlp_width=16)
-TEXT = TextEncoderConfig(width=16, layers=1, heads=2, mlp_width=16, max_tokens=64)
+IMAGES = ImageInputConfig(modality="image")
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +35,27 @@ def cache(scenes_cache: Path) -> TrainingCache:
     return TrainingCache(scenes_cache)
 
 
-def model_config(**settings: Any) -> AlignmentModelConfig:
-    base: dict[str, Any] = {"image_encoder": VIT, "text_encoder": TEXT, "embed_dim": 8}
-    return AlignmentModelConfig(**(base | settings))
+def config_of(**settings: Any) -> AlignmentTaskConfig:
+    return AlignmentTaskConfig(**({"inputs": IMAGES} | settings))
 
 
-def task(training: bool = True, seed: int = 0, **settings: Any) -> Task:
-    return bind_task(AlignmentTaskConfig(**settings), SPECIAL, 16, seed=seed, training=training)
+def make(cache: TrainingCache, seed: int = 0, **task: Any) -> TrainingJob:
+    sides = {"image_encoder": VIT, "text_encoder": TEXT | {"max_tokens": 64}, "embed_dim": 8}
+    model = DualEncoderConfig.model_validate(sides)
+    return build(JobContext(cache=cache, seed=seed), model, config_of(**task))
+
+
+class Opened:
+    """A cache of no images: these samples bring theirs."""
+
+    images = None
+
+
+def task(training: bool = True, seed: int = 0, size: int = 16, **settings: Any) -> Task:
+    config = config_of(**settings)
+    assert isinstance(config.inputs, ImageInputConfig)
+    inputs = ImageInput(config.inputs, Opened(), image_size=size)  # type: ignore[arg-type]
+    return _bind(inputs=inputs, config=config, special_ids=SPECIAL, seed=seed, training=training)
 
 
 def pair(index: int, image: int, text: int, epoch: int = 0) -> Sample:
@@ -49,9 +65,10 @@ def pair(index: int, image: int, text: int, epoch: int = 0) -> Sample:
     return {
         "index": index,
         "epoch": epoch,
-        "image": image,
-        "pixels": pixels,
+        "medium_number": image,
+        "medium": pixels,
         "text_number": text,
+        "text": "",
         "ids": ids,
     }
 
@@ -64,17 +81,17 @@ def hand_made(epoch: int = 0) -> list[Sample]:
 
 def test_each_distinct_caption_of_a_batch_is_encoded_once() -> None:
     batch = task().collate(hand_made())
-    assert batch["input_ids"].shape[0] == 4  # captions 4, 5, 7 and the empty one
-    rows = batch["input_ids"][batch["text_index"]]
-    for row, mask, sample in zip(
-        rows, batch["attention_mask"][batch["text_index"]], hand_made(), strict=True
-    ):
+    assert batch["texts"]["input_ids"].shape[0] == 4  # captions 4, 5, 7 and the empty one
+    rows, masks = (
+        batch["texts"][name][batch["text_index"]] for name in ("input_ids", "attention_mask")
+    )
+    for row, mask, sample in zip(rows, masks, hand_made(), strict=True):
         assert row[mask.bool()].tolist() == [1, *sample["ids"].tolist(), 2]
         assert not row[~mask.bool()].any()
 
 
 def positives_of(batch: Batch) -> Tensor:
-    return shared_positives(batch["image_number"], batch["text_number"])
+    return shared_positives(batch["medium_number"], batch["text_number"])
 
 
 def test_positives_are_equal_captions_and_equal_images_but_dropped_ones_only_themselves() -> None:
@@ -83,29 +100,34 @@ def test_positives_are_equal_captions_and_equal_images_but_dropped_ones_only_the
     for i, one in enumerate(samples):
         for j, other in enumerate(samples):
             same_text = one["text_number"] == other["text_number"] >= 0
-            fits = i == j or same_text or one["image"] == other["image"]
+            fits = i == j or same_text or one["medium_number"] == other["medium_number"]
             assert bool(positives[i, j]) == fits, (i, j)
 
 
 def test_a_long_caption_is_cut_within_its_frame() -> None:
     batch = task(max_text_tokens=2).collate([pair(0, 10, 5)])
-    assert batch["input_ids"].tolist() == [[1, 3, 4, 2]]
+    assert batch["texts"]["input_ids"].tolist() == [[1, 3, 4, 2]]
 
 
 def test_pixels_are_normalised_and_of_the_size_of_the_model() -> None:
-    config = AlignmentTaskConfig()
-    batch = bind_task(config, SPECIAL, 12, seed=0, training=False).collate(hand_made())
-    assert batch["pixel_values"].shape == (6, 3, 12, 12)
-    assert batch["pixel_values"].dtype == torch.float32
+    pixels = pixels_of(task(training=False, size=12).collate(hand_made()))
+    assert pixels.shape == (6, 3, 12, 12)
+    assert pixels.dtype == torch.float32
 
 
-AUGMENT = ImageTransformConfig(augment=AugmentConfig(enlarge=4, flip=0.5, contrast=0.5))
+def pixels_of(batch: Batch) -> Tensor:
+    values: Tensor = batch["media"]["pixel_values"]
+    return values
+
+
+AUGMENT = ImageInputConfig(
+    modality="image", augment=AugmentConfig(enlarge=4, flip=0.5, contrast=0.5)
+)
 
 
 def test_augmentation_differs_between_epochs_and_not_between_runs() -> None:
     def pixels(epoch: int, seed: int = 0) -> Tensor:
-        values: Tensor = task(seed=seed, images=AUGMENT).collate(hand_made(epoch))["pixel_values"]
-        return values
+        return pixels_of(task(seed=seed, inputs=AUGMENT).collate(hand_made(epoch)))
 
     assert torch.equal(pixels(0), pixels(0))
     assert not torch.equal(pixels(0), pixels(1))
@@ -114,17 +136,17 @@ def test_augmentation_differs_between_epochs_and_not_between_runs() -> None:
 
 def test_an_image_is_augmented_alike_in_any_batch() -> None:
     samples = hand_made()
-    whole = task(images=AUGMENT).collate(samples)["pixel_values"]
-    part = task(images=AUGMENT).collate(samples[2:4])["pixel_values"]
+    whole = pixels_of(task(inputs=AUGMENT).collate(samples))
+    part = pixels_of(task(inputs=AUGMENT).collate(samples[2:4]))
     assert torch.equal(whole[2:4], part)
 
 
 def test_validation_is_not_augmented_and_scores_all_widths() -> None:
-    validating = task(training=False, images=AUGMENT, widths=[2, 4, 8], sample_width=True)
+    validating = task(training=False, inputs=AUGMENT, widths=[2, 4, 8], sample_width=True)
     plain = task(training=False)
     one, other = validating.collate(hand_made(0)), validating.collate(hand_made(1))
-    assert torch.equal(one["pixel_values"], other["pixel_values"])
-    assert torch.equal(one["pixel_values"], plain.collate(hand_made())["pixel_values"])
+    assert torch.equal(pixels_of(one), pixels_of(other))
+    assert torch.equal(pixels_of(one), pixels_of(plain.collate(hand_made())))
     assert one["widths"].tolist() == [2, 4, 8]
 
 
@@ -143,8 +165,8 @@ def test_one_width_is_drawn_per_batch_uniformly() -> None:
 
 
 def source(cache: TrainingCache, training: bool = True, **settings: Any) -> PairSource:
-    config = AlignmentTaskConfig(**settings)
-    return PairSource(cache, "train", config, seed=0, training=training)
+    inputs = ImageInput(IMAGES, cache, image_size=16)
+    return PairSource(cache, "train", inputs, config_of(**settings), seed=0, training=training)
 
 
 def test_captions_are_dropped_at_the_rate_that_is_set(cache: TrainingCache) -> None:
@@ -157,7 +179,7 @@ def test_captions_are_dropped_at_the_rate_that_is_set(cache: TrainingCache) -> N
 
 def test_every_caption_of_an_image_comes_up_in_training(cache: TrainingCache) -> None:
     pairs = source(cache)
-    rows = [r for r in cache.by_image("train") if len(r.captions)]
+    rows = [r for r in cache.by_medium("train", "image") if len(r.captions)]
     for index in range(3):
         seen = {pairs.sample(index, epoch)["text_number"] for epoch in range(40)}
         assert seen == set(rows[index].captions.tolist())
@@ -169,12 +191,12 @@ def test_a_sample_is_a_pure_function_of_index_and_epoch(cache: TrainingCache) ->
     for i in range(len(first)):
         sample = first.sample(i, 3)
         assert sample["text_number"] == backwards[i]["text_number"]
-        assert np.array_equal(sample["pixels"], backwards[i]["pixels"])
+        assert np.array_equal(sample["medium"], backwards[i]["medium"])
 
 
 def test_evaluation_takes_the_first_caption_and_drops_none(cache: TrainingCache) -> None:
     pairs = source(cache, training=False, text_dropout=0.9)
-    rows = [r for r in cache.by_image("train") if len(r.captions)]
+    rows = [r for r in cache.by_medium("train", "image") if len(r.captions)]
     for index, row in enumerate(rows):
         assert pairs.sample(index, 0)["text_number"] == row.captions[0]
 
@@ -182,11 +204,11 @@ def test_evaluation_takes_the_first_caption_and_drops_none(cache: TrainingCache)
 class FixedEmbeddings(nn.Module):
     """A model that embeds as it is told: what the loss does with it can be computed by hand."""
 
-    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Any:
+    def forward(self, media: dict[str, Tensor], texts: dict[str, Tensor]) -> Any:
         random = torch.Generator().manual_seed(0)
         return Embeddings(
-            images=torch.randn(len(pixel_values), 8, generator=random),
-            texts=torch.randn(len(input_ids), 8, generator=random),
+            media=torch.randn(len(media["pixel_values"]), 8, generator=random),
+            texts=torch.randn(len(texts["input_ids"]), 8, generator=random),
             logit_scale=torch.tensor(5.0),
             logit_bias=torch.tensor(-2.0),
         )
@@ -203,11 +225,11 @@ class Towers(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
         self.bias = nn.Parameter(torch.tensor(-2.0, dtype=torch.float64))
 
-    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Any:
-        weights = attention_mask.unsqueeze(-1).double()
+    def forward(self, media: dict[str, Tensor], texts: dict[str, Tensor]) -> Any:
+        weights = texts["attention_mask"].unsqueeze(-1).double()
         return Embeddings(
-            images=self.image(pixel_values.flatten(1).double()),
-            texts=(self.text(input_ids) * weights).sum(dim=1) / weights.sum(dim=1),
+            media=self.image(media["pixel_values"].flatten(1).double()),
+            texts=(self.text(texts["input_ids"]) * weights).sum(dim=1) / weights.sum(dim=1),
             logit_scale=self.log_scale.exp(),
             logit_bias=self.bias,
         )
@@ -221,10 +243,10 @@ def test_the_loss_is_the_mean_over_widths_of_the_one_that_is_set(
     aligning = task(training=False, loss=name, widths=widths)
     batch: Batch = aligning.collate(hand_made())
     model = FixedEmbeddings()
-    out = model(batch["pixel_values"], batch["input_ids"], batch["attention_mask"])
+    out = model(batch["media"], batch["texts"])
     totals = []
     for width in widths or [8]:
-        images, texts = unit(out.images, width), unit(out.texts, width)[batch["text_index"]]
+        images, texts = unit(out.media, width), unit(out.texts, width)[batch["text_index"]]
         if name == "info_nce":
             loss = info_nce(images, texts, positives_of(batch), logit_scale=5.0)
         else:
@@ -274,8 +296,7 @@ def test_gradients_do_not_depend_on_how_a_window_is_cut(
 
 
 def test_a_job_has_model_data_and_spec(cache: TrainingCache) -> None:
-    config = AlignmentTaskConfig(widths=[4, 8])
-    job = build_alignment(cache, model_config(freeze=["text_encoder"]), config, seed=0)
+    job = make(cache, widths=[4, 8])
     assert isinstance(job.model, DualEncoder)
     assert len(job.train) == 24
     assert job.validation is not None
@@ -290,9 +311,9 @@ def test_a_job_has_model_data_and_spec(cache: TrainingCache) -> None:
 def test_weights_depend_on_the_seed_alone(cache: TrainingCache) -> None:
     def weight(seed: int) -> Tensor:
         torch.manual_seed(seed + 100)  # the state of the global generator does not matter
-        job = build_alignment(cache, model_config(), AlignmentTaskConfig(), seed=seed)
+        job = make(cache, seed)
         assert isinstance(job.model, DualEncoder)
-        return job.model.image_projection.weight.detach()
+        return job.model.media_projection.weight.detach()
 
     assert torch.equal(weight(0), weight(0))
     assert not torch.equal(weight(0), weight(1))
@@ -300,18 +321,18 @@ def test_weights_depend_on_the_seed_alone(cache: TrainingCache) -> None:
 
 def test_a_width_beyond_the_embedding_is_refused(cache: TrainingCache) -> None:
     with pytest.raises(ConfigError, match=r"task\.widths: 16 is larger than model\.embed_dim = 8"):
-        build_alignment(cache, model_config(), AlignmentTaskConfig(widths=[4, 16]), seed=0)
+        make(cache, widths=[4, 16])
 
 
 def test_texts_longer_than_the_text_encoder_takes_are_refused(cache: TrainingCache) -> None:
     with pytest.raises(ConfigError, match=r"max_text_tokens.*max_tokens"):
-        build_alignment(cache, model_config(), AlignmentTaskConfig(max_text_tokens=63), seed=0)
+        make(cache, max_text_tokens=63)
 
 
 def test_a_split_without_captions_is_refused(
     cache: TrainingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TrainingCache, "by_image", lambda self, split: [])
+    monkeypatch.setattr(TrainingCache, "by_medium", lambda self, split, column: [])
     with pytest.raises(DataError, match="no image with a caption in split 'train'"):
         source(cache)
 
@@ -327,4 +348,4 @@ def test_a_split_without_captions_is_refused(
 )
 def test_contradicting_settings_are_refused(settings: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValidationError, match=rule):
-        AlignmentTaskConfig(**settings)
+        config_of(**settings)

@@ -13,11 +13,11 @@ from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.errors import CheckpointError, DataError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.losses.language import causal_lm_loss
-from plumbline.models.config import DecoderConfig
+from plumbline.models.config import DecoderConfig, VlmConfig
 from plumbline.models.vlm import Vlm
-from plumbline.tasks.base import TrainingJob
-from plumbline.tasks.config import VlmModelConfig, VlmTaskConfig
-from plumbline.tasks.vlm import DialogueSource, build_vlm, join_segment, segment_mask
+from plumbline.tasks.base import JobContext, TrainingJob
+from plumbline.tasks.config import VlmTaskConfig
+from plumbline.tasks.vlm import DialogueSource, build, join_segment, segment_mask
 from plumbline.tokenization.tokenizer import SpecialIds
 
 SPECIAL = SpecialIds(pad=0, bos=1, eos=2)
@@ -39,10 +39,9 @@ def job(
     cache: TrainingCache, start: Path, freeze: list[str] | None = None, **task: Any
 ) -> TrainingJob:
     frozen = ["image_encoder"] if freeze is None else freeze
-    model = VlmModelConfig(projector_width=16, decoder=DECODER, freeze=frozen)
-    built = build_vlm(
-        cache, start, model, VlmTaskConfig(**task), seed=0, device=torch.device("cpu")
-    )
+    model = VlmConfig(projector_width=16, decoder=DECODER)
+    context = JobContext(cache=cache, seed=0, start=start, freeze=frozen)
+    built = build(context, model, VlmTaskConfig(**task))
     built.model.eval()
     return built
 
@@ -258,7 +257,7 @@ def test_evaluation_asks_everything_and_describes_once(cache: TrainingCache) -> 
     dialogues = source(cache, training=False, captions_per_image=2, questions_per_image=1)
     segments = dialogues.sample(0, 0)["segments"]
     assert len(segments) == 6
-    rows = cache.by_image("train")[0]
+    rows = cache.by_medium("train", "image")[0]
     assert segments[0][1].tolist() == cache.ids(int(rows.captions[0])).tolist()
     without = source(cache, training=False, captions_per_image=0)
     assert len(without.sample(0, 0)["segments"]) == 5
@@ -272,9 +271,11 @@ def test_evaluation_asks_no_question_where_training_asks_none(cache: TrainingCac
 def test_an_image_of_which_nothing_is_drawn_is_left_out(
     cache: TrainingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = cache.by_image("train")
-    only_captions = [type(rows[0])(r.image, r.captions, r.questions[:0]) for r in rows[:2]]
-    monkeypatch.setattr(TrainingCache, "by_image", lambda self, split: only_captions + rows[2:])
+    rows = cache.by_medium("train", "image")
+    only_captions = [type(rows[0])(r.number, r.captions, r.questions[:0]) for r in rows[:2]]
+    monkeypatch.setattr(
+        TrainingCache, "by_medium", lambda self, split, column: only_captions + rows[2:]
+    )
     dialogues = source(cache, captions_per_image=0)
     assert all(dialogues.sample(i, 0)["segments"] for i in range(len(dialogues)))
 
@@ -282,7 +283,7 @@ def test_an_image_of_which_nothing_is_drawn_is_left_out(
 def test_a_split_with_nothing_to_say_is_refused(
     cache: TrainingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TrainingCache, "by_image", lambda self, split: [])
+    monkeypatch.setattr(TrainingCache, "by_medium", lambda self, split, column: [])
     with pytest.raises(DataError, match="no question and no caption in split 'train'"):
         source(cache)
 
@@ -299,6 +300,7 @@ def test_the_job_knows_what_it_starts_from(vlm: TrainingJob, cache: TrainingCach
     assert len(vlm.train) == 24
     assert vlm.validation is not None
     assert len(vlm.validation) == 8
+    assert vlm.tokenizer is not None
     prompt = vlm.tokenizer.encode("describe the image", add_special_tokens=False).ids
     assert vlm.train.sample(0, 0)["segments"][0][0].tolist() == prompt
 

@@ -56,7 +56,9 @@ def test_distinct_values_are_numbered_once_across_columns_and_splits(tmp_path: P
         "question": [None, None, "what?"],
         "answer": [None, None, "red"],
     }
+    none = pa.nulls(1, pa.string())
     val = {"sample_id": ["d"], "image": [two], "caption": ["blue"]}
+    val |= {"question": none, "answer": none}
     cache = cache_of(clean_folder(tmp_path, train=train, val=val))
     assert cache.facts["images"] == 2
     assert cache.facts["texts"] == 3
@@ -91,7 +93,7 @@ def test_an_image_column_without_any_image_is_text_alone(tmp_path: Path) -> None
     }
     cache = cache_of(clean_folder(tmp_path, train=train))
     assert cache.rows("train")["image"].tolist() == [-1, -1]
-    assert cache.by_image("train") == []
+    assert cache.by_medium("train", "image") == []
 
 
 def test_rows_without_image_are_in_no_group(tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ def test_rows_without_image_are_in_no_group(tmp_path: Path) -> None:
         "answer": [None, None, "a", None],
     }
     cache = cache_of(clean_folder(tmp_path, train=train))
-    groups = cache.by_image("train")
+    groups = cache.by_medium("train", "image")
     captions = [[cache.text(int(c)) for c in group.captions] for group in groups]
     assert captions == [["x", "z"], ["y"]]
     assert [group.questions.tolist() for group in groups] == [[], []]  # each lacks its other half
@@ -136,9 +138,10 @@ def test_a_tokenizer_can_come_from_a_folder(scenes_cache: Path, tmp_path: Path) 
 
 
 def test_data_without_training_text_is_refused(tmp_path: Path) -> None:
-    train = {"sample_id": ["a", "b"], "image": [picture(4, 4), picture(4, 4, 1)]}
+    train = {"sample_id": ["a", "b"], "caption": pa.nulls(2, pa.string())}
+    val = {"sample_id": ["c"], "caption": ["x"]}
     with pytest.raises(DataError, match="no text to train a tokenizer on"):
-        cache_of(clean_folder(tmp_path, train=train))
+        cache_of(clean_folder(tmp_path, train=train, val=val))
 
 
 BUILD = """

@@ -1,5 +1,6 @@
 """Parameters are grouped by part and kind, and updated as torch's own AdamW does it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
+from plumbline.config import compose_yaml
 from plumbline.errors import ConfigError
-from plumbline.training.config import OptimConfig
+from plumbline.training.config import OptimConfig, TrainerConfig
 from plumbline.training.optim import JoinedOptimizer, build_optimizer, parameter_groups, set_lr
 
 
@@ -240,3 +242,20 @@ def test_an_unknown_optimizer_is_refused_with_the_nearest_one() -> None:
         config(name="adam")
     with pytest.raises(ValidationError, match="nesterov is true, but momentum is 0"):
         config(sgd={"momentum": 0.0, "nesterov": True})
+
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_the_groups_of_conf_hold_every_setting(name: str) -> None:
+    written = compose_yaml(CONF / "optim", name, [])
+    settings = OptimConfig.model_validate(written)
+    assert settings.name == name
+    assert settings.model_dump(mode="json") == written
+
+
+def test_the_trainer_of_conf_holds_every_setting() -> None:
+    written = compose_yaml(CONF / "trainer", "default", [])
+    held = TrainerConfig.model_validate(written).model_dump(mode="json", exclude={"optim"})
+    assert held == written

@@ -34,6 +34,7 @@ def evaluate(job: EvaluationJob) -> Evaluation:
     bound = partial(collate, inputs=inputs, seed=0, training=False)
     loader = Loader(rows, bound, LoaderConfig(batch_size=config.batch_size), seed=0, shuffle=False)
     outputs = predict(job.stored.model.to(job.device), loader, job.device)
+    sample_ids = cache.sample_ids(config.split).take(rows.rows.tolist()).to_pylist()
     metrics: dict[str, float] = {}
     predictions: list[Row] = []
     for at, part in enumerate(spec.parts):
@@ -49,7 +50,7 @@ def evaluate(job: EvaluationJob) -> Evaluation:
             {
                 "kind": "value",
                 "part": part,
-                "sample": int(i),
+                "sample_id": sample_ids[i],
                 "value": float(values[i]),
                 "prediction": float(p),
             }

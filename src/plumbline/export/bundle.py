@@ -1,12 +1,15 @@
 """The folder that runs by itself: model, contract, scripts, server, self-test."""
 
 import importlib.metadata
+import json
 import logging
 import re
+import shlex
 import shutil
+import string
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,70 +17,53 @@ import torch
 
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig, Format
-from plumbline.export.graphs import (
-    DecoderSizes,
-    GraphSpec,
-    decoder_sizes,
-    decoder_spec,
-    vision_spec,
-)
+from plumbline.export.graphs import GraphSpec
+from plumbline.export.kinds import EXPORTS
 from plumbline.export.onnx_writer import external_name, write_onnx
-from plumbline.export.parity import check_parity, measure_parity, reference_answers
-from plumbline.export.samples import choose_samples
+from plumbline.export.parity import check_parity
+from plumbline.export.plan import BundlePlan, BundleSource, Readme, check_split
 from plumbline.export.selftest import write_selftest
-from plumbline.export.templates.inference import CONTRACT_VERSION, Model
+from plumbline.export.templates.model import CONTRACT_VERSION, Model
 from plumbline.files import dump_json, write_digests
-from plumbline.loading.cache_reader import TrainingCache
-from plumbline.models.stored import SPEC, StoredVlm
+from plumbline.models.stored import ARCHITECTURE, SPEC
 from plumbline.models.weights import WEIGHTS, save_weights
+from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import FILE_NAME
 
 TEMPLATES = Path(__file__).parent / "templates"
-TEMPLATE_FILES = ("inference.py", "server.py", "README.md", "Dockerfile")
-RUNTIME_PACKAGES = ("numpy", "onnxruntime", "pillow", "tokenizers")
+SCRIPTS = ("inference.py", "server.py", "Dockerfile")
+COMMON_MODULES = ("__init__", "files", "inputs", "model", "scores")
+COMMON_PACKAGES = ("numpy", "onnxruntime")
 BUILD_PACKAGES = ("onnx", "onnxscript", "safetensors", "torch", "torchvision", "transformers")
-MAX_PROMPT_CHARS = 10_000
-PARTS = ("vision", "decoder")
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class BundleSource:
-    """What a bundle is made from."""
-
-    stored: StoredVlm
-    cache: TrainingCache
-    training: Mapping[str, Any]
-    """The settings of the training, as plain JSON types."""
-    threads: int
-
-
 def write_bundle(source: BundleSource, config: ExportConfig, out: Path) -> dict[str, Any]:
-    """Write the bundle of a vision-language model into the empty folder `out`.
+    """Write the bundle of a model, of whatever kind, into the empty folder `out`.
 
     Returns:
         Facts for the run record: seconds and parity by format.
 
     Raises:
-        ExportError: the cached images are not of the model's size, no format could be written, or
-            an exported model disagrees with the checkpoint.
-        DataError: the split for samples does not exist.
+        ExportError: no graph can be made of the model, no format could be written, or an exported
+            model disagrees with the checkpoint.
     """
     started = time.monotonic()
+    plan: BundlePlan[Any] = load_attribute(EXPORTS[source.stored.spec.kind].plan)(source, config)
     if config.formats:
-        _check_image_size(source)
+        check_split(source.cache, config.split)
+        plan.check()
     _write_weights(source, out)
     # A checkpoint in half precision is computed in float32 from here on, on both sides.
     source.stored.model.float().cpu().eval()
-    sizes = decoder_sizes(source.stored.model)
-    formats = _write_formats(source, config, sizes, out)
-    _write_json(out / "contract.json", _contract(source, config, sizes, formats))
+    formats = _write_formats(plan, config, out)
+    _write_json(out / "contract.json", _contract(plan, config, formats))
     if config.formats:
         write_digests(out)  # the bundle's own script is what parity is measured with
-        _prove(source, config, formats, out)
-        _write_runtime(config, out)
-    _write_json(out / "metadata.json", _metadata(source, sizes, formats))
+        _prove(plan, config, formats, out)
+        _write_runtime(plan, config, out)
+    _write_json(out / "metadata.json", _metadata(plan, formats))
     seconds = {name: result.seconds for name, result in formats.items()}
     parity = {name: result.parity for name, result in formats.items() if result.parity}
     total = round(time.monotonic() - started, 3)
@@ -95,21 +81,13 @@ class FormatResult:
     parity: dict[str, Any] | None = None
 
 
-def _check_image_size(source: BundleSource) -> None:
-    """Refuse a second resize: torchvision's cannot be repeated exactly without torch."""
-    size = source.stored.spec.image_encoder.image_size
-    shape = source.cache.facts["image_shape"]
-    if shape != [size, size, 3]:
-        raise ExportError(
-            f"the model takes {size} x {size} pixels, the cached images are {shape}; set "
-            f"tokenize.image_size of the dataset to [{size}, {size}]"
-        )
-
-
 def _write_weights(source: BundleSource, out: Path) -> None:
     stored = source.stored
     save_weights(stored.model, out / WEIGHTS)
-    stored.text.save(str(out / FILE_NAME))
+    if stored.tokenizer is not None:
+        stored.tokenizer.save(str(out / FILE_NAME))
+    if architecture := getattr(stored.model, "architecture", None):
+        architecture.save_pretrained(out / ARCHITECTURE)
     _write_json(out / SPEC, _without_folders(stored.spec.model_dump(mode="json")))
     _write_json(out / "training.json", _without_folders(dict(source.training)))
 
@@ -126,7 +104,7 @@ def _without_folders(value: Any) -> Any:
 
 
 def _write_formats(
-    source: BundleSource, config: ExportConfig, sizes: DecoderSizes, out: Path
+    plan: BundlePlan[Any], config: ExportConfig, out: Path
 ) -> dict[Format, FormatResult]:
     """Write every format; one that fails is reported and does not lose the others.
 
@@ -134,8 +112,7 @@ def _write_formats(
         ExportError: all of them failed.
     """
     writers: dict[Format, _Writer] = {"onnx": _write_onnx, "torchscript": _write_torchscript}
-    model, size = source.stored.model, source.stored.spec.image_encoder.image_size
-    specs = {"vision": vision_spec(model, size), "decoder": decoder_spec(model, sizes)}
+    specs = plan.graphs() if config.formats else {}
     results: dict[Format, FormatResult] = {}
     for name in config.formats:
         started = time.monotonic()
@@ -151,7 +128,9 @@ def _write_formats(
         results[name] = FormatResult(files, description, seconds, error)
     if results and all(result.error for result in results.values()):
         errors = "; ".join(f"{name}: {result.error}" for name, result in results.items())
-        raise ExportError(f"no format could be written: {errors}")
+        raise ExportError(
+            f"no format could be written: {errors}; with formats: [] the weights alone are exported"
+        )
     return results
 
 
@@ -159,9 +138,9 @@ _Writer = Callable[[dict[str, GraphSpec], Path], tuple[dict[str, Any], dict[str,
 
 
 def _write_onnx(specs: dict[str, GraphSpec], out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    description = {part: write_onnx(specs[part], out / f"{part}.onnx") for part in PARTS}
-    files: dict[str, Any] = {part: f"{part}.onnx" for part in PARTS}
-    names = [external_name(out / f"{part}.onnx") for part in PARTS]
+    description = {part: write_onnx(spec, out / f"{part}.onnx") for part, spec in specs.items()}
+    files: dict[str, Any] = {part: f"{part}.onnx" for part in specs}
+    names = [external_name(out / f"{part}.onnx") for part in specs]
     if external := [name for name in names if (out / name).exists()]:
         files["external"] = external
     return files, description
@@ -172,9 +151,9 @@ def _write_torchscript(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     from plumbline.export.torchscript import write_torchscript
 
-    files: dict[str, Any] = {part: f"{part}.torchscript.pt" for part in PARTS}
-    for part in PARTS:
-        write_torchscript(specs[part], out / files[part])
+    files: dict[str, Any] = {part: f"{part}.torchscript.pt" for part in specs}
+    for part, spec in specs.items():
+        write_torchscript(spec, out / files[part])
     return files, {"device": "cpu"}
 
 
@@ -186,46 +165,20 @@ def _describe_error(error: Exception) -> str:
 
 
 def _contract(
-    source: BundleSource,
-    config: ExportConfig,
-    sizes: DecoderSizes,
-    formats: Mapping[Format, FormatResult],
+    plan: BundlePlan[Any], config: ExportConfig, formats: Mapping[Format, FormatResult]
 ) -> dict[str, Any]:
-    spec = source.stored.spec
-    size = spec.image_encoder.image_size
-    mean, std = spec.normalization.statistics
     return {
+        **plan.contract(),
         "contract_version": CONTRACT_VERSION,
-        "task": "vlm",
-        "threads": source.threads,
-        "image": {
-            "decode": "first frame, EXIF orientation, alpha dropped, high byte of 16 bits, RGB",
-            "resize": "bicubic",
-            "height": size,
-            "width": size,
-            "mean": list(mean),
-            "std": list(std),
-            "layout": "NCHW",
-            "dtype": "float32",
-            "max_bytes": config.max_image_bytes,
-            "max_pixels": config.max_image_pixels,
-        },
-        "text": {
-            "special_ids": spec.special_ids.model_dump(),
-            "caption_prompt": spec.caption_prompt,
-            "max_prompt_tokens": spec.max_text_tokens,
-            "max_prompt_chars": MAX_PROMPT_CHARS,
-            "max_new_tokens": config.max_new_tokens,
-            "decoding": "greedy",
-        },
-        "decoder": asdict(sizes),
+        "threads": plan.source.threads,
+        "limits": config.limits.model_dump(mode="json"),
         "formats": {name: result.files for name, result in formats.items() if not result.error},
         "default_format": next((n for n, result in formats.items() if not result.error), None),
     }
 
 
 def _prove(
-    source: BundleSource,
+    plan: BundlePlan[Any],
     config: ExportConfig,
     formats: dict[Format, FormatResult],
     out: Path,
@@ -235,44 +188,65 @@ def _prove(
     Raises:
         ExportError: a format disagrees.
     """
-    stored, cache = source.stored, source.cache
-    samples = choose_samples(cache, stored, config.split, config.parity_samples)
-    reference = reference_answers(stored, cache, samples, config.max_new_tokens)
     for name, result in formats.items():
         if result.error:
             continue
-        exported = Model(out, format=name)
-        parity = measure_parity(exported, stored, cache, samples, reference)
+        parity = plan.measure(Model(out, format=name))
         _logger.info("%s: %s", name, parity)
         check_parity(name, parity, config)
-        rounded = {key: float(f"{value:.3g}") for key, value in asdict(parity).items()}
-        result.parity = {**rounded, "samples": parity.samples, "tokens": parity.tokens}
-    chosen = choose_samples(cache, stored, config.split, config.selftest_samples)
-    reference = reference_answers(stored, cache, chosen, config.max_new_tokens)
-    write_selftest(Model(out), cache, chosen, reference.texts, out / "selftest")
+        result.parity = parity.facts()
+    write_selftest(Model(out), plan, out / "selftest")
 
 
-def _write_runtime(config: ExportConfig, out: Path) -> None:
+def _write_runtime(plan: BundlePlan[Any], config: ExportConfig, out: Path) -> None:
     """Copy the scripts as they are, and write the settings and requirements beside them."""
-    for name in TEMPLATE_FILES:
+    for name in SCRIPTS:
         shutil.copyfile(TEMPLATES / name, out / name)
+    (out / "runtime").mkdir()
+    for name in (*COMMON_MODULES, *plan.modules):
+        shutil.copyfile(TEMPLATES / f"{name}.py", out / "runtime" / f"{name}.py")
+    (out / "README.md").write_text(_readme(plan.readme))
     _write_json(out / "server.json", config.server.model_dump(mode="json"))
-    pins = [f"{name}=={importlib.metadata.version(name)}\n" for name in RUNTIME_PACKAGES]
+    packages = sorted((*COMMON_PACKAGES, *plan.packages))
+    pins = [f"{name}=={importlib.metadata.version(name)}\n" for name in packages]
     (out / "requirements.txt").write_text("".join(pins))
 
 
-def _metadata(
-    source: BundleSource, sizes: DecoderSizes, formats: Mapping[Format, FormatResult]
-) -> dict[str, Any]:
-    stored = source.stored
-    parts = {name: _count(part) for name, part in stored.model.named_children()}
+def _readme(readme: Readme) -> str:
+    """The README of a bundle; its words come from the kind of model, never from the data."""
+    place = f"selftest/0{readme.suffix}"
+    example = {k: place if v == "FILE" else v for k, v in readme.example.items()}
+    flags = [f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in example.items()]
+    code = {
+        how: ", ".join(
+            f'"{name}": {form if value == place else json.dumps(value)}'
+            for name, value in example.items()
+        )
+        for how, form in (
+            ("python", f'Path("{place}").read_bytes()'),
+            ("json", f'base64.b64encode(Path("{place}").read_bytes()).decode()'),
+        )
+    }
+    return string.Template((TEMPLATES / "README.md").read_text()).substitute(
+        title=readme.title,
+        answer=readme.answer,
+        commands=f"python inference.py {' '.join(flags)}",
+        line=json.dumps(example),
+        python=f"{{{code['python']}}}",
+        json=f"{{{code['json']}}}",
+        graphs="\n".join(f"| `{part}.onnx` | {text} |" for part, text in readme.graphs.items()),
+    )
+
+
+def _metadata(plan: BundlePlan[Any], formats: Mapping[Format, FormatResult]) -> dict[str, Any]:
+    stored, cache = plan.stored, plan.cache
+    media = [name for name in cache.digests if name.endswith(".bin")]
+    packages = {*COMMON_PACKAGES, *plan.packages, *BUILD_PACKAGES}
     return {
-        "task": "vlm",
+        "task": stored.spec.kind,
         "model": {
-            "image_encoder": type(stored.model.image_encoder).__name__,
-            "decoder": type(stored.model.decoder).__name__,
-            "parameters": parts,
-            **asdict(sizes),
+            "parameters": {name: _count(part) for name, part in stored.model.named_children()},
+            **plan.description(),
         },
         "formats": {
             name: {
@@ -285,11 +259,10 @@ def _metadata(
         },
         "source": {
             "model": stored.digests,
-            "cache": {name: source.cache.digests[name] for name in ("cache.json", "images.bin")},
+            "cache": {name: cache.digests[name] for name in sorted(("cache.json", *media))},
         },
         "versions": {
-            name: importlib.metadata.version(name).split("+")[0]
-            for name in sorted((*RUNTIME_PACKAGES, *BUILD_PACKAGES))
+            name: importlib.metadata.version(name).split("+")[0] for name in sorted(packages)
         },
     }
 

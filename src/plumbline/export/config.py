@@ -1,10 +1,11 @@
 """Settings of the export; no torch here."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from plumbline.config import Config
+from plumbline.evaluation.config import SamplingConfig
 
 Format = Literal["onnx", "torchscript"]
 
@@ -15,7 +16,7 @@ class ServerConfig(Config):
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
     max_body_bytes: int = Field(8 << 20, ge=1024, le=1 << 30)
-    """Longest request; the image in it is base64, a third larger than its file."""
+    """Longest request; a file in it is base64, a third larger than itself."""
     max_connections: int = Field(64, ge=1, le=10_000)
     max_concurrent: int = Field(2, ge=1, le=1024)
     """Answers computed at the same time; the others wait."""
@@ -25,27 +26,36 @@ class ServerConfig(Config):
     """Longest wait for a turn before the answer is 503."""
 
 
+class LimitsConfig(Config):
+    """The largest inputs that a bundle accepts, and the longest text that it writes."""
+
+    max_bytes: int = Field(20 << 20, ge=1024)
+    """Of an image, a clip or an array, encoded."""
+    max_image_pixels: int = Field(25_000_000, ge=64, le=89_000_000)
+    max_audio_s: float = Field(60.0, gt=0.0)
+    max_text_chars: int = Field(10_000, ge=1)
+    max_new_tokens: int = Field(1000, ge=1)
+    """What a request may ask for at most."""
+
+
 class ExportConfig(Config):
-    """Section `export` of a vision-language task."""
+    """Section `export` of a task: what all kinds have."""
 
     formats: list[Format] = ["onnx", "torchscript"]
     """What is written beside the weights; empty: the weights alone. The first is the default."""
     split: Literal["train", "val", "test"] = "test"
     """Where the samples for parity and self-test come from."""
     parity_samples: int = Field(100, ge=1)
-    """Prompts on which checkpoint and exported model are compared."""
+    """Samples on which checkpoint and exported model are compared."""
     selftest_samples: int = Field(4, ge=1)
-    """Prompts stored in the bundle with the answers that are expected."""
-    max_new_tokens: int = Field(64, ge=1)
+    """Samples stored in the bundle with the answers that are expected."""
     max_logits_difference: float = Field(1e-3, gt=0.0)
     """Largest absolute difference of a logit; float32 kernels differ by some 1e-5."""
-    min_token_agreement: float = Field(1.0, ge=0.0, le=1.0)
-    """Share of greedily generated tokens that must be equal."""
+    min_agreement: float = Field(1.0, ge=0.0, le=1.0)
+    """Share of decisions that must be equal: classes, or tokens that are generated greedily."""
     max_metric_difference: float = Field(0.001, ge=0.0, le=1.0)
-    """Largest difference of the exact match."""
-    max_image_bytes: int = Field(20 << 20, ge=1024)
-    max_image_pixels: int = Field(25_000_000, ge=64, le=89_000_000)
-    """What the bundle accepts as input."""
+    """Largest difference of the kind's own figure, such as accuracy, loss or exact match."""
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
     server: ServerConfig = Field(default_factory=ServerConfig)
 
     @field_validator("formats")
@@ -54,3 +64,35 @@ class ExportConfig(Config):
         if len(set(formats)) != len(formats):
             raise ValueError("a format is named twice")
         return formats
+
+
+class VlmExportConfig(ExportConfig):
+    """Section `export` of a vision-language task."""
+
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest answer."""
+
+
+class CausalLmExportConfig(ExportConfig):
+    """Section `export` of a causal language model."""
+
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    """What the bundle does where a request says nothing."""
+    prompt_tokens: Annotated[int, Field(ge=1)] = 16
+    """Tokens of each parity sample that are given; as many again are generated and compared."""
+
+
+class MaskedLmExportConfig(ExportConfig):
+    """Section `export` of a masked language model."""
+
+    candidates: int = Field(5, ge=1, le=1000)
+    """Tokens named for a gap where a request does not say how many."""
+
+
+class Seq2SeqExportConfig(ExportConfig):
+    """Section `export` of an encoder-decoder; parity is measured greedily."""
+
+    beams: int = Field(4, ge=1, le=64)
+    """Hypotheses kept where a request does not say how many; 1: greedy."""
+    length_penalty: float = Field(1.0, ge=-10.0, le=10.0)
+    max_new_tokens: int = Field(100, ge=1)

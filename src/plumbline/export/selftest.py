@@ -1,100 +1,69 @@
 """The samples in a bundle by which it proves itself where it runs."""
 
-import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from plumbline.errors import ExportError
-from plumbline.export.samples import PromptSample
-from plumbline.export.templates.inference import Model, pixel_digest
+from plumbline.export.plan import BundlePlan, Request
+from plumbline.export.templates.model import Model, agree
 from plumbline.files import dump_json
-from plumbline.loading.cache_reader import TrainingCache
 
-CONFIDENCE_TOLERANCE = 1e-3
-"""Absolute; another processor sums in another order."""
+TOLERANCE = 1e-3
+"""Of answers, absolute or relative to figures above 1: another processor sums in another order."""
+
+INPUT_TOLERANCE = 1e-4
+"""Of inputs that are not the same bits everywhere."""
 
 
-def write_selftest(
-    model: Model,
-    cache: TrainingCache,
-    samples: Sequence[PromptSample],
-    answers: Sequence[str],
-    out: Path,
-) -> None:
-    """Write images, questions and what is expected into the new folder `out`.
+def write_selftest(model: Model, plan: BundlePlan[Any], out: Path) -> None:
+    """Write requests and what is expected into the new folder `out`.
 
     Args:
         model: the bundle.
-        cache: where the images are.
-        samples: prompts to store.
-        answers: what the checkpoint says to them.
+        plan: says what is stored, and what the checkpoint answers.
         out: `selftest` in the bundle.
 
     Raises:
         ExportError: the bundle answers otherwise.
     """
     out.mkdir()
-    stored = []
-    for number, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
-        png = encode_png(cache.images[sample.image])
-        got = model.answer(png, sample.text)
-        if got.answer != answer:
-            raise ExportError(f"self-test: the bundle says {got.answer!r}, the model {answer!r}")
-        stored.append(
-            {
-                **_store_image(model, png, out, str(number)),
-                "question": sample.text,
-                "answer": answer,
-                "confidence": float(f"{got.confidence:.6g}"),
-            }
-        )
-    pictures = preprocessing_images(cache.images[samples[0].image])
+    answers, preprocessing = [], []
+    for number, sample in enumerate(plan.selftest(model)):
+        got = model.predict(sample.request)
+        known = {name: got[name] for name in sample.expected}
+        if not agree(sample.expected, known, TOLERANCE):
+            raise ExportError(f"self-test: the bundle says {known}, the model {sample.expected}")
+        entry = _store(model, sample.request, out, f"{number}{sample.suffix}")
+        answers.append({**entry, "answer": _rounded(got)})
+    for name, request in plan.preprocessing().items():
+        preprocessing.append(_store(model, request, out, name))
     expected = {
-        "answers": stored,
-        "preprocessing": [_store_image(model, png, out, name) for name, png in pictures.items()],
-        "confidence_tolerance": CONFIDENCE_TOLERANCE,
+        "answers": answers,
+        "preprocessing": preprocessing,
+        "tolerance": TOLERANCE,
+        "input_tolerance": INPUT_TOLERANCE,
     }
     (out / "selftest.json").write_text(dump_json(expected))
 
 
-def _store_image(model: Model, png: bytes, out: Path, name: str) -> dict[str, Any]:
-    (out / f"{name}.png").write_bytes(png)
-    digest = pixel_digest(model.preprocessor.pixel_values(png))
-    return {"image": f"{out.name}/{name}.png", "pixels_sha256": digest}
+def _store(model: Model, request: Request, out: Path, name: str) -> dict[str, Any]:
+    """Write the files of a request; the entry that names them."""
+    stored: Request = {}
+    for field, value in request.items():
+        if isinstance(value, bytes):
+            (out / name).write_bytes(value)
+            value = f"{out.name}/{name}"
+        stored[field] = value
+    where = next(
+        (v for v in stored.values() if str(v).startswith(f"{out.name}/")), f"sample {name}"
+    )
+    return {"name": where, "request": stored, "inputs": model.fingerprint(request)}
 
 
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode [height, width, 3] uint8 without loss and without metadata."""
-    return _png(Image.fromarray(np.ascontiguousarray(pixels)))
-
-
-def _png(image: Image.Image, exif: Image.Exif | None = None) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=6, exif=exif or b"")
-    return buffer.getvalue()
-
-
-def preprocessing_images(pixels: NDArray[np.uint8]) -> dict[str, bytes]:
-    """Images that take every turn of the preprocessing, made from one of [height, width, 3].
-
-    Returns:
-        Name -> PNG: of another size and oblong, with transparency, 16-bit gray, turned by EXIF.
-    """
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    oblong = image.resize((image.width * 2 + 7, image.height + 5), Image.Resampling.BILINEAR)
-    clear = oblong.copy()
-    clear.putalpha(oblong.convert("L"))
-    gray = np.asarray(oblong.convert("L")).astype(np.uint16) * 257
-    turned = Image.Exif()
-    turned[0x0112] = 6  # orientation: the camera was held upright
-    return {
-        "oblong": _png(oblong),
-        "alpha": _png(clear),
-        "gray16": _png(Image.fromarray(gray)),
-        "turned": _png(oblong, turned),
-    }
+def _rounded(value: Any) -> Any:
+    """The same with numbers cut to six digits, so that it is short and the same anywhere."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

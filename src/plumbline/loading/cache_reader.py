@@ -55,7 +55,7 @@ class TrainingCache:
     @property
     def images(self) -> NDArray[np.uint8]:
         """[images, height, width, 3] uint8, memory-mapped."""
-        shape = self.facts["image_shape"]
+        shape = self.facts.get("image_shape")
         if shape is None:
             raise DataError(f"{self.folder}: this dataset has no images")
         return np.memmap(

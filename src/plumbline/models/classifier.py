@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from plumbline.errors import ConfigError
 from plumbline.loading.input_config import AnyInput
 from plumbline.models.config import (
-    BaseTextEncoderConfig,
     ClassifierConfig,
     EncoderConfig,
-    SequenceEncoderConfig,
 )
 from plumbline.models.encoders import Encoded, Encoder, build_encoder
 from plumbline.models.spec import ModelSpec
@@ -35,6 +34,11 @@ class Classifier(nn.Module):
         self.heads = nn.ModuleDict(
             {head_name(part): nn.Linear(encoder.width, outputs) for part, outputs in heads.items()}
         )
+
+    @property
+    def architecture(self) -> PreTrainedConfig | None:
+        """What must be stored beside the weights of an encoder that came from a checkpoint."""
+        return getattr(self.encoder, "architecture", None)
 
     def forward(self, **inputs: Any) -> dict[str, Tensor]:
         """Map a batch's inputs to logits [batch, outputs] by head.
@@ -117,10 +121,6 @@ def encoder_for(
     config: EncoderConfig, channels: int | None, vocab_size: int, stored: Path | None = None
 ) -> Encoder:
     """Build an encoder of whatever modality with what its kind needs to know."""
-    context: dict[str, Any] = {}
-    if isinstance(config, SequenceEncoderConfig):
-        context = {"channels": channels}
-    elif isinstance(config, BaseTextEncoderConfig):
-        context = {"vocab_size": vocab_size, "stored": stored}
-    encoder: Encoder = build_encoder(config, **context)
+    known = {"channels": channels, "vocab_size": vocab_size, "stored": stored}
+    encoder: Encoder = build_encoder(config, **{name: known[name] for name in config.needs})
     return encoder

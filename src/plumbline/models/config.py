@@ -13,6 +13,10 @@ class EncoderConfig(Config):
 
     builder: ClassVar[str]
     """`module:callable` that makes the module: see `plumbline.models.encoders.build_encoder`."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What it takes beside the settings: `channels` of a step, `vocab_size`, or `stored`, the
+    folder with the architecture of a trained one that came from a checkpoint (None: there is
+    none)."""
 
     def sources(self) -> list[str]:
         """The checkpoints that it starts from."""
@@ -120,7 +124,8 @@ class ResnetConfig(ImageEncoderConfig):
             side = -(-side // stage.stride)
         if side < 1:
             raise ValueError("the strides leave no pixel")
-        if self.norm == "group" and any(stage.channels % 8 for stage in self.stages):
+        widths = [self.stem_channels, *(stage.channels for stage in self.stages)]
+        if self.norm == "group" and any(width % 8 for width in widths):
             raise ValueError("norm group needs channels in multiples of 8")
         return self
 
@@ -146,6 +151,7 @@ class SequenceEncoderConfig(EncoderConfig):
     """Convolutions, then transformer layers, over steps of spectrograms or feature vectors."""
 
     builder: ClassVar[str] = "plumbline.models.sequence:SequenceEncoder"
+    needs: ClassVar[tuple[str, ...]] = ("channels",)
     name: Literal["sequence"]
     convs: list[ConvLayer] = Field(default_factory=list)
     width: int = Field(128, ge=8)
@@ -178,6 +184,7 @@ class SequenceEncoderConfig(EncoderConfig):
 class BaseTextEncoderConfig(EncoderConfig):
     """Base of the text encoders' settings."""
 
+    needs: ClassVar[tuple[str, ...]] = ("vocab_size", "stored")
     takes_strings: ClassVar[bool] = False
     """Whether it is given the raw texts and not token ids."""
 
@@ -232,6 +239,12 @@ class NgramEncoderConfig(BaseTextEncoderConfig):
     shortest: int = Field(2, ge=1)
     longest_gram: int = Field(4, ge=1)
 
+    @model_validator(mode="after")
+    def _some_grams(self) -> "NgramEncoderConfig":
+        if self.longest_gram < self.shortest:
+            raise ValueError(f"longest_gram {self.longest_gram} is below shortest {self.shortest}")
+        return self
+
 
 ENCODERS: Registry[type[EncoderConfig]] = Registry("encoder")
 ENCODERS.register("vit", VitConfig)
@@ -264,6 +277,9 @@ class DualEncoderConfig(Config):
     def _one_medium(self) -> "DualEncoderConfig":
         if (self.image_encoder is None) == (self.audio_encoder is None):
             raise ValueError("set one of image_encoder and audio_encoder, and the other to null")
+        audio = self.audio_encoder
+        if audio is not None and audio.pooling == "none" and not audio.flatten:
+            raise ValueError("audio_encoder.pooling none leaves no one vector: set flatten to true")
         return self
 
     def sources(self) -> list[str]:

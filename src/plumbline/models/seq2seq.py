@@ -37,7 +37,7 @@ class Seq2Seq(nn.Module):
             ConfigError: the checkpoint cannot be loaded.
         """
         super().__init__()
-        self._config = config
+        self._config, self._special_ids = config, special_ids
         self.net: Any = _build(config, vocab_size, special_ids, stored)
 
     @property
@@ -81,27 +81,32 @@ class Seq2Seq(nn.Module):
         Returns:
             Token ids of each target, without bos and eos.
         """
-        config = self.net.config
-        longest = max(len(source) for source in sources)
-        ids = torch.full((len(sources), longest), config.pad_token_id)
-        for row, source in zip(ids, sources, strict=True):
-            row[: len(source)] = torch.tensor(source)
-        device = next(self.parameters()).device
+        special, device = self._special_ids, next(self.parameters()).device
+        lengths = torch.tensor([len(source) for source in sources])
+        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+        ids = torch.full(mask.shape, special.pad)
+        ids[mask] = torch.tensor([token for source in sources for token in source])
+        positions = getattr(self.net.config, "max_position_embeddings", limit)
         out = self.net.generate(
             input_ids=ids.to(device),
-            attention_mask=(ids != config.pad_token_id).long().to(device),
+            attention_mask=mask.long().to(device),
             num_beams=beams,
             length_penalty=length_penalty,
             early_stopping=beams > 1,
-            max_new_tokens=limit,
+            max_new_tokens=min(limit, positions),
             do_sample=False,
+            # As in training, whatever a checkpoint was used to.
+            decoder_start_token_id=special.bos,
+            eos_token_id=special.eos,
+            pad_token_id=special.pad,
+            forced_bos_token_id=None,
+            forced_eos_token_id=None,
         )
-        return [_between(row[1:], config.eos_token_id, config.pad_token_id) for row in out.tolist()]
+        return [_until(row[1:], special.eos) for row in out.tolist()]
 
 
-def _between(ids: list[int], eos: int, pad: int) -> list[int]:
-    ids = ids[: ids.index(eos)] if eos in ids else ids
-    return [i for i in ids if i != pad]
+def _until(ids: list[int], eos: int) -> list[int]:
+    return ids[: ids.index(eos)] if eos in ids else ids
 
 
 def _build(

@@ -1,11 +1,16 @@
-"""What is stored beside weights, so that they can be used without what trained them."""
+"""What is stored beside weights, so that they can be used without what trained them.
+
+No torch here: plugins register their kinds in `SPECS`, and every stage loads plugins.
+"""
 
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from plumbline.config import Config
 from plumbline.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class ModelSpec(Config):
@@ -13,7 +18,7 @@ class ModelSpec(Config):
 
     kind: str
 
-    def build(self, architecture: Path | None) -> nn.Module:
+    def build(self, architecture: Path | None) -> "nn.Module":
         """Make the model, its weights still random.
 
         Args:

@@ -29,6 +29,7 @@ class TextEncoder(Encoder):
         """
         super().__init__()
         self._config = config
+        self._of_checkpoint = stored is not None or config.pretrained is not None
         if stored is not None:
             self.encoder = AutoModel.from_config(AutoConfig.from_pretrained(stored))
         elif config.pretrained:
@@ -58,7 +59,7 @@ class TextEncoder(Encoder):
     @property
     def architecture(self) -> PreTrainedConfig | None:
         """What must be stored beside the weights of one that came from a checkpoint."""
-        return self.encoder.config if self._config.pretrained else None
+        return self.encoder.config if self._of_checkpoint else None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: Any) -> Encoded:
         """Encode texts.

@@ -1,6 +1,5 @@
 """What the page shows, read from the outputs of the stages."""
 
-import csv
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +12,13 @@ import pyarrow.parquet as pq
 from plumbline import paths
 from plumbline.errors import CheckpointError
 from plumbline.files import DIGESTS, read_digests, read_json, sha256_file
+from plumbline.report.blocks import Block, Scene
 from plumbline.report.figures import label, number
 from plumbline.report.history import Series, read_series
-from plumbline.report.predictions import Predictions, read_predictions
+from plumbline.report.labels import LabelCounts, label_counts
+from plumbline.report.predictions import prediction_blocks
+from plumbline.report.samples import Samples
+from plumbline.report.tables import table_blocks
 
 REJECTED_SHOWN = 3
 """Rejected rows shown for each reason."""
@@ -41,6 +44,11 @@ class RecallTable:
     rows: dict[int | None, dict[int, Recall]]
     """Width of the embeddings, None for all of them -> k -> recall; the widest first."""
 
+    @property
+    def medium(self) -> str:
+        """What the texts are found for; "" in the other direction."""
+        return self.direction.removesuffix(" to text") if " to text" in self.direction else ""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -64,7 +72,10 @@ class Alignment:
     metrics: dict[str, float]
     recalls: list[RecallTable]
     examples: list[dict[str, Any]]
-    """`image`, and `found`: texts with score and `right`, best first."""
+    """`medium`, its number, and `found`: texts with score and `right`, best first."""
+    modality: str
+    """What meets the texts, as the names of the figures have it: image or audio."""
+    samples: Samples
     embed_dim: int | None
     training: Training
 
@@ -73,11 +84,11 @@ class Alignment:
 class TaskResult:
     """Everything about a task."""
 
+    kind: str
     split: str
     metrics: dict[str, float]
-    by_prompt: list[dict[str, Any]]
-    """`question` (its first two words), `count`, `exact_match`; the most frequent first."""
-    predictions: Predictions | None
+    blocks: list[Block]
+    """Its tables and predictions."""
     details: dict[str, Any]
     training: Training
 
@@ -95,6 +106,7 @@ class Dataset:
     shapes: dict[str, Any]
     answers: dict[str, int]
     """The most frequent answers of training."""
+    labels: list[LabelCounts]
     cache: dict[str, Any]
 
 
@@ -125,8 +137,8 @@ def verified(folder: Path, name: str) -> Path:
     return file
 
 
-def collect_alignment(name: str) -> Alignment:
-    """Read everything about the alignment `name`.
+def collect_alignment(name: str, data: str) -> Alignment:
+    """Read everything about the alignment `name` on the dataset `data`.
 
     Raises:
         CheckpointError: an output is missing or damaged.
@@ -134,11 +146,15 @@ def collect_alignment(name: str) -> Alignment:
     folder = paths.alignment_evaluation(name)
     metrics = read_json(paths.alignment_metrics(name))
     training = collect_training(paths.aligned(name))
+    split = str(_settings(folder)["evaluate"]["split"])
+    recalls = recall_tables(metrics)
     return Alignment(
-        split=_split(folder),
+        split=split,
         metrics=metrics,
-        recalls=recall_tables(metrics),
+        recalls=recalls,
         examples=read_json(verified(folder, "examples.json")),
+        modality=next((t.medium for t in recalls if t.medium), "image"),
+        samples=Samples(paths.cache(data), split),
         embed_dim=training.settings.get("train", {}).get("model", {}).get("embed_dim"),
         training=training,
     )
@@ -163,36 +179,53 @@ def recall_tables(metrics: Mapping[str, float]) -> list[RecallTable]:
     ]
 
 
-def collect_task(name: str) -> TaskResult:
-    """Read everything about the task `name`.
+def collect_task(name: str, data: str, anchor: str) -> TaskResult:
+    """Read everything about the task `name` on the dataset `data`.
+
+    Args:
+        name: of the task.
+        data: its dataset.
+        anchor: unique on the page, letters, digits and dashes.
 
     Raises:
         CheckpointError: an output is missing or damaged.
     """
     folder = paths.task_evaluation(name)
-    digests = read_digests(folder)
-    by_prompt: list[dict[str, Any]] = []
-    if "by_prompt.csv" in digests:
-        with verified(folder, "by_prompt.csv").open(newline="") as file:
-            by_prompt = [
-                {**row, "count": int(row["count"]), "exact_match": float(row["exact_match"])}
-                for row in csv.DictReader(file)
-            ]
-    predictions = None
+    settings, digests = _settings(folder), read_digests(folder)
+    split, details = str(settings["evaluate"]["split"]), collect_details(name)
+    scene = Scene(anchor, folder, Samples(paths.cache(data), split), details)
+    tables = sorted(file for file in digests if file.endswith(".csv"))
+    for file in tables:
+        verified(folder, file)
+    blocks = table_blocks(tables, folder, scene)
     if "predictions.parquet" in digests:
-        predictions = read_predictions(verified(folder, "predictions.parquet"))
+        blocks += prediction_blocks(verified(folder, "predictions.parquet"), scene)
     return TaskResult(
-        split=_split(folder),
+        kind=str(settings.get("kind", "")),
+        split=split,
         metrics=read_json(paths.task_metrics(name)),
-        by_prompt=by_prompt,
-        predictions=predictions,
-        details=read_json(verified(folder, "details.json")) if "details.json" in digests else {},
+        blocks=blocks,
+        details=details,
         training=collect_training(paths.finetuned(name)),
     )
 
 
-def _split(folder: Path) -> str:
-    return str(read_json(verified(folder, "config.json"))["evaluate"]["split"])
+def collect_details(task: str) -> dict[str, Any]:
+    """Read what a reader should know of a task's figures; nothing where nothing was written.
+
+    Raises:
+        CheckpointError: the file has changed since it was written.
+    """
+    folder = paths.task_evaluation(task)
+    if not (folder / "details.json").is_file():
+        return {}
+    details: dict[str, Any] = read_json(verified(folder, "details.json"))
+    return details
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = read_json(verified(folder, "config.json"))
+    return settings
 
 
 def collect_training(folder: Path) -> Training:
@@ -204,14 +237,14 @@ def collect_training(folder: Path) -> Training:
     metrics = read_json(verified(folder, "metrics.json"))
     best = metrics.get("best")
     facts = [
-        (label(name), number(metrics[name]))
+        (label(name, "training"), number(metrics[name]))
         for name in ("epochs", "optimizer_steps", "samples", "final_train_loss")
-        if name in metrics
+        if metrics.get(name) is not None
     ]
     if best:
         facts.append(("Best validation", f"{number(best['value'])} in epoch {best['epoch']}"))
     facts += [
-        (label(name), number(metrics[name]))
+        (label(name, "training"), number(metrics[name]))
         for name in ("skipped_steps", "frozen_tensors_unchanged")
         if metrics.get(name)
     ]
@@ -242,6 +275,7 @@ def collect_dataset(name: str) -> Dataset:
         rejected=_rejected(quarantine / "rows.parquet", account["reasons"]),
         shapes=shapes,
         answers=_ranked(answers),
+        labels=label_counts(shapes),
         cache=read_json(verified(paths.cache(name), "cache.json")),
     )
 
@@ -289,6 +323,14 @@ def collect_export(task: str) -> Export | None:
         raise CheckpointError(f"{error.filename}: missing; run dvc checkout") from None
     return Export(
         files=_ranked(files),
-        parity={name: facts["parity"] for name, facts in formats.items() if "parity" in facts},
+        parity={
+            name: {key: value for key, value in facts["parity"].items() if _is_number(value)}
+            for name, facts in formats.items()
+            if facts.get("parity")
+        },
         failed={name: facts["error"] for name, facts in formats.items() if "error" in facts},
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

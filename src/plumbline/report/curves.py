@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from plumbline.report.collect import Training
-from plumbline.report.figures import label, number
+from plumbline.report.figures import full_label, number
 from plumbline.report.history import Series
 from plumbline.report.plots import Line, line_plot
 
@@ -33,7 +33,7 @@ def training_curves(training: Training, name: str) -> list[Curve]:
         _line(training.steps.get("loss"), "training", "first"),
         _line(training.validations.get("loss"), "validation", "second"),
     ]
-    plans = [("Loss", "nats", loss)]
+    plans = [("Loss", "", loss)]
     for column, title, unit in (
         ("lr", "Learning rate", ""),
         ("grad_norm", "Gradient norm", "before clipping"),
@@ -41,7 +41,9 @@ def training_curves(training: Training, name: str) -> list[Curve]:
         plans.append((title, unit, [_line(training.steps.get(column), title, "first")]))
     for column, series in training.validations.items():
         if column not in ("epoch", "loss"):
-            plans.append((label(column), "validation", [_line(series, "validation", "second")]))
+            plans.append(
+                (full_label(column), "validation", [_line(series, "validation", "second")])
+            )
     curves: list[Curve] = []
     for title, unit, lines in plans:
         if drawn := [line for line in lines if line is not None]:

@@ -1,6 +1,24 @@
 """How figures are named and printed, in the page and in the terminal alike."""
 
-LABELS = {
+from collections.abc import Collection
+from typing import Literal
+
+METRICS = {
+    "accuracy": "Accuracy",
+    "top_5_accuracy": "Top-5 accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "expected_calibration_error": "Expected calibration error",
+    "log_loss": "Log loss",
+    "zero_shot_accuracy": "Zero-shot accuracy",
+    "loss": "Loss",
+    "perplexity": "Perplexity",
+    "token_accuracy": "Token accuracy",
+    "unigram_loss": "Loss of token frequencies alone",
+    "bleu": "BLEU",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
     "exact_match": "Exact match",
     "question_only_exact_match": "Exact match from the question alone",
     "token_f1": "Token F1",
@@ -9,42 +27,118 @@ LABELS = {
     "caption_rouge1": "Caption ROUGE-1",
     "caption_rouge2": "Caption ROUGE-2",
     "caption_rouge_l": "Caption ROUGE-L",
+    "r2": "R²",
+    "pearson": "Pearson correlation",
+    "mae": "Mean absolute error",
+    "mse": "Mean squared error",
     "questions": "Questions",
     "captions": "Captioned images",
+    "samples": "Samples",
+    "pairs": "Pairs",
+    "tokens": "Tokens",
+}
+"""Figures of evaluations. That of a part has the part's name in front: `digit_accuracy`."""
+
+TRAINING = {
     "epochs": "Epochs",
     "optimizer_steps": "Optimiser steps",
     "micro_steps": "Micro-batches",
     "samples": "Samples seen",
     "final_train_loss": "Last training loss",
     "skipped_steps": "Steps skipped",
-    "token_agreement": "Share of generated tokens that agree",
-    "max_logits_difference": "Largest difference of a logit",
-    "max_pixel_difference": "Largest difference of a pixel",
-    "exact_match_difference": "Difference of the exact match",
-    "tokens": "Tokens compared",
     "frozen_tensors_unchanged": "Frozen tensors, checked unchanged",
 }
 
+PARITY = {
+    "samples": "Samples compared",
+    "tokens": "Tokens compared",
+    "classes": "Classes compared",
+    "values": "Values compared",
+    "token_agreement": "Share of tokens that agree",
+    "class_agreement": "Share of classes that agree",
+    "value_agreement": "Share of values that agree",
+    "decision_agreement": "Share of decisions that agree",
+    "max_input_difference": "Largest difference of an input",
+    "max_logits_difference": "Largest difference of a logit",
+    "max_pixel_difference": "Largest difference of a pixel",
+    "metric_difference": "Difference of the metric",
+    "exact_match_difference": "Difference of the exact match",
+}
+
+KINDS = {
+    "vlm": "Vision-language model",
+    "causal_lm": "Causal language model",
+    "masked_lm": "Masked language model",
+    "seq2seq": "Sequence to sequence",
+}
+"""Kinds of task whose name is no word."""
+
 SHARES = frozenset(
     {
+        "accuracy",
+        "top_5_accuracy",
+        "balanced_accuracy",
+        "macro_f1",
+        "expected_calibration_error",
+        "zero_shot_accuracy",
+        "token_accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "rouge1",
+        "rouge2",
+        "rouge_l",
         "exact_match",
         "question_only_exact_match",
         "token_f1",
         "caption_rouge1",
         "caption_rouge2",
         "caption_rouge_l",
-        "token_agreement",
+        "r2",
+        "pearson",
+        "confidence",
     }
 )
-"""Figures from 0 to 1."""
+"""Figures from 0 to 1, or at most 1."""
+
+_LABELS = {
+    "metric": {**TRAINING, **METRICS, **KINDS},
+    "training": TRAINING,
+    "parity": PARITY,
+}
 
 
-def label(name: str) -> str:
+def label(name: str, of: Literal["metric", "training", "parity"] = "metric") -> str:
     """Say the name of a figure in words."""
-    if name in LABELS:
-        return LABELS[name]
+    if name in _LABELS[of]:
+        return _LABELS[of][name]
+    if of == "parity" and name.endswith("_difference"):
+        return f"Difference: {label(name.removesuffix('_difference'))}"
     words = name.replace("_", " ")
     return words[:1].upper() + words[1:]
+
+
+def split_part(name: str, known: Collection[str] = METRICS) -> tuple[str, str]:
+    """Part and rest of a name, the rest as long as one of `known` can be; "" without a part.
+
+    >>> split_part("digit_balanced_accuracy"), split_part("caption_bleu"), split_part("new")
+    (('digit', 'balanced_accuracy'), ('', 'caption_bleu'), ('', 'new'))
+    """
+    if name in known:
+        return "", name
+    ends = [rest for rest in known if name.endswith(f"_{rest}") and len(name) > len(rest) + 1]
+    rest = max(ends, key=len, default=name)
+    return name.removesuffix(rest).removesuffix("_"), rest
+
+
+def full_label(name: str) -> str:
+    """Say the name of a figure in words, with its part behind it.
+
+    >>> full_label("digit_macro_f1"), full_label("perplexity")
+    ('Macro F1, digit', 'Perplexity')
+    """
+    part, rest = split_part(name)
+    return f"{label(rest)}, {part}" if part else label(rest)
 
 
 def share(value: float) -> str:
@@ -67,9 +161,10 @@ def number(value: float) -> str:
 
 def figure(name: str, value: float) -> str:
     """Print the figure that has this name."""
-    if name in SHARES:
+    name = split_part(name)[1]
+    if name in SHARES or name.endswith("_agreement"):
         return share(value)
-    return f"{value:.1f}" if name.endswith("_bleu") else number(value)
+    return f"{value:.1f}" if name in ("bleu", "caption_bleu") else number(value)
 
 
 def percent(part: float, whole: float) -> str:

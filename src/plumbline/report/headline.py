@@ -4,16 +4,18 @@
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from plumbline import paths
 from plumbline.config import compose_yaml
 from plumbline.errors import PlumblineError
 from plumbline.files import read_json
-from plumbline.report.collect import Export, collect_export, recall_tables
-from plumbline.report.figures import figure, label, number, share
+from plumbline.report.collect import Export, collect_details, collect_export, recall_tables
+from plumbline.report.figure_table import interval_of, is_bound
+from plumbline.report.figures import figure, full_label, number, share, split_part
 from plumbline.report.selection import Selection
 
 
@@ -30,11 +32,108 @@ class Headline:
     baseline: float | None = None
 
 
+@dataclass(frozen=True)
+class Rule:
+    """A figure that comes first wherever a metrics file has it."""
+
+    metric: str
+    note: str = ""
+    whole: float | None = None
+    """What fills its bar; None: it has no bar."""
+    baseline: str = ""
+    """The figure that shows what little effort gives."""
+    baseline_note: str = "{}"
+    unless: str = ""
+    """Left out where this figure is there."""
+    detail: str = ""
+    """What details.json has to say of it."""
+
+
+RULES = (
+    Rule(
+        "exact_match",
+        whole=1,
+        baseline="question_only_exact_match",
+        baseline_note="{} from the question alone",
+        unless="bleu",
+    ),
+    Rule("caption_bleu", "of 100", 100),
+    Rule("caption_rouge_l", "of 1", 1),
+    Rule("answer_perplexity", "lower is better, 1 is perfect"),
+    Rule("accuracy", whole=1),
+    Rule("macro_f1", "the mean over classes", 1),
+    Rule(
+        "loss",
+        baseline="unigram_loss",
+        baseline_note="nats per token; {} from token frequencies alone",
+    ),
+    Rule("bleu", "of 100", 100, detail="bleu_signature"),
+    Rule("rouge_l", "of 1", 1),
+    Rule("perplexity", "lower is better, 1 is perfect"),
+    Rule("r2", "share of the variance explained", 1),
+    Rule("mae", "in units of the data"),
+    Rule("zero_shot_accuracy", "by the captions of the classes", 1),
+)
+"""What comes first, in this order, part by part."""
+
+FIRST_FIGURES = 4
+"""Shown of a file that no rule knows a figure of."""
+
+
+def metric_headlines(
+    metrics: Mapping[str, float], details: Mapping[str, Any] | None = None
+) -> list[Headline]:
+    """What the rules choose out of a metrics file, part by part; without any, its first figures."""
+    parts: dict[str, dict[str, str]] = {}
+    for name in metrics:
+        part, base = split_part(name)
+        parts.setdefault(part, {})[base] = name
+    chosen = [
+        _headline(rule, names, metrics, details or {})
+        for names in parts.values()
+        for rule in RULES
+        if rule.metric in names and rule.unless not in names
+    ]
+    if chosen:
+        return chosen
+    names = [name for name in metrics if not is_bound(name, metrics)][:FIRST_FIGURES]
+    return [_headline(Rule(name), {name: name}, metrics, details or {}) for name in names]
+
+
+def _headline(
+    rule: Rule,
+    names: Mapping[str, str],
+    metrics: Mapping[str, float],
+    details: Mapping[str, Any],
+) -> Headline:
+    name = names[rule.metric]
+    interval = interval_of(name, metrics)
+    baseline = metrics[names[rule.baseline]] if rule.baseline in names else None
+    notes = [
+        rule.note,
+        f"95 % interval {figure(name, interval[0])} to {figure(name, interval[1])}"
+        if interval
+        else "",
+        "" if baseline is None else rule.baseline_note.format(figure(rule.baseline, baseline)),
+        str(details.get(rule.detail) or ""),
+    ]
+    whole = rule.whole
+    return Headline(
+        name=full_label(name),
+        shown=figure(name, metrics[name]),
+        note="; ".join(note for note in notes if note),
+        value=metrics[name] / whole if whole else None,
+        interval=interval if whole else None,
+        baseline=baseline if whole else None,
+    )
+
+
 def alignment_headlines(metrics: Mapping[str, float]) -> list[Headline]:
-    """Recall at the smallest k, both ways, with all dimensions of the embeddings."""
+    """Recall at the smallest k, both ways, with all dimensions; and what else the rules know."""
     headlines = []
     for table in recall_tables(metrics):
-        recall = table.rows[None][table.ks[0]]
+        width = None if None in table.rows else max(width for width in table.rows if width)
+        recall = table.rows[width][table.ks[0]]
         interval = None
         if recall.low is not None and recall.high is not None:
             interval = (recall.low, recall.high)
@@ -49,46 +148,61 @@ def alignment_headlines(metrics: Mapping[str, float]) -> list[Headline]:
                 interval=interval,
             )
         )
-    return headlines
+    known = {rule.metric for rule in RULES}
+    return headlines + metric_headlines(
+        {name: value for name, value in metrics.items() if name in known}
+    )
 
 
-def task_headlines(metrics: Mapping[str, float], export: Export | None) -> list[Headline]:
-    """Exact match beside its baseline, captions, perplexity and export parity; what there is."""
-    headlines = []
-    if "exact_match" in metrics:
-        blind = metrics.get("question_only_exact_match")
-        headlines.append(
-            Headline(
-                name=label("exact_match"),
-                shown=share(metrics["exact_match"]),
-                note="" if blind is None else f"{share(blind)} from the question alone",
-                value=metrics["exact_match"],
-                baseline=blind,
-            )
-        )
-    for name, whole, note in (
-        ("caption_bleu", 100, "of 100"),
-        ("caption_rouge_l", 1, "of 1"),
-        ("answer_perplexity", None, "lower is better, 1 is perfect"),
-    ):
-        if name in metrics:
-            value = metrics[name] / whole if whole else None
-            headlines.append(Headline(label(name), figure(name, metrics[name]), note, value))
-    headlines.append(_export_headline(export))
-    return headlines
+def task_headlines(
+    metrics: Mapping[str, float],
+    export: Export | None,
+    details: Mapping[str, Any] | None = None,
+) -> list[Headline]:
+    """The first figures of a task, and how well its export agrees."""
+    return [*metric_headlines(metrics, details), _export_headline(export)]
 
 
 def _export_headline(export: Export | None) -> Headline:
     if export is None:
         return Headline("Export parity", "none", "not exported")
-    if not export.parity:
-        return Headline("Export parity", "none", "weights alone are exported")
-    agreement = min(parity["token_agreement"] for parity in export.parity.values())
-    logits = max(parity["max_logits_difference"] for parity in export.parity.values())
-    note = f"of tokens agree in {' and '.join(export.parity)}; logits within {number(logits)}"
-    if export.failed:
-        note += f"; {' and '.join(export.failed)} failed"
-    return Headline("Export parity", share(agreement), note, agreement)
+    failed = f"{' and '.join(export.failed)} failed" if export.failed else ""
+    if not any(export.parity.values()):
+        return Headline("Export parity", "none", failed or "weights alone are exported")
+    formats = " and ".join(export.parity)
+    agreements = _worst(export, "_agreement", min)
+    differences = _worst(export, "_difference", max)
+    notes = [f"{_what(name)} within {number(value)}" for name, value in differences.items()][:1]
+    shown, value = "", None
+    if agreements:
+        name, value = next(iter(agreements.items()))
+        shown = share(value)
+        decision = name.removesuffix("_agreement")
+        plural = "classes" if decision == "class" else f"{decision}s"
+        notes.insert(0, f"of {plural} agree in {formats}")
+    elif differences:
+        shown = number(next(iter(differences.values())))
+        notes = [f"largest difference of {_what(next(iter(differences)))} in {formats}"]
+    else:
+        shown, notes = "measured", [f"in {formats}"]
+    note = "; ".join(note for note in [*notes, failed] if note)
+    return Headline("Export parity", shown, note, value)
+
+
+def _what(name: str) -> str:
+    """What differs: `max_logits_difference` is of logits."""
+    return name.removeprefix("max_").removesuffix("_difference").replace("_", " ")
+
+
+def _worst(export: Export, ending: str, choose: Callable[[list[float]], float]) -> dict[str, float]:
+    """The figures whose names end so, each of the format where it is worst, logits first."""
+    names = dict.fromkeys(name for parity in export.parity.values() for name in parity)
+    found = {
+        name: choose([parity[name] for parity in export.parity.values() if name in parity])
+        for name in names
+        if name.endswith(ending)
+    }
+    return dict(sorted(found.items(), key=lambda item: "logits" not in item[0]))
 
 
 def headlines(selection: Selection) -> dict[str, list[Headline]]:
@@ -103,7 +217,8 @@ def headlines(selection: Selection) -> dict[str, list[Headline]]:
     }
     for name in selection.tasks:
         metrics = read_json(paths.task_metrics(name))
-        groups[f"task {name}"] = task_headlines(metrics, collect_export(name))
+        details = collect_details(name)
+        groups[f"task {name}"] = task_headlines(metrics, collect_export(name), details)
     return groups
 
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plumbline import paths
 from plumbline.files import dump_json
 from plumbline.report import figures
+from plumbline.report.blocks import Block, by_part
 from plumbline.report.collect import (
     Alignment,
     Dataset,
@@ -23,12 +24,13 @@ from plumbline.report.collect import (
 )
 from plumbline.report.curves import Curve, training_curves
 from plumbline.report.dag import BOX_HEIGHT, BOX_WIDTH, STAGES, draw
+from plumbline.report.figure_table import FigureTable, figure_table
 from plumbline.report.headline import Headline, alignment_headlines, task_headlines
 from plumbline.report.pictures import Pictures
+from plumbline.report.samples import Key, Subject
 from plumbline.report.selection import Selection
 
 TEMPLATES = Path(__file__).parent / "templates"
-KINDS_SHOWN = 20
 ANSWERS_SHOWN = 12
 SIZES_SHOWN = 5
 
@@ -49,6 +51,11 @@ class Section:
     start: str = ""
     """The path that a task starts from."""
     export: Export | None = None
+    figures: FigureTable | None = None
+    blocks: dict[str, list[Block]] = field(default_factory=dict)
+    """What the evaluation of a task left, by part."""
+    subjects: list[Subject] = field(default_factory=list)
+    """What the examples of an alignment are about."""
 
 
 def render_page(selection: Selection) -> str:
@@ -88,7 +95,7 @@ def render_page(selection: Selection) -> str:
         drawing=draw(selection),
         box={"width": BOX_WIDTH, "height": BOX_HEIGHT},
         stages=STAGES,
-        limits={"kinds": KINDS_SHOWN, "answers": ANSWERS_SHOWN, "sizes": SIZES_SHOWN},
+        limits={"answers": ANSWERS_SHOWN, "sizes": SIZES_SHOWN},
         paths=paths,
     )
 
@@ -116,7 +123,7 @@ def _width(part: float, whole: float = 1.0) -> str:
 
 
 def _alignment(name: str, anchor: str, data: str, pictures: Pictures) -> Section:
-    result = collect_alignment(name)
+    result = collect_alignment(name, data)
     return Section(
         name=name,
         anchor=anchor,
@@ -126,18 +133,25 @@ def _alignment(name: str, anchor: str, data: str, pictures: Pictures) -> Section
         headlines=alignment_headlines(result.metrics),
         curves=training_curves(result.training, anchor),
         settings=_settings(result.training),
+        subjects=[
+            result.samples.subject(Key(result.modality, example["medium"]))
+            for example in result.examples
+        ],
     )
 
 
 def _task(selection: Selection, name: str, anchor: str, pictures: Pictures) -> Section:
-    result, export = collect_task(name), collect_export(name)
+    data = selection.tasks[name].data
+    result, export = collect_task(name, data, anchor), collect_export(name)
     return Section(
         name=name,
         anchor=anchor,
         result=result,
-        data=selection.tasks[name].data,
+        data=data,
         pictures=pictures,
-        headlines=task_headlines(result.metrics, export),
+        headlines=task_headlines(result.metrics, export, result.details),
+        figures=figure_table(result.metrics),
+        blocks=by_part(result.blocks),
         curves=training_curves(result.training, anchor),
         settings=_settings(result.training),
         start=_without_folders(selection.tasks[name].start),

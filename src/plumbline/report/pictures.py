@@ -25,7 +25,7 @@ class Pictures:
         """
         facts = read_json(folder / "cache.json")
         self._pixels = None
-        if facts["image_shape"] is not None and facts["images"]:
+        if facts.get("image_shape") and facts["images"]:
             shape = (facts["images"], *facts["image_shape"])
             file = folder / "images.bin"
             if not file.is_file() or file.stat().st_size < np.prod(shape, dtype=np.int64):

@@ -1,13 +1,16 @@
-"""Curves as inline SVG that follows the page: its font, its colours, light and dark."""
+"""Curves and points as inline SVG that follows the page: its font, its colours, light and dark."""
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from markupsafe import Markup
 
-from plumbline.report.history import Series
+from plumbline.report.history import Floats, Series
 
 # matplotlib wants colours, the page has names for them: each ink stands for a name.
 _INKS = {
@@ -62,20 +65,7 @@ def line_plot(lines: list[Line], *, name: str, y_label: str) -> Markup:
     Returns:
         One `<svg>` without ids that another plot has, dates, versions or colours of its own.
     """
-    # Not pyplot: it costs a third of a second more to import, and there is no window to open.
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    # What a user's own matplotlibrc says must not change the page.
-    known = matplotlib.rcParamsDefault
-    style: Any = {key: known[key] for key in known if not key.startswith("backend")}
-    style |= {**_STYLE, "svg.hashsalt": name}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(4.4, 2.7), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+    with _drawing(name) as axes:
         for line in lines:
             axes.plot(
                 line.series.steps,
@@ -87,13 +77,68 @@ def line_plot(lines: list[Line], *, name: str, y_label: str) -> Markup:
             )
         axes.set_xlabel("optimiser step")
         axes.set_ylabel(y_label)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        axes.margins(x=0.02, y=0.08)
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return Markup(_fit_into_page(buffer.getvalue(), name))  # noqa: S704 - numbers and our words
+        axes.xaxis.set_major_locator(_ticks(integer=True))
+        svg = _write(axes)
+    return Markup(_fit_into_page(svg, name))  # noqa: S704 - numbers and our words
+
+
+def scatter_plot(true: Floats, said: Floats, *, name: str) -> Markup:
+    """Draw predicted over true numbers, and the line on which right predictions lie.
+
+    Args:
+        true: [points], at least one.
+        said: [points].
+        name: as in `line_plot`.
+
+    Returns:
+        One `<svg>`, as `line_plot` gives it.
+    """
+    both = np.concatenate([true, said])
+    ends = [both.min(), both.max()]
+    with _drawing(name) as axes:
+        axes.plot(ends, ends, color=_MUTED, linewidth=1.2, dashes=(4, 3))
+        axes.plot(
+            true, said, color=_FIRST, linewidth=0, marker="o", markersize=3.4, alpha=0.55, mew=0
+        )
+        axes.set_xlabel("true")
+        axes.set_ylabel("predicted")
+        axes.grid(visible=True, axis="x")
+        axes.xaxis.set_major_locator(_ticks())
+        svg = _write(axes)
+    return Markup(_fit_into_page(svg, name))  # noqa: S704 - numbers and our words
+
+
+@contextmanager
+def _drawing(name: str) -> Iterator[Any]:
+    """Axes of a figure in the style of the page; what is drawn belongs into the block."""
+    # Not pyplot: it costs a third of a second more to import, and there is no window to open.
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    # What a user's own matplotlibrc says must not change the page.
+    known = matplotlib.rcParamsDefault
+    style: Any = {key: known[key] for key in known if not key.startswith("backend")}
+    style |= {**_STYLE, "svg.hashsalt": name}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(4.4, 2.7), layout="constrained")
+        FigureCanvasSVG(figure)
+        yield figure.add_subplot()
+
+
+def _ticks(*, integer: bool = False) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(5, integer=integer, steps=[1, 2, 2.5, 5, 10])
+
+
+def _write(axes: Any) -> str:
+    axes.yaxis.set_major_locator(_ticks())
+    axes.margins(x=0.02, y=0.08)
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    axes.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    return buffer.getvalue()
 
 
 def _fit_into_page(svg: str, name: str) -> str:

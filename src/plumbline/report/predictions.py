@@ -1,96 +1,304 @@
-"""Which predictions the page shows: by rule, never by hand, and spread over kinds and images."""
+"""The predictions of an evaluation as blocks: chosen by rule, never by hand.
+
+Rows are told apart by their `kind` and `part`; one of a kind that nothing here knows is shown in a
+plain table.
+"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from plumbline.errors import CheckpointError
+from plumbline.registry import Registry
+from plumbline.report.blocks import Block, Column, Grid, Scene, Shown
+from plumbline.report.choice import SHOWN, Sample, Surest, key_of
+from plumbline.report.figures import label, number
+from plumbline.report.plots import scatter_plot
+from plumbline.report.values import Values
 
-SHOWN = 8
-"""Predictions shown of each sort."""
 BATCH_ROWS = 4096
 
-
-@dataclass(frozen=True)
-class Shown:
-    """One prediction on the page."""
-
-    image: int
-    prompt: str
-    references: list[str]
-    prediction: str
-    correct: bool
+Row = dict[str, Any]
 
 
-@dataclass
-class Sample:
-    """How many predictions of a sort there are, and the first ones, by kind of prompt."""
+class Chooser(Protocol):
+    """Chooses among the predictions of one kind and part while they are streamed."""
 
-    count: int = 0
-    _by_kind: dict[str, dict[int, Shown]] = field(default_factory=dict)
+    def add(self, row: Row) -> None:
+        """Look at one prediction.
 
-    def offer(self, shown: Shown) -> None:
-        """Count a prediction, and keep it while its kind has room and its image is new there."""
-        self.count += 1
-        kind = " ".join(shown.prompt.split()[:2])
-        kept = self._by_kind.setdefault(kind, {}) if len(self._by_kind) < 64 else {}
-        if len(kept) < 2 * SHOWN:
-            kept.setdefault(shown.image, shown)
+        Raises:
+            KeyError: it lacks a column that its kind has.
+        """
+        ...
 
-    def chosen(self) -> list[Shown]:
-        """Take one of each kind in turn, an image that is not yet shown where there is one."""
-        kinds = [list(kept.values()) for kept in self._by_kind.values()]
-        chosen: list[Shown] = []
-        images: set[int] = set()
-        while len(chosen) < SHOWN and any(kinds):
-            for kind in filter(None, kinds):
-                best = next((s for s in kind if s.image not in images), kind[0])
-                kind.remove(best)
-                images.add(best.image)
-                chosen.append(best)
-        return chosen[:SHOWN]
+    def blocks(self, scene: Scene, part: str) -> list[Block]:
+        """What was chosen."""
+        ...
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What the page shows of a predictions table."""
+class _RightAndWrong:
+    """Counts, and examples of both sorts."""
 
-    right: Sample
-    wrong: Sample
-    captions: list[Shown]
+    def __init__(self, groups: str, verb: str, note: str = "") -> None:
+        self._groups, self._verb, self._note = groups, verb, note
+        self._samples = {True: Sample(), False: Sample()}
+
+    def offer(self, shown: Shown, group: str) -> None:
+        self._samples[shown.correct].offer(shown, group)
+
+    def blocks(self, scene: Scene, part: str) -> list[Block]:
+        total = sum(sample.count for sample in self._samples.values())
+        blocks = []
+        for right, sample in self._samples.items():
+            title = f"{self._verb} {'right' if right else 'wrong'}: "
+            title += f"{number(sample.count)} of {number(total)}"
+            cards = [shown.card(scene.samples) for shown in sample.chosen()]
+            blocks.append(Block("cards", title, cards, part))
+        rule = f"Examples are taken by rule, not by hand: the first of each {self._groups} in turn."
+        blocks[0] = replace(blocks[0], note=f"{rule} {self._note}".strip())
+        return blocks
 
 
-def read_predictions(file: Path) -> Predictions | None:
-    """Choose from a predictions table, in batches; None where there is none.
+class Questions:
+    """Answers to questions, right and wrong, over kinds of question."""
+
+    def __init__(self) -> None:
+        self._both = _RightAndWrong("kind of question", "Answered")
+
+    def add(self, row: Row) -> None:
+        """See `Chooser`."""
+        prompt = str(row["prompt"])
+        shown = Shown(
+            key_of(row), row["prediction"], row["references"], prompt, bool(row["correct"])
+        )
+        self._both.offer(shown, " ".join(prompt.split()[:2]))
+
+    def blocks(self, scene: Scene, part: str) -> list[Block]:
+        """See `Chooser`."""
+        return self._both.blocks(scene, part)
+
+
+class Classes:
+    """Classes told, right and wrong, over classes; and the mistakes that were surest."""
+
+    def __init__(self) -> None:
+        self._both = _RightAndWrong(
+            "class", "Classified", "The share is the model's own confidence."
+        )
+        self._surest = Surest()
+
+    def add(self, row: Row) -> None:
+        """See `Chooser`."""
+        confidence = row.get("confidence")
+        shown = Shown(
+            key_of(row),
+            str(row["prediction"]),
+            [str(row["label"])],
+            correct=bool(row["correct"]),
+            confidence=None if confidence is None else float(confidence),
+        )
+        self._both.offer(shown, str(row["label"]))
+        if not shown.correct:
+            self._surest.offer(shown)
+
+    def blocks(self, scene: Scene, part: str) -> list[Block]:
+        """See `Chooser`."""
+        blocks = self._both.blocks(scene, part)
+        if surest := [shown.card(scene.samples) for shown in self._surest.chosen()]:
+            note = "The wrong answers that the model gave most probability."
+            blocks.append(Block("cards", "Most confident mistakes", surest, part, note))
+        return blocks
+
+
+class _First:
+    """The first texts that were written, each beside what the data says."""
+
+    title: str
+    note: str
+    """Printed below the title; `{prompt}` stands for the prompt that all have."""
+    shared_prompt = False
+
+    def __init__(self) -> None:
+        self._shown: list[Shown] = []
+        self._prompt = ""
+
+    def add(self, row: Row) -> None:
+        """See `Chooser`."""
+        self._prompt = row["prompt"]
+        if len(self._shown) < SHOWN:
+            prompt = "" if self.shared_prompt else self._prompt
+            said, known = row["prediction"], row["references"]
+            self._shown.append(Shown(key_of(row), said, known, prompt, bool(row["correct"])))
+
+    def blocks(self, scene: Scene, part: str) -> list[Block]:
+        """See `Chooser`."""
+        note = f"{self.note.replace('{prompt}', self._prompt)} {_WORD_BY_WORD}"
+        cards = [shown.card(scene.samples) for shown in self._shown]
+        return [Block("texts", self.title, cards, part, note)]
+
+
+_WORD_BY_WORD = "A tick marks what is in the data word by word."
+
+
+class Captions(_First):
+    """The first captions."""
+
+    title = "Captions"
+    note = (
+        "The first captioned images of the split: in bold what the model says to “{prompt}”, "
+        "below it what the data says."
+    )
+    shared_prompt = True
+
+
+class Translations(_First):
+    """The first targets, each with its source and reference."""
+
+    title = "Sources and targets"
+    note = (
+        "The first sources of the split: in bold what the model writes, below it what the data "
+        "says."
+    )
+
+
+class Continuations:
+    """What the model makes of the prompts of its settings."""
+
+    def __init__(self) -> None:
+        self._shown: list[Shown] = []
+
+    def add(self, row: Row) -> None:
+        """See `Chooser`."""
+        if len(self._shown) < SHOWN:
+            self._shown.append(Shown(key_of(row), row["prediction"], prompt=row["prompt"]))
+
+    def blocks(self, scene: Scene, part: str) -> list[Block]:
+        """See `Chooser`."""
+        settings = {
+            name: value
+            for name, value in scene.details.get("sampling", {}).items()
+            if value not in (None, [])
+        }
+        drawn = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+        note = "Each prompt with what the model adds to it."
+        cards = [shown.card(scene.samples, told=False) for shown in self._shown]
+        return [Block("texts", "Continuations", cards, part, f"{note} {drawn}." if drawn else note)]
+
+
+class Numbers:
+    """Predicted over true numbers, and the largest errors."""
+
+    def __init__(self) -> None:
+        self._values = Values()
+
+    def add(self, row: Row) -> None:
+        """See `Chooser`."""
+        self._values.add(key_of(row), float(row["value"]), float(row["prediction"]))
+
+    def blocks(self, scene: Scene, part: str) -> list[Block]:
+        """See `Chooser`."""
+        true, said, words = self._values.drawn()
+        svg = scatter_plot(true, said, name=f"{scene.anchor}-values{part.encode().hex()}")
+        grid = Grid(
+            columns=[
+                Column("Sample"),
+                *(Column(name, True) for name in ("True", "Predicted", "Error")),
+            ],
+            rows=[
+                [
+                    scene.samples.subject(error.key).name,
+                    *(number(v) for v in (error.true, error.said, error.said - error.true)),
+                ]
+                for error in self._values.largest()
+            ],
+        )
+        return [
+            Block("scatter", "Predicted and true values", (svg, words), part, narrow=True),
+            Block("grid", "Largest errors", grid, part, narrow=True),
+        ]
+
+
+class Rows:
+    """The first rows as they are."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+        self._count = 0
+
+    def add(self, row: Row) -> None:
+        """See `Chooser`."""
+        self._count += 1
+        if len(self._rows) < SHOWN:
+            self._rows.append(row)
+
+    def blocks(self, scene: Scene, part: str) -> list[Block]:
+        """See `Chooser`."""
+        kind = self._rows[0].get("kind")
+        names = [name for name in self._rows[0] if name not in ("kind", "part")]
+        columns = [
+            Column(label(name), all(_is_number(row[name]) for row in self._rows)) for name in names
+        ]
+        grid = Grid(columns, [[_print(row[name]) for name in names] for row in self._rows])
+        note = f"The first {len(self._rows)} of {number(self._count)}; all stand in "
+        note += f"{scene.folder}/predictions.parquet."
+        title = f"Predictions: {label(kind)}" if kind else "Predictions"
+        return [Block("grid", title, grid, part, note)]
+
+
+CHOOSERS: Registry[type[Chooser]] = Registry("kind of prediction")
+"""Kind of a prediction -> what chooses among them; a plugin may add a line."""
+
+for _kind, _chooser in (
+    ("question", Questions),
+    ("caption", Captions),
+    ("class", Classes),
+    ("continuation", Continuations),
+    ("translation", Translations),
+    ("value", Numbers),
+):
+    CHOOSERS.register(_kind, _chooser)
+
+
+def prediction_blocks(file: Path, scene: Scene) -> list[Block]:
+    """Choose from a predictions table, in batches, and show what was chosen.
 
     Raises:
         CheckpointError: the table cannot be read.
     """
-    if not file.is_file():
-        return None
-    found = Predictions(Sample(), Sample(), [])
+    choosers: dict[tuple[str, str], Chooser] = {}
     try:
         for row in _rows(file):
-            kind = row.pop("kind")
-            shown = Shown(**row)
-            if kind == "caption":
-                if len(found.captions) < SHOWN:
-                    found.captions.append(shown)
-            else:
-                (found.right if shown.correct else found.wrong).offer(shown)
-    except (pa.ArrowException, OSError, KeyError) as error:
+            kind, part = str(row.get("kind") or ""), str(row.get("part") or "")
+            if (kind, part) not in choosers:
+                choosers[kind, part] = CHOOSERS[kind]() if kind in CHOOSERS else Rows()
+            choosers[kind, part].add(row)
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{file}: not readable as predictions ({error}); run dvc repro"
+            f"{file}: not readable as predictions ({error!r}); run dvc repro"
         ) from None
-    return found
+    return [
+        block for (_, part), chooser in choosers.items() for block in chooser.blocks(scene, part)
+    ]
 
 
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    columns = ["kind", "image", "prompt", "references", "prediction", "correct"]
+def _rows(file: Path) -> Iterator[Row]:
     with pq.ParquetFile(file) as parquet:
-        for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
+        for batch in parquet.iter_batches(BATCH_ROWS):
             yield from batch.to_pylist()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _print(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_print(one) for one in value)
+    if value is None:
+        return ""
+    return number(value) if _is_number(value) else str(value)

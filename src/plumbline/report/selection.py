@@ -13,7 +13,7 @@ class Task:
 
     data: str
     start: str
-    """The path that it starts from, as params.yaml has it."""
+    """The path that it starts from, as params.yaml has it; "" where it starts from nothing."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Selection:
             datasets=tuple(datasets),
             align={name: str(entry["data"]) for name, entry in align.items()},
             tasks={
-                name: Task(str(entry["data"]), str(entry.get("start", "")))
+                name: Task(str(entry["data"]), _start(entry, datasets))
                 for name, entry in tasks.items()
             },
         )
@@ -48,3 +48,11 @@ class Selection:
         """The selected task that a task starts from, if it starts from one."""
         start = self.tasks[task].start.rstrip("/")
         return next((name for name in self.tasks if str(paths.finetuned(name)) == start), None)
+
+
+def _start(entry: Mapping[str, Any], datasets: Mapping[str, Any]) -> str:
+    """The start of a task; one that names its dataset, which is no model, starts from nothing."""
+    start = str(entry.get("start") or "")
+    dataset = datasets.get(entry["data"])
+    source = dataset.get("path") if isinstance(dataset, Mapping) else None
+    return "" if start == source else start

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pyarrow as pa
-from pydantic import AfterValidator, ConfigDict, StringConstraints
+from pydantic import AfterValidator, StringConstraints
 
 from plumbline.data.columns import CANONICAL
 from plumbline.errors import DataError
@@ -27,9 +27,6 @@ def _not_nested(parts: dict[str, Source]) -> dict[str, Source]:
 
 class PartsSource(Source):
     """Sources that read below the same path, chosen by `source: parts`."""
-
-    # Built when it is first used, so that the sources which plugins add can be parts as well.
-    model_config = ConfigDict(defer_build=True)
 
     source: Literal["parts"]
     parts: Annotated[

@@ -54,7 +54,7 @@ class ScenesConfig(Config):
     captions_per_image: int = Field(4, ge=1, le=8)
     faulty_share: float = Field(0.01, ge=0.0, le=0.5)
     """Share of rows made faulty on purpose, so that validation has something to find."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
     @field_validator("object_weights")
     @classmethod

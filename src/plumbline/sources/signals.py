@@ -49,36 +49,39 @@ PARTS: Mapping[str, Mapping[str, Response]] = MappingProxyType(
     {
         "pain": {
             "none": Response(0.45),
-            "mild": Response(0.3, 0.9, 14, 0.11, 0.0, 1.2, 9),
-            "moderate": Response(0.205, 1.6, 10, 0.22, 0.08, 2.0, 14),
-            "severe": Response(0.045, 2.1, 8, 0.28, 0.23, 2.5, 19),
+            "mild": Response(0.3, 0.9, 14, 0.12, 0.0, 1.3, 9),
+            "moderate": Response(0.205, 1.65, 10, 0.24, 0.08, 2.1, 14),
+            "severe": Response(0.045, 2.2, 8, 0.3, 0.27, 2.7, 21),
         },
         "stimulus": {
             "none": Response(0.4),
             "cold": Response(0.25, 1.2, 9, -0.15, -0.2, 1.0, 9, -0.4),
             "heat": Response(0.305, 1.2, 13, 0.13, 0.24, 1.0, 9, 0.4),
-            "pressure": Response(0.045, 1.2, 11, 0.19, -0.04, 1.4, 14, 0.2),
+            "pressure": Response(0.045, 1.2, 11, 0.19, -0.09, 1.6, 16, 0.2),
         },
     }
 )
 """Part -> label -> answer. The rarest label of each lies nearest to another one."""
 
 COLUMNS = ("sample_id", "group", "part", "features", "label")
-SPREAD = 0.17
+SPREAD = 0.14
 """Standard deviation of what a recording multiplies each figure of its answer by."""
 
 _EARLY_STEPS = 14
-_SUBJECT_STREAM = 2**62
-"""Where the streams of the subjects begin, beyond those of the recordings."""
+_SUBJECT_STREAM = 2**60
+"""Where the streams of the subjects begin, beyond those of the recordings.
+
+Keys stay below 2**63, above which numpy would round them to floats.
+"""
 
 
 class SignalsSource(Source):
     """The embedded recordings, chosen by `source: signals`."""
 
     source: Literal["signals"]
-    recordings: int = Field(3000, ge=20)
+    recordings: int = Field(4000, ge=20)
     """Rows of each part."""
-    subjects: int = Field(60, ge=2)
+    subjects: int = Field(100, ge=2)
     """People in each part; the recordings of one never part between splits."""
     steps: list[int] = Field([40, 120], min_length=2, max_length=2)
     """Shortest and longest recording, in time steps."""
@@ -152,15 +155,15 @@ def draw_signals(
         }
     )
     gain, rate, depth = (
-        person.uniform(0.75, 1.3),
-        person.uniform(0.11, 0.14),
+        person.uniform(0.85, 1.18),
+        person.uniform(0.115, 0.13),
         person.uniform(0.7, 1.3),
     )
     channels = [
-        gain * _conductance(time, onset, answer, random, config.noise) + person.normal(),
+        gain * _conductance(time, onset, answer, random, config.noise) + person.normal(0.0, 0.5),
         depth * _pulse(time, onset, answer, random, config.noise, rate),
         gain * _muscle(time, onset, answer, random, config.noise),
-        _temperature(time, onset, answer, random, config.noise) + person.normal(),
+        _temperature(time, onset, answer, random, config.noise) + person.normal(0.0, 0.5),
         _breath(time, random, config.noise, person.uniform(0.025, 0.035)),
     ]
     # Rounded, so that the last bit of a sine, which processors disagree on, is not in the data.

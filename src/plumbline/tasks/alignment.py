@@ -182,12 +182,13 @@ def build(
     Raises:
         ConfigError: a width is larger than embed_dim, texts longer than the text encoder takes, or
             the inputs are not what the encoder takes.
-        DataError: a split has no captioned image or clip.
+        DataError: the dataset has no text, or a split no captioned image or clip.
     """
     _check(model_config, config)
     cache, seed = context.cache, context.seed
-    facts = cache.facts["special_ids"]
-    special_ids = SpecialIds(**facts) if facts else None
+    if cache.facts["special_ids"] is None:
+        raise DataError(f"{cache.folder}: this dataset has no text")
+    special_ids = SpecialIds(**cache.facts["special_ids"])
     image_size = model_config.image_encoder.image_size if model_config.image_encoder else None
     inputs = build_input(
         config.inputs, cache, image_size=image_size, cache_bytes=context.cache_bytes

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.errors import CheckpointError, ConfigError, DataError
 from plumbline.loading.cache_reader import TrainingCache, group_rows
-from plumbline.loading.input_config import InputConfig
+from plumbline.loading.input_config import InputConfig, TextInputConfig
 from plumbline.loading.inputs import Input, build_input
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
@@ -33,7 +33,13 @@ from plumbline.models.classifier import (
     encoder_for,
     head_name,
 )
-from plumbline.models.config import ClassifierConfig, EncoderConfig, ImageEncoderConfig
+from plumbline.models.config import (
+    BaseTextEncoderConfig,
+    ClassifierConfig,
+    EncoderConfig,
+    ImageEncoderConfig,
+    SequenceEncoderConfig,
+)
 from plumbline.models.device import to_device
 from plumbline.models.dual_encoder import DualEncoder, DualEncoderSpec
 from plumbline.models.encoders import Encoder
@@ -198,12 +204,13 @@ def start_encoder(
     trained: Encoder | None = None
     digest: dict[str, str] = {}
     if config is None:
-        trained, config, stored_inputs, digest = _stored_encoder(context.start)
-        if stored_inputs.modality != input_config.modality:
+        trained, config, spec, digest = _stored_encoder(context.start)
+        if spec.inputs.modality != input_config.modality:
             raise CheckpointError(
-                f"{context.start}: its encoder takes {stored_inputs.modality}, but "
+                f"{context.start}: its encoder takes {spec.inputs.modality}, but "
                 f"task.inputs.modality is {input_config.modality}"
             )
+    _check_inputs(config, input_config)
     size = config.image_size if isinstance(config, ImageEncoderConfig) else None
     inputs = build_input(
         input_config, context.cache, image_size=size, cache_bytes=context.cache_bytes
@@ -211,10 +218,40 @@ def start_encoder(
     channels = getattr(inputs, "channels", None)
     if trained is None:
         trained = encoder_for(config, channels, context.cache.facts["vocab_size"])
+    elif spec.channels != channels:
+        raise CheckpointError(
+            f"{context.start}: its encoder takes {spec.channels} channels, but task.inputs give "
+            f"{channels}"
+        )
     return Start(trained, config, inputs, input_config, digest)
 
 
-def _stored_encoder(folder: Path) -> tuple[Encoder, EncoderConfig, InputConfig, dict[str, str]]:
+def _check_inputs(config: EncoderConfig, inputs: InputConfig) -> None:
+    """Refuse inputs that the encoder cannot take; what a plugin's encoder takes, it knows alone."""
+    taken: tuple[str, ...] = (inputs.modality,)
+    if isinstance(config, ImageEncoderConfig):
+        taken = ("image",)
+    elif isinstance(config, SequenceEncoderConfig):
+        taken = ("audio", "features")
+    elif isinstance(config, BaseTextEncoderConfig):
+        taken = () if config.takes_strings else ("text",)
+        longest = config.longest()
+        if isinstance(inputs, TextInputConfig) and longest and inputs.max_tokens + 2 > longest:
+            raise ConfigError(
+                f"task.inputs.max_tokens = {inputs.max_tokens}: with bos and eos that is more than "
+                f"model.encoder.max_tokens = {longest}"
+            )
+    if inputs.modality not in taken:
+        raise ConfigError(
+            f"task.inputs.modality = {inputs.modality!r}, but a {type(config).__name__} encoder "
+            f"takes {' or '.join(taken) or 'raw texts, which only alignments give it'}"
+        )
+
+
+_Fed = ClassifierSpec | RegressorSpec | DualEncoderSpec
+
+
+def _stored_encoder(folder: Path) -> tuple[Encoder, EncoderConfig, _Fed, dict[str, str]]:
     if not holds_model(folder):
         raise ConfigError(
             f"model.encoder is null, but the task's start = {folder.as_posix()} holds no model: "
@@ -225,11 +262,11 @@ def _stored_encoder(folder: Path) -> tuple[Encoder, EncoderConfig, InputConfig, 
     digests = {f"start/{name}": digest for name, digest in stored.digests.items()}
     if isinstance(model, Classifier) and isinstance(spec, ClassifierSpec | RegressorSpec):
         assert spec.model.encoder is not None, "a stored model says which encoder it has"
-        return model.encoder, spec.model.encoder, spec.inputs, digests
+        return model.encoder, spec.model.encoder, spec, digests
     if isinstance(model, DualEncoder) and isinstance(spec, DualEncoderSpec):
         config = spec.model.image_encoder or spec.model.audio_encoder
         assert config is not None, "an alignment has an encoder of media"
-        return model.media_encoder, config, spec.inputs, digests
+        return model.media_encoder, config, spec, digests
     raise CheckpointError(f"{folder}: a model of kind {spec.kind} has no encoder to start from")
 
 
@@ -246,7 +283,7 @@ def build(
     classes = cache.classes()
     if not classes:
         raise DataError(f"{cache.folder}: this dataset has no labels")
-    _check_classes(model_config, classes, cache)
+    _check_classes(model_config, config, classes, cache)
     torch.manual_seed(keyed_seed(seed, "weights"))
     start = start_encoder(context, model_config, config.inputs)
     parts = list(classes)
@@ -300,9 +337,18 @@ def evaluation_loader(rows: LabelledRows, bound: partial[Batch], batch_size: int
 
 
 def _check_classes(
-    config: ClassifierConfig, classes: Mapping[str, list[str]], cache: TrainingCache
+    model_config: ClassifierConfig,
+    config: ClassificationTaskConfig,
+    classes: Mapping[str, list[str]],
+    cache: TrainingCache,
 ) -> None:
-    for part, wanted in config.num_classes.items():
+    weighted = config.class_weights if isinstance(config.class_weights, dict) else {}
+    if unknown := [part for part in weighted if part not in classes]:
+        raise ConfigError(
+            f"task.class_weights has part {unknown[0]!r}, but {cache.folder} has parts "
+            f"{', '.join(map(repr, classes))}"
+        )
+    for part, wanted in model_config.num_classes.items():
         there = len(classes.get(part, []))
         if wanted != there:
             raise ConfigError(

@@ -42,6 +42,8 @@ class NumberedRows:
         self.values = np.full((len(groups), len(spec.parts)), np.nan)
         """[samples, parts], in the units of the data; NaN where there is none."""
         at = {cache.facts["parts"].index(part): place for place, part in enumerate(spec.parts)}
+        self.rows = np.array([group[0] for group in groups])
+        """[samples] position of each sample's first row in the split."""
         for row, group in enumerate(groups):
             for position in group[::-1]:
                 self.values[row, at[rows["part"][position]]] = values[position]

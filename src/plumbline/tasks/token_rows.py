@@ -1,5 +1,6 @@
 """What language models read: blocks of one stream of tokens, or rows one by one."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from plumbline.loading.random import keyed_generator
 from plumbline.tokenization.tokenizer import SpecialIds
 
 Ids = NDArray[Any]
+
+logger = logging.getLogger(__name__)
 
 
 class TokenBlocks:
@@ -83,8 +86,13 @@ class TokenRows:
         if question_answer:
             # A question that fills the block leaves nothing to learn (the cache counts such rows
             # where tokenize.max_tokens is set).
-            asked = cache.text_lengths()[self._rows[:, 0]]
-            self._rows = self._rows[asked + 1 <= block_size]
+            fits = cache.text_lengths()[self._rows[:, 0]] + 1 <= block_size
+            if not fits.all():
+                logger.warning(
+                    "%s: %d of %d questions of split %s fill task.block_size = %d and are left out",
+                    *(cache.folder.name, int((~fits).sum()), len(fits), split, block_size),
+                )
+            self._rows = self._rows[fits]
         if not len(self._rows):
             raise DataError(
                 f"{cache.folder}: no row with {' and '.join(names)} in split {split!r} that fits "

@@ -209,13 +209,15 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
 
     Raises:
         CheckpointError: the start holds no aligned image encoder, or a file has changed.
-        DataError: a split has neither questions nor captions.
+        DataError: the dataset has no text, or a split neither questions nor captions.
     """
     cache, seed = context.cache, context.seed
     encoder, aligned, encoder_digest = load_media_encoder(context.start)
     if not isinstance(encoder, ImageEncoder) or not isinstance(aligned.inputs, ImageInputConfig):
         raise CheckpointError(f"{context.start}: its encoder does not see images")
     torch.manual_seed(keyed_seed(seed, "weights"))
+    if cache.facts["special_ids"] is None:
+        raise DataError(f"{cache.folder}: this dataset has no text")
     special_ids = SpecialIds(**cache.facts["special_ids"])
     assert aligned.model.image_encoder is not None
     spec = VlmSpec(

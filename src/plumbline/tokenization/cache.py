@@ -126,7 +126,7 @@ class _CacheWriter:
             part: {name: number for number, name in enumerate(labels["classes"])}
             for part, labels in shapes.get("labels", {}).items()
         }
-        self._parts = list(shapes.get("labels", {}) or shapes.get("values", {}) or {"": None})
+        self._parts = list({**self._labels, **shapes.get("values", {})} or {"": None})
         self._files = ExitStack()
         self._media: dict[str, MediaFile] = open_media(
             out, config.image_size, config.sample_rate, shapes, self._files

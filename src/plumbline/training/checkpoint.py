@@ -155,7 +155,7 @@ def fingerprint_run(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> s
         (name, Path(str(module.__file__)))
         for name, module in sys.modules.items()
         # A stage that runs as a script is `__main__`.
-        if name.split(".")[0] in ("plumbline", "stages", "__main__")
+        if name.split(".")[0] in ("plumbline", "plugins", "stages", "__main__")
         and getattr(module, "__file__", None)
     )
     code = {n: sha256_file(f) for n, f in modules if not n.startswith("plumbline.tracking")}

@@ -1,4 +1,4 @@
-"""From a job to a model folder: what the training stages share around the loop."""
+"""From settings to a job and from a job to a model folder: what the training stages share."""
 
 import json
 import math
@@ -10,19 +10,45 @@ from typing import Any
 import torch
 from torch import nn
 
+from plumbline import paths
 from plumbline.files import digest_of, dump_json, staged_folder
+from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.models.device import resolve_device, resolve_precision
 from plumbline.models.stored import save_model
-from plumbline.tasks.base import TrainingJob
+from plumbline.registry import load_attribute
+from plumbline.tasks.base import JobContext, TrainingJob
 from plumbline.training.checkpoint import (
     CheckpointStore,
     fingerprint_run,
     training_state_folder,
 )
 from plumbline.training.config import TrainerConfig
+from plumbline.training.flops import count_step
+from plumbline.training.freeze import set_training_mode
+from plumbline.training.sections import TrainingConfig
+from plumbline.training.skipping import FAILURES
 from plumbline.training.trainer import FitResult, OnLog, Trainer
+
+
+def open_job(config: TrainingConfig) -> TrainingJob:
+    """Build the model, data and task of a training from its dataset's cache.
+
+    Raises:
+        PlumblineError: a setting does not fit the data or the start, or a file is damaged.
+    """
+    train = config.train
+    context = JobContext(
+        cache=TrainingCache(paths.cache(config.data)),
+        seed=config.seed,
+        start=config.start_folder,
+        freeze=train.freeze,
+        device=resolve_device(train.trainer.device),
+        cache_bytes=train.loader.cache_mb << 20,
+    )
+    job: TrainingJob = load_attribute(config.builder)(context, train.model, train.task)
+    return job
 
 
 @dataclass(frozen=True)
@@ -38,6 +64,19 @@ class TrainingRun:
     threads: int
     frozen: Sequence[str]
 
+    @classmethod
+    def of(cls, stage: str, config: TrainingConfig) -> "TrainingRun":
+        """What the settings of a stage say of its training."""
+        return cls(
+            stage=stage,
+            settings=config.model_dump(mode="json"),
+            loader=config.train.loader,
+            trainer=config.train.trainer,
+            seed=config.seed,
+            threads=config.threads,
+            frozen=config.train.freeze,
+        )
+
 
 def train_to_folder(
     run: TrainingRun, job: TrainingJob, out: Path, *, on_log: OnLog
@@ -47,7 +86,7 @@ def train_to_folder(
     The training state goes only when `out` stands: a full disk at the end costs no training.
 
     Returns:
-        Facts for the run record: device, precision, parameters, counts.
+        Facts for the run record: device, precision, parameters, counts, operations of a step.
     """
     torch.set_num_threads(run.threads)
     device = resolve_device(run.trainer.device)
@@ -83,7 +122,22 @@ def train_to_folder(
         if not run.trainer.checkpoint.keep_after_success:
             store.remove()
     identity = {"fingerprint": fingerprint, "inputs_sha256": digest_of(dict(job.inputs))}
-    return {**result.facts, **figures, **identity}
+    return {**result.facts, **figures, **identity, **_flops(run, job, device)}
+
+
+def _flops(run: TrainingRun, job: TrainingJob, device: torch.device) -> dict[str, Any]:
+    """Operations of the first batch, once the model is safe; nothing where there is no memory."""
+    loader = run.loader.model_copy(update={"workers": 0})
+    batches = Loader(job.train, job.task.collate, loader, seed=run.seed, shuffle=True).batches(0)
+    batch = next(batches)
+    precision = resolve_precision(run.trainer.precision, device)
+    set_training_mode(job.model, run.frozen)
+    try:
+        flops = count_step(job.model, job.task, batch, device, precision)
+    except FAILURES:
+        return {}
+    samples = len(batch["sample_index"])
+    return {"flops": {"samples": samples, "forward": flops.forward, "step": flops.step}}
 
 
 def _validation_loader(run: TrainingRun, job: TrainingJob) -> Loader | None:

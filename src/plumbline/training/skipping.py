@@ -43,7 +43,7 @@ def not_finite(loss: float, norm: float, config: TrainerConfig) -> Fault:
 def failure(error: BaseException, window: Sequence[Batch], config: TrainerConfig) -> Fault:
     """The fault of an error in the loss or the backward pass."""
     stops = config.failing_batch == "stop"
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         size = max(len(batch["sample_index"]) for batch in window)
         return Fault(
             "out of memory",
@@ -58,7 +58,8 @@ def failure(error: BaseException, window: Sequence[Batch], config: TrainerConfig
     )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that there is not enough memory, on whatever device."""
     # On a CPU torch raises a plain RuntimeError, which only its text tells apart.
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or "can't allocate memory" in str(error)

@@ -1,7 +1,7 @@
 """Serve this bundle over HTTP, with the standard library alone; settings stand in server.json.
 
-    GET  /health    {"status": "ok", ...}
-    POST /predict   {"image": base64, "question": text}; without a question: a description
+    GET  /health    {"status": "ok", "fields": {...}, ...}
+    POST /predict   an object of these fields; what is a file on the command line is base64 here
 
 There is no authentication and no TLS: listen on the loopback interface, or behind a proxy.
 """
@@ -24,7 +24,13 @@ from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
-from inference import BundleError, InputError, Model, TooLargeError  # type: ignore[import-not-found]
+sys.dont_write_bytecode = True  # the bundle stays as it was exported
+FOLDER = Path(__file__).resolve().parent
+if str(FOLDER) not in sys.path:  # as under python -I
+    sys.path.insert(0, str(FOLDER))
+
+from runtime.files import BundleError, InputError, TooLargeError  # type: ignore[import-not-found]  # noqa: E402
+from runtime.model import Model  # type: ignore[import-not-found]  # noqa: E402
 
 RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65535),
@@ -173,15 +179,15 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/health":
             model = self.server.model
             digest = model.files.digests["contract.json"][:12]
-            return {"status": "ok", "format": model.format, "contract": digest}
-        image, question = self._read_question()
-        return self._answer(image, question)
+            facts = {"format": model.format, "contract": digest, "fields": model.task.fields}
+            return {"status": "ok", **facts}
+        return self._answer(self._read_request())
 
-    def _answer(self, image: bytes, question: str | None) -> dict[str, Any]:
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if not self.server.answering.acquire(timeout=self.server.settings["queue_timeout_s"]):
             raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "busy; try again later")
         try:
-            answer: dict[str, Any] = self.server.model.answer(image, question)._asdict()
+            answer: dict[str, Any] = self.server.model.predict(request)
         except TooLargeError as error:
             raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from None
         except InputError as error:
@@ -190,20 +196,23 @@ class Handler(BaseHTTPRequestHandler):
             self.server.answering.release()
         return answer
 
-    def _read_question(self) -> tuple[bytes, str | None]:
+    def _read_request(self) -> dict[str, Any]:
         try:
             request = json.loads(self._read_body())
         except (ValueError, RecursionError):
             raise RequestError(HTTPStatus.BAD_REQUEST, "the body is no JSON") from None
-        if not isinstance(request, dict) or not set(request) <= {"image", "question"}:
-            raise RequestError(HTTPStatus.BAD_REQUEST, "expected an object of image and question")
-        image, question = request.get("image"), request.get("question")
-        if not isinstance(image, str) or not isinstance(question, str | None):
-            raise RequestError(HTTPStatus.BAD_REQUEST, "image and question are strings")
-        try:
-            return base64.b64decode(image, validate=True), question
-        except (binascii.Error, ValueError):
-            raise RequestError(HTTPStatus.BAD_REQUEST, "image: no base64") from None
+        fields = self.server.model.task.fields
+        if not isinstance(request, dict) or not request.keys() <= fields.keys():
+            text = f"expected an object of {', '.join(fields)}"
+            raise RequestError(HTTPStatus.BAD_REQUEST, text)
+        for name, value in request.items():
+            if fields[name] != "file" or value is None:
+                continue
+            try:
+                request[name] = base64.b64decode(value, validate=True)
+            except (TypeError, binascii.Error, ValueError):
+                raise RequestError(HTTPStatus.BAD_REQUEST, f"{name}: no base64") from None
+        return request
 
     def _read_body(self) -> bytes:
         length = self._check_headers()
@@ -288,12 +297,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--port", type=int, help="port to listen on; 0: any free one")
     parser.add_argument("--format", choices=("onnx", "torchscript"))
     parsed = parser.parse_args(arguments)
-    folder = Path(__file__).resolve().parent
     warnings.simplefilter("ignore")  # Pillow's, on images that are refused anyway
     try:
-        settings = load_settings(folder / "server.json")
+        settings = load_settings(FOLDER / "server.json")
         settings |= {k: v for k in ("host", "port") if (v := getattr(parsed, k)) is not None}
-        server = Server(Model(folder, format=parsed.format), settings)
+        server = Server(Model(FOLDER, format=parsed.format), settings)
     except (BundleError, OSError, OverflowError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,83 @@
+"""Measure a stored model of any kind on a dataset's cache, wherever it was trained.
+
+`python -m plumbline.evaluate models/tasks/vqa --data scenes split=val`
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from plumbline import paths
+from plumbline.config import check_config
+from plumbline.errors import ConfigError, PlumblineError
+
+
+def evaluate(folder: Path, cache: Path, settings: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of the model in `folder` on the training cache in `cache`.
+
+    Args:
+        folder: as a training stage writes one.
+        cache: as `tokenize_text` writes one, made with the tokenizer of the model.
+        settings: what differs from the defaults of the kind's section `evaluate`.
+
+    Raises:
+        CheckpointError: the folder holds no model, or a file has changed.
+        ConfigError: a setting is wrong, or the cache has another tokenizer than the model.
+    """
+    from plumbline.evaluation.alignment import evaluate_alignment
+    from plumbline.evaluation.config import AlignmentEvaluationConfig
+    from plumbline.evaluation.kinds import EVALUATIONS
+    from plumbline.evaluation.result import Evaluation, EvaluationJob
+    from plumbline.loading.cache_reader import TrainingCache
+    from plumbline.models.device import resolve_device
+    from plumbline.models.dual_encoder import DualEncoderSpec
+    from plumbline.models.stored import load_dual_encoder, load_model
+    from plumbline.registry import load_attribute
+    from plumbline.tokenization.tokenizer import FILE_NAME
+
+    stored, data = load_model(folder), TrainingCache(cache)
+    device = resolve_device("auto")
+    if stored.tokenizer is not None and stored.digests[FILE_NAME] != data.digests.get(FILE_NAME):
+        raise ConfigError(
+            f"{cache}: its tokenizer is not that of {folder}; set tokenize.tokenizer.pretrained of "
+            "the dataset to that folder, and make the cache again"
+        )
+    params = {"evaluate": dict(settings)}
+    sections = {name: f"evaluate.{name}" for name in settings}
+    if isinstance(stored.spec, DualEncoderSpec):
+        config = check_config(AlignmentEvaluationConfig, sections, params)
+        return evaluate_alignment(load_dual_encoder(folder), data, config, device).metrics
+    kind = EVALUATIONS[stored.spec.kind]
+    job = EvaluationJob(stored, data, check_config(kind.settings, sections, params), device)
+    result: Evaluation = load_attribute(kind.evaluate)(job)
+    return result.metrics
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m plumbline.evaluate", description=__doc__)
+    parser.add_argument("model", type=Path, help="a folder that a training stage wrote")
+    parser.add_argument("--data", required=True, help="a dataset, or the folder of a cache")
+    parser.add_argument("settings", nargs="*", help="of the section evaluate, such as split=val")
+    options = parser.parse_intermixed_args(arguments)
+    cache = Path(options.data) if Path(options.data).is_dir() else paths.cache(options.data)
+    try:
+        settings = OmegaConf.to_container(OmegaConf.from_dotlist(options.settings))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{options.settings}: {' '.join(str(error).split())}") from None
+    assert isinstance(settings, dict)
+    figures = evaluate(options.model, cache, {str(name): v for name, v in settings.items()})
+    print(json.dumps(figures, indent=2, sort_keys=True))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except PlumblineError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,369 @@
+"""The bundles of classifiers and regressors: one graph from a medium or text to all heads."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from plumbline.batch import IGNORE_INDEX
+from plumbline.errors import ExportError
+from plumbline.evaluation.classification import softmax
+from plumbline.export.config import ExportConfig
+from plumbline.export.graphs import GraphSpec, ids_examples
+from plumbline.export.media import SUFFIXES, audio_turns, encode_medium, image_turns
+from plumbline.export.parity import Parity
+from plumbline.export.plan import (
+    BundlePlan,
+    Readme,
+    Request,
+    SelftestSample,
+    max_difference,
+    spread,
+)
+from plumbline.export.templates.classifier import HeadedTask
+from plumbline.export.templates.model import Model
+from plumbline.export.vlm import check_image_size, image_contract
+from plumbline.loading.input_config import (
+    AudioInputConfig,
+    FeaturesInputConfig,
+    ImageInputConfig,
+    InputConfig,
+    TextInputConfig,
+)
+from plumbline.loading.inputs import build_input
+from plumbline.models.classifier import Classifier, head_name
+from plumbline.models.config import BaseTextEncoderConfig, ImageEncoderConfig
+from plumbline.tasks.classification import LabelledRows
+from plumbline.tasks.regression import NumberedRows
+
+Floats = NDArray[np.float32]
+
+SPECTROGRAM_TOLERANCE = 1e-4
+"""Of numpy's spectrograms from torch's."""
+
+EXAMPLES: dict[str, str] = {"text": "a short text, as the model knows them"}
+NAMES = {
+    "image": "an image",
+    "audio": "a clip",
+    "features": "a sequence of feature vectors (an .npy file of numbers [steps, channels])",
+    "text": "a text",
+}
+PACKAGES = {
+    "image": ("pillow",),
+    "audio": ("soundfile", "soxr"),
+    "features": (),
+    "text": ("tokenizers",),
+}
+MODULES = {"image": ("images",), "audio": ("audio_features",), "features": (), "text": ("text",)}
+
+
+class HeadedGraph(nn.Module):
+    """A headed model whose inputs come one by one and whose logits go out in order."""
+
+    def __init__(self, model: Classifier, names: list[str]) -> None:
+        super().__init__()
+        self.model, self._names = model, names
+
+    def forward(self, first: Tensor, second: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Map the inputs to logits [batch, outputs] of every head."""
+        given = [first] if second is None else [first, second]
+        return tuple(self.model(**dict(zip(self._names, given, strict=True))).values())
+
+
+class HeadedPlan(BundlePlan[ExportConfig]):
+    """What classification and regression share."""
+
+    verb: str
+
+    @property
+    def inputs(self) -> InputConfig:
+        """How inputs reach the model."""
+        config: InputConfig = self.stored.spec.inputs
+        return config
+
+    @property
+    def packages(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `BundlePlan`."""
+        return PACKAGES[self.inputs.modality]
+
+    @property
+    def modules(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `BundlePlan`."""
+        return ("classifier", *MODULES[self.inputs.modality])
+
+    @property
+    def readme(self) -> Readme:  # type: ignore[override]
+        """See `BundlePlan`."""
+        modality = self.inputs.modality
+        return Readme(
+            title=f"A model that {self.verb} {NAMES[modality]}",
+            answer=self.answer,
+            example={modality: EXAMPLES.get(modality, "FILE")},
+            graphs={"model": f"{NAMES[modality]}, preprocessed, to the outputs of every head"},
+            suffix=SUFFIXES[modality],
+        )
+
+    answer: str
+
+    def check(self) -> None:
+        """See `BundlePlan`."""
+        encoder = self.stored.spec.model.encoder
+        if isinstance(encoder, BaseTextEncoderConfig) and encoder.takes_strings:
+            raise ExportError(
+                f"encoder {encoder.name}: reads raw texts, which no graph does; set "  # type: ignore[attr-defined]
+                "export.formats: [] for the weights alone"
+            )
+        if self.inputs.modality not in PACKAGES:
+            raise ExportError(
+                f"inputs.modality = {self.inputs.modality!r}: the bundle's scripts do not read it; "
+                "set export.formats: [] for the weights alone"
+            )
+        if isinstance(encoder, ImageEncoderConfig):
+            check_image_size(self.cache, encoder.image_size)
+
+    def contract(self) -> dict[str, Any]:
+        """See `BundlePlan`."""
+        spec = self.stored.spec
+        return {"task": spec.kind, "input": self._input_contract(), "heads": self._heads()}
+
+    def _heads(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _input_contract(self) -> dict[str, Any]:
+        spec, config = self.stored.spec, self.inputs
+        encoder = spec.model.encoder
+        most = getattr(encoder, "max_steps", None)
+        if isinstance(config, ImageInputConfig):
+            return image_contract(encoder.image_size, config.normalize)
+        if isinstance(config, AudioInputConfig):
+            settings = config.model_dump(mode="json", exclude={"augment"})
+            return {**settings, "max_steps": most, "dtype": "float32"}
+        if isinstance(config, FeaturesInputConfig):
+            facts = self.cache.facts["features"]
+            known = facts if config.standardize else {}
+            return {
+                "modality": "features",
+                "channels": facts["channels"],
+                "mean": known.get("mean_of_channels"),
+                "std": known.get("std_of_channels"),
+                "cut": config.max_steps,
+                "max_steps": most,
+                "dtype": "float32",
+            }
+        if isinstance(config, TextInputConfig):
+            special = spec.special_ids and spec.special_ids.model_dump()
+            return {"modality": "text", "special_ids": special, "max_tokens": config.max_tokens}
+        return {"modality": config.modality}
+
+    def description(self) -> dict[str, Any]:
+        """See `BundlePlan`."""
+        encoder = self.stored.model.encoder
+        return {"encoder": type(encoder).__name__, "width": encoder.width}
+
+    def graphs(self) -> dict[str, GraphSpec]:
+        """See `BundlePlan`."""
+        spec, modality = self.stored.spec, self.inputs.modality
+        if modality == "image":
+            size = spec.model.encoder.image_size
+            pixels = torch.linspace(-2, 2, 2 * 3 * size**2).view(2, 3, size, size)
+            inputs, dynamic = {"pixel_values": pixels}, {"pixel_values": {0: "batch"}}
+        elif modality == "text":
+            inputs, dynamic = ids_examples(spec.vocab_size)
+        else:
+            steps = min(9, getattr(spec.model.encoder, "max_steps", 9))
+            mask = torch.ones(2, steps, dtype=torch.bool)
+            mask[1, steps * 2 // 3 :] = False
+            values = torch.linspace(-2, 2, 2 * steps * spec.channels).view(2, steps, spec.channels)
+            inputs = {"steps": values, "mask": mask}
+            axes = {0: "batch", 1: "steps"}
+            dynamic = {"steps": axes, "mask": axes}
+        module = HeadedGraph(self.stored.model, list(inputs)).eval()
+        return {"model": GraphSpec(module, inputs, dynamic, [f"logits_{i}" for i in self._order()])}
+
+    def _order(self) -> range:
+        return range(len(self.stored.model.heads))
+
+    def _rows(self, inputs: Any) -> Any:
+        """The samples of the split, with `numbers` of their inputs."""
+        raise NotImplementedError
+
+    def measure(self, exported: Model) -> Parity:
+        """See `BundlePlan`."""
+        task = exported.task
+        assert isinstance(task, HeadedTask)
+        size = getattr(self.stored.spec.model.encoder, "image_size", None)
+        inputs = build_input(self.inputs, self.cache, image_size=size)
+        rows = self._rows(inputs)
+        places = spread(len(rows), self.config.parity_samples)
+        ours: list[dict[str, Floats]] = []
+        theirs: list[dict[str, Floats]] = []
+        differences = []
+        for place in places:
+            number = int(rows.numbers[place])
+            batch = inputs.collate([inputs.fetch(number)], [number], None)
+            given = task.inputs(self._request(number))
+            differences.append(max_difference([v.numpy() for v in batch.values()], given))
+            with torch.inference_mode():
+                logits = self.stored.model(**batch)
+            ours.append({name: value.numpy() for name, value in logits.items()})
+            theirs.append(task.logits(given))
+        stacked = [
+            {name: np.concatenate([row[name] for row in side]) for name in side[0]}
+            for side in (ours, theirs)
+        ]
+        return self._compare(rows, places, stacked[0], stacked[1], max(differences))
+
+    def _compare(
+        self,
+        rows: Any,
+        places: list[int],
+        known: dict[str, Floats],
+        got: dict[str, Floats],
+        input_difference: float,
+    ) -> Parity:
+        agreement, decisions = self._agreement(known, got)
+        figures = [self._metric(rows, places, side) for side in (known, got)]
+        return Parity(
+            samples=len(places),
+            decision=self.decision,
+            decisions=decisions,
+            agreement=agreement,
+            metric=self.metric,
+            metric_difference=abs(figures[0] - figures[1]),
+            max_input_difference=input_difference,
+            max_logits_difference=max_difference(
+                list(known.values()), [got[name] for name in known]
+            ),
+            input_tolerance=SPECTROGRAM_TOLERANCE if self.inputs.modality == "audio" else 1e-6,
+        )
+
+    decision: str
+    metric: str
+
+    def _agreement(self, known: dict[str, Floats], got: dict[str, Floats]) -> tuple[float, int]:
+        raise NotImplementedError
+
+    def _metric(self, rows: Any, places: list[int], outputs: dict[str, Floats]) -> float:
+        raise NotImplementedError
+
+    def _request(self, number: int) -> Request:
+        modality = self.inputs.modality
+        return {modality: encode_medium(self.cache, modality, number)}
+
+    def selftest(self, exported: Model) -> list[SelftestSample]:
+        """See `BundlePlan`."""
+        size = getattr(self.stored.spec.model.encoder, "image_size", None)
+        inputs = build_input(self.inputs, self.cache, image_size=size)
+        rows = self._rows(inputs)
+        samples = []
+        for place in spread(len(rows), self.config.selftest_samples):
+            number = int(rows.numbers[place])
+            batch = inputs.collate([inputs.fetch(number)], [number], None)
+            with torch.inference_mode():
+                logits = {k: v[0].numpy() for k, v in self.stored.model(**batch).items()}
+            request = self._request(number)
+            samples.append(
+                SelftestSample(request, SUFFIXES[self.inputs.modality], self._expected(logits))
+            )
+        return samples
+
+    def _expected(self, logits: dict[str, Floats]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def preprocessing(self) -> dict[str, Request]:
+        """See `BundlePlan`."""
+        modality = self.inputs.modality
+        if modality == "image":
+            turns = image_turns(self.cache.images[0])
+        elif modality == "audio":
+            rate = self.cache.facts["audio"]["sample_rate"]
+            turns = audio_turns(np.array(self.cache.audio(0))[: rate * 2], rate)
+        else:
+            return {}
+        return {name: {modality: data} for name, data in turns.items()}
+
+
+class ClassificationPlan(HeadedPlan):
+    """See `BundlePlan`."""
+
+    verb = "tells the class of"
+    answer = (
+        "It holds the class, the confidence and the probabilities of all classes, under `heads` "
+        "where the model tells several things at once."
+    )
+    decision, metric = "class", "accuracy"
+
+    def _heads(self) -> dict[str, Any]:
+        classes = self.stored.spec.classes
+        return {head_name(part): {"classes": names} for part, names in classes.items()}
+
+    def _rows(self, inputs: Any) -> LabelledRows:
+        parts = list(self.stored.spec.classes)
+        return LabelledRows(self.cache, self.config.split, inputs, self.inputs.source, parts)
+
+    def _agreement(self, known: dict[str, Floats], got: dict[str, Floats]) -> tuple[float, int]:
+        same = np.stack([known[name].argmax(axis=1) == got[name].argmax(axis=1) for name in known])
+        return float(same.mean()), same.size
+
+    def _metric(self, rows: LabelledRows, places: list[int], outputs: dict[str, Floats]) -> float:
+        hits = []
+        for at, part in enumerate(self.stored.spec.classes):
+            labels = rows.labels[places, at]
+            chosen = outputs[head_name(part)].argmax(axis=1)
+            hits += (chosen == labels)[labels != IGNORE_INDEX].tolist()
+        return float(np.mean(hits)) if hits else 0.0
+
+    def _expected(self, logits: dict[str, Floats]) -> dict[str, Any]:
+        heads = {}
+        for part, names in self.stored.spec.classes.items():
+            row = logits[head_name(part)]
+            probabilities = softmax(row[None])[0]
+            heads[head_name(part)] = {
+                "class": names[int(row.argmax())],
+                "confidence": float(probabilities.max()),
+                "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
+            }
+        return next(iter(heads.values())) if len(heads) == 1 else {"heads": heads}
+
+
+class RegressionPlan(HeadedPlan):
+    """See `BundlePlan`."""
+
+    verb = "gives a number for"
+    answer = "It holds the value, or the `values` of all heads, in the units of the training data."
+    decision, metric = "value", "mse"
+
+    def _heads(self) -> dict[str, Any]:
+        spec = self.stored.spec
+        return {
+            head_name(part): {"mean": spec.mean[part], "std": spec.std[part]} for part in spec.parts
+        }
+
+    def _rows(self, inputs: Any) -> NumberedRows:
+        return NumberedRows(
+            self.cache, self.config.split, inputs, self.inputs.source, self.stored.spec
+        )
+
+    def _agreement(self, known: dict[str, Floats], got: dict[str, Floats]) -> tuple[float, int]:
+        limit = self.config.max_logits_difference
+        same = np.stack([np.abs(known[name] - got[name]) <= limit for name in known])
+        return float(same.mean()), same.size
+
+    def _metric(self, rows: NumberedRows, places: list[int], outputs: dict[str, Floats]) -> float:
+        """The mean squared error in units of the training deviation."""
+        spec, errors = self.stored.spec, list[float]()
+        for at, part in enumerate(spec.parts):
+            wanted = (rows.values[places, at] - spec.mean[part]) / spec.std[part]
+            difference = outputs[head_name(part)][:, 0] - wanted
+            errors += np.square(difference[~np.isnan(difference)]).tolist()
+        return float(np.mean(errors)) if errors else 0.0
+
+    def _expected(self, logits: dict[str, Floats]) -> dict[str, Any]:
+        spec = self.stored.spec
+        values = {
+            name: float(logits[name][0]) * facts["std"] + facts["mean"]
+            for name, facts in ((head_name(p), self._heads()[head_name(p)]) for p in spec.parts)
+        }
+        return {"value": next(iter(values.values()))} if len(values) == 1 else {"values": values}

@@ -1,0 +1,357 @@
+"""The bundles of language models: a causal decoder with a cache, or all places at once."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from plumbline.batch import IGNORE_INDEX
+from plumbline.errors import ExportError
+from plumbline.evaluation.config import SamplingConfig
+from plumbline.evaluation.sampling import continue_text
+from plumbline.export.config import CausalLmExportConfig, MaskedLmExportConfig
+from plumbline.export.graphs import (
+    GraphSpec,
+    decoder_sizes,
+    ids_examples,
+    pair_mask,
+    text_decoder_spec,
+)
+from plumbline.export.parity import Parity, common_prefix, until
+from plumbline.export.plan import (
+    BundlePlan,
+    ConfigT,
+    Readme,
+    SelftestSample,
+    max_difference,
+    spread,
+)
+from plumbline.export.templates.language import CausalTask, MaskedTask
+from plumbline.export.templates.model import Model
+from plumbline.export.templates.scores import log_softmax
+from plumbline.export.templates.text import TextReader
+from plumbline.models.language import MaskedLm
+from plumbline.tasks import causal_lm, masked_lm
+
+BATCH_ROWS = 64
+TEXT_CHARS = 300
+"""Of a text of the dataset: what is compared of its ids, and what the self-test stores."""
+
+Floats = NDArray[np.float32]
+Cut = tuple[list[int], int]
+"""Token ids, and how many of them are given."""
+
+
+class LanguagePlan(BundlePlan[ConfigT]):
+    """What both kinds of language model share."""
+
+    packages = ("tokenizers",)
+
+    def _texts(self, column: str, count: int) -> list[str]:
+        """Beginnings of texts of the split.
+
+        Raises:
+            ExportError: there is none.
+        """
+        numbers = self.cache.rows(self.config.split)[column]
+        numbers = numbers[numbers >= 0]
+        if not len(numbers):
+            raise ExportError(f"{self.cache.folder}: no {column} in split {self.config.split!r}")
+        texts = [self.cache.text(int(numbers[place])) for place in spread(len(numbers), count)]
+        cut = [text[:TEXT_CHARS].strip() for text in texts]
+        return [text for text in cut if text] or ["a"]
+
+    def _text_difference(self, reader: TextReader, column: str) -> float:
+        """Of the script's ids from the tokenizer's own."""
+        worst = 0.0
+        for text in self._texts(column, self.config.parity_samples):
+            known = self.stored.text.encode(text, add_special_tokens=False).ids
+            pair = [np.array(ids, np.int64) for ids in (known, reader.encode(text))]
+            worst = max(worst, max_difference(pair[:1], pair[1:]))
+        return worst
+
+
+class CausalPlan(LanguagePlan[CausalLmExportConfig]):
+    """See `BundlePlan`."""
+
+    modules = ("language", "decoding", "text")
+    readme = Readme(
+        title="A model that goes on from a text",
+        answer="It holds the text that is added and why it ended (`finish`: end, stop or length); "
+        "`--temperature 0` always takes the likeliest token, and equal seeds give equal texts.",
+        example={"prompt": "Once", "max_new_tokens": 20, "temperature": 0.8, "seed": 1},
+        graphs={"decoder": "tokens to logits, with a key-value cache"},
+    )
+    _reference: tuple[list[list[int]], list[Floats]] | None = None
+
+    @property
+    def _column(self) -> str:
+        return "question" if self.stored.spec.text == "question_answer" else "text"
+
+    @property
+    def _positions(self) -> int:
+        return int(self.stored.model.decoder.config.max_position_embeddings)
+
+    def contract(self) -> dict[str, Any]:
+        """See `BundlePlan`."""
+        spec = self.stored.spec
+        rows = "question_answer" if spec.text == "question_answer" else "rows"
+        return {
+            "task": "causal_lm",
+            "text": {
+                "special_ids": spec.special_ids.model_dump(),
+                "framing": "stream" if spec.packed else rows,
+                "max_positions": self._positions,
+            },
+            "sampling": self.config.sampling.model_dump(mode="json"),
+            "decoder": self.description(),
+        }
+
+    def description(self) -> dict[str, Any]:
+        """See `BundlePlan`."""
+        return asdict(decoder_sizes(self.stored.model.decoder))
+
+    def graphs(self) -> dict[str, GraphSpec]:
+        """See `BundlePlan`."""
+        decoder = self.stored.model.decoder
+        return {"decoder": text_decoder_spec(decoder, decoder_sizes(decoder))}
+
+    def _sequences(self) -> list[Cut]:
+        """Samples of the split as evaluation reads them, cut to what is given and as much more."""
+        spec, split = self.stored.spec, self.config.split
+        rows = causal_lm.open_rows(self.cache, split, spec, seed=0, training=False)
+        most = min(self.config.prompt_tokens, self._positions // 2)
+        found: list[Cut] = []
+        for place in spread(len(rows), self.config.parity_samples):
+            sample = rows.sample(place, 0)
+            ids = [int(token) for token in sample["ids"]]
+            given = min(most, len(ids) - 1)
+            if spec.text == "question_answer":
+                given = int(np.argmax(sample["labels"] != IGNORE_INDEX))
+            if 0 < given < len(ids) and given + most <= self._positions:
+                found.append((ids[: given + most], given))
+        if not found:
+            raise ExportError(f"{self.cache.folder}: no sample in split {split!r} is long enough")
+        return found
+
+    @torch.inference_mode()
+    def _refer(self, sequences: list[Cut]) -> tuple[list[list[int]], list[Floats]]:
+        """What the checkpoint adds greedily, and its logits [tokens, vocab] of what is there."""
+        model, special = self.stored.model, self.stored.spec.special_ids
+        added, logits = [], []
+        for ids, given in sequences:
+            prompt = torch.tensor([ids[:given]])
+            out = model.decoder.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=len(ids) - given,
+                do_sample=False,
+                eos_token_id=special.eos,
+                pad_token_id=special.pad,
+            )
+            added.append(until(out[0, given:].tolist(), special.eos))
+            logits.append(model(input_ids=torch.tensor([ids[:-1]]))[0, given - 1 :].numpy())
+        return added, logits
+
+    def measure(self, exported: Model) -> Parity:
+        """See `BundlePlan`; the loss is that of the tokens behind what is given."""
+        task = exported.task
+        assert isinstance(task, CausalTask)
+        sequences, eos = self._sequences(), self.stored.spec.special_ids.eos
+        if self._reference is None:
+            self._reference = self._refer(sequences)
+        added, known = self._reference
+        worst, equal = 0.0, 0
+        losses: tuple[list[float], list[float]] = ([], [])
+        for rows in _alike(sequences):
+            given = sequences[rows[0]][1]
+            ids = np.array([sequences[row][0] for row in rows], np.int64)
+            forced, greedy = _forced(task, ids, given), _greedy(task, ids, given)
+            for at, row in enumerate(rows):
+                worst = max(worst, max_difference([known[row]], [forced[:, at]]))
+                equal += common_prefix(added[row], until(greedy[at], eos))
+                for side, logits in zip(losses, (known[row], forced[:, at]), strict=True):
+                    scores = log_softmax(logits)
+                    side += (-scores[np.arange(len(scores)), ids[at, given:]]).tolist()
+        total = sum(len(tokens) for tokens in added)
+        return Parity(
+            samples=len(sequences),
+            decision="token",
+            decisions=total,
+            agreement=equal / total,
+            metric="loss",
+            metric_difference=abs(float(np.mean(losses[0])) - float(np.mean(losses[1]))),
+            max_input_difference=self._text_difference(task.text, self._column),
+            max_logits_difference=worst,
+        )
+
+    def selftest(self, exported: Model) -> list[SelftestSample]:
+        """See `BundlePlan`; greedily, since a draw near a border may fall on either side."""
+        stored, samples = self.stored, []
+        added = min(24, self._positions // 2)
+        for prompt in self._texts(self._column, self.config.selftest_samples):
+            said = continue_text(
+                stored.model,
+                stored.spec,
+                stored.text,
+                prompt,
+                SamplingConfig(max_new_tokens=added, temperature=0.0),
+            )
+            request = {"prompt": prompt, "max_new_tokens": added, "temperature": 0, "stop": []}
+            samples.append(SelftestSample(request, "", {"text": said}))
+        return samples
+
+
+def _alike(sequences: list[Cut]) -> Iterator[list[int]]:
+    """Indices of sequences of which as many tokens are given, and as many there."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, (ids, given) in enumerate(sequences):
+        groups.setdefault((len(ids), given), []).append(index)
+    for rows in groups.values():
+        for at in range(0, len(rows), BATCH_ROWS):
+            yield rows[at : at + BATCH_ROWS]
+
+
+def _forced(task: CausalTask, ids: NDArray[np.int64], given: int) -> Floats:
+    """Logits [tokens, batch, vocab] of the tokens behind what is given, one by one."""
+    decoding = task.decoding(len(ids))
+    steps = [decoding.prefill(ids[:, :given])]
+    for column in range(given, ids.shape[1] - 1):
+        steps.append(decoding.step(ids[:, column]))
+    return np.stack(steps)
+
+
+def _greedy(task: CausalTask, ids: NDArray[np.int64], given: int) -> list[list[int]]:
+    """The likeliest tokens behind what is given, as many as are there."""
+    decoding = task.decoding(len(ids))
+    tokens = [decoding.prefill(ids[:, :given]).argmax(axis=-1)]
+    for _ in range(given, ids.shape[1] - 1):
+        tokens.append(decoding.step(tokens[-1]).argmax(axis=-1))
+    rows: list[list[int]] = np.stack(tokens, axis=1).tolist()
+    return rows
+
+
+class MaskedGraph(nn.Module):
+    """A masked language model under an explicit mask, the same at any length."""
+
+    def __init__(self, model: MaskedLm) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map ids and mask [batch, seq] to logits [batch, seq, vocab]."""
+        logits: Tensor = self.model(input_ids, pair_mask(attention_mask))
+        return logits
+
+
+def takes_space(tokenizer: Tokenizer) -> bool:
+    """Whether the space before a word is part of its token."""
+    return type(tokenizer.model).__name__ in ("BPE", "Unigram")
+
+
+class MaskedPlan(LanguagePlan[MaskedLmExportConfig]):
+    """See `BundlePlan`."""
+
+    modules = ("language", "decoding", "text")
+
+    @property
+    def readme(self) -> Readme:  # type: ignore[override]
+        """See `BundlePlan`."""
+        mask = self._mask_text
+        return Readme(
+            title="A model that fills the gaps of a text",
+            answer=f"It holds the filled text and, for each `{mask}`, the likeliest tokens with "
+            "their probabilities.",
+            example={"text": f"this is {mask} text", "candidates": 3},
+            graphs={"model": "tokens to the logits of what stands in each place"},
+        )
+
+    @property
+    def _mask_text(self) -> str:
+        return str(self.stored.text.id_to_token(self.stored.spec.mask_id))
+
+    def contract(self) -> dict[str, Any]:
+        """See `BundlePlan`."""
+        spec = self.stored.spec
+        return {
+            "task": "masked_lm",
+            "text": {
+                "special_ids": spec.special_ids.model_dump(),
+                "framing": "stream" if spec.packed else "rows",
+                "max_tokens": spec.block_size,
+            },
+            "mask": {
+                "id": spec.mask_id,
+                "text": self._mask_text,
+                "takes_space": takes_space(self.stored.text),
+            },
+            "candidates": self.config.candidates,
+        }
+
+    def graphs(self) -> dict[str, GraphSpec]:
+        """See `BundlePlan`."""
+        inputs, dynamic = ids_examples(self.stored.spec.vocab_size)
+        module = MaskedGraph(self.stored.model).eval()
+        return {"model": GraphSpec(module, inputs, dynamic, ["logits"])}
+
+    @torch.inference_mode()
+    def measure(self, exported: Model) -> Parity:
+        """See `BundlePlan`; what is hidden is what evaluation hides."""
+        task, spec, split = exported.task, self.stored.spec, self.config.split
+        assert isinstance(task, MaskedTask)
+        rows = masked_lm.open_rows(self.cache, split, spec, seed=0, training=False)
+        collate = masked_lm.bind_collate(spec, 0)
+        worst, equal = 0.0, list[bool]()
+        losses: tuple[list[float], list[float]] = ([], [])
+        places = spread(len(rows), self.config.parity_samples)
+        for place in places:
+            batch = collate([rows.sample(place, 0)])
+            arrays = [batch[name].numpy() for name in ("input_ids", "attention_mask")]
+            known = self.stored.model(batch["input_ids"], batch["attention_mask"])[0].numpy()
+            got = task.logits(arrays)[0]
+            worst = max(worst, max_difference([known], [got]))
+            labels = batch["labels"][0].numpy()
+            hidden = np.flatnonzero(labels != IGNORE_INDEX)
+            equal += (known[hidden].argmax(axis=1) == got[hidden].argmax(axis=1)).tolist()
+            for side, logits in zip(losses, (known, got), strict=True):
+                side += (-log_softmax(logits[hidden])[range(len(hidden)), labels[hidden]]).tolist()
+        return Parity(
+            samples=len(places),
+            decision="token",
+            decisions=len(equal),
+            agreement=float(np.mean(equal)) if equal else 1.0,
+            metric="loss",
+            metric_difference=abs(float(np.mean(losses[0])) - float(np.mean(losses[1]))),
+            max_input_difference=self._text_difference(task.text, "text"),
+            max_logits_difference=worst,
+        )
+
+    @torch.inference_mode()
+    def selftest(self, exported: Model) -> list[SelftestSample]:
+        """See `BundlePlan`."""
+        samples = []
+        for text in self._texts("text", self.config.selftest_samples):
+            request = {"text": self._with_gap(text)}
+            arrays = exported.task.inputs(request)
+            logits = self.stored.model(*(torch.from_numpy(array) for array in arrays))[0]
+            place = arrays[0][0].tolist().index(self.stored.spec.mask_id)
+            best = self.stored.text.decode([int(logits[place].argmax())])
+            before, _, behind = request["text"].partition(self._mask_text)
+            if exported.contract["mask"]["takes_space"]:
+                before = before.removesuffix(" ")
+            samples.append(SelftestSample(request, "", {"text": before + best + behind}))
+        return samples
+
+    def _with_gap(self, text: str) -> str:
+        """A text of the dataset, short enough for the model, with its middle word hidden."""
+        limit = self.stored.spec.block_size // 2
+        while len(self.stored.text.encode(text, add_special_tokens=False).ids) > limit:
+            text = text[: len(text) // 2]
+        words = text.split(" ")
+        words[len(words) // 2] = self._mask_text
+        return " ".join(words)

@@ -1,0 +1,138 @@
+"""The contract between a kind of model and the bundle: what is special, in one class a kind."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from plumbline.errors import ExportError
+from plumbline.export.config import ExportConfig
+from plumbline.export.graphs import GraphSpec
+from plumbline.export.parity import Parity
+from plumbline.export.templates.model import Model
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.models.stored import Stored
+
+Request = dict[str, Any]
+"""Values by field, files as bytes: what a bundle is asked."""
+
+
+@dataclass(frozen=True)
+class BundleSource:
+    """What a bundle is made from."""
+
+    stored: Stored[Any, Any]
+    cache: TrainingCache
+    training: Mapping[str, Any]
+    """The settings of the training, as plain JSON types."""
+    threads: int
+
+
+@dataclass(frozen=True)
+class SelftestSample:
+    """A request that the bundle stores with its answer."""
+
+    request: Request
+    suffix: str
+    """Of the files in it, such as .png."""
+    expected: dict[str, Any]
+    """What the checkpoint says; the bundle's answer may hold more."""
+
+
+@dataclass(frozen=True)
+class Readme:
+    """What is special in the README of a bundle."""
+
+    title: str
+    answer: str
+    """A sentence on what an answer holds."""
+    example: Request
+    """A request; `FILE` stands for the first stored file."""
+    graphs: dict[str, str]
+    """Part -> what its graph maps to what, in words."""
+    suffix: str = ""
+    """Of the stored files, such as .png."""
+
+
+ConfigT = TypeVar("ConfigT", bound=ExportConfig)
+
+
+class BundlePlan(Generic[ConfigT]):
+    """Base of the plans: everything that the bundle asks of a kind of model."""
+
+    packages: tuple[str, ...]
+    """What the bundle needs beside numpy and onnxruntime."""
+    modules: tuple[str, ...]
+    """Modules of the templates that it needs beside those that all need."""
+    readme: Readme
+
+    def __init__(self, source: BundleSource, config: ConfigT) -> None:
+        """Remember what is exported and how."""
+        self.source, self.config = source, config
+        self.stored, self.cache = source.stored, source.cache
+
+    def check(self) -> None:
+        """Refuse what no graph can be made of.
+
+        Raises:
+            ExportError: with the remedy.
+        """
+
+    def contract(self) -> dict[str, Any]:
+        """The kind's sections of contract.json, `task` among them."""
+        raise NotImplementedError
+
+    def graphs(self) -> dict[str, GraphSpec]:
+        """The graphs by the names of their parts."""
+        raise NotImplementedError
+
+    def description(self) -> dict[str, Any]:
+        """Sizes for metadata.json."""
+        return {}
+
+    def measure(self, exported: Model) -> Parity:
+        """Compare the bundle, through its own script, with the checkpoint.
+
+        Raises:
+            ExportError: the split has no sample.
+        """
+        raise NotImplementedError
+
+    def selftest(self, exported: Model) -> list[SelftestSample]:
+        """Samples to store with what the checkpoint says to them."""
+        raise NotImplementedError
+
+    def preprocessing(self) -> dict[str, Request]:
+        """Requests by name that take the preprocessing through its turns."""
+        return {}
+
+
+def check_split(cache: TrainingCache, split: str) -> None:
+    """Refuse a split that the dataset does not have.
+
+    Raises:
+        ExportError: it has others; the text names them.
+    """
+    if split not in cache.splits:
+        raise ExportError(
+            f"export.split = {split!r}: the dataset has only {', '.join(cache.splits)}; "
+            "set export.split to one of them"
+        )
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Up to `count` places evenly spread over `total`, first and last among them."""
+    places: list[int] = np.unique(np.linspace(0, total - 1, count).astype(int)).tolist()
+    return places
+
+
+def max_difference(one: Sequence[Any], other: Sequence[Any]) -> float:
+    """Largest absolute difference between two lists of arrays; infinite where shapes differ."""
+    worst = 0.0
+    for a, b in zip(one, other, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        if a.size:
+            worst = max(worst, float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()))
+    return worst

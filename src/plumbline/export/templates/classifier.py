@@ -1,0 +1,78 @@
+"""Classes with their probabilities, and numbers: one result per head."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .files import Files, Floats, Graph, InputError
+from .inputs import Arrays, open_reader
+from .model import Task
+from .scores import softmax
+
+
+class HeadedTask(Task):
+    """What classification and regression share."""
+
+    def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
+        super().__init__(contract, files, graphs)
+        self.reader = open_reader(contract["input"], contract["limits"], files)
+        self.fields, self.required = self.fields_of(contract), (self.reader.field,)
+        self.exact = self.reader.exact
+
+    @staticmethod
+    def fields_of(contract: Mapping[str, Any]) -> dict[str, str]:
+        """Name of each field of a request -> its type."""
+        modality = contract["input"]["modality"]
+        return {modality: "text" if modality == "text" else "file"}
+
+    def inputs(self, request: Mapping[str, Any]) -> Arrays:
+        """See `Task`."""
+        return self.reader.read(request[self.reader.field])
+
+    def logits(self, arrays: Arrays) -> dict[str, Floats]:
+        """Outputs [batch, outputs] by head.
+
+        Raises:
+            InputError: one is not finite.
+        """
+        found = dict(zip(self.contract["heads"], self.graphs["model"](arrays), strict=True))
+        if not all(np.isfinite(logits).all() for logits in found.values()):
+            raise InputError("the model gave no finite scores for this input")
+        return found
+
+
+class ClassificationTask(HeadedTask):
+    """The likeliest class of each head."""
+
+    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Give class, confidence and the probabilities of all classes, by head where several."""
+        logits = self.logits(self.inputs(request))
+        heads = {
+            head: _classify(logits[head][0], facts["classes"])
+            for head, facts in self.contract["heads"].items()
+        }
+        return next(iter(heads.values())) if len(heads) == 1 else {"heads": heads}
+
+
+def _classify(logits: Floats, classes: list[str]) -> dict[str, Any]:
+    probabilities = softmax(logits)
+    best = int(logits.argmax())
+    return {
+        "class": classes[best],
+        "confidence": float(probabilities[best]),
+        "probabilities": dict(zip(classes, probabilities.tolist(), strict=True)),
+    }
+
+
+class RegressionTask(HeadedTask):
+    """The number of each head, in the units of the data."""
+
+    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the value, by head where several."""
+        outputs = self.logits(self.inputs(request))
+        values = {
+            head: float(outputs[head][0, 0]) * facts["std"] + facts["mean"]
+            for head, facts in self.contract["heads"].items()
+        }
+        return {"value": next(iter(values.values()))} if len(values) == 1 else {"values": values}

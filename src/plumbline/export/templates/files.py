@@ -1,0 +1,108 @@
+"""The files of a bundle, each checked before it is used, and the graphs in them."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+Graph = Callable[[Sequence[NDArray[Any]]], list[Floats]]
+"""A part of the model: arrays in, arrays out, in the order of its inputs and outputs."""
+
+
+class BundleError(Exception):
+    """The bundle is damaged or lacks something; the text is one line."""
+
+
+class InputError(Exception):
+    """A request that cannot be answered; the text is one line."""
+
+
+class TooLargeError(InputError):
+    """An input beyond the limits of the contract."""
+
+
+class Files:
+    """The files of a bundle, each checked against digests.json before it is used."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the list of digests.
+
+        Raises:
+            BundleError: it is missing or damaged.
+        """
+        self.folder = folder
+        try:
+            self.digests: dict[str, str] = json.loads((folder / "digests.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise BundleError(f"digests.json: not readable ({error})") from None
+
+    def check(self, name: str) -> Path:
+        """Compare a file with its digest and return its path.
+
+        Raises:
+            BundleError: it is not listed, missing, or its bytes have changed.
+        """
+        if name not in self.digests:
+            raise BundleError(f"{name}: not listed in digests.json, so it is not loaded")
+        path = self.folder / name
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise BundleError(f"{name}: {error.strerror}; copy the whole bundle") from None
+        if digest != self.digests[name]:
+            raise BundleError(f"{name}: its bytes changed after export (SHA-256 differs)")
+        return path
+
+    def read(self, name: str) -> bytes:
+        """The checked bytes of a file."""
+        return self.check(name).read_bytes()
+
+
+def open_graph(path: Path, format: str, threads: int) -> Graph:
+    """Open one part of the model.
+
+    Raises:
+        BundleError: its format needs a package that is not installed.
+    """
+    return _open_onnx(path, threads) if format == "onnx" else _open_torchscript(path, threads)
+
+
+def _open_onnx(path: Path, threads: int) -> Graph:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.use_deterministic_compute, options.log_severity_level = True, 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+
+    def run(inputs: Sequence[NDArray[Any]]) -> list[Floats]:
+        return list(session.run(None, dict(zip(names, inputs, strict=True))))
+
+    return run
+
+
+def _open_torchscript(path: Path, threads: int) -> Graph:
+    try:
+        import torch
+    except ImportError:
+        raise BundleError("format torchscript needs torch: pip install torch") from None
+    torch.set_num_threads(threads)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated
+        module = torch.jit.load(str(path), map_location="cpu").eval()
+
+    def run(inputs: Sequence[NDArray[Any]]) -> list[Floats]:
+        with torch.inference_mode():
+            out = module(*(torch.from_numpy(array) for array in inputs))
+        return [tensor.numpy() for tensor in (out if isinstance(out, tuple) else (out,))]
+
+    return run

@@ -1,0 +1,199 @@
+"""What a request brings, as the arrays that the model takes: one reader per modality."""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from .files import Files, InputError, TooLargeError
+
+Arrays = list[NDArray[Any]]
+"""The inputs of a graph for one sample, in order, each [1, ...]."""
+
+MAX_HEADER = 4096
+"""Longest header of an .npy file, in bytes."""
+
+
+class Reader:
+    """Base of the readers."""
+
+    field: str
+    """Name of the request's field."""
+    type: str = "file"
+    """file (bytes) or text."""
+    exact = True
+    """Whether any processor gives the same bits."""
+
+    def read(self, value: Any) -> Arrays:
+        """Turn a checked value of the field into arrays.
+
+        Raises:
+            InputError: it is not what the field takes.
+        """
+        raise NotImplementedError
+
+
+class ImageReader(Reader):
+    """pixel_values [1, 3, height, width]."""
+
+    field = "image"
+
+    def __init__(self, contract: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
+        from .images import Preprocessor
+
+        self.preprocessor = Preprocessor(contract, limits)
+
+    def read(self, value: bytes) -> Arrays:
+        """See `Reader`."""
+        return [self.preprocessor.pixel_values(value)[None]]
+
+
+class AudioReader(Reader):
+    """steps [1, frames, n_mels] and mask [1, frames]."""
+
+    field = "audio"
+    exact = False  # logarithms differ in the last bit
+
+    def __init__(self, contract: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
+        self._settings, self._limits = contract, limits
+
+    def read(self, value: bytes) -> Arrays:
+        """See `Reader`."""
+        from .audio_features import decode_mono, log_mel_numpy
+
+        if len(value) > self._limits["max_bytes"]:
+            raise TooLargeError(
+                f"audio of {len(value)} bytes, allowed are {self._limits['max_bytes']}"
+            )
+        try:
+            seconds = self._limits["max_audio_s"]
+            samples = decode_mono(value, self._settings["sample_rate"], seconds)
+        except ValueError as error:
+            raise TooLargeError(f"audio: {error}") from None
+        except OSError as error:
+            raise InputError(f"audio: cannot be decoded ({error})") from None
+        if not np.isfinite(samples).all():
+            raise InputError("audio: holds a sample that is no finite number")
+        steps = log_mel_numpy(samples, self._settings)
+        return _with_mask(steps, self._settings["max_steps"], "audio")
+
+
+class FeaturesReader(Reader):
+    """steps [1, steps, channels] and mask [1, steps], from the bytes of an .npy file."""
+
+    field = "features"
+
+    def __init__(self, contract: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
+        self._settings, self._limits = contract, limits
+        if contract["mean"] is not None:
+            self._mean = np.array(contract["mean"], np.float32)
+            self._scale = 1 / np.maximum(np.array(contract["std"], np.float32), 1e-6)
+
+    def read(self, value: bytes) -> Arrays:
+        """See `Reader`."""
+        if len(value) > self._limits["max_bytes"]:
+            raise TooLargeError(
+                f"features of {len(value)} bytes, allowed are {self._limits['max_bytes']}"
+            )
+        values = decode_array(value, self._settings["channels"])[: self._settings["cut"]]
+        if self._settings["mean"] is not None:
+            values = ((values - self._mean) * self._scale).astype(np.float32)
+        return _with_mask(values, self._settings["max_steps"], "features")
+
+
+def decode_array(data: bytes, channels: int) -> NDArray[np.float32]:
+    """Decode an .npy file of numbers [steps, channels] or [channels] to float32 [steps, channels].
+
+    Raises:
+        InputError: it is no such file, or holds what is no finite number.
+    """
+    file = io.BytesIO(data)
+    try:
+        if npy.read_magic(file) != (1, 0):
+            raise InputError("features: not an .npy file of version 1.0")
+        shape, by_column, dtype = npy.read_array_header_1_0(file, max_header_size=MAX_HEADER)
+    except InputError:
+        raise
+    except Exception as error:  # a header is parsed as Python, which raises whatever it may
+        raise InputError(f"features: not an .npy file ({type(error).__name__})") from None
+    if dtype.kind not in "fiu":
+        raise InputError("features: not an array of numbers")
+    if not 1 <= len(shape) <= 2 or min(shape) < 1 or shape[-1] != channels:
+        raise InputError(f"features: shape {list(shape)}, expected is [steps, {channels}]")
+    count = int(np.prod(shape, dtype=object))
+    if len(data) - file.tell() != count * dtype.itemsize:
+        raise InputError(f"features: {count} numbers are announced, but not there")
+    order = "F" if by_column else "C"
+    array = np.frombuffer(data, dtype, count, file.tell()).reshape(shape, order=order)  # type: ignore[call-overload]
+    with np.errstate(over="ignore"):
+        values: NDArray[np.float32] = array.reshape(-1, channels).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise InputError("features: holds what is no finite number")
+    return values
+
+
+def _with_mask(steps: NDArray[np.float32], most: int | None, name: str) -> Arrays:
+    if most is not None and len(steps) > most:
+        raise TooLargeError(f"{name}: {len(steps)} steps, the model takes {most}")
+    return [np.ascontiguousarray(steps[None], np.float32), np.ones((1, len(steps)), np.bool_)]
+
+
+class TextInputReader(Reader):
+    """input_ids and attention_mask [1, seq]: the text, cut, between bos and eos."""
+
+    field, type = "text", "text"
+
+    def __init__(
+        self, contract: Mapping[str, Any], limits: Mapping[str, Any], files: Files
+    ) -> None:
+        from .text import TextReader
+
+        self.text = TextReader(files, limits["max_text_chars"])
+        self._settings = contract
+
+    def read(self, value: str) -> Arrays:
+        """See `Reader`."""
+        ids = self.text.encode(self.text.check("text", value, empty=True))
+        special = self._settings["special_ids"]
+        framed = [special["bos"], *ids[: self._settings["max_tokens"]], special["eos"]]
+        return ids_and_mask(framed)
+
+
+def ids_and_mask(ids: Sequence[int]) -> Arrays:
+    """Token ids of one sample as input_ids and attention_mask, both [1, seq]."""
+    row = np.array([ids], np.int64)
+    return [row, np.ones_like(row)]
+
+
+def open_reader(contract: Mapping[str, Any], limits: Mapping[str, Any], files: Files) -> Reader:
+    """The reader of the section `input` of a contract."""
+    modality = contract["modality"]
+    if modality == "text":
+        return TextInputReader(contract, limits, files)
+    readers: dict[str, type[ImageReader | AudioReader | FeaturesReader]] = {
+        "image": ImageReader,
+        "audio": AudioReader,
+        "features": FeaturesReader,
+    }
+    return readers[modality](contract, limits)
+
+
+def fingerprint(arrays: Arrays, *, exact: bool) -> dict[str, Any]:
+    """What identifies the inputs of a sample: a digest, or figures to compare with a tolerance.
+
+    The digest is SHA-256 over the little-endian bytes of all arrays in row-major order.
+    """
+    if exact:
+        digest = hashlib.sha256()
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+        return {"sha256": digest.hexdigest()}
+    first = arrays[0].astype(np.float64)
+    places = np.linspace(0, first.size - 1, 32).astype(int)
+    values = [float(f"{value:.7g}") for value in first.ravel()[places]]
+    mean, std = (float(f"{value:.7g}") for value in (first.mean(), first.std()))
+    return {"shape": list(first.shape), "mean": mean, "std": std, "values": values}

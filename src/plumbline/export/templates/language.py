@@ -1,0 +1,196 @@
+"""Texts that go on, and texts whose gaps are filled."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .decoding import Decoding
+from .files import Files, Floats, Graph, InputError
+from .inputs import Arrays, ids_and_mask
+from .model import Task
+from .scores import choose_token, softmax
+from .text import TextReader
+
+MAX_CANDIDATES = 1000
+MAX_STOPS = 16
+
+
+class CausalTask(Task):
+    """Goes on from a prompt."""
+
+    required = ("prompt",)
+
+    def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
+        super().__init__(contract, files, graphs)
+        self.fields = self.fields_of(contract)
+        self.text = TextReader(files, contract["limits"]["max_text_chars"])
+
+    @staticmethod
+    def fields_of(contract: Mapping[str, Any]) -> dict[str, str]:
+        """Name of each field of a request -> its type."""
+        return {
+            "prompt": "text",
+            "max_new_tokens": "integer",
+            "temperature": "number",
+            "top_k": "integer",
+            "top_p": "number",
+            "stop": "texts",
+            "seed": "integer",
+        }
+
+    def inputs(self, request: Mapping[str, Any]) -> Arrays:
+        """Ids of the prompt [1, seq]: as much of its end as leaves room for what is added."""
+        text = self.contract["text"]
+        bos = text["special_ids"]["bos"]
+        ids = self.text.encode(self.text.check("prompt", request["prompt"], empty=True))
+        if text["framing"] == "question_answer":
+            ids = [*ids, bos]
+        elif text["framing"] == "rows":
+            ids = [bos, *ids]
+        if not ids:
+            raise InputError("prompt: has no token to go on from")
+        room = text["max_positions"] - self._settings(request)["max_new_tokens"]
+        return [np.array([ids[-room:]], np.int64)]
+
+    def _settings(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The sampling of a request, what it does not say from the contract.
+
+        Raises:
+            InputError: a figure is out of its range.
+        """
+        settings = {**self.contract["sampling"]}
+        settings |= {name: request[name] for name in settings if name in request}
+        ranges: dict[str, tuple[float, float]] = {
+            "max_new_tokens": (1, self.contract["limits"]["max_new_tokens"]),
+            "temperature": (0, 100),
+            "top_k": (1, 1 << 31),
+            "top_p": (1e-6, 1),
+            "seed": (0, (1 << 63) - 1),
+        }
+        for name, (low, high) in ranges.items():
+            if settings[name] is not None and not low <= settings[name] <= high:
+                raise InputError(f"{name}: {settings[name]:g} is outside {low:g} to {high:g}")
+        if 0 < settings["temperature"] < 1e-3:
+            raise InputError("temperature: below 0.001 only 0, the likeliest token, is possible")
+        if len(settings["stop"]) > MAX_STOPS or "" in settings["stop"]:
+            raise InputError(f"stop: up to {MAX_STOPS} texts, none of them empty")
+        most = self.contract["text"]["max_positions"] - 1
+        settings["max_new_tokens"] = min(settings["max_new_tokens"], most)
+        return settings
+
+    def decoding(self, batch: int) -> Decoding:
+        """Begin a batch of texts."""
+        return Decoding(self.graphs["decoder"], self.contract["decoder"], batch)
+
+    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Give what is added to the prompt, and why it ended: end, stop or length."""
+        ids, settings = self.inputs(request)[0], self._settings(request)
+        random = np.random.default_rng(settings["seed"])
+        drawing = {name: settings[name] for name in ("temperature", "top_k", "top_p")}
+        decoding = self.decoding(1)
+        logits, tokens, stops = decoding.prefill(ids), list[int](), settings["stop"]
+        while True:
+            token = choose_token(logits[0], random, **drawing)
+            if token == self.contract["text"]["special_ids"]["eos"]:
+                return self._answer(tokens, "end")
+            tokens.append(token)
+            if stops and any(stop in self.text.decode(tokens) for stop in stops):
+                return self._answer(tokens, "stop", stops)
+            if len(tokens) == settings["max_new_tokens"]:
+                return self._answer(tokens, "length")
+            logits = decoding.step(np.array([token], np.int64))
+
+    def _answer(
+        self, tokens: list[int], finish: str, stops: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        text = self.text.decode(tokens)
+        ends = [text.index(stop) for stop in stops if stop in text]
+        text = text[: min(ends)] if ends else text
+        return {"text": text, "tokens": len(tokens), "finish": finish}
+
+
+class MaskedTask(Task):
+    """Says what may stand in the gaps of a text."""
+
+    required = ("text",)
+
+    def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
+        super().__init__(contract, files, graphs)
+        self.fields = self.fields_of(contract)
+        self.text = TextReader(files, contract["limits"]["max_text_chars"])
+
+    @staticmethod
+    def fields_of(contract: Mapping[str, Any]) -> dict[str, str]:
+        """Name of each field of a request -> its type."""
+        return {"text": "text", "candidates": "integer"}
+
+    def _segments(self, text: str) -> list[str]:
+        mask = self.contract["mask"]
+        segments = split_gaps(self.text.check("text", text), mask["text"], mask["takes_space"])
+        if len(segments) < 2:
+            raise InputError(f"text: has no {mask['text']} to fill")
+        return segments
+
+    def inputs(self, request: Mapping[str, Any]) -> Arrays:
+        """input_ids and attention_mask [1, seq]."""
+        special = self.contract["text"]["special_ids"]
+        rows = self.contract["text"]["framing"] == "rows"
+        frame = (special["bos"], special["eos"]) if rows else None
+        segments = self._segments(request["text"])
+        ids = gap_ids(segments, self.text.encode, self.contract["mask"]["id"], frame)
+        if len(ids) > (most := self.contract["text"]["max_tokens"]):
+            raise InputError(f"text: {len(ids)} tokens, the model takes {most}")
+        return ids_and_mask(ids)
+
+    def logits(self, arrays: Arrays) -> Floats:
+        """Scores [batch, seq, vocab] of the token in each place."""
+        return self.graphs["model"](arrays)[0]
+
+    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the likeliest tokens of each gap with their probabilities, and the filled text."""
+        count = request.get("candidates", self.contract["candidates"])
+        if not 1 <= count <= MAX_CANDIDATES:
+            raise InputError(f"candidates: {count} is outside 1 to {MAX_CANDIDATES}")
+        arrays = self.inputs(request)
+        logits = self.logits(arrays)[0]
+        places = np.flatnonzero(arrays[0][0] == self.contract["mask"]["id"])
+        return fill_gaps(self._segments(request["text"]), logits[places], count, self.text.decode)
+
+
+def split_gaps(text: str, mask: str, takes_space: bool) -> list[str]:
+    """The text around its gaps; where a word's token takes its space, so does a gap."""
+    segments = text.split(mask)
+    if takes_space:
+        segments = [*(segment.removesuffix(" ") for segment in segments[:-1]), segments[-1]]
+    return segments
+
+
+def gap_ids(
+    segments: Sequence[str],
+    encode: Callable[[str], list[int]],
+    mask_id: int,
+    frame: tuple[int, int] | None,
+) -> list[int]:
+    """Token ids of a text with gaps, between bos and eos where rows were trained so."""
+    ids: list[int] = []
+    for number, segment in enumerate(segments):
+        ids += [mask_id] if number else []
+        ids += encode(segment) if segment else []
+    return [frame[0], *ids, frame[1]] if frame else ids
+
+
+def fill_gaps(
+    segments: Sequence[str], logits: Floats, count: int, decode: Callable[[list[int]], str]
+) -> dict[str, Any]:
+    """The `count` likeliest tokens of each gap, from its logits [gaps, vocab], and the text."""
+    filled, masks = segments[0], []
+    for row, segment in zip(logits, segments[1:], strict=True):
+        probabilities = softmax(row)
+        best = np.argsort(-probabilities, kind="stable")[:count].tolist()
+        found = [
+            {"text": decode([token]), "probability": float(probabilities[token])} for token in best
+        ]
+        masks.append(found)
+        filled += str(found[0]["text"]) + segment
+    return {"text": filled, "masks": masks}

@@ -1,0 +1,117 @@
+"""What can be asked of a training before it runs: names, options and where the code is."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Command:
+    """One thing to ask."""
+
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    place: str
+    """`module:function` from a Target and the options to a Report."""
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must lie between 0 and 1")
+    return value
+
+
+def _one_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--samples", type=_positive, help="in the batch; default: the loader's")
+
+
+def _graph(parser: argparse.ArgumentParser) -> None:
+    _one_batch(parser)
+    parser.add_argument("--depth", type=_positive, help="levels of modules; default: all")
+    parser.add_argument("--out", type=Path, help="also write a file: .txt, .dot or .mmd (Mermaid)")
+
+
+def _activations(parser: argparse.ArgumentParser) -> None:
+    _one_batch(parser)
+    parser.add_argument("--depth", type=_positive, help="levels of modules; default: all")
+    parser.add_argument("--tensors", type=Path, help="also write the outputs: a .safetensors file")
+
+
+def _batch_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max", type=_positive, default=4096, help="largest size (4096)")
+    parser.add_argument("--repeats", type=_positive, default=7, help="counted steps a size (7)")
+    parser.add_argument("--seconds", type=_positive, default=120, help="for all sizes (120)")
+    parser.add_argument("--memory-mb", type=_positive, help="limit; default: 90 %% of what is free")
+
+
+def _overfit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--samples", type=_positive, default=16, help="in the batch (16)")
+    parser.add_argument("--steps", type=_positive, default=200, help="at most (200)")
+    parser.add_argument(
+        "--share", type=_share, default=0.1, help="of the first loss to get below (0.1)"
+    )
+
+
+COMMANDS = {
+    "parameters": Command(
+        "parameters, memory and operations by part",
+        _one_batch,
+        "plumbline.inspection.parameters:inspect",
+    ),
+    "graph": Command(
+        "the modules and the shapes of what they give", _graph, "plumbline.inspection.graph:inspect"
+    ),
+    "activations": Command(
+        "statistics of every layer's output, attention by head, predictions",
+        _activations,
+        "plumbline.inspection.activations:inspect",
+    ),
+    "batch-size": Command(
+        "samples per second and memory by batch size, and the best",
+        _batch_size,
+        "plumbline.inspection.batch_size:inspect",
+    ),
+    "overfit": Command(
+        "whether one batch can be learnt by heart; exit code 1 if not",
+        _overfit,
+        "plumbline.inspection.overfit:inspect",
+    ),
+}
+
+
+def parse(arguments: list[str], description: str) -> tuple[str, argparse.Namespace]:
+    """Read `<task or alignment> <what> [options] [override ...]`.
+
+    Returns:
+        What is asked, and the options: `name`, `overrides`, `json` and those of the command.
+    """
+    listed = "\n".join(f"  {name:12}{command.help}" for name, command in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m plumbline.inspect",
+        description=description,
+        epilog=f"what:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", help="a task or an alignment of params.yaml, such as vqa")
+    parser.add_argument("what", choices=COMMANDS, metavar="what")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="options and overrides: key=value")
+    first = parser.parse_args(arguments)
+    command = COMMANDS[first.what]
+    own = argparse.ArgumentParser(
+        prog=f"{parser.prog} {first.name} {first.what}", description=command.help
+    )
+    own.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of params.yaml")
+    own.add_argument("--json", action="store_true", help="print JSON")
+    command.add_options(own)
+    options = own.parse_intermixed_args(first.rest)
+    options.name = first.name
+    return first.what, options

@@ -1,0 +1,68 @@
+"""Parameters, memory and operations of a model, by part."""
+
+import argparse
+from typing import Any
+
+from plumbline.inspection.result import Report, table
+from plumbline.inspection.target import Target
+from plumbline.models.device import resolve_device, resolve_precision
+from plumbline.training.flops import count_step
+from plumbline.training.freeze import set_training_mode
+
+COLUMNS = {
+    "part": "part",
+    "parameters": "parameters",
+    "trained": "trained",
+    "mib": "MiB",
+    "forward_gflop": "forward GFLOP",
+    "step_gflop": "step GFLOP",
+}
+
+
+def inspect(target: Target, options: argparse.Namespace) -> Report:
+    """Count what a model is made of, and what one batch of training computes."""
+    model, trainer = target.job.model, target.config.train.trainer
+    device = resolve_device(trainer.device)
+    batch = target.batch(options.samples)
+    model.to(device)
+    set_training_mode(model, target.config.train.freeze)
+    flops = count_step(
+        model, target.job.task, batch, device, resolve_precision(trainer.precision, device)
+    )
+    parts: dict[str, dict[str, int]] = {}
+    for name, parameter in model.named_parameters():
+        part = parts.setdefault(name.split(".")[0], {"parameters": 0, "trained": 0, "bytes": 0})
+        part["parameters"] += parameter.numel()
+        part["trained"] += parameter.numel() if parameter.requires_grad else 0
+        part["bytes"] += parameter.numel() * parameter.element_size()
+    step = flops.step
+    rows: list[dict[str, Any]] = []
+    for name in [*parts, *sorted(set(step) - set(parts))]:
+        counted = parts.get(name, {"parameters": 0, "trained": 0, "bytes": 0})
+        rows.append(
+            {
+                "part": name or "(beside the parts)",
+                **counted,
+                "forward_flops": flops.forward.get(name, 0),
+                "step_flops": step.get(name, 0),
+            }
+        )
+    total: dict[str, Any] = {"part": "all"}
+    for key in ("parameters", "trained", "bytes", "forward_flops", "step_flops"):
+        total[key] = sum(row[key] for row in rows)
+    samples = len(batch["sample_index"])
+    shown = [
+        {
+            **row,
+            "mib": row["bytes"] / 2**20,
+            "forward_gflop": row["forward_flops"] / 1e9,
+            "step_gflop": row["step_flops"] / 1e9,
+        }
+        for row in [*rows, total]
+    ]
+    text = (
+        f"{table(shown, COLUMNS)}\n\n"
+        f"Operations of one batch of {samples} samples, forward and with its gradients; a\n"
+        "multiplication with its addition counts as two, work element by element not at all."
+    )
+    return Report(text, {"samples": samples, "parts": rows, "all": total})

@@ -1,0 +1,159 @@
+"""The tables of an evaluation as blocks. One that nothing here knows is shown as it is."""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from plumbline.errors import CheckpointError
+from plumbline.registry import Registry
+from plumbline.report.blocks import Block, Column, Grid, Scene
+from plumbline.report.confusion import NARROW_CLASSES, confusion_block
+from plumbline.report.figures import figure, label, number, split_part
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV that an evaluation wrote."""
+
+    name: str
+    """Without its part."""
+    part: str
+    file: str
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class View:
+    """How a table is shown."""
+
+    title: str
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Column -> its header."""
+    bar: str = ""
+    """Column that a bar is drawn for; its values are from 0 to 1."""
+    limit: int = 20
+    which: str = "first"
+    """What those within the limit are, in words."""
+    lowest: str = ""
+    """Beyond the limit, the rows that are lowest in this column are shown."""
+    fold: int = 1000
+    """More rows than these are folded."""
+
+
+def grid_block(view: View, table: Table, scene: Scene) -> list[Block]:
+    """Show the rows of a table, as many as the view allows."""
+    rows, columns = list(table.rows), list(table.rows[0]) if table.rows else []
+    note = ""
+    if len(rows) > view.limit:
+        note = f"The {view.limit} {view.which} of {number(len(rows))}; all stand in {table.file}."
+        if view.lowest:
+            rows.sort(key=lambda row: row[view.lowest])
+    rows = rows[: view.limit]
+    columns.sort(key=lambda name: name == view.bar)  # the bar stands before its figure
+    grid = Grid(
+        columns=[
+            Column(view.words.get(name, label(name)), _is_numeric(rows, name)) for name in columns
+        ],
+        rows=[[_print(name, row[name]) for name in columns] for row in rows],
+        bars=[float(row[view.bar]) for row in rows] if view.bar else None,
+        folded=len(rows) > view.fold,
+    )
+    return [Block("grid", view.title or label(table.name), grid, table.part, note, narrow=True)]
+
+
+def _confusion(table: Table, scene: Scene) -> list[Block]:
+    return [confusion_block(table.rows, table.part)]
+
+
+TABLES: Registry[Callable[[Table, Scene], list[Block]]] = Registry("table of the report")
+"""Name of a table -> what makes blocks of it; a plugin may add a line."""
+
+TABLES.register("confusion", _confusion)
+TABLES.register(
+    "per_class",
+    partial(
+        grid_block,
+        View(
+            "Figures by class",
+            {"support": "Samples", "f1": "F1"},
+            bar="f1",
+            limit=30,
+            which="classes with the lowest F1",
+            lowest="f1",
+            fold=NARROW_CLASSES,
+        ),
+    ),
+)
+TABLES.register(
+    "by_prompt",
+    partial(
+        grid_block,
+        View(
+            "Exact match by kind of question",
+            {"question": "Begins with", "count": "Questions"},
+            bar="exact_match",
+            which="most frequent",
+        ),
+    ),
+)
+
+
+def table_blocks(names: Sequence[str], folder: Path, scene: Scene) -> list[Block]:
+    """Read tables and show them.
+
+    Args:
+        names: files in `folder`, checked against their digests.
+        folder: of the evaluation.
+        scene: of the task.
+
+    Raises:
+        CheckpointError: a table lacks what its kind has.
+    """
+    blocks: list[Block] = []
+    for file in names:
+        part, name = split_part(file.removesuffix(".csv"), tuple(TABLES))
+        table = Table(name, part, f"{scene.folder}/{file}", read_table(folder / file))
+        present = TABLES[name] if name in TABLES else partial(grid_block, View(""))
+        try:
+            blocks += present(table, scene)
+        except (KeyError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"{folder / file}: not readable as {name} ({error!r}); run dvc repro"
+            ) from None
+    return blocks
+
+
+def read_table(file: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV, numbers as numbers; a column of numbers has no other cell."""
+    with file.open(newline="", encoding="utf-8") as handle:
+        rows: list[dict[str, Any]] = list(csv.DictReader(handle))
+    for name in rows[0] if rows else ():
+        numbers = [_number(row[name]) for row in rows]
+        if name not in _NAMES and None not in numbers:
+            for row, value in zip(rows, numbers, strict=True):
+                row[name] = value
+    return rows
+
+
+_NAMES = ("class", "actual", "predicted", "question")
+"""Columns that hold names, even where all look like numbers: digits are classes too."""
+
+
+def _number(cell: str | None) -> float | None:
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        return None
+
+
+def _is_numeric(rows: Sequence[Row], name: str) -> bool:
+    return bool(rows) and all(isinstance(row[name], float) for row in rows)
+
+
+def _print(name: str, value: Any) -> str:
+    return figure(name, value) if isinstance(value, float) else str(value)

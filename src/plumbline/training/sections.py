@@ -1,0 +1,76 @@
+"""What a training reads of params.yaml, and what that of an alignment does.
+
+Beside the stages that train, inspection reads the same sections. No torch here.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from plumbline.config import Config
+from plumbline.loading.loader_config import LoaderConfig
+from plumbline.models.config import DualEncoderConfig
+from plumbline.stage import StageSpec
+from plumbline.tasks.config import AlignmentTaskConfig
+from plumbline.training.config import TrainerConfig
+
+
+class TrainSection(Config):
+    """Section `train` of a task or an alignment."""
+
+    model: Config
+    freeze: list[str] = Field(default_factory=list)
+    """Parts of the model that stay as they are, such as image_encoder."""
+    task: Config
+    loader: LoaderConfig = Field(default_factory=LoaderConfig)
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+
+
+class TrainingConfig(Config):
+    """What every training has."""
+
+    seed: int
+    threads: int = Field(ge=1)
+    data: str
+    train: TrainSection
+
+    @property
+    def builder(self) -> str:
+        """`module:function` from (JobContext, model settings, task settings) to a TrainingJob."""
+        raise NotImplementedError
+
+    @property
+    def start_folder(self) -> Path:
+        """The folder that training starts from; of no use where it starts from nothing."""
+        return Path()
+
+
+class AlignmentTrainSection(TrainSection):
+    """Section `train` of an alignment."""
+
+    model: DualEncoderConfig
+    task: AlignmentTaskConfig
+
+
+class PretrainAlignmentConfig(TrainingConfig):
+    """What is aligned, and how."""
+
+    train: AlignmentTrainSection
+
+    @property
+    def builder(self) -> str:
+        """See `TrainingConfig`."""
+        return "plumbline.tasks.alignment:build"
+
+
+PRETRAIN_ALIGNMENT = StageSpec(
+    name="pretrain_alignment",
+    schema=PretrainAlignmentConfig,
+    group="align",
+    sections=lambda key: {
+        "seed": "seed",
+        "threads": "threads",
+        "data": f"align.{key}.data",
+        "train": f"align.{key}.train",
+    },
+)

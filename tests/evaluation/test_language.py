@@ -1,0 +1,208 @@
+"""Figures and continuations of language models, beside loops that are written out."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from plumbline.batch import IGNORE_INDEX
+from plumbline.errors import DataError
+from plumbline.evaluation.config import LanguageEvaluationConfig, SamplingConfig
+from plumbline.evaluation.kinds import EVALUATIONS
+from plumbline.evaluation.language import unigram_entropy
+from plumbline.evaluation.result import Evaluation, EvaluationJob
+from plumbline.evaluation.sampling import continue_text
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.models.language import CausalLm, CausalLmSpec
+from plumbline.models.stored import Stored, load_as, load_model
+from plumbline.registry import load_attribute
+from plumbline.tasks.base import TrainingJob
+from tests.tiny import CASES
+
+CPU = torch.device("cpu")
+Caches = Callable[[str], TrainingCache]
+Folders = Callable[[str], Path]
+
+
+def evaluate(name: str, caches: Caches, stored_case: Folders, **settings: Any) -> Evaluation:
+    stored = load_model(stored_case(name))
+    config = LanguageEvaluationConfig(**settings)
+    job = EvaluationJob(stored, caches(CASES[name].data), config, CPU)
+    result: Evaluation = load_attribute(EVALUATIONS[CASES[name].kind].evaluate)(job)
+    return result
+
+
+NAMES = ["causal_lm_packed", "causal_lm_rows", "causal_lm_answers", "masked_lm_rows"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_are_those_of_samples_scored_one_by_one(
+    make_job: Callable[..., TrainingJob], caches: Caches, stored_case: Folders, name: str
+) -> None:
+    result = evaluate(name, caches, stored_case, split="val")
+    job = make_job(name)
+    assert job.validation is not None
+    model = load_model(stored_case(name)).model
+    total, hits, labels = 0.0, 0, Counter[int]()
+    for index in range(len(job.validation)):
+        batch = job.task.collate([job.validation.sample(index, 0)])
+        with torch.inference_mode():
+            scores = model(**batch)[0].double().log_softmax(dim=-1)
+        for row, label in zip(scores, batch["labels"][0].tolist(), strict=True):
+            if label != IGNORE_INDEX:
+                total -= float(row[label])
+                hits += int(row.argmax()) == label
+                labels[label] += 1
+    count = labels.total()
+    assert result.metrics["tokens"] == count
+    assert result.metrics["loss"] == pytest.approx(total / count, rel=1e-6)
+    assert result.metrics["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
+    assert result.metrics["token_accuracy"] == hits / count
+    # Random weights know less than the frequencies of tokens.
+    assert 0 < result.metrics["unigram_loss"] < result.metrics["loss"]
+
+
+def test_the_baseline_is_the_cross_entropy_under_the_frequencies_of_training() -> None:
+    train, labels = Counter({5: 6, 6: 2}), Counter({5: 3, 6: 1})
+    expected = -(3 * math.log(6 / 8) + math.log(2 / 8)) / 4
+    assert unigram_entropy(train, labels) == pytest.approx(expected, rel=1e-12)
+    unseen = unigram_entropy(train, Counter({9: 2}))
+    assert unseen == pytest.approx(math.log(9), rel=1e-12)
+    assert unigram_entropy(train, Counter()) == 0.0
+
+
+Lm = Stored[CausalLm, CausalLmSpec]
+
+
+@pytest.fixture(scope="module")
+def open_lm(stored_case: Folders) -> Callable[[str], Lm]:
+    """Opens a stored causal model, with weights so large that it has something to say."""
+
+    def open_model(name: str) -> Lm:
+        stored: Any = load_as(stored_case(name), CausalLmSpec)
+        with torch.no_grad():
+            for parameter in stored.model.decoder.model.layers.parameters():
+                parameter.mul_(15 if parameter.ndim == 2 else 1)
+        opened: Lm = stored
+        return opened
+
+    return open_model
+
+
+def say(lm: Lm, prompt: str = "to be ", **settings: Any) -> str:
+    config = SamplingConfig(**({"max_new_tokens": 30} | settings))
+    return continue_text(lm.model, lm.spec, lm.text, prompt, config)
+
+
+@torch.inference_mode()
+def greedy(lm: Lm, ids: list[int], limit: int) -> list[int]:
+    """The likeliest token again and again, without a cache."""
+    added: list[int] = []
+    while len(added) < limit:
+        token = int(lm.model(input_ids=torch.tensor([ids + added]))[0, -1].argmax())
+        if token == lm.spec.special_ids.eos:
+            break
+        added.append(token)
+    return added
+
+
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+FRAMES: dict[str, tuple[list[int], list[int]]] = {
+    "causal_lm_packed": ([], []),
+    "causal_lm_rows": ([1], []),
+    "causal_lm_answers": ([], [1]),
+}
+"""Case -> what stands before and behind a prompt, as in training."""
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_temperature_0_says_the_likeliest_token_again_and_again(
+    open_lm: Callable[[str], Lm], name: str
+) -> None:
+    """R05: also the only token to choose from."""
+    lm, (before, behind) = open_lm(name), FRAMES[name]
+    for prompt in ("to be ", "q", "is the not"):
+        ids = [*before, *encode(lm.text, prompt), *behind]
+        expected = lm.text.decode(greedy(lm, ids, 30))
+        assert say(lm, prompt, temperature=0.0) == expected
+        assert say(lm, prompt, top_k=1, seed=9) == expected
+        assert say(lm, prompt, top_p=1e-6, seed=9) == expected
+
+
+def test_equal_seeds_say_equal_texts(open_lm: Callable[[str], Lm]) -> None:
+    """R05: whatever the state of the global generator, which stays as it was."""
+    lm = open_lm("causal_lm_packed")
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    said = [say(lm, seed=seed) for seed in (4, 4, 5)]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    assert said[0] == said[1] == say(lm, seed=4) != said[2]
+    assert say(lm, seed=4, temperature=0.0) == say(lm, seed=5, temperature=0.0)
+
+
+@torch.inference_mode()
+def test_only_the_likeliest_tokens_are_drawn(open_lm: Callable[[str], Lm]) -> None:
+    """R05."""
+    lm = open_lm("causal_lm_packed")
+    prompt = encode(lm.text, "to be ")
+    scores = lm.model(input_ids=torch.tensor([prompt]))[0, -1]
+    allowed = set(scores.topk(3).indices.tolist())
+    settings: dict[str, Any] = {"top_k": 3, "temperature": 5.0, "max_new_tokens": 1}
+    drawn = {
+        encode(lm.text, text)[0] for seed in range(40) if (text := say(lm, seed=seed, **settings))
+    }
+    assert drawn <= allowed
+    assert len(drawn) > 1
+
+
+def test_a_stop_text_ends_the_continuation_and_is_no_part_of_it(
+    open_lm: Callable[[str], Lm],
+) -> None:
+    """R05."""
+    lm = open_lm("causal_lm_packed")
+    whole = say(lm, seed=3)
+    for stop in (whole[5:7], whole[12], whole[:2]):
+        assert say(lm, seed=3, stop=[stop]) == whole[: whole.index(stop)]
+    both = [whole[12:14], whole[5:7]]
+    assert say(lm, seed=3, stop=both) == whole[: min(map(whole.index, both))]
+    assert say(lm, seed=3, stop=["\u6a39"]) == whole
+
+
+def test_a_prompt_may_be_longer_than_the_positions(open_lm: Callable[[str], Lm]) -> None:
+    lm = open_lm("causal_lm_packed")
+    prompt = "to be or not to be " * 20
+    kept = encode(lm.text, prompt)[-(96 - 30) :]
+    expected = lm.text.decode(greedy(lm, kept, 30))
+    assert say(lm, prompt, temperature=0.0) == expected
+    assert len(encode(lm.text, say(lm, prompt, max_new_tokens=500))) <= 95
+
+
+def test_a_prompt_without_a_token_is_refused_where_nothing_frames_it(
+    open_lm: Callable[[str], Lm],
+) -> None:
+    with pytest.raises(DataError, match="prompt '': has no token to go on from"):
+        say(open_lm("causal_lm_packed"), "")
+    assert isinstance(say(open_lm("causal_lm_rows"), ""), str)
+
+
+def test_prompts_of_the_settings_are_continued(caches: Caches, stored_case: Folders) -> None:
+    prompts = ["to be", "the question"]
+    result = evaluate(
+        "causal_lm_packed",
+        caches,
+        stored_case,
+        prompts=prompts,
+        sampling=SamplingConfig(max_new_tokens=4, seed=2),
+    )
+    assert [row["prompt"] for row in result.predictions] == prompts
+    assert result.details["sampling"]["seed"] == 2

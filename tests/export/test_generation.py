@@ -1,0 +1,116 @@
+"""What the scripts write, against what the checkpoints write: greedy, beams, stops, gaps."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from plumbline.evaluation.config import SamplingConfig
+from plumbline.evaluation.sampling import continue_text
+from plumbline.export.plan import BundleSource
+from plumbline.export.seq2seq import SourceGraph, TargetGraph
+from plumbline.export.templates.model import Model
+from plumbline.export.templates.seq2seq import Seq2SeqTask
+from plumbline.tasks.seq2seq import PairRows
+
+SourceOf = Callable[[str], BundleSource]
+BundleOf = Callable[..., Path]
+
+
+def seq2seq_task(source: BundleSource, bundle: Path, eos: int) -> Seq2SeqTask:
+    """The script over PyTorch modules in place of exported graphs."""
+    task = Model(bundle).task
+    assert isinstance(task, Seq2SeqTask)
+    net = source.stored.model.net
+    modules: dict[str, Any] = {"encoder": SourceGraph(net), "decoder": TargetGraph(net)}
+
+    def opened(module: Any) -> Callable[..., list[Any]]:
+        def run(arrays: Any) -> list[Any]:
+            with torch.inference_mode():
+                return [module(*(torch.from_numpy(np.array(a)) for a in arrays)).numpy()]
+
+        return run
+
+    task.graphs = {name: opened(module.eval()) for name, module in modules.items()}
+    task.contract = {**task.contract, "generation": {**task.contract["generation"], "eos": eos}}
+    return task
+
+
+@pytest.mark.parametrize("beams", [1, 2, 4, 7])
+@pytest.mark.parametrize("length_penalty", [-1.0, 0.0, 0.6, 2.0])
+def test_beam_search_writes_what_transformers_writes(
+    source_of: SourceOf, bundle_of: BundleOf, beams: int, length_penalty: float
+) -> None:
+    source = source_of("seq2seq")
+    model, spec = source.stored.model, source.stored.spec
+    pairs = PairRows(source.cache, "test", spec)
+    sources = [pairs.source_ids(at).tolist() for at in range(5)]
+    # Random weights never say the real end token: take one that they say in the middle.
+    said = model.generate(sources, beams=1, length_penalty=1.0, limit=6)
+    special = spec.special_ids.model_copy(update={"eos": said[0][3]})
+    model._special_ids = special
+    expected = model.generate(sources, beams=beams, length_penalty=length_penalty, limit=7)
+    task = seq2seq_task(source, bundle_of("seq2seq"), special.eos)
+    for ids, wanted in zip(sources, expected, strict=True):
+        row = np.array([ids], np.int64)
+        tokens, _ = task.generate(
+            [row, np.ones_like(row)], beams=beams, length_penalty=length_penalty, max_new_tokens=7
+        )
+        assert [token for token in tokens if token != special.eos] == wanted
+
+
+@pytest.mark.parametrize("name", ["causal_lm_packed", "causal_lm_rows", "causal_lm_answers"])
+@pytest.mark.parametrize("prompt", ["t", "to be or not", "whether " * 30])
+def test_greedy_continuations_are_those_of_the_checkpoint(
+    source_of: SourceOf, bundle_of: BundleOf, name: str, prompt: str
+) -> None:
+    formats = () if name == "causal_lm_packed" else ("torchscript",)
+    stored, model = source_of(name).stored, Model(bundle_of(name, *formats))
+    for tokens in (1, 20, 500):
+        config = SamplingConfig(max_new_tokens=tokens, temperature=0.0)
+        expected = continue_text(stored.model, stored.spec, stored.text, prompt, config)
+        asked = {"prompt": prompt, "max_new_tokens": tokens, "temperature": 0}
+        assert model.predict(asked)["text"] == expected
+
+
+def test_a_stop_ends_the_text_before_it_and_a_seed_repeats_it(bundle_of: BundleOf) -> None:
+    model = Model(bundle_of("causal_lm_packed"))
+    asked = {"prompt": "to be", "max_new_tokens": 30, "seed": 5}
+    whole = model.predict(asked)
+    assert model.predict(asked) == whole
+    assert model.predict({**asked, "seed": 6}) != whole
+    stop = whole["text"][7:9]
+    stopped = model.predict({**asked, "stop": ["never there", stop]})
+    assert stopped["finish"] == "stop"
+    assert stopped["text"] == whole["text"][: whole["text"].index(stop)]
+
+
+def test_one_likeliest_token_is_the_greedy_one(bundle_of: BundleOf) -> None:
+    model = Model(bundle_of("causal_lm_packed"))
+    asked = {"prompt": "to be", "max_new_tokens": 12}
+    greedy = model.predict({**asked, "temperature": 0})["text"]
+    assert model.predict({**asked, "temperature": 2.0, "top_k": 1})["text"] == greedy
+    assert model.predict({**asked, "temperature": 2.0, "top_p": 1e-6})["text"] == greedy
+
+
+def test_each_gap_is_filled_with_what_the_checkpoint_finds_likeliest(
+    source_of: SourceOf, bundle_of: BundleOf
+) -> None:
+    stored, model = source_of("masked_lm_rows").stored, Model(bundle_of("masked_lm_rows"))
+    answer = model.predict({"text": "t<mask> be or <mask>ot", "candidates": 4})
+    assert [len(found) for found in answer["masks"]] == [4, 4]
+    mask, special = stored.spec.mask_id, stored.spec.special_ids
+    encode = lambda text: stored.text.encode(text).ids  # noqa: E731
+    ids = [special.bos, *encode("t"), mask, *encode(" be or "), mask, *encode("ot"), special.eos]
+    row = torch.tensor([ids])
+    with torch.inference_mode():
+        logits = stored.model(row, torch.ones_like(row))[0][row[0] == mask]
+    for found, scores in zip(answer["masks"], logits.softmax(dim=-1), strict=True):
+        values, tokens = scores.topk(4)
+        assert [one["text"] for one in found] == [stored.text.decode([t]) for t in tokens.tolist()]
+        np.testing.assert_allclose([one["probability"] for one in found], values, atol=1e-5)
+    first, second = (found[0]["text"] for found in answer["masks"])
+    assert answer["text"] == f"t{first} be or {second}ot"

@@ -1,0 +1,213 @@
+"""Every kind of model comes back from its folder as it was, and as no other kind."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+)
+
+from plumbline.batch import Batch
+from plumbline.errors import CheckpointError, ConfigError
+from plumbline.files import read_json, write_digests
+from plumbline.models.classifier import ClassifierSpec
+from plumbline.models.language import CausalLmSpec, MaskedLmSpec
+from plumbline.models.seq2seq import Seq2SeqSpec
+from plumbline.models.spec import SPECS, ModelSpec
+from plumbline.models.stored import (
+    load_as,
+    load_dual_encoder,
+    load_media_encoder,
+    load_model,
+    load_vlm,
+    read_spec,
+    save_model,
+)
+from plumbline.registry import load_attribute
+from plumbline.tasks.base import TrainingJob
+from tests.tiny import CASES, TEXT
+
+MakeJob = Callable[..., TrainingJob]
+Folders = Callable[[str], Path]
+
+
+def store(job: TrainingJob, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    save_model(folder, job.model, job.spec, job.tokenizer)
+    write_digests(folder)
+    return folder
+
+
+def outputs(job: TrainingJob, model: Any) -> list[Tensor]:
+    """What a model says of the first samples: logits, or embeddings."""
+    model.eval()
+    batch: Batch = job.task.collate([job.train.sample(index, 0) for index in range(4)])
+    with torch.inference_mode():
+        if job.spec.kind == "vlm":
+            features = model.image_encoder(batch["pixel_values"]).tokens
+            rest = (batch[name] for name in ("input_ids", "position_ids", "mask"))
+            return [model.logits(model.hidden_states(features, *rest))]
+        if job.spec.kind == "alignment":
+            return list(model(batch["media"], batch["texts"]))
+        said = model(**batch.get("inputs", batch))
+    return list(said.values()) if isinstance(said, dict) else [said]
+
+
+def test_every_kind_of_model_has_a_case() -> None:
+    assert {case.kind for case in CASES.values()} == set(SPECS)
+    for kind in SPECS:
+        schema = load_attribute(SPECS[kind])
+        assert issubclass(schema, ModelSpec)
+        assert schema.model_fields["kind"].default == kind
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_model_comes_back_with_the_same_outputs(
+    make_job: MakeJob, tmp_path: Path, name: str
+) -> None:
+    job = make_job(name)
+    stored = load_model(store(job, tmp_path / "model"))
+    assert not stored.model.training
+    assert stored.spec == job.spec
+    assert (stored.tokenizer is None) == (job.tokenizer is None)
+    for one, other in zip(outputs(job, job.model), outputs(job, stored.model), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_storing_a_loaded_model_again_gives_the_same_bytes(
+    stored_case: Folders, tmp_path: Path, name: str
+) -> None:
+    stored = load_model(stored_case(name))
+    save_model(tmp_path, stored.model, stored.spec, stored.tokenizer)
+    write_digests(tmp_path)
+    assert read_json(tmp_path / "digests.json") == stored.digests
+
+
+LOADERS: list[tuple[str, Callable[[Path], object]]] = [
+    ("alignment", load_dual_encoder),
+    ("alignment", load_media_encoder),
+    ("vlm", load_vlm),
+    ("causal_lm", lambda folder: load_as(folder, CausalLmSpec)),
+    ("masked_lm", lambda folder: load_as(folder, MaskedLmSpec)),
+    ("seq2seq", lambda folder: load_as(folder, Seq2SeqSpec)),
+    ("classification", lambda folder: load_as(folder, ClassifierSpec)),
+]
+
+
+@pytest.mark.parametrize(("kind", "load"), LOADERS)
+def test_a_model_of_another_kind_is_refused(
+    stored_case: Folders, kind: str, load: Callable[[Path], object]
+) -> None:
+    for name, case in CASES.items():
+        if case.kind == kind:
+            assert load(stored_case(name))
+        else:
+            with pytest.raises(
+                CheckpointError, match=rf"holds a model of kind {case.kind}, not {kind}"
+            ):
+                load(stored_case(name))
+
+
+def test_an_unknown_kind_and_a_folder_without_a_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"model\.json: missing; .* holds no model"):
+        read_spec(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps({"kind": "oracle"}))
+    with pytest.raises(CheckpointError, match="kind 'oracle' is none of alignment, vlm, causal_lm"):
+        read_spec(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps({"model": {}}))
+    with pytest.raises(CheckpointError, match="kind 'None' is none of"):
+        read_spec(tmp_path)
+
+
+SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 90,
+}
+
+
+def checkpoint(kind: str, folder: Path) -> str:
+    """A checkpoint of transformers with sizes of its own, as one from the hub."""
+    torch.manual_seed(2)
+    if kind == "bart":
+        sides = {f"{side}_layers": 1 for side in ("encoder", "decoder")}
+        heads = {f"{side}_attention_heads": 2 for side in ("encoder", "decoder")}
+        widths = {f"{side}_ffn_dim": 16 for side in ("encoder", "decoder")}
+        bart = BartConfig(
+            vocab_size=330,
+            d_model=24,
+            max_position_embeddings=90,
+            forced_bos_token_id=7,
+            decoder_start_token_id=2,
+            **(sides | heads | widths),
+        )
+        BartForConditionalGeneration(bart).save_pretrained(folder)
+    else:
+        {"bert": BertModel, "masked": BertForMaskedLM}[kind](BertConfig(**SIZES)).save_pretrained(
+            folder
+        )
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "where"),
+    [
+        ("text", "bert", "encoder"),
+        ("align_image", "bert", "text_encoder"),
+        ("masked_lm_rows", "masked", None),
+        ("seq2seq", "bart", None),
+    ],
+)
+def test_what_came_from_a_checkpoint_is_whole_without_it(
+    make_job: MakeJob, tmp_path: Path, name: str, kind: str, where: str | None
+) -> None:
+    source = {"pretrained": checkpoint(kind, tmp_path / "checkpoint")}
+    model = {where: {"name": "transformer"} | source} if where else source
+    job = make_job(name, model=model)
+    assert any(key.startswith("source-0/") for key in job.inputs)
+    expected = outputs(job, job.model)
+    folder = store(job, tmp_path / "model")
+    (tmp_path / "checkpoint").rename(tmp_path / "gone")
+    assert "checkpoint" not in (folder / "model.json").read_text()
+    stored = load_model(folder)
+    for one, other in zip(expected, outputs(job, stored.model), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_start_that_came_from_a_checkpoint_stays_whole(make_job: MakeJob, tmp_path: Path) -> None:
+    source = {"name": "transformer", "pretrained": checkpoint("bert", tmp_path / "checkpoint")}
+    start = store(make_job("text", model={"encoder": source}), tmp_path / "start")
+    job = make_job("text", model={"encoder": None}, start=start)
+    stored = load_model(store(job, tmp_path / "model"))
+    for one, other in zip(outputs(job, job.model), outputs(job, stored.model), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("text", {"encoder": TEXT | {"pretrained": "nobody/nothing"}}),
+        ("masked_lm_rows", {"pretrained": "nobody/nothing"}),
+        ("seq2seq", {"pretrained": "nobody/nothing"}),
+        ("causal_lm_rows", {"decoder": {"pretrained": "nobody/nothing"}}),
+    ],
+)
+def test_a_checkpoint_that_is_not_there_is_one_line(
+    make_job: MakeJob, name: str, model: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match="pretrained = 'nobody/nothing': ") as caught:
+        make_job(name, model=model)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,279 @@
+"""Heads on one encoder: each learns from its own labels alone, and the data say what they are."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from plumbline.batch import IGNORE_INDEX, Batch
+from plumbline.errors import CheckpointError, ConfigError, DataError
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.models.classifier import Classifier, head_name
+from plumbline.models.stored import load_dual_encoder, load_model
+from plumbline.tasks.base import TrainingJob
+from plumbline.tasks.classification import LabelledRows
+from plumbline.training.freeze import freeze
+from tests.tasks import references
+from tests.tiny import SEQUENCE, SIZES, SPECTROGRAM, TEXT, VIT, make_cache, picture, write_rows
+
+MakeJob = Callable[..., TrainingJob]
+Caches = Callable[[str], TrainingCache]
+
+
+def batch_of(job: TrainingJob, count: int = 12) -> Batch:
+    return job.task.collate([job.train.sample(index, 0) for index in range(count)])
+
+
+def gradients(job: TrainingJob, batch: Batch) -> dict[str, Tensor]:
+    job.model.zero_grad()
+    job.task.loss(job.model, batch).total.backward()
+    return {n: p.grad.clone() for n, p in job.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(("name", "parts"), [("audio", 2), ("features", 2)])
+def test_a_head_learns_from_its_own_samples_alone(make_job: MakeJob, name: str, parts: int) -> None:
+    """K07: exactly no gradient reaches a head whose labels are not there."""
+    job = make_job(name)
+    batch = batch_of(job)
+    assert len(batch["labels"]) == parts
+    for silent in batch["labels"]:
+        labels = {
+            head: torch.full_like(part, IGNORE_INDEX) if head == silent else part
+            for head, part in batch["labels"].items()
+        }
+        found = gradients(job, batch | {"labels": labels})
+        for head in labels:
+            touched = found[f"heads.{head}.weight"].any() or found[f"heads.{head}.bias"].any()
+            assert bool(touched) == (head != silent)
+        assert found["encoder.projection.weight"].any()
+
+
+def test_the_gradients_of_the_heads_add_up_in_the_encoder(make_job: MakeJob) -> None:
+    """K07."""
+    job = make_job("audio")
+    batch = batch_of(job)
+    whole = gradients(job, batch)["encoder.projection.weight"]
+    parts = []
+    for head in batch["labels"]:
+        labels = {
+            other: part if other == head else torch.full_like(part, IGNORE_INDEX)
+            for other, part in batch["labels"].items()
+        }
+        parts.append(gradients(job, batch | {"labels": labels})["encoder.projection.weight"])
+    torch.testing.assert_close(sum(parts), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_there_once_for_each_part_is_one_sample(make_job: MakeJob, caches: Caches) -> None:
+    job, cache = make_job("audio"), caches("clips")
+    assert isinstance(job.train, LabelledRows)
+    assert len(job.train) == SIZES["train"] < len(cache.rows("train")["audio"])
+    batch, rows = batch_of(job, SIZES["train"]), cache.rows("train")
+    expected: dict[str, list[int]] = {"digit": [], "speaker": []}
+    for number in job.train.numbers:
+        for at, part in enumerate(cache.facts["parts"]):
+            chosen = rows["label"][(rows["audio"] == number) & (rows["part"] == at)]
+            expected[part].append(int(chosen[0]) if len(chosen) else IGNORE_INDEX)
+    assert {head: labels.tolist() for head, labels in batch["labels"].items()} == expected
+    assert IGNORE_INDEX in expected["speaker"]
+
+
+def test_of_contradicting_labels_the_first_counts(tmp_path: Path, make_job: MakeJob) -> None:
+    (tmp_path / "clean").mkdir()
+    labels = ["b", "a", "a", None, "b"]
+    images = [picture(0), picture(1), picture(0), picture(2), picture(3)]
+    rows = [
+        {"sample_id": str(at), "image": image, "label": label}
+        for at, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
+    write_rows(tmp_path / "clean", "train", rows)
+    job = make_job("image", cache=make_cache(tmp_path, {}))
+    assert isinstance(job.train, LabelledRows)
+    assert job.train.numbers.tolist() == [0, 1, 3]
+    assert job.train.labels[:, 0].tolist() == [1, 0, 1]
+    assert job.validation is None
+
+
+@pytest.mark.parametrize(
+    "weights",
+    ["balanced", {"pain": [0.5, 2.0, 1.0]}],
+)
+def test_class_weights_weigh_the_classes(make_job: MakeJob, caches: Caches, weights: Any) -> None:
+    job = make_job("features", task={"class_weights": weights, "label_smoothing": 0.1})
+    facts = caches("signals").facts["labels"]
+    if weights == "balanced":
+        of_heads = {part: facts[part]["balanced_weights"] for part in facts}
+    else:
+        # As `plumbline.losses.class_weights` says: mean 1 over the training samples.
+        counts = [facts["pain"]["counts"]["train"][name] for name in facts["pain"]["classes"]]
+        mean = np.average(weights["pain"], weights=counts)
+        of_heads = {"pain": [w / mean for w in weights["pain"]]}
+    batch = batch_of(job)
+    with torch.inference_mode():
+        found = job.task.loss(job.model.eval(), batch)
+    total, count = references.classification(job.model, batch, 0.1, of_heads)
+    assert found.total.item() == pytest.approx(total, rel=1e-5)
+    assert int(found.count) == count
+
+
+def test_the_focal_loss_looks_away_from_what_is_known(make_job: MakeJob) -> None:
+    plain, focal = (make_job("features", task={"loss": n}) for n in ("cross_entropy", "focal"))
+    batch = batch_of(plain)
+    with torch.inference_mode():
+        one, other = (job.task.loss(job.model.eval(), batch) for job in (plain, focal))
+    assert int(one.count) == int(other.count)
+    assert 0 < other.total < one.total
+
+
+def test_an_unknown_loss_is_refused_with_the_nearest_name(make_job: MakeJob) -> None:
+    with pytest.raises(ValidationError, match="'focall' is unknown; did you mean focal"):
+        make_job("features", task={"loss": "focall"})
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "message"),
+    [
+        (
+            {"num_classes": {"pain": 4}},
+            {},
+            r"num_classes\.pain = 4, but part 'pain' .* has 3 classes",
+        ),
+        ({"num_classes": {"pian": 3}}, {}, "part 'pian' of .* has 0 classes"),
+        ({}, {"class_weights": {"pian": [1.0]}}, "class_weights has part 'pian', but .* 'pain'"),
+        ({}, {"class_weights": {"pain": [1.0, 2.0]}}, "class_weights of part 'pain': "),
+        ({}, {"inputs": {"modality": "image"}}, "'image', but a SequenceEncoderConfig encoder"),
+        ({"encoder": VIT}, {}, "'features', but a VitConfig encoder takes image"),
+        ({"encoder": TEXT}, {}, "'features', but a TextEncoderConfig encoder takes text"),
+        (
+            {"encoder": {"name": "ngrams"}},
+            {"inputs": {"modality": "text"}},
+            "takes raw texts, which only alignments",
+        ),
+        (
+            {"encoder": TEXT},
+            {"inputs": {"modality": "text", "max_tokens": 79}},
+            r"max_tokens = 79: .*model\.encoder\.max_tokens = 80",
+        ),
+    ],
+)
+def test_settings_that_contradict_the_data_or_each_other_are_refused(
+    make_job: MakeJob, model: dict[str, Any], task: dict[str, Any], message: str
+) -> None:
+    """S06: a class count in conflict names both values."""
+    with pytest.raises(ConfigError, match=message):
+        make_job("features", model=model, task=task)
+
+
+def test_a_class_count_that_agrees_is_no_conflict(make_job: MakeJob) -> None:
+    """S06: classes come from the data settings, the heads follow."""
+    job = make_job("features", model={"num_classes": {"pain": 3, "stimulus": 2}})
+    assert isinstance(job.model, Classifier)
+    outputs = {name: head.out_features for name, head in job.model.heads.items()}  # type: ignore[union-attr]
+    assert outputs == {"pain": 3, "stimulus": 2}
+
+
+def test_declared_classes_reach_the_heads(tmp_path: Path, make_job: MakeJob) -> None:
+    """S06: one place says which classes there are and in which order."""
+    (tmp_path / "clean").mkdir()
+    rows = [{"sample_id": str(i), "image": picture(i), "label": "ab"[i % 2]} for i in range(4)]
+    write_rows(tmp_path / "clean", "train", rows)
+    job = make_job("image", cache=make_cache(tmp_path, {}, {"classes": {"": ["b", "a"]}}))
+    assert job.spec.classes == {"": ["b", "a"]}  # type: ignore[attr-defined]
+    assert batch_of(job, 4)["labels"]["label"].tolist() == [1, 0, 1, 0]
+
+
+def test_a_dataset_without_labels_is_refused(make_job: MakeJob, caches: Caches) -> None:
+    with pytest.raises(DataError, match="this dataset has no labels"):
+        make_job("text", cache=caches("text"))
+
+
+def test_labels_of_another_medium_are_none(make_job: MakeJob, caches: Caches) -> None:
+    with pytest.raises(DataError, match="no features with a label in split 'train'"):
+        LabelledRows(caches("clips"), "train", None, "features", ["digit"])  # type: ignore[arg-type]
+
+
+def test_a_part_with_a_dot_cannot_name_a_head() -> None:
+    assert head_name("") == "label"
+    with pytest.raises(ConfigError, match=r"'a\.b': a name with a dot"):
+        head_name("a.b")
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_a_classifier_may_start_from_the_encoder_of_an_alignment(
+    make_job: MakeJob, stored_case: Callable[[str], Path]
+) -> None:
+    """The images' encoder, its settings and the digests of the start come along."""
+    start = stored_case("align_image")
+    job = make_job("image", model={"encoder": None}, start=start)
+    assert isinstance(job.model, Classifier)
+    aligned = load_dual_encoder(start)
+    found, expected = weights_of(job.model.encoder), weights_of(aligned.model.image_encoder)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert job.spec.model.encoder == aligned.spec.model.image_encoder  # type: ignore[attr-defined]
+    assert job.inputs["start/model.safetensors"] == aligned.digests["model.safetensors"]
+    freeze(job.model, ["encoder"])
+    found = gradients(job, batch_of(job))
+    assert set(found) == {"heads.label.weight", "heads.label.bias"}
+
+
+def test_a_classifier_may_start_from_clips_or_from_another_classifier(
+    make_job: MakeJob, stored_case: Callable[[str], Path]
+) -> None:
+    settings = {"inputs": SPECTROGRAM}
+    for name in ("align_audio", "audio"):
+        start = stored_case(name)
+        job = make_job("audio", model={"encoder": None}, task=settings, start=start)
+        stored: Any = load_model(start).model
+        trained = stored.encoder if name == "audio" else stored.audio_encoder
+        assert isinstance(job.model, Classifier)
+        assert torch.equal(job.model.encoder.projection.weight, trained.projection.weight)  # type: ignore[arg-type, union-attr]
+
+
+def test_a_start_without_a_fitting_encoder_is_refused(
+    make_job: MakeJob, stored_case: Callable[[str], Path], tmp_path: Path
+) -> None:
+    none = {"encoder": None}
+    with pytest.raises(ConfigError, match=r"model\.encoder is null, but .* holds no model"):
+        make_job("image", model=none, start=tmp_path)
+    with pytest.raises(CheckpointError, match=r"takes image, but .* is audio"):
+        make_job("audio", model=none, start=stored_case("align_image"))
+    other = {"inputs": SPECTROGRAM | {"n_mels": 10}}
+    with pytest.raises(CheckpointError, match=r"takes 12 channels, but task\.inputs give 10"):
+        make_job("audio", model=none, task=other, start=stored_case("align_audio"))
+    with pytest.raises(CheckpointError, match="kind causal_lm has no encoder to start from"):
+        make_job("text", model=none, start=stored_case("causal_lm_rows"))
+
+
+@pytest.mark.parametrize("name", ["text", "features"])
+def test_validation_figures_are_those_of_the_predictions(make_job: MakeJob, name: str) -> None:
+    job = make_job(name)
+    assert job.validation_task is not None
+    assert isinstance(job.validation, LabelledRows)
+    figures = job.validation_task.validation_metrics(job.model)
+    samples = [job.validation.sample(i, 0) for i in range(len(job.validation))]
+    batch = job.validation_task.collate(samples)
+    with torch.inference_mode():
+        logits = job.model.eval()(**batch["inputs"])
+    hits = {}
+    for head, labels in batch["labels"].items():
+        known = labels != IGNORE_INDEX
+        hits[head] = (logits[head].argmax(dim=1) == labels)[known].double().mean().item()
+    if name == "text":
+        assert figures["accuracy"] == pytest.approx(hits["label"])
+    else:
+        assert {head: figures[f"{head}_accuracy"] for head in hits} == pytest.approx(hits)
+        assert figures["mean_accuracy"] == pytest.approx(np.mean(list(hits.values())))
+
+
+def test_a_flat_encoder_takes_no_longer_sequence_than_it_was_built_for(make_job: MakeJob) -> None:
+    job = make_job("features", model={"encoder": SEQUENCE | {"max_steps": 8}})
+    with pytest.raises(ConfigError, match=r"max_steps = 8: a sequence has 12 steps; raise it"):
+        job.task.loss(job.model, batch_of(job))

@@ -1,0 +1,258 @@
+"""What every kind of task keeps to, whatever it learns: one contract, checked for all of them."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
+from plumbline.loading.loader import Loader, SampleSource
+from plumbline.loading.loader_config import LoaderConfig
+from plumbline.tasks.alignment import embed
+from plumbline.tasks.base import TrainingJob
+from plumbline.training.window import Gradients, WindowSums
+from tests.tasks import references
+from tests.tiny import CASES
+
+CPU = torch.device("cpu")
+MakeJob = Callable[..., TrainingJob]
+
+ALL = pytest.mark.parametrize("name", list(CASES))
+ADDITIVE = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.additive])
+
+
+def samples(source: SampleSource | None, count: int = 6, epoch: int = 0) -> list[Sample]:
+    assert source is not None
+    return [source.sample(index, epoch) for index in range(min(count, len(source)))]
+
+
+def last_samples(source: SampleSource | None, count: int = 3) -> list[Sample]:
+    """The end of a split, where blocks of a stream are cut short."""
+    assert source is not None
+    return [source.sample(index, 0) for index in range(len(source) - count, len(source))]
+
+
+def silence(batch: Batch, keep: Sequence[int] = ()) -> Batch:
+    """The batch without the labels of all samples but those to keep."""
+    drop = [i for i in range(len(batch["sample_index"])) if i not in keep]
+
+    def without(labels: Tensor) -> Tensor:
+        labels = labels.clone()
+        labels[drop] = float("nan") if labels.is_floating_point() else IGNORE_INDEX
+        return labels
+
+    if "targets" in batch:
+        return batch | {"targets": without(batch["targets"])}
+    labels = batch["labels"]
+    if isinstance(labels, Mapping):
+        return batch | {"labels": {head: without(part) for head, part in labels.items()}}
+    return batch | {"labels": without(labels)}
+
+
+def figures(loss: LossSum) -> tuple[float, int]:
+    return loss.total.item(), int(loss.count)
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        missing = {"equal_nan": True} if one.is_floating_point() else {}
+        return bool(np.array_equal(one.numpy(), other.numpy(), **missing))
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return bool(one == other)
+
+
+def trees(batch: Any) -> list[Tensor]:
+    """All tensors of a batch."""
+    if isinstance(batch, Tensor):
+        return [batch]
+    return [t for v in batch.values() for t in trees(v)] if isinstance(batch, Mapping) else []
+
+
+@ADDITIVE
+def test_padding_changes_nothing(make_job: MakeJob, name: str) -> None:
+    """N15: the loss of a sample is the same alone and beside longer neighbours."""
+    job = make_job(name)
+    model, task = job.model.train(), job.validation_task or job.task
+    together = samples(job.validation, 4) + last_samples(job.validation)
+    batch = task.collate(together)
+    for place, sample in enumerate(together):
+        alone = task.collate([sample])
+        with torch.no_grad():
+            expected = figures(task.loss(model, alone))
+            found = figures(task.loss(model, silence(batch, [place])))
+        assert found[1] == expected[1] > 0
+        assert found[0] == pytest.approx(expected[0], rel=1e-5), place
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.additive])
+def test_padding_changes_no_embedding(make_job: MakeJob, name: str) -> None:
+    job = make_job(name)
+    together = samples(job.train)
+    with torch.no_grad():
+        whole = embed(job.model, job.task.collate(together))
+        for place, sample in enumerate(together):
+            alone = embed(job.model, job.task.collate([sample]))
+            for side in ("media", "texts"):
+                torch.testing.assert_close(whole[side][place], alone[side][0], rtol=1e-5, atol=1e-6)
+
+
+def accumulate(job: TrainingJob, window: list[Batch]) -> tuple[WindowSums, dict[str, Tensor]]:
+    job.model.train().zero_grad()
+    scaler = torch.GradScaler("cpu", enabled=False)
+    once = Gradients(job.model, job.task, CPU, "fp32", scaler)
+    sums = once.accumulate(window, range(len(window)))
+    return sums, {
+        name: parameter.grad.clone()
+        for name, parameter in job.model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+@ALL
+def test_micro_batches_equal_their_batch(make_job: MakeJob, name: str) -> None:
+    """N06: sums, counts and gradients of a window do not depend on how it is cut."""
+    job = make_job(name)
+    chosen = samples(job.train, 10)
+    whole, expected = accumulate(job, [job.task.collate(chosen)])
+    cuts = [(0, 4), (4, 9), (9, 10)]
+    cut, found = accumulate(job, [job.task.collate(chosen[a:b]) for a, b in cuts])
+    assert cut.count == whole.count > 0
+    assert cut.total == pytest.approx(whole.total, rel=1e-5)
+    assert found.keys() == expected.keys()
+    for parameter, gradient in expected.items():
+        limit = 1e-5 * float(gradient.abs().max()) + 1e-5
+        torch.testing.assert_close(found[parameter], gradient, rtol=1e-4, atol=limit)
+
+
+def reference(name: str, model: nn.Module, batch: Batch) -> tuple[float, int]:
+    case = CASES[name]
+    if case.kind == "alignment":
+        loss = case.task.get("loss", "info_nce")
+        return references.alignment(model, batch, loss, case.task.get("widths"))
+    if case.kind == "seq2seq":
+        return references.language(model, batch, smoothing=0.1)
+    by_kind: dict[str, Callable[[Any, Batch], tuple[float, int]]] = {
+        "vlm": references.vlm,
+        "causal_lm": references.language,
+        "masked_lm": references.language,
+        "classification": references.classification,
+        "regression": references.regression,
+    }
+    return by_kind[case.kind](model, batch)
+
+
+@ALL
+def test_the_loss_is_the_one_written_out_by_hand(make_job: MakeJob, name: str) -> None:
+    job = make_job(name)
+    model = job.model.eval()
+    for batch in (job.task.collate(samples(job.train)), job.task.collate(samples(job.train, 1))):
+        with torch.inference_mode():
+            total, count = figures(job.task.loss(model, batch))
+        expected = reference(name, model, batch)
+        assert count == expected[1] > 0
+        assert total == pytest.approx(expected[0], rel=1e-6, abs=1e-6)
+
+
+@ADDITIVE
+def test_a_batch_of_ignored_labels_costs_nothing_and_teaches_nothing(
+    make_job: MakeJob, name: str
+) -> None:
+    """K11: no label is neither NaN nor a gradient."""
+    job = make_job(name)
+    batch = silence(job.task.collate(samples(job.train)))
+    loss = job.task.loss(job.model.train(), batch)
+    assert figures(loss) == (0.0, 0)
+    loss.total.backward()
+    for parameter in job.model.parameters():
+        assert parameter.grad is None or not parameter.grad.any()
+
+
+@ALL
+def test_training_batches_depend_on_seed_epoch_and_place_alone(
+    make_job: MakeJob, name: str
+) -> None:
+    """N05: for any number of workers, in another run, and from the middle of an epoch on."""
+
+    def batches(workers: int, epoch: int, start: int = 0, seed: int = 0) -> list[Batch]:
+        job = make_job(name, seed=seed)
+        config = LoaderConfig(batch_size=5, workers=workers)
+        loader = Loader(job.train, job.task.collate, config, seed=seed, shuffle=True)
+        return list(loader.batches(epoch, start))
+
+    alone = batches(0, epoch=1)
+    torch.manual_seed(77)
+    np.random.seed(77)  # noqa: NPY002 (what must not matter)
+    workers = batches(2, epoch=1)
+    assert len(alone) == len(workers) > 3
+    assert all(same(a, b) for a, b in zip(alone, workers, strict=True))
+    assert all(same(a, b) for a, b in zip(alone[2:], batches(0, epoch=1, start=2), strict=True))
+    for other in (batches(0, epoch=2), batches(0, epoch=1, seed=1)):
+        assert not same(alone[0], other[0])
+
+
+@ALL
+def test_samples_keep_their_number_and_evaluation_its_order(make_job: MakeJob, name: str) -> None:
+    job = make_job(name)
+    task = job.validation_task or job.task
+    assert job.validation is not None
+    config = LoaderConfig(batch_size=3)
+    loader = Loader(job.validation, task.collate, config, seed=0, shuffle=False)
+    first, again = list(loader.batches(0)), list(loader.batches(0))
+    numbers = [int(i) for batch in first for i in batch["sample_index"]]
+    assert numbers == list(range(len(job.validation)))
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    shuffled = Loader(job.train, job.task.collate, config, seed=0, shuffle=True)
+    order = [int(i) for batch in shuffled.batches(3) for i in batch["sample_index"]]
+    assert sorted(order) == list(range(len(job.train))) != order
+
+
+LAST_NORM = {f"image_encoder.vit.encoder.ln.{part}" for part in ("weight", "bias")}
+UNUSED = defaultdict(set, {"alignment": {"logit_bias"}, "vlm": LAST_NORM})
+"""What the losses of a kind leave out: InfoNCE the bias; a decoder what follows the tokens."""
+
+
+@ALL
+def test_a_batch_is_finite_and_every_parameter_learns(make_job: MakeJob, name: str) -> None:
+    job = make_job(name)
+    batch = job.task.collate(samples(job.train, 12))
+    targets = {id(t) for t in trees({"targets": batch.get("targets", {})})}
+    for tensor in trees(batch):
+        assert id(tensor) in targets or tensor.isfinite().all()
+    _, gradients = accumulate(job, [batch])
+    silent = [n for n, p in job.model.named_parameters() if n not in gradients and p.requires_grad]
+    assert set(silent) <= UNUSED[CASES[name].kind], silent
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+SIZED = [name for name in CASES if name not in ("vlm", "causal_lm_packed", "masked_lm_packed")]
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_samples_of_similar_length_can_be_put_together(make_job: MakeJob, name: str) -> None:
+    job = make_job(name)
+    config = LoaderConfig(batch_size=4, bucket_by_length=True)
+    loader = Loader(job.train, job.task.collate, config, seed=0, shuffle=True)
+    seen = [int(i) for batch in loader.batches(1) for i in batch["sample_index"]]
+    assert sorted(seen) == list(range(len(job.train)))
+
+
+@ALL
+def test_a_few_steps_lower_the_loss(make_job: MakeJob, name: str) -> None:
+    """K01: whatever the kind, through the window as the trainer takes it."""
+    job = make_job(name)
+    optimizer = torch.optim.AdamW(job.model.parameters(), lr=0.01)
+    window = [job.task.collate(samples(job.train, 12)[at : at + 6]) for at in (0, 6)]
+    losses = []
+    for _ in range(15):
+        sums, _ = accumulate(job, window)
+        losses.append(sums.total / sums.count)
+        for parameter in job.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= sums.count
+        optimizer.step()
+    assert losses[-1] < 0.97 * losses[0]

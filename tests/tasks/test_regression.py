@@ -1,0 +1,96 @@
+"""Numbers are learned in units of their deviation, and told in their own."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from plumbline.errors import DataError
+from plumbline.evaluation.config import RegressionEvaluationConfig
+from plumbline.evaluation.regression import evaluate
+from plumbline.evaluation.result import EvaluationJob
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.models.classifier import RegressorSpec
+from plumbline.models.stored import load_model
+from plumbline.tasks.base import TrainingJob
+from plumbline.tasks.regression import NumberedRows
+from tests.tiny import array, make_cache, write_rows
+
+MakeJob = Callable[..., TrainingJob]
+Caches = Callable[[str], TrainingCache]
+
+
+def test_targets_are_standardised_by_part_and_missing_ones_are_nan(
+    make_job: MakeJob, caches: Caches
+) -> None:
+    job, cache = make_job("regression"), caches("numbers")
+    assert isinstance(job.train, NumberedRows)
+    samples = [job.train.sample(i, 0) for i in range(len(job.train))]
+    targets = job.task.collate(samples)["targets"].double().numpy()
+    np.testing.assert_allclose(np.nanmean(targets, axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(np.nanstd(targets, axis=0), 1, rtol=1e-4)
+    values, rows = cache.values("train"), cache.rows("train")
+    for at, part in enumerate(cache.facts["parts"]):
+        for row, number in enumerate(job.train.numbers):
+            found = values[(rows["features"] == number) & (rows["part"] == at)]
+            expected = found[0] if len(found) else np.nan
+            assert np.array_equal(job.train.values[row, at], expected, equal_nan=True), part
+    assert np.isnan(targets).any()
+
+
+def test_a_part_that_never_varies_is_learned_all_the_same(
+    tmp_path: Path, make_job: MakeJob
+) -> None:
+    (tmp_path / "clean").mkdir()
+    rows = [{"sample_id": str(i), "features": array(i), "value": "3.5"} for i in range(4)]
+    write_rows(tmp_path / "clean", "train", rows)
+    job = make_job("regression", cache=make_cache(tmp_path, {}))
+    batch = job.task.collate([job.train.sample(i, 0) for i in range(4)])
+    assert not batch["targets"].any()
+    assert job.task.loss(job.model, batch).total.isfinite()
+
+
+def test_a_part_without_a_number_teaches_its_head_nothing(make_job: MakeJob) -> None:
+    """K07."""
+    job = make_job("regression")
+    batch = job.task.collate([job.train.sample(i, 0) for i in range(8)])
+    batch["targets"][:, 1] = float("nan")
+    job.task.loss(job.model, batch).total.backward()
+    found = {name: p.grad for name, p in job.model.named_parameters() if "heads" in name}
+    assert found["heads.age.weight"].any()  # type: ignore[union-attr]
+    assert found["heads.dose.weight"] is None or not found["heads.dose.weight"].any()
+
+
+def test_figures_are_in_the_units_of_the_data(
+    stored_case: Callable[[str], Path], caches: Caches
+) -> None:
+    stored, cache = load_model(stored_case("regression")), caches("numbers")
+    job = EvaluationJob(stored, cache, RegressionEvaluationConfig(), torch.device("cpu"))
+    result = evaluate(job)
+    spec = stored.spec
+    assert isinstance(spec, RegressorSpec)
+    ids = cache.sample_ids("test").to_pylist()
+    expected = dict(
+        zip(
+            zip(ids, cache.rows("test")["part"].tolist(), strict=True),
+            cache.values("test"),
+            strict=True,
+        )
+    )
+    assert len(result.predictions) == len(expected)
+    for part in spec.parts:
+        errors = []
+        for row in [row for row in result.predictions if row["part"] == part]:
+            key = row["sample_id"], cache.facts["parts"].index(part)
+            assert row["value"] == expected[key]
+            # Random weights say about nothing: what they say lies near the mean of training.
+            assert abs(row["prediction"] - spec.mean[part]) < 5 * spec.std[part]
+            errors.append(row["prediction"] - row["value"])
+        assert result.metrics[f"{part}_mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-6)
+
+
+def test_a_dataset_without_numbers_is_refused(make_job: MakeJob, caches: Caches) -> None:
+    with pytest.raises(DataError, match="this dataset has no values to predict"):
+        make_job("regression", cache=caches("signals"))
