@@ -27,7 +27,8 @@ from plumbline.batch import Batch
 from plumbline.files import write_digests
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.transform_config import Normalization
-from plumbline.models.config import VitConfig, VlmConfig
+from plumbline.models.config import VlmConfig
+from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
 from plumbline.models.vlm import Vlm
 from plumbline.sources.scenes import ScenesConfig, read_scenes

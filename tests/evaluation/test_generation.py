@@ -6,7 +6,8 @@ from torch import Tensor
 
 from plumbline.evaluation.generation import answer_nll, generate_answers
 from plumbline.losses.language import token_cross_entropy
-from plumbline.models.config import DecoderConfig, VitConfig, VlmConfig
+from plumbline.models.config import DecoderConfig, VlmConfig
+from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
 from plumbline.models.vlm import Vlm
 

@@ -18,7 +18,8 @@ from plumbline.export.plan import BundleSource
 from plumbline.files import read_json, write_digests
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import ImageInputConfig
-from plumbline.models.config import DecoderConfig, TorchvisionConfig, VlmConfig
+from plumbline.models.config import DecoderConfig, VlmConfig
+from plumbline.models.encoder_config import TorchvisionConfig
 from plumbline.models.encoders import build_encoder
 from plumbline.models.stored import Stored
 from plumbline.models.vlm import Vlm, VlmSpec

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from plumbline.errors import ExportError
 from plumbline.export.bundle import write_bundle
@@ -21,6 +23,7 @@ from plumbline.export.plan import BundleSource
 from plumbline.export.templates.files import InputError
 from plumbline.export.templates.model import Model
 from plumbline.files import dump_json, read_json, verify_digests, write_digests
+from plumbline.models.encoder_config import NgramEncoderConfig
 from tests.export.conftest import settings_of
 from tests.export.test_inference import run
 from tests.tiny import CASES, RATE
@@ -226,21 +229,17 @@ def test_a_changed_setting_of_spectrograms_fails_the_selftest(
     assert "preprocessing gives other inputs" in run(copy, "--selftest", code=1)
 
 
-def test_a_model_of_raw_texts_has_weights_alone(
-    make_job: Any, source_of: SourceOf, caches: Any, tmp_path: Path
-) -> None:
-    from plumbline.models.stored import load_model
-    from tests.conftest import store
-
-    job = make_job("text", model={"encoder": {"name": "ngrams", "width": 16, "buckets": 97}})
-    (tmp_path / "model").mkdir()
-    stored = load_model(store(job, tmp_path / "model"))
-    source = BundleSource(stored, caches("reviews"), {}, threads=1)
-    (tmp_path / "out").mkdir()
+def test_a_model_of_raw_texts_has_weights_alone(source_of: SourceOf, tmp_path: Path) -> None:
+    known = source_of("text")
+    encoder = NgramEncoderConfig(name="ngrams", width=16, buckets=97)
+    model = known.stored.spec.model.model_copy(update={"encoder": encoder})
+    spec = known.stored.spec.model_copy(update={"model": model})
+    stored = replace(known.stored, spec=spec, model=spec.build(None))
+    source = replace(known, stored=stored)
     with pytest.raises(ExportError, match=r"ngrams: reads raw texts.* set export.formats: \[\]"):
-        write_bundle(source, settings_of("text"), tmp_path / "out")
-    write_bundle(source, settings_of("text", formats=[]), tmp_path / "out")
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+        write_bundle(source, settings_of("text"), tmp_path)
+    write_bundle(source, settings_of("text", formats=[]), tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"model.safetensors", "model.json", "tokenizer.json"}
 
 
@@ -277,3 +276,37 @@ def test_other_weights_are_found_out(bundle_of: BundleOf, source_of: SourceOf, n
     parity = plan.measure(Model(bundle_of(name)))
     assert parity.max_logits_difference > 0.001
     assert parity.max_input_difference < 1e-4
+
+
+@pytest.mark.parametrize("name", ["image", "seq2seq"])
+def test_the_stage_exports_every_kind(
+    folder_of: Callable[[str], Path],
+    caches: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    from stages.export_model import main
+
+    case = CASES[name]
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder_of(name), "models/tasks/any")
+    shutil.copytree(caches(case.data).folder, f"work/cache/{case.data}")
+    export = settings_of(name, formats=["torchscript"]).model_dump(mode="json")
+    task = {"kind": case.kind, "data": case.data, "export": export}
+    Path("params.yaml").write_text(dump_json({"threads": 1, "tasks": {"any": task}}))
+    main(["any"])
+    assert read_json(Path("exports/any/contract.json"))["task"] == case.kind
+
+
+def test_the_settings_in_conf_are_those_of_the_classes() -> None:
+    from plumbline.export.kinds import EXPORTS
+
+    folder = Path(__file__).parents[2] / "conf/export"
+    base = yaml.safe_load((folder / "default.yaml").read_text())
+    for kind, entry in EXPORTS.entries().items():
+        file = folder / f"{kind}.yaml"
+        values = base | (yaml.safe_load(file.read_text()) if file.is_file() else {})
+        values.pop("defaults", None)
+        assert entry.settings.model_validate(values) == entry.settings()
+        assert values.keys() == entry.settings.model_fields.keys()

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from plumbline.models.config import DualEncoderConfig, TextEncoderConfig, VitConfig
+from plumbline.models.config import DualEncoderConfig
 from plumbline.models.dual_encoder import DualEncoder, unit
+from plumbline.models.encoder_config import TextEncoderConfig, VitConfig
 from plumbline.models.text import TextEncoder
 
 VOCAB = 50

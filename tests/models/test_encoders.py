@@ -10,10 +10,9 @@ from torch import Tensor
 from plumbline.config import check_config
 from plumbline.errors import ConfigError
 from plumbline.models.classifier import Classifier, encoder_for
-from plumbline.models.config import (
+from plumbline.models.config import ClassifierConfig, DualEncoderConfig
+from plumbline.models.encoder_config import (
     ENCODERS,
-    ClassifierConfig,
-    DualEncoderConfig,
     NgramEncoderConfig,
     ResnetConfig,
     SequenceEncoderConfig,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from plumbline.loading.transform_config import Normalization
 from plumbline.loading.transforms import normalize_images
 from plumbline.models import features
-from plumbline.models.config import VitConfig
+from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
 from plumbline.models.features import cached_features, encode_images
 from plumbline.models.vision import ImageEncoder

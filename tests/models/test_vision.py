@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from plumbline.errors import ConfigError
-from plumbline.models.config import ConvStemLayer, TorchvisionConfig, VitConfig
+from plumbline.models.encoder_config import ConvStemLayer, TorchvisionConfig, VitConfig
 from plumbline.models.encoders import build_encoder
 from plumbline.models.vision import ImageEncoder, VitEncoder
 

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from plumbline.models.config import DecoderConfig, VitConfig, VlmConfig
+from plumbline.models.config import DecoderConfig, VlmConfig
+from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
 from plumbline.models.language import build_decoder
 from plumbline.models.vlm import Projector, Vlm

@@ -135,6 +135,9 @@ def test_a_run_writes_model_history_settings_and_figures(alignment: Build) -> No
         part["trained"] for part in figures["parameters"].values()
     )
     assert len(facts["fingerprint"]) == 64
+    flops = facts["flops"]
+    assert flops["samples"] > 0
+    assert 0 < sum(flops["forward"].values()) < sum(flops["step"].values())
 
 
 def test_the_stored_model_is_the_best_one(alignment: Build) -> None:

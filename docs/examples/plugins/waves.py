@@ -16,7 +16,7 @@ from plumbline.export.config import ExportConfig
 from plumbline.export.kinds import EXPORTS, ExportKind
 from plumbline.loading.input_config import FeaturesInputConfig
 from plumbline.losses.registry import CLASS_LOSSES
-from plumbline.models.config import ENCODERS, AnyEncoder, EncoderConfig
+from plumbline.models.encoder_config import ENCODERS, AnyEncoder, EncoderConfig
 from plumbline.models.spec import SPECS
 from plumbline.sources.base import SOURCES, Source
 from plumbline.sources.rows import make_batches

@@ -12,7 +12,7 @@ from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
 from plumbline.loading.inputs import build_input
 from plumbline.metrics.classification import classification_report, confusion_matrix, per_class
 from plumbline.models.classifier import ClassifierSpec, head_name
-from plumbline.models.config import ImageEncoderConfig
+from plumbline.models.encoder_config import ImageEncoderConfig
 from plumbline.tasks.classification import LabelledRows, collate, evaluation_loader, predict
 
 

@@ -12,7 +12,7 @@ from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.metrics.regression import regression_report
 from plumbline.models.classifier import RegressorSpec, head_name
-from plumbline.models.config import ImageEncoderConfig
+from plumbline.models.encoder_config import ImageEncoderConfig
 from plumbline.tasks.classification import predict
 from plumbline.tasks.regression import NumberedRows, collate
 

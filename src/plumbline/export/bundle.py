@@ -23,6 +23,7 @@ from plumbline.export.onnx_writer import external_name, write_onnx
 from plumbline.export.parity import check_parity
 from plumbline.export.plan import BundlePlan, BundleSource, Readme, check_split
 from plumbline.export.selftest import write_selftest
+from plumbline.export.templates.files import open_graph
 from plumbline.export.templates.model import CONTRACT_VERSION, Model
 from plumbline.files import dump_json, write_digests
 from plumbline.models.stored import ARCHITECTURE, SPEC
@@ -118,6 +119,7 @@ def _write_formats(
         started = time.monotonic()
         try:
             files, description = writers[name](specs, out)
+            _try_alone(specs, files, name, out)
             error = None
         except Exception as caught:  # exporters raise whatever a model's own code leads them to
             files, description, error = {}, {}, _describe_error(caught)
@@ -132,6 +134,19 @@ def _write_formats(
             f"no format could be written: {errors}; with formats: [] the weights alone are exported"
         )
     return results
+
+
+def _try_alone(
+    specs: dict[str, GraphSpec], files: dict[str, Any], format: Format, out: Path
+) -> None:
+    """Run every graph on a batch of one: what was fixed to that of the examples fails here."""
+    for part, spec in specs.items():
+        run = open_graph(out / files[part], format, threads=1)
+        inputs = []
+        for name, example in spec.inputs.items():
+            axis = next(axis for axis, word in spec.dynamic[name].items() if word == "batch")
+            inputs.append(example.narrow(axis, 0, 1).numpy())
+        run(inputs)
 
 
 _Writer = Callable[[dict[str, GraphSpec], Path], tuple[dict[str, Any], dict[str, Any]]]

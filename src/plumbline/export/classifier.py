@@ -34,7 +34,7 @@ from plumbline.loading.input_config import (
 )
 from plumbline.loading.inputs import build_input
 from plumbline.models.classifier import Classifier, head_name
-from plumbline.models.config import BaseTextEncoderConfig, ImageEncoderConfig
+from plumbline.models.encoder_config import BaseTextEncoderConfig, ImageEncoderConfig
 from plumbline.tasks.classification import LabelledRows
 from plumbline.tasks.regression import NumberedRows
 

@@ -1,6 +1,6 @@
 """Settings of the export; no torch here."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -78,7 +78,7 @@ class CausalLmExportConfig(ExportConfig):
 
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     """What the bundle does where a request says nothing."""
-    prompt_tokens: Annotated[int, Field(ge=1)] = 16
+    prompt_tokens: int = Field(16, ge=1)
     """Tokens of each parity sample that are given; as many again are generated and compared."""
 
 
@@ -96,3 +96,5 @@ class Seq2SeqExportConfig(ExportConfig):
     """Hypotheses kept where a request does not say how many; 1: greedy."""
     length_penalty: float = Field(1.0, ge=-10.0, le=10.0)
     max_new_tokens: int = Field(100, ge=1)
+    parity_tokens: int = Field(32, ge=1)
+    """Longest target that is written for parity."""

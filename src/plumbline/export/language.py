@@ -143,19 +143,23 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig]):
     def _refer(self, sequences: list[Cut]) -> tuple[list[list[int]], list[Floats]]:
         """What the checkpoint adds greedily, and its logits [tokens, vocab] of what is there."""
         model, special = self.stored.model, self.stored.spec.special_ids
-        added, logits = [], []
-        for ids, given in sequences:
-            prompt = torch.tensor([ids[:given]])
+        added: list[list[int]] = [[] for _ in sequences]
+        logits: list[Floats] = [np.zeros((0, 0), np.float32) for _ in sequences]
+        for rows in _alike(sequences):
+            given = sequences[rows[0]][1]
+            ids = torch.tensor([sequences[row][0] for row in rows])
             out = model.decoder.generate(
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=len(ids) - given,
+                ids[:, :given],
+                attention_mask=torch.ones_like(ids[:, :given]),
+                max_new_tokens=ids.shape[1] - given,
                 do_sample=False,
                 eos_token_id=special.eos,
                 pad_token_id=special.pad,
             )
-            added.append(until(out[0, given:].tolist(), special.eos))
-            logits.append(model(input_ids=torch.tensor([ids[:-1]]))[0, given - 1 :].numpy())
+            known = model(input_ids=ids[:, :-1])[:, given - 1 :].numpy()
+            for at, row in enumerate(rows):
+                added[row] = until(out[at, given:].tolist(), special.eos)
+                logits[row] = known[at]
         return added, logits
 
     def measure(self, exported: Model) -> Parity:

@@ -135,7 +135,7 @@ class Seq2SeqPlan(BundlePlan[Seq2SeqExportConfig]):
 
     def _targets(self, sources: list[list[int]]) -> list[list[int]]:
         """What the checkpoint writes greedily, with eos unless cut off at the longest length."""
-        limit, eos = self._limit(self.config.max_new_tokens), self.stored.spec.special_ids.eos
+        limit, eos = self._limit(self.config.parity_tokens), self.stored.spec.special_ids.eos
         written: list[list[int]] = []
         for at in range(0, len(sources), BATCH_PAIRS):
             written += self.stored.model.generate(
@@ -164,7 +164,7 @@ class Seq2SeqPlan(BundlePlan[Seq2SeqExportConfig]):
         if self._reference is None:
             self._reference = self._refer(sources)
         targets, known = self._reference
-        eos, limit = self.stored.spec.special_ids.eos, self._limit(self.config.max_new_tokens)
+        eos, limit = self.stored.spec.special_ids.eos, self._limit(self.config.parity_tokens)
         worst, equal, written = 0.0, 0, []
         for at in range(0, len(sources), BATCH_PAIRS):
             block = range(at, min(at + BATCH_PAIRS, len(sources)))
@@ -205,14 +205,16 @@ class Seq2SeqPlan(BundlePlan[Seq2SeqExportConfig]):
     def selftest(self, exported: Model) -> list[SelftestSample]:
         """See `BundlePlan`; by beam search, as the contract says."""
         pairs, config, samples = self._pairs(), self.config, []
+        limit = self._limit(min(config.max_new_tokens, config.parity_tokens))
         for place in spread(len(pairs), config.selftest_samples):
             ids = self.stored.model.generate(
                 [pairs.source_ids(place).tolist()],
                 beams=config.beams,
                 length_penalty=config.length_penalty,
-                limit=config.max_new_tokens,
+                limit=limit,
             )[0]
-            request = {"source": self.cache.text(int(pairs.numbers[place, 0]))}
+            source = self.cache.text(int(pairs.numbers[place, 0]))
+            request = {"source": source, "max_new_tokens": limit}
             samples.append(SelftestSample(request, "", {"text": self.stored.text.decode(ids)}))
         return samples
 

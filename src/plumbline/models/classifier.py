@@ -8,10 +8,8 @@ from transformers import PreTrainedConfig
 
 from plumbline.errors import ConfigError
 from plumbline.loading.input_config import AnyInput
-from plumbline.models.config import (
-    ClassifierConfig,
-    EncoderConfig,
-)
+from plumbline.models.config import ClassifierConfig
+from plumbline.models.encoder_config import EncoderConfig
 from plumbline.models.encoders import Encoded, Encoder, build_encoder
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds

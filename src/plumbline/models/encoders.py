@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from plumbline.models.config import EncoderConfig
+from plumbline.models.encoder_config import EncoderConfig
 from plumbline.registry import load_attribute
 
 
@@ -29,6 +29,7 @@ class Encoder(nn.Module):
 
     width: int
     """Of the pooled vector."""
+    token_width: int
 
 
 def build_encoder(config: EncoderConfig, **context: Any) -> Any:
@@ -57,5 +58,5 @@ def pool(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:
         return tokens.masked_fill(~counted, float("-inf")).amax(dim=1)
     if pooling == "last":
         last = mask.shape[1] - 1 - mask.flip(1).int().argmax(dim=1)
-        return tokens[torch.arange(len(tokens), device=tokens.device), last]
+        return tokens[torch.arange(tokens.shape[0], device=tokens.device), last]
     raise ValueError(f"pooling {pooling!r} does not reduce; it is mean, max or last")

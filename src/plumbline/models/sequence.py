@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel
 
 from plumbline.errors import ConfigError
-from plumbline.models.config import ConvLayer, SequenceEncoderConfig
+from plumbline.models.encoder_config import ConvLayer, SequenceEncoderConfig
 from plumbline.models.encoders import Encoded, Encoder, pool
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedConfig
 
 from plumbline.errors import ConfigError
-from plumbline.models.config import NgramEncoderConfig, TextEncoderConfig
+from plumbline.models.encoder_config import NgramEncoderConfig, TextEncoderConfig
 from plumbline.models.encoders import Encoded, Encoder, pool
 
 

@@ -16,7 +16,7 @@ from torchvision.models.vision_transformer import ConvStemConfig, VisionTransfor
 from torchvision.ops import Conv2dNormActivation
 
 from plumbline.errors import ConfigError
-from plumbline.models.config import ResnetConfig, TorchvisionConfig, VitConfig
+from plumbline.models.encoder_config import ResnetConfig, TorchvisionConfig, VitConfig
 from plumbline.models.encoders import Encoded, Encoder
 
 

@@ -9,7 +9,8 @@ from transformers import PreTrainedConfig
 
 from plumbline.loading.input_config import AnyInput, ImageInputConfig
 from plumbline.loading.transform_config import Normalization
-from plumbline.models.config import AnyImageEncoder, VlmConfig
+from plumbline.models.config import VlmConfig
+from plumbline.models.encoder_config import AnyImageEncoder
 from plumbline.models.encoders import build_encoder
 from plumbline.models.language import build_decoder
 from plumbline.models.spec import ModelSpec

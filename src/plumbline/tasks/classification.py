@@ -33,15 +33,15 @@ from plumbline.models.classifier import (
     encoder_for,
     head_name,
 )
-from plumbline.models.config import (
+from plumbline.models.config import ClassifierConfig
+from plumbline.models.device import to_device
+from plumbline.models.dual_encoder import DualEncoder, DualEncoderSpec
+from plumbline.models.encoder_config import (
     BaseTextEncoderConfig,
-    ClassifierConfig,
     EncoderConfig,
     ImageEncoderConfig,
     SequenceEncoderConfig,
 )
-from plumbline.models.device import to_device
-from plumbline.models.dual_encoder import DualEncoder, DualEncoderSpec
 from plumbline.models.encoders import Encoder
 from plumbline.models.stored import holds_model, load_model
 from plumbline.registry import load_attribute

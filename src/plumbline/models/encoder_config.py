@@ -1,0 +1,260 @@
+"""Settings of the encoders. No torch here: a wrong setting is told before anything heavy loads."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from plumbline.config import Config
+from plumbline.registry import OneOf, Registry
+
+
+class EncoderConfig(Config):
+    """Base of the encoders' settings; a subclass has a `name` of its own that tells it apart."""
+
+    builder: ClassVar[str]
+    """`module:callable` that makes the module: see `plumbline.models.encoders.build_encoder`."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What it takes beside the settings: `channels` of a step, `vocab_size`, or `stored`, the
+    folder with the architecture of a trained one that came from a checkpoint (None: there is
+    none)."""
+
+    def sources(self) -> list[str]:
+        """The checkpoints that it starts from."""
+        return []
+
+    def without_sources(self) -> Self:
+        """The same encoder once it is trained."""
+        return self
+
+
+class ImageEncoderConfig(EncoderConfig):
+    """Base of the image encoders' settings."""
+
+    image_size: int = Field(ge=8)
+    """Side of the square input, in pixels."""
+
+
+class ConvStemLayer(Config):
+    """One convolution of the patch embedding, with batch norm and ReLU."""
+
+    channels: int = Field(ge=1)
+    stride: int = Field(ge=1)
+    kernel: int = Field(3, ge=1)
+
+
+class VitConfig(ImageEncoderConfig):
+    """A torchvision `VisionTransformer`, trained from random weights."""
+
+    builder: ClassVar[str] = "plumbline.models.vision:VitEncoder"
+    name: Literal["vit"]
+    patch_size: int = Field(ge=1)
+    width: int = Field(ge=8)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    mlp_width: int = Field(ge=8)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    conv_stem: list[ConvStemLayer] = Field(default_factory=list)
+    """Convolutions in place of the patch projection; their strides multiply to patch_size."""
+    feature_layers: list[int] = Field([-1], min_length=1)
+    """Layers whose tokens are given to a decoder, concatenated; 0 is the patch embedding."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "VitConfig":
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        reach = self.layers + 1
+        if any(not -reach <= layer < reach for layer in self.feature_layers):
+            raise ValueError(f"feature_layers {self.feature_layers}: layers are 0 to {self.layers}")
+        stride = 1
+        for layer in self.conv_stem:
+            stride *= layer.stride
+        if self.conv_stem and stride != self.patch_size:
+            raise ValueError(
+                f"conv_stem strides multiply to {stride}, patch_size {self.patch_size}"
+            )
+        return self
+
+
+class TorchvisionConfig(ImageEncoderConfig):
+    """The trunk of a torchvision classifier, by name; its last feature map gives the tokens."""
+
+    builder: ClassVar[str] = "plumbline.models.vision:TrunkEncoder"
+    name: Literal["torchvision"]
+    arch: str
+    """Such as resnet18, convnext_tiny, efficientnet_b0, mobilenet_v3_small."""
+    weights: str | None = None
+    """A state dict (.safetensors or weights-only .pt) for the trunk's classifier."""
+
+    def sources(self) -> list[str]:
+        """See `EncoderConfig`."""
+        return [self.weights] if self.weights else []
+
+    def without_sources(self) -> Self:
+        """See `EncoderConfig`."""
+        return self.model_copy(update={"weights": None})
+
+
+class ResnetStage(Config):
+    """Residual blocks of one width; the first of them strides."""
+
+    channels: int = Field(ge=1)
+    blocks: int = Field(1, ge=1)
+    stride: int = Field(2, ge=1)
+
+
+class ResnetConfig(ImageEncoderConfig):
+    """Residual blocks of torchvision in any number and width, for small images."""
+
+    builder: ClassVar[str] = "plumbline.models.vision:ResnetEncoder"
+    name: Literal["resnet"]
+    stem_channels: int = Field(32, ge=1)
+    stem_stride: int = Field(1, ge=1)
+    stages: list[ResnetStage] = Field(min_length=1)
+    norm: Literal["batch", "group"] = "batch"
+    """`batch` learns faster; with `group` a sample does not depend on its batch in training."""
+
+    @model_validator(mode="after")
+    def _leaves_pixels(self) -> "ResnetConfig":
+        side = -(-self.image_size // self.stem_stride)
+        for stage in self.stages:
+            side = -(-side // stage.stride)
+        if side < 1:
+            raise ValueError("the strides leave no pixel")
+        widths = [self.stem_channels, *(stage.channels for stage in self.stages)]
+        if self.norm == "group" and any(width % 8 for width in widths):
+            raise ValueError("norm group needs channels in multiples of 8")
+        return self
+
+
+Pooling = Literal["mean", "max", "last", "none"]
+
+
+class ConvLayer(Config):
+    """One convolution over time, with layer norm and GELU."""
+
+    channels: int = Field(ge=1)
+    kernel: int = Field(3, ge=1)
+    stride: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _centred(self) -> "ConvLayer":
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel {self.kernel} is even: a step would have no centre")
+        return self
+
+
+class SequenceEncoderConfig(EncoderConfig):
+    """Convolutions, then transformer layers, over steps of spectrograms or feature vectors."""
+
+    builder: ClassVar[str] = "plumbline.models.sequence:SequenceEncoder"
+    needs: ClassVar[tuple[str, ...]] = ("channels",)
+    name: Literal["sequence"]
+    convs: list[ConvLayer] = Field(default_factory=list)
+    width: int = Field(128, ge=8)
+    """Of the steps after the convolutions and a linear map."""
+    layers: int = Field(0, ge=0)
+    heads: int = Field(4, ge=1)
+    mlp_width: int = Field(256, ge=8)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    max_steps: int = Field(1024, ge=1)
+    """Longest input in steps; `flatten` pads every sequence to it."""
+    pooling: Pooling = "mean"
+    flatten: bool = False
+    """With pooling none: all steps as one vector; without it the head runs on every step."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SequenceEncoderConfig":
+        if self.layers and self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    @property
+    def max_tokens(self) -> int:
+        """Steps that are left of the longest input after the strides."""
+        steps = self.max_steps
+        for conv in self.convs:
+            steps = -(-steps // conv.stride)
+        return steps
+
+
+class BaseTextEncoderConfig(EncoderConfig):
+    """Base of the text encoders' settings."""
+
+    needs: ClassVar[tuple[str, ...]] = ("vocab_size", "stored")
+    takes_strings: ClassVar[bool] = False
+    """Whether it is given the raw texts and not token ids."""
+
+    def longest(self) -> int | None:
+        """Most tokens of a text, with bos and eos; None: no limit that is known here."""
+        return None
+
+
+class TextEncoderConfig(BaseTextEncoderConfig):
+    """A transformers encoder: from these sizes, or from a checkpoint."""
+
+    builder: ClassVar[str] = "plumbline.models.text:TextEncoder"
+    name: Literal["transformer"]
+    pretrained: str | None = None
+    """A local folder or a hub id; then the sizes below are not used."""
+    width: int = Field(128, ge=8)
+    layers: int = Field(3, ge=0)
+    """0: the mean of the embeddings."""
+    heads: int = Field(4, ge=1)
+    mlp_width: int = Field(512, ge=8)
+    max_tokens: int = Field(64, ge=2)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    pooling: Literal["mean", "max", "last"] = "mean"
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TextEncoderConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    def sources(self) -> list[str]:
+        """See `EncoderConfig`."""
+        return [self.pretrained] if self.pretrained else []
+
+    def without_sources(self) -> Self:
+        """See `EncoderConfig`."""
+        return self.model_copy(update={"pretrained": None})
+
+    def longest(self) -> int | None:
+        """See `BaseTextEncoderConfig`."""
+        return None if self.pretrained else self.max_tokens
+
+
+class NgramEncoderConfig(BaseTextEncoderConfig):
+    """The mean of embeddings of hashed character n-grams; reads raw texts, of any language."""
+
+    builder: ClassVar[str] = "plumbline.models.text:NgramEncoder"
+    takes_strings: ClassVar[bool] = True
+    name: Literal["ngrams"]
+    width: int = Field(128, ge=8)
+    buckets: int = Field(2**15, ge=1)
+    shortest: int = Field(2, ge=1)
+    longest_gram: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _some_grams(self) -> "NgramEncoderConfig":
+        if self.longest_gram < self.shortest:
+            raise ValueError(f"longest_gram {self.longest_gram} is below shortest {self.shortest}")
+        return self
+
+
+ENCODERS: Registry[type[EncoderConfig]] = Registry("encoder")
+ENCODERS.register("vit", VitConfig)
+ENCODERS.register("torchvision", TorchvisionConfig)
+ENCODERS.register("resnet", ResnetConfig)
+ENCODERS.register("sequence", SequenceEncoderConfig)
+ENCODERS.register("transformer", TextEncoderConfig)
+ENCODERS.register("ngrams", NgramEncoderConfig)
+
+AnyEncoder = Annotated[EncoderConfig, OneOf(ENCODERS, "name")]
+AnyImageEncoder = Annotated[ImageEncoderConfig, OneOf(ENCODERS, "name")]
+AnySequenceEncoder = Annotated[SequenceEncoderConfig, OneOf(ENCODERS, "name")]
+AnyTextEncoder = Annotated[BaseTextEncoderConfig, OneOf(ENCODERS, "name")]
