@@ -65,7 +65,7 @@ def test_predict_refuses_in_one_line(
         ),
         ("finetune vqa", "tasks.vqa.train.trainer.epochs=three", "tasks.vqa.train.trainer.epochs"),
         ("finetune vqa", "tasks.vqa.train.trainer.optim.lr=-1", "greater than 0"),
-        ("finetune other", "seed=1", "tasks.other.data: not there; tasks holds vqa"),
+        ("finetune other", "seed=1", "tasks.other.kind: not there; tasks holds vqa"),
         (
             "pretrain_alignment image",
             "align.image.train.trainer.schedule.warmup_steps=9",
