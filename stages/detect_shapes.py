@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from plumbline import paths
 from plumbline.config import Config
 from plumbline.files import dump_json, staged_output
-from plumbline.shapes import ShapesConfig, detect_shapes
+from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.stage import StageSpec, parse_call, run_stage
 from plumbline.tracking.record import record_run
 

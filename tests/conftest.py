@@ -47,7 +47,7 @@ def scenes_clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scenes_cache(scenes_clean: Path) -> Path:
     """The training cache of `scenes_clean`; tests only read it."""
     from plumbline.files import write_digests
-    from plumbline.shapes import ShapesConfig, detect_shapes
+    from plumbline.shapes.detect import ShapesConfig, detect_shapes
     from plumbline.tokenization.cache import TokenizeConfig, build_cache
     from plumbline.tokenization.tokenizer import TokenizerConfig
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from plumbline.errors import DataError
-from plumbline.shapes import ShapesConfig, detect_shapes
+from plumbline.shapes.detect import ShapesConfig, detect_shapes
 
 
 def picture(height: int, width: int, seed: int = 0, orientation: int = 1) -> bytes:

@@ -147,7 +147,7 @@ def make_cache(folder: Path, tokenize: dict[str, Any], shapes: dict[str, Any] | 
     """The opened training cache of `folder`/clean, through the code of the pipeline."""
     from plumbline.files import write_digests
     from plumbline.loading.cache_reader import TrainingCache
-    from plumbline.shapes import ShapesConfig, detect_shapes
+    from plumbline.shapes.detect import ShapesConfig, detect_shapes
     from plumbline.tokenization.cache import TokenizeConfig, build_cache
 
     out = folder / "cache"

@@ -23,7 +23,7 @@ from plumbline.models.encoder_config import TorchvisionConfig
 from plumbline.models.encoders import build_encoder
 from plumbline.models.stored import Stored
 from plumbline.models.vlm import Vlm, VlmSpec
-from plumbline.shapes import ShapesConfig, detect_shapes
+from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 from plumbline.tokenization.tokenizer import SpecialIds, TokenizerConfig, load_tokenizer
 

@@ -12,7 +12,7 @@ import soundfile
 
 from plumbline.data.arrays import encode_array
 from plumbline.errors import DataError
-from plumbline.shapes import ShapesConfig, detect_shapes
+from plumbline.shapes.detect import ShapesConfig, detect_shapes
 
 ANY = ShapesConfig(min_train_rows=1)
 

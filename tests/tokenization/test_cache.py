@@ -16,7 +16,7 @@ from PIL import Image
 from plumbline.errors import DataError
 from plumbline.files import digest_of, read_json, sha256_file, write_digests
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.shapes import ShapesConfig, detect_shapes
+from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 from plumbline.tokenization.tokenizer import TokenizerConfig, load_tokenizer
 
@@ -147,7 +147,7 @@ def test_data_without_training_text_is_refused(tmp_path: Path) -> None:
 BUILD = """
 import json, sys
 from pathlib import Path
-from plumbline.shapes import ShapesConfig, detect_shapes
+from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 clean, out = Path(sys.argv[1]), Path(sys.argv[2])
 out.mkdir()
