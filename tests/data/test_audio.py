@@ -21,7 +21,13 @@ def tone(rate: int, hertz: float = 440.0, seconds: float = 0.5) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("subtype", "tolerance"),
-    [("PCM_U8", 1 / 128), ("PCM_16", 2 / 32768), ("PCM_24", 1e-6), ("FLOAT", 1e-7), ("DOUBLE", 1e-7)],
+    [
+        ("PCM_U8", 1 / 128),
+        ("PCM_16", 2 / 32768),
+        ("PCM_24", 1e-6),
+        ("FLOAT", 1e-7),
+        ("DOUBLE", 1e-7),
+    ],
 )
 def test_every_sample_format_gives_the_same_scale(subtype: str, tolerance: float) -> None:
     samples = tone(8000)

@@ -48,14 +48,12 @@ def metrics(checkout: Checkout, task: str) -> dict[str, float]:
     return found
 
 
-@pytest.mark.slow
 def test_the_new_task_learns(extended: Checkout) -> None:
     found = metrics(extended, "forecast")
     assert found["mse"] < 0.3 * found["unchanged_mse"]
     assert found["samples"] > 10
 
 
-@pytest.mark.slow
 def test_the_new_encoder_loss_and_schedule_serve_a_task_that_was_there(extended: Checkout) -> None:
     assert metrics(extended, "tempo")["accuracy"] > 0.9
     with (extended.folder / "models/tasks/tempo/train.csv").open() as file:
@@ -64,7 +62,6 @@ def test_the_new_encoder_loss_and_schedule_serve_a_task_that_was_there(extended:
     assert rates[-1] == pytest.approx(1e-2 * 0.3 ** ((len(rates) - 1 - 2) // 20))
 
 
-@pytest.mark.slow
 def test_models_and_bundles_are_whole(extended: Checkout) -> None:
     for task, kind in (("forecast", "forecast"), ("tempo", "classification")):
         spec = json.loads((extended.folder / f"models/tasks/{task}/model.json").read_text())
@@ -74,7 +71,6 @@ def test_models_and_bundles_are_whole(extended: Checkout) -> None:
         assert json.loads((bundle / "contract.json").read_text())["formats"] == {}
 
 
-@pytest.mark.slow
 def test_no_file_of_the_project_was_touched(extended: Checkout) -> None:
     changed = extended.run("git", "status", "--porcelain", "-uall").stdout.splitlines()
     made = {"metrics/tasks/forecast.json", "metrics/tasks/tempo.json"}
@@ -83,14 +79,12 @@ def test_no_file_of_the_project_was_touched(extended: Checkout) -> None:
     assert edited == {"conf/config.yaml", "params.yaml"}  # the experiment that is chosen
 
 
-@pytest.mark.slow
 def test_inspection_knows_the_new_task(extended: Checkout) -> None:
     asked = (sys.executable, "-m", "plumbline.inspect", "forecast", "parameters", "--json")
     parts = json.loads(extended.run(*asked).stdout)["parts"]
     assert [part["part"] for part in parts] == ["encoder", "head"]
 
 
-@pytest.mark.slow
 def test_settings_of_plugins_are_checked_like_all_others(extended: Checkout) -> None:
     wrong = {
         "tasks.forecast.train.model.encoder.width=0": "train.model.encoder.width = 0: ",
@@ -106,7 +100,6 @@ def test_settings_of_plugins_are_checked_like_all_others(extended: Checkout) -> 
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
 def test_a_plugin_costs_stages_without_torch_nothing(extended: Checkout) -> None:
     code = "import sys, stages.validate; sys.exit('torch' in sys.modules)"
     extended.run(sys.executable, "-c", code)
