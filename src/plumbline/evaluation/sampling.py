@@ -50,11 +50,7 @@ def continue_text(
     Raises:
         DataError: the prompt has no token.
     """
-    ids = tokenizer.encode(prompt, add_special_tokens=False).ids
-    if spec.text == "question_answer":
-        ids = [*ids, spec.special_ids.bos]
-    elif not spec.packed:
-        ids = [spec.special_ids.bos, *ids]
+    ids = _frame(tokenizer.encode(prompt, add_special_tokens=False).ids, spec)
     if not ids:
         raise DataError(f"prompt {prompt!r}: has no token to go on from")
     positions = model.decoder.config.max_position_embeddings
@@ -62,16 +58,6 @@ def continue_text(
     ids = ids[-(positions - added) :]
     device = next(model.parameters()).device
     inputs = torch.tensor([ids], device=device)
-    greedy = config.temperature == 0.0
-    drawing = (
-        {}
-        if greedy
-        else {
-            "temperature": config.temperature,
-            "top_k": config.top_k or 0,
-            "top_p": config.top_p or 1.0,
-        }
-    )
     stopping = StoppingCriteriaList()
     if config.stop:
         stopping.append(_Stop(tokenizer, len(ids), config.stop))
@@ -81,15 +67,36 @@ def continue_text(
             inputs,
             attention_mask=torch.ones_like(inputs),
             max_new_tokens=added,
-            do_sample=not greedy,
             eos_token_id=spec.special_ids.eos,
             pad_token_id=spec.special_ids.pad,
             stopping_criteria=stopping,
-            **drawing,
+            **_drawing(config),
         )
-    new = out[0, len(ids) :].tolist()
-    if spec.special_ids.eos in new:
-        new = new[: new.index(spec.special_ids.eos)]
-    text: str = tokenizer.decode(new)
-    ends = [text.index(stop) for stop in config.stop if stop in text]
+    return _cut(tokenizer, out[0, len(ids) :].tolist(), spec.special_ids.eos, config.stop)
+
+
+def _frame(ids: list[int], spec: CausalLmSpec) -> list[int]:
+    """A prompt as training framed what stands before the text to write."""
+    if spec.text == "question_answer":
+        return [*ids, spec.special_ids.bos]
+    return ids if spec.packed else [spec.special_ids.bos, *ids]
+
+
+def _drawing(config: SamplingConfig) -> dict[str, Any]:
+    """The settings under the names that transformers has for them."""
+    if config.temperature == 0.0:
+        return {"do_sample": False}
+    return {
+        "do_sample": True,
+        "temperature": config.temperature,
+        "top_k": config.top_k or 0,
+        "top_p": config.top_p or 1.0,
+    }
+
+
+def _cut(tokenizer: Tokenizer, ids: list[int], eos: int, stop: Sequence[str]) -> str:
+    """The text before the end of sequence and before the first of the stop texts."""
+    ids = ids[: ids.index(eos)] if eos in ids else ids
+    text: str = tokenizer.decode(ids)
+    ends = [text.index(end) for end in stop if end in text]
     return text[: min(ends)] if ends else text

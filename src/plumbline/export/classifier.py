@@ -1,5 +1,6 @@
 """The bundles of classifiers and regressors: one graph from a medium or text to all heads."""
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -128,8 +129,8 @@ class HeadedPlan(BundlePlan[ExportConfig]):
         spec = self.stored.spec
         return {"task": spec.kind, "input": self._input_contract(), "heads": self._heads()}
 
-    def _heads(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _heads(self) -> dict[str, Any]: ...
 
     def _input_contract(self) -> dict[str, Any]:
         spec, config = self.stored.spec, self.inputs
@@ -185,9 +186,9 @@ class HeadedPlan(BundlePlan[ExportConfig]):
     def _order(self) -> range:
         return range(len(self.stored.model.heads))
 
+    @abstractmethod
     def _rows(self, inputs: Any) -> Any:
         """The samples of the split, with `numbers` of their inputs."""
-        raise NotImplementedError
 
     def measure(self, exported: Model) -> Parity:
         """See `BundlePlan`."""
@@ -242,11 +243,11 @@ class HeadedPlan(BundlePlan[ExportConfig]):
     decision: str
     metric: str
 
-    def _agreement(self, known: dict[str, Floats], got: dict[str, Floats]) -> tuple[float, int]:
-        raise NotImplementedError
+    @abstractmethod
+    def _agreement(self, known: dict[str, Floats], got: dict[str, Floats]) -> tuple[float, int]: ...
 
-    def _metric(self, rows: Any, places: list[int], outputs: dict[str, Floats]) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def _metric(self, rows: Any, places: list[int], outputs: dict[str, Floats]) -> float: ...
 
     def _request(self, number: int) -> Request:
         modality = self.inputs.modality
@@ -269,8 +270,8 @@ class HeadedPlan(BundlePlan[ExportConfig]):
             )
         return samples
 
-    def _expected(self, logits: dict[str, Floats]) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _expected(self, logits: dict[str, Floats]) -> dict[str, Any]: ...
 
     def preprocessing(self) -> dict[str, Request]:
         """See `BundlePlan`."""

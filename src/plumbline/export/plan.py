@@ -1,5 +1,6 @@
 """The contract between a kind of model and the bundle: what is special, in one class a kind."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -58,7 +59,7 @@ class Readme:
 ConfigT = TypeVar("ConfigT", bound=ExportConfig)
 
 
-class BundlePlan(Generic[ConfigT]):
+class BundlePlan(ABC, Generic[ConfigT]):
     """Base of the plans: everything that the bundle asks of a kind of model."""
 
     packages: tuple[str, ...]
@@ -79,29 +80,29 @@ class BundlePlan(Generic[ConfigT]):
             ExportError: with the remedy.
         """
 
+    @abstractmethod
     def contract(self) -> dict[str, Any]:
         """The kind's sections of contract.json, `task` among them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def graphs(self) -> dict[str, GraphSpec]:
         """The graphs by the names of their parts."""
-        raise NotImplementedError
 
     def description(self) -> dict[str, Any]:
         """Sizes for metadata.json."""
         return {}
 
+    @abstractmethod
     def measure(self, exported: Model) -> Parity:
         """Compare the bundle, through its own script, with the checkpoint.
 
         Raises:
             ExportError: the split has no sample.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def selftest(self, exported: Model) -> list[SelftestSample]:
         """Samples to store with what the checkpoint says to them."""
-        raise NotImplementedError
 
     def preprocessing(self) -> dict[str, Request]:
         """Requests by name that take the preprocessing through its turns."""
