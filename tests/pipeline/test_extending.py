@@ -100,6 +100,13 @@ def test_settings_of_plugins_are_checked_like_all_others(extended: Checkout) -> 
         assert "Traceback" not in done.stderr
 
 
+def test_a_kind_without_graphs_says_so(extended: Checkout) -> None:
+    asked = ("stages.export_model", "forecast", "tasks.forecast.export.formats=[onnx]")
+    done = extended.run(sys.executable, "-m", *asked, check=False)
+    assert done.returncode == 1
+    assert "models of kind forecast have no graphs: set export.formats to []" in done.stderr
+
+
 def test_a_plugin_costs_stages_without_torch_nothing(extended: Checkout) -> None:
     code = "import sys, stages.validate; sys.exit('torch' in sys.modules)"
     extended.run(sys.executable, "-c", code)

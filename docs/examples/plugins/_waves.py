@@ -197,9 +197,6 @@ def evaluate(job: EvaluationJob) -> Evaluation:
 class ForecastPlan(BundlePlan[ExportConfig]):
     """Exports the weights alone: `formats: []`."""
 
-    packages = ()
-    modules = ()
-
     def contract(self) -> dict[str, Any]:
         """See `BundlePlan`."""
         return {"task": "forecast"}

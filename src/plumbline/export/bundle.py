@@ -21,7 +21,7 @@ from plumbline.export.graphs import GraphSpec
 from plumbline.export.kinds import EXPORTS
 from plumbline.export.onnx_writer import external_name, write_onnx
 from plumbline.export.parity import check_parity
-from plumbline.export.plan import BundlePlan, BundleSource, Readme, check_split
+from plumbline.export.plan import BundlePlan, BundleSource, GraphPlan, Readme, check_split
 from plumbline.export.selftest import write_selftest
 from plumbline.export.templates.files import open_graph
 from plumbline.export.templates.model import CONTRACT_VERSION, Model
@@ -52,23 +52,33 @@ def write_bundle(source: BundleSource, config: ExportConfig, out: Path) -> dict[
     """
     started = time.monotonic()
     plan: BundlePlan[Any] = load_attribute(EXPORTS[source.stored.spec.kind].plan)(source, config)
-    if config.formats:
+    graphs = _graph_plan(plan) if config.formats else None
+    if graphs:
         check_split(source.cache, config.split)
-        plan.check()
+        graphs.check()
     _write_weights(source, out)
     # A checkpoint in half precision is computed in float32 from here on, on both sides.
     source.stored.model.float().cpu().eval()
-    formats = _write_formats(plan, config, out)
+    formats = _write_formats(graphs, config, out) if graphs else {}
     _write_json(out / "contract.json", _contract(plan, config, formats))
-    if config.formats:
+    if graphs:
         write_digests(out)  # the bundle's own script is what parity is measured with
-        _prove(plan, config, formats, out)
-        _write_runtime(plan, config, out)
+        _prove(graphs, config, formats, out)
+        _write_runtime(graphs, config, out)
     _write_json(out / "metadata.json", _metadata(plan, formats))
     seconds = {name: result.seconds for name, result in formats.items()}
     parity = {name: result.parity for name, result in formats.items() if result.parity}
     total = round(time.monotonic() - started, 3)
     return {"export_seconds": {**seconds, "total": total}, "parity": parity}
+
+
+def _graph_plan(plan: BundlePlan[Any]) -> GraphPlan[Any]:
+    if isinstance(plan, GraphPlan):
+        return plan
+    raise ExportError(
+        f"models of kind {plan.stored.spec.kind} have no graphs: set export.formats to [], "
+        "which exports the weights alone"
+    )
 
 
 @dataclass
@@ -105,7 +115,7 @@ def _without_folders(value: Any) -> Any:
 
 
 def _write_formats(
-    plan: BundlePlan[Any], config: ExportConfig, out: Path
+    plan: GraphPlan[Any], config: ExportConfig, out: Path
 ) -> dict[Format, FormatResult]:
     """Write every format; one that fails is reported and does not lose the others.
 
@@ -113,7 +123,7 @@ def _write_formats(
         ExportError: all of them failed.
     """
     writers: dict[Format, _Writer] = {"onnx": _write_onnx, "torchscript": _write_torchscript}
-    specs = plan.graphs() if config.formats else {}
+    specs = plan.graphs()
     results: dict[Format, FormatResult] = {}
     for name in config.formats:
         started = time.monotonic()
@@ -128,7 +138,7 @@ def _write_formats(
                 path.unlink()
         seconds = round(time.monotonic() - started, 3)
         results[name] = FormatResult(files, description, seconds, error)
-    if results and all(result.error for result in results.values()):
+    if all(result.error for result in results.values()):
         errors = "; ".join(f"{name}: {result.error}" for name, result in results.items())
         raise ExportError(
             f"no format could be written: {errors}; with formats: [] the weights alone are exported"
@@ -193,7 +203,7 @@ def _contract(
 
 
 def _prove(
-    plan: BundlePlan[Any],
+    plan: GraphPlan[Any],
     config: ExportConfig,
     formats: dict[Format, FormatResult],
     out: Path,
@@ -213,7 +223,7 @@ def _prove(
     write_selftest(Model(out), plan, out / "selftest")
 
 
-def _write_runtime(plan: BundlePlan[Any], config: ExportConfig, out: Path) -> None:
+def _write_runtime(plan: GraphPlan[Any], config: ExportConfig, out: Path) -> None:
     """Copy the scripts as they are, and write the settings and requirements beside them."""
     for name in SCRIPTS:
         shutil.copyfile(TEMPLATES / name, out / name)

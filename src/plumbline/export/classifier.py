@@ -16,7 +16,7 @@ from plumbline.export.graphs import GraphSpec, ids_examples
 from plumbline.export.media import SUFFIXES, audio_turns, encode_medium, image_turns
 from plumbline.export.parity import Parity
 from plumbline.export.plan import (
-    BundlePlan,
+    GraphPlan,
     Readme,
     Request,
     SelftestSample,
@@ -73,7 +73,7 @@ class HeadedGraph(nn.Module):
         return tuple(self.model(**dict(zip(self._names, given, strict=True))).values())
 
 
-class HeadedPlan(BundlePlan[ExportConfig]):
+class HeadedPlan(GraphPlan[ExportConfig]):
     """What classification and regression share."""
 
     verb: str
@@ -86,17 +86,17 @@ class HeadedPlan(BundlePlan[ExportConfig]):
 
     @property
     def packages(self) -> tuple[str, ...]:  # type: ignore[override]
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         return PACKAGES[self.inputs.modality]
 
     @property
     def modules(self) -> tuple[str, ...]:  # type: ignore[override]
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         return ("classifier", *MODULES[self.inputs.modality])
 
     @property
     def readme(self) -> Readme:  # type: ignore[override]
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         modality = self.inputs.modality
         return Readme(
             title=f"A model that {self.verb} {NAMES[modality]}",
@@ -109,7 +109,7 @@ class HeadedPlan(BundlePlan[ExportConfig]):
     answer: str
 
     def check(self) -> None:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         encoder = self.stored.spec.model.encoder
         if isinstance(encoder, BaseTextEncoderConfig) and encoder.takes_strings:
             raise ExportError(
@@ -125,7 +125,7 @@ class HeadedPlan(BundlePlan[ExportConfig]):
             check_image_size(self.cache, encoder.image_size)
 
     def contract(self) -> dict[str, Any]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         spec = self.stored.spec
         return {"task": spec.kind, "input": self._input_contract(), "heads": self._heads()}
 
@@ -159,12 +159,12 @@ class HeadedPlan(BundlePlan[ExportConfig]):
         return {"modality": config.modality}
 
     def description(self) -> dict[str, Any]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         encoder = self.stored.model.encoder
         return {"encoder": type(encoder).__name__, "width": encoder.width}
 
     def graphs(self) -> dict[str, GraphSpec]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         spec, modality = self.stored.spec, self.inputs.modality
         if modality == "image":
             size = spec.model.encoder.image_size
@@ -191,7 +191,7 @@ class HeadedPlan(BundlePlan[ExportConfig]):
         """The samples of the split, with `numbers` of their inputs."""
 
     def measure(self, exported: Model) -> Parity:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         task = exported.task
         assert isinstance(task, HeadedTask)
         size = getattr(self.stored.spec.model.encoder, "image_size", None)
@@ -254,7 +254,7 @@ class HeadedPlan(BundlePlan[ExportConfig]):
         return {modality: encode_medium(self.cache, modality, number)}
 
     def selftest(self, exported: Model) -> list[SelftestSample]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         size = getattr(self.stored.spec.model.encoder, "image_size", None)
         inputs = build_input(self.inputs, self.cache, image_size=size)
         rows = self._rows(inputs)
@@ -274,7 +274,7 @@ class HeadedPlan(BundlePlan[ExportConfig]):
     def _expected(self, logits: dict[str, Floats]) -> dict[str, Any]: ...
 
     def preprocessing(self) -> dict[str, Request]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         modality = self.inputs.modality
         if modality == "image":
             turns = image_turns(self.cache.images[0])
@@ -287,7 +287,7 @@ class HeadedPlan(BundlePlan[ExportConfig]):
 
 
 class ClassificationPlan(HeadedPlan):
-    """See `BundlePlan`."""
+    """See `GraphPlan`."""
 
     verb = "tells the class of"
     answer = (
@@ -330,7 +330,7 @@ class ClassificationPlan(HeadedPlan):
 
 
 class RegressionPlan(HeadedPlan):
-    """See `BundlePlan`."""
+    """See `GraphPlan`."""
 
     verb = "gives a number for"
     answer = "It holds the value, or the `values` of all heads, in the units of the training data."

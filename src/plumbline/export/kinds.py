@@ -19,7 +19,7 @@ class ExportKind:
     settings: type[ExportConfig]
     """Section `export` of a task."""
     plan: str
-    """`module:class` of the `plumbline.export.plan.BundlePlan`."""
+    """`module:class` of the `plumbline.export.plan.BundlePlan`, a `GraphPlan` with graphs."""
 
 
 EXPORTS: Registry[ExportKind] = Registry("kind of task")

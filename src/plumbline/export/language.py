@@ -24,8 +24,8 @@ from plumbline.export.graphs import (
 )
 from plumbline.export.parity import Parity, common_prefix, until
 from plumbline.export.plan import (
-    BundlePlan,
     ConfigT,
+    GraphPlan,
     Readme,
     SelftestSample,
     max_difference,
@@ -47,7 +47,7 @@ Cut = tuple[list[int], int]
 """Token ids, and how many of them are given."""
 
 
-class LanguagePlan(BundlePlan[ConfigT]):
+class LanguagePlan(GraphPlan[ConfigT]):
     """What both kinds of language model share."""
 
     packages = ("tokenizers",)
@@ -77,7 +77,7 @@ class LanguagePlan(BundlePlan[ConfigT]):
 
 
 class CausalPlan(LanguagePlan[CausalLmExportConfig]):
-    """See `BundlePlan`."""
+    """See `GraphPlan`."""
 
     modules = ("language", "decoding", "text")
     readme = Readme(
@@ -98,7 +98,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig]):
         return int(self.stored.model.decoder.config.max_position_embeddings)
 
     def contract(self) -> dict[str, Any]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         spec = self.stored.spec
         rows = "question_answer" if spec.text == "question_answer" else "rows"
         return {
@@ -113,11 +113,11 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig]):
         }
 
     def description(self) -> dict[str, Any]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         return asdict(decoder_sizes(self.stored.model.decoder))
 
     def graphs(self) -> dict[str, GraphSpec]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         decoder = self.stored.model.decoder
         return {"decoder": text_decoder_spec(decoder, decoder_sizes(decoder))}
 
@@ -163,7 +163,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig]):
         return added, logits
 
     def measure(self, exported: Model) -> Parity:
-        """See `BundlePlan`; the loss is that of the tokens behind what is given."""
+        """See `GraphPlan`; the loss is that of the tokens behind what is given."""
         task = exported.task
         assert isinstance(task, CausalTask)
         sequences, eos = self._sequences(), self.stored.spec.special_ids.eos
@@ -195,7 +195,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig]):
         )
 
     def selftest(self, exported: Model) -> list[SelftestSample]:
-        """See `BundlePlan`; greedily, since a draw near a border may fall on either side."""
+        """See `GraphPlan`; greedily, since a draw near a border may fall on either side."""
         stored, samples = self.stored, []
         added = min(24, self._positions // 2)
         for prompt in self._texts(self._column, self.config.selftest_samples):
@@ -259,13 +259,13 @@ def takes_space(tokenizer: Tokenizer) -> bool:
 
 
 class MaskedPlan(LanguagePlan[MaskedLmExportConfig]):
-    """See `BundlePlan`."""
+    """See `GraphPlan`."""
 
     modules = ("language", "decoding", "text")
 
     @property
     def readme(self) -> Readme:  # type: ignore[override]
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         mask = self._mask_text
         return Readme(
             title="A model that fills the gaps of a text",
@@ -280,7 +280,7 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig]):
         return str(self.stored.text.id_to_token(self.stored.spec.mask_id))
 
     def contract(self) -> dict[str, Any]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         spec = self.stored.spec
         return {
             "task": "masked_lm",
@@ -298,14 +298,14 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig]):
         }
 
     def graphs(self) -> dict[str, GraphSpec]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         inputs, dynamic = ids_examples(self.stored.spec.vocab_size)
         module = MaskedGraph(self.stored.model).eval()
         return {"model": GraphSpec(module, inputs, dynamic, ["logits"])}
 
     @torch.inference_mode()
     def measure(self, exported: Model) -> Parity:
-        """See `BundlePlan`; what is hidden is what evaluation hides."""
+        """See `GraphPlan`; what is hidden is what evaluation hides."""
         task, spec, split = exported.task, self.stored.spec, self.config.split
         assert isinstance(task, MaskedTask)
         rows = masked_lm.open_rows(self.cache, split, spec, seed=0, training=False)
@@ -337,7 +337,7 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig]):
 
     @torch.inference_mode()
     def selftest(self, exported: Model) -> list[SelftestSample]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         samples = []
         for text in self._texts("text", self.config.selftest_samples):
             request = {"text": self._with_gap(text)}

@@ -60,18 +60,31 @@ ConfigT = TypeVar("ConfigT", bound=ExportConfig)
 
 
 class BundlePlan(ABC, Generic[ConfigT]):
-    """Base of the plans: everything that the bundle asks of a kind of model."""
+    """Base of the plans: enough by itself for a kind whose weights alone are exported."""
 
-    packages: tuple[str, ...]
+    packages: tuple[str, ...] = ()
     """What the bundle needs beside numpy and onnxruntime."""
-    modules: tuple[str, ...]
-    """Modules of the templates that it needs beside those that all need."""
-    readme: Readme
 
     def __init__(self, source: BundleSource, config: ConfigT) -> None:
         """Remember what is exported and how."""
         self.source, self.config = source, config
         self.stored, self.cache = source.stored, source.cache
+
+    @abstractmethod
+    def contract(self) -> dict[str, Any]:
+        """The kind's sections of contract.json, `task` among them."""
+
+    def description(self) -> dict[str, Any]:
+        """Sizes for metadata.json."""
+        return {}
+
+
+class GraphPlan(BundlePlan[ConfigT]):
+    """Base of the plans of kinds that have graphs, and so a bundle that answers requests."""
+
+    modules: tuple[str, ...]
+    """Modules of the templates that it needs beside those that all need."""
+    readme: Readme
 
     def check(self) -> None:
         """Refuse what no graph can be made of.
@@ -81,16 +94,8 @@ class BundlePlan(ABC, Generic[ConfigT]):
         """
 
     @abstractmethod
-    def contract(self) -> dict[str, Any]:
-        """The kind's sections of contract.json, `task` among them."""
-
-    @abstractmethod
     def graphs(self) -> dict[str, GraphSpec]:
         """The graphs by the names of their parts."""
-
-    def description(self) -> dict[str, Any]:
-        """Sizes for metadata.json."""
-        return {}
 
     @abstractmethod
     def measure(self, exported: Model) -> Parity:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.errors import ExportError
-from plumbline.export.plan import BundlePlan, Request
+from plumbline.export.plan import GraphPlan, Request
 from plumbline.export.templates.model import Model, agree
 from plumbline.files import dump_json
 
@@ -15,7 +15,7 @@ INPUT_TOLERANCE = 1e-4
 """Of inputs that are not the same bits everywhere."""
 
 
-def write_selftest(model: Model, plan: BundlePlan[Any], out: Path) -> None:
+def write_selftest(model: Model, plan: GraphPlan[Any], out: Path) -> None:
     """Write requests and what is expected into the new folder `out`.
 
     Args:

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from plumbline.export.config import Seq2SeqExportConfig
 from plumbline.export.graphs import IDS_AXES, GraphSpec, ids_examples, pair_mask
 from plumbline.export.parity import Parity, common_prefix, until
-from plumbline.export.plan import BundlePlan, Readme, SelftestSample, max_difference, spread
+from plumbline.export.plan import GraphPlan, Readme, SelftestSample, max_difference, spread
 from plumbline.export.templates.model import Model
 from plumbline.export.templates.scores import log_softmax
 from plumbline.export.templates.seq2seq import Seq2SeqTask
@@ -63,8 +63,8 @@ class TargetGraph(nn.Module):
         return logits
 
 
-class Seq2SeqPlan(BundlePlan[Seq2SeqExportConfig]):
-    """See `BundlePlan`."""
+class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig]):
+    """See `GraphPlan`."""
 
     packages = ("tokenizers",)
     modules = ("seq2seq", "text")
@@ -81,7 +81,7 @@ class Seq2SeqPlan(BundlePlan[Seq2SeqExportConfig]):
     _reference: tuple[list[list[int]], list[Floats]] | None = None
 
     def contract(self) -> dict[str, Any]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         spec, net, config = self.stored.spec, self.stored.model.net, self.config
         # A checkpoint may bring tokens that it never says.
         never = net.generation_config.bad_words_ids or []
@@ -109,7 +109,7 @@ class Seq2SeqPlan(BundlePlan[Seq2SeqExportConfig]):
         return min(tokens, getattr(self.stored.model.net.config, "max_position_embeddings", tokens))
 
     def graphs(self) -> dict[str, GraphSpec]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         net, spec = self.stored.model.net, self.stored.spec
         inputs, dynamic = ids_examples(spec.vocab_size)
         width = int(net.config.hidden_size)
@@ -155,7 +155,7 @@ class Seq2SeqPlan(BundlePlan[Seq2SeqExportConfig]):
         return targets, logits
 
     def measure(self, exported: Model) -> Parity:
-        """See `BundlePlan`; the exported side writes many padded sources at a time."""
+        """See `GraphPlan`; the exported side writes many padded sources at a time."""
         task = exported.task
         assert isinstance(task, Seq2SeqTask)
         pairs = self._pairs()
@@ -203,7 +203,7 @@ class Seq2SeqPlan(BundlePlan[Seq2SeqExportConfig]):
         return worst
 
     def selftest(self, exported: Model) -> list[SelftestSample]:
-        """See `BundlePlan`; by beam search, as the contract says."""
+        """See `GraphPlan`; by beam search, as the contract says."""
         pairs, config, samples = self._pairs(), self.config, []
         limit = self._limit(min(config.max_new_tokens, config.parity_tokens))
         for place in spread(len(pairs), config.selftest_samples):

@@ -22,7 +22,7 @@ from plumbline.export.graphs import (
 )
 from plumbline.export.media import encode_png, image_turns
 from plumbline.export.parity import Parity, common_prefix, until
-from plumbline.export.plan import BundlePlan, Readme, Request, SelftestSample, spread
+from plumbline.export.plan import GraphPlan, Readme, Request, SelftestSample, spread
 from plumbline.export.templates.model import Model
 from plumbline.export.templates.vlm import VlmTask
 from plumbline.loading.cache_reader import TrainingCache
@@ -304,8 +304,8 @@ def _match(texts: Sequence[str], samples: Sequence[PromptSample]) -> float:
     return sum(hits) / len(hits)
 
 
-class VlmPlan(BundlePlan[VlmExportConfig]):
-    """See `BundlePlan`."""
+class VlmPlan(GraphPlan[VlmExportConfig]):
+    """See `GraphPlan`."""
 
     packages = ("pillow", "tokenizers")
     modules = ("vlm", "decoding", "images", "text")
@@ -324,12 +324,12 @@ class VlmPlan(BundlePlan[VlmExportConfig]):
     _reference: Reference | None = None
 
     def check(self) -> None:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         check_image_size(self.cache, self.stored.spec.image_encoder.image_size)
         assert isinstance(self.stored.spec.inputs, ImageInputConfig)
 
     def contract(self) -> dict[str, Any]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         spec = self.stored.spec
         return {
             "task": "vlm",
@@ -345,12 +345,12 @@ class VlmPlan(BundlePlan[VlmExportConfig]):
         }
 
     def description(self) -> dict[str, Any]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         model = self.stored.model
         return {**asdict(decoder_sizes(model.decoder)), "image_tokens": model.image_encoder.tokens}
 
     def graphs(self) -> dict[str, GraphSpec]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         model, size = self.stored.model, self.stored.spec.image_encoder.image_size
         sizes = decoder_sizes(model.decoder)
         return {"vision": vision_spec(model, size), "decoder": decoder_spec(model, sizes)}
@@ -359,7 +359,7 @@ class VlmPlan(BundlePlan[VlmExportConfig]):
         return choose_samples(self.cache, self.stored, self.config.split, count)
 
     def measure(self, exported: Model) -> Parity:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         samples = self._samples(self.config.parity_samples)
         if self._reference is None:
             self._reference = reference_answers(
@@ -368,7 +368,7 @@ class VlmPlan(BundlePlan[VlmExportConfig]):
         return measure_parity(exported, self.stored, self.cache, samples, self._reference)
 
     def selftest(self, exported: Model) -> list[SelftestSample]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         samples = self._samples(self.config.selftest_samples)
         answers = reference_answers(
             self.stored, self.cache, samples, self.config.max_new_tokens
@@ -383,6 +383,6 @@ class VlmPlan(BundlePlan[VlmExportConfig]):
         ]
 
     def preprocessing(self) -> dict[str, Request]:
-        """See `BundlePlan`."""
+        """See `GraphPlan`."""
         first = self._samples(1)[0].image
         return {name: {"image": png} for name, png in image_turns(self.cache.images[first]).items()}
