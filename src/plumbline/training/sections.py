@@ -5,7 +5,7 @@ Beside the stages that train, inspection reads the same sections. No torch here.
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from plumbline.config import Config
 from plumbline.loading.loader_config import LoaderConfig
@@ -24,6 +24,16 @@ class TrainSection(Config):
     task: Config
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+
+    @model_validator(mode="after")
+    def _shares(self) -> "TrainSection":
+        size, processes = self.loader.batch_size, self.trainer.processes
+        if processes > size:
+            raise ValueError(
+                f"trainer.processes {processes} share a batch, and loader.batch_size is {size}: "
+                "there would be processes without a sample"
+            )
+        return self
 
 
 class TrainingConfig(Config):
