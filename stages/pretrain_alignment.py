@@ -7,7 +7,7 @@ from plumbline.config import fix_threads
 from plumbline.files import output_lock
 from plumbline.stage import parse_call, run_stage
 from plumbline.tracking.record import record_run
-from plumbline.training.sections import PRETRAIN_ALIGNMENT
+from plumbline.training.alignment_sections import PRETRAIN_ALIGNMENT
 
 SPEC = PRETRAIN_ALIGNMENT
 
