@@ -47,7 +47,7 @@ format: $(READY)  ## Put the code into its form
 params: $(READY)  ## Compose params.yaml from conf/
 	python -m stages.check_params --write
 
-deps: $(READY)  ## Write the code that each stage imports into dvc.yaml
+deps: $(READY)  ## Write the code and libraries that each stage imports into dvc.yaml
 	python -m tools.code_deps --write
 
 report: $(READY)  ## Build the report and say where it is

@@ -1,7 +1,8 @@
-"""The code that each stage of dvc.yaml depends on, worked out from imports.
+"""The code and libraries that each stage of dvc.yaml depends on, worked out from imports.
 
 `python -m tools.code_deps` prints what dvc.yaml lacks or lists in vain and exits 1; with `--write`
-it rewrites the code in the `deps` of every stage and leaves all else of dvc.yaml as it is.
+it rewrites the code in the `deps` and the versions in the `params` of every stage, and leaves all
+else of dvc.yaml as it is.
 
 The closure of a stage is every file of ours that can shape its output:
 - what its script imports, anywhere in a file, also inside functions, with the packages around it;
@@ -23,6 +24,10 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))  # of this checkout, whatever is installed
+
+from plumbline.params import PACKAGES  # noqa: E402
+
 TOPS = {"plumbline": "src/plumbline", "stages": "stages", "plugins": "plugins"}
 """Package -> where it lies."""
 
@@ -33,6 +38,12 @@ LOADER = "plumbline.registry.load_attribute"
 PLACE = re.compile(r"((?:plumbline|plugins)(?:\.\w+)+):\w+")
 PLUGINS = "plugins"
 """Listed whole by every stage: what a user puts there is imported by all of them."""
+
+OTHER_NAMES = {"PIL": "pillow"}
+"""Module -> library, where the names differ."""
+
+BEHIND = {"onnx": ("onnx_ir", "protobuf")}
+"""Library -> those that shape its results and whose versions it does not fix."""
 
 EAGER = ("check_params",)
 
@@ -175,6 +186,19 @@ def folded(files: Iterable[Path], root: Path = ROOT) -> list[str]:
     return sorted(path.as_posix() for path in left)
 
 
+def libraries(name: str, root: Path = ROOT) -> list[str]:
+    """The entries of `plumbline.params.PACKAGES` that shape what a stage writes; Python always."""
+    if name in EAGER:
+        return []  # its output is a constant
+    imported = {"python"}
+    for file in stage_closure(name, root):
+        modules = _read(file, root, eager=False)[0] if file.suffix == ".py" else ()
+        for top in {module.split(".")[0] for module in modules}:
+            library = OTHER_NAMES.get(top, top)
+            imported |= {library, *BEHIND.get(library, ())}
+    return [package for package in PACKAGES if package in imported]
+
+
 def is_code(dep: str) -> bool:
     """Whether a dep of dvc.yaml is code of ours, not data."""
     return dep.split("/")[0] in ("src", "stages", PLUGINS)
@@ -186,33 +210,51 @@ def expected(name: str, root: Path = ROOT) -> list[str]:
     return [*folded(files, root), PLUGINS]
 
 
+def is_version(param: str) -> bool:
+    """Whether a param of dvc.yaml is the version of a library."""
+    return param.startswith("versions.")
+
+
+def expected_versions(name: str, root: Path = ROOT) -> list[str]:
+    """The versions that a stage must have among its params."""
+    return [f"versions.{library}" for library in libraries(name, root)]
+
+
 def difference(root: Path = ROOT) -> list[str]:
-    """One line per code dep that dvc.yaml lacks or lists in vain."""
+    """One line per code dep or version that dvc.yaml lacks or lists in vain."""
     lines = []
     for name, stage in yaml.safe_load((root / "dvc.yaml").read_text())["stages"].items():
-        declared = {dep for dep in entry(stage)["deps"] if is_code(dep)}
-        needed = set(expected(name, root))
+        body = entry(stage)
+        declared = {dep for dep in body["deps"] if is_code(dep)}
+        declared |= {param for param in body.get("params", []) if is_version(param)}
+        needed = {*expected(name, root), *expected_versions(name, root)}
         lines += [f"{name}: lacks {dep}" for dep in sorted(needed - declared)]
         lines += [f"{name}: lists {dep} in vain" for dep in sorted(declared - needed)]
     return lines
 
 
 def rewritten(text: str, root: Path = ROOT) -> str:
-    """The text of dvc.yaml with the code deps of every stage put right."""
+    """The text of dvc.yaml with the code deps and versions of every stage put right."""
     lines: list[str] = []
-    stage, waiting, inside = "", False, False
+    stage, block = "", ""
+    new: list[str] = []
     for line in text.splitlines():
+        item = re.match(r"( *)- ([^\s#]+)", line)
         if match := re.match(r"  (\w+):$", line):
             stage = match[1]
-        inside = inside and bool(re.match(r" *(- |#)", line))
-        if line.strip() == "deps:" and stage:
-            inside = waiting = True
-        elif inside and (match := re.match(r"( *)- ([^\s#]+)", line)):
-            if waiting:  # code stands first
-                lines += [f"{match[1]}- {dep}" for dep in expected(stage, root)]
-                waiting = False
-            if is_code(match[2]):
+        if block and not item and not line.strip().startswith("#"):
+            lines += new if block == "params" else []  # versions stand last
+            block, new = "", []
+        if item and block:
+            ours = is_code if block == "deps" else is_version
+            if not new:
+                names = expected(stage, root) if block == "deps" else expected_versions(stage, root)
+                new = [f"{item[1]}- {name}" for name in names]
+                lines += new if block == "deps" else []  # code stands first
+            if ours(item[2]):
                 continue
+        elif stage and line.strip() in ("deps:", "params:"):
+            block = line.strip(" :")
         lines.append(line)
     return "\n".join(lines) + "\n"
 

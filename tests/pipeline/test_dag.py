@@ -27,6 +27,12 @@ def test_deps_are_the_code_that_the_stage_imports_and_no_other(name: str) -> Non
     assert declared == set(code_deps.expected(name)), "make deps puts it right"
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_versions_are_those_of_the_libraries_that_the_stage_imports(name: str) -> None:
+    declared = {param for param in entry(name).get("params", []) if code_deps.is_version(param)}
+    assert declared == set(code_deps.expected_versions(name)), "make deps puts it right"
+
+
 @pytest.mark.parametrize("name", sorted(set(ALL) - {"check_params"}))
 def test_params_are_what_the_stage_reads(name: str) -> None:
     spec = importlib.import_module(f"stages.{name}").SPEC
