@@ -5,7 +5,8 @@ It runs in the working folder as `python -m stages.STAGE KEY` does. OUT.json get
 - `listed`: folders below it that were listed;
 - `modules`: our modules that were loaded, with their files;
 - `keys`: settings that were read, by their dotted key in params.yaml, and `leaves`, all there were;
-- `distributions`: installed distributions of which anything was imported;
+- `libraries`: installed distributions that our modules imported, and `indirect`, those that only
+  other libraries did;
 - `processes`: programs that were started, whose reads are not seen.
 
 Libraries that open files by native code (pyarrow, safetensors, tokenizers, soundfile) are not
@@ -14,12 +15,13 @@ A validator reads settings before they are recorded, so what only a validator lo
 unread; so does what is only stored with the outputs.
 """
 
+import builtins
 import importlib.metadata
 import json
 import os
 import runpy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +141,27 @@ def our_modules(root: Path) -> dict[str, str]:
     return found
 
 
-def loaded_distributions() -> list[str]:
-    """Installed distributions of which a module is loaded, by their normalised names."""
+def watch_imports() -> set[str]:
+    """The set that gets the top-level name of everything that a module of ours imports."""
+    found: set[str] = set()
+    do_import = builtins.__import__
+
+    def watched(name: str, *rest: Any, **named: Any) -> Any:
+        space = rest[0] if rest else named.get("globals")
+        importer = str((space or {}).get("__name__", ""))
+        if importer.split(".")[0] in (*OURS, "__main__"):
+            found.add(name.split(".")[0])
+        return do_import(name, *rest, **named)
+
+    builtins.__import__ = watched
+    return found
+
+
+def distributions(modules: Iterable[str]) -> set[str]:
+    """Installed distributions that modules come from, by their names in the form `a-b`."""
     owners = importlib.metadata.packages_distributions()
-    tops = {name.split(".")[0] for name in sys.modules}
-    names = {owner for top in tops for owner in owners.get(top, [])}
-    return sorted(name.lower().replace("_", "-") for name in names)
+    names = {owner for name in modules for owner in owners.get(name.split(".")[0], [])}
+    return {name.lower().replace("_", "-") for name in names}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -153,6 +170,7 @@ def main(arguments: Sequence[str]) -> None:
     root = Path.cwd()
     sys.path[0] = str(root)
     sys.argv = [f"stages/{stage}.py", *rest]
+    imported = watch_imports()
     import stages  # noqa: F401  # puts the checkout's own src in front
 
     recorder = Recorder(root)
@@ -161,13 +179,15 @@ def main(arguments: Sequence[str]) -> None:
     try:
         runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=True)
     finally:
+        libraries = distributions(imported)
         record = {
             "files": sorted(recorder.files),
             "listed": sorted(recorder.listed),
             "modules": our_modules(root) | {f"stages.{stage}": f"stages/{stage}.py"},
             "keys": sorted(recorder.keys),
             "leaves": sorted(recorder.leaves),
-            "distributions": loaded_distributions(),
+            "libraries": sorted(libraries),
+            "indirect": sorted(distributions(list(sys.modules)) - libraries),
             "processes": sorted(recorder.processes),
         }
         Path(out).write_text(json.dumps(record, indent=1))
