@@ -4,7 +4,8 @@ It runs in the working folder as `python -m stages.STAGE KEY` does. OUT.json get
 - `files`: files below the working folder that Python code opened for reading;
 - `listed`: folders below it that were listed;
 - `modules`: our modules that were loaded, with their files;
-- `keys`: settings that were read, by their dotted key in params.yaml, and `leaves`, all there were;
+- `keys`: settings that were read, by their dotted key in params.yaml;
+- `fields`: fields of settings that hold a value, as `Class.field`, and `fields_read`;
 - `libraries`: installed distributions that our modules imported, and `indirect`, those that only
   other libraries did;
 - `processes`: programs that were started, whose reads are not seen.
@@ -17,13 +18,14 @@ unread; so does what is only stored with the outputs.
 
 import builtins
 import importlib.metadata
+import inspect
 import json
 import os
 import runpy
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 OURS = ("plumbline", "plugins", "stages")
 
@@ -38,7 +40,8 @@ class Recorder:
         self.listed: set[str] = set()
         self.processes: set[str] = set()
         self.keys: set[str] = set()
-        self.leaves: set[str] = set()
+        self.fields: set[str] = set()
+        self.fields_read: set[str] = set()
         self._places: dict[int, Mapping[str, str]] = {}
         self._kept: list[Any] = []  # an id is good as long as its object lives
 
@@ -75,19 +78,20 @@ class Recorder:
             self._kept.append(value)
             for name, inner in fields.items():
                 self.watch(inner, places[name])
-        elif isinstance(value, Mapping) and value:
+                if not (_holds_settings(inner) or _is_tag(value, name)):
+                    self.fields.add(_field(value, name))
+        elif isinstance(value, Mapping):
             for name, inner in value.items():
                 self.watch(inner, f"{key}.{name}")
-        elif isinstance(value, list | tuple) and any(map(_is_settings, value)):
+        elif isinstance(value, list | tuple):
             for at, inner in enumerate(value):
                 self.watch(inner, f"{key}.{at}")
-        else:
-            self.leaves.add(key)
 
     def read(self, settings: Any, name: str) -> None:
         """Note that the field `name` of some settings is read."""
         if place := self._places.get(id(settings), {}).get(name):
             self.keys.add(place)
+            self.fields_read.add(_field(settings, name))
 
     def copied(self, settings: Any, copy: Any, replaced: Sequence[str]) -> None:
         """Watch a copy of settings as well, but for the fields that were replaced."""
@@ -99,6 +103,25 @@ class Recorder:
 
 def _is_settings(value: Any) -> bool:
     return hasattr(type(value), "model_fields")
+
+
+def _holds_settings(value: Any) -> bool:
+    inner = value.values() if isinstance(value, Mapping) else value
+    return _is_settings(value) or (
+        isinstance(value, Mapping | list | tuple) and any(map(_is_settings, inner))
+    )
+
+
+def _is_tag(settings: Any, name: str) -> bool:
+    """Whether a field can hold one value alone, and so only says which settings these are."""
+    annotation = type(settings).model_fields[name].annotation
+    return get_origin(annotation) is Literal and len(get_args(annotation)) == 1
+
+
+def _field(settings: Any, name: str) -> str:
+    """A field by the class that declares it."""
+    owners = [c for c in type(settings).__mro__ if name in inspect.get_annotations(c)]
+    return f"{owners[-1].__name__ if owners else type(settings).__name__}.{name}"
 
 
 def watch_settings(recorder: Recorder) -> None:
@@ -185,7 +208,8 @@ def main(arguments: Sequence[str]) -> None:
             "listed": sorted(recorder.listed),
             "modules": our_modules(root) | {f"stages.{stage}": f"stages/{stage}.py"},
             "keys": sorted(recorder.keys),
-            "leaves": sorted(recorder.leaves),
+            "fields": sorted(recorder.fields),
+            "fields_read": sorted(recorder.fields_read),
             "libraries": sorted(libraries),
             "indirect": sorted(distributions(list(sys.modules)) - libraries),
             "processes": sorted(recorder.processes),

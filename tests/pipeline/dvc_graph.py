@@ -46,7 +46,7 @@ class Graph:
         self._saved: dict[str, Any] = {}
         with self._reading():
             self.repo = Repo(str(checkout.folder))
-            self.stages = {stage.addressing: stage for stage in self.repo.index.stages}
+            self.stages = {stage.name: stage for stage in self.repo.index.stages}
             write_placeholders(self.stages.values())
             for stage in self.stages.values():
                 for dep in stage.deps:
@@ -113,12 +113,12 @@ class Graph:
     def resolved(self) -> set[str]:
         """The stages that there are now."""
         with self._reading():
-            return {stage.addressing for stage in Repo(str(self.folder)).index.stages}
+            return {stage.name for stage in Repo(str(self.folder)).index.stages}
 
     def edges(self) -> set[tuple[str, str]]:
         """(stage, stage that it waits for), from DVC's own graph."""
         graph = self.repo.index.graph
-        return {(first.addressing, second.addressing) for first, second in graph.edges}
+        return {(first.name, second.name) for first, second in graph.edges}
 
 
 def write_placeholders(stages: Any) -> None:

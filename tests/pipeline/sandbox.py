@@ -66,7 +66,7 @@ def declared_stages(folder: Path) -> list[Declared]:
     index = Repo(str(folder)).index
     found = []
     for stage in networkx.dfs_postorder_nodes(index.graph):
-        name, _, key = stage.addressing.partition("@")
+        name, _, key = stage.name.partition("@")
         files = [d for d in stage.deps if not getattr(d, "params", None)]
         places = tuple(Path(d.fs_path).relative_to(folder).as_posix() for d in files)
         found.append(
