@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all check format params report mlflow gc clean verify
+.PHONY: help setup repro test test-all check format params deps report mlflow gc clean verify
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ format: $(READY)  ## Put the code into its form
 
 params: $(READY)  ## Compose params.yaml from conf/
 	python -m stages.check_params --write
+
+deps: $(READY)  ## Write the code and libraries that each stage imports into dvc.yaml
+	python -m tools.code_deps --write
 
 report: $(READY)  ## Build the report and say where it is
 	dvc repro report

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from plumbline import paths
 from plumbline.stage import run_stage
-from plumbline.training.sections import PRETRAIN_ALIGNMENT
+from plumbline.training.alignment_sections import PRETRAIN_ALIGNMENT
 from stages.training_stage import run_training_stage
 
 SPEC = PRETRAIN_ALIGNMENT

@@ -1,6 +1,7 @@
 """params.yaml: conf/ composed, and the versions of the libraries that shape results."""
 
 import importlib.metadata
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ PACKAGES = (
     "matplotlib",
     "numpy",
     "onnx",
+    "onnx_ir",
     "onnxruntime",
     "onnxscript",
     "pillow",
+    "protobuf",
     "pyarrow",
+    "python",
     "rouge_score",
     "sacrebleu",
     "safetensors",
@@ -30,7 +34,10 @@ PACKAGES = (
     "torchvision",
     "transformers",
 )
-"""Libraries whose version is part of the cache key of the stages that use them."""
+"""What is part of the cache key, by its version, of the stages that use it.
+
+Of Python it is 3.11 or 3.12: `sum` of floats and the tables of Unicode differ between them.
+"""
 
 HEADER = "# Composed from conf/ by `make params`; change conf/, not this file.\n"
 
@@ -39,6 +46,9 @@ def installed_versions() -> dict[str, str]:
     """Version of each of `PACKAGES`, without the build suffix; `absent` where not installed."""
     versions = {}
     for name in PACKAGES:
+        if name == "python":
+            versions[name] = f"{sys.version_info.major}.{sys.version_info.minor}"
+            continue
         try:
             versions[name] = importlib.metadata.version(name).split("+")[0]
         except importlib.metadata.PackageNotFoundError:

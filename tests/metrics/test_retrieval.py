@@ -352,6 +352,7 @@ def test_zero_shot_refuses_what_does_not_fit() -> None:
 def test_metrics_import_neither_torch_nor_the_slow_libraries() -> None:
     code = (
         "import sys, plumbline.metrics.retrieval, plumbline.metrics.text_overlap;"
+        "import plumbline.metrics.rouge;"
         "import plumbline.metrics.classification, plumbline.metrics.regression;"
         "print([m for m in ('torch', 'sacrebleu', 'rouge_score', 'nltk') if m in sys.modules])"
     )

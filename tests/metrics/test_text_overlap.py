@@ -5,13 +5,12 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 from sacrebleu.metrics.bleu import BLEU
 
+from plumbline.metrics.rouge import rouge, rouge_l
 from plumbline.metrics.text_overlap import (
     corpus_bleu,
     exact_match,
     normalize_answer,
     question_only_baseline,
-    rouge,
-    rouge_l,
     token_f1,
 )
 

@@ -1,6 +1,5 @@
 """dvc.yaml tells the truth: about code, parameters and places (N01, C02, C13)."""
 
-import ast
 import importlib
 import re
 from pathlib import Path
@@ -10,85 +9,28 @@ import pytest
 import yaml
 
 from plumbline import paths
+from tools import code_deps
 
 ROOT = Path(__file__).resolve().parents[2]
 DAG: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 KEYED = sorted(name for name, stage in DAG.items() if "foreach" in stage)
 ALL = sorted(DAG)
 
-PLACE = re.compile(r"(plumbline(?:\.\w+)+):\w+")
-
-UNLISTED = ("plumbline.tracking",)
-"""Packages that no stage lists: they cannot change an output."""
-
 
 def entry(name: str) -> dict[str, Any]:
-    stage: dict[str, Any] = DAG[name]
-    body: dict[str, Any] = stage.get("do", stage)
-    return body
-
-
-def module_file(module: str) -> Path | None:
-    base = ROOT / ("src" if module.split(".")[0] == "plumbline" else ".") / module.replace(".", "/")
-    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
-        if candidate.is_file():
-            return candidate.relative_to(ROOT)
-    return None
-
-
-def imported_modules(file: Path) -> set[str]:
-    """Our modules that a file imports anywhere, also inside functions, with their packages.
-
-    A text like "plumbline.tasks.vlm:build" is an import that a table makes later.
-    """
-    found: set[str] = set()
-    for node in ast.walk(ast.parse((ROOT / file).read_text())):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if place := PLACE.fullmatch(node.value):
-                found.add(place[1])
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    ours = {m for m in found if m.split(".")[0] in ("plumbline", "stages") and module_file(m)}
-    return {m.rsplit(".", n)[0] for m in ours for n in range(m.count(".") + 1)}
-
-
-def closure(module: str) -> set[str]:
-    seen: set[str] = set()
-    waiting = {module, "stages"}
-    while waiting:
-        name = waiting.pop()
-        file = module_file(name)
-        if name in seen or file is None or name.startswith(UNLISTED):
-            continue
-        seen.add(name)
-        waiting |= imported_modules(file)
-    return {str(module_file(name)) for name in seen}
-
-
-def code_deps(name: str) -> list[str]:
-    return [d for d in entry(name)["deps"] if d.startswith(("src/", "stages"))]
-
-
-def covers(dep: str, file: str) -> bool:
-    return file == dep or file.startswith(f"{dep}/")
+    return code_deps.entry(DAG[name])
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_deps_list_every_module_that_the_stage_imports(name: str) -> None:
-    undeclared = {
-        file
-        for file in closure(f"stages.{name}")
-        if not any(covers(dep, file) for dep in code_deps(name))
-    }
-    assert not undeclared
+def test_deps_are_the_code_that_the_stage_imports_and_no_other(name: str) -> None:
+    declared = {dep for dep in entry(name)["deps"] if code_deps.is_code(dep)}
+    assert declared == set(code_deps.expected(name)), "make deps puts it right"
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_deps_list_no_code_that_the_stage_does_not_import(name: str) -> None:
-    used = closure(f"stages.{name}")
-    assert [d for d in code_deps(name) if not any(covers(d, f) for f in used)] == []
+def test_versions_are_those_of_the_libraries_that_the_stage_imports(name: str) -> None:
+    declared = {param for param in entry(name).get("params", []) if code_deps.is_version(param)}
+    assert declared == set(code_deps.expected_versions(name)), "make deps puts it right"
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - {"check_params"}))

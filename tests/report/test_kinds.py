@@ -332,6 +332,7 @@ def test_a_prediction_without_its_columns_is_named(empty_project) -> None:
 
 def test_a_task_that_starts_from_its_data_starts_from_nothing(project) -> None:
     project.add_evaluated("rank", "scenes", "ranker", {"ndcg": 0.71}, [])
+    project.add_evaluated("order", "scenes", "ranker", {"ndcg": 0.7}, [], start="work/cache/scenes")
     page = render_page(project.chosen())
     assert page.count("starting from") == 1
     assert "starting from <code>models/align/image</code>" in page

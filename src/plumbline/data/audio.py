@@ -7,8 +7,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "AIFF", "MP3")
-"""Containers that are read, told by content."""
+from plumbline.data.audio_formats import FORMATS
 
 
 def decode_mono(data: bytes, sample_rate: int) -> NDArray[np.float32]:

@@ -11,7 +11,8 @@ from plumbline.evaluation.result import Evaluation, EvaluationJob
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.metrics.perplexity import perplexity
-from plumbline.metrics.text_overlap import corpus_bleu, exact_match, rouge
+from plumbline.metrics.rouge import rouge
+from plumbline.metrics.text_overlap import corpus_bleu, exact_match
 from plumbline.models.seq2seq import Seq2Seq, Seq2SeqSpec
 from plumbline.tasks.seq2seq import PairRows, collate
 

@@ -14,12 +14,12 @@ from plumbline.evaluation.generation import answer_nll, generate_answers
 from plumbline.evaluation.result import Evaluation, EvaluationJob
 from plumbline.loading.cache_reader import MediaRows, TrainingCache
 from plumbline.metrics.perplexity import perplexity
+from plumbline.metrics.rouge import rouge
 from plumbline.metrics.text_overlap import (
     corpus_bleu,
     exact_match,
     normalize_answer,
     question_only_baseline,
-    rouge,
     token_f1,
 )
 from plumbline.models.features import BATCH_IMAGES, encode_images

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from plumbline.config import compose_yaml
 from plumbline.errors import ConfigError
 from plumbline.stage import Call, StageSpec, parse_call
-from plumbline.training.sections import PRETRAIN_ALIGNMENT, TrainingConfig
+from plumbline.training.alignment_sections import PRETRAIN_ALIGNMENT
+from plumbline.training.sections import TrainingConfig
 from plumbline.training.task_sections import FINETUNE
 
 if TYPE_CHECKING:

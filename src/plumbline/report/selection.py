@@ -55,4 +55,4 @@ def _start(entry: Mapping[str, Any], datasets: Mapping[str, Any]) -> str:
     start = str(entry.get("start") or "")
     dataset = datasets.get(entry["data"])
     source = dataset.get("path") if isinstance(dataset, Mapping) else None
-    return "" if start == source else start
+    return "" if start in (source, paths.cache(str(entry["data"])).as_posix()) else start

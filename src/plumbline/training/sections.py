@@ -1,7 +1,4 @@
-"""What a training reads of params.yaml, and what that of an alignment does.
-
-Beside the stages that train, inspection reads the same sections. No torch here.
-"""
+"""What every training reads of params.yaml. No torch here."""
 
 from pathlib import Path
 
@@ -9,9 +6,6 @@ from pydantic import Field, model_validator
 
 from plumbline.config import Config
 from plumbline.loading.loader_config import LoaderConfig
-from plumbline.models.config import DualEncoderConfig
-from plumbline.stage import StageSpec
-from plumbline.tasks.config import AlignmentTaskConfig
 from plumbline.training.config import TrainerConfig
 
 
@@ -53,34 +47,3 @@ class TrainingConfig(Config):
     def start_folder(self) -> Path:
         """The folder that training starts from; of no use where it starts from nothing."""
         return Path()
-
-
-class AlignmentTrainSection(TrainSection):
-    """Section `train` of an alignment."""
-
-    model: DualEncoderConfig
-    task: AlignmentTaskConfig
-
-
-class PretrainAlignmentConfig(TrainingConfig):
-    """What is aligned, and how."""
-
-    train: AlignmentTrainSection
-
-    @property
-    def builder(self) -> str:
-        """See `TrainingConfig`."""
-        return "plumbline.tasks.alignment:build"
-
-
-PRETRAIN_ALIGNMENT = StageSpec(
-    name="pretrain_alignment",
-    schema=PretrainAlignmentConfig,
-    group="align",
-    sections=lambda key: {
-        "seed": "seed",
-        "threads": "threads",
-        "data": f"align.{key}.data",
-        "train": f"align.{key}.train",
-    },
-)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from plumbline.data.audio_formats import FORMATS
 from plumbline.validation.audio_header import find_damage, sniff_audio
 from plumbline.validation.faults import Fault, Level, one_line
 
@@ -64,9 +65,6 @@ def too_many_audio_bytes(size: int, limits: AudioLimits) -> Fault:
 
 
 def _check_header(file: "soundfile.SoundFile", limits: AudioLimits) -> Fault | None:
-    # What passes here is what training decodes.
-    from plumbline.data.audio import FORMATS
-
     if file.format not in FORMATS or not 0 < file.samplerate <= MAX_RATE_HZ:
         return Fault("bad_audio", f"{file.format} of {file.samplerate} Hz is not supported")
     if not 0 < file.frames < _UNKNOWN_FRAMES:

@@ -1,0 +1,37 @@
+"""What the training of an alignment reads of params.yaml. No torch here."""
+
+from plumbline.models.config import DualEncoderConfig
+from plumbline.stage import StageSpec
+from plumbline.tasks.config import AlignmentTaskConfig
+from plumbline.training.sections import TrainingConfig, TrainSection
+
+
+class AlignmentTrainSection(TrainSection):
+    """Section `train` of an alignment."""
+
+    model: DualEncoderConfig
+    task: AlignmentTaskConfig
+
+
+class PretrainAlignmentConfig(TrainingConfig):
+    """What is aligned, and how."""
+
+    train: AlignmentTrainSection
+
+    @property
+    def builder(self) -> str:
+        """See `TrainingConfig`."""
+        return "plumbline.tasks.alignment:build"
+
+
+PRETRAIN_ALIGNMENT = StageSpec(
+    name="pretrain_alignment",
+    schema=PretrainAlignmentConfig,
+    group="align",
+    sections=lambda key: {
+        "seed": "seed",
+        "threads": "threads",
+        "data": f"align.{key}.data",
+        "train": f"align.{key}.train",
+    },
+)

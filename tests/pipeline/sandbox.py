@@ -1,0 +1,180 @@
+"""Stages run where nothing lies but what dvc.yaml declares for them, and every read is recorded."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dvc.repo import Repo
+
+from tests.pipeline.checkout import ENVIRONMENT, ROOT
+from tools.code_deps import is_code
+from tools.trace_stage import OURS
+
+RECORD_OFF = '''"""Nothing is recorded: a stage's outputs cannot depend on its run record."""
+
+from contextlib import contextmanager
+
+
+class Off:
+    path = None
+
+    def metrics(self, step, values): ...
+    def facts(self, values): ...
+    def artifact(self, path): ...
+
+
+@contextmanager
+def record_run(**_):
+    yield Off()
+'''
+PARTIAL = re.compile(r"(^|/)\..+\.(partial|before)-\d+")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One stage as DVC resolves it: places relative to the checkout."""
+
+    stage: str
+    key: str
+    code: tuple[str, ...]
+    data: tuple[str, ...]
+    params: tuple[str, ...]
+    outs: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}@{self.key}" if self.key else self.stage
+
+    @property
+    def command(self) -> list[str]:
+        return [self.stage, *([self.key] if self.key else [])]
+
+
+def declared_stages(folder: Path) -> list[Declared]:
+    """All stages of a checkout, each after those that it depends on."""
+    import networkx
+
+    index = Repo(str(folder)).index
+    found = []
+    for stage in networkx.dfs_postorder_nodes(index.graph):
+        name, _, key = stage.name.partition("@")
+        files = [d for d in stage.deps if not getattr(d, "params", None)]
+        places = tuple(Path(d.fs_path).relative_to(folder).as_posix() for d in files)
+        found.append(
+            Declared(
+                stage=name,
+                key=key,
+                code=tuple(p for p in places if is_code(p)),
+                data=tuple(p for p in places if not is_code(p)),
+                params=tuple(p for d in stage.deps for p in getattr(d, "params", None) or ()),
+                outs=tuple(Path(o.fs_path).relative_to(folder).as_posix() for o in stage.outs),
+            )
+        )
+    return found
+
+
+def covers(places: tuple[str, ...], file: str) -> bool:
+    return any(file == place or file.startswith(f"{place}/") for place in places)
+
+
+def only(params: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The part of the parameters that lies at dotted keys."""
+    kept: dict[str, Any] = {}
+    for dotted in keys:
+        *parents, last = dotted.split(".")
+        source, target = params, kept
+        for part in parents:
+            source, target = source[part], target.setdefault(part, {})
+        target[last] = source[last]
+    return kept
+
+
+def make_sandbox(checkout: Path, folder: Path, declared: Declared) -> None:
+    """A folder that holds the declared inputs of a stage, the declared keys, and a mute tracker.
+
+    Versions of libraries stay out: no stage reads one, and all stages check all of them.
+    """
+    for place in (*declared.code, *declared.data):
+        source, target = checkout / place, folder / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            skip = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, target, ignore=skip, copy_function=os.link, dirs_exist_ok=True)
+        elif not target.exists():
+            os.link(source, target)
+    record = folder / "src/plumbline/tracking/record.py"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.unlink(missing_ok=True)
+    record.with_name("__init__.py").touch()
+    record.write_text(RECORD_OFF)
+    if "params.yaml" not in declared.data:
+        params = yaml.safe_load((checkout / "params.yaml").read_text())
+        keys = tuple(key for key in declared.params if not key.startswith("versions."))
+        (folder / "params.yaml").write_text(yaml.safe_dump(only(params, keys), sort_keys=False))
+
+
+def trace(folder: Path, declared: Declared) -> dict[str, Any]:
+    """Run a stage in its sandbox; what tools/trace_stage.py recorded."""
+    out = folder.with_suffix(".json")
+    command = [sys.executable, str(ROOT / "tools/trace_stage.py"), str(out), *declared.command]
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "PLUMBLINE_TRACKING", "HF_HUB_OFFLINE")
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={name: ENVIRONMENT[name] for name in kept if name in ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    if done.returncode:
+        raise AssertionError(f"{declared.name}: {done.stdout}\n{done.stderr}")
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def digests(folder: Path, places: tuple[str, ...]) -> dict[str, str]:
+    """SHA-256 of every file of some outputs."""
+    return {
+        file.relative_to(folder).as_posix(): sha256(file.read_bytes()).hexdigest()
+        for place in places
+        for file in _files(folder / place)
+    }
+
+
+def _files(place: Path) -> Iterator[Path]:
+    if place.is_file():
+        yield place
+    elif place.is_dir():
+        yield from (path for path in sorted(place.rglob("*")) if path.is_file())
+
+
+def undeclared_reads(declared: Declared, found: Mapping[str, Any]) -> list[str]:
+    """Files, modules and settings that a run read though dvc.yaml does not declare them."""
+    own = (*declared.outs, ".plumbline", ".ckpt")
+    allowed = (*declared.code, *declared.data, "params.yaml", "src/plumbline/tracking")
+    read = [
+        *found["files"],
+        *(file for name, file in found["modules"].items() if name.split(".")[0] in OURS),
+    ]
+    files = {
+        file
+        for file in read
+        if not (covers(allowed, file) or covers(own, file) or PARTIAL.search(file))
+        and "__pycache__" not in file
+    }
+    keys = {key for key in found["keys"] if not covers_key(declared.params, key)}
+    return sorted(files | keys)
+
+
+def covers_key(params: tuple[str, ...], key: str) -> bool:
+    return any(key == place or key.startswith(f"{place}.") for place in params)
