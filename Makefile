@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all check format params deps report mlflow gc clean verify
+.PHONY: help setup repro test test-all faults check format params deps report mlflow gc clean verify
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ test: $(READY)  ## The test suite (under 15 minutes, offline)
 
 test-all: $(READY)  ## The suite with what takes longer
 	PLUMBLINE_TRACKING=off pytest -n 2 --dist loadfile
+
+faults: $(READY)  ## Kill every stage again and again; KILLS=300 SEED=0
+	PYTHONPATH=src python -m tests.faults.kills $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
 
 check: $(READY)  ## Lint, format and types
 	ruff check

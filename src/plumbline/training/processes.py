@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from plumbline.batch import Batch
 from plumbline.errors import TrainingError
 from plumbline.loading.loader import Share
+from plumbline.loading.workers import refuse_dead_worker
 from plumbline.training.skipping import FAILURES
 
 BUCKET_ELEMENTS = 16 * 2**20
@@ -33,6 +34,7 @@ def _meeting() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        refuse_dead_worker(error)
         raise TrainingError(
             "another process of this training is gone; its own message says why. The last "
             "checkpoint stands: run again to go on from it"

@@ -8,6 +8,7 @@ import torch
 
 from plumbline.batch import Batch
 from plumbline.errors import TrainingError
+from plumbline.loading.workers import refuse_dead_worker
 from plumbline.training.clock import Clock
 from plumbline.training.config import TrainerConfig
 from plumbline.training.history import History
@@ -41,7 +42,12 @@ def not_finite(loss: float, norm: float, config: TrainerConfig) -> Fault:
 
 
 def failure(error: BaseException, window: Sequence[Batch], config: TrainerConfig) -> Fault:
-    """The fault of an error in the loss or the backward pass."""
+    """The fault of an error in the loss or the backward pass.
+
+    Raises:
+        TrainingError: it is the death of a loader process, which only came up here.
+    """
+    refuse_dead_worker(error)
     stops = config.failing_batch == "stop"
     if is_out_of_memory(error):
         size = max(len(batch["sample_index"]) for batch in window)

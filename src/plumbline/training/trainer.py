@@ -18,6 +18,7 @@ from plumbline.batch import Batch
 from plumbline.errors import ConfigError, TrainingError
 from plumbline.loading.loader import Loader
 from plumbline.loading.random import keyed_seed
+from plumbline.loading.workers import naming_dead_workers
 from plumbline.models.device import resolve_device, resolve_precision
 from plumbline.tasks.base import Task
 from plumbline.training.checkpoint import CheckpointStore, TrainingState
@@ -129,14 +130,15 @@ class Trainer:
         """Train, or go on from the run's own checkpoint, and leave the best weights in the model.
 
         Raises:
-            TrainingError: a step failed or was not finite, or a frozen tensor changed.
+            TrainingError: a step failed or was not finite, a frozen tensor changed, or a loader
+                process died.
             SystemExit: a signal asked to stop; the state is saved first.
         """
         self._resume()
         gpu = GpuFigures(self.device)
         stopping = StopRequest(self._processes.largest)
         shown = training_progress(self.total_steps, quiet=not self._processes.is_main)
-        with stopping as stop, shown as progress:
+        with naming_dead_workers(), stopping as stop, shown as progress:
             progress(self.clock.global_step, None)
             # An epoch that was begun is ended too, also by a run killed in its last validation.
             while self.clock.micro_in_epoch or not self._finished():
