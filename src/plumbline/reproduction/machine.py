@@ -1,6 +1,5 @@
 """What decides whether two machines may be expected to compute the same bits."""
 
-import importlib.metadata
 import json
 import platform
 import re
@@ -28,7 +27,8 @@ _INSTRUCTIONS = re.compile(r"(avx|amx|fma|f16c|sse4|asimd|sve)")
 _ASK_TORCH = """
 import json, torch
 cuda = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
-print(json.dumps({"capability": torch.backends.cpu.get_cpu_capability(), "accelerators": cuda}))
+capability = torch.backends.cpu.get_cpu_capability()
+print(json.dumps({"build": torch.__version__, "capability": capability, "accelerators": cuda}))
 """
 
 
@@ -89,6 +89,7 @@ def describe_machine(threads: int) -> Machine:
     if asked.returncode:
         last = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ConfigError(f"torch cannot be asked for the CPU's type ({last}); run make setup")
+    told = json.loads(asked.stdout)
     return Machine(
         architecture=platform.machine(),
         cpu=cpu_name(CPU_INFO),
@@ -96,8 +97,9 @@ def describe_machine(threads: int) -> Machine:
         threads=threads,
         python=platform.python_version(),
         libc=" ".join(platform.libc_ver()).strip() or "unknown",
-        versions=installed_versions() | {"torch": importlib.metadata.version("torch")},
-        **json.loads(asked.stdout),
+        versions=installed_versions() | {"torch": told["build"]},
+        capability=told["capability"],
+        accelerators=told["accelerators"],
     )
 
 

@@ -31,7 +31,9 @@ _EXPERIMENT = re.compile(r"^(\s*- experiment:).*$", re.MULTILINE)
 
 def environment() -> dict[str, str]:
     """The environment of everything that runs in a clone: same interpreter, nothing of a caller."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "GIT_"))}
+    # PYTHONPATH names the caller's code: a clone has its own.
+    foreign = ("DVC_", "GIT_", "PYTHONPATH")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     own = {"PLUMBLINE_TRACKING": "off", "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
     return {**kept, **own, "PATH": path}
@@ -98,13 +100,15 @@ def _bring_data(checkout: Path, folder: Path) -> None:
     tracked = call(folder, "git", "ls-files", "*.dvc").split("\n")[:-1]
     if not tracked:
         return
-    dvc(folder, "remote", "add", "--local", "checkout", str(cache_folder(checkout)))
+    config = folder / ".dvc" / "config.local"
+    source = f"['remote \"checkout\"']\n    url = {cache_folder(checkout)}\n"
+    atomic_write(config, _OWN_CACHE + source)
     try:
         dvc(folder, "pull", "-q", "-r", "checkout", *tracked)
     except OutputError:
         dvc(folder, "pull", "-q", *tracked)
     finally:
-        dvc(folder, "remote", "remove", "--local", "checkout")
+        atomic_write(config, _OWN_CACHE)
 
 
 def select_preset(folder: Path, preset: str) -> None:
