@@ -7,6 +7,7 @@ and kept in .plumbline/certificates/. Exit 1: a stage is not as good as it must 
 """
 
 import argparse
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,4 +113,6 @@ def record_machine(root: Path) -> None:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does: what runs in a clone must not outlive the command that started it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_stage(main)

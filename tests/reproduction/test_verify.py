@@ -1,7 +1,12 @@
 """`python -m plumbline.verify`, from the command line to the certificate (N17, C08)."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +124,35 @@ def test_the_first_of_two_runs_may_fail(project: Path, monkeypatch: pytest.Monke
     certificate = verify(project, "--runs", "2")
     assert statuses(certificate) == {"rows": "not compared", "train": "failed"}
     assert not certificate["passed"]
+
+
+def test_ended_from_outside_it_ends_what_it_started(project: Path) -> None:
+    source = Path(__file__).resolve().parents[2] / "src"
+    pid_file, clones = project.parent / "pid", project.parent / "clones"
+    clones.mkdir()
+    wrong = {"WRONG": f"rows_sleeps={pid_file}", "TMPDIR": str(clones), "PYTHONPATH": str(source)}
+    command = [sys.executable, "-m", "plumbline.verify", "--targets", "rows"]
+    process = subprocess.Popen(command, env={**os.environ, **wrong}, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 130
+    finally:
+        process.kill()
+    assert not is_at_work(int(pid_file.read_text()))
+    assert list(clones.iterdir()) == []
+
+
+def is_at_work(pid: int) -> bool:
+    """Whether a process runs; one that has ended may wait a moment for its parent."""
+    for _ in range(100):
+        stat = Path(f"/proc/{pid}/stat")
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def test_what_is_not_committed_is_left_out_and_said(
