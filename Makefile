@@ -61,9 +61,8 @@ mlflow: $(READY)  ## Open the live view on 127.0.0.1:5000
 	python -m plumbline.tracking.mlflow_forwarder --once
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port 5000
 
-verify: $(READY)  ## Rebuild everything and compare with the committed metrics and dvc.lock
-	dvc repro --force
-	git diff --exit-code dvc.lock metrics
+verify: $(READY)  ## Rerun the commit in a clean clone, compare with its record; PRESET=smoke: two clones
+	python -m plumbline.verify $(if $(PRESET),--preset $(PRESET))
 
 gc: $(READY)  ## Show what caches, old training state and experiments take; YES=1 removes
 	python -m plumbline.gc $(if $(YES),--yes) $(if $(EXPERIMENTS),--experiments)
