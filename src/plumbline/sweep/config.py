@@ -119,6 +119,10 @@ class SweepConfig(Config):
         return self.model_dump(mode="json", by_alias=True, exclude={"points", "jobs"})
 
 
+class _File(Config):
+    sweep: SweepConfig
+
+
 def load_sweep(root: Path, name: str) -> SweepConfig:
     """Read and check `sweeps/<name>.yaml`.
 
@@ -137,8 +141,8 @@ def load_sweep(root: Path, name: str) -> SweepConfig:
         raise ConfigError(f"{FOLDER / path.name}: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{FOLDER / path.name}: holds no settings")
-    settings = {str(key): value for key, value in raw.items()}
     try:
-        return check_config(SweepConfig, {key: key for key in settings}, settings)
+        return check_config(_File, {"sweep": "sweep"}, {"sweep": raw}).sweep
     except ConfigError as error:
-        raise ConfigError(f"{FOLDER / path.name}: {error}") from None
+        text = str(error).removeprefix("sweep").lstrip(".: ")
+        raise ConfigError(f"{FOLDER / path.name}: {text}") from None
