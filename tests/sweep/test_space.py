@@ -92,5 +92,5 @@ def test_a_drawn_number_is_short_and_stays_in_its_range() -> None:
 
 @pytest.mark.parametrize("text", ["a=1,2", "a=range(3)", "a=choice(1,2)", "no override"])
 def test_only_single_values_are_overrides(text: str) -> None:
-    with pytest.raises(ConfigError, match="into space|no override"):
+    with pytest.raises(ConfigError, match=r"into space|no override"):
         parse([text])

@@ -30,10 +30,15 @@ def score(point: Point) -> dict[str, float]:
     return {"": -((lr - 0.01) ** 2) + width}
 
 
+def asked(study: Study) -> Point:
+    point = study.ask()
+    assert point is not None
+    return point
+
+
 def drawn(study: Study, count: int) -> list[tuple[str, ...]]:
     for _ in range(count):
-        point = study.ask()
-        assert point is not None
+        point = asked(study)
         study.tell_complete(point, score(point))
     return [point.overrides for point in study.points()]
 
@@ -85,8 +90,7 @@ def test_a_small_space_is_drawn_to_its_end_and_no_point_twice(tmp_path: Path, sa
 
 def test_what_was_told_is_read_back(tmp_path: Path) -> None:
     study = Study(tmp_path, config())
-    complete, failed, pruned, running = (study.ask() for _ in range(4))
-    assert complete and failed and pruned and running
+    complete, failed, pruned, _ = (asked(study) for _ in range(4))
     study.mark_queued(complete, "s-1")
     study.mark_queued(complete, "s-2")
     study.tell_complete(complete, {"0": 1.0, "1": 2.0})
@@ -105,8 +109,7 @@ def test_what_was_told_is_read_back(tmp_path: Path) -> None:
 
 def test_a_repeated_point_takes_the_place_of_the_failed_one(tmp_path: Path) -> None:
     study = Study(tmp_path, config())
-    point = study.ask()
-    assert point is not None
+    point = asked(study)
     study.mark_queued(point, "s-1")
     study.tell_failed(point, "no memory")
     again = study.repeat(point)
@@ -149,9 +152,9 @@ def test_another_search_or_commit_is_refused_until_asked_for(tmp_path: Path) -> 
     begin(folder, config(), "a" * 40, new=False)
     drawn(Study(folder, config()), 2)
     begin(folder, config(points=20), "a" * 40, new=False)
-    with pytest.raises(ConfigError, match="s: the commit went from aaaaaaaa to bbbbbbbb.*--new"):
+    with pytest.raises(ConfigError, match=r"s: the commit went from aaaaaaaa to bbbbbbbb.*--new"):
         begin(folder, config(), "b" * 40, new=False)
-    with pytest.raises(ConfigError, match="s: sampler, seeds changed in its file.*--new"):
+    with pytest.raises(ConfigError, match=r"s: sampler, seeds changed in its file.*--new"):
         begin(folder, config(sampler="random", seeds=[1]), "a" * 40, new=False)
     assert len(Study(folder, config()).points()) == 2
 
@@ -170,12 +173,10 @@ def prune(**changed: Any) -> SweepConfig:
 def test_the_median_rule_stops_what_is_worse_at_the_same_place(tmp_path: Path) -> None:
     study = Study(tmp_path, prune())
     for values in ([1.0, 2.0], [1.0, 3.0], [1.0, 4.0]):
-        point = study.ask()
-        assert point is not None
+        point = asked(study)
         assert not study.report(point, values)
         study.tell_complete(point, {"": values[-1]})
-    worse, better = study.ask(), study.ask()
-    assert worse and better
+    worse, better = asked(study), asked(study)
     assert not study.report(worse, [0.0])  # within after_values
     assert study.report(worse, [0.0, 2.9])
     assert not study.report(better, [0.0, 3.1])
@@ -183,8 +184,7 @@ def test_the_median_rule_stops_what_is_worse_at_the_same_place(tmp_path: Path) -
 
 def test_nothing_is_stopped_before_enough_points_have_ended(tmp_path: Path) -> None:
     study = Study(tmp_path, prune())
-    first, second = study.ask(), study.ask()
-    assert first and second
+    first, second = asked(study), asked(study)
     study.report(first, [5.0, 5.0])
     study.tell_complete(first, {"": 5.0})
     assert not study.report(second, [0.0, 0.0])

@@ -1,4 +1,4 @@
-"""A stand-in project: conf/, one cheap stage that computes its metric from params.yaml, Git, DVC."""
+"""A stand-in project: conf/, a cheap stage that computes a metric from params.yaml, Git, DVC."""
 
 import os
 import shutil
