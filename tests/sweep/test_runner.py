@@ -54,7 +54,8 @@ class DrivenQueue:
     def start_workers(self, jobs: int) -> None:
         for name, entry in list(self.entries.items()):
             texts = " ".join(self.overrides[name])
-            if entry.state == "queued":
+            busy = sum(other.state == "running" for other in self.entries.values())
+            if entry.state == "queued" and busy < jobs:
                 self.entries[name] = QueuedRun("running", name)
             elif entry.state == "running" and any(text in texts for text in self.failing):
                 self.entries[name] = QueuedRun("failed", name)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,8 @@ params = OmegaConf.load("params.yaml")
 root, name = Path(os.environ["DVC_ROOT"]), os.environ["DVC_EXP_NAME"]
 with (root / "ran.log").open("a") as log:
     log.write(name + "\\n")
+if params.x > params.fail_above:
+    raise SystemExit("error: x is too large")
 loss = (params.x - 0.3) ** 2 + abs(params.optim.lr - 0.05)
 record = root / ".plumbline/runs" / f"20260101-000000-{name}-{os.getpid()}" / "fit-1.jsonl"
 record.parent.mkdir(parents=True)
@@ -67,8 +70,6 @@ with record.open("w") as file:
         file.write(json.dumps(event) + "\\n")
         file.flush()
         time.sleep(params.sleep_s)
-if params.x > params.fail_above:
-    raise SystemExit("error: x is too large")
 Path("model").mkdir()
 Path("model/best.json").write_text(json.dumps({"loss": loss + params.seed * 0.001}))
 """,
@@ -128,18 +129,24 @@ class Toy:
                 found.append(process)
         return found
 
-    def stop_workers(self) -> None:
+    def running(self) -> list[psutil.Process]:
+        """What works for this project: workers, and all that they started."""
+        workers = self.workers()
+        return [*workers, *(p for worker in workers for p in worker.children(recursive=True))]
+
+    def stop_workers(self, *, with_runs: bool = True) -> None:
         for worker in self.workers():
-            for process in [*worker.children(recursive=True), worker]:
+            runs = worker.children(recursive=True) if with_runs else []
+            for process in [*runs, worker]:
                 try:
                     process.kill()
                 except psutil.NoSuchProcess:
                     continue
 
 
-def make_toy(folder: Path, sweep: str) -> Toy:
+def make_toy(folder: Path, sweep: str, changed: Mapping[str, str] | None = None) -> Toy:
     """The project in `folder`, committed, with a sweep named `s`."""
-    for name, text in {**FILES, "sweeps/s.yaml": sweep}.items():
+    for name, text in {**FILES, "sweeps/s.yaml": sweep, **(changed or {})}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     toy = Toy(folder)
