@@ -86,6 +86,9 @@ def test_a_small_space_is_drawn_to_its_end_and_no_point_twice(tmp_path: Path, sa
         study.tell_complete(point, {"": 1.0})
     assert len(found) == 6
     assert len(study.points()) == 6
+    before = (tmp_path / "study.journal").stat().st_size
+    assert study.ask() is None
+    assert (tmp_path / "study.journal").stat().st_size == before  # it is asked at every look
 
 
 def test_what_was_told_is_read_back(tmp_path: Path) -> None:

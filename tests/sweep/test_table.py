@@ -17,6 +17,7 @@ from plumbline.sweep.study import Point
 from plumbline.sweep.table import as_csv, as_text, best_of, rows, spread
 
 SRC = Path(__file__).resolve().parents[2] / "src"
+STAGES = sorted((SRC.parent / "stages").glob("*.py"))
 
 
 def config(**changed: Any) -> SweepConfig:

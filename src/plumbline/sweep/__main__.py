@@ -68,6 +68,8 @@ def _search(root: Path, options: argparse.Namespace, config: SweepConfig) -> Non
         queue = DvcQueue(root)
         queue.settle()  # before the checkout is looked at: DVC changes it while it queues
         search = Search(root, options.name, config, baseline_of(root))
+        if options.new:
+            _clear_queue(queue, options.name)
         begin(folder, config, search.baseline, new=options.new)
         study = Study(folder, config)
         try:
@@ -84,6 +86,13 @@ def _search(root: Path, options: argparse.Namespace, config: SweepConfig) -> Non
             f"{len(failed)} of {len(points)} points failed, the first with: {failed[0].reason}. "
             "--retry-failed runs them again"
         )
+
+
+def _clear_queue(queue: DvcQueue, name: str) -> None:
+    """Take what a former study has queued, and what no worker has begun, out of the queue."""
+    for run, entry in queue.unfinished().items():
+        if run.startswith(f"{name}-") and entry.state == "queued":  # no sweep's name has a dash
+            queue.discard(run, entry)
 
 
 def _say(line: str) -> None:

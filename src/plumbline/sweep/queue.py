@@ -215,10 +215,12 @@ class DvcQueue:
             # Even without its worker it fills the run cache, so it is worth waiting for.
             self._seen_without_process.pop(rev, None)
             return False
-        since = self._seen_without_process.setdefault(rev, time.monotonic())
+        since = self._seen_without_process.get(rev)
+        if since is None:  # it may have ended, with its worker, while we looked
+            self._seen_without_process[rev] = time.monotonic()
+            return False
         if not workers:
-            # Seen twice: it may have ended, with its worker, while we looked.
-            return time.monotonic() > since
+            return True
         if time.monotonic() - since < _SETTLE_S:
             return False
         running = self._celery.worker_status()

@@ -19,7 +19,7 @@ Space = Mapping[str, Dimension]
 Parameters = dict[str, Any]
 """Key of the space to Optuna's value: a number, or the text of a choice."""
 
-_MOST = 100_000
+_MOST = 10_000
 """Spaces with more points than this count as endless."""
 _DIGITS = 4
 """Significant digits of a number drawn from a range without steps."""

@@ -67,6 +67,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._config = config
         self._distributions = distributions(config.space)
+        self._combinations = combinations(config.space)
         journal = folder / "study.journal"
         if read_only and not journal.is_file():
             raise CheckpointError(f"{folder.name}: no point of this sweep has been drawn yet")
@@ -117,13 +118,13 @@ class Study:
         a sweep that was killed goes on as it would have.
         """
         taken = {point.digest for point in self.points()}
+        if self._combinations is not None and len(taken) >= len(self._combinations):
+            return None
         forced = self._config.sampler == "grid"
         for _ in range(_DRAWS):
             number = len(self._study.get_trials(deepcopy=False))
             if forced and not self._waiting():
                 free = self._free(taken, number)
-                if free is None and self._is_finite():
-                    return None
                 if free is not None:
                     self._study.enqueue_trial(free)
             self._study.sampler = self._sampler(number)
@@ -138,14 +139,11 @@ class Study:
     def _waiting(self) -> bool:
         return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
-    def _is_finite(self) -> bool:
-        return combinations(self._config.space) is not None
-
     def _free(self, taken: set[str], number: int) -> Parameters | None:
         space = self._config.space
         free = [
             parameters
-            for parameters in combinations(space) or []
+            for parameters in self._combinations or []
             if digest_of(list(to_overrides(space, parameters))) not in taken
         ]
         if not free or self._config.sampler == "grid":
