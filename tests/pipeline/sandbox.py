@@ -39,6 +39,10 @@ def record_run(**_):
 PARTIAL = re.compile(r"(^|/)\..+\.(partial|before)-\d+")
 
 
+class StageFailed(AssertionError):
+    """A stage ended with an error in its sandbox."""
+
+
 @dataclass(frozen=True)
 class Declared:
     """One stage as DVC resolves it: places relative to the checkout."""
@@ -137,7 +141,7 @@ def trace(folder: Path, declared: Declared) -> dict[str, Any]:
         check=False,
     )
     if done.returncode:
-        raise AssertionError(f"{declared.name}: {done.stdout}\n{done.stderr}")
+        raise StageFailed(f"{declared.name}: {done.stdout}\n{done.stderr}")
     found: dict[str, Any] = json.loads(out.read_text())
     return found
 
