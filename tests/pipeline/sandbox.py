@@ -72,7 +72,8 @@ def declared_stages(folder: Path) -> list[Declared]:
     for stage in networkx.dfs_postorder_nodes(index.graph):
         name, _, key = stage.name.partition("@")
         files = [d for d in stage.deps if not getattr(d, "params", None)]
-        places = tuple(Path(d.fs_path).relative_to(folder).as_posix() for d in files)
+        relative = [Path(d.fs_path).relative_to(folder).as_posix() for d in files]
+        places = tuple(dict.fromkeys(relative))  # a task may start from its own data
         found.append(
             Declared(
                 stage=name,
