@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all check format params deps report mlflow gc clean verify
+.PHONY: help setup repro test test-all faults check format params deps report mlflow gc clean verify
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ test: $(READY)  ## The test suite (under 15 minutes, offline)
 test-all: $(READY)  ## The suite with what takes longer
 	PLUMBLINE_TRACKING=off pytest -n 2 --dist loadfile
 
+faults: $(READY)  ## Kill every stage again and again; KILLS=300 SEED=0
+	PYTHONPATH=src python -m tests.faults.kills $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+
 check: $(READY)  ## Lint, format and types
 	ruff check
 	ruff format --check
@@ -58,9 +61,8 @@ mlflow: $(READY)  ## Open the live view on 127.0.0.1:5000
 	python -m plumbline.tracking.mlflow_forwarder --once
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port 5000
 
-verify: $(READY)  ## Rebuild everything and compare with the committed metrics and dvc.lock
-	dvc repro --force
-	git diff --exit-code dvc.lock metrics
+verify: $(READY)  ## Rerun the commit in a clean clone, compare with its record; PRESET=smoke: two clones
+	python -m plumbline.verify $(if $(PRESET),--preset $(PRESET))
 
 gc: $(READY)  ## Show what caches, old training state and experiments take; YES=1 removes
 	python -m plumbline.gc $(if $(YES),--yes) $(if $(EXPERIMENTS),--experiments)

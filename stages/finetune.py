@@ -3,27 +3,16 @@
 from collections.abc import Sequence
 
 from plumbline import paths
-from plumbline.config import fix_threads
-from plumbline.files import output_lock
-from plumbline.stage import parse_call, run_stage
-from plumbline.tracking.record import record_run
+from plumbline.stage import run_stage
 from plumbline.training.task_sections import FINETUNE
+from stages.training_stage import run_training_stage
 
 SPEC = FINETUNE
 
 
 def main(arguments: Sequence[str]) -> None:
     """Write `models/tasks/<task>`."""
-    call = parse_call(SPEC, arguments)
-    fix_threads(call.config.threads)
-    from plumbline.training.run import TrainingRun, open_job, train_to_folder
-
-    out = paths.finetuned(call.key)
-    with record_run(stage=SPEC.name, key=call.key, config=call.plain) as run, output_lock(out):
-        job = open_job(call.config)
-        training = TrainingRun.of(f"{SPEC.name}@{call.key}", call.config)
-        run.facts(train_to_folder(training, job, out, on_log=run.metrics))
-        run.artifact(out / "metrics.json")
+    run_training_stage(SPEC, arguments, paths.finetuned)
 
 
 if __name__ == "__main__":

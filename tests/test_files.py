@@ -267,3 +267,41 @@ def test_json_comes_back_and_damage_is_named() -> None:
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
     assert digest_of({"a": 1, "b": 2}) == digest_of(json.loads('{"b": 2, "a": 1}'))
     assert digest_of({"a": 1}) != digest_of({"a": 2})
+
+
+FORK_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from plumbline.files import output_lock
+with output_lock(Path("models/a")):
+    if not (child := os.fork()):
+        sys.stdin.read()  # as a loader worker that goes on for a while
+        os._exit(0)
+    print(child, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_child_that_outlives_a_killed_holder_does_not_hold_its_lock() -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", FORK_AND_DIE],
+        env={**os.environ, "PYTHONPATH": str(SRC)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    child = int(holder.stdout.readline())
+    holder.wait()
+    os.kill(child, 0)  # it lives
+    publish(Path("models/a"), "mine")
+    holder.communicate()
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "3", "\xff"])
+def test_a_digest_list_that_names_no_file_is_damaged(text: str) -> None:
+    folder = Path("models/a")
+    publish(folder, "text")
+    (folder / DIGESTS).write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=r"digests\.json: damaged"):
+        verify_digests(folder)

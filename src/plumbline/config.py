@@ -8,19 +8,20 @@ the rule and the nearest valid name (`docs/adr/0001-pydantic-checks-settings.md`
 import difflib
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
-from yaml import YAMLError
 
 from plumbline.errors import ConfigError
 from plumbline.registry import OneOf
@@ -29,7 +30,7 @@ from plumbline.registry import OneOf
 class Config(BaseModel):
     """Base of every group of settings: immutable, typed without conversions, no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -41,38 +42,145 @@ def compose_yaml(folder: Path, name: str, overrides: Sequence[str]) -> dict[str,
     Raises:
         ConfigError: the file is missing or damaged, or an override does not fit it.
     """
-    if not (folder / f"{name}.yaml").is_file():
-        raise ConfigError(f"{folder / name}.yaml: missing; run make params")
+    file = folder / f"{name}.yaml"
+    if not file.is_file():
+        raise ConfigError(f"{file}: missing; run make params")
+    for part in _files_of(folder, file):
+        _check_document(part)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
             node = compose(name, overrides=list(overrides))
-        OmegaConf.resolve(node)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        _resolve(node, file)
+        plain = OmegaConf.to_container(node, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(_describe_composition(error, folder, name)) from None
     finally:
         logging.getLogger("hydra").setLevel(logging.WARNING)
-    plain = OmegaConf.to_container(node)
     assert isinstance(plain, dict)
     return cast(dict[str, Any], plain)
 
 
+def _resolve(node: DictConfig, file: Path) -> None:
+    try:
+        OmegaConf.resolve(node)
+    except InterpolationResolutionError as error:
+        keys = ", ".join(_unresolvable(node))
+        raise ConfigError(f"{file}: {keys}: {' '.join(str(error).split())}") from None
+
+
+def _unresolvable(node: DictConfig | ListConfig, prefix: str = "") -> Iterator[str]:
+    """The entries that cannot be resolved, with what is written there: OmegaConf does not say."""
+    for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
+        child = node._get_node(key)
+        if not isinstance(child, Node):
+            continue
+        if isinstance(child, DictConfig | ListConfig) and not child._is_interpolation():
+            yield from _unresolvable(child, f"{prefix}{key}.")
+        elif child._is_interpolation():
+            try:
+                OmegaConf.select(node, str(key))
+            except OmegaConfBaseException:
+                yield f"{prefix}{key} = {child._value()}"
+
+
+MAX_NODES = 20_000
+"""Values in a YAML file, those that aliases repeat included: OmegaConf takes seconds for more."""
+MAX_DEPTH = 64
+
+# Plain scalars that YAML 1.1 reads as something else than they look like.
+_SURPRISES = {
+    "an octal number": re.compile(r"[-+]?0[0-7_]+"),
+    "a number to the base 60": re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"),
+}
+
+
+def _files_of(folder: Path, file: Path) -> Iterator[Path]:
+    """The files that a composition may read: a file with a defaults list reads its folder's."""
+    yield file
+    if b"defaults:" in file.read_bytes():
+        yield from sorted(path for path in folder.rglob("*.yaml") if path != file)
+
+
+def _check_document(path: Path) -> None:
+    """Refuse what OmegaConf would take seconds for, end in a traceback on, or misread.
+
+    Raises:
+        ConfigError: not UTF-8, no YAML, nested too deeply, too large once its aliases are written
+            out, or with a number in a form that YAML 1.1 reads otherwise.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        _count_nodes(path, yaml.parse(path.read_text(encoding="utf-8"), Loader=loader))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except yaml.YAMLError as error:
+        text = " ".join(str(error).split()).replace(' in "<unicode string>"', "")
+        raise ConfigError(f"{path}: {text}") from None
+
+
+def _count_nodes(path: Path, events: Iterator[yaml.Event]) -> None:
+    """Count the nodes of a document by its events, without building or expanding anything."""
+    sizes: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = []
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, 1))
+            if len(open_nodes) > MAX_DEPTH:
+                raise ConfigError(f"{path}: nested more than {MAX_DEPTH} levels deep")
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise ConfigError(f"{path}: *{event.anchor} stands before the end of its anchor")
+            anchor, size = None, sizes[event.anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            _refuse_surprise(path, event)
+            anchor, size = event.anchor, 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_nodes.pop()
+        else:
+            continue
+        if anchor:
+            sizes[anchor] = size
+        if open_nodes:
+            outer, count = open_nodes[-1]
+            open_nodes[-1] = outer, count + size
+            if count + size > MAX_NODES:
+                raise ConfigError(f"{path}: more than {MAX_NODES} values, its aliases written out")
+
+
+def _refuse_surprise(path: Path, scalar: yaml.ScalarEvent) -> None:
+    for reading, pattern in _SURPRISES.items():
+        if scalar.implicit[0] and pattern.fullmatch(scalar.value):
+            line = scalar.start_mark.line + 1 if scalar.start_mark else 1
+            raise ConfigError(
+                f"{path}, line {line}: {scalar.value} is {reading} in YAML 1.1; write a plain "
+                "number, or quotes around a text"
+            )
+
+
 def _describe_composition(error: Exception, folder: Path, name: str) -> str:
     cause = error.__cause__ or error
-    text = " ".join(str(error).split())
-    detail = " ".join(str(cause).split())
-    full_key = getattr(cause, "full_key", None)
+    text, detail = (_NOISE.sub("", " ".join(str(part).split())) for part in (error, cause))
+    failed = next((part for part in (cause, error) if getattr(part, "full_key", None)), None)
+    full_key = str(getattr(failed, "full_key", ""))
     if full_key and "is not in struct" in detail:
         node = OmegaConf.load(folder / f"{name}.yaml")
         assert isinstance(node, DictConfig)
-        near = _suggest(str(full_key), _all_keys(node))
+        near = _suggest(full_key, _all_keys(node))
         return (
             f"{full_key}: unknown key{near} (write +{full_key}=... for a setting that {name}.yaml "
             "leaves at its default)"
         )
     if override := getattr(error, "override", None):
         text = f"{override}: {text}"
+    elif failed is not None:
+        text = f"{name}.yaml: {full_key}: {text}"
     return text if detail in text else f"{text}: {detail}"
+
+
+_NOISE = re.compile(r" full_key: .*")
+"""What OmegaConf appends: the key, which is named first here, and types."""
 
 
 def _all_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:

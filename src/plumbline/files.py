@@ -10,9 +10,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from plumbline.errors import CheckpointError, OutputError
 
@@ -55,8 +55,8 @@ def _sync_tree(root: Path) -> None:
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    elif os.path.lexists(path):  # a read-only disk refuses to delete even what is not there
+        path.unlink()
 
 
 def _is_running(pid: int) -> bool:
@@ -85,30 +85,104 @@ def _publish(partial: Path, final: Path) -> None:
         shutil.rmtree(before)
 
 
+def remove_folder(folder: Path) -> None:
+    """Delete a published folder so that nobody meets a part of it under its name.
+
+    Raises:
+        OutputError: it cannot be deleted.
+    """
+    going = folder.with_name(f".{folder.name}.removed-{os.getpid()}")
+    try:
+        folder.rename(going)
+        shutil.rmtree(going)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise describe_os_error(error, folder) from error
+
+
+def settle_folder(parent: Path) -> None:
+    """Undo what a killed process left half done among the folders of `parent`.
+
+    A published folder that had just been moved aside for its successor gets its name back; the
+    rest is deleted. Only for a parent that this process alone writes to.
+    """
+    for left in sorted(parent.glob(".*.before-*")):
+        final = left.with_name(left.name[1:].rsplit(".before-", 1)[0])
+        if not final.exists():
+            left.rename(final)
+    for kind in ("partial", "before", "removed"):
+        for left in parent.glob(f".*.{kind}-*"):
+            _remove(left)
+
+
+_held: set[TextIO] = set()
+
+
+def _drop_locks() -> None:
+    # A loader worker outlives a killed stage by seconds and must not go on holding its locks.
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_drop_locks)
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file alone; it names this process.
+
+    The lock is the kernel's (`flock`), so that of a process that died is free again. Processes
+    that are forked meanwhile do not share it.
+
+    Raises:
+        BlockingIOError: another live process holds it; its text is the pid.
+        OutputError: the place of the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise describe_os_error(error, path) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BlockingIOError(file.read().strip() or "unknown") from None
+        _note_pid(file, path)
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
+
+
+def _note_pid(file: TextIO, path: Path) -> None:
+    try:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+    except OSError as error:
+        raise describe_os_error(error, path) from error
+
+
 @contextmanager
 def output_lock(out: Path) -> Iterator[None]:
     """Hold the right to write `out`; a second writer is refused at once.
-
-    The lock is the kernel's (`flock`), so that of a process that died is free again.
 
     Raises:
         OutputError: another live process holds it; the text names its pid.
     """
     name = hashlib.sha256(str(out).encode()).hexdigest()[:8] + "-" + out.name + ".lock"
-    path = STATE_DIR / "locks" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
+            stack.enter_context(exclusive_lock(STATE_DIR / "locks" / name))
+        except BlockingIOError as holder:
             raise OutputError(
                 f"{out}: held by the running process {holder}; wait for it or end it"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
         yield
 
 
@@ -130,8 +204,14 @@ def staged_folder(out: Path) -> Iterator[Path]:
         write_digests(partial)
         _sync_tree(partial)
         _publish(partial, out)
+    except OutputError:
+        raise
     except OSError as error:
         raise describe_os_error(error, out) from error
+    except Exception as error:
+        if is_disk_full(error):
+            raise describe_os_error(OSError(errno.ENOSPC, str(error)), out) from error
+        raise
     finally:
         _remove(partial)
 
@@ -162,9 +242,23 @@ def _new_partial(out: Path) -> Path:
     return out.with_name(f".{out.name}.partial-{os.getpid()}")
 
 
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, says that there is no space left.
+
+    SQLite, safetensors and tokenizers say so in errors of their own, the last in a bare Exception.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error) or "disk is full" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def describe_os_error(error: OSError, out: Path) -> OutputError:
     """Turn an operating-system failure while writing `out` into one line with the remedy."""
-    if error.errno == errno.ENOSPC:
+    if is_disk_full(error):
         return OutputError(
             f"{out}: the disk is full; free some space (make gc lists what can go) and run again"
         )
@@ -187,7 +281,7 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     except OSError as error:
         raise describe_os_error(error, path) from error
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
 
 
 def write_digests(folder: Path) -> None:
@@ -212,8 +306,10 @@ def read_digests(folder: Path) -> dict[str, str]:
         raise CheckpointError(
             f"{folder}: no {DIGESTS}; build it with dvc repro, or restore it with dvc checkout"
         ) from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder / DIGESTS}: damaged ({error}); run dvc repro -f") from None
+    if not isinstance(digests, dict) or not digests:
+        raise CheckpointError(f"{folder / DIGESTS}: damaged (names no file); run dvc repro -f")
     return digests
 
 

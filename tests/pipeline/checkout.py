@@ -42,13 +42,13 @@ class Checkout:
             raise AssertionError(f"{command} gave {done.returncode}:\n{done.stdout}\n{done.stderr}")
         return done
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
+    def start(self, *command: str, errors: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         return subprocess.Popen(
             command,
             cwd=self.folder,
             env=ENVIRONMENT,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=errors,
             text=True,
         )
 

@@ -3,12 +3,16 @@
 import csv
 import io
 import json
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from plumbline.files import verify_digests
 from tests.pipeline.checkout import Checkout, make_checkout
 
 LR = "tasks.vqa.train.trainer.optim.lr"
@@ -106,6 +110,64 @@ def test_killed_in_the_middle_of_training_it_ends_in_the_same_bits(reproduced: C
     assert "resuming after optimiser step" in done.stderr
     assert weights.read_text() == expected
     assert not list(state.glob("*/step-*"))
+
+
+PROCESSES = "align.image.train.trainer.processes"
+
+
+def test_two_processes_train_through_dvc(reproduced: Checkout) -> None:
+    """Z01: the same losses, and the same folder, written by one of them."""
+    place = reproduced.folder / "models/align/image"
+    alone = {path.name: path.read_bytes() for path in place.iterdir()}
+    changed = reproduced.stages_run(
+        "dvc", "exp", "run", "-S", f"{PROCESSES}=2", "pretrain_alignment@image"
+    )
+    assert changed == ["check_params", "pretrain_alignment@image"]
+    assert {path.name for path in place.iterdir()} == set(alone)
+    one, two = (json.loads(text) for text in (alone["metrics.json"], read_text(place)))
+    assert two["samples"] == one["samples"]
+    assert two["best"]["value"] == pytest.approx(one["best"]["value"], rel=1e-4)
+    reproduced.run("git", "checkout", "params.yaml")
+    assert reproduced.stages_run("dvc", "repro") == []
+
+
+def read_text(folder: Path) -> str:
+    return (folder / "metrics.json").read_text()
+
+
+def test_a_stage_whose_process_dies_ends_and_goes_on_when_run_again(reproduced: Checkout) -> None:
+    """FP22: all end within the limit, with one line and no half checkpoint."""
+    command = ["python", "-m", "stages.pretrain_alignment", "image"]
+    longer = [f"{PROCESSES}=2", f"{PROCESSES.replace('processes', 'epochs')}=40"]
+    state = reproduced.folder / ".ckpt" / "pretrain_alignment@image"
+    model = reproduced.folder / "models/align/image/model.safetensors"
+    before = model.read_bytes()
+    launcher = reproduced.start(*command, *longer, errors=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(state.glob("*/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        assert launcher.poll() is None, "it ended before one could be killed"
+    processes = psutil.Process(launcher.pid).children()
+    assert len(processes) == 2
+    processes[1].kill()
+    killed = time.monotonic()
+    _, errors = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert "process 1 of 2 was ended by SIGKILL; the last checkpoint stands" in errors
+    assert "Traceback" not in errors
+    assert not any(process.is_running() for process in processes)
+    assert time.monotonic() - killed < 60
+    assert model.read_bytes() == before
+    for folder in state.glob("*/step-*"):
+        verify_digests(folder)
+    again = reproduced.start(*command, *longer, errors=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while "resuming" not in (line := again.stderr.readline()) and time.monotonic() < deadline:
+        assert line, "it did not resume"
+    again.send_signal(signal.SIGTERM)
+    again.communicate(timeout=60)
+    assert again.returncode == 143
+    shutil.rmtree(state)
 
 
 @pytest.mark.slow

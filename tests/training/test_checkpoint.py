@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from plumbline import files
 from plumbline.errors import CheckpointError
 from plumbline.training import checkpoint
 from plumbline.training.checkpoint import (
@@ -188,3 +189,82 @@ def test_the_same_run_in_another_process_gets_a_folder_of_its_own(
         holder.communicate()
     with training_state_folder("finetune@vqa", "f" * 64) as folder:
         assert folder.name == "f" * 16
+
+
+def dying_rmtree(folder: Path) -> None:
+    """Removes one file, then the process is gone."""
+    next(path for path in sorted(folder.rglob("*")) if path.is_file()).unlink()
+    raise KeyboardInterrupt
+
+
+def saved_run(folder: Path, *steps: int) -> CheckpointStore:
+    store = CheckpointStore(folder, "f")
+    for step in steps:
+        store.save(*model_and_optimizer(0), state(step), 0)
+    return store
+
+
+def test_a_run_killed_while_its_state_is_removed_leaves_no_part_of_a_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with training_state_folder("finetune@vqa", "f" * 64) as folder:
+        store = saved_run(folder, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(files.shutil, "rmtree", dying_rmtree)
+            with pytest.raises(KeyboardInterrupt):
+                store.remove()
+        assert not folder.exists()
+    with training_state_folder("finetune@vqa", "f" * 64) as folder:
+        assert {path.name for path in folder.parent.iterdir()} == {f"{'f' * 16}.lock"}
+
+
+def test_a_run_killed_while_an_old_state_is_removed_has_the_new_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = saved_run(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "rmtree", dying_rmtree)
+        with pytest.raises(KeyboardInterrupt):
+            store.save(*model_and_optimizer(0), state(2), 0)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-2"]
+
+
+@pytest.mark.parametrize("name", ["step-4", "best"])
+def test_a_state_that_was_moved_aside_for_its_successor_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with training_state_folder("finetune@vqa", "f" * 64) as folder:
+        saved_run(folder, 4).save_best(model_and_optimizer(0)[0], {"value": 1.0})
+        digests = (folder / name / "digests.json").read_text()
+        # As a kill between the two renames of a replacement leaves it.
+        (folder / name).rename(folder / f".{name}.before-1")
+        (folder / f".{name}.partial-1").mkdir()
+        (folder / ".step-9.partial-2").mkdir()
+    with training_state_folder("finetune@vqa", "f" * 64) as folder:
+        assert {path.name for path in folder.iterdir()} == {"step-4", "best"}
+        assert (folder / name / "digests.json").read_text() == digests
+
+
+def test_of_two_states_the_successor_stays_when_both_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with training_state_folder("finetune@vqa", "f" * 64) as folder:
+        saved_run(folder, 4)
+        (folder / ".step-4.before-1").mkdir()
+    with training_state_folder("finetune@vqa", "f" * 64) as folder:
+        assert {path.name for path in folder.iterdir()} == {"step-4"}
+        assert (folder / "step-4/state.json").exists()
+
+
+def test_a_checkpoint_with_missing_and_unexpected_keys_is_refused_by_name(tmp_path: Path) -> None:
+    store = saved_run(tmp_path, 1)
+    path = store.latest()
+    assert path is not None
+    _, optimizer = model_and_optimizer(0)
+    with pytest.raises(
+        CheckpointError, match=r"missing \['0\.bias', '0\.weight'\], unexpected \['bias', 'weight'"
+    ):
+        store.restore(path, nn.Sequential(nn.Linear(3, 2)), optimizer)

@@ -13,9 +13,9 @@ def test_a_signal_is_noted_and_left_with_its_exit_code(number: int, code: int) -
     before = signal.getsignal(number)
     with StopRequest() as stop:
         stop.leave()
-        assert not stop.requested
+        assert not stop.requested()
         os.kill(os.getpid(), number)
-        assert stop.requested
+        assert stop.requested()
         assert signal.getsignal(number) == signal.SIG_DFL  # a second one would kill
         with pytest.raises(SystemExit) as ended:
             stop.leave()

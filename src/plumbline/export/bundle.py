@@ -25,7 +25,7 @@ from plumbline.export.plan import BundlePlan, BundleSource, GraphPlan, Readme, c
 from plumbline.export.selftest import write_selftest
 from plumbline.export.templates.files import open_graph
 from plumbline.export.templates.model import CONTRACT_VERSION, Model
-from plumbline.files import dump_json, write_digests
+from plumbline.files import dump_json, is_disk_full, write_digests
 from plumbline.models.stored import ARCHITECTURE, SPEC
 from plumbline.models.weights import WEIGHTS, save_weights
 from plumbline.registry import load_attribute
@@ -132,6 +132,8 @@ def _write_formats(
             _try_alone(specs, files, name, out)
             error = None
         except Exception as caught:  # exporters raise whatever a model's own code leads them to
+            if is_disk_full(caught):
+                raise  # no fault of the format: a bundle without it would be half a bundle
             files, description, error = {}, {}, _describe_error(caught)
             _logger.warning("export to %s failed: %s", name, error)
             for path in out.glob("*.onnx*" if name == "onnx" else f"*.{name}.pt"):

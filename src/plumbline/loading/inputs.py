@@ -4,6 +4,7 @@ An input fetches one sample's value and collates many; the names of what it coll
 the encoders' arguments, so a batch reaches its model by keyword.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,20 +44,21 @@ from plumbline.tokenization.tokenizer import SpecialIds
 Value = NDArray[Any]
 
 
-class Input:
+class Input(ABC):
     """Base of the inputs."""
 
     names: tuple[str, ...]
     """Keys of what `collate` gives."""
 
+    @abstractmethod
     def fetch(self, number: int) -> Value:
         """The value that has this number in the cache, as `collate` takes it."""
-        raise NotImplementedError
 
     def length(self, number: int) -> int:
         """How much work a value is, in steps or tokens; 1 where all are equal."""
         return 1
 
+    @abstractmethod
     def collate(
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
     ) -> Batch:
@@ -67,7 +69,6 @@ class Input:
             names: of the samples, for messages.
             draws: in training a generator per sample for its augmentation; None: evaluation.
         """
-        raise NotImplementedError
 
 
 def build_input(

@@ -1,6 +1,8 @@
 """Batches in an order that depends on (seed, epoch) alone, for any number of workers."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -49,6 +51,21 @@ class _Keyed(Dataset[Sample]):
         return self._source.sample(index, epoch)
 
 
+@dataclass(frozen=True)
+class Share:
+    """The part of every batch that one of several processes takes."""
+
+    rank: int = 0
+    count: int = 1
+
+    def of(self, batch: Indices) -> Indices:
+        """This share's samples: those of all shares, in order, are the batch."""
+        return np.array_split(batch, self.count)[self.rank]
+
+
+WHOLE = Share()
+
+
 class Loader:
     """Batches of one source: shuffled anew each epoch when training, in order when evaluating."""
 
@@ -60,6 +77,7 @@ class Loader:
         *,
         seed: int,
         shuffle: bool,
+        share: Share = WHOLE,
     ) -> None:
         """Bind a source to its collate function.
 
@@ -69,7 +87,7 @@ class Loader:
         """
         self.source = source
         self._collate, self._config = collate, config
-        self._seed, self._shuffle = seed, shuffle
+        self._seed, self._shuffle, self._share = seed, shuffle, share
         self._lengths = _find_lengths(source, config)
 
     def __len__(self) -> int:
@@ -135,19 +153,32 @@ class Loader:
         return [*batches, order[start:]] if len(order) else []
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from batch `start` on."""
-        keys = [[(int(index), epoch) for index in batch] for batch in self._plan(epoch)[start:]]
+        """Yield this process's share of the batches of an epoch, from batch `start` on.
+
+        A share without a sample, of a batch smaller than the number of processes, has no key but
+        an empty `sample_index`.
+        """
+        keys = [
+            [(int(index), epoch) for index in self._share.of(batch)]
+            for batch in self._plan(epoch)[start:]
+        ]
         workers = self._config.workers
         loader: DataLoader[Any] = DataLoader(
             _Keyed(self.source),
             batch_sampler=keys,
             num_workers=workers,
-            collate_fn=self._collate,
+            collate_fn=partial(_collate_share, self._collate),
             # Its base seed would otherwise be drawn from the global generator, step by step.
             generator=None if workers == 0 else _fixed_generator(),
             multiprocessing_context="fork" if workers else None,
         )
         yield from loader
+
+
+def _collate_share(
+    collate: Callable[[Sequence[Sample]], Batch], samples: Sequence[Sample]
+) -> Batch:
+    return collate(samples) if samples else {"sample_index": []}
 
 
 def _find_lengths(source: SampleSource, config: LoaderConfig) -> Indices | None:

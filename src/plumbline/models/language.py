@@ -1,12 +1,10 @@
 """Language models: causal and masked, from sizes or from a checkpoint."""
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     BertConfig,
@@ -17,8 +15,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from plumbline.errors import ConfigError
 from plumbline.models.config import CausalLmConfig, DecoderConfig, MaskedLmConfig
+from plumbline.models.pretrained import build_from_checkpoint
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
 
@@ -34,21 +32,17 @@ def build_decoder(
         pad: id of the padding token.
         stored: folder with the architecture of a trained decoder, whose weights come later.
     """
-    if stored is not None:
-        return cast(
-            PreTrainedModel, AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(stored))
-        )
-    if config.pretrained:
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                config.pretrained, dtype=torch.float32
-            )
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"decoder.pretrained = {config.pretrained!r}: {reason}") from None
-        if model.get_input_embeddings().num_embeddings < vocab_size:
+    model = build_from_checkpoint(
+        AutoModelForCausalLM,
+        stored=stored,
+        pretrained=config.pretrained,
+        setting="decoder.pretrained",
+    )
+    if model is not None:
+        table: Any = model.get_input_embeddings()
+        if stored is None and table.num_embeddings < vocab_size:
             model.resize_token_embeddings(vocab_size)
-        return cast(PreTrainedModel, model)
+        return model
     return Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=vocab_size,
@@ -140,19 +134,13 @@ class MaskedLm(nn.Module):
 def _build_masked(
     config: MaskedLmConfig, vocab_size: int, pad: int, stored: Path | None
 ) -> PreTrainedModel:
-    if stored is not None:
-        built = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(stored))
-        return cast(PreTrainedModel, built)
-    if config.pretrained:
-        try:
-            model: Any = AutoModelForMaskedLM.from_pretrained(
-                config.pretrained, dtype=torch.float32
-            )
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"model.pretrained = {config.pretrained!r}: {reason}") from None
-        return cast(PreTrainedModel, model)
-    return BertForMaskedLM(
+    model = build_from_checkpoint(
+        AutoModelForMaskedLM,
+        stored=stored,
+        pretrained=config.pretrained,
+        setting="model.pretrained",
+    )
+    return model or BertForMaskedLM(
         BertConfig(
             vocab_size=vocab_size,
             hidden_size=config.width,

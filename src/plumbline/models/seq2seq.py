@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForSeq2SeqLM,
     MarianConfig,
     MarianMTModel,
@@ -15,8 +14,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from plumbline.errors import ConfigError
 from plumbline.models.config import Seq2SeqConfig
+from plumbline.models.pretrained import build_from_checkpoint
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
 
@@ -112,19 +111,13 @@ def _until(ids: list[int], eos: int) -> list[int]:
 def _build(
     config: Seq2SeqConfig, vocab_size: int, special_ids: SpecialIds, stored: Path | None
 ) -> PreTrainedModel:
-    if stored is not None:
-        built = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(stored))
-        return cast(PreTrainedModel, built)
-    if config.pretrained:
-        try:
-            model: Any = AutoModelForSeq2SeqLM.from_pretrained(
-                config.pretrained, dtype=torch.float32
-            )
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"model.pretrained = {config.pretrained!r}: {reason}") from None
-        return cast(PreTrainedModel, model)
-    return MarianMTModel(
+    model = build_from_checkpoint(
+        AutoModelForSeq2SeqLM,
+        stored=stored,
+        pretrained=config.pretrained,
+        setting="model.pretrained",
+    )
+    return model or MarianMTModel(
         MarianConfig(
             vocab_size=vocab_size,
             d_model=config.width,

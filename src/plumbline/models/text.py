@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedConfig
+from transformers import AutoModel, BertConfig, BertModel, PreTrainedConfig
 
-from plumbline.errors import ConfigError
 from plumbline.models.encoder_config import NgramEncoderConfig, TextEncoderConfig
 from plumbline.models.encoders import Encoded, Encoder, pool
+from plumbline.models.pretrained import build_from_checkpoint
 
 
 class TextEncoder(Encoder):
@@ -30,15 +30,14 @@ class TextEncoder(Encoder):
         super().__init__()
         self._config = config
         self._of_checkpoint = stored is not None or config.pretrained is not None
-        if stored is not None:
-            self.encoder = AutoModel.from_config(AutoConfig.from_pretrained(stored))
-        elif config.pretrained:
-            try:
-                self.encoder = AutoModel.from_pretrained(config.pretrained, dtype=torch.float32)
-            except (OSError, ValueError) as error:
-                reason = " ".join(str(error).split())[:200]
-                name = config.pretrained
-                raise ConfigError(f"text_encoder.pretrained = {name!r}: {reason}") from None
+        loaded = build_from_checkpoint(
+            AutoModel,
+            stored=stored,
+            pretrained=config.pretrained,
+            setting="text_encoder.pretrained",
+        )
+        if loaded is not None:
+            self.encoder: Any = loaded
         else:
             self.encoder = BertModel(
                 BertConfig(

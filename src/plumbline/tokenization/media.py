@@ -39,9 +39,10 @@ class ImageFile:
     def append(self, data: bytes) -> None:
         """See `MediaFile`."""
         try:
-            self._out.write(resize_rgb(decode_rgb(data), *self._size).tobytes())
+            pixels = resize_rgb(decode_rgb(data), *self._size)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise _undecodable("image", data, error) from None
+        self._out.write(pixels.tobytes())
         self._count += 1
 
     def facts(self) -> dict[str, Any]:
@@ -78,9 +79,10 @@ class AudioFile(_RaggedFile):
         from plumbline.data.audio import decode_mono  # data without audio needs no libsndfile
 
         try:
-            self._write(decode_mono(data, self._sample_rate))
+            samples = decode_mono(data, self._sample_rate)
         except (OSError, ValueError) as error:
             raise _undecodable("clip", data, error) from None
+        self._write(samples)
 
     def facts(self) -> dict[str, Any]:
         """See `MediaFile`."""

@@ -5,14 +5,13 @@ history), `best/` the weights with the best monitored metric. Tensors are safete
 the rest JSON: nothing here can execute code.
 """
 
-import fcntl
 import importlib.metadata
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from plumbline.errors import CheckpointError
+from plumbline.errors import CheckpointError, OutputError
 from plumbline.files import (
+    describe_os_error,
     digest_of,
     dump_json,
+    exclusive_lock,
     read_json,
+    remove_folder,
+    settle_folder,
     sha256_file,
     staged_folder,
     verify_digests,
@@ -83,7 +86,7 @@ class CheckpointStore:
                 (partial / "snapshot").touch()
         for old in before:
             if old != final:
-                shutil.rmtree(old)
+                remove_folder(old)
 
     def save_best(self, model: nn.Module, best: Mapping[str, Any]) -> None:
         """Replace the best weights."""
@@ -123,8 +126,9 @@ class CheckpointStore:
         load_weights(model, self.folder / "best" / WEIGHTS)
 
     def remove(self) -> None:
-        """Delete the run's training state."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the run's training state; what cannot be deleted does no harm."""
+        with suppress(OutputError):
+            remove_folder(self.folder)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -177,12 +181,22 @@ def training_state_folder(stage: str, fingerprint: str) -> Iterator[Path]:
     another process trains the very same run at this moment, the folder is a fresh one.
     """
     root = Path(os.environ.get("DVC_ROOT", ".")) / ".ckpt" / stage
-    root.mkdir(parents=True, exist_ok=True)
     name = fingerprint[:16]
-    with (root / f"{name}.lock").open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(exclusive_lock(root / f"{name}.lock"))
         except BlockingIOError:
             yield root / f"{name}-{os.getpid()}"
-        else:
-            yield root / name
+            return
+        _settle(root, name)
+        yield root / name
+
+
+def _settle(root: Path, name: str) -> None:
+    """Put in order what a killed run of the same name left behind."""
+    try:
+        settle_folder(root / name)
+        for left in root.glob(f".{name}.removed-*"):
+            shutil.rmtree(left)
+    except OSError as error:
+        raise describe_os_error(error, root / name) from error

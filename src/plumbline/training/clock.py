@@ -1,10 +1,7 @@
 """Where a training stands: the one count of progress, and the best validation so far."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-from plumbline.batch import Batch
 
 
 @dataclass
@@ -25,11 +22,11 @@ class Clock:
     skipped: int = 0
     """Optimiser steps left out: not finite, or their window failed."""
 
-    def pass_over(self, window: Sequence[Batch]) -> None:
-        """Count the micro-batches of a window as used."""
-        self.micro_in_epoch += len(window)
-        self.micro_step += len(window)
-        self.samples += sum(len(batch["sample_index"]) for batch in window)
+    def pass_over(self, micro_batches: int, samples: int) -> None:
+        """Count the micro-batches of a window, and the samples in them, as used."""
+        self.micro_in_epoch += micro_batches
+        self.micro_step += micro_batches
+        self.samples += samples
 
 
 @dataclass

@@ -112,6 +112,9 @@ class TrainerConfig(Config):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device has units for it, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    processes: int = Field(1, ge=1)
+    """Processes that share every batch on this machine, each with the stage's `threads` and, with
+    GPUs, one of its own. Sums of floats depend on their number."""
     validate_every_epochs: int = Field(1, ge=0)
     """0: not at the ends of epochs. Where validation is on at all, it comes at the end too."""
     validate_every_steps: int | None = Field(None, ge=1)

@@ -12,9 +12,9 @@ Update = Callable[[int, float | None], None]
 
 
 @contextmanager
-def training_progress(total_steps: int) -> Iterator[Update]:
+def training_progress(total_steps: int, *, quiet: bool = False) -> Iterator[Update]:
     """Show steps, loss and remaining time on stderr while the block runs."""
-    if not sys.stderr.isatty():
+    if quiet or not sys.stderr.isatty():
         yield lambda step, loss: None
         return
     columns = (

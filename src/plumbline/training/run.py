@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from plumbline import paths
+from plumbline.errors import TrainingError
 from plumbline.files import digest_of, dump_json, staged_folder
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import Loader
@@ -27,6 +29,7 @@ from plumbline.training.checkpoint import (
 from plumbline.training.config import TrainerConfig
 from plumbline.training.flops import count_step
 from plumbline.training.freeze import set_training_mode
+from plumbline.training.processes import Processes
 from plumbline.training.sections import TrainingConfig
 from plumbline.training.skipping import FAILURES
 from plumbline.training.trainer import FitResult, OnLog, Trainer
@@ -79,39 +82,29 @@ class TrainingRun:
 
 
 def train_to_folder(
-    run: TrainingRun, job: TrainingJob, out: Path, *, on_log: OnLog
+    run: TrainingRun,
+    job: TrainingJob,
+    out: Path,
+    *,
+    on_log: OnLog,
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Train a job and publish its model, history and figures as the folder `out`.
 
     The training state goes only when `out` stands: a full disk at the end costs no training.
 
+    Args:
+        run: the settings.
+        job: the model, its data and its task.
+        out: where the model goes.
+        on_log: hears of every step and validation.
+        processes: the main one of several; the others `train_along`.
+
     Returns:
         Facts for the run record: device, precision, parameters, counts, operations of a step.
     """
-    torch.set_num_threads(run.threads)
-    device = resolve_device(run.trainer.device)
-    machine = {
-        "device": device.type,
-        "precision": resolve_precision(run.trainer.precision, device),
-    }
-    fingerprint = fingerprint_run({**run.settings, **machine}, job.inputs)
-    with training_state_folder(run.stage, fingerprint) as folder:
-        store = CheckpointStore(
-            folder, fingerprint, keep_every_epochs=run.trainer.checkpoint.keep_every_epochs
-        )
-        trainer = Trainer(
-            job.model,
-            job.task,
-            Loader(job.train, job.task.collate, run.loader, seed=run.seed, shuffle=True),
-            _validation_loader(run, job),
-            run.trainer,
-            store=store,
-            seed=run.seed,
-            fingerprint=fingerprint,
-            frozen=run.frozen,
-            validation_task=job.validation_task,
-            on_log=on_log,
-        )
+    together = processes or Processes()
+    with _prepared(run, job, together, on_log) as trainer:
         with staged_folder(out) as partial:
             result = trainer.fit()
             figures = _figures(result, count_parameters(job.model))
@@ -120,9 +113,75 @@ def train_to_folder(
             (partial / "config.json").write_text(dump_json(dict(run.settings)))
             (partial / "metrics.json").write_text(dump_json(figures))
         if not run.trainer.checkpoint.keep_after_success:
-            store.remove()
-    identity = {"fingerprint": fingerprint, "inputs_sha256": digest_of(dict(job.inputs))}
-    return {**result.facts, **figures, **identity, **_flops(run, job, device)}
+            trainer.store.remove()
+    identity = {
+        "fingerprint": trainer.fingerprint,
+        "inputs_sha256": digest_of(dict(job.inputs)),
+        "processes": together.count,
+    }
+    return {**result.facts, **figures, **identity, **_flops(run, job, trainer.device)}
+
+
+def train_along(run: TrainingRun, job: TrainingJob, processes: Processes) -> None:
+    """Take part in a training whose main process is another one.
+
+    Raises:
+        SystemExit: it failed; the main process knows why, and says so.
+    """
+    try:
+        with _prepared(run, job, processes, lambda step, values: None) as trainer:
+            trainer.fit()
+    except TrainingError as error:
+        raise SystemExit(1) from error
+
+
+@contextmanager
+def _prepared(
+    run: TrainingRun, job: TrainingJob, processes: Processes, on_log: OnLog
+) -> Iterator[Trainer]:
+    """A trainer that holds its training state."""
+    torch.set_num_threads(run.threads)
+    device = processes.device or resolve_device(run.trainer.device)
+    machine = {
+        "device": device.type,
+        "precision": resolve_precision(run.trainer.precision, device),
+    }
+    fingerprint = fingerprint_run({**run.settings, **machine}, job.inputs)
+    with _state_folder(run.stage, fingerprint, processes) as folder:
+        store = CheckpointStore(
+            folder, fingerprint, keep_every_epochs=run.trainer.checkpoint.keep_every_epochs
+        )
+        yield Trainer(
+            job.model,
+            job.task,
+            Loader(
+                job.train,
+                job.task.collate,
+                run.loader,
+                seed=run.seed,
+                shuffle=True,
+                share=processes.share,
+            ),
+            _validation_loader(run, job, processes),
+            run.trainer,
+            store=store,
+            seed=run.seed,
+            fingerprint=fingerprint,
+            frozen=run.frozen,
+            validation_task=job.validation_task,
+            on_log=on_log,
+            processes=processes,
+        )
+
+
+@contextmanager
+def _state_folder(stage: str, fingerprint: str, processes: Processes) -> Iterator[Path]:
+    """The folder of the training state, which the main process holds for all."""
+    if not processes.is_main:
+        yield processes.from_main(Path)
+        return
+    with training_state_folder(stage, fingerprint) as folder:
+        yield processes.from_main(lambda: folder)
 
 
 def _flops(run: TrainingRun, job: TrainingJob, device: torch.device) -> dict[str, Any]:
@@ -140,11 +199,12 @@ def _flops(run: TrainingRun, job: TrainingJob, device: torch.device) -> dict[str
     return {"flops": {"samples": samples, "forward": flops.forward, "step": flops.step}}
 
 
-def _validation_loader(run: TrainingRun, job: TrainingJob) -> Loader | None:
+def _validation_loader(run: TrainingRun, job: TrainingJob, processes: Processes) -> Loader | None:
     if job.validation is None or not run.trainer.validates:
         return None
     collate = (job.validation_task or job.task).collate
-    return Loader(job.validation, collate, run.loader, seed=run.seed, shuffle=False)
+    share = processes.share
+    return Loader(job.validation, collate, run.loader, seed=run.seed, shuffle=False, share=share)
 
 
 def count_parameters(model: nn.Module) -> dict[str, dict[str, int]]:

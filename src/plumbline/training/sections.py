@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from plumbline.config import Config
 from plumbline.loading.loader_config import LoaderConfig
@@ -18,6 +18,16 @@ class TrainSection(Config):
     task: Config
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+
+    @model_validator(mode="after")
+    def _shares(self) -> "TrainSection":
+        size, processes = self.loader.batch_size, self.trainer.processes
+        if processes > size:
+            raise ValueError(
+                f"trainer.processes {processes} share a batch, and loader.batch_size is {size}: "
+                "there would be processes without a sample"
+            )
+        return self
 
 
 class TrainingConfig(Config):

@@ -1,15 +1,23 @@
 """Stopping on SIGTERM or Ctrl-C at the next step boundary."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
 class StopRequest:
-    """Within its block, the first SIGTERM or SIGINT only sets `requested`; a second one kills."""
+    """Within its block, the first SIGTERM or SIGINT is only noted; a second one kills."""
 
-    def __init__(self) -> None:
-        """Nothing is asked for yet."""
-        self._signal: int | None = None
+    def __init__(self, agree: Callable[[int], int] = int) -> None:
+        """Nothing is asked for yet.
+
+        Args:
+            agree: the largest of one number of each process of the training, so that all of them
+                stop after the same step.
+        """
+        self._agree = agree
+        self._noted = 0
+        self._signal = 0
         self._before: dict[int, signal.Handlers | int | object | None] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -27,15 +35,15 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
+        self._noted = number
         signal.signal(number, signal.SIG_DFL)
 
-    @property
     def requested(self) -> bool:
-        """Whether a signal has come."""
-        return self._signal is not None
+        """Whether a signal has come, here or in another process; they ask at the same moments."""
+        self._signal = self._agree(self._noted)
+        return self._signal > 0
 
     def leave(self) -> None:
-        """End the process if a signal has come: 143 after SIGTERM, 130 after SIGINT."""
-        if self._signal is not None:
+        """End the process if a signal was met: 143 after SIGTERM, 130 after SIGINT."""
+        if self._signal:
             raise SystemExit(128 + self._signal)

@@ -8,6 +8,7 @@ import torch
 
 from plumbline.batch import Batch
 from plumbline.errors import TrainingError
+from plumbline.loading.workers import refuse_dead_worker
 from plumbline.training.clock import Clock
 from plumbline.training.config import TrainerConfig
 from plumbline.training.history import History
@@ -41,7 +42,12 @@ def not_finite(loss: float, norm: float, config: TrainerConfig) -> Fault:
 
 
 def failure(error: BaseException, window: Sequence[Batch], config: TrainerConfig) -> Fault:
-    """The fault of an error in the loss or the backward pass."""
+    """The fault of an error in the loss or the backward pass.
+
+    Raises:
+        TrainingError: it is the death of a loader process, which only came up here.
+    """
+    refuse_dead_worker(error)
     stops = config.failing_batch == "stop"
     if is_out_of_memory(error):
         size = max(len(batch["sample_index"]) for batch in window)
@@ -62,32 +68,28 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an error says that there is not enough memory, on whatever device."""
     # On a CPU torch raises a plain RuntimeError, which only its text tells apart.
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or "can't allocate memory" in str(error)
+    # Of another process only the text is known.
+    return known or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
 
 
-def _place(fault: Fault, window: Sequence[Batch], clock: Clock) -> str:
-    samples = _samples(window)
+def _place(fault: Fault, samples: Sequence[int], clock: Clock) -> str:
     shown = f"{samples[:8]}{' ...' if len(samples) > 8 else ''}"
     return f"optimiser step {clock.global_step}: {fault.reason}; samples {shown}"
 
 
-def _samples(window: Sequence[Batch]) -> list[int]:
-    return [int(i) for batch in window for i in batch["sample_index"]]
-
-
-def stop_text(fault: Fault, window: Sequence[Batch], clock: Clock) -> str:
+def stop_text(fault: Fault, samples: Sequence[int], clock: Clock) -> str:
     """The one line of an error that ends the training."""
-    return f"{_place(fault, window, clock)}; {fault.remedy}"
+    return f"{_place(fault, samples, clock)}; {fault.remedy}"
 
 
 def skip_step(
-    fault: Fault, window: Sequence[Batch], clock: Clock, history: History, config: TrainerConfig
+    fault: Fault, samples: Sequence[int], clock: Clock, history: History, config: TrainerConfig
 ) -> None:
     """Count a window that makes no step and put it on record.
 
     Args:
         fault: what is wrong with it.
-        window: its micro-batches, which the clock has passed over.
+        samples: the numbers of its samples, which the clock has passed over.
         clock: counts it.
         history: gets a row of `skipped`.
         config: says what to do and how often.
@@ -97,8 +99,8 @@ def skip_step(
     """
     clock.skipped += 1
     if fault.stops:
-        raise TrainingError(stop_text(fault, window, clock))
-    where = _place(fault, window, clock)
+        raise TrainingError(stop_text(fault, samples, clock))
+    where = _place(fault, samples, clock)
     if clock.skipped > config.max_skipped_steps:
         raise TrainingError(f"{where}; more than {config.max_skipped_steps} skipped steps")
     history.skipped.append(
@@ -107,7 +109,7 @@ def skip_step(
             "micro_step": clock.micro_step,
             "epoch": clock.epoch,
             "reason": fault.reason,
-            "samples": " ".join(map(str, _samples(window))),
+            "samples": " ".join(map(str, samples)),
         }
     )
     logger.warning("skipped %s", where)

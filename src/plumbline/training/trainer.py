@@ -18,6 +18,7 @@ from plumbline.batch import Batch
 from plumbline.errors import ConfigError, TrainingError
 from plumbline.loading.loader import Loader
 from plumbline.loading.random import keyed_seed
+from plumbline.loading.workers import naming_dead_workers
 from plumbline.models.device import resolve_device, resolve_precision
 from plumbline.tasks.base import Task
 from plumbline.training.checkpoint import CheckpointStore, TrainingState
@@ -28,6 +29,7 @@ from plumbline.training.freeze import check_frozen, freeze, frozen_digests, set_
 from plumbline.training.gpu import GpuFigures
 from plumbline.training.history import History, Row
 from plumbline.training.optim import build_optimizer, describe_groups, set_lr
+from plumbline.training.processes import PeerError, Processes
 from plumbline.training.progress import training_progress
 from plumbline.training.schedule import Plateau, lr_factor, resolve_warmup
 from plumbline.training.signals import StopRequest
@@ -86,6 +88,7 @@ class Trainer:
         frozen: Sequence[str] = (),
         validation_task: Task | None = None,
         on_log: OnLog | None = None,
+        processes: Processes | None = None,
     ) -> None:
         """Bind everything and check that it fits together.
 
@@ -101,7 +104,8 @@ class Trainer:
                 f"trainer.validate_every_{every}: no validation sample; give the dataset a "
                 "validation split, or switch validation off to train without (0 epochs, null steps)"
             )
-        self.device = resolve_device(config.device)
+        self._processes = processes or Processes()
+        self.device = self._processes.device or resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
         freeze(model, frozen)
         self.model = model.to(self.device)
@@ -109,10 +113,12 @@ class Trainer:
         self._frozen_before = frozen_digests(model, frozen)
         self._optimizer = build_optimizer(model, config.optim)
         self._scaler = torch.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self._gradients = Gradients(self.model, task, self.device, self.precision, self._scaler)
+        self._gradients = Gradients(
+            self.model, task, self.device, self.precision, self._scaler, self._processes
+        )
         self._task, self._train, self._validation, self._config = task, train, validation, config
         self._validation_task = validation_task or task
-        self._store, self._seed, self._fingerprint = store, seed, fingerprint
+        self.store, self._seed, self.fingerprint = store, seed, fingerprint
         self._on_log = on_log or (lambda step, values: None)
         self._skips = "skip" in (config.non_finite, config.failing_batch)
         self.total_steps = _count_steps(train, config)
@@ -124,12 +130,15 @@ class Trainer:
         """Train, or go on from the run's own checkpoint, and leave the best weights in the model.
 
         Raises:
-            TrainingError: a step failed or was not finite, or a frozen tensor changed.
+            TrainingError: a step failed or was not finite, a frozen tensor changed, or a loader
+                process died.
             SystemExit: a signal asked to stop; the state is saved first.
         """
         self._resume()
         gpu = GpuFigures(self.device)
-        with StopRequest() as stop, training_progress(self.total_steps) as progress:
+        stopping = StopRequest(self._processes.largest)
+        shown = training_progress(self.total_steps, quiet=not self._processes.is_main)
+        with naming_dead_workers(), stopping as stop, shown as progress:
             progress(self.clock.global_step, None)
             # An epoch that was begun is ended too, also by a run killed in its last validation.
             while self.clock.micro_in_epoch or not self._finished():
@@ -140,6 +149,7 @@ class Trainer:
                     self._save_within_epoch(stop)
                 gpu.sample()
                 self._end_epoch()
+                stop.requested()
                 stop.leave()
         frozen = check_frozen(self.model, self._frozen, self._frozen_before)
         if self._config.validates:
@@ -148,7 +158,8 @@ class Trainer:
                     f"trainer.monitor = {self._config.monitor!r}: not finite in any validation, so "
                     "no weights are best; look at the data and lower optim.lr"
                 )
-            self._store.load_best(self.model)
+            if self._processes.is_main:
+                self.store.load_best(self.model)
         facts = {
             "device": str(self.device),
             "precision": self.precision,
@@ -183,7 +194,7 @@ class Trainer:
         # A spoilt batch must not leave its mark on moving statistics either.
         buffers = Buffers(self.model) if self._skips else None
         sums = self._accumulate(window)
-        self.clock.pass_over(window)
+        self._pass_over(window)
         if isinstance(sums, Fault):
             self._skip(sums, window, buffers)
             return math.nan
@@ -204,15 +215,22 @@ class Trainer:
         self._record(sums, loss, norm)
         return loss
 
+    def _pass_over(self, window: list[Batch]) -> None:
+        samples = self._processes.sum([sum(len(batch["sample_index"]) for batch in window)])
+        self.clock.pass_over(len(window), int(samples[0]))
+
     def _accumulate(self, window: list[Batch]) -> WindowSums | Fault:
         first = self.clock.micro_step
-        seeds = [keyed_seed(self._seed, "step", first + i) for i in range(len(window))]
+        # Each process draws its own dropout; a single one needs no number of its own.
+        own = [self._processes.rank] if self._processes.rank else []
+        seeds = [keyed_seed(self._seed, "step", first + i, *own) for i in range(len(window))]
         try:
             return self._gradients.accumulate(window, seeds)
         except FAILURES as error:
             fault = failure(error, window, self._config)
             if fault.stops:
-                raise TrainingError(stop_text(fault, window, self.clock)) from error
+                samples = self._processes.numbers(window)
+                raise TrainingError(stop_text(fault, samples, self.clock)) from error
         # Only here has the error let go of the tensors that its traceback held.
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -220,10 +238,12 @@ class Trainer:
 
     def _update_weights(self, window: list[Batch]) -> None:
         try:
-            self._scaler.step(self._optimizer)
-        except torch.OutOfMemoryError as error:
+            with self._processes.agreed():
+                self._scaler.step(self._optimizer)
+        except (torch.OutOfMemoryError, PeerError) as error:
             fault = failure(error, window, self._config)
-            raise TrainingError(stop_text(fault, window, self.clock)) from error
+            samples = self._processes.numbers(window)
+            raise TrainingError(stop_text(fault, samples, self.clock)) from error
         self._scaler.update()
         self.clock.global_step += 1
 
@@ -238,7 +258,8 @@ class Trainer:
 
     def _skip(self, fault: Fault, window: list[Batch], buffers: Buffers | None) -> None:
         """Leave a window out, with the model as it was before it."""
-        skip_step(fault, window, self.clock, self.history, self._config)
+        samples = self._processes.numbers(window)
+        skip_step(fault, samples, self.clock, self.history, self._config)
         self._optimizer.zero_grad(set_to_none=True)
         if buffers is not None:
             buffers.restore()
@@ -293,8 +314,11 @@ class Trainer:
         if done and done[-1]["global_step"] == self.clock.global_step:
             return  # of these very weights
         task = self._validation_task
-        loss = evaluate_loss(self.model, task, self._validation, self.device, self.precision)
-        metrics = {"loss": loss, **task.loss_metrics(loss), **task.validation_metrics(self.model)}
+        loss = evaluate_loss(
+            self.model, task, self._validation, self.device, self.precision, self._processes
+        )
+        of_split = self._processes.from_main(lambda: dict(task.validation_metrics(self.model)))
+        metrics = {"loss": loss, **task.loss_metrics(loss), **of_split}
         if self._config.monitor not in metrics:
             raise ConfigError(
                 f"trainer.monitor = {self._config.monitor!r}: not a validation metric of task "
@@ -311,30 +335,33 @@ class Trainer:
         if schedule.name == "plateau" and clock.global_step >= self._warmup:
             self._plateau.update(value, mode, schedule)
         if self.best.update(value, mode, stopping.min_change if stopping else 0.0, clock):
-            self._store.save_best(self.model, asdict(self.best))
+            best = asdict(self.best)
+            self._processes.from_main(lambda: self.store.save_best(self.model, best))
 
     def _save_within_epoch(self, stop: StopRequest) -> None:
         every = self._config.checkpoint.every_steps
-        if stop.requested or (every and self.clock.global_step % every == 0):
+        if stop.requested() or (every and self.clock.global_step % every == 0):
             self._save(epoch_ended=0)
         stop.leave()
 
     def _save(self, epoch_ended: int) -> None:
         state = TrainingState(
-            fingerprint=self._fingerprint,
+            fingerprint=self.fingerprint,
             clock=asdict(self.clock),
             best=asdict(self.best),
             history=self.history.state(),
             scaler=self._scaler.state_dict(),
             plateau=asdict(self._plateau),
         )
-        self._store.save(self.model, self._optimizer, state, epoch_ended)
+        self._processes.from_main(
+            lambda: self.store.save(self.model, self._optimizer, state, epoch_ended)
+        )
 
     def _resume(self) -> None:
-        latest = self._store.latest()
+        latest = self.store.latest()
         if latest is None:
             return
-        state = self._store.restore(latest, self.model, self._optimizer)
+        state = self.store.restore(latest, self.model, self._optimizer)
         self.clock, self.best = Clock(**state.clock), Best(**state.best)
         self._plateau = Plateau(**state.plateau)
         self.history = History.from_state(state.history)

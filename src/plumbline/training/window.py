@@ -1,14 +1,15 @@
 """From the micro-batches of one optimiser step to the gradients of their loss."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from plumbline.batch import Batch
 from plumbline.models.device import autocast, to_device
-from plumbline.tasks.base import Task, WindowLoss
+from plumbline.tasks.base import Embedded, Task, WindowLoss
+from plumbline.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -45,73 +46,108 @@ class Gradients:
     device: torch.device
     precision: str
     scaler: torch.GradScaler
+    processes: Processes = field(default_factory=Processes)
 
     def accumulate(self, window: Sequence[Batch], seeds: Sequence[int]) -> WindowSums:
         """Add the gradients of a window's sum to those of the parameters.
+
+        Sum and gradients are over the shares of all processes, and the same in each of them.
 
         Args:
             window: the micro-batches of one optimiser step.
             seeds: one a micro-batch. Dropout and the like depend on them alone, so a resumed run
                 needs no generator state.
         """
-        if self.task.window is not None and len(window) > 1:
-            return self._whole(self.task.window, window, seeds)
-        torch.manual_seed(seeds[0])
-        return self._one_by_one(window)
+        rule = self.task.window
+        if rule is not None and (len(window) > 1 or self.processes.count > 1):
+            sums = self._whole(rule, window, seeds)
+        else:
+            sums = self._one_by_one(window, seeds[0])
+        self.processes.sum_gradients(self.model)
+        self.processes.average_buffers(self.model)
+        return sums
 
-    def _one_by_one(self, window: Sequence[Batch]) -> WindowSums:
-        losses: list[tuple[Tensor, Tensor]] = []
-        for batch in window:
-            with autocast(self.device, self.precision):
-                loss = self.task.loss(self.model, to_device(batch, self.device))
-            if loss.total.requires_grad:
-                self.scaler.scale(loss.total).backward()
-            losses.append((loss.total.detach(), loss.count))
-        totals, counts = [float(t) for t, _ in losses], [int(c) for _, c in losses]
+    def _one_by_one(self, window: Sequence[Batch], seed: int) -> WindowSums:
+        with self.processes.agreed():
+            losses = self._backward(window, seed)
+        summed = self.processes.sum([float(number) for loss in losses for number in loss])
+        totals, counts = summed[::2], [int(count) for count in summed[1::2]]
         micro = [
             (total / max(count, 1), count) for total, count in zip(totals, counts, strict=True)
         ]
         return WindowSums(sum(totals), sum(counts), micro)
 
-    def _whole(self, rule: WindowLoss, window: Sequence[Batch], seeds: Sequence[int]) -> WindowSums:
-        """Embed without graphs, differentiate the loss by the embeddings, embed again with graphs.
+    def _backward(self, window: Sequence[Batch], seed: int) -> list[tuple[float, int]]:
+        """Backpropagate micro-batch by micro-batch; the sum and the count of each."""
+        torch.manual_seed(seed)
+        losses: list[tuple[Tensor | float, Tensor | int]] = []
+        for batch in window:
+            if not len(batch["sample_index"]):
+                losses.append((0.0, 0))
+                continue
+            with autocast(self.device, self.precision):
+                loss = self.task.loss(self.model, to_device(batch, self.device))
+            if loss.total.requires_grad:
+                self.scaler.scale(loss.total).backward()
+            losses.append((loss.total.detach(), loss.count))
+        # Read only now: on a GPU a number that is asked for makes the host wait.
+        return [(float(total), int(count)) for total, count in losses]
 
-        So the loss sees the whole window while the graph of only one micro-batch is in memory, at
-        the price of a second forward pass. Both passes of a micro-batch draw the same dropout.
+    def _whole(self, rule: WindowLoss, window: Sequence[Batch], seeds: Sequence[int]) -> WindowSums:
+        """Embed, differentiate the loss by the embeddings, pull that back through the embedding.
+
+        Of several micro-batches the graph of only one is in memory: they are embedded without
+        graphs first and once more with one, under the same dropout, at the price of a second
+        forward pass. The loss sees the embeddings of all micro-batches and processes.
 
         Source: Gao et al. 2021, arXiv:2101.06983, section 3.2.
         """
-        buffers = Buffers(self.model)
-        with torch.no_grad():
-            parts = [
-                self._leaves(self._embed(rule, batch, seed))
-                for batch, seed in zip(window, seeds, strict=True)
+        keep = len(window) == 1
+        buffers = None if keep else Buffers(self.model)
+        with self.processes.agreed(), torch.set_grad_enabled(keep):
+            embedded = [
+                self._embed(rule, batch, seed) for batch, seed in zip(window, seeds, strict=True)
             ]
-        buffers.restore()  # the second pass moves them, once
+        if buffers:
+            buffers.restore()  # the second pass moves them, once
+        parts = [self._leaves(part) for part in embedded]
+        everyones = self.processes.gather(parts)
         with autocast(self.device, self.precision):
-            loss = rule.loss(self.model, parts)
-        if loss.total.requires_grad:
-            self.scaler.scale(loss.total).backward()
-            for batch, seed, part in zip(window, seeds, parts, strict=True):
-                self._pull_back(self._embed(rule, batch, seed), part)
+            loss = rule.loss(self.model, everyones)
+        with self.processes.agreed():
+            self._differentiate(loss.total, parts)
+            for i, part in enumerate(parts):
+                if any(leaf.grad is not None for leaf in part.values()):
+                    again = embedded[i] if keep else self._embed(rule, window[i], seeds[i])
+                    self._pull_back(again, part)
         total, count = float(loss.total.detach()), int(loss.count)
+        samples = self.processes.sum([float(len(batch["sample_index"])) for batch in window])
         mean = total / max(count, 1)
-        return WindowSums(total, count, [(mean, len(batch["sample_index"])) for batch in window])
+        return WindowSums(total, count, [(mean, int(number)) for number in samples])
 
-    def _embed(self, rule: WindowLoss, batch: Batch, seed: int) -> Mapping[str, Tensor]:
+    def _embed(self, rule: WindowLoss, batch: Batch, seed: int) -> Embedded:
+        if not len(batch["sample_index"]):
+            return {}
         torch.manual_seed(seed)
         with autocast(self.device, self.precision):
             return rule.embed(self.model, to_device(batch, self.device))
 
     @staticmethod
-    def _leaves(embedded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _leaves(embedded: Embedded) -> dict[str, Tensor]:
         return {
             name: tensor.detach().requires_grad_(tensor.is_floating_point())
             for name, tensor in embedded.items()
         }
 
+    def _differentiate(self, total: Tensor, parts: Sequence[Mapping[str, Tensor]]) -> None:
+        """Differentiate by this process's embeddings; only the main one by what is beside them."""
+        leaves = [t for part in parts for t in part.values() if t.requires_grad]
+        if total.requires_grad and (self.processes.is_main or leaves):
+            inputs = None if self.processes.is_main else leaves
+            torch.autograd.backward([self.scaler.scale(total)], inputs=inputs)
+
     @staticmethod
-    def _pull_back(embedded: Mapping[str, Tensor], part: Mapping[str, Tensor]) -> None:
+    def _pull_back(embedded: Embedded, part: Mapping[str, Tensor]) -> None:
         """Backpropagate what the loss of the window asked of a micro-batch's tensors."""
         wanted = [n for n, t in embedded.items() if t.requires_grad and part[n].grad is not None]
         if wanted:

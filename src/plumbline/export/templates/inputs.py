@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ MAX_HEADER = 4096
 """Longest header of an .npy file, in bytes."""
 
 
-class Reader:
+class Reader(ABC):
     """Base of the readers."""
 
     field: str
@@ -28,13 +29,13 @@ class Reader:
     exact = True
     """Whether any processor gives the same bits."""
 
+    @abstractmethod
     def read(self, value: Any) -> Arrays:
         """Turn a checked value of the field into arrays.
 
         Raises:
             InputError: it is not what the field takes.
         """
-        raise NotImplementedError
 
 
 class ImageReader(Reader):

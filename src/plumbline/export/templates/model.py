@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 """Type of a field -> what a value of it is in Python."""
 
 
-class Task:
+class Task(ABC):
     """Base of the tasks: what a kind of model makes of a request."""
 
     fields: dict[str, str]
@@ -45,17 +46,17 @@ class Task:
     def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
         self.contract, self.files, self.graphs = contract, files, graphs
 
+    @abstractmethod
     def inputs(self, request: Mapping[str, Any]) -> Arrays:
         """What the model is given for a request, before anything is computed.
 
         Raises:
             InputError: a field cannot be used.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answer a request with plain JSON values; errors as `inputs`."""
-        raise NotImplementedError
 
 
 class Model:

@@ -1,0 +1,275 @@
+"""The DVC queue, as a sweep needs it: the one module that touches DVC's objects.
+
+Commands change the queue, as a user would; its state is read in this process, since a `dvc queue
+status` for every look would cost more than the runs of a small sweep.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import dvc.api
+import psutil
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from plumbline.errors import ConfigError, OutputError, PlumblineError
+from plumbline.files import STATE_DIR
+
+RunState = Literal["queued", "running", "failed", "lost"]
+
+_SETTLE_S = 60.0
+"""How long a worker may prepare or collect a run before it is asked whether it has it."""
+_QUEUEING_S = 300.0
+_START_EVERY_S = 5.0
+_ATTEMPTS = 20
+_LOG_BYTES = 20_000
+
+
+@dataclass(frozen=True)
+class QueuedRun:
+    """A run that DVC's queue knows and that has not succeeded."""
+
+    state: RunState
+    rev: str
+    """The commit that holds the queued experiment."""
+
+
+class DvcQueue:
+    """Experiments of one project."""
+
+    def __init__(self, root: Path) -> None:
+        """Open the queue of the project in `root`."""
+        self._root = root
+        self._celery: Any = Repo(str(root)).experiments.celery_queue
+        self._seen_without_process: dict[str, float] = {}
+        self._started = -_START_EVERY_S
+        state = root / STATE_DIR / "sweeps"
+        state.mkdir(parents=True, exist_ok=True)
+        self._lock, self._log = state / "queueing.lock", state / "queue.log"
+        # Stages run `python` from PATH in a folder of their own: the entry must be absolute.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        self._environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+
+    def unfinished(self) -> dict[str, QueuedRun]:
+        """What is queued, runs, failed or was lost with its worker, by name."""
+        queue = self._celery
+        found: dict[str, QueuedRun] = {}
+        workers = self._workers()
+        try:
+            # In the order in which runs move, later states last: none is missed on its way.
+            for entry in queue.iter_queued():
+                found[entry.name] = QueuedRun("queued", entry.stash_rev)
+            for entry in queue.iter_active():
+                lost = self._is_lost(entry.stash_rev, workers)
+                found[entry.name] = QueuedRun("lost" if lost else "running", entry.stash_rev)
+            for done in queue.iter_failed():
+                found[done.entry.name] = QueuedRun("failed", done.entry.stash_rev)
+        except DvcException as error:
+            raise OutputError(
+                f"the DVC queue cannot be read ({error}); dvc queue remove --success clears it"
+            ) from None
+        return found
+
+    def succeeded(self, baseline: str) -> dict[str, str]:
+        """Name to commit of a baseline's experiments: DVC makes these references on success."""
+        prefix = f"refs/exps/{baseline[:2]}/{baseline[2:]}/"
+        listed = git(self._root, "for-each-ref", "--format=%(objectname) %(refname)", prefix)
+        pairs = (line.split(" ", 1) for line in listed.splitlines())
+        return {name.removeprefix(prefix): commit for commit, name in pairs}
+
+    def submit(self, name: str, overrides: Sequence[str], targets: Sequence[str]) -> None:
+        """Queue one experiment.
+
+        Raises:
+            PlumblineError: DVC refuses it; the text is DVC's.
+        """
+        command = ["dvc", "exp", "run", "--queue", "--quiet", "--name", name]
+        for override in overrides:
+            command += ["--set-param", override]
+        for _ in range(_ATTEMPTS):
+            code, text = self._change([*command, *targets])
+            if code == 0 or "conflicts with existing experiment" in text:
+                return
+            if not re.search(r"\block\b|is busy", text, re.IGNORECASE):
+                break
+            time.sleep(1.0)
+        raise PlumblineError(f"{name}: DVC does not queue it ({_last_error(text)})")
+
+    def stop(self, name: str) -> None:
+        """Interrupt a run, as Ctrl-C would; one that has just ended is left as it is."""
+        self._change(["dvc", "queue", "kill", name])
+
+    def discard(self, name: str, run: QueuedRun) -> None:
+        """Take a run that is queued, failed or lost out of the queue, so that its name is free."""
+        if run.state == "lost":
+            self._declare_failed(name, run.rev)
+        self._change(["dvc", "queue", "remove", name])
+
+    def _declare_failed(self, name: str, rev: str) -> None:
+        # DVC signals the process group of the recorded pid unless an exit code is on record: that
+        # pid may be another process by now.
+        if (process := self._celery.proc.get(rev)) and process.returncode is None:
+            process.returncode = -1
+            self._celery.proc[rev] = process
+        self._celery.kill([name])
+
+    def start_workers(self, jobs: int) -> None:
+        """Have up to `jobs` workers; those that are there already stay."""
+        if len(self._workers()) >= jobs or time.monotonic() - self._started < _START_EVERY_S:
+            return
+        self._change(["dvc", "queue", "start", "--jobs", str(jobs)])
+        self._started = time.monotonic()
+
+    def failure(self, rev: str) -> str:
+        """The line that says why a run failed."""
+        process = self._celery.proc.get(rev)
+        if not process or not process.stdout or not Path(process.stdout).is_file():
+            return "it never began; .dvc/tmp/exps/celery/ has the logs of the workers"
+        with Path(process.stdout).open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_BYTES))
+            return _last_error(log.read().decode(errors="replace"))
+
+    def read(self, commit: str, path: str) -> str:
+        """A file of an experiment, from Git or from DVC's cache.
+
+        Raises:
+            FileNotFoundError: the experiment has no such file.
+        """
+        try:
+            return str(dvc.api.read(path, repo=str(self._root), rev=commit))
+        except (DvcException, OSError) as error:
+            raise FileNotFoundError(str(error)) from None
+
+    @contextmanager
+    def _queueing(self) -> Iterator[int]:
+        """One change of the queue at a time, also by a child of a sweep that was killed."""
+        with self._lock.open("a") as file:
+            deadline = time.monotonic() + _QUEUEING_S
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise OutputError(
+                            f"{self._lock}: held for over {_QUEUEING_S:.0f} s by another change of "
+                            "the DVC queue; end that dvc process and run again"
+                        ) from None
+                    time.sleep(0.2)
+            yield file.fileno()
+
+    def _change(self, command: Sequence[str]) -> tuple[int, str]:
+        # In a session of its own and with the lock: while DVC queues, HEAD is detached and
+        # params.yaml rewritten; killed with us half way it would leave the checkout like that.
+        # Output goes to a file, for a worker would keep a pipe open.
+        with self._queueing() as lock, self._log.open("wb") as log:
+            starts = "start" in command
+            done = subprocess.run(
+                list(command),
+                cwd=self._root,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=() if starts else (lock,),  # workers must not inherit it
+                check=False,
+            )
+        return done.returncode, self._log.read_text(errors="replace")
+
+    def settle(self) -> None:
+        """Wait for a change of the queue that a killed sweep has begun."""
+        with self._queueing():
+            pass
+
+    def _workers(self) -> set[int]:
+        """Processes that work off this queue."""
+        pids = set()
+        node = self._node()
+        for process in psutil.process_iter(["cmdline"]):
+            line = process.info["cmdline"] or []
+            if "queue-worker" in line and any(word.startswith(node) for word in line):
+                pids.add(process.pid)
+        return pids
+
+    def _node(self) -> str:
+        digest = hashlib.sha256(self._celery.wdir.encode()).hexdigest()[:6]
+        return f"dvc-exp-{digest}-"
+
+    def _is_lost(self, rev: str, workers: set[int]) -> bool:
+        """Whether no process works on an active entry: its worker was killed.
+
+        DVC's own answer is asked last, since a worker that is about to end gives none.
+        """
+        if self._process_lives(rev):
+            # Even without its worker it fills the run cache, so it is worth waiting for.
+            self._seen_without_process.pop(rev, None)
+            return False
+        since = self._seen_without_process.setdefault(rev, time.monotonic())
+        if not workers:
+            # Seen twice: it may have ended, with its worker, while we looked.
+            return time.monotonic() > since
+        if time.monotonic() - since < _SETTLE_S:
+            return False
+        running = self._celery.worker_status()
+        named = any(rev in str(task) for tasks in running.values() for task in tasks)
+        return not named
+
+    def _process_lives(self, rev: str) -> bool:
+        process = self._celery.proc.get(rev)
+        if not process or process.returncode is not None:
+            return False
+        try:
+            found = psutil.Process(process.pid)
+            return found.status() != psutil.STATUS_ZOMBIE and rev in " ".join(found.cmdline())
+        except psutil.Error:
+            return False
+
+
+def _last_error(text: str) -> str:
+    """The most telling line of a log: the stage's own error, then DVC's, then the last."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for pattern in (r"^error: (.+)", r"^(\w*(?:Error|Exception|Interrupt)\b.*)", r"^ERROR: (.+)"):
+        for line in reversed(lines):
+            if match := re.match(pattern, line):
+                return match[1][:300]
+    return lines[-1][:300] if lines else "its log is empty"
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Output of a git command.
+
+    Raises:
+        ConfigError: there is no repository, or no commit.
+    """
+    command = ["git", "--no-optional-locks", *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"git {arguments[0]}: {_last_error(done.stderr)}")
+    return done.stdout
+
+
+def baseline_of(root: Path) -> str:
+    """The commit that experiments start from.
+
+    Raises:
+        ConfigError: tracked files are modified: each queued run would carry them.
+    """
+    modified = git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
+    if modified:
+        more = f" (and {len(modified) - 1} more)" if len(modified) > 1 else ""
+        raise ConfigError(
+            f"{modified[0][3:]}: modified{more}; a sweep compares runs of one commit: commit the "
+            "change, or put it aside with git stash"
+        )
+    return git(root, "rev-parse", "HEAD").strip()

@@ -1,0 +1,72 @@
+"""Starting the processes of one training. No torch until there is more than one to start."""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from plumbline.errors import ConfigError, TrainingError
+
+_STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
+"""Exit codes of a training that has saved its state after a signal."""
+_PR_SET_PDEATHSIG = 1
+
+
+def rank() -> int | None:
+    """The number of this process among those that torchrun started; None outside of it."""
+    return int(os.environ["RANK"]) if "RANK" in os.environ else None
+
+
+def run_processes(module: str, arguments: Sequence[str], count: int) -> None:
+    """Run `python -m module arguments` in `count` processes that find each other, to their end.
+
+    Raises:
+        TrainingError: one of them died; the others were ended.
+        SystemExit: they failed, having said why, or stopped on a signal with their state saved.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        run_id=module,
+        max_restarts=0,
+    )
+    # It tells in its own words what is said here in one line.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", module, *arguments)
+    except SignalException as stopped:
+        raise SystemExit(128 + stopped.sigval) from None
+    except ChildFailedError as error:
+        first, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            raise TrainingError(
+                f"process {first} of {count} was ended by {name}; the last checkpoint stands: "
+                "run again to go on from it"
+            ) from None
+        raise SystemExit(failure.exitcode if failure.exitcode in _STOPPED else 1) from None
+
+
+def enter_process(wanted: int) -> None:
+    """Take this process's place among several: it ends with the one that started it.
+
+    Raises:
+        ConfigError: torchrun started another number than the settings say.
+    """
+    there = int(os.environ.get("WORLD_SIZE", "1"))
+    if there != wanted:
+        raise ConfigError(
+            f"trainer.processes = {wanted}, but torchrun started {there}: make them equal"
+        )
+    # So that no process outlives a launcher that was killed; it saves its state first.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,226 @@
+"""The processes that train one model together, each on its share of every batch.
+
+Every process holds the whole model and makes the same updates from gradients summed over all of
+them; only the first one writes. A process that is alone takes none of the detours.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from plumbline.batch import Batch
+from plumbline.errors import TrainingError
+from plumbline.loading.loader import Share
+from plumbline.loading.workers import refuse_dead_worker
+from plumbline.training.skipping import FAILURES
+
+BUCKET_ELEMENTS = 16 * 2**20
+"""Gradients that travel together: enough to hide the latency, little beside the gradients."""
+
+Result = TypeVar("Result")
+
+
+class PeerError(RuntimeError):
+    """Another process could not make its part of a step."""
+
+
+@contextmanager
+def _meeting() -> Iterator[None]:
+    """Say in one line that a process is gone, which the backends tell in many words."""
+    try:
+        yield
+    except RuntimeError as error:
+        refuse_dead_worker(error)
+        raise TrainingError(
+            "another process of this training is gone; its own message says why. The last "
+            "checkpoint stands: run again to go on from it"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One of `count` processes; `Processes()` is alone."""
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device | None = None
+    """Where tensors travel from: that of this process. None where it is alone."""
+
+    @classmethod
+    def join(cls, device: torch.device) -> "Processes":
+        """Meet the others, as the environment that torchrun gives says.
+
+        Returns:
+            This process's place among them, with its own GPU where `device` is one.
+        """
+        from accelerate import PartialState
+
+        state = PartialState(cpu=device.type == "cpu")
+        return cls(state.process_index, state.num_processes, state.device)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes, logs and shows progress."""
+        return self.rank == 0
+
+    @property
+    def share(self) -> Share:
+        """The part of every batch that this process takes."""
+        return Share(self.rank, self.count)
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sum over all processes of each of some numbers."""
+        if self.count == 1:
+            return list(values)
+        from accelerate.utils import reduce
+
+        here = torch.tensor(values, dtype=torch.float64, device=self.device)
+        with _meeting():
+            summed: Any = reduce(here, reduction="sum")
+        return [float(number) for number in summed.tolist()]
+
+    def largest(self, number: int) -> int:
+        """The largest of one number of each process."""
+        return max(self.collect(number)) if self.count > 1 else number
+
+    def collect(self, value: Any) -> list[Any]:
+        """One value of each process, in the order of the processes."""
+        if self.count == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        with _meeting():
+            gathered: list[Any] = gather_object([value])
+        return gathered
+
+    def from_main(self, make: Callable[[], Result]) -> Result:
+        """What the main process makes, for all; the others wait for it."""
+        if self.count == 1:
+            return make()
+        from accelerate.utils import broadcast_object_list
+
+        values: list[Any] = [make() if self.is_main else None]
+        with _meeting():
+            made: Result = broadcast_object_list(values)[0]
+        return made
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Fail everywhere where the block fails anywhere, so that nobody waits for ever.
+
+        The block must not wait for other processes itself.
+
+        Raises:
+            PeerError: this process did its part, but another could not.
+        """
+        try:
+            yield
+        except FAILURES as error:
+            self._tell(f"{type(error).__name__}: {error}")
+            raise
+        told = self._tell(None)
+        if failed := [f"process {rank}: {text}" for rank, text in enumerate(told) if text]:
+            raise PeerError(failed[0])
+
+    def _tell(self, text: str | None) -> list[str | None]:
+        """Tell the others of an error, or of none; the texts of all, if there is any."""
+        if self.count == 1 or not self.sum([float(text is not None)])[0]:
+            return []
+        return self.collect(text)
+
+    def numbers(self, window: Sequence[Batch]) -> list[int]:
+        """The sample numbers of a window, over all processes."""
+        here = [int(i) for batch in window for i in batch["sample_index"]]
+        return [number for part in self.collect(here) for number in part]
+
+    @torch.no_grad()
+    def sum_gradients(self, model: nn.Module) -> None:
+        """Add up the gradients of all processes, in all processes.
+
+        A parameter that no process has a gradient of keeps none: an optimiser leaves it alone.
+        """
+        if self.count == 1:
+            return
+        from accelerate.utils import reduce
+
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        present = self.sum([float(p.grad is not None) for p in parameters])
+        taking_part = [p for p, n in zip(parameters, present, strict=True) if n]
+        for bucket in _buckets(taking_part):
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            with _meeting():
+                summed: Any = reduce(flat, reduction="sum")
+            parts = summed.split([gradient.numel() for gradient in gradients])
+            for parameter, part in zip(bucket, parts, strict=True):
+                parameter.grad = part.view_as(parameter).clone()
+
+    @torch.no_grad()
+    def average_buffers(self, model: nn.Module) -> None:
+        """Give moving statistics, which each process keeps of its own share, their mean."""
+        if self.count == 1:
+            return
+        from accelerate.utils import reduce
+
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                with _meeting():
+                    mean: Any = reduce(buffer, reduction="mean")
+                buffer.copy_(mean)
+
+    def gather(self, parts: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
+        """The parts of all processes: for each of `parts`, that of every process in order.
+
+        Those of this process are the tensors themselves; an empty mapping stands for no sample.
+        """
+        if self.count == 1:
+            return list(parts)
+        here = [{n: (tuple(t.shape), t.dtype) for n, t in part.items()} for part in parts]
+        forms: list[list[dict[str, Any]]] = self.collect(here)
+        gathered: list[Mapping[str, Tensor]] = []
+        for at, part in enumerate(parts):
+            received = self._exchange(part, [form[at] for form in forms])
+            gathered += [
+                part if rank == self.rank else received[rank] for rank in range(self.count)
+            ]
+        return [part for part in gathered if part]
+
+    def _exchange(
+        self, part: Mapping[str, Tensor], peers: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Tensor]]:
+        """Send a part's tensors and receive those of the others, whose forms are known."""
+        from accelerate.utils import gather
+
+        received: list[dict[str, Tensor]] = [{} for _ in peers]
+        forms = {name: form for peer in peers for name, form in peer.items()}
+        for name, (_, dtype) in forms.items():
+            sizes = [
+                int(torch.Size(peer[name][0]).numel()) if name in peer else 0 for peer in peers
+            ]
+            sent = torch.zeros(max(sizes), dtype=dtype, device=self.device)
+            if name in part:
+                sent[: sizes[self.rank]] = part[name].detach().reshape(-1)
+            with _meeting():
+                rows: Any = gather(sent[None])
+            for rank, peer in enumerate(peers):
+                if name in peer:
+                    received[rank][name] = rows[rank][: sizes[rank]].reshape(peer[name][0])
+        return received
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Parameters of one type, up to `BUCKET_ELEMENTS` at a time."""
+    bucket: list[nn.Parameter] = []
+    for parameter in parameters:
+        size = sum(p.numel() for p in bucket)
+        other = bucket and bucket[0].dtype != parameter.dtype
+        if other or (bucket and size + parameter.numel() > BUCKET_ELEMENTS):
+            yield bucket
+            bucket = []
+        bucket.append(parameter)
+    if bucket:
+        yield bucket

@@ -1,0 +1,118 @@
+"""Prove that a commit can be had again: `python -m plumbline.verify`, or `make verify`.
+
+Clones the committed HEAD, runs the whole pipeline in the clone from nothing and compares every
+stage with the committed dvc.lock and metrics. `--runs 2` makes two clones and compares them with
+each other, which needs no committed lock and so works for any preset. The certificate is printed
+and kept in .plumbline/certificates/. Exit 1: a stage is not as good as it must be on this machine.
+"""
+
+import argparse
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from plumbline.errors import ConfigError
+from plumbline.files import STATE_DIR, atomic_write
+from plumbline.reproduction.lock import LOCK, read_lock
+from plumbline.reproduction.machine import RECORD, describe_machine, dump_record
+from plumbline.reproduction.rerun import committed_head
+from plumbline.reproduction.verification import Request, threads_of, verify
+from plumbline.stage import run_stage
+
+CERTIFICATES = STATE_DIR / "certificates"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m plumbline.verify",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--preset", help="a file of conf/experiment in place of the default")
+    parser.add_argument("--runs", type=int, choices=(1, 2), help="2: compare two clean clones")
+    parser.add_argument("--against", type=Path, help="another checkout, for its lock and metrics")
+    parser.add_argument("--targets", nargs="+", default=(), help="these stages, what they need")
+    parser.add_argument(
+        "--tolerance",
+        choices=("auto", "exact", "metrics"),
+        default="auto",
+        help="exact: only equal bytes pass; metrics: figures within verify.yaml pass; auto: exact "
+        "on the type of machine that made the record, else metrics",
+    )
+    parser.add_argument("--into", type=Path, help="an empty folder to make and keep the clones in")
+    parser.add_argument(
+        "--record", action="store_true", help=f"only write {RECORD}: this machine made {LOCK}"
+    )
+    return parser
+
+
+def read_request(options: dict[str, Any]) -> Request:
+    """Make a request of the command line's options.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    needs_two = options["preset"] is not None and options["against"] is None
+    runs = options["runs"] or (2 if needs_two else 1)
+    request = Request(**(options | {"runs": runs, "targets": tuple(options["targets"])}))
+    if request.runs == 2 and request.against:
+        raise ConfigError("--against and --runs 2: a rerun is compared with one of them")
+    if request.runs == 1 and needs_two:
+        raise ConfigError(
+            f"--preset {request.preset} --runs 1: the committed {LOCK} records the default "
+            "settings, so there is nothing to compare with; use --runs 2 or --against FOLDER"
+        )
+    if request.into and request.into.exists() and any(request.into.iterdir()):
+        raise ConfigError(f"--into {request.into}: not empty; name a new folder")
+    return request
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Verify the commit, or record the machine."""
+    options = vars(_parser().parse_args(arguments))
+    root = Path.cwd()
+    if options.pop("record"):
+        record_machine(root)
+        return
+    request = read_request(options)
+    commit = committed_head(root)
+    began = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    file = root / CERTIFICATES / f"{began}-{request.preset or 'default'}-{commit[:12]}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    certificate = verify(root, commit, request, file.with_suffix(".log"))
+    atomic_write(file, certificate.json())
+    atomic_write(file.with_suffix(".md"), certificate.markdown())
+    print(certificate.markdown(), end="")
+    print(f"\nCertificate: {file.relative_to(root)}; .md and .log beside it")
+    if not certificate.passed:
+        raise SystemExit(1)
+
+
+def record_machine(root: Path) -> None:
+    """Write reproduction.json for the dvc.lock of the working tree.
+
+    Raises:
+        CheckpointError: there is no dvc.lock.
+        ConfigError: it was made under other versions than are installed here.
+    """
+    stages = read_lock(root / LOCK)
+    machine = describe_machine(threads_of(root))
+    for stage in stages.values():
+        for key, version in stage.params.items():
+            name = key.removeprefix("params.yaml:versions.")
+            installed = machine.versions.get(name, str(version)).split("+")[0]
+            if name != key and installed != str(version):
+                raise ConfigError(
+                    f"{LOCK}: {stage.name} was made under {name} {version}, but {installed} is "
+                    "installed, so it is not of this machine; run dvc repro here first"
+                )
+    atomic_write(root / RECORD, dump_record(root / LOCK, machine))
+    print(f"{RECORD} written: commit it together with {LOCK}")
+
+
+if __name__ == "__main__":
+    # As Ctrl-C does: what runs in a clone must not outlive the command that started it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run_stage(main)

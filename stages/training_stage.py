@@ -1,0 +1,68 @@
+"""What the two stages that train have in common: one or several processes, record, lock, output."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from plumbline.config import fix_threads
+from plumbline.files import output_lock
+from plumbline.stage import Call, StageSpec, parse_call
+from plumbline.tracking.record import record_run
+from plumbline.training.launch import enter_process, rank, run_processes
+from plumbline.training.sections import TrainingConfig
+
+if TYPE_CHECKING:
+    from plumbline.training.processes import Processes
+
+Config = TypeVar("Config", bound=TrainingConfig)
+
+
+def run_training_stage(
+    spec: StageSpec[Config], arguments: Sequence[str], place: Callable[[str], Path]
+) -> None:
+    """Train what the settings say and write the folder `place(key)`."""
+    call = parse_call(spec, arguments)
+    processes = call.config.train.trainer.processes
+    if processes > 1 and rank() is None:
+        run_processes(f"stages.{spec.name}", arguments, processes)
+        return
+    fix_threads(call.config.threads)
+    if rank() is not None:
+        enter_process(processes)
+    if rank():
+        _follow(spec, call)
+    else:
+        _lead(spec, call, place(call.key))
+
+
+def _lead(spec: StageSpec[Config], call: Call[Config], out: Path) -> None:
+    from plumbline.training.run import TrainingRun, open_job, train_to_folder
+
+    with record_run(stage=spec.name, key=call.key, config=call.plain) as run, output_lock(out):
+        processes = _join(call.config)
+        training = TrainingRun.of(f"{spec.name}@{call.key}", call.config)
+        job = open_job(call.config)
+        run.facts(train_to_folder(training, job, out, on_log=run.metrics, processes=processes))
+        run.artifact(out / "metrics.json")
+
+
+def _follow(spec: StageSpec[Config], call: Call[Config]) -> None:
+    """Be one of the processes that write nothing and say nothing."""
+    from plumbline.training.run import TrainingRun, open_job, train_along
+
+    logging.getLogger().setLevel(logging.ERROR)
+    processes = _join(call.config)
+    training = TrainingRun.of(f"{spec.name}@{call.key}", call.config)
+    train_along(training, open_job(call.config), processes)
+
+
+def _join(config: TrainingConfig) -> "Processes":
+    from plumbline.models.device import resolve_device
+    from plumbline.training.processes import Processes
+
+    return (
+        Processes()
+        if rank() is None
+        else Processes.join(resolve_device(config.train.trainer.device))
+    )

@@ -1,0 +1,138 @@
+"""Sweeps through the real DVC queue, on a stand-in project with one cheap stage."""
+
+import csv
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.sweep.toy import FILES, Toy, make_toy
+
+ADAPTIVE = """\
+space:
+  x: {low: 0.0, high: 1.0}
+  optim.lr: {low: 1.0e-3, high: 1.0, log: true}
+metric: metrics.json:score.value
+direction: maximize
+sampler: tpe
+startup_points: 2
+points: POINTS
+targets: [score]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    Toy(tmp_path).stop_workers()
+
+
+def points_of(toy: Toy) -> list[dict[str, str]]:
+    with (toy.folder / ".plumbline/sweeps/s/points.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def kill_after(toy: Toy, ended: int, also: str) -> None:
+    """Start the sweep and kill it when `ended` points have ended."""
+    sweep = toy.start_sweep("s")
+    assert sweep.stdout is not None
+    for line in sweep.stdout:
+        if line.startswith(f"[{ended}/"):
+            break
+    else:
+        raise AssertionError(f"the sweep ended with {sweep.wait()}")
+    sweep.send_signal(signal.SIGKILL)
+    sweep.wait()
+    if also == "nothing":
+        return
+    # One more point may be on its way into the queue: a run shall be hit while it works.
+    deadline = time.monotonic() + 30
+    while len(toy.ran()) == ended and time.monotonic() < deadline:
+        time.sleep(0.1)
+    toy.stop_workers(with_runs=also == "workers and runs")
+
+
+@pytest.mark.parametrize(
+    ("points", "ended", "also"),
+    [
+        pytest.param(4, 2, "workers and runs", id="4-points"),
+        pytest.param(12, 5, "nothing", marks=pytest.mark.slow),
+        pytest.param(12, 5, "workers", marks=pytest.mark.slow),
+        pytest.param(12, 5, "workers and runs", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_sweep_goes_on_with_what_is_left(
+    folder: Path, points: int, ended: int, also: str
+) -> None:
+    toy = make_toy(folder, ADAPTIVE.replace("POINTS", str(points)))
+    kill_after(toy, ended, also)
+    finished = toy.ran()[:ended]
+    output = toy.sweep("s").stdout
+
+    told = re.findall(r"^\[\d+/\d+\] point (\d+)", output, flags=re.MULTILINE)
+    assert [int(number) for number in told] == list(range(ended + 1, points + 1))
+    ran = toy.ran()
+    assert len(set(ran)) == points
+    assert not set(finished) & set(ran[ended:])
+    # The run that was killed at work begins twice; one that lost its worker is found in the cache.
+    assert len(ran) <= points + (also == "workers and runs")
+    assert [row["state"] for row in points_of(toy)] == ["complete"] * points
+
+    assert "0 runs were queued" in toy.sweep("s").stdout
+    assert toy.ran() == ran
+
+
+GRID = """\
+space: {x: {choice: [0.3, 0.35, 0.9, 5.0]}}
+metric: model/best.json:loss
+direction: minimize
+sampler: grid
+overrides: [fail_above=1.0, optim=sgd, sleep_s=0.1]
+targets: [fit]
+prune: {stage: fit, after_points: 2, after_values: 1}
+"""
+
+
+@pytest.mark.slow
+def test_runs_that_fail_or_have_no_hope_do_not_stop_the_others(folder: Path) -> None:
+    # The run at 0.9 would take a minute and a half: it ends because it is stopped.
+    slow = FILES["fit.py"].replace("params.sleep_s", "(30 if params.x == 0.9 else 0)")
+    toy = make_toy(folder, GRID, {"fit.py": slow})
+    done = toy.sweep("s", check=False)
+    assert done.returncode == 1
+    assert "error: 1 of 4 points failed, the first with: x is too large (dvc queue logs s-" in (
+        done.stderr
+    )
+    table = points_of(toy)
+    assert [row["state"] for row in table] == ["complete", "complete", "pruned", "failed"]
+    # A file of a cached out; a failed row shows the baseline's figure in DVC, but has none here.
+    assert [row["mean"] for row in table[2:]] == ["", ""]
+    assert float(table[0]["mean"]) == pytest.approx(0.95, abs=1e-12)
+    assert not [p for p in toy.running() if "fit.py" in " ".join(p.cmdline())]
+
+    ran = toy.ran()
+    again = toy.sweep("s", check=False)
+    assert again.returncode == 1
+    assert "0 runs were queued" in again.stdout
+    retried = toy.sweep("s", "--retry-failed", check=False)
+    assert "1 runs were queued" in retried.stdout
+    assert toy.ran() == [*ran, ran[-1]]
+
+    kept = (folder / "conf/experiment/s_best.yaml").read_text()
+    assert "override /optim: sgd" in kept
+    # The winner's experiment is the winner's run: nothing is computed again.
+    toy.run("dvc", "exp", "run", "-S", "experiment=s_best", "fit")
+    assert toy.ran() == [*ran, ran[-1]]
+
+
+def test_a_modified_checkout_is_refused(folder: Path) -> None:
+    toy = make_toy(folder, ADAPTIVE.replace("POINTS", "4"))
+    (folder / "fit.py").write_text(FILES["fit.py"] + "\n")
+    done = toy.sweep("s", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: fit.py: modified; a sweep compares runs of one commit")
+    assert len(done.stderr.splitlines()) == 1
+    assert toy.ran() == []

@@ -1,0 +1,349 @@
+"""Several processes train as one does: the same samples, sums, gradients and steps (N05, Z01-Z04).
+
+The processes are forked from the test with everything built, and meet over gloo on the loopback.
+"""
+
+import os
+import pickle
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from plumbline.batch import Batch
+from plumbline.errors import TrainingError
+from plumbline.files import read_json
+from plumbline.loading.loader import Loader, Share
+from plumbline.loading.loader_config import LoaderConfig
+from plumbline.models.weights import read_tensors
+from plumbline.tasks.base import TrainingJob
+from plumbline.training.config import TrainerConfig
+from plumbline.training.processes import Processes
+from plumbline.training.run import TrainingRun, train_along, train_to_folder
+from plumbline.training.window import Gradients, WindowSums
+from tests.tiny import CASES
+
+CPU = torch.device("cpu")
+MakeJob = Callable[..., TrainingJob]
+Together = Callable[[Callable[[Processes], Any]], list[Any]]
+
+
+def _child(rank: int, port: int, function: Callable[[Processes], Any], out: Path) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        result = function(Processes.join(CPU))
+    except BaseException as error:  # an error of a child is a result, to be looked at by the test
+        result = error
+    out.write_bytes(pickle.dumps(result))
+    os._exit(0)
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Together:
+    """Runs a function in two processes; what each returned or raised, None for one that died."""
+
+    def run(function: Callable[[Processes], Any]) -> list[Any]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        places = [tmp_path / f"result-{rank}" for rank in range(2)]
+        children = []
+        for rank, place in enumerate(places):
+            place.unlink(missing_ok=True)
+            if (pid := os.fork()) == 0:
+                _child(rank, port, function, place)
+            children.append(pid)
+        for pid in children:
+            os.waitpid(pid, 0)
+        # Written by the forked test itself.
+        return [pickle.loads(p.read_bytes()) if p.exists() else None for p in places]
+
+    return run
+
+
+def double(value: Any) -> Any:
+    """The same batch in float64."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    return {k: double(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def exact(job: TrainingJob) -> TrainingJob:
+    """The job in float64, so that only mistakes are left to differ."""
+    job.model.double()
+
+    def in_float64(task: Any) -> Any:
+        collate = task.collate
+        return replace(task, collate=lambda samples: double(collate(samples)))
+
+    validation = in_float64(job.validation_task) if job.validation_task else None
+    return replace(job, task=in_float64(job.task), validation_task=validation)
+
+
+CUTS = [(0, 6), (6, 11), (11, 12)]
+"""The second cannot be halved, and of the third one process has no sample."""
+
+
+def share_of_window(job: TrainingJob, share: Share) -> list[Batch]:
+    window: list[Batch] = []
+    for first, end in CUTS:
+        mine = share.of(np.arange(first, end))
+        samples = [job.train.sample(int(index), 0) for index in mine]
+        window.append(job.task.collate(samples) if samples else {"sample_index": []})
+    return window
+
+
+def gradients_of(
+    job: TrainingJob, processes: Processes, micro_batches: int
+) -> tuple[WindowSums, dict[str, Tensor]]:
+    job.model.eval().zero_grad()
+    scaler = torch.GradScaler("cpu", enabled=False)
+    whole = Gradients(job.model, job.task, CPU, "fp32", scaler, processes)
+    window = share_of_window(job, processes.share)[:micro_batches]
+    sums = whole.accumulate(window, range(len(window)))
+    found = {n: p.grad for n, p in job.model.named_parameters() if p.grad is not None}
+    return sums, {name: gradient.clone() for name, gradient in found.items()}
+
+
+@pytest.mark.parametrize("micro_batches", [1, len(CUTS)])
+@pytest.mark.parametrize("name", list(CASES))
+def test_two_processes_find_the_gradients_of_one(
+    make_job: MakeJob, together: Together, name: str, micro_batches: int
+) -> None:
+    job = exact(make_job(name))
+    sums, expected = gradients_of(job, Processes(), micro_batches)
+    for found, gradients in together(lambda p: gradients_of(job, p, micro_batches)):
+        assert found.count == sums.count > 0
+        assert found.total == pytest.approx(sums.total, rel=1e-6)
+        assert [count for _, count in found.micro] == [count for _, count in sums.micro]
+        assert gradients.keys() == expected.keys()
+        # Some gradients are zero but for rounding, such as those of the bias of keys.
+        limit = 1e-9 * max(float(gradient.abs().max()) for gradient in expected.values())
+        for parameter, gradient in expected.items():
+            torch.testing.assert_close(gradients[parameter], gradient, rtol=1e-6, atol=limit)
+
+
+def settings(batch_size: int = 5, **trainer: Any) -> TrainingRun:
+    base = {
+        "device": "cpu",
+        "precision": "fp32",
+        "epochs": 2,
+        "grad_accum_steps": 2,
+        "optim": {"lr": 0.01},
+    }
+    return TrainingRun(
+        stage="test",
+        settings={},
+        loader=LoaderConfig(batch_size=batch_size),
+        trainer=TrainerConfig.model_validate(base | trainer),
+        seed=0,
+        threads=1,
+        frozen=(),
+    )
+
+
+def train(job: TrainingJob, run: TrainingRun, out: Path, processes: Processes) -> str:
+    """Train in this process, as the stage does; what it says of itself."""
+    if not processes.is_main:
+        train_along(run, job, processes)
+        return "followed"
+    train_to_folder(run, job, out, on_log=lambda step, values: None, processes=processes)
+    return "led"
+
+
+@pytest.mark.parametrize("name", ["text", "regression", "seq2seq", "align_image", "align_audio"])
+def test_a_training_in_two_processes_ends_as_one_in_one(
+    make_job: MakeJob, together: Together, tmp_path: Path, monkeypatch: Any, name: str
+) -> None:
+    """Same clock, losses and weights: the sample order does not depend on the processes."""
+    monkeypatch.chdir(tmp_path)
+    run = settings()
+    train(exact(make_job(name)), run, Path("one"), Processes())
+    job = exact(make_job(name))
+    assert together(lambda p: train(job, run, Path("two"), p)) == ["led", "followed"]
+    one, two = (read_json(Path(folder) / "metrics.json") for folder in ("one", "two"))
+    for figure in ("optimizer_steps", "micro_steps", "samples", "targets", "epochs", "parameters"):
+        assert two[figure] == one[figure]
+    assert two["final_train_loss"] == pytest.approx(one["final_train_loss"], rel=1e-6)
+    assert two["best"]["value"] == pytest.approx(one["best"]["value"], rel=1e-6)
+    expected, found = (read_tensors(Path(f) / "model.safetensors") for f in ("one", "two"))
+    for weight, tensor in expected.items():
+        torch.testing.assert_close(found[weight], tensor, rtol=1e-6, atol=1e-8)
+    assert {p.name for p in Path("one").iterdir()} == {p.name for p in Path("two").iterdir()}
+    assert not list(Path(".ckpt").rglob("step-*"))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_shares_of_all_processes_are_the_batches_of_one(
+    make_job: MakeJob, count: int, workers: int
+) -> None:
+    job = make_job("text")
+    config = LoaderConfig(batch_size=5, workers=workers)
+
+    def numbers(share: Share) -> list[list[int]]:
+        loader = Loader(job.train, job.task.collate, config, seed=3, shuffle=True, share=share)
+        return [[int(i) for i in batch["sample_index"]] for batch in loader.batches(1)]
+
+    whole = numbers(Share())
+    shares = [numbers(Share(rank, count)) for rank in range(count)]
+    joined = [[n for part in parts for n in part] for parts in zip(*shares, strict=True)]
+    assert joined == whole
+
+
+def states(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.rglob("step-*"))
+
+
+def test_a_training_stopped_by_a_signal_to_one_process_goes_on_to_the_same_bits(
+    make_job: MakeJob, together: Together, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """N04: all of them stop after the same step, and the main one saves the state once."""
+    monkeypatch.chdir(tmp_path)
+    run = settings(epochs=3)
+    whole = make_job("text")
+    together(lambda p: train(whole, run, Path("whole"), p))
+
+    def stopped(processes: Processes) -> str:
+        job, calls = make_job("text"), iter(range(100))
+        collate = job.task.collate
+
+        def counting(samples: Sequence[Any]) -> Batch:
+            if processes.rank == 1 and next(calls) == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return collate(samples)
+
+        job = replace(job, task=replace(job.task, collate=counting))
+        return train(job, run, Path("parted"), processes)
+
+    ended = together(stopped)
+    assert [e.code for e in ended] == [143, 143]
+    assert len(states(Path(".ckpt"))) == 1
+    again = make_job("text")
+    assert together(lambda p: train(again, run, Path("parted"), p)) == ["led", "followed"]
+    digests = [read_json(Path(folder) / "digests.json") for folder in ("whole", "parted")]
+    assert digests[0] == digests[1]
+
+
+def failing(job: TrainingJob, processes: Processes, sample: int) -> TrainingJob:
+    """The job with a loss that fails in the process that has a certain sample."""
+    loss = job.task.loss
+
+    def broken(model: nn.Module, batch: Batch) -> Any:
+        if sample in batch["sample_index"].tolist():
+            raise ValueError(f"sample {sample} is odd")
+        return loss(model, batch)
+
+    return replace(job, task=replace(job.task, loss=broken))
+
+
+def test_a_batch_that_fails_in_one_process_is_skipped_in_all(
+    make_job: MakeJob, together: Together, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = settings(epochs=1, grad_accum_steps=1, failing_batch="skip")
+    job = make_job("text")
+    alone = failing(make_job("text"), Processes(), 3)
+    train(alone, run, Path("one"), Processes())
+    ends = together(lambda p: train(failing(job, p, 3), run, Path("two"), p))
+    assert ends == ["led", "followed"]
+    one, two = ((Path(f) / "skipped.csv").read_text() for f in ("one", "two"))
+    assert "sample 3 is odd" in two
+    assert one.split(",")[-1] == two.split(",")[-1]  # the same samples were left out
+
+
+def test_a_batch_that_fails_in_one_process_ends_all_with_one_line(
+    make_job: MakeJob, together: Together, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = make_job("text")
+    ends = together(lambda p: train(failing(job, p, 3), settings(), Path("out"), p))
+    assert isinstance(ends[0], TrainingError)
+    assert "sample 3 is odd" in str(ends[0])
+    assert "3" in str(ends[0]).split("samples")[1]
+    assert isinstance(ends[1], SystemExit)
+    assert not Path("out").exists()
+
+
+def test_when_one_process_dies_the_other_ends_and_the_state_is_whole(
+    make_job: MakeJob, together: Together, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """FP22: no hang, no half checkpoint, and the run goes on from the last whole one."""
+    monkeypatch.chdir(tmp_path)
+    run = settings(epochs=3, grad_accum_steps=1)
+    whole = make_job("text")
+    together(lambda p: train(whole, run, Path("whole"), p))
+
+    def dying(processes: Processes) -> str:
+        job, calls = make_job("text"), iter(range(100))
+        collate = job.task.collate
+
+        def killing(samples: Sequence[Any]) -> Batch:
+            if processes.rank == 1 and next(calls) == 8:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return collate(samples)
+
+        job = replace(job, task=replace(job.task, collate=killing))
+        return train(job, run, Path("parted"), processes)
+
+    started = time.monotonic()
+    main, died = together(dying)
+    assert time.monotonic() - started < 60
+    assert died is None
+    assert "another process of this training is gone" in str(main)
+    assert states(Path(".ckpt"))
+    again = make_job("text")
+    together(lambda p: train(again, run, Path("parted"), p))
+    digests = [read_json(Path(folder) / "digests.json") for folder in ("whole", "parted")]
+    assert digests[0] == digests[1]
+
+
+class Normed(nn.Module):
+    """A model with moving statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(3), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.norm(x))
+        return out
+
+
+def test_moving_statistics_are_the_same_in_all_processes(together: Together, toy: Any) -> None:
+    torch.manual_seed(0)
+    model = Normed().double()
+    task = toy.scripted([])
+
+    def moved(processes: Processes) -> Tensor:
+        mine = processes.share.of(np.arange(8))
+        batch = task.collate([toy.points(8).sample(int(i), 0) for i in mine])
+        scaler = torch.GradScaler("cpu", enabled=False)
+        Gradients(model, task, CPU, "fp32", scaler, processes).accumulate([batch], [0])
+        return model.norm.running_mean.clone()
+
+    first, second = together(moved)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    torch.testing.assert_close(first, 0.1 * toy.points(8).x.mean(dim=0))
+
+
+def test_half_precision_and_accumulation_work_in_two_processes(
+    make_job: MakeJob, together: Together, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Z04: bf16 sums differ in their last bits only."""
+    monkeypatch.chdir(tmp_path)
+    run = settings(precision="bf16", max_grad_norm=0.1, epochs=1)
+    train(make_job("text"), run, Path("one"), Processes())
+    job = make_job("text")
+    together(lambda p: train(job, run, Path("two"), p))
+    one, two = (read_json(Path(f) / "metrics.json")["final_train_loss"] for f in ("one", "two"))
+    assert two == pytest.approx(one, rel=0.01)

@@ -1,0 +1,123 @@
+"""Every kind of task: killed anywhere and resumed, and for any number of workers, the same bits.
+
+N04, N05, FP24, FP25: with shuffling, augmentation, dropped words and captions, drawn widths.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from plumbline.batch import Batch
+from plumbline.files import read_digests
+from plumbline.loading.loader_config import LoaderConfig
+from plumbline.tasks.base import Task, TrainingJob
+from plumbline.training.config import TrainerConfig
+from plumbline.training.run import TrainingRun, train_to_folder
+from tests.tiny import CASES
+
+MakeJob = Callable[..., TrainingJob]
+
+DRAWN: dict[str, dict[str, Any]] = {"align_image": {"sample_width": True}}
+"""Case -> what is random in it beside what it has anyway."""
+
+MICRO_BATCHES = 5
+"""Of an epoch: windows of two, two and one."""
+
+
+def run(workers: int = 0, **trainer: Any) -> TrainingRun:
+    base = {
+        "device": "cpu",
+        "precision": "fp32",
+        "epochs": 2,
+        "grad_accum_steps": 2,
+        "optim": {"lr": 0.01},
+        "checkpoint": {"every_steps": 1},
+    }
+    return TrainingRun(
+        stage="test",
+        settings={},
+        loader=LoaderConfig(batch_size=1, workers=workers),
+        trainer=TrainerConfig.model_validate(base | trainer),
+        seed=0,
+        threads=1,
+        frozen=(),
+    )
+
+
+def fitting(job: TrainingJob, settings: TrainingRun) -> TrainingRun:
+    """The settings with the batch size that gives the epoch its micro-batches."""
+    size = -(-len(job.train) // MICRO_BATCHES)
+    loader = settings.loader.model_copy(update={"batch_size": size})
+    return replace(settings, loader=loader)
+
+
+def train(job: TrainingJob, settings: TrainingRun, out: str) -> dict[str, str]:
+    torch.manual_seed(os.getpid())  # what a new process begins with must not matter
+    train_to_folder(fitting(job, settings), job, Path(out), on_log=lambda step, values: None)
+    return read_digests(Path(out))
+
+
+class Killed(Exception):
+    """Stands for the death of the process."""
+
+
+def killed_at(task: Task, micro_batch: int) -> Task:
+    """The task whose forward pass number `micro_batch` of a training, from 0, ends the process."""
+    calls = iter(range(10**6))
+
+    def dying(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(model: nn.Module, batch: Batch) -> Any:
+            if model.training and next(calls) == micro_batch:
+                raise Killed
+            return function(model, batch)
+
+        return call
+
+    window = task.window and replace(task.window, embed=dying(task.window.embed))
+    return replace(task, loss=dying(task.loss), window=window)
+
+
+KILLS = [1, 2, 0, 3, 1]
+"""Micro-batches that each attempt in turn still makes: within the first accumulation, after a
+step, at once after a resume, over the end of an epoch, within an accumulation again."""
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_training_killed_in_five_places_ends_in_the_same_bits(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    task = DRAWN.get(name)
+    whole = train(make_job(name, task=task), run(), "whole")
+    forward_passes = 1 if CASES[name].additive else 2  # of a micro-batch
+    for passes in KILLS:
+        job = make_job(name, task=task)
+        validated = replace(
+            job,
+            task=killed_at(job.task, passes * forward_passes),
+            validation_task=job.validation_task or job.task,
+        )
+        with pytest.raises(Killed):
+            train(validated, run(), "parted")
+        assert not Path("parted").exists()
+    assert list(Path(".ckpt").rglob("step-*"))
+    # The last attempt has loader workers, which the ones before had not.
+    assert train(make_job(name, task=task), run(workers=2), "parted") == whole
+
+
+@pytest.mark.parametrize("name", ["image", "text_words", "align_image", "masked_lm_rows"])
+def test_any_number_of_workers_ends_in_the_same_bits(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    found = [train(make_job(name), run(workers), f"workers-{workers}") for workers in (0, 1, 4)]
+    assert found[1] == found[0]
+    assert found[2] == found[0]
