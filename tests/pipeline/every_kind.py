@@ -4,6 +4,7 @@ Its datasets and tasks are those of test_kinds.py and the smoke preset's; settin
 beside others (a schedule's, an optimiser's, an augmentation's) are each switched on somewhere.
 """
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,10 @@ MORE_DATASETS = {
 }
 SWITCHED_ON = {
     "tasks.hidden.train.trainer.optim.name": "muon",
-    "tasks.hidden.train.trainer.schedule": {"name": "one_cycle"},
+    "tasks.hidden.train.trainer.schedule": {"name": "one_cycle", "warmup_share": 0.5},
     "tasks.amount.train.trainer.optim.name": "sgd",
-    "tasks.amount.train.trainer.schedule": {"name": "plateau"},
+    "tasks.amount.train.trainer.schedule": {"name": "plateau", "plateau_patience": 0},
+    "tasks.amount.train.trainer.mode": "max",  # a falling loss is no improvement then
     "tasks.amount.train.trainer.non_finite": "skip",
     "tasks.shapes.train.task.inputs.augment": {"enlarge": 4, "padding": 2, "flip": 0.5},
     "tasks.shapes.train.task.inputs.normalize": {
@@ -98,14 +100,15 @@ def written_out(params: dict[str, Any]) -> dict[str, Any]:
 def every_kind() -> dict[str, Any]:
     """The parameters."""
     smoke = compose_yaml(ROOT / "conf", "config", ["experiment=smoke"])
-    params = {
+    params: dict[str, Any] = {
         "versions": installed_versions(),
         "seed": 0,
         "threads": 1,
-        "datasets": deepcopy({**smoke["datasets"], **DATASETS, **MORE_DATASETS}),
-        "align": deepcopy({**smoke["align"], **ALIGN}),
-        "tasks": deepcopy({**smoke["tasks"], **TASKS}),
+        "datasets": {**smoke["datasets"], **DATASETS, **MORE_DATASETS},
+        "align": {**smoke["align"], **ALIGN},
+        "tasks": {**smoke["tasks"], **TASKS},
     }
+    params = json.loads(json.dumps(params))  # tasks share parts, which deepcopy would keep
     for name in TASKS:
         put(params, f"tasks.{name}.start", f"work/cache/{TASKS[name]['data']}")
     for dotted, value in SWITCHED_ON.items():

@@ -52,8 +52,14 @@ TABLES = {
 }
 """Lines of tables that an alignment does not choose; which it chooses is known when it runs."""
 
-IN_BUNDLE = ("LimitsConfig.", "ServerConfig.")
-"""Settings that the bundle's own scripts read, from the files that it holds."""
+READ_ELSEWHERE = {
+    "LimitsConfig.": "by the bundle's own scripts, from its contract",
+    "ServerConfig.": "by the bundle's own server, from server.json",
+    "ExportModelConfig.kind": "to choose the schema, before there are settings to be read",
+    "ScheduleConfig.options": "by the schedule of a plugin",
+    "TrainerConfig.max_skipped_steps": "when a step is skipped",
+}
+"""Beginning of a field -> where it is read, though not in these runs."""
 
 
 @dataclass
@@ -245,7 +251,7 @@ def test_no_setting_is_dead(traced: Traced) -> None:
         pytest.skip("needs every kind of task")
     fields = {name for stage in traced.stages for name in traced.union(stage, "fields")}
     read = {name for stage in traced.stages for name in traced.union(stage, "fields_read")}
-    dead = {name for name in fields - read if not name.startswith(IN_BUNDLE)}
+    dead = {name for name in fields - read if not name.startswith(tuple(READ_ELSEWHERE))}
     print(f"{len(fields)} settings, {len(read)} read")
     assert sorted(dead) == []
 
