@@ -151,11 +151,19 @@ class Nursery:
         assert line, "the nursery has ended"
         return line.strip()
 
-    def run(self, kind: str = "never", value: float = 0.0) -> Attempt:
-        """Fork the stage, kill it at that moment (`nursery.Moment`), and wait for its end."""
+    def run(self, kind: str = "never", value: float = 0.0, *, more: Sequence[str] = ()) -> Attempt:
+        """Fork the stage, kill it at that moment (`nursery.Moment`), and wait for its end.
+
+        `more` are overrides behind those of the target.
+        """
         assert self._process.stdin is not None
         moment = {"kind": kind, "value": value}
-        request = {"moment": moment, "log": str(self._log), "places": self._places}
+        request = {
+            "moment": moment,
+            "more": list(more),
+            "log": str(self._log),
+            "places": self._places,
+        }
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return Attempt(**json.loads(self._read()), log=self._log.read_text(errors="replace"))

@@ -129,7 +129,7 @@ def main() -> None:
         # The process has begun no thread and no computation: a fork of it is a fresh start.
         if not (pid := os.fork()):
             os.setpgid(0, 0)
-            _run_stage(stage, arguments, request["log"], moment)
+            _run_stage(stage, [*arguments, *request["more"]], request["log"], moment)
         with suppress(OSError):  # whoever of the two comes first
             os.setpgid(pid, pid)
         code = _attend(pid, moment, request["places"])

@@ -95,6 +95,29 @@ def test_the_state_of_another_run_is_refused(keeping: Nursery, state: Path) -> N
     assert f"{STATE}: belongs to another run (fingerprint 000000000000" in keeping.run().refusal
 
 
+def test_a_state_of_other_settings_is_left_alone_and_refused_with_the_keys_that_differ(
+    keeping: Nursery, state: Path
+) -> None:
+    other = ("align.image.train.trainer.optim.lr=0.0123",)
+    root = state.parents[1]
+    killed = keeping.run("operation", 8, more=other)
+    assert killed.code == -9, killed.log
+    own = f"{state.relative_to(state.parents[3])} differs in settings.train.trainer.optim.lr: "
+    assert f"starting anew: .ckpt/{root.name}/{own.split('/', 2)[2]}" in killed.log
+    (lock,) = (path for path in root.glob("*.lock") if path.stem != state.parent.name)
+    shutil.rmtree(root / lock.stem, ignore_errors=True)
+    shutil.copytree(state, root / lock.stem / STATE)
+    try:
+        text = keeping.run(more=other).refusal
+    finally:
+        shutil.rmtree(root / lock.stem)
+        lock.unlink()
+    assert f"{lock.stem}/{STATE}: belongs to another run" in text
+    assert text.endswith(
+        ": settings.train.trainer.optim.lr: 0.001 there, 0.0123 here; remove it"
+    ), text
+
+
 def test_times_of_files_decide_nothing(cached: Checkout, keeping: Nursery, state: Path) -> None:
     digests = (cached.folder / "models/align/image/digests.json").read_text()
     older = state.with_name("step-9")

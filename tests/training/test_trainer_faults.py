@@ -238,7 +238,7 @@ def test_skipped_steps_of_either_kind_stand_in_one_table_and_count_together(toy:
     rows = trainer.fit().history.skipped
     assert [row["reason"].split(",")[0] for row in rows] == ["loss inf", "RuntimeError: broken"]
     assert [(row["global_step"], row["micro_step"]) for row in rows] == [(1, 2), (2, 4)]
-    trainer._store.remove()
+    trainer.store.remove()
     always = toy.spoilt(lambda batch, loss: raise_broken())
     stopping = toy.trainer(task=always, max_skipped_steps=2, **settings)
     with pytest.raises(TrainingError, match=r"RuntimeError: broken; .*more than 2 skipped steps"):
