@@ -95,7 +95,10 @@ def _wait(pid: int, seconds: float) -> int | None:
 
 
 def _is_writing(places: list[str]) -> bool:
-    return any(next(Path(place).glob("**/.*.partial-*"), None) for place in places)
+    try:
+        return any(next(Path(place).glob("**/.*.partial-*"), None) for place in places)
+    except FileNotFoundError:  # a folder went while it was looked through: look again
+        return False
 
 
 def _attend(pid: int, moment: Moment, places: list[str]) -> int:
