@@ -1,5 +1,9 @@
-"""A batch that does not fit costs one line and no state (FP10)."""
+"""A batch that does not fit costs one line and no state (FP10); memory does not grow with steps."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,3 +106,42 @@ def test_a_batch_without_memory_is_left_out_where_that_is_asked_for(tmp_path: Pa
     (row,) = result.history.skipped
     assert row["reason"] == "out of memory"
     assert result.clock.global_step == SAMPLES // BATCH - 1
+
+
+ROOT = Path(__file__).resolve().parents[2]
+GROWTH = """
+import json, sys
+from pathlib import Path
+from tests.training.conftest import Toy
+
+def resident_kb():
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+found = []
+def on_log(step, values):
+    if "train/loss" in values:
+        found.append(resident_kb() if len(found) + 1 in (100, 2000) else 0)
+
+toy = Toy(Path(sys.argv[1]))
+toy.trainer(samples=400, epochs=20, validate_every_epochs=1, on_log=on_log).fit()
+assert len(found) == 2000
+print(json.dumps([found[99], found[1999]]))
+"""
+
+
+@pytest.mark.slow
+def test_two_thousand_steps_take_no_more_memory_than_a_hundred(tmp_path: Path) -> None:
+    # In a process of its own: what else a test run holds would hide the growth.
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, str(tmp_path / "state")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    early, late = json.loads(done.stdout)
+    assert late < 1.02 * early
+    # The history alone grows, by about 2 kB a step: the rows of its tables.
+    assert late - early < 1900 * 4
