@@ -336,3 +336,9 @@ def test_threads_are_fixed_for_libraries_that_load_later(monkeypatch: pytest.Mon
         monkeypatch.setenv(name, "9")
     fix_threads(3)
     assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "3"
+
+
+def test_a_group_set_to_null_is_one_line_with_the_remedy() -> None:
+    conf = Path(__file__).resolve().parents[1] / "conf"
+    with pytest.raises(ConfigError, match=r"experiment=null: .*leave a group out with ~experiment"):
+        compose_yaml(conf, "config", ["experiment=null"])

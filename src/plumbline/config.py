@@ -55,6 +55,11 @@ def compose_yaml(folder: Path, name: str, overrides: Sequence[str]) -> dict[str,
         plain = OmegaConf.to_container(node, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(_describe_composition(error, folder, name)) from None
+    except ValueError as error:
+        # Of a group that is set to null Hydra says neither which, nor what to do.
+        groups = [text.split("=")[0] for text in overrides if text.endswith("=null")]
+        hint = f"; leave a group out with ~{groups[0]}" if groups else ""
+        raise ConfigError(f"{', '.join(overrides)}: {error}{hint}") from None
     finally:
         logging.getLogger("hydra").setLevel(logging.WARNING)
     assert isinstance(plain, dict)

@@ -39,6 +39,10 @@ def record_run(**_):
 PARTIAL = re.compile(r"(^|/)\..+\.(partial|before)-\d+")
 
 
+class StageFailed(AssertionError):
+    """A stage ended with an error in its sandbox."""
+
+
 @dataclass(frozen=True)
 class Declared:
     """One stage as DVC resolves it: places relative to the checkout."""
@@ -68,7 +72,8 @@ def declared_stages(folder: Path) -> list[Declared]:
     for stage in networkx.dfs_postorder_nodes(index.graph):
         name, _, key = stage.name.partition("@")
         files = [d for d in stage.deps if not getattr(d, "params", None)]
-        places = tuple(Path(d.fs_path).relative_to(folder).as_posix() for d in files)
+        relative = [Path(d.fs_path).relative_to(folder).as_posix() for d in files]
+        places = tuple(dict.fromkeys(relative))  # a task may start from its own data
         found.append(
             Declared(
                 stage=name,
@@ -137,7 +142,7 @@ def trace(folder: Path, declared: Declared) -> dict[str, Any]:
         check=False,
     )
     if done.returncode:
-        raise AssertionError(f"{declared.name}: {done.stdout}\n{done.stderr}")
+        raise StageFailed(f"{declared.name}: {done.stdout}\n{done.stderr}")
     found: dict[str, Any] = json.loads(out.read_text())
     return found
 

@@ -43,6 +43,17 @@ def test_the_winner_composes_to_the_same_params(root: Path, overrides: list[str]
     assert not same_params(given, compose_yaml(root / "conf", "config", ["seed=99"]))
 
 
+@pytest.mark.parametrize("overrides", [["seed=3"], ["experiment=hard"]])
+def test_the_default_experiment_is_kept_unless_another_is_chosen(
+    root: Path, overrides: list[str]
+) -> None:
+    config = root / "conf/config.yaml"
+    config.write_text(config.read_text().replace("experiment: null", "experiment: smoke"))
+    asked = compose_yaml(root / "conf", "config", overrides)
+    write_best(root, "s", overrides, "")
+    assert same_params(compose_yaml(root / "conf", "config", ["experiment=s_best"]), asked)
+
+
 def test_a_file_of_ours_is_replaced_and_one_edited_by_hand_is_kept(root: Path) -> None:
     path = write_best(root, "s", [f"{LR}=0.003"], "first")
     write_best(root, "s", [f"{LR}=0.004"], "second")

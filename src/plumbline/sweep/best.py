@@ -60,14 +60,14 @@ def experiment_text(conf: Path, overrides: Sequence[str], comment: str) -> str:
     Raises:
         ConfigError: an override takes a key away, which a file cannot.
     """
-    parents: list[str] = []
+    parents = _default_parents(conf)
     choices: list[Any] = []
     values = OmegaConf.create({})
     for text, override in zip(overrides, parse(overrides), strict=True):
         if override.is_delete():
             raise ConfigError(f"{text}: takes a key away, which an experiment file cannot")
         if override.key_or_group == _GROUP:
-            parents = _parents(override)
+            parents = _names(override.value())
         elif is_group(override, conf):
             choices.append({_choice_key(override): override.value()})
         else:
@@ -77,8 +77,16 @@ def experiment_text(conf: Path, overrides: Sequence[str], comment: str) -> str:
     return f"# {comment}\n{defaults}{body}"
 
 
-def _parents(override: Override) -> list[str]:
-    value = override.value()
+def _default_parents(conf: Path) -> list[str]:
+    """The experiment that config.yaml chooses: the winner's file takes its place."""
+    config: Any = OmegaConf.to_container(OmegaConf.load(conf / "config.yaml"))
+    for entry in config.get("defaults") or []:
+        if isinstance(entry, dict) and _GROUP in entry:
+            return _names(entry[_GROUP])
+    return []
+
+
+def _names(value: Any) -> list[str]:
     if value is None:
         return []
     return [str(name) for name in value] if isinstance(value, list) else [str(value)]

@@ -94,7 +94,6 @@ class Study:
                 continue
             if set(trial.params) == set(self._config.space):
                 point = self._point(trial)
-                by_digest.pop(point.digest, None)
                 by_digest[point.digest] = point
         return sorted(by_digest.values(), key=lambda point: point.number)
 
