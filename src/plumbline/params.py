@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,19 +95,41 @@ def check_params(root: Path, params: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the text names the first keys that differ, with both values.
     """
-    composed = dict(_leaves(compose_yaml(root / "conf", "config", [])))
-    present = dict(_leaves(params))
-    changed = [
-        f"{key}: {present.get(key, 'nothing')!r} there, {composed.get(key, 'nothing')!r} in conf/"
-        for key in sorted(set(composed) | set(present))
-        if composed.get(key, _NOTHING) != present.get(key, _NOTHING)
-    ]
-    if changed:
-        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+    composed = compose_yaml(root / "conf", "config", [])
+    if changed := list_differences(params, composed):
         raise ConfigError(
-            f"params.yaml is stale: {'; '.join(changed[:3])}{more}. Keep what conf/ says with "
-            "make params, or put the change into conf/ first"
+            f"params.yaml is stale: {describe_differences(changed, 'there', 'in conf/')}. Keep "
+            "what conf/ says with make params, or put the change into conf/ first"
         )
+
+
+Difference = tuple[str, Any, Any]
+"""Dotted key, the value in the first mapping and in the second; `nothing` where it is not."""
+
+
+def list_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
+    """The entries in which two nested mappings differ, by dotted key."""
+    one, two = dict(_leaves(first)), dict(_leaves(second))
+    return [
+        (key, one.get(key, "nothing"), two.get(key, "nothing"))
+        for key in sorted(set(one) | set(two))
+        if one.get(key, _NOTHING) != two.get(key, _NOTHING)
+    ]
+
+
+def describe_differences(differences: Sequence[Difference], first: str, second: str) -> str:
+    """The first three differences as a part of a line; `first` and `second` say where they are."""
+    shown = [
+        f"{key}: {_shorten(one)} {first}, {_shorten(two)} {second}"
+        for key, one, two in differences[:3]
+    ]
+    more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+    return "; ".join(shown) + more
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 _NOTHING = object()

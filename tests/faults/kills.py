@@ -151,11 +151,19 @@ class Nursery:
         assert line, "the nursery has ended"
         return line.strip()
 
-    def run(self, kind: str = "never", value: float = 0.0) -> Attempt:
-        """Fork the stage, kill it at that moment (`nursery.Moment`), and wait for its end."""
+    def run(self, kind: str = "never", value: float = 0.0, *, more: Sequence[str] = ()) -> Attempt:
+        """Fork the stage, kill it at that moment (`nursery.Moment`), and wait for its end.
+
+        `more` are overrides behind those of the target.
+        """
         assert self._process.stdin is not None
         moment = {"kind": kind, "value": value}
-        request = {"moment": moment, "log": str(self._log), "places": self._places}
+        request = {
+            "moment": moment,
+            "more": list(more),
+            "log": str(self._log),
+            "places": self._places,
+        }
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return Attempt(**json.loads(self._read()), log=self._log.read_text(errors="replace"))
@@ -241,7 +249,9 @@ def attack(
         done = 0
         while done < kills:
             remove_outputs(checkout, target)
-            done += _attack_run(checkout, target, stage, whole.seconds, random_, tally)
+            # A training goes on where it was; any other stage begins anew and might never end.
+            limit = min(kills - done, 40 if target.group else 4)
+            done += _attack_run(checkout, target, stage, whole.seconds, limit, random_, tally)
             if tally.errors:
                 return
             tally.runs[target.stage] += 1
@@ -254,13 +264,13 @@ def _attack_run(
     target: Target,
     stage: Nursery,
     seconds: float,
+    limit: int,
     random_: random.Random,
     tally: Tally,
 ) -> int:
-    """One run, killed until it gets through; returns the number of its kills."""
-    kills, newest, limit = 0, 0, 40
+    """One run, killed until it gets through, `limit` times at most; returns how often."""
+    kills, newest = 0, 0
     while True:
-        # Luck may keep a run from its end for ever: after so many kills it is let through.
         moment = draw_moment(random_, target, seconds) if kills < limit else ("never", 0.0)
         attempt = stage.run(*moment)
         tally.unreadable += faulty_places(checkout, target)
@@ -294,15 +304,17 @@ def attack_dvc(
     for target in TARGETS:
         remove_outputs(checkout, target)
     (checkout.folder / "dvc.lock").unlink()
+    log = checkout.folder / ".dvc_repro.log"
     for number in range(kills + 1):
-        process = subprocess.Popen(
-            ["dvc", "repro"],
-            cwd=checkout.folder,
-            env=ENVIRONMENT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                ["dvc", "repro"],
+                cwd=checkout.folder,
+                env=ENVIRONMENT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         try:
             process.wait(random_.uniform(2, 14) if number < kills else None)
         except subprocess.TimeoutExpired:
@@ -314,7 +326,7 @@ def attack_dvc(
                 tally.unreadable += faulty_places(checkout, target)
             continue
         if process.returncode:
-            tally.errors.append(f"dvc repro gave {process.returncode}")
+            tally.errors.append(f"dvc repro gave {process.returncode}: {log.read_text()[-500:]}")
         break
     tally.runs["dvc repro"] += 1
     for target, wanted in expected.items():

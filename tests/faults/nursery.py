@@ -95,7 +95,10 @@ def _wait(pid: int, seconds: float) -> int | None:
 
 
 def _is_writing(places: list[str]) -> bool:
-    return any(next(Path(place).glob("**/.*.partial-*"), None) for place in places)
+    try:
+        return any(next(Path(place).glob("**/.*.partial-*"), None) for place in places)
+    except FileNotFoundError:  # a folder went while it was looked through: look again
+        return False
 
 
 def _attend(pid: int, moment: Moment, places: list[str]) -> int:
@@ -129,7 +132,7 @@ def main() -> None:
         # The process has begun no thread and no computation: a fork of it is a fresh start.
         if not (pid := os.fork()):
             os.setpgid(0, 0)
-            _run_stage(stage, arguments, request["log"], moment)
+            _run_stage(stage, [*arguments, *request["more"]], request["log"], moment)
         with suppress(OSError):  # whoever of the two comes first
             os.setpgid(pid, pid)
         code = _attend(pid, moment, request["places"])

@@ -3,31 +3,41 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.faults.kills import Nursery, Target, nursery
+from tests.faults.kills import Attempt, Nursery
 from tests.pipeline.checkout import Checkout
 
 KEEP = "align.image.train.trainer.checkpoint.keep_after_success=true"
 STATE = "step-12"
 
 
-@pytest.fixture(scope="module")
-def keeping(cached: Checkout) -> Iterator[Nursery]:
+@dataclass(frozen=True)
+class Keeping:
     """An alignment that keeps its training state, so that the next one goes on from it."""
-    target = Target("pretrain_alignment", "image", ("models/align/image",), overrides=(KEEP,))
-    with nursery(cached, target) as opened:
-        first = opened.run()
-        assert first.code == 0, first.log
-        yield opened
+
+    nursery: Nursery
+
+    def run(self, kind: str = "never", value: float = 0.0, more: Sequence[str] = ()) -> Attempt:
+        return self.nursery.run(kind, value, more=(KEEP, *more))
+
+
+@pytest.fixture(scope="module")
+def keeping(cached: Checkout, align: Nursery) -> Iterator[Keeping]:
+    """Its state is that of a finished training."""
+    keeping = Keeping(align)
+    first = keeping.run()
+    assert first.code == 0, first.log
+    yield keeping
     shutil.rmtree(cached.folder / ".ckpt")
 
 
 @pytest.fixture
-def state(cached: Checkout, keeping: Nursery) -> Iterator[Path]:
+def state(cached: Checkout, keeping: Keeping) -> Iterator[Path]:
     """Its folder, put back after the test."""
     (found,) = cached.folder.glob(f".ckpt/pretrain_alignment@image/*/{STATE}")
     copy = cached.folder / "kept"
@@ -58,12 +68,21 @@ def damage(file: Path, how: str) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize("how", DAMAGE)
 @pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.safetensors", "state.json", "digests.json"]
+    ("name", "how"),
+    [
+        ("model.safetensors", "one bit"),
+        ("optimizer.safetensors", "one bit"),
+        ("optimizer.safetensors", "truncated"),
+        ("state.json", "one bit"),
+        ("state.json", "empty"),
+        ("digests.json", "one bit"),
+        ("digests.json", "truncated"),
+        ("digests.json", "empty"),
+    ],
 )
 def test_a_damaged_checkpoint_is_refused_by_name_and_never_begun_anew(
-    keeping: Nursery, state: Path, name: str, how: str
+    keeping: Keeping, state: Path, name: str, how: str
 ) -> None:
     damage(state / name, how)
     before = {path: path.read_bytes() for path in state.iterdir()}
@@ -75,17 +94,17 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_never_begun_anew(
     assert {path: path.read_bytes() for path in state.iterdir()} == before
 
 
-def test_a_checkpoint_without_one_of_its_files_is_refused(keeping: Nursery, state: Path) -> None:
+def test_a_checkpoint_without_one_of_its_files_is_refused(keeping: Keeping, state: Path) -> None:
     (state / "optimizer.safetensors").unlink()
     assert f"{STATE}/optimizer.safetensors: missing" in keeping.run().refusal
 
 
-def test_damaged_best_weights_are_refused(keeping: Nursery, state: Path) -> None:
+def test_damaged_best_weights_are_refused(keeping: Keeping, state: Path) -> None:
     damage(state.parent / "best/model.safetensors", "one bit")
     assert "best/model.safetensors: its bytes changed" in keeping.run().refusal
 
 
-def test_the_state_of_another_run_is_refused(keeping: Nursery, state: Path) -> None:
+def test_the_state_of_another_run_is_refused(keeping: Keeping, state: Path) -> None:
     text = (state / "state.json").read_text()
     own = state.parent.name
     (state / "state.json").write_text(text.replace(own, "0" * len(own)))
@@ -95,7 +114,31 @@ def test_the_state_of_another_run_is_refused(keeping: Nursery, state: Path) -> N
     assert f"{STATE}: belongs to another run (fingerprint 000000000000" in keeping.run().refusal
 
 
-def test_times_of_files_decide_nothing(cached: Checkout, keeping: Nursery, state: Path) -> None:
+def test_a_state_of_other_settings_is_left_alone_and_refused_with_the_keys_that_differ(
+    keeping: Keeping, state: Path
+) -> None:
+    other = ("align.image.train.trainer.optim.lr=0.0123",)
+    root = state.parents[1]
+    locks = set(root.glob("*.lock"))
+    killed = keeping.run("operation", 8, more=other)
+    assert killed.code == -9, killed.log
+    own = f"{state.relative_to(state.parents[3])} differs in settings.train.trainer.optim.lr: "
+    assert f"starting anew: .ckpt/{root.name}/{own.split('/', 2)[2]}" in killed.log
+    (lock,) = set(root.glob("*.lock")) - locks
+    shutil.rmtree(root / lock.stem, ignore_errors=True)
+    shutil.copytree(state, root / lock.stem / STATE)
+    try:
+        text = keeping.run(more=other).refusal
+    finally:
+        shutil.rmtree(root / lock.stem)
+        lock.unlink()
+    assert f"{lock.stem}/{STATE}: belongs to another run" in text
+    assert text.endswith(
+        ": settings.train.trainer.optim.lr: 0.001 there, 0.0123 here; remove it"
+    ), text
+
+
+def test_times_of_files_decide_nothing(cached: Checkout, keeping: Keeping, state: Path) -> None:
     digests = (cached.folder / "models/align/image/digests.json").read_text()
     older = state.with_name("step-9")
     shutil.copytree(state, older)  # of no use, were it ever taken: its own number is 12
@@ -108,7 +151,7 @@ def test_times_of_files_decide_nothing(cached: Checkout, keeping: Nursery, state
     assert (cached.folder / "models/align/image/digests.json").read_text() == digests
 
 
-@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Etc/GMT+12"])
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati"])
 def test_another_time_zone_gives_the_same_bytes(cached: Checkout, zone: str) -> None:
     digests = cached.folder / "work/cache/scenes/digests.json"
     before = digests.read_text()
@@ -128,16 +171,25 @@ def cache(cached: Checkout) -> Iterator[Path]:
     (cached.folder / "kept_cache").rename(folder)
 
 
-@pytest.mark.parametrize("how", DAMAGE)
-@pytest.mark.parametrize("name", ["images.bin", "texts.arrow", "train.arrow", "tokenizer.json"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("images.bin", "one bit"),
+        ("images.bin", "truncated"),
+        ("texts.arrow", "one bit"),
+        ("train.arrow", "one bit"),
+        ("train.arrow", "empty"),
+        ("tokenizer.json", "one bit"),
+    ],
+)
 def test_a_damaged_cache_file_is_refused_by_name(
-    keeping: Nursery, cache: Path, name: str, how: str
+    keeping: Keeping, cache: Path, name: str, how: str
 ) -> None:
     damage(cache / name, how)
     assert f"error: work/cache/scenes/{name}: its bytes changed" in keeping.run().refusal
 
 
-def test_a_missing_cache_file_is_refused_with_the_remedy(keeping: Nursery, cache: Path) -> None:
+def test_a_missing_cache_file_is_refused_with_the_remedy(keeping: Keeping, cache: Path) -> None:
     (cache / "images.bin").unlink()
     text = keeping.run().refusal
     assert "work/cache/scenes/images.bin: missing; run dvc checkout or dvc repro -f" in text

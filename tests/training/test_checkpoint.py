@@ -17,6 +17,7 @@ from plumbline.training.checkpoint import (
     CheckpointStore,
     TrainingState,
     fingerprint_run,
+    identify_run,
     training_state_folder,
 )
 
@@ -127,27 +128,60 @@ def test_the_best_weights_are_replaced_and_checked(tmp_path: Path) -> None:
         store.load_best(first)
 
 
+IDENTITY = {"settings": {"optim": {"lr": 0.1}, "seed": 0}, "inputs": {"cache": "a" * 64}}
+
+
+def test_a_foreign_state_is_refused_with_what_differs(tmp_path: Path) -> None:
+    model, optimizer = model_and_optimizer(0)
+    CheckpointStore(tmp_path, "f", identity=IDENTITY).save(model, optimizer, state(), 0)
+    other = {"settings": {"optim": {"lr": 0.2}, "seed": 0}, "inputs": {"cache": "b" * 64}}
+    store = CheckpointStore(tmp_path, "g", identity=other)
+    with pytest.raises(CheckpointError) as caught:
+        store.restore(tmp_path / "step-3", model, optimizer)
+    a, b = (f"'{letter * 36}..." for letter in "ab")
+    assert str(caught.value) == (
+        f"{tmp_path}/step-3: belongs to another run (fingerprint f, this one has g): "
+        f"inputs.cache: {a} there, {b} here; settings.optim.lr: 0.1 there, 0.2 here; remove it"
+    )
+
+
+def test_the_nearest_state_of_another_run_is_named(tmp_path: Path) -> None:
+    model, optimizer = model_and_optimizer(0)
+    far = {"settings": {"optim": {"lr": 0.3}, "seed": 3}, "inputs": {}}
+    near = {**IDENTITY, "settings": {"optim": {"lr": 0.1}, "seed": 1}}
+    own = CheckpointStore(tmp_path / "own", "f", identity=IDENTITY)
+    assert own.nearest_other() is None
+    for name, identity in (("far", far), ("near", near), ("own", IDENTITY)):
+        store = CheckpointStore(tmp_path / name, "f", identity=identity)
+        store.save(model, optimizer, state(), 0)
+    expected = f"{tmp_path}/near/step-3 differs in settings.seed: 1 there, 0 here"
+    assert own.nearest_other() == expected
+    (tmp_path / "far/step-3/identity.json").write_text("{")
+    assert own.nearest_other() == expected
+    assert CheckpointStore(tmp_path / "own", "f").nearest_other() is None
+
+
 def test_the_fingerprint_covers_settings_inputs_and_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    base = fingerprint_run({"lr": 0.1, "seed": 0}, {"data": "a"})
-    assert fingerprint_run({"seed": 0, "lr": 0.1}, {"data": "a"}) == base
-    assert fingerprint_run({"lr": 0.2, "seed": 0}, {"data": "a"}) != base
-    assert fingerprint_run({"lr": 0.1, "seed": 0}, {"data": "b"}) != base
+    base = fingerprint_run(identify_run({"lr": 0.1, "seed": 0}, {"data": "a"}))
+    assert fingerprint_run(identify_run({"seed": 0, "lr": 0.1}, {"data": "a"})) == base
+    assert fingerprint_run(identify_run({"lr": 0.2, "seed": 0}, {"data": "a"})) != base
+    assert fingerprint_run(identify_run({"lr": 0.1, "seed": 0}, {"data": "b"})) != base
     edited = tmp_path / "checkpoint.py"
     edited.write_text(Path(checkpoint.__file__).read_text() + "\n# edited\n")
     monkeypatch.setattr(checkpoint, "__file__", str(edited))
-    assert fingerprint_run({"lr": 0.1, "seed": 0}, {"data": "a"}) != base
+    assert fingerprint_run(identify_run({"lr": 0.1, "seed": 0}, {"data": "a"})) != base
 
 
 def test_the_fingerprint_does_not_depend_on_where_the_code_lies(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    base = fingerprint_run({}, {})
+    base = fingerprint_run(identify_run({}, {}))
     moved = tmp_path / "elsewhere.py"
     moved.write_bytes(Path(checkpoint.__file__).read_bytes())
     monkeypatch.setattr(checkpoint, "__file__", str(moved))
-    assert fingerprint_run({}, {}) == base
+    assert fingerprint_run(identify_run({}, {})) == base
 
 
 HOLD = """

@@ -1,8 +1,8 @@
 """Training state on disk: whole, digested, bound to one run by its fingerprint.
 
 `<root>/<fingerprint>/step-<n>/` holds the full state after micro-step n (weights, optimiser, clock,
-history), `best/` the weights with the best monitored metric. Tensors are safetensors and
-the rest JSON: nothing here can execute code.
+history) and what makes the run (`identity.json`), `best/` the weights with the best monitored metric.
+Tensors are safetensors and the rest JSON: nothing here can execute code.
 """
 
 import importlib.metadata
@@ -34,6 +34,10 @@ from plumbline.files import (
     verify_digests,
 )
 from plumbline.models.weights import WEIGHTS, load_weights, read_tensors, save_weights
+from plumbline.params import describe_differences, list_differences
+
+IDENTITY = "identity.json"
+"""Beside a state: what its fingerprint was made of."""
 
 
 @dataclass
@@ -53,16 +57,49 @@ class TrainingState:
 class CheckpointStore:
     """The folder of one run's training state."""
 
-    def __init__(self, folder: Path, fingerprint: str, *, keep_every_epochs: int = 7) -> None:
-        """Bind a folder to the run with this fingerprint; it is created when first needed."""
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str,
+        *,
+        identity: Mapping[str, Any] | None = None,
+        keep_every_epochs: int = 7,
+    ) -> None:
+        """Bind a folder to the run with this fingerprint; it is created when first needed.
+
+        Args:
+            folder: the run's own.
+            fingerprint: what a state must have to be continued.
+            identity: what the fingerprint was made of (`identify_run`), saved with every state so
+                that a run which it does not fit can say why.
+            keep_every_epochs: the state after so many epochs stays as a snapshot.
+        """
         self.folder = folder
         self._fingerprint = fingerprint
+        self._identity = identity
         self._keep_every = keep_every_epochs
 
     def latest(self) -> Path | None:
         """The newest complete state, by step number, never by time; None when there is none."""
         steps = {int(p.name.removeprefix("step-")): p for p in self.folder.glob("step-*")}
         return steps[max(steps)] if steps else None
+
+    def nearest_other(self) -> str | None:
+        """Which state of another run beside this one is the most like it, and why it is not this.
+
+        None where there is no other, or where this run does not know what makes it.
+        """
+        if self._identity is None:
+            return None
+        found = []
+        for path in sorted(self.folder.parent.glob(f"*/step-*/{IDENTITY}")):
+            with suppress(CheckpointError):  # it goes while its own run goes on
+                if path.parents[1] != self.folder:
+                    found.append((list_differences(read_json(path), self._identity), path.parent))
+        if not found:
+            return None
+        differences, folder = min(found, key=lambda each: len(each[0]))
+        return f"{folder} differs in {describe_differences(differences, 'there', 'here')}"
 
     def save(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState, epoch: int
@@ -82,6 +119,8 @@ class CheckpointStore:
             save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
             # Not dump_json: rows keep the order of their columns, and a skipped step holds a NaN.
             (partial / "state.json").write_text(json.dumps(vars(state)))
+            if self._identity is not None:
+                (partial / IDENTITY).write_text(dump_json(self._identity))
             if epoch and self._keep_every and epoch % self._keep_every == 0:
                 (partial / "snapshot").touch()
         for old in before:
@@ -110,11 +149,17 @@ class CheckpointStore:
         if state.fingerprint != self._fingerprint:
             raise CheckpointError(
                 f"{path}: belongs to another run (fingerprint {state.fingerprint[:12]}, this one "
-                f"has {self._fingerprint[:12]}); remove it"
+                f"has {self._fingerprint[:12]}){self._compare(path)}; remove it"
             )
         load_weights(model, path / WEIGHTS)
         _restore_optimizer(optimizer, read_tensors(path / "optimizer.safetensors"))
         return state
+
+    def _compare(self, path: Path) -> str:
+        if self._identity is None or not (path / IDENTITY).is_file():
+            return ""
+        differences = list_differences(read_json(path / IDENTITY), self._identity)
+        return f": {describe_differences(differences, 'there', 'here')}" if differences else ""
 
     def load_best(self, model: nn.Module) -> None:
         """Load the best weights.
@@ -148,8 +193,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 
 
-def fingerprint_run(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """A digest of everything that defines a training: settings, inputs, code and torch.
+def identify_run(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that defines a training: settings, inputs, code and libraries.
 
     Args:
         settings: the resolved settings of the stage, with device and precision.
@@ -163,9 +208,17 @@ def fingerprint_run(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> s
         and getattr(module, "__file__", None)
     )
     code = {n: sha256_file(f) for n, f in modules if not n.startswith("plumbline.tracking")}
-    return digest_of(
-        {"settings": settings, "inputs": inputs, "code": code, "libraries": _libraries()}
-    )
+    return {
+        "settings": dict(settings),
+        "inputs": dict(inputs),
+        "code": code,
+        "libraries": _libraries(),
+    }
+
+
+def fingerprint_run(identity: Mapping[str, Any]) -> str:
+    """The digest that stands for a run's identity."""
+    return digest_of(dict(identity))
 
 
 def _libraries() -> dict[str, str]:

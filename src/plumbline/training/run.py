@@ -24,6 +24,7 @@ from plumbline.tasks.base import JobContext, TrainingJob
 from plumbline.training.checkpoint import (
     CheckpointStore,
     fingerprint_run,
+    identify_run,
     training_state_folder,
 )
 from plumbline.training.config import TrainerConfig
@@ -146,10 +147,14 @@ def _prepared(
         "device": device.type,
         "precision": resolve_precision(run.trainer.precision, device),
     }
-    fingerprint = fingerprint_run({**run.settings, **machine}, job.inputs)
+    identity = identify_run({**run.settings, **machine}, job.inputs)
+    fingerprint = fingerprint_run(identity)
     with _state_folder(run.stage, fingerprint, processes) as folder:
         store = CheckpointStore(
-            folder, fingerprint, keep_every_epochs=run.trainer.checkpoint.keep_every_epochs
+            folder,
+            fingerprint,
+            identity=identity,
+            keep_every_epochs=run.trainer.checkpoint.keep_every_epochs,
         )
         yield Trainer(
             job.model,

@@ -360,6 +360,8 @@ class Trainer:
     def _resume(self) -> None:
         latest = self.store.latest()
         if latest is None:
+            if self._processes.is_main and (other := self.store.nearest_other()):
+                logger.info("starting anew: %s", other)
             return
         state = self.store.restore(latest, self.model, self._optimizer)
         self.clock, self.best = Clock(**state.clock), Best(**state.best)
