@@ -274,11 +274,13 @@ import os, signal, sys
 from pathlib import Path
 from plumbline.files import output_lock
 with output_lock(Path("models/a")):
-    if not (child := os.fork()):
+    parent = os.getpid()
+    if not os.fork():
+        os.kill(parent, signal.SIGKILL)  # not before this process is one of its own
+        print(os.getpid(), flush=True)
         sys.stdin.read()  # as a loader worker that goes on for a while
         os._exit(0)
-    print(child, flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
+    signal.pause()
 """
 
 
