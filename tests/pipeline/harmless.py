@@ -51,7 +51,6 @@ REASONS = {
         "urllib3",
     ),
     "transformers looks whether it is there; training here takes nothing of it": (
-        "accelerate",
         "psutil",
         "regex",
         "scipy",
@@ -59,6 +58,7 @@ REASONS = {
         "joblib",
         "threadpoolctl",
     ),
+    "starts and joins the processes of a training; what they add up is torch's": ("accelerate",),
     "its version is fixed by torch's": ("triton", "cuda-bindings", "cuda-pathfinder"),
     "torch derives and draws shapes of graphs with it; parity of the export is measured": (
         "mpmath",
