@@ -22,6 +22,8 @@ $(READY): requirements.lock tools/check_machine.py
 	@echo "installing requirements.lock into .venv (about 7 GB, some minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@echo "$(CURDIR)/src" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/plumbline.pth"
+	@# Another Python than that of the record is another key; with the same one nothing changes.
+	@$(BIN)/python -m stages.check_params --write
 	@touch $(READY)
 
 repro: $(READY)  ## Run what changed of the pipeline, then print the headline figures
