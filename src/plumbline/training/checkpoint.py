@@ -1,8 +1,8 @@
 """Training state on disk: whole, digested, bound to one run by its fingerprint.
 
 `<root>/<fingerprint>/step-<n>/` holds the full state after micro-step n (weights, optimiser, clock,
-history) and what makes the run (`identity.json`), `best/` the weights with the best monitored metric.
-Tensors are safetensors and the rest JSON: nothing here can execute code.
+history) and what makes the run (`identity.json`), `best/` the weights with the best monitored
+metric. Tensors are safetensors and the rest JSON: nothing here can execute code.
 """
 
 import importlib.metadata
