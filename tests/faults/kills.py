@@ -327,6 +327,7 @@ def attack_dvc(
             continue
         if process.returncode:
             tally.errors.append(f"dvc repro gave {process.returncode}: {log.read_text()[-500:]}")
+            return
         break
     tally.runs["dvc repro"] += 1
     for target, wanted in expected.items():
