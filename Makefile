@@ -1,6 +1,8 @@
 # The two commands: make repro, make test. `make help` lists the rest.
 SHELL := /bin/bash
 PYTHON ?= python3
+# One more than the cores of a small machine: many tests wait for processes that they start.
+WORKERS ?= 3
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -32,10 +34,10 @@ repro: $(READY)  ## Run what changed of the pipeline, then print the headline fi
 	@python -m plumbline.report.headline
 
 test: $(READY)  ## The test suite (under 15 minutes, offline)
-	PLUMBLINE_TRACKING=off pytest -n 2 --dist loadfile -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-fail-under=85
+	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-fail-under=85
 
 test-all: $(READY)  ## The suite with what takes longer
-	PLUMBLINE_TRACKING=off pytest -n 2 --dist loadfile
+	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile
 
 faults: $(READY)  ## Kill every stage again and again; KILLS=300 SEED=0
 	PYTHONPATH=src python -m tests.faults.kills $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))

@@ -1,5 +1,8 @@
 """One smoke run of the whole DAG, shared by the tests of this folder."""
 
+import fcntl
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,8 +12,22 @@ from tests.pipeline.checkout import Checkout, make_checkout
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout after its first `dvc repro`, committed."""
-    checkout = make_checkout(Path(tmp_path_factory.mktemp("pipeline")) / "smoke")
+    """A checkout after its first `dvc repro`, committed; made once and copied for each worker."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    first = shared / "reproduced" / "smoke"
+    with (shared / "reproduced.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (first.parent / "done").exists():
+            _reproduce(first)
+            (first.parent / "done").touch()
+    own = Path(tmp_path_factory.mktemp("pipeline")) / "smoke"
+    shutil.copytree(first, own, symlinks=True)
+    return Checkout(own)
+
+
+def _reproduce(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    checkout = make_checkout(folder)
     checkout.run("dvc", "repro")
     checkout.commit("Reproduce")
-    return checkout

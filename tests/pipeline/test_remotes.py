@@ -1,6 +1,7 @@
 """What one clone has computed, another restores from a remote: nothing runs twice (C05)."""
 
 import json
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ SECRET = "test"
 
 
 def add_remote(checkout: Checkout, url: str, endpoint: str | None = None) -> None:
-    """Set a default remote in config.local, which other tests of this checkout do not see."""
+    """Set a default remote in config.local, which clones do not see."""
     checkout.run("dvc", "remote", "add", "--local", "-d", "team", url)
     settings = {"endpointurl": endpoint, "access_key_id": SECRET, "secret_access_key": SECRET}
     for name, value in settings.items() if endpoint else ():
@@ -24,10 +25,10 @@ def add_remote(checkout: Checkout, url: str, endpoint: str | None = None) -> Non
 
 
 @pytest.fixture
-def first(reproduced: Checkout) -> Iterator[Checkout]:
-    """The checkout that has computed everything, without a remote before and after."""
-    yield reproduced
-    (reproduced.folder / ".dvc" / "config.local").unlink(missing_ok=True)
+def first(reproduced: Checkout, tmp_path: Path) -> Checkout:
+    """A checkout that has computed everything; pushing changes what its run cache can restore."""
+    shutil.copytree(reproduced.folder, tmp_path / "first", symlinks=True)
+    return Checkout(tmp_path / "first")
 
 
 def second_clone(first: Checkout, folder: Path) -> Checkout:

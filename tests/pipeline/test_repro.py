@@ -115,6 +115,7 @@ def test_killed_in_the_middle_of_training_it_ends_in_the_same_bits(reproduced: C
 PROCESSES = "align.image.train.trainer.processes"
 
 
+@pytest.mark.slow
 def test_two_processes_train_through_dvc(reproduced: Checkout) -> None:
     """Z01: the same losses, and the same folder, written by one of them."""
     place = reproduced.folder / "models/align/image"
@@ -135,6 +136,7 @@ def read_text(folder: Path) -> str:
     return (folder / "metrics.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_stage_whose_process_dies_ends_and_goes_on_when_run_again(reproduced: Checkout) -> None:
     """FP22: all end within the limit, with one line and no half checkpoint."""
     command = ["python", "-m", "stages.pretrain_alignment", "image"]

@@ -55,14 +55,10 @@ def kill_after(toy: Toy, ended: int, also: str) -> None:
     toy.stop_workers(with_runs=also == "workers and runs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("points", "ended", "also"),
-    [
-        pytest.param(4, 2, "workers and runs", id="4-points"),
-        pytest.param(12, 5, "nothing", marks=pytest.mark.slow),
-        pytest.param(12, 5, "workers", marks=pytest.mark.slow),
-        pytest.param(12, 5, "workers and runs", marks=pytest.mark.slow),
-    ],
+    [(12, 5, "nothing"), (12, 5, "workers"), (12, 5, "workers and runs")],
 )
 def test_a_killed_sweep_goes_on_with_what_is_left(
     folder: Path, points: int, ended: int, also: str
