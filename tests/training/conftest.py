@@ -17,6 +17,7 @@ from plumbline.tasks.base import Task
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
 from plumbline.training.trainer import OnLog, Trainer
+from tests.training.together import Together, run_together
 
 SEED = 11
 WIDTH = 3
@@ -178,3 +179,9 @@ def make_toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Toy]:
 @pytest.fixture
 def killed() -> type[Exception]:
     return Killed
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Together:
+    """Runs a function in two processes; what each returned or raised, None for one that died."""
+    return lambda function: run_together(tmp_path, function)

@@ -12,12 +12,14 @@ from torch import nn
 
 from plumbline import files
 from plumbline.errors import CheckpointError
+from plumbline.models.weights import plain_state
 from plumbline.training import checkpoint
 from plumbline.training.checkpoint import (
     CheckpointStore,
     TrainingState,
     fingerprint_run,
     identify_run,
+    optimizer_tensors,
     training_state_folder,
 )
 
@@ -36,6 +38,12 @@ def model_and_optimizer(steps: int, seed: int = 0) -> tuple[nn.Module, torch.opt
     return model, optimizer
 
 
+def tensors_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    return plain_state(model), optimizer_tensors(optimizer)
+
+
 def state(micro_step: int = 3, fingerprint: str = "f") -> TrainingState:
     clock = {"micro_step": micro_step}
     history = {"steps": [{"loss": 1 / 3}]}
@@ -45,7 +53,7 @@ def state(micro_step: int = 3, fingerprint: str = "f") -> TrainingState:
 def test_weights_optimizer_and_state_come_back_exactly(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "run", "f")
     model, optimizer = model_and_optimizer(3)
-    store.save(model, optimizer, state(), 0)
+    store.save(*tensors_of(model, optimizer), state(), 0)
     other, other_optimizer = model_and_optimizer(0, seed=1)
     path = store.latest()
     assert path == tmp_path / "run/step-3"
@@ -65,7 +73,7 @@ def test_the_newest_state_is_that_with_the_highest_number_whatever_its_time(
     store = CheckpointStore(tmp_path, "f", keep_every_epochs=1)
     model, optimizer = model_and_optimizer(0)
     for step, epoch in ((10, 2), (9, 1)):
-        store.save(model, optimizer, state(step), epoch)
+        store.save(*tensors_of(model, optimizer), state(step), epoch)
     os.utime(tmp_path / "step-9", (2**31, 2**31))
     assert store.latest() == tmp_path / "step-10"
 
@@ -82,15 +90,15 @@ def test_the_state_before_goes_when_the_next_stands(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, "f", keep_every_epochs=2)
     model, optimizer = model_and_optimizer(0)
     for step, epoch in ((1, 0), (2, 1), (3, 0), (4, 2), (5, 0), (6, 3)):
-        store.save(model, optimizer, state(step), epoch)
+        store.save(*tensors_of(model, optimizer), state(step), epoch)
     assert {p.name for p in tmp_path.iterdir()} == {"step-4", "step-6"}
 
 
 def test_saving_the_same_step_again_replaces_it(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, "f")
     model, optimizer = model_and_optimizer(0)
-    store.save(model, optimizer, state(5), 0)
-    store.save(model, optimizer, state(5), 7)
+    store.save(*tensors_of(model, optimizer), state(5), 0)
+    store.save(*tensors_of(model, optimizer), state(5), 7)
     assert {p.name for p in tmp_path.iterdir()} == {"step-5"}
     assert (tmp_path / "step-5/snapshot").exists()
 
@@ -100,22 +108,22 @@ def test_a_failing_save_keeps_the_state_before(
 ) -> None:
     store = CheckpointStore(tmp_path, "f")
     model, optimizer = model_and_optimizer(1)
-    store.save(model, optimizer, state(1), 0)
+    store.save(*tensors_of(model, optimizer), state(1), 0)
 
     def fail(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoint, "save_file", fail)
     with pytest.raises(KeyboardInterrupt):
-        store.save(model, optimizer, state(2), 0)
+        store.save(*tensors_of(model, optimizer), state(2), 0)
     assert {p.name for p in tmp_path.iterdir()} == {"step-1"}
 
 
 def test_the_best_weights_are_replaced_and_checked(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, "f")
     first, second = (model_and_optimizer(0, seed)[0] for seed in (0, 1))
-    store.save_best(first, {"value": 2.0})
-    store.save_best(second, {"value": 1.0})
+    store.save_best(plain_state(first), {"value": 2.0})
+    store.save_best(plain_state(second), {"value": 1.0})
     store.load_best(first)
     assert all(
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
@@ -133,7 +141,9 @@ IDENTITY = {"settings": {"optim": {"lr": 0.1}, "seed": 0}, "inputs": {"cache": "
 
 def test_a_foreign_state_is_refused_with_what_differs(tmp_path: Path) -> None:
     model, optimizer = model_and_optimizer(0)
-    CheckpointStore(tmp_path, "f", identity=IDENTITY).save(model, optimizer, state(), 0)
+    CheckpointStore(tmp_path, "f", identity=IDENTITY).save(
+        *tensors_of(model, optimizer), state(), 0
+    )
     other = {"settings": {"optim": {"lr": 0.2}, "seed": 0}, "inputs": {"cache": "b" * 64}}
     store = CheckpointStore(tmp_path, "g", identity=other)
     with pytest.raises(CheckpointError) as caught:
@@ -153,7 +163,7 @@ def test_the_nearest_state_of_another_run_is_named(tmp_path: Path) -> None:
     assert own.nearest_other() is None
     for name, identity in (("far", far), ("near", near), ("own", IDENTITY)):
         store = CheckpointStore(tmp_path / name, "f", identity=identity)
-        store.save(model, optimizer, state(), 0)
+        store.save(*tensors_of(model, optimizer), state(), 0)
     expected = f"{tmp_path}/near/step-3 differs in settings.seed: 1 there, 0 here"
     assert own.nearest_other() == expected
     (tmp_path / "far/step-3/identity.json").write_text("{")
@@ -234,7 +244,7 @@ def dying_rmtree(folder: Path) -> None:
 def saved_run(folder: Path, *steps: int) -> CheckpointStore:
     store = CheckpointStore(folder, "f")
     for step in steps:
-        store.save(*model_and_optimizer(0), state(step), 0)
+        store.save(*tensors_of(*model_and_optimizer(0)), state(step), 0)
     return store
 
 
@@ -260,7 +270,7 @@ def test_a_run_killed_while_an_old_state_is_removed_has_the_new_one_alone(
     with monkeypatch.context() as patch:
         patch.setattr(files.shutil, "rmtree", dying_rmtree)
         with pytest.raises(KeyboardInterrupt):
-            store.save(*model_and_optimizer(0), state(2), 0)
+            store.save(*tensors_of(*model_and_optimizer(0)), state(2), 0)
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-2"]
 
 
@@ -270,7 +280,7 @@ def test_a_state_that_was_moved_aside_for_its_successor_is_found_again(
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     with training_state_folder("finetune@vqa", "f" * 64) as folder:
-        saved_run(folder, 4).save_best(model_and_optimizer(0)[0], {"value": 1.0})
+        saved_run(folder, 4).save_best(plain_state(model_and_optimizer(0)[0]), {"value": 1.0})
         digests = (folder / name / "digests.json").read_text()
         # As a kill between the two renames of a replacement leaves it.
         (folder / name).rename(folder / f".{name}.before-1")

@@ -4,11 +4,9 @@ The processes are forked from the test with everything built, and meet over gloo
 """
 
 import os
-import pickle
 import signal
-import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,94 +22,21 @@ from plumbline.files import read_json
 from plumbline.loading.loader import Loader, Share
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.models.weights import read_tensors
-from plumbline.tasks.base import TrainingJob
-from plumbline.training.config import TrainerConfig
 from plumbline.training.processes import Processes
-from plumbline.training.run import TrainingRun, train_along, train_to_folder
-from plumbline.training.window import Gradients, WindowSums
+from plumbline.training.window import Gradients
 from tests.tiny import CASES
-
-CPU = torch.device("cpu")
-MakeJob = Callable[..., TrainingJob]
-Together = Callable[[Callable[[Processes], Any]], list[Any]]
-
-
-def _child(rank: int, port: int, function: Callable[[Processes], Any], out: Path) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    try:
-        result = function(Processes.join(CPU))
-    except BaseException as error:  # an error of a child is a result, to be looked at by the test
-        result = error
-    out.write_bytes(pickle.dumps(result))
-    os._exit(0)
-
-
-@pytest.fixture
-def together(tmp_path: Path) -> Together:
-    """Runs a function in two processes; what each returned or raised, None for one that died."""
-
-    def run(function: Callable[[Processes], Any]) -> list[Any]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        places = [tmp_path / f"result-{rank}" for rank in range(2)]
-        children = []
-        for rank, place in enumerate(places):
-            place.unlink(missing_ok=True)
-            if (pid := os.fork()) == 0:
-                _child(rank, port, function, place)
-            children.append(pid)
-        for pid in children:
-            os.waitpid(pid, 0)
-        # Written by the forked test itself.
-        return [pickle.loads(p.read_bytes()) if p.exists() else None for p in places]
-
-    return run
-
-
-def double(value: Any) -> Any:
-    """The same batch in float64."""
-    if isinstance(value, Tensor):
-        return value.double() if value.is_floating_point() else value
-    return {k: double(v) for k, v in value.items()} if isinstance(value, Mapping) else value
-
-
-def exact(job: TrainingJob) -> TrainingJob:
-    """The job in float64, so that only mistakes are left to differ."""
-    job.model.double()
-
-    def in_float64(task: Any) -> Any:
-        collate = task.collate
-        return replace(task, collate=lambda samples: double(collate(samples)))
-
-    validation = in_float64(job.validation_task) if job.validation_task else None
-    return replace(job, task=in_float64(job.task), validation_task=validation)
-
-
-CUTS = [(0, 6), (6, 11), (11, 12)]
-"""The second cannot be halved, and of the third one process has no sample."""
-
-
-def share_of_window(job: TrainingJob, share: Share) -> list[Batch]:
-    window: list[Batch] = []
-    for first, end in CUTS:
-        mine = share.of(np.arange(first, end))
-        samples = [job.train.sample(int(index), 0) for index in mine]
-        window.append(job.task.collate(samples) if samples else {"sample_index": []})
-    return window
-
-
-def gradients_of(
-    job: TrainingJob, processes: Processes, micro_batches: int
-) -> tuple[WindowSums, dict[str, Tensor]]:
-    job.model.eval().zero_grad()
-    scaler = torch.GradScaler("cpu", enabled=False)
-    whole = Gradients(job.model, job.task, CPU, "fp32", scaler, processes)
-    window = share_of_window(job, processes.share)[:micro_batches]
-    sums = whole.accumulate(window, range(len(window)))
-    found = {n: p.grad for n, p in job.model.named_parameters() if p.grad is not None}
-    return sums, {name: gradient.clone() for name, gradient in found.items()}
+from tests.training.together import (
+    CPU,
+    CUTS,
+    MakeJob,
+    Together,
+    exact,
+    failing,
+    gradients_of,
+    settings,
+    states,
+    train,
+)
 
 
 @pytest.mark.parametrize("micro_batches", [1, len(CUTS)])
@@ -130,34 +55,6 @@ def test_two_processes_find_the_gradients_of_one(
         limit = 1e-9 * max(float(gradient.abs().max()) for gradient in expected.values())
         for parameter, gradient in expected.items():
             torch.testing.assert_close(gradients[parameter], gradient, rtol=1e-6, atol=limit)
-
-
-def settings(batch_size: int = 5, **trainer: Any) -> TrainingRun:
-    base = {
-        "device": "cpu",
-        "precision": "fp32",
-        "epochs": 2,
-        "grad_accum_steps": 2,
-        "optim": {"lr": 0.01},
-    }
-    return TrainingRun(
-        stage="test",
-        settings={},
-        loader=LoaderConfig(batch_size=batch_size),
-        trainer=TrainerConfig.model_validate(base | trainer),
-        seed=0,
-        threads=1,
-        frozen=(),
-    )
-
-
-def train(job: TrainingJob, run: TrainingRun, out: Path, processes: Processes) -> str:
-    """Train in this process, as the stage does; what it says of itself."""
-    if not processes.is_main:
-        train_along(run, job, processes)
-        return "followed"
-    train_to_folder(run, job, out, on_log=lambda step, values: None, processes=processes)
-    return "led"
 
 
 @pytest.mark.parametrize("name", ["text", "regression", "seq2seq", "align_image", "align_audio"])
@@ -200,10 +97,6 @@ def test_the_shares_of_all_processes_are_the_batches_of_one(
     assert joined == whole
 
 
-def states(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.rglob("step-*"))
-
-
 def test_a_training_stopped_by_a_signal_to_one_process_goes_on_to_the_same_bits(
     make_job: MakeJob, together: Together, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -232,18 +125,6 @@ def test_a_training_stopped_by_a_signal_to_one_process_goes_on_to_the_same_bits(
     assert together(lambda p: train(again, run, Path("parted"), p)) == ["led", "followed"]
     digests = [read_json(Path(folder) / "digests.json") for folder in ("whole", "parted")]
     assert digests[0] == digests[1]
-
-
-def failing(job: TrainingJob, processes: Processes, sample: int) -> TrainingJob:
-    """The job with a loss that fails in the process that has a certain sample."""
-    loss = job.task.loss
-
-    def broken(model: nn.Module, batch: Batch) -> Any:
-        if sample in batch["sample_index"].tolist():
-            raise ValueError(f"sample {sample} is odd")
-        return loss(model, batch)
-
-    return replace(job, task=replace(job.task, loss=broken))
 
 
 def test_a_batch_that_fails_in_one_process_is_skipped_in_all(

@@ -42,13 +42,24 @@ class SizedSource(SampleSource, Protocol):
         ...
 
 
-class _Keyed(Dataset[Sample]):
+@dataclass(frozen=True)
+class _StandIn:
+    """A sample to be computed and not counted."""
+
+    sample: Sample
+
+
+class Keyed(Dataset[Sample | _StandIn]):
+    """A source, read by the keys of a share."""
+
     def __init__(self, source: SampleSource) -> None:
+        """Read this source."""
         self._source = source
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        index, epoch = key
-        return self._source.sample(index, epoch)
+    def __getitem__(self, key: tuple[int, int, bool]) -> Sample | _StandIn:
+        index, epoch, counted = key
+        sample = self._source.sample(index, epoch)
+        return sample if counted else _StandIn(sample)
 
 
 @dataclass(frozen=True)
@@ -57,10 +68,29 @@ class Share:
 
     rank: int = 0
     count: int = 1
+    stand_in: bool = False
+    """Whether an empty share gets a sample to be computed and not counted, for processes that can
+    only compute together."""
 
     def of(self, batch: Indices) -> Indices:
         """This share's samples: those of all shares, in order, are the batch."""
         return np.array_split(batch, self.count)[self.rank]
+
+    def keys(self, batch: Indices, epoch: int) -> list[tuple[int, int, bool]]:
+        """What to read for this share: sample, epoch, and whether the sample counts."""
+        mine = self.of(batch)
+        read = batch[-1:] if self.stand_in and not len(mine) else mine
+        return [(int(index), epoch, len(mine) > 0) for index in read]
+
+
+def counts(batch: Batch) -> bool:
+    """Whether a batch has samples that count: a share may be empty or a stand-in."""
+    return len(batch["sample_index"]) > 0
+
+
+def computes(batch: Batch) -> bool:
+    """Whether a batch has samples, be it that they do not count."""
+    return len(batch) > 1
 
 
 WHOLE = Share()
@@ -156,18 +186,15 @@ class Loader:
         """Yield this process's share of the batches of an epoch, from batch `start` on.
 
         A share without a sample, of a batch smaller than the number of processes, has no key but
-        an empty `sample_index`.
+        an empty `sample_index`; a stand-in has its other keys besides.
         """
-        keys = [
-            [(int(index), epoch) for index in self._share.of(batch)]
-            for batch in self._plan(epoch)[start:]
-        ]
+        keys = [self._share.keys(batch, epoch) for batch in self._plan(epoch)[start:]]
         workers = self._config.workers
         loader: DataLoader[Any] = DataLoader(
-            _Keyed(self.source),
+            Keyed(self.source),
             batch_sampler=keys,
             num_workers=workers,
-            collate_fn=partial(_collate_share, self._collate),
+            collate_fn=partial(collate_share, self._collate),
             # Its base seed would otherwise be drawn from the global generator, step by step.
             generator=None if workers == 0 else _fixed_generator(),
             multiprocessing_context="fork" if workers else None,
@@ -175,10 +202,15 @@ class Loader:
         yield from loader
 
 
-def _collate_share(
-    collate: Callable[[Sequence[Sample]], Batch], samples: Sequence[Sample]
+def collate_share(
+    collate: Callable[[Sequence[Sample]], Batch], samples: Sequence[Sample | _StandIn]
 ) -> Batch:
-    return collate(samples) if samples else {"sample_index": []}
+    """The batch of a share: its samples, a stand-in, or nothing but an empty `sample_index`."""
+    counted = [sample for sample in samples if not isinstance(sample, _StandIn)]
+    if counted:
+        return collate(counted)
+    others = [each.sample for each in samples if isinstance(each, _StandIn)]
+    return {**(collate(others) if others else {}), "sample_index": []}
 
 
 def _find_lengths(source: SampleSource, config: LoaderConfig) -> Indices | None:

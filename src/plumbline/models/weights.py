@@ -1,12 +1,17 @@
 """Weights on disk: safetensors under the names of the plain model."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import TypeIs
 
 from plumbline.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 WEIGHTS = "model.safetensors"
 
@@ -15,15 +20,42 @@ def _plain_name(name: str) -> str:
     return name.replace("_orig_mod.", "").removeprefix("module.")
 
 
+def is_spread(tensor: Tensor) -> "TypeIs[DTensor]":
+    """Whether a tensor is spread over processes that train together."""
+    # Not by its type, whose import takes half a second that most uses of a model need not wait.
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with all of its parts, which all processes ask for if it is spread over them."""
+    return tensor.full_tensor() if is_spread(tensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds: all of one that is not spread."""
+    return tensor.to_local() if is_spread(tensor) else tensor
+
+
+def spread_like(tensor: Tensor, pattern: Tensor) -> Tensor:
+    """A tensor that every process has, spread over them as `pattern` is."""
+    if not is_spread(pattern):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    there = tensor.to(pattern.device)
+    return distribute_tensor(there, pattern.device_mesh, pattern.placements, src_data_rank=None)
+
+
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
     """Weights under the names of the plain model, on the CPU, each shared tensor once."""
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict().items():
-        if tensor.numel() and tensor.data_ptr() in seen:
+        here = local(tensor)
+        if here.numel() and here.data_ptr() in seen:
             continue
-        seen.add(tensor.data_ptr())
-        state[_plain_name(name)] = tensor.detach().cpu().contiguous()
+        seen.add(here.data_ptr())
+        state[_plain_name(name)] = whole(tensor.detach()).cpu().contiguous()
     return state
 
 
@@ -69,6 +101,8 @@ def load_weights(model: nn.Module, path: Path, *, prefix: str = "") -> None:
             f"other shape {shapes[:3]}"
         )
     wrapped = {
-        name: state[_plain_name(name)] for name in model.state_dict() if _plain_name(name) in state
+        name: spread_like(state[_plain_name(name)], tensor)
+        for name, tensor in model.state_dict().items()
+        if _plain_name(name) in state
     }
     model.load_state_dict(wrapped, strict=False)  # the second name of a shared tensor is not there

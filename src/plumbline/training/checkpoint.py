@@ -33,7 +33,7 @@ from plumbline.files import (
     staged_folder,
     verify_digests,
 )
-from plumbline.models.weights import WEIGHTS, load_weights, read_tensors, save_weights
+from plumbline.models.weights import WEIGHTS, load_weights, read_tensors, spread_like, whole
 from plumbline.params import describe_differences, list_differences
 
 IDENTITY = "identity.json"
@@ -102,21 +102,25 @@ class CheckpointStore:
         return f"{folder} differs in {describe_differences(differences, 'there', 'here')}"
 
     def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState, epoch: int
+        self,
+        weights: Mapping[str, Tensor],
+        moments: Mapping[str, Tensor],
+        state: TrainingState,
+        epoch: int,
     ) -> None:
         """Write the full state, then remove the one before unless it is a snapshot.
 
         Args:
-            model: weights to save.
-            optimizer: its tensors are saved by parameter index.
+            weights: those of the model, by `plain_state`.
+            moments: those of its optimiser, by `optimizer_tensors`.
             state: the rest.
             epoch: number of the epoch that just ended, 0 within an epoch.
         """
         before = [p for p in self.folder.glob("step-*") if not (p / "snapshot").exists()]
         final = self.folder / f"step-{state.clock['micro_step']}"
         with staged_folder(final) as partial:
-            save_weights(model, partial / WEIGHTS)
-            save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+            save_file(dict(weights), partial / WEIGHTS)
+            save_file(dict(moments), partial / "optimizer.safetensors")
             # Not dump_json: rows keep the order of their columns, and a skipped step holds a NaN.
             (partial / "state.json").write_text(json.dumps(vars(state)))
             if self._identity is not None:
@@ -127,10 +131,10 @@ class CheckpointStore:
             if old != final:
                 remove_folder(old)
 
-    def save_best(self, model: nn.Module, best: Mapping[str, Any]) -> None:
+    def save_best(self, weights: Mapping[str, Tensor], best: Mapping[str, Any]) -> None:
         """Replace the best weights."""
         with staged_folder(self.folder / "best") as partial:
-            save_weights(model, partial / WEIGHTS)
+            save_file(dict(weights), partial / WEIGHTS)
             (partial / "best.json").write_text(dump_json(dict(best)))
 
     def restore(
@@ -176,9 +180,10 @@ class CheckpointStore:
             remove_folder(self.folder)
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimiser keeps of its parameters, by their number and its own names, on the CPU."""
     return {
-        f"{index}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
+        f"{index}.{name}": whole(torch.as_tensor(value).detach()).cpu().contiguous()
         for index, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
     }
@@ -189,8 +194,14 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
-    whole = optimizer.state_dict()
-    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, kept in state.items():
+        parameter: Tensor = parameters[number]
+        for name, tensor in kept.items():
+            if tensor.shape == parameter.shape:  # else a count of steps
+                kept[name] = spread_like(tensor, parameter)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def identify_run(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:

@@ -115,6 +115,9 @@ class TrainerConfig(Config):
     processes: int = Field(1, ge=1)
     """Processes that share every batch on this machine, each with the stage's `threads` and, with
     GPUs, one of its own. Sums of floats depend on their number."""
+    shard_layers: bool = False
+    """Spread the parameters of layers, their gradients and optimiser state over the processes,
+    for a model that does not fit a single one; each layer is gathered whenever it is used."""
     validate_every_epochs: int = Field(1, ge=0)
     """0: not at the ends of epochs. Where validation is on at all, it comes at the end too."""
     validate_every_steps: int | None = Field(None, ge=1)
@@ -142,6 +145,8 @@ class TrainerConfig(Config):
                 f"schedule.warmup_steps {warmup} is longer than the training: max_steps "
                 f"{self.max_steps}"
             )
+        if self.shard_layers:
+            self._check_sharding()
         if not self.validates:
             off = "validate_every_epochs is 0 and validate_every_steps is null"
             if self.early_stopping is not None:
@@ -149,6 +154,17 @@ class TrainerConfig(Config):
             if self.schedule.name == "plateau":
                 raise ValueError(f"schedule plateau needs validation: {off}")
         return self
+
+    def _check_sharding(self) -> None:
+        if self.processes == 1:
+            raise ValueError("shard_layers needs processes above 1")
+        if self.precision == "fp16":
+            raise ValueError("shard_layers goes with precision fp32 and bf16, not fp16")
+        if self.failing_batch == "skip":
+            raise ValueError(
+                "shard_layers contradicts failing_batch: skip: a process that fails within a layer "
+                "leaves the others waiting for it"
+            )
 
     @property
     def validates(self) -> bool:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from plumbline.batch import Batch
-from plumbline.loading.loader import Loader
+from plumbline.loading.loader import Loader, computes, counts
 from plumbline.models.device import autocast, to_device
 from plumbline.tasks.base import Task
 from plumbline.training.processes import Processes
@@ -38,12 +38,13 @@ def _sums(
     model: nn.Module, task: Task, batch: Batch, device: torch.device, processes: Processes
 ) -> tuple[float, int]:
     """The sum and count of a batch: those of the share, or of all where the main process is."""
-    there = len(batch["sample_index"]) > 0
     if task.window is not None and processes.count > 1:
-        part = task.window.embed(model, to_device(batch, device)) if there else {}
-        whole = task.window.loss(model, processes.gather([part]))
+        embedded = task.window.embed(model, to_device(batch, device)) if computes(batch) else {}
+        whole = task.window.loss(model, processes.gather([embedded if counts(batch) else {}]))
         return (whole.total.item(), int(whole.count.item())) if processes.is_main else (0.0, 0)
-    if not there:
+    if not computes(batch):
         return 0.0, 0
     loss = task.loss(model, to_device(batch, device))
+    if not counts(batch):
+        return 0.0, 0
     return loss.total.item(), int(loss.count.item())

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from plumbline.errors import ConfigError
+from plumbline.models.weights import is_spread
 from plumbline.registry import load_attribute
 from plumbline.training.config import OPTIMIZERS, OptimConfig
 
@@ -42,7 +43,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[ParameterGro
         raise ConfigError("every parameter is frozen: there is nothing to train")
     _check_prefixes("optim.parts", config.parts, trainable)
     matrices = _hidden_matrices(model, config) if config.name == "muon" else set()
-    groups: dict[tuple[str, str, float, float], list[str]] = {}
+    groups: dict[tuple[str, str, float, float, bool], list[str]] = {}
     for name, parameter in trainable.items():
         optimizer, share = config.name, 1.0
         if config.name == "muon" and name not in matrices:
@@ -55,10 +56,12 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[ParameterGro
             decay = override.weight_decay
         if parameter.ndim < 2 and not config.decay_norms_and_biases:
             decay = 0.0
-        groups.setdefault((optimizer, part, lr * share, decay), []).append(name)
+        # torch's optimisers step the tensors of a group at once, so all or none are spread.
+        spread = is_spread(parameter)
+        groups.setdefault((optimizer, part, lr * share, decay, spread), []).append(name)
     return [
         ParameterGroup(names, lr, decay, optimizer)
-        for (optimizer, _, lr, decay), names in groups.items()
+        for (optimizer, _, lr, decay, _), names in groups.items()
     ]
 
 

@@ -16,6 +16,7 @@ from plumbline.batch import Batch
 from plumbline.errors import TrainingError
 from plumbline.loading.loader import Share
 from plumbline.loading.workers import refuse_dead_worker
+from plumbline.models.weights import is_spread
 from plumbline.training.skipping import FAILURES
 
 BUCKET_ELEMENTS = 16 * 2**20
@@ -26,6 +27,18 @@ Result = TypeVar("Result")
 
 class PeerError(RuntimeError):
     """Another process could not make its part of a step."""
+
+
+@contextmanager
+def _naming_the_lost() -> Iterator[None]:
+    """`_meeting`, around a block in which a batch may also be at fault."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+            with _meeting():
+                raise
+        raise
 
 
 @contextmanager
@@ -49,6 +62,8 @@ class Processes:
     count: int = 1
     device: torch.device | None = None
     """Where tensors travel from: that of this process. None where it is alone."""
+    sharded: bool = False
+    """Whether the model is spread over them, so that none can make a pass without the others."""
 
     @classmethod
     def join(cls, device: torch.device) -> "Processes":
@@ -70,7 +85,7 @@ class Processes:
     @property
     def share(self) -> Share:
         """The part of every batch that this process takes."""
-        return Share(self.rank, self.count)
+        return Share(self.rank, self.count, stand_in=self.sharded)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sum over all processes of each of some numbers."""
@@ -108,15 +123,27 @@ class Processes:
             made: Result = broadcast_object_list(values)[0]
         return made
 
+    def by_model(self, find: Callable[[], Result]) -> Result:
+        """What the main process finds by the model, for all: with their help if it is sharded."""
+        if not self.sharded:
+            return self.from_main(find)
+        found = find()
+        return self.from_main(lambda: found)
+
     @contextmanager
     def agreed(self) -> Iterator[None]:
         """Fail everywhere where the block fails anywhere, so that nobody waits for ever.
 
-        The block must not wait for other processes itself.
+        The block must not wait for other processes itself. With a sharded model it does: there an
+        error ends its process, and that ends the others.
 
         Raises:
             PeerError: this process did its part, but another could not.
         """
+        if self.sharded:
+            with _naming_the_lost():
+                yield
+            return
         try:
             yield
         except FAILURES as error:
@@ -147,7 +174,8 @@ class Processes:
             return
         from accelerate.utils import reduce
 
-        parameters = [p for p in model.parameters() if p.requires_grad]
+        # Those of sharded layers are sums already.
+        parameters = [p for p in model.parameters() if p.requires_grad and not is_spread(p)]
         present = self.sum([float(p.grad is not None) for p in parameters])
         taking_part = [p for p, n in zip(parameters, present, strict=True) if n]
         for bucket in _buckets(taking_part):

@@ -1,10 +1,11 @@
 """From settings to a job and from a job to a model folder: what the training stages share."""
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from plumbline.training.processes import Processes
 from plumbline.training.sections import TrainingConfig
 from plumbline.training.skipping import FAILURES
 from plumbline.training.trainer import FitResult, OnLog, Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def open_job(config: TrainingConfig) -> TrainingJob:
@@ -127,12 +130,15 @@ def train_along(run: TrainingRun, job: TrainingJob, processes: Processes) -> Non
     """Take part in a training whose main process is another one.
 
     Raises:
-        SystemExit: it failed; the main process knows why, and says so.
+        SystemExit: it failed; why is said by the main process, but by this one where layers are
+            sharded.
     """
     try:
         with _prepared(run, job, processes, lambda step, values: None) as trainer:
             trainer.fit()
     except TrainingError as error:
+        if run.trainer.shard_layers:
+            logger.error("process %d: %s", processes.rank, error)
         raise SystemExit(1) from error
 
 
@@ -142,6 +148,7 @@ def _prepared(
 ) -> Iterator[Trainer]:
     """A trainer that holds its training state."""
     torch.set_num_threads(run.threads)
+    processes = replace(processes, sharded=run.trainer.shard_layers)
     device = processes.device or resolve_device(run.trainer.device)
     machine = {
         "device": device.type,
@@ -191,6 +198,8 @@ def _state_folder(stage: str, fingerprint: str, processes: Processes) -> Iterato
 
 def _flops(run: TrainingRun, job: TrainingJob, device: torch.device) -> dict[str, Any]:
     """Operations of the first batch, once the model is safe; nothing where there is no memory."""
+    if run.trainer.shard_layers:
+        return {}  # it was too large for one process
     loader = run.loader.model_copy(update={"workers": 0})
     batches = Loader(job.train, job.task.collate, loader, seed=run.seed, shuffle=True).batches(0)
     batch = next(batches)

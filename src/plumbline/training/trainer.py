@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from plumbline.batch import Batch
 from plumbline.errors import ConfigError, TrainingError
@@ -20,8 +20,9 @@ from plumbline.loading.loader import Loader
 from plumbline.loading.random import keyed_seed
 from plumbline.loading.workers import naming_dead_workers
 from plumbline.models.device import resolve_device, resolve_precision
+from plumbline.models.weights import local, plain_state
 from plumbline.tasks.base import Task
-from plumbline.training.checkpoint import CheckpointStore, TrainingState
+from plumbline.training.checkpoint import CheckpointStore, TrainingState, optimizer_tensors
 from plumbline.training.clock import Best, Clock
 from plumbline.training.config import TrainerConfig
 from plumbline.training.evaluation import evaluate_loss
@@ -32,6 +33,7 @@ from plumbline.training.optim import build_optimizer, describe_groups, set_lr
 from plumbline.training.processes import PeerError, Processes
 from plumbline.training.progress import training_progress
 from plumbline.training.schedule import Plateau, lr_factor, resolve_warmup
+from plumbline.training.sharding import ShardedLayers, gradient_norm
 from plumbline.training.signals import StopRequest
 from plumbline.training.skipping import (
     FAILURES,
@@ -108,9 +110,11 @@ class Trainer:
         self.device = self._processes.device or resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
         freeze(model, frozen)
-        self.model = model.to(self.device)
         self._frozen = list(frozen)
         self._frozen_before = frozen_digests(model, frozen)
+        sharded = self._processes.sharded
+        self._sharded = ShardedLayers(model, self._processes) if sharded else None
+        self.model = model.to(self.device)
         self._optimizer = build_optimizer(model, config.optim)
         self._scaler = torch.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self._gradients = Gradients(
@@ -151,6 +155,8 @@ class Trainer:
                 self._end_epoch()
                 stop.requested()
                 stop.leave()
+        if self._sharded:
+            self._sharded.join()
         frozen = check_frozen(self.model, self._frozen, self._frozen_before)
         if self._config.validates:
             if self.best.value is None:
@@ -229,7 +235,9 @@ class Trainer:
         except FAILURES as error:
             fault = failure(error, window, self._config)
             if fault.stops:
-                samples = self._processes.numbers(window)
+                # Of a sharded model the others are within a layer, and cannot be asked.
+                asked = Processes() if self._sharded else self._processes
+                samples = asked.numbers(window)
                 raise TrainingError(stop_text(fault, samples, self.clock)) from error
         # Only here has the error let go of the tensors that its traceback held.
         if self.device.type == "cuda":
@@ -249,12 +257,16 @@ class Trainer:
 
     def _scale_and_clip(self, scale: float) -> float:
         """Turn gradients of sums into those of the mean, clip them, return the norm before."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        if not parameters:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not gradients:
             return 0.0
-        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
-        limit = self._config.max_grad_norm
-        return float(nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit))
+        here = [local(gradient) for gradient in gradients]
+        torch._foreach_mul_(here, scale)
+        norm = gradient_norm(gradients, self._processes)
+        if (limit := self._config.max_grad_norm) is not None:
+            # The clamp and its small number as in torch's clip_grads_with_norm_.
+            torch._foreach_mul_(here, torch.clamp(limit / (norm + 1e-6), max=1.0))
+        return float(norm)
 
     def _skip(self, fault: Fault, window: list[Batch], buffers: Buffers | None) -> None:
         """Leave a window out, with the model as it was before it."""
@@ -317,7 +329,7 @@ class Trainer:
         loss = evaluate_loss(
             self.model, task, self._validation, self.device, self.precision, self._processes
         )
-        of_split = self._processes.from_main(lambda: dict(task.validation_metrics(self.model)))
+        of_split = self._processes.by_model(lambda: dict(task.validation_metrics(self.model)))
         metrics = {"loss": loss, **task.loss_metrics(loss), **of_split}
         if self._config.monitor not in metrics:
             raise ConfigError(
@@ -335,8 +347,8 @@ class Trainer:
         if schedule.name == "plateau" and clock.global_step >= self._warmup:
             self._plateau.update(value, mode, schedule)
         if self.best.update(value, mode, stopping.min_change if stopping else 0.0, clock):
-            best = asdict(self.best)
-            self._processes.from_main(lambda: self.store.save_best(self.model, best))
+            best, weights = asdict(self.best), self._gathered(lambda: plain_state(self.model))
+            self._processes.from_main(lambda: self.store.save_best(weights, best))
 
     def _save_within_epoch(self, stop: StopRequest) -> None:
         every = self._config.checkpoint.every_steps
@@ -353,9 +365,13 @@ class Trainer:
             scaler=self._scaler.state_dict(),
             plateau=asdict(self._plateau),
         )
-        self._processes.from_main(
-            lambda: self.store.save(self.model, self._optimizer, state, epoch_ended)
-        )
+        weights = self._gathered(lambda: plain_state(self.model))
+        moments = self._gathered(lambda: optimizer_tensors(self._optimizer))
+        self._processes.from_main(lambda: self.store.save(weights, moments, state, epoch_ended))
+
+    def _gathered(self, collect: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Whole tensors for the main process to write; the others help where they hold parts."""
+        return collect() if self._processes.is_main or self._sharded else {}
 
     def _resume(self) -> None:
         latest = self.store.latest()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from plumbline.batch import Batch
+from plumbline.loading.loader import computes, counts
 from plumbline.models.device import autocast, to_device
 from plumbline.tasks.base import Embedded, Task, WindowLoss
 from plumbline.training.processes import Processes
@@ -82,14 +83,17 @@ class Gradients:
         torch.manual_seed(seed)
         losses: list[tuple[Tensor | float, Tensor | int]] = []
         for batch in window:
-            if not len(batch["sample_index"]):
+            if not computes(batch):
                 losses.append((0.0, 0))
                 continue
             with autocast(self.device, self.precision):
                 loss = self.task.loss(self.model, to_device(batch, self.device))
-            if loss.total.requires_grad:
-                self.scaler.scale(loss.total).backward()
-            losses.append((loss.total.detach(), loss.count))
+            total, count = (loss.total, loss.count) if counts(batch) else (loss.total * 0, 0)
+            if total.requires_grad:
+                self.scaler.scale(total).backward()
+            elif self.processes.sharded:
+                raise ValueError("nothing here has a gradient, and sharded layers need one of each")
+            losses.append((total.detach(), count))
         # Read only now: on a GPU a number that is asked for makes the host wait.
         return [(float(total), int(count)) for total, count in losses]
 
@@ -110,14 +114,18 @@ class Gradients:
             ]
         if buffers:
             buffers.restore()  # the second pass moves them, once
-        parts = [self._leaves(part) for part in embedded]
+        parts = [
+            self._leaves(part) if counts(batch) else {}
+            for part, batch in zip(embedded, window, strict=True)
+        ]
         everyones = self.processes.gather(parts)
         with autocast(self.device, self.precision):
             loss = rule.loss(self.model, everyones)
         with self.processes.agreed():
             self._differentiate(loss.total, parts)
             for i, part in enumerate(parts):
-                if any(leaf.grad is not None for leaf in part.values()):
+                stands_in = computes(window[i]) and not counts(window[i])
+                if stands_in or any(leaf.grad is not None for leaf in part.values()):
                     again = embedded[i] if keep else self._embed(rule, window[i], seeds[i])
                     self._pull_back(again, part)
         total, count = float(loss.total.detach()), int(loss.count)
@@ -126,7 +134,7 @@ class Gradients:
         return WindowSums(total, count, [(mean, int(number)) for number in samples])
 
     def _embed(self, rule: WindowLoss, batch: Batch, seed: int) -> Embedded:
-        if not len(batch["sample_index"]):
+        if not computes(batch):
             return {}
         torch.manual_seed(seed)
         with autocast(self.device, self.precision):
@@ -148,7 +156,15 @@ class Gradients:
 
     @staticmethod
     def _pull_back(embedded: Embedded, part: Mapping[str, Tensor]) -> None:
-        """Backpropagate what the loss of the window asked of a micro-batch's tensors."""
-        wanted = [n for n, t in embedded.items() if t.requires_grad and part[n].grad is not None]
+        """Backpropagate what the loss of the window asked of a micro-batch's tensors.
+
+        Of those of a stand-in, which has no part in the loss, it asked nothing.
+        """
+        asked = {
+            name: part[name].grad if part else torch.zeros_like(tensor)
+            for name, tensor in embedded.items()
+            if tensor.requires_grad
+        }
+        wanted = {name: gradient for name, gradient in asked.items() if gradient is not None}
         if wanted:
-            torch.autograd.backward([embedded[n] for n in wanted], [part[n].grad for n in wanted])
+            torch.autograd.backward([embedded[n] for n in wanted], list(wanted.values()))

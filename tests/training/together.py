@@ -1,0 +1,147 @@
+"""Trainings in two processes, forked from a test that has built all, and their measures."""
+
+import os
+import pickle
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plumbline.batch import Batch
+from plumbline.loading.loader import Keyed, Share, collate_share
+from plumbline.loading.loader_config import LoaderConfig
+from plumbline.tasks.base import TrainingJob
+from plumbline.training.config import TrainerConfig
+from plumbline.training.processes import Processes
+from plumbline.training.run import TrainingRun, train_along, train_to_folder
+from plumbline.training.window import Gradients, WindowSums
+
+CPU = torch.device("cpu")
+MakeJob = Callable[..., TrainingJob]
+Together = Callable[[Callable[[Processes], Any]], list[Any]]
+
+
+def _child(rank: int, port: int, function: Callable[[Processes], Any], out: Path) -> None:
+    signal.alarm(240)  # processes that wait for each other for ever are a failure, and end
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        result = function(Processes.join(CPU))
+    except BaseException as error:  # an error of a child is a result, to be looked at by the test
+        result = error
+    out.write_bytes(pickle.dumps(result))
+    os._exit(0)
+
+
+def run_together(folder: Path, function: Callable[[Processes], Any]) -> list[Any]:
+    """Run a function in two processes; what each returned or raised, None for one that died."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    places = [folder / f"result-{rank}" for rank in range(2)]
+    children = []
+    for rank, place in enumerate(places):
+        place.unlink(missing_ok=True)
+        if (pid := os.fork()) == 0:
+            _child(rank, port, function, place)
+        children.append(pid)
+    for pid in children:
+        os.waitpid(pid, 0)
+    # Written by the forked test itself.
+    return [pickle.loads(p.read_bytes()) if p.exists() else None for p in places]
+
+
+def double(value: Any) -> Any:
+    """The same batch in float64."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    return {k: double(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def exact(job: TrainingJob) -> TrainingJob:
+    """The job in float64, so that only mistakes are left to differ."""
+    job.model.double()
+
+    def in_float64(task: Any) -> Any:
+        collate = task.collate
+        return replace(task, collate=lambda samples: double(collate(samples)))
+
+    validation = in_float64(job.validation_task) if job.validation_task else None
+    return replace(job, task=in_float64(job.task), validation_task=validation)
+
+
+CUTS = [(0, 6), (6, 11), (11, 12)]
+"""The second cannot be halved, and of the third one process has no sample."""
+
+
+def share_of_window(job: TrainingJob, share: Share) -> list[Batch]:
+    """The micro-batches of `CUTS`, as a loader gives them to one process."""
+    collated = partial(collate_share, job.task.collate)
+    source = Keyed(job.train)
+    return [
+        collated([source[key] for key in share.keys(np.arange(first, end), 0)])
+        for first, end in CUTS
+    ]
+
+
+def gradients_of(
+    job: TrainingJob, processes: Processes, micro_batches: int
+) -> tuple[WindowSums, dict[str, Tensor]]:
+    job.model.eval().zero_grad()
+    scaler = torch.GradScaler("cpu", enabled=False)
+    whole = Gradients(job.model, job.task, CPU, "fp32", scaler, processes)
+    window = share_of_window(job, processes.share)[:micro_batches]
+    sums = whole.accumulate(window, range(len(window)))
+    found = {n: p.grad for n, p in job.model.named_parameters() if p.grad is not None}
+    return sums, {name: gradient.clone() for name, gradient in found.items()}
+
+
+def settings(batch_size: int = 5, **trainer: Any) -> TrainingRun:
+    base = {
+        "device": "cpu",
+        "precision": "fp32",
+        "epochs": 2,
+        "grad_accum_steps": 2,
+        "optim": {"lr": 0.01},
+    }
+    return TrainingRun(
+        stage="test",
+        settings={},
+        loader=LoaderConfig(batch_size=batch_size),
+        trainer=TrainerConfig.model_validate(base | trainer),
+        seed=0,
+        threads=1,
+        frozen=(),
+    )
+
+
+def train(job: TrainingJob, run: TrainingRun, out: Path, processes: Processes) -> str:
+    """Train in this process, as the stage does; what it says of itself."""
+    if not processes.is_main:
+        train_along(run, job, processes)
+        return "followed"
+    train_to_folder(run, job, out, on_log=lambda step, values: None, processes=processes)
+    return "led"
+
+
+def states(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.rglob("step-*"))
+
+
+def failing(job: TrainingJob, processes: Processes, sample: int) -> TrainingJob:
+    """The job with a loss that fails in the process that has a certain sample."""
+    loss = job.task.loss
+
+    def broken(model: nn.Module, batch: Batch) -> Any:
+        if sample in batch["sample_index"].tolist():
+            raise ValueError(f"sample {sample} is odd")
+        return loss(model, batch)
+
+    return replace(job, task=replace(job.task, loss=broken))
