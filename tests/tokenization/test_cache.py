@@ -167,3 +167,14 @@ def test_a_rebuild_is_the_same_bytes_whatever_the_hash_seed(
         assert not list(out.glob(".*"))
         digests.append(digest_of({p.name: sha256_file(p) for p in out.iterdir()}))
     assert digests[0] == digests[1]
+
+
+def test_without_a_cleaned_dataset_there_is_no_empty_cache(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "clean/scenes").mkdir(parents=True)
+    with pytest.raises(
+        DataError, match=r"clean/scenes: no cleaned dataset; run dvc repro validate"
+    ):
+        build_cache(tmp_path / "clean/scenes", out, TokenizeConfig(), {})
+    assert not list(out.iterdir())

@@ -29,6 +29,7 @@ from tokenizers import Tokenizer
 from plumbline.config import Config
 from plumbline.data.columns import MEDIA, SPLITS, TEXTS
 from plumbline.data.disk_index import DiskIndex
+from plumbline.errors import DataError
 from plumbline.files import dump_json
 from plumbline.tokenization.media import MediaFile, open_media
 from plumbline.tokenization.tokenizer import (
@@ -88,9 +89,11 @@ def build_cache(clean: Path, out: Path, config: TokenizeConfig, shapes: dict[str
         shapes: content of shapes.json: sizes of the media, classes of the labels.
 
     Raises:
-        DataError: images differ in size and no `image_size` is set, a medium cannot be decoded,
-            or a text column holds no text to train a tokenizer on.
+        DataError: there is no cleaned dataset, images differ in size and no `image_size` is set, a
+            medium cannot be decoded, or a text column holds no text to train a tokenizer on.
     """
+    if not any((clean / f"{split}.parquet").is_file() for split in SPLITS):
+        raise DataError(f"{clean}: no cleaned dataset; run dvc repro validate@{clean.name}")
     tokenizer = _tokenizer(clean, config) if shapes.get("texts") else None
     if tokenizer is not None:
         tokenizer.save(str(out / FILE_NAME))

@@ -1,5 +1,6 @@
 """What every training reads of params.yaml. No torch here."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -30,7 +31,7 @@ class TrainSection(Config):
         return self
 
 
-class TrainingConfig(Config):
+class TrainingConfig(Config, ABC):
     """What every training has."""
 
     seed: int
@@ -39,9 +40,9 @@ class TrainingConfig(Config):
     train: TrainSection
 
     @property
+    @abstractmethod
     def builder(self) -> str:
         """`module:function` from (JobContext, model settings, task settings) to a TrainingJob."""
-        raise NotImplementedError
 
     @property
     def start_folder(self) -> Path:
