@@ -31,3 +31,10 @@ def _reproduce(folder: Path) -> None:
     checkout = make_checkout(folder)
     checkout.run("dvc", "repro")
     checkout.commit("Reproduce")
+
+
+@pytest.fixture
+def own(reproduced: Checkout, tmp_path: Path) -> Checkout:
+    """A reproduced checkout for one test, which may change what its run cache can restore."""
+    shutil.copytree(reproduced.folder, tmp_path / "own", symlinks=True)
+    return Checkout(tmp_path / "own")

@@ -1,7 +1,6 @@
 """What one clone has computed, another restores from a remote: nothing runs twice (C05)."""
 
 import json
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,16 +23,9 @@ def add_remote(checkout: Checkout, url: str, endpoint: str | None = None) -> Non
         checkout.run("dvc", "remote", "modify", "--local", "team", name, value)
 
 
-@pytest.fixture
-def first(reproduced: Checkout, tmp_path: Path) -> Checkout:
-    """A checkout that has computed everything; pushing changes what its run cache can restore."""
-    shutil.copytree(reproduced.folder, tmp_path / "first", symlinks=True)
-    return Checkout(tmp_path / "first")
-
-
-def second_clone(first: Checkout, folder: Path) -> Checkout:
+def second_clone(own: Checkout, folder: Path) -> Checkout:
     """What a colleague has: the commit, and nothing of the cache."""
-    first.run("git", "clone", "-q", str(first.folder), str(folder))
+    own.run("git", "clone", "-q", str(own.folder), str(folder))
     clone = Checkout(folder)
     assert not (folder / "models" / "tasks").exists()
     return clone
@@ -53,10 +45,10 @@ def assert_complete(clone: Checkout) -> None:
     assert clone.run("git", "status", "--porcelain").stdout == ""
 
 
-def test_a_second_clone_restores_everything_from_a_folder(first: Checkout, tmp_path: Path) -> None:
-    add_remote(first, str(tmp_path / "remote"))
-    first.run("dvc", "push", "--run-cache")
-    clone = second_clone(first, tmp_path / "clone")
+def test_a_second_clone_restores_everything_from_a_folder(own: Checkout, tmp_path: Path) -> None:
+    add_remote(own, str(tmp_path / "remote"))
+    own.run("dvc", "push", "--run-cache")
+    clone = second_clone(own, tmp_path / "clone")
     add_remote(clone, str(tmp_path / "remote"))
     clone.run("dvc", "pull", "--run-cache")
     assert_complete(clone)
@@ -89,22 +81,22 @@ def s3() -> Iterator[tuple[str, str]]:
 
 
 def test_a_second_clone_restores_everything_from_s3(
-    first: Checkout, tmp_path: Path, s3: tuple[str, str]
+    own: Checkout, tmp_path: Path, s3: tuple[str, str]
 ) -> None:
-    add_remote(first, *s3)
-    first.run("dvc", "push", "--run-cache")
-    clone = second_clone(first, tmp_path / "clone")
+    add_remote(own, *s3)
+    own.run("dvc", "push", "--run-cache")
+    clone = second_clone(own, tmp_path / "clone")
     add_remote(clone, *s3)
     assert clone.stages_run("dvc", "repro", "--pull") == []
     assert_complete(clone)
 
 
 @pytest.mark.slow
-def test_without_a_lock_only_the_evaluations_run_again(first: Checkout, tmp_path: Path) -> None:
+def test_without_a_lock_only_the_evaluations_run_again(own: Checkout, tmp_path: Path) -> None:
     """Their figures are in git and not in the cache, so the run cache cannot restore them."""
-    add_remote(first, str(tmp_path / "remote"))
-    first.run("dvc", "push", "--run-cache")
-    clone = second_clone(first, tmp_path / "clone")
+    add_remote(own, str(tmp_path / "remote"))
+    own.run("dvc", "push", "--run-cache")
+    clone = second_clone(own, tmp_path / "clone")
     add_remote(clone, str(tmp_path / "remote"))
     (clone.folder / "dvc.lock").unlink()
     run = clone.stages_run("dvc", "repro", "--pull")

@@ -125,11 +125,11 @@ def test_a_damaged_cache_is_refused_and_named(reproduced: Checkout, tmp_path: Pa
         shutil.copy(kept, images)
 
 
-def test_gc_lists_without_removing_and_removes_when_told(reproduced: Checkout) -> None:
-    features = reproduced.folder / ".plumbline/features"
-    listed = reproduced.run("python", "-m", "plumbline.gc").stdout
+def test_gc_lists_without_removing_and_removes_when_told(own: Checkout) -> None:
+    features = own.folder / ".plumbline/features"
+    listed = own.run("python", "-m", "plumbline.gc").stdout
     assert "make gc YES=1" in listed
     assert list(features.glob("*"))
-    reproduced.run("python", "-m", "plumbline.gc", "--yes")
+    own.run("python", "-m", "plumbline.gc", "--yes")
     assert not [path for path in features.glob("*") if path.is_dir()]
-    assert reproduced.stages_run("dvc", "repro") == []
+    assert own.stages_run("dvc", "repro") == []

@@ -41,7 +41,7 @@ def model_and_optimizer(steps: int, seed: int = 0) -> tuple[nn.Module, torch.opt
 def tensors_of(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    return plain_state(model), optimizer_tensors(optimizer)
+    return plain_state(model), dict(optimizer_tensors(optimizer))
 
 
 def state(micro_step: int = 3, fingerprint: str = "f") -> TrainingState:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from plumbline.batch import Batch
 from plumbline.errors import ConfigError, TrainingError
@@ -19,11 +20,13 @@ from plumbline.files import read_json
 from plumbline.loading.loader import Loader
 from plumbline.models.weights import is_spread, local, read_tensors, whole
 from plumbline.training.config import TrainerConfig
+from plumbline.training.evaluation import evaluate_loss
 from plumbline.training.optim import build_optimizer
 from plumbline.training.processes import Processes
 from plumbline.training.sharding import ShardedLayers
 from tests.tiny import CASES
 from tests.training.together import (
+    CPU,
     MakeJob,
     Together,
     exact,
@@ -142,6 +145,32 @@ def test_a_process_holds_its_part_of_weights_gradients_and_moments(
     assert max(first + second) < 0.6 * layers
 
 
+def test_one_layer_at_a_time_is_whole(make_job: MakeJob, together: Together) -> None:
+    job = make_job("seq2seq")
+
+    def gathered(processes: Processes) -> tuple[list[int], int]:
+        stacks = [m for m in job.model.modules() if isinstance(m, nn.ModuleList)]
+        ShardedLayers(job.model, spread(processes))
+        layers = [layer for stack in stacks for layer in stack if isinstance(layer, FSDPModule)]
+        counts: list[int] = []
+
+        def whole_layers() -> int:
+            return sum(not is_spread(next(layer.parameters())) for layer in layers)
+
+        for layer in layers:
+            layer.register_forward_pre_hook(lambda *_: counts.append(whole_layers()))
+        loader = Loader(job.train, job.task.collate, SHARDED.loader, seed=0, shuffle=False)
+        evaluate_loss(job.model, job.task, loader, CPU, "fp32", spread(processes))
+        after = [whole_layers()]
+        gradients_of(job, spread(processes), 3)
+        return counts, after[0] + whole_layers()
+
+    for counts, left in together(gathered):
+        assert len(counts) > 10
+        assert set(counts) == {1}
+        assert left == 0
+
+
 def test_the_joined_model_is_the_plain_one(make_job: MakeJob, together: Together) -> None:
     job = make_job("seq2seq")
     expected = {name: t.clone() for name, t in job.model.state_dict().items()}
@@ -197,6 +226,28 @@ def test_a_sharded_training_that_was_ended_goes_on_to_the_same_bits(
     assert digests[0] == digests[1]
 
 
+def test_a_process_that_dies_while_validating_ends_the_other_with_one_line(
+    make_job: MakeJob, together: Together, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = make_job("text")
+    loss = job.task.loss
+
+    def dying(processes: Processes) -> str:
+        def killing(model: nn.Module, batch: Batch) -> Any:
+            if processes.rank == 1 and not model.training:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return loss(model, batch)
+
+        broken = replace(job, task=replace(job.task, loss=killing), validation_task=None)
+        return train(broken, SHARDED, Path("out"), processes)
+
+    main, other = together(dying)
+    assert other is None
+    assert isinstance(main, TrainingError)
+    assert "another process of this training is gone" in str(main)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_odd_batch_ends_all_and_is_named_by_the_process_that_has_it(
     make_job: MakeJob, together: Together, tmp_path: Path, monkeypatch: Any, rank: int
@@ -224,6 +275,35 @@ def test_an_odd_batch_ends_all_and_is_named_by_the_process_that_has_it(
     assert other[0].startswith("process 1: ")
     assert (fault if rank == 1 else gone) in other[0]
     assert not Path("out").exists()
+
+
+class Nested(nn.Module):
+    """Rows in a row, and a scale of no dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rows = [nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]) for _ in range(2)]
+        self.blocks = nn.ModuleList(rows)
+        self.scales = nn.ModuleList([Scale(), Scale()])
+
+
+class Scale(nn.Module):
+    """A parameter that cannot be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+
+def test_what_cannot_be_spread_stays_whole(together: Together) -> None:
+    def spread_names(processes: Processes) -> list[str]:
+        model = Nested()
+        ShardedLayers(model, spread(processes))
+        return [name for name, p in model.named_parameters() if is_spread(p)]
+
+    for names in together(spread_names):
+        assert len(names) == 8
+        assert all(name.startswith("blocks.") for name in names)
 
 
 class Skipping(nn.Module):

@@ -1,5 +1,6 @@
 """Weights on disk: safetensors under the names of the plain model."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,15 +49,24 @@ def spread_like(tensor: Tensor, pattern: Tensor) -> Tensor:
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
     """Weights under the names of the plain model, on the CPU, each shared tensor once."""
-    state: dict[str, Tensor] = {}
+    return dict(plain_tensors(model))
+
+
+def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """`plain_state`, a tensor at a time; all processes draw it if the model is spread over them."""
+    for name, tensor in _distinct(model):
+        yield name, whole(tensor.detach()).cpu().contiguous()
+
+
+def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a model under plain names, each shared one once."""
     seen: set[int] = set()
     for name, tensor in model.state_dict().items():
         here = local(tensor)
         if here.numel() and here.data_ptr() in seen:
             continue
         seen.add(here.data_ptr())
-        state[_plain_name(name)] = whole(tensor.detach()).cpu().contiguous()
-    return state
+        yield _plain_name(name), tensor
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -92,7 +102,7 @@ def load_weights(model: nn.Module, path: Path, *, prefix: str = "") -> None:
         for name, tensor in read_tensors(path).items()
         if name.startswith(prefix)
     }
-    own = plain_state(model)
+    own = dict(_distinct(model))
     missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
     if missing or unexpected or shapes:

@@ -111,7 +111,7 @@ class CheckpointStore:
         """Write the full state, then remove the one before unless it is a snapshot.
 
         Args:
-            weights: those of the model, by `plain_state`.
+            weights: those of the model, by `plain_tensors`.
             moments: those of its optimiser, by `optimizer_tensors`.
             state: the rest.
             epoch: number of the epoch that just ended, 0 within an epoch.
@@ -180,13 +180,15 @@ class CheckpointStore:
             remove_folder(self.folder)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What an optimiser keeps of its parameters, by their number and its own names, on the CPU."""
-    return {
-        f"{index}.{name}": whole(torch.as_tensor(value).detach()).cpu().contiguous()
-        for index, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-    }
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """What an optimiser keeps of its parameters, by their number and its own names, on the CPU.
+
+    All processes draw it if the parameters are spread over them.
+    """
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            tensor = whole(torch.as_tensor(value).detach())
+            yield f"{index}.{name}", tensor.cpu().contiguous()
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -1,7 +1,8 @@
 """The processes that train one model together, each on its share of every batch.
 
-Every process holds the whole model and makes the same updates from gradients summed over all of
-them; only the first one writes. A process that is alone takes none of the detours.
+Every process holds the whole model, unless its layers are spread, and makes the same updates from
+gradients summed over all of them; only the first one writes. A process that is alone takes none of
+the detours.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,18 +28,6 @@ Result = TypeVar("Result")
 
 class PeerError(RuntimeError):
     """Another process could not make its part of a step."""
-
-
-@contextmanager
-def _naming_the_lost() -> Iterator[None]:
-    """`_meeting`, around a block in which a batch may also be at fault."""
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
-            with _meeting():
-                raise
-        raise
 
 
 @contextmanager
@@ -131,6 +120,22 @@ class Processes:
         return self.from_main(lambda: found)
 
     @contextmanager
+    def lockstep(self) -> Iterator[None]:
+        """A block that computes with a sharded model, for which all processes meet in each layer.
+
+        Raises:
+            TrainingError: another one is gone.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+            if not (self.sharded and lost):
+                raise
+            with _meeting():
+                raise
+
+    @contextmanager
     def agreed(self) -> Iterator[None]:
         """Fail everywhere where the block fails anywhere, so that nobody waits for ever.
 
@@ -141,7 +146,7 @@ class Processes:
             PeerError: this process did its part, but another could not.
         """
         if self.sharded:
-            with _naming_the_lost():
+            with self.lockstep():
                 yield
             return
         try:

@@ -199,7 +199,7 @@ def _state_folder(stage: str, fingerprint: str, processes: Processes) -> Iterato
 def _flops(run: TrainingRun, job: TrainingJob, device: torch.device) -> dict[str, Any]:
     """Operations of the first batch, once the model is safe; nothing where there is no memory."""
     if run.trainer.shard_layers:
-        return {}  # it was too large for one process
+        return {}  # the whole model may not fit
     loader = run.loader.model_copy(update={"workers": 0})
     batches = Loader(job.train, job.task.collate, loader, seed=run.seed, shuffle=True).batches(0)
     batch = next(batches)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, share_comm_ctx
 
 from plumbline.errors import ConfigError
 from plumbline.models.weights import is_spread, local, whole
@@ -37,8 +37,12 @@ class ShardedLayers:
         mesh = init_device_mesh(processes.device.type, (processes.count,))
         # What a layer was, without the memory of its parameters.
         self._plain = [(stack, name, _without_parameters(stack[name])) for stack, name in found]
-        for stack, name in found:
-            layer = fully_shard(stack[name], mesh=mesh)
+        # Without being told, FSDP would keep each gathered after its forward pass, as a root.
+        layers = [
+            fully_shard(stack[n], mesh=mesh, reshard_after_forward=True) for stack, n in found
+        ]
+        share_comm_ctx(layers)  # so that a layer's whole gradient goes when the next one's comes
+        for layer in layers:
             layer.set_gradient_divide_factor(1.0)  # sums, as everywhere in this core
             layer.set_force_sum_reduction_for_comms(True)
             # Its whole parameters must not come to be in the inference mode of a validation.
@@ -68,15 +72,20 @@ def _layers(model: nn.Module) -> list[tuple[Stack, int]]:
                 f"{_SETTING}: {name or 'the model'} leaves out layers at random (layerdrop), each "
                 "process others; set it to 0 there or shard_layers to false"
             )
-        row = isinstance(module, Stack) and len({type(layer) for layer in module}) == 1
-        if not row or module in inside:
+        if not isinstance(module, Stack) or module in inside or not _is_row(module):
             continue
         inside.update(module.modules())
         for number, layer in enumerate(module):
             parameters = list(layer.parameters())
-            if parameters and all(users[p] == 1 for p in parameters):
+            if parameters and all(users[p] == 1 and p.ndim for p in parameters):
                 found.append((module, number))
     return found
+
+
+def _is_row(stack: Stack) -> bool:
+    """Whether a list holds layers of one class, not lists of them, which nobody calls."""
+    classes = {type(layer) for layer in stack}
+    return len(classes) == 1 and not issubclass(classes.pop(), nn.ModuleList | nn.ModuleDict)
 
 
 def _users(model: nn.Module) -> dict[nn.Parameter, int]:
@@ -104,4 +113,4 @@ def gradient_norm(gradients: Sequence[Tensor], processes: Processes) -> Tensor:
         return norm
     parts = nn.utils.get_total_norm([local(g) for g in gradients if is_spread(g)])
     (of_spread,) = processes.sum([float(parts) ** 2])
-    return torch.sqrt(norm**2 + of_spread)
+    return torch.hypot(norm, norm.new_tensor(of_spread**0.5))

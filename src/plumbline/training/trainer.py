@@ -20,7 +20,7 @@ from plumbline.loading.loader import Loader
 from plumbline.loading.random import keyed_seed
 from plumbline.loading.workers import naming_dead_workers
 from plumbline.models.device import resolve_device, resolve_precision
-from plumbline.models.weights import local, plain_state
+from plumbline.models.weights import local, plain_tensors
 from plumbline.tasks.base import Task
 from plumbline.training.checkpoint import CheckpointStore, TrainingState, optimizer_tensors
 from plumbline.training.clock import Best, Clock
@@ -156,7 +156,8 @@ class Trainer:
                 stop.requested()
                 stop.leave()
         if self._sharded:
-            self._sharded.join()
+            with self._processes.lockstep():
+                self._sharded.join()
         frozen = check_frozen(self.model, self._frozen, self._frozen_before)
         if self._config.validates:
             if self.best.value is None:
@@ -265,7 +266,8 @@ class Trainer:
         norm = gradient_norm(gradients, self._processes)
         if (limit := self._config.max_grad_norm) is not None:
             # The clamp and its small number as in torch's clip_grads_with_norm_.
-            torch._foreach_mul_(here, torch.clamp(limit / (norm + 1e-6), max=1.0))
+            share = torch.clamp(limit / (norm + 1e-6), max=1.0)
+            torch._foreach_mul_(here, share.to(self.device))
         return float(norm)
 
     def _skip(self, fault: Fault, window: list[Batch], buffers: Buffers | None) -> None:
@@ -326,10 +328,11 @@ class Trainer:
         if done and done[-1]["global_step"] == self.clock.global_step:
             return  # of these very weights
         task = self._validation_task
-        loss = evaluate_loss(
-            self.model, task, self._validation, self.device, self.precision, self._processes
-        )
-        of_split = self._processes.by_model(lambda: dict(task.validation_metrics(self.model)))
+        with self._processes.lockstep():
+            loss = evaluate_loss(
+                self.model, task, self._validation, self.device, self.precision, self._processes
+            )
+            of_split = self._processes.by_model(lambda: dict(task.validation_metrics(self.model)))
         metrics = {"loss": loss, **task.loss_metrics(loss), **of_split}
         if self._config.monitor not in metrics:
             raise ConfigError(
@@ -347,7 +350,7 @@ class Trainer:
         if schedule.name == "plateau" and clock.global_step >= self._warmup:
             self._plateau.update(value, mode, schedule)
         if self.best.update(value, mode, stopping.min_change if stopping else 0.0, clock):
-            best, weights = asdict(self.best), self._gathered(lambda: plain_state(self.model))
+            best, weights = asdict(self.best), self._gathered(plain_tensors(self.model))
             self._processes.from_main(lambda: self.store.save_best(weights, best))
 
     def _save_within_epoch(self, stop: StopRequest) -> None:
@@ -365,13 +368,18 @@ class Trainer:
             scaler=self._scaler.state_dict(),
             plateau=asdict(self._plateau),
         )
-        weights = self._gathered(lambda: plain_state(self.model))
-        moments = self._gathered(lambda: optimizer_tensors(self._optimizer))
+        weights = self._gathered(plain_tensors(self.model))
+        moments = self._gathered(optimizer_tensors(self._optimizer))
         self._processes.from_main(lambda: self.store.save(weights, moments, state, epoch_ended))
 
-    def _gathered(self, collect: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def _gathered(self, tensors: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
         """Whole tensors for the main process to write; the others help where they hold parts."""
-        return collect() if self._processes.is_main or self._sharded else {}
+        if not (self._processes.is_main or self._sharded):
+            return {}
+        keep = self._processes.is_main
+        with self._processes.lockstep():
+            # The others let go of each at once.
+            return {name: tensor for name, tensor in tensors if keep}
 
     def _resume(self) -> None:
         latest = self.store.latest()
