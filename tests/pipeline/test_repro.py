@@ -114,16 +114,17 @@ def test_killed_in_the_middle_of_training_it_ends_in_the_same_bits(reproduced: C
 
 
 PROCESSES = "align.image.train.trainer.processes"
+SHARDED = "align.image.train.trainer.shard_layers"
 
 
 @pytest.mark.slow
-def test_two_processes_train_through_dvc(reproduced: Checkout) -> None:
+@pytest.mark.parametrize("sharded", ["false", "true"])
+def test_two_processes_train_through_dvc(reproduced: Checkout, sharded: str) -> None:
     """Z01: the same losses, and the same folder, written by one of them."""
     place = reproduced.folder / "models/align/image"
     alone = {path.name: path.read_bytes() for path in place.iterdir()}
-    changed = reproduced.stages_run(
-        "dvc", "exp", "run", "-S", f"{PROCESSES}=2", "pretrain_alignment@image"
-    )
+    settings = ["-S", f"{PROCESSES}=2", "-S", f"{SHARDED}={sharded}"]
+    changed = reproduced.stages_run("dvc", "exp", "run", *settings, "pretrain_alignment@image")
     assert changed == ["check_params", "pretrain_alignment@image"]
     assert {path.name for path in place.iterdir()} == set(alone)
     one, two = (json.loads(text) for text in (alone["metrics.json"], read_text(place)))
