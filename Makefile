@@ -33,7 +33,7 @@ repro: $(READY)  ## Run what changed of the pipeline, then print the headline fi
 	dvc repro
 	@python -m plumbline.report.headline
 
-test: $(READY)  ## The test suite (15 to 20 minutes on two cores, offline)
+test: $(READY)  ## The test suite (10 minutes on two cores, offline)
 	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-fail-under=85
 
 test-all: $(READY)  ## The suite with what takes longer

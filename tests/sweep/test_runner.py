@@ -31,6 +31,8 @@ class DrivenQueue:
         self.stopped: list[str] = []
         self.failing: set[str] = set()
         self.slow: set[str] = set()
+        self.unbegun = 0
+        """Runs that fail before DVC begins them, from the first on."""
         self.most = 0
 
     def settle(self) -> None:
@@ -55,7 +57,9 @@ class DrivenQueue:
         for name, entry in list(self.entries.items()):
             texts = " ".join(self.overrides[name])
             busy = sum(other.state == "running" for other in self.entries.values())
-            if entry.state == "queued" and busy < jobs:
+            if entry.state == "queued" and 0 < len(self.submitted) <= self.unbegun:
+                self.entries[name] = QueuedRun("failed", name)
+            elif entry.state == "queued" and busy < jobs:
                 self.entries[name] = QueuedRun("running", name)
             elif entry.state == "running" and any(text in texts for text in self.failing):
                 self.entries[name] = QueuedRun("failed", name)
@@ -70,8 +74,8 @@ class DrivenQueue:
     def discard(self, name: str, run: QueuedRun) -> None:
         del self.entries[name]
 
-    def failure(self, rev: str) -> str:
-        return "out of memory"
+    def failure(self, rev: str) -> str | None:
+        return None if self.unbegun else "out of memory"
 
     def read(self, commit: str, path: str) -> str:
         values = dict(text.split("=") for text in self.overrides[commit])
@@ -194,6 +198,19 @@ def test_a_run_that_keeps_vanishing_fails(project: Path) -> None:
     assert [point.state for point in points] == ["failed"]
     assert "vanishes" in str(points[0].reason)
     assert len(queue.submitted) == 3
+
+
+@pytest.mark.parametrize(("unbegun", "state"), [(2, "complete"), (3, "failed")])
+def test_a_run_that_dvc_does_not_begin_is_queued_again_but_not_for_ever(
+    project: Path, unbegun: int, state: str
+) -> None:
+    queue = DrivenQueue()
+    queue.unbegun = unbegun
+    (point,) = search(project, config(points=1), queue)
+    assert point.state == state
+    assert len(queue.submitted) == 3
+    if state == "failed":
+        assert "never begins; .dvc/tmp/exps/celery/ has the logs" in str(point.reason)
 
 
 def test_runs_of_a_killed_command_are_taken_up_not_queued_twice(project: Path) -> None:

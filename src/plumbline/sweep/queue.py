@@ -73,7 +73,10 @@ class DvcQueue:
                 lost = self._is_lost(entry.stash_rev, workers)
                 found[entry.name] = QueuedRun("lost" if lost else "running", entry.stash_rev)
             for done in queue.iter_failed():
-                found[done.entry.name] = QueuedRun("failed", done.entry.stash_rev)
+                name, rev = done.entry.name, done.entry.stash_rev
+                # Of a name that was queued twice the one that is still under way counts.
+                if name not in found or found[name].rev == rev:
+                    found[name] = QueuedRun("failed", rev)
         except DvcException as error:
             raise OutputError(
                 f"the DVC queue cannot be read ({error}); dvc queue remove --success clears it"
@@ -103,6 +106,8 @@ class DvcQueue:
             if not re.search(r"\block\b|is busy", text, re.IGNORECASE):
                 break
             time.sleep(1.0)
+            if name in self.unfinished():
+                return  # DVC was refused the lock only after it had queued the run
         raise PlumblineError(f"{name}: DVC does not queue it ({_last_error(text)})")
 
     def stop(self, name: str) -> None:
@@ -130,11 +135,11 @@ class DvcQueue:
         self._change(["dvc", "queue", "start", "--jobs", str(jobs)])
         self._started = time.monotonic()
 
-    def failure(self, rev: str) -> str:
-        """The line that says why a run failed."""
+    def failure(self, rev: str) -> str | None:
+        """The line that says why a run failed; None where DVC did not come to begin it."""
         process = self._celery.proc.get(rev)
         if not process or not process.stdout or not Path(process.stdout).is_file():
-            return "it never began; .dvc/tmp/exps/celery/ has the logs of the workers"
+            return None
         with Path(process.stdout).open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_BYTES))
             return _last_error(log.read().decode(errors="replace"))

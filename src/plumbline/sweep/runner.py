@@ -18,7 +18,7 @@ from plumbline.sweep.study import Point, Study
 
 POLL_S = 1.0
 _REPEATS = 2
-"""Times that a run which has vanished is queued again by one command."""
+"""Times that a run which has vanished or never began is queued again by one command."""
 
 
 class Runner:
@@ -134,12 +134,13 @@ class Runner:
         if entry is not None and entry.state in ("queued", "running"):
             self._remember(point, run)
             return
-        if entry is not None and entry.state == "failed" and run in point.queued:
-            raise DataError(f"{self._queue.failure(entry.rev)} (dvc queue logs {run})")
-        if entry is None and run in point.queued:
+        if run in point.queued and (entry is None or entry.state == "failed"):
+            if entry is not None and (reason := self._queue.failure(entry.rev)) is not None:
+                raise DataError(f"{reason} (dvc queue logs {run})")
             self._vanished[run] = self._vanished.get(run, 0) + 1
             if self._vanished[run] > _REPEATS:
-                raise DataError(f"{run} vanishes from the DVC queue without a result")
+                what = "never begins" if entry else "vanishes from the DVC queue without a result"
+                raise DataError(f"{run} {what}; .dvc/tmp/exps/celery/ has the logs of the workers")
         if entry is not None:
             self._queue.discard(run, entry)  # left over from before, or lost with its worker
         self._check_checkout()
