@@ -1,11 +1,14 @@
-"""What is read of DVC's queue where its own entries contradict each other."""
+"""What is read of DVC's queue where its own entries contradict each other, or one was dropped."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from plumbline.sweep.queue import DvcQueue, QueuedRun
+from tests.sweep.toy import make_toy
 
 
 def queue_of(monkeypatch: pytest.MonkeyPatch, **entries: list[tuple[str, str]]) -> DvcQueue:
@@ -39,3 +42,28 @@ def test_a_run_that_moves_while_it_is_looked_at_has_its_last_state(
     moving = [("s-1", "a" * 40)]
     queue = queue_of(monkeypatch, queued=moving, active=moving, failed=moving)
     assert queue.unfinished() == {"s-1": QueuedRun("failed", "a" * 40)}
+
+
+def drop(project: Path) -> None:
+    """Leave the one queued run as a worker does that takes it while it is being shut down."""
+    celery = project / ".dvc/tmp/exps/celery"
+    (message,) = (celery / "broker/in").glob("*.celery.msg")
+    task = json.loads(message.read_text())["headers"]["id"]
+    message.rename(celery / "broker/processed" / message.name)
+    result = {"status": "FAILURE", "result": None, "traceback": None, "task_id": task}
+    (celery / "result" / f"celery-task-meta-{task}").write_text(json.dumps(result))
+
+
+@pytest.mark.slow
+def test_a_run_that_a_worker_dropped_leaves_room_for_another_of_its_name(tmp_path: Path) -> None:
+    make_toy(tmp_path, "")
+    queue = DvcQueue(tmp_path)
+    for _ in range(2):
+        queue.submit("s-1", ["x=0.5"], ["score"])
+        assert queue.unfinished()["s-1"].state == "queued"
+        drop(tmp_path)
+        dropped = queue.unfinished()["s-1"]
+        assert dropped.state == "failed"
+        assert queue.failure(dropped.rev) is None
+        queue.discard("s-1", dropped)
+        assert queue.unfinished() == {}

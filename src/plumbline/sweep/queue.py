@@ -118,7 +118,13 @@ class DvcQueue:
         """Take a run that is queued, failed or lost out of the queue, so that its name is free."""
         if run.state == "lost":
             self._declare_failed(name, run.rev)
-        self._change(["dvc", "queue", "remove", name])
+        # By its commit, since DVC takes a name for its newest entry. Of a run that failed before it
+        # began DVC removes what it had stored at first, and the entry only when asked again.
+        for _ in range(2):
+            self._change(["dvc", "queue", "remove", run.rev])
+            left = self.unfinished().get(name)
+            if left is None or left.rev != run.rev:
+                return
 
     def _declare_failed(self, name: str, rev: str) -> None:
         # DVC signals the process group of the recorded pid unless an exit code is on record: that
