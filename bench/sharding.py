@@ -22,6 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+os.environ["OMP_NUM_THREADS"] = "1"  # for each process; torch looks when it is imported
+
 import torch
 from torch import Tensor, nn
 
@@ -106,7 +108,6 @@ def in_two(folder: Path, *, sharded: bool) -> tuple[int, list[float]]:
         if (pid := os.fork()) == 0:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            torch.set_num_threads(1)
             found = train(replace(Processes.join(CPU), sharded=sharded))
             (folder / str(rank)).write_bytes(pickle.dumps(found))
             os._exit(0)
