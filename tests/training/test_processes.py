@@ -3,11 +3,8 @@
 The processes are forked from the test with everything built, and meet over gloo on the loopback.
 """
 
-import os
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plumbline.batch import Batch
 from plumbline.errors import TrainingError
 from plumbline.files import read_json
 from plumbline.loading.loader import Loader, Share
@@ -30,6 +26,7 @@ from tests.training.together import (
     CUTS,
     MakeJob,
     Together,
+    ended,
     exact,
     failing,
     gradients_of,
@@ -106,20 +103,9 @@ def test_a_training_stopped_by_a_signal_to_one_process_goes_on_to_the_same_bits(
     whole = make_job("text")
     together(lambda p: train(whole, run, Path("whole"), p))
 
-    def stopped(processes: Processes) -> str:
-        job, calls = make_job("text"), iter(range(100))
-        collate = job.task.collate
-
-        def counting(samples: Sequence[Any]) -> Batch:
-            if processes.rank == 1 and next(calls) == 6:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return collate(samples)
-
-        job = replace(job, task=replace(job.task, collate=counting))
-        return train(job, run, Path("parted"), processes)
-
-    ended = together(stopped)
-    assert [e.code for e in ended] == [143, 143]
+    parted = make_job("text")
+    ends = together(lambda p: ended(parted, run, p, 6, signal.SIGTERM))
+    assert [end.code for end in ends] == [143, 143]
     assert len(states(Path(".ckpt"))) == 1
     again = make_job("text")
     assert together(lambda p: train(again, run, Path("parted"), p)) == ["led", "followed"]
@@ -164,20 +150,9 @@ def test_when_one_process_dies_the_other_ends_and_the_state_is_whole(
     whole = make_job("text")
     together(lambda p: train(whole, run, Path("whole"), p))
 
-    def dying(processes: Processes) -> str:
-        job, calls = make_job("text"), iter(range(100))
-        collate = job.task.collate
-
-        def killing(samples: Sequence[Any]) -> Batch:
-            if processes.rank == 1 and next(calls) == 8:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return collate(samples)
-
-        job = replace(job, task=replace(job.task, collate=killing))
-        return train(job, run, Path("parted"), processes)
-
+    parted = make_job("text")
     started = time.monotonic()
-    main, died = together(dying)
+    main, died = together(lambda p: ended(parted, run, p, 8, signal.SIGKILL))
     assert time.monotonic() - started < 60
     assert died is None
     assert "another process of this training is gone" in str(main)

@@ -15,11 +15,10 @@ from torch import nn
 
 from plumbline.batch import Batch
 from plumbline.files import read_digests
-from plumbline.loading.loader_config import LoaderConfig
 from plumbline.tasks.base import Task, TrainingJob
-from plumbline.training.config import TrainerConfig
 from plumbline.training.run import TrainingRun, train_to_folder
 from tests.tiny import CASES
+from tests.training.together import settings as common_settings
 
 MakeJob = Callable[..., TrainingJob]
 
@@ -31,23 +30,7 @@ MICRO_BATCHES = 5
 
 
 def run(workers: int = 0, **trainer: Any) -> TrainingRun:
-    base = {
-        "device": "cpu",
-        "precision": "fp32",
-        "epochs": 2,
-        "grad_accum_steps": 2,
-        "optim": {"lr": 0.01},
-        "checkpoint": {"every_steps": 1},
-    }
-    return TrainingRun(
-        stage="test",
-        settings={},
-        loader=LoaderConfig(batch_size=1, workers=workers),
-        trainer=TrainerConfig.model_validate(base | trainer),
-        seed=0,
-        threads=1,
-        frozen=(),
-    )
+    return common_settings(batch_size=1, workers=workers, checkpoint={"every_steps": 1}, **trainer)
 
 
 def fitting(job: TrainingJob, settings: TrainingRun) -> TrainingRun:

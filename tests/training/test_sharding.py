@@ -4,7 +4,6 @@ import copy
 import logging
 import os
 import signal
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from tests.training.together import (
     CPU,
     MakeJob,
     Together,
+    ended,
     exact,
     failing,
     gradients_of,
@@ -201,19 +201,8 @@ def test_a_sharded_training_that_was_ended_goes_on_to_the_same_bits(
     whole_job = make_job("text")
     together(lambda p: train(whole_job, run, Path("whole"), p))
 
-    def ended(processes: Processes) -> str:
-        job, calls = make_job("text"), iter(range(100))
-        collate = job.task.collate
-
-        def ending(samples: Sequence[Any]) -> Batch:
-            if processes.rank == 1 and next(calls) == 6:
-                os.kill(os.getpid(), how)
-            return collate(samples)
-
-        job = replace(job, task=replace(job.task, collate=ending))
-        return train(job, run, Path("parted"), processes)
-
-    main, other = together(ended)
+    parted = make_job("text")
+    main, other = together(lambda p: ended(parted, run, p, 6, how))
     if how == signal.SIGTERM:
         assert [main.code, other.code] == [143, 143]
     else:

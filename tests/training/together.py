@@ -1,10 +1,11 @@
 """Trainings in two processes, forked from a test that has built all, and their measures."""
 
+import itertools
 import os
 import pickle
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -103,7 +104,7 @@ def gradients_of(
     return sums, {name: gradient.clone() for name, gradient in found.items()}
 
 
-def settings(batch_size: int = 5, **trainer: Any) -> TrainingRun:
+def settings(batch_size: int = 5, workers: int = 0, **trainer: Any) -> TrainingRun:
     base = {
         "device": "cpu",
         "precision": "fp32",
@@ -114,7 +115,7 @@ def settings(batch_size: int = 5, **trainer: Any) -> TrainingRun:
     return TrainingRun(
         stage="test",
         settings={},
-        loader=LoaderConfig(batch_size=batch_size),
+        loader=LoaderConfig(batch_size=batch_size, workers=workers),
         trainer=TrainerConfig.model_validate(base | trainer),
         seed=0,
         threads=1,
@@ -129,6 +130,21 @@ def train(job: TrainingJob, run: TrainingRun, out: Path, processes: Processes) -
         return "followed"
     train_to_folder(run, job, out, on_log=lambda step, values: None, processes=processes)
     return "led"
+
+
+def ended(
+    job: TrainingJob, run: TrainingRun, processes: Processes, batch: int, how: signal.Signals
+) -> str:
+    """Train to the folder `parted`, with a signal to the second process at one of its batches."""
+    collate, batches = job.task.collate, itertools.count()
+
+    def ending(samples: Sequence[Any]) -> Batch:
+        if processes.rank == 1 and next(batches) == batch:
+            os.kill(os.getpid(), how)
+        return collate(samples)
+
+    broken = replace(job, task=replace(job.task, collate=ending))
+    return train(broken, run, Path("parted"), processes)
 
 
 def states(folder: Path) -> list[str]:
