@@ -137,7 +137,7 @@ def main(arguments: Sequence[str]) -> None:
     if not (folder / "manifest.json").is_file():
         print(json.dumps({"skipped": "no manifest.json; give the folder of the dirty set"}))
         return
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     for view in VIEWS:
         with TemporaryDirectory() as work:
             places = {split: folder / split for split in ("train", "val")}

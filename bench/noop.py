@@ -38,13 +38,13 @@ def make_chain(folder: Path, stages: int) -> None:
     """A project of empty stages, each after the other, that has run."""
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     dvc(folder, "init", "-q")
-    (folder / "0.txt").write_text("x")
+    (folder / "0.txt").write_text("x", encoding="utf-8")
     lines = ["stages:"]
     for number in range(1, stages + 1):
         before, after = f"{number - 1}.txt", f"{number}.txt"
         lines += [f"  s{number}:", f"    cmd: cp {before} {after}"]
         lines += [f"    deps: [{before}]", f"    outs: [{after}]"]
-    (folder / "dvc.yaml").write_text("\n".join(lines) + "\n")
+    (folder / "dvc.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     dvc(folder, "repro")
 
 

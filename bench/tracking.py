@@ -115,14 +115,17 @@ def seconds_queued(pid: int) -> float:
     Source: Documentation/scheduler/sched-stats.rst of Linux, the second figure, in nanoseconds.
     """
     with suppress(OSError, IndexError):
-        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
+        return (
+            int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text(encoding="utf-8").split()[1])
+            / 1e9
+        )
     return 0.0
 
 
 def first_step(checkout: Checkout) -> float:
     """When the first optimiser step was recorded, in seconds since 1970."""
     (record,) = (checkout.folder / RUNS).glob("*/finetune@vqa-*.jsonl")
-    events = map(json.loads, record.read_text().splitlines())
+    events = map(json.loads, record.read_text(encoding="utf-8").splitlines())
     return next(float(event["time"]) for event in events if event["event"] == "metrics")
 
 

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
         staged_output(paths.shapes(call.key)) as out,
     ):
         shapes = detect_shapes(paths.clean(call.key), call.config.detect_shapes)
-        (out / "shapes.json").write_text(dump_json(shapes))
+        (out / "shapes.json").write_text(dump_json(shapes), encoding="utf-8")
         run.facts({f"rows/{split}": count for split, count in shapes["rows"].items()})
 
 

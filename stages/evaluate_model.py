@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
         )
         result = load_attribute(EVALUATIONS[call.config.kind].evaluate)(job)
         write_evaluation(result, out)
-        (out / "config.json").write_text(dump_json(call.plain))
+        (out / "config.json").write_text(dump_json(call.plain), encoding="utf-8")
         write_json(paths.task_metrics(call.key), result.metrics)
         run.metrics(0, result.metrics)
         run.artifact(paths.task_metrics(call.key))

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     with record_run(stage=SPEC.name, config=call.plain) as run:
         with staged_output(paths.REPORT) as out:
             page = render_page(Selection.from_params(config.datasets, config.align, config.tasks))
-            (out / "index.html").write_text(page)
+            (out / "index.html").write_text(page, encoding="utf-8")
         run.artifact(paths.REPORT / "index.html")
 
 

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
             write_json(failed, error.report)
             raise DataError(f"{error}; the account is in {failed}") from None
         failed.unlink(missing_ok=True)
-        (quarantine / "report.json").write_text(dump_json(report))
+        (quarantine / "report.json").write_text(dump_json(report), encoding="utf-8")
         run.facts({"rows_in": report["rows_in"], "rows_quarantined": report["rows_quarantined"]})
 
 

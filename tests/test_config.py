@@ -64,7 +64,7 @@ other: {anything: goes}
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "params.yaml").write_text(PARAMS, encoding="utf-8")
     return tmp_path
 
 
@@ -289,7 +289,7 @@ def test_a_missing_params_file_says_how_to_make_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["seed: [1", "seed: ${nowhere}", "\tseed: 1", "a: 1\na: 2"])
 def test_a_damaged_params_file_is_one_line(tmp_path: Path, text: str) -> None:
-    (tmp_path / "params.yaml").write_text(text)
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         compose_yaml(tmp_path, "params", [])
     assert "\n" not in str(caught.value)
@@ -310,7 +310,7 @@ def test_a_section_that_is_not_there_names_what_is(root: Path) -> None:
 
 
 def test_interpolations_are_resolved(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("seed: 3\ncopy: ${seed}\n")
+    (tmp_path / "params.yaml").write_text("seed: 3\ncopy: ${seed}\n", encoding="utf-8")
     assert compose_yaml(tmp_path, "params", ["seed=4"]) == {"seed": 4, "copy": 4}
 
 

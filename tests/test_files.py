@@ -53,7 +53,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def publish(out: Path, text: str) -> None:
     with staged_output(out) as partial:
         (partial / "deep").mkdir()
-        (partial / "deep/a.txt").write_text(text)
+        (partial / "deep/a.txt").write_text(text, encoding="utf-8")
 
 
 def fail_with(code: int) -> OSError:
@@ -63,7 +63,7 @@ def fail_with(code: int) -> OSError:
 def test_a_staged_output_appears_whole_with_the_digest_of_every_file() -> None:
     out = Path("models/a")
     with staged_output(out) as partial:
-        (partial / "a.txt").write_text("new")
+        (partial / "a.txt").write_text("new", encoding="utf-8")
         assert not out.exists()
     assert set(contents(out)) == {"a.txt", DIGESTS}
     assert verify_digests(out) == {"a.txt": files.sha256_file(out / "a.txt")}
@@ -72,7 +72,7 @@ def test_a_staged_output_appears_whole_with_the_digest_of_every_file() -> None:
 def test_publishing_replaces_the_output_before_entirely() -> None:
     out = Path("models/a")
     with staged_output(out) as partial:
-        (partial / "old.txt").write_text("old")
+        (partial / "old.txt").write_text("old", encoding="utf-8")
     publish(out, "new")
     assert set(contents(out)) == {"deep/a.txt", DIGESTS}
     assert [p.name for p in out.parent.iterdir()] == ["a"]
@@ -85,7 +85,7 @@ def test_an_exception_in_the_block_keeps_the_output_before_and_leaves_nothing_el
 
     def fail() -> None:
         with staged_output(out) as partial:
-            (partial / "b.txt").write_text("half")
+            (partial / "b.txt").write_text("half", encoding="utf-8")
             raise KeyError("planted")
 
     with pytest.raises(KeyError):
@@ -141,7 +141,7 @@ def test_a_held_output_is_refused_with_the_pid_of_its_holder_and_free_after_its_
         holder.kill()
         holder.communicate()
     publish(Path("models/a"), "mine")
-    assert Path("models/a/deep/a.txt").read_text() == "mine"
+    assert Path("models/a/deep/a.txt").read_text(encoding="utf-8") == "mine"
 
 
 def ended_pid() -> int:
@@ -156,7 +156,7 @@ def test_what_a_dead_process_left_is_removed_and_what_a_live_one_writes_is_not()
     alive = models / f".a.partial-{os.getppid()}"
     for folder in (dead, old, alive):
         folder.mkdir(parents=True)
-        (folder / "x").write_text("x")
+        (folder / "x").write_text("x", encoding="utf-8")
     publish(models / "a", "new")
     assert {p.name for p in models.iterdir()} == {"a", alive.name}
 
@@ -165,13 +165,13 @@ def test_a_leftover_under_the_own_pid_does_not_block_the_output() -> None:
     # In a container a killed stage and the one after it usually have the same pid.
     leftover = Path(f"models/.a.partial-{os.getpid()}")
     leftover.mkdir(parents=True)
-    (leftover / "half.txt").write_text("half")
+    (leftover / "half.txt").write_text("half", encoding="utf-8")
     publish(Path("models/a"), "new")
     assert set(contents(Path("models/a"))) == {"deep/a.txt", DIGESTS}
 
 
 def test_an_output_whose_parent_is_a_file_is_one_error() -> None:
-    Path("models").write_text("in the way")
+    Path("models").write_text("in the way", encoding="utf-8")
     with pytest.raises(OutputError, match="models/a: "):
         publish(Path("models/a"), "new")
 
@@ -197,7 +197,7 @@ def test_a_missing_file_is_named() -> None:
 def test_a_folder_without_or_with_damaged_digests_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no digests\.json"):
         read_digests(tmp_path)
-    (tmp_path / DIGESTS).write_text('{"a": ')
+    (tmp_path / DIGESTS).write_text('{"a": ', encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"digests\.json: damaged"):
         read_digests(tmp_path)
 
@@ -235,7 +235,7 @@ def test_a_failing_atomic_write_keeps_the_old_content(
         patch.setattr(os, "replace", fail)
         with pytest.raises(OutputError, match=said):
             atomic_write(path, "new")
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
 
 

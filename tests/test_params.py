@@ -38,7 +38,7 @@ def test_what_conf_composes_to_is_accepted(root: Path) -> None:
 
 
 def test_params_hold_a_warning_not_to_edit_them(root: Path) -> None:
-    assert (root / "params.yaml").read_text().startswith(HEADER)
+    assert (root / "params.yaml").read_text(encoding="utf-8").startswith(HEADER)
 
 
 def test_writing_the_same_params_again_changes_nothing(root: Path) -> None:
@@ -51,7 +51,10 @@ def test_writing_the_same_params_again_changes_nothing(root: Path) -> None:
 def test_an_edit_in_conf_makes_params_stale_and_the_difference_is_told(root: Path) -> None:
     config = root / "conf/config.yaml"
     seed = read_params(root)["seed"]
-    config.write_text(config.read_text().replace(f"seed: {seed}", f"seed: {seed + 1}"))
+    config.write_text(
+        config.read_text(encoding="utf-8").replace(f"seed: {seed}", f"seed: {seed + 1}"),
+        encoding="utf-8",
+    )
     with pytest.raises(ConfigError) as caught:
         check_params(root, read_params(root))
     text = str(caught.value)
@@ -103,10 +106,10 @@ def test_an_absent_library_is_recorded_as_such(monkeypatch: pytest.MonkeyPatch) 
 
 def test_stale_versions_are_refreshed_when_composing(root: Path) -> None:
     file = root / "conf/versions.yaml"
-    current = file.read_text()
-    file.write_text("versions: {torch: 1.0.0}\n")
+    current = file.read_text(encoding="utf-8")
+    file.write_text("versions: {torch: 1.0.0}\n", encoding="utf-8")
     assert compose_params(root)["versions"] == installed_versions()
-    assert file.read_text() == current
+    assert file.read_text(encoding="utf-8") == current
 
 
 def test_missing_params_say_how_to_make_them(tmp_path: Path) -> None:

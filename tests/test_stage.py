@@ -29,7 +29,7 @@ SINGLE = StageSpec(name="report", schema=Config, sections=lambda key: {})
 @pytest.fixture(autouse=True)
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text("seed: 0\ntasks: {vqa: {train: {lr: 0.1}}}\n")
+    Path("params.yaml").write_text("seed: 0\ntasks: {vqa: {train: {lr: 0.1}}}\n", encoding="utf-8")
 
 
 def test_a_key_and_overrides_become_settings() -> None:

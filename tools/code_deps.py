@@ -116,7 +116,7 @@ def _read(file: Path, root: Path, *, eager: bool) -> tuple[set[str], set[str], s
     places: set[str] = set()
     data: set[Path] = set()
     module, is_package = module_name(file), file.name == "__init__.py"
-    for node in _nodes(ast.parse((root / file).read_text()), eager=eager):
+    for node in _nodes(ast.parse((root / file).read_text(encoding="utf-8")), eager=eager):
         imports.update(_imports(node, module, is_package))
         data |= _data_beside(node, file, root)
         if isinstance(node, ast.Constant) and (place := PLACE.fullmatch(str(node.value))):
@@ -223,7 +223,9 @@ def expected_versions(name: str, root: Path = ROOT) -> list[str]:
 def difference(root: Path = ROOT) -> list[str]:
     """One line per code dep or version that dvc.yaml lacks or lists in vain."""
     lines = []
-    for name, stage in yaml.safe_load((root / "dvc.yaml").read_text())["stages"].items():
+    for name, stage in yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))[
+        "stages"
+    ].items():
         body = entry(stage)
         declared = {dep for dep in body["deps"] if is_code(dep)}
         declared |= {param for param in body.get("params", []) if is_version(param)}
@@ -269,7 +271,7 @@ def main(arguments: list[str]) -> int:
         print(line)
     if arguments and wrong:
         file = ROOT / "dvc.yaml"
-        file.write_text(rewritten(file.read_text()))
+        file.write_text(rewritten(file.read_text(encoding="utf-8")), encoding="utf-8")
         print("dvc.yaml written")
         return 0
     if wrong:

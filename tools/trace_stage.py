@@ -214,7 +214,7 @@ def main(arguments: Sequence[str]) -> None:
             "indirect": sorted(distributions(list(sys.modules)) - libraries),
             "processes": sorted(recorder.processes),
         }
-        Path(out).write_text(json.dumps(record, indent=1))
+        Path(out).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""A declarative, reproducible pipeline for multimodal models."""

@@ -142,7 +142,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        file = path.open("a+", encoding="utf-8")
     except OSError as error:
         raise describe_os_error(error, path) from error
     with file:
@@ -291,7 +291,7 @@ def write_digests(folder: Path) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != DIGESTS
     }
-    (folder / DIGESTS).write_text(dump_json(digests))
+    (folder / DIGESTS).write_text(dump_json(digests), encoding="utf-8")
 
 
 def read_digests(folder: Path) -> dict[str, str]:
@@ -301,7 +301,7 @@ def read_digests(folder: Path) -> dict[str, str]:
         CheckpointError: the folder was not published by plumbline, or its list is damaged.
     """
     try:
-        digests: dict[str, str] = json.loads((folder / DIGESTS).read_text())
+        digests: dict[str, str] = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder}: no {DIGESTS}; build it with dvc repro, or restore it with dvc checkout"
@@ -339,7 +339,7 @@ def read_json(path: Path) -> Any:
         CheckpointError: it is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; run dvc repro") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

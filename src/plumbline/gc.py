@@ -20,7 +20,7 @@ def _is_held(folder: Path) -> bool:
     lock = folder.with_name(f"{folder.name.split('-')[0]}.lock")
     if not lock.exists():
         return False
-    with lock.open("r+") as file:
+    with lock.open("r+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -52,7 +52,7 @@ def vlm_folder(
                 parameter.mul_(20)  # else it repeats its last token, whatever it sees
     folder = tmp_path_factory.mktemp("vlm")
     save_model(folder, job.model, job.spec, job.tokenizer)
-    (folder / "config.json").write_text(dump_json(TRAINING))
+    (folder / "config.json").write_text(dump_json(TRAINING), encoding="utf-8")
     write_digests(folder)
     stored = load_vlm(folder)
     samples = choose_samples(cache, stored, "test", CONFIG.parity_samples)
@@ -102,7 +102,9 @@ def folder_of(make_job: Any, tmp_path_factory: pytest.TempPathFactory) -> Callab
                         parameter.mul_(3)
             folders[name] = tmp_path_factory.mktemp(name)
             save_model(folders[name], job.model, job.spec, job.tokenizer)
-            (folders[name] / "config.json").write_text(dump_json({"data": CASES[name].data}))
+            (folders[name] / "config.json").write_text(
+                dump_json({"data": CASES[name].data}), encoding="utf-8"
+            )
             write_digests(folders[name])
         return folders[name]
 

@@ -54,7 +54,7 @@ def test_scripts_are_copied_as_they_are(bundle: Path) -> None:
 
 
 def test_requirements_pin_the_four_packages(bundle: Path) -> None:
-    lines = (bundle / "requirements.txt").read_text().split()
+    lines = (bundle / "requirements.txt").read_text(encoding="utf-8").split()
     assert [line.split("==")[0] for line in lines] == [
         "numpy",
         "onnxruntime",
@@ -194,6 +194,8 @@ def test_the_stage_writes_a_bundle_where_paths_say(
     shutil.copytree(vlm_folder, "models/tasks/vqa")
     shutil.copytree(scenes_cache, "work/cache/scenes")
     task = {"kind": "vlm", "data": "scenes", "export": {"formats": []}}
-    Path("params.yaml").write_text(dump_json({"threads": 1, "tasks": {"vqa": task}}))
+    Path("params.yaml").write_text(
+        dump_json({"threads": 1, "tasks": {"vqa": task}}), encoding="utf-8"
+    )
     main(["vqa"])
     assert "model.safetensors" in verify_digests(Path("exports/vqa"))

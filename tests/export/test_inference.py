@@ -50,7 +50,7 @@ def test_answers_are_those_of_the_checkpoint(bundle: Path, source: BundleSource)
     expected = read_json(bundle / "selftest/selftest.json")["answers"]
     requests = bundle.parent / "requests.jsonl"
     asked = [e["request"] | {"image": str(bundle / e["request"]["image"])} for e in expected]
-    requests.write_text("".join(json.dumps(line) + "\n" for line in asked))
+    requests.write_text("".join(json.dumps(line) + "\n" for line in asked), encoding="utf-8")
     command = [sys.executable, "-I", "-c", WITHOUT_TORCH, "inference.py", "--batch", str(requests)]
     done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=True)
     results = [json.loads(line) for line in done.stdout.splitlines()]
@@ -81,7 +81,7 @@ def test_answers_are_those_of_the_checkpoint(bundle: Path, source: BundleSource)
 
 
 def test_the_commands_of_the_readme_work_as_they_stand(bundle: Path) -> None:
-    readme = (bundle / "README.md").read_text()
+    readme = (bundle / "README.md").read_text(encoding="utf-8")
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", readme, re.DOTALL))
     commands = [line for line in shell.splitlines() if line.startswith("python inference.py")]
     assert len(commands) == 2
@@ -125,13 +125,13 @@ def test_a_changed_contract_fails_the_selftest_even_with_new_digests(
 ) -> None:
     contract = read_json(copy / "contract.json")
     contract[section][key] = value
-    (copy / "contract.json").write_text(dump_json(contract))
+    (copy / "contract.json").write_text(dump_json(contract), encoding="utf-8")
     write_digests(copy)
     assert message in run(copy, "--selftest", code=1)
 
 
 def test_what_cannot_be_used_is_one_line(bundle: Path, copy: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     ask = ("--question", "what?")
     assert run(bundle, "--image", str(tmp_path / "text.png"), *ask, code=1).startswith(
         "error: image: cannot be decoded"
@@ -150,7 +150,9 @@ def test_a_line_of_a_batch_that_fails_does_not_stop_the_others(
 ) -> None:
     requests = tmp_path / "requests.jsonl"
     good = json.dumps({"image": str(bundle / "selftest/0.png"), "question": "what?"})
-    requests.write_text(f'{{"image": "none.png"}}\nnot json\n[]\n{{"image": 3}}\n{good}\n')
+    requests.write_text(
+        f'{{"image": "none.png"}}\nnot json\n[]\n{{"image": 3}}\n{good}\n', encoding="utf-8"
+    )
     command = [sys.executable, "-I", "inference.py", "--batch", str(requests)]
     done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False)
     results = [json.loads(line) for line in done.stdout.splitlines()]

@@ -40,7 +40,7 @@ def start(bundle: Path, folder: Path, **settings: Any) -> tuple[subprocess.Popen
     """Run server.py in a copy of the bundle; the process and its port."""
     copy = Path(shutil.copytree(bundle, folder))
     values = {**read_json(copy / "server.json"), **settings}
-    (copy / "server.json").write_text(dump_json(values))
+    (copy / "server.json").write_text(dump_json(values), encoding="utf-8")
     command = [sys.executable, "-I", "-c", WITHOUT_TORCH, "server.py"]
     process = subprocess.Popen(command, cwd=copy, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -289,7 +289,7 @@ def test_wrong_settings_are_one_line_at_the_start(
 ) -> None:
     copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
     settings = {**read_json(copy / "server.json"), **change}
-    (copy / "server.json").write_text(dump_json(settings))
+    (copy / "server.json").write_text(dump_json(settings), encoding="utf-8")
     command = [sys.executable, "server.py"]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -304,7 +304,7 @@ def test_the_default_is_the_loopback_interface(bundle: Path) -> None:
 def test_the_dockerfile_names_files_that_are_there_and_a_user_who_is_not_root(
     bundle: Path,
 ) -> None:
-    text = (bundle / "Dockerfile").read_text().replace("\\\n", "")
+    text = (bundle / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", "")
     steps = [line.split(maxsplit=1) for line in text.splitlines() if line and line[0] != "#"]
     steps = [step for step in steps if step[0].isupper()]
     assert [value for name, value in steps if name == "USER"] == ["bundle"]

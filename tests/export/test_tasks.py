@@ -83,7 +83,7 @@ def test_the_selftest_passes_without_torch(bundle_of: BundleOf, name: str) -> No
 @pytest.mark.parametrize("name", BOTH_FORMATS)
 def test_the_commands_and_the_python_of_the_readme_work(bundle_of: BundleOf, name: str) -> None:
     bundle = bundle_of(name)
-    readme = (bundle / "README.md").read_text()
+    readme = (bundle / "README.md").read_text(encoding="utf-8")
     assert "$" not in readme
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", readme, re.DOTALL))
     commands = [line for line in shell.splitlines() if line.startswith("python inference.py")]
@@ -101,7 +101,9 @@ def test_the_commands_and_the_python_of_the_readme_work(bundle_of: BundleOf, nam
 
 def test_the_python_of_a_readme_runs_and_leaves_no_trace(bundle_of: BundleOf) -> None:
     bundle = bundle_of("audio")
-    python = re.findall(r"```python\n(.*?)```", (bundle / "README.md").read_text(), re.DOTALL)[0]
+    python = re.findall(
+        r"```python\n(.*?)```", (bundle / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )[0]
     command = [sys.executable, "-B", "-c", python]
     done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("{'heads': {'digit': {'class': ")
@@ -114,7 +116,7 @@ def test_the_python_of_a_readme_runs_and_leaves_no_trace(bundle_of: BundleOf) ->
 
 @pytest.mark.parametrize("name", sorted(PACKAGES))
 def test_requirements_are_what_the_kind_needs(bundle_of: BundleOf, name: str) -> None:
-    lines = (bundle_of(name) / "requirements.txt").read_text().split()
+    lines = (bundle_of(name) / "requirements.txt").read_text(encoding="utf-8").split()
     assert [line.split("==")[0] for line in lines] == PACKAGES[name]
 
 
@@ -140,7 +142,7 @@ def test_names_stand_in_the_contract_alone(bundle_of: BundleOf) -> None:
         "nicolas",
     ]
     for path in [*bundle.rglob("*.py"), bundle / "README.md", bundle / "Dockerfile"]:
-        assert "nicolas" not in path.read_text()
+        assert "nicolas" not in path.read_text(encoding="utf-8")
 
 
 def npy(values: Any) -> bytes:
@@ -210,7 +212,7 @@ def test_a_changed_statistic_of_features_fails_the_selftest(
     copy = Path(shutil.copytree(bundle_of("regression"), tmp_path / "copy"))
     contract = read_json(copy / "contract.json")
     contract["input"][key][0] *= 1.001
-    (copy / "contract.json").write_text(dump_json(contract))
+    (copy / "contract.json").write_text(dump_json(contract), encoding="utf-8")
     write_digests(copy)
     assert "preprocessing gives other inputs" in run(copy, "--selftest", code=1)
 
@@ -224,7 +226,7 @@ def test_a_changed_setting_of_spectrograms_fails_the_selftest(
     copy = Path(shutil.copytree(bundle_of("audio"), tmp_path / "copy"))
     contract = read_json(copy / "contract.json")
     contract["input"][key] = value
-    (copy / "contract.json").write_text(dump_json(contract))
+    (copy / "contract.json").write_text(dump_json(contract), encoding="utf-8")
     write_digests(copy)
     assert "preprocessing gives other inputs" in run(copy, "--selftest", code=1)
 
@@ -294,7 +296,9 @@ def test_the_stage_exports_every_kind(
     shutil.copytree(caches(case.data).folder, f"work/cache/{case.data}")
     export = settings_of(name, formats=["torchscript"]).model_dump(mode="json")
     task = {"kind": case.kind, "data": case.data, "export": export}
-    Path("params.yaml").write_text(dump_json({"threads": 1, "tasks": {"any": task}}))
+    Path("params.yaml").write_text(
+        dump_json({"threads": 1, "tasks": {"any": task}}), encoding="utf-8"
+    )
     main(["any"])
     assert read_json(Path("exports/any/contract.json"))["task"] == case.kind
 
@@ -303,10 +307,10 @@ def test_the_settings_in_conf_are_those_of_the_classes() -> None:
     from plumbline.export.kinds import EXPORTS
 
     folder = Path(__file__).parents[2] / "conf/export"
-    base = yaml.safe_load((folder / "default.yaml").read_text())
+    base = yaml.safe_load((folder / "default.yaml").read_text(encoding="utf-8"))
     for kind, entry in EXPORTS.entries().items():
         file = folder / f"{kind}.yaml"
-        values = base | (yaml.safe_load(file.read_text()) if file.is_file() else {})
+        values = base | (yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {})
         values.pop("defaults", None)
         assert entry.settings.model_validate(values) == entry.settings()
         assert values.keys() == entry.settings.model_fields.keys()

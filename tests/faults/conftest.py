@@ -39,7 +39,7 @@ def aligned(cached: Checkout, align: Nursery) -> str:
     """Digests of an alignment that met no fault."""
     done = align.run()
     assert done.code == 0, done.log
-    return (cached.folder / "models/align/image/digests.json").read_text()
+    return (cached.folder / "models/align/image/digests.json").read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -170,7 +170,9 @@ class Nursery:
         }
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return Attempt(**json.loads(self._read()), log=self._log.read_text(errors="replace"))
+        return Attempt(
+            **json.loads(self._read()), log=self._log.read_text(errors="replace", encoding="utf-8")
+        )
 
     def close(self) -> None:
         """End it."""
@@ -190,7 +192,7 @@ def nursery(checkout: Checkout, target: Target) -> Iterator[Nursery]:
 def outcome(checkout: Checkout, target: Target) -> dict[str, str]:
     """The bytes that stand for all of a target's outputs."""
     names = [f"{folder}/{DIGESTS}" for folder in target.folders] + list(target.files)
-    return {name: (checkout.folder / name).read_text() for name in names}
+    return {name: (checkout.folder / name).read_text(encoding="utf-8") for name in names}
 
 
 def remove_outputs(checkout: Checkout, target: Target) -> None:
@@ -214,7 +216,7 @@ def faulty_places(checkout: Checkout, target: Target) -> list[str]:
             found.append(f"{target.stage}: {error!r}")
     for name in target.files:
         try:
-            json.loads((checkout.folder / name).read_text())
+            json.loads((checkout.folder / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             pass
         except ValueError as error:
@@ -303,7 +305,7 @@ REFUSED_BY_DVC = {
 
 def _repro(checkout: Checkout, log: Path, limit: float | None) -> int:
     """Run `dvc repro`, killed with all its processes after so many seconds; its exit code."""
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             ["dvc", "repro"],
             cwd=checkout.folder,
@@ -339,7 +341,7 @@ def attack_dvc(
         code = _repro(checkout, log, limit)
         for target in TARGETS:
             tally.unreadable += faulty_places(checkout, target)
-        text = log.read_text()
+        text = log.read_text(encoding="utf-8")
         if code == 0:
             break
         if code == -9:

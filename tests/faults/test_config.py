@@ -31,9 +31,9 @@ class Project:
 
     def edit(self, file: str, old: str, new: str) -> None:
         path = self.folder / file
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         assert old in text
-        path.write_text(text.replace(old, new, 1))
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
     def append(self, file: str, data: bytes) -> None:
         path = self.folder / file
@@ -226,7 +226,7 @@ def test_a_variable_of_the_environment_is_never_read_from_a_model(
 ) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
     spec = {"kind": "${oc.env:SECRET}", "_target_": "os.system"}
-    (tmp_path / "model.json").write_text(json.dumps(spec))
+    (tmp_path / "model.json").write_text(json.dumps(spec), encoding="utf-8")
     with pytest.raises(CheckpointError) as caught:
         read_spec(tmp_path)
     assert "kind '${oc.env:SECRET}' is none of" in str(caught.value)

@@ -57,7 +57,7 @@ def test_every_library_on_a_full_disk_gives_one_error_and_keeps_the_output_befor
     mount(tmp_path / "models", "size=256k")
     out = Path("models/a")
     with staged_output(out) as partial:
-        (partial / "x.txt").write_text("old")
+        (partial / "x.txt").write_text("old", encoding="utf-8")
     with (
         pytest.raises(OutputError, match=r"^models/a: the disk is full; free some space"),
         staged_output(out) as partial,
@@ -73,7 +73,7 @@ def test_a_single_file_on_a_full_disk_keeps_its_content(tmp_path: Path, mount: M
     atomic_write(file, "old")
     with pytest.raises(OutputError, match="the disk is full"):
         atomic_write(file, bytes(10**6))
-    assert file.read_text() == "old"
+    assert file.read_text(encoding="utf-8") == "old"
     assert names(file.parent) == {"a.json"}
 
 
@@ -107,7 +107,9 @@ def test_a_disk_that_fills_up_with_checkpoints_keeps_the_last_good_one(
     done = align.run()
     assert done.code == 0
     assert "resuming after optimiser step 6" in done.log
-    assert (cached.folder / "models/align/image/digests.json").read_text() == aligned
+    assert (cached.folder / "models/align/image/digests.json").read_text(
+        encoding="utf-8"
+    ) == aligned
 
 
 def test_a_model_on_a_full_disk_is_not_published_and_its_training_not_lost(
@@ -120,7 +122,7 @@ def test_a_model_on_a_full_disk_is_not_published_and_its_training_not_lost(
     mount(models, "remount,size=4m")
     done = align.run()
     assert "resuming after optimiser step 12" in done.log
-    assert (models / "image/digests.json").read_text() == aligned
+    assert (models / "image/digests.json").read_text(encoding="utf-8") == aligned
 
 
 def test_a_cache_on_a_full_disk_is_not_published(cached: Checkout, mount: Mount) -> None:

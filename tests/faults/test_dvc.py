@@ -26,7 +26,7 @@ def wait_for(found: Callable[[], bool], seconds: float = 120.0) -> None:
 
 def is_alive(pid: int) -> bool:
     stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    return stat.exists() and stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.slow
@@ -39,7 +39,7 @@ def test_an_orphan_of_dvc_keeps_a_second_writer_away_and_ends_well(
     state = checkout.folder / ".ckpt" / STAGE
     wait_for(lambda: bool(list(state.glob("*/best"))))
     (lock,) = checkout.folder.glob(".plumbline/locks/*-image.lock")
-    pid = int(lock.read_text())
+    pid = int(lock.read_text(encoding="utf-8"))
     os.kill(pid, signal.SIGSTOP)  # it stays in the midst of its training
     dvc.send_signal(signal.SIGKILL)
     dvc.wait()
@@ -56,10 +56,10 @@ def test_an_orphan_of_dvc_keeps_a_second_writer_away_and_ends_well(
     finally:
         os.kill(pid, signal.SIGCONT)
     wait_for(lambda: not is_alive(pid))
-    assert model.read_text() == aligned
+    assert model.read_text(encoding="utf-8") == aligned
     # The lock of the dead process is free, and dvc repeats what it had not recorded.
     assert checkout.stages_run(*REPRO) == [STAGE]
-    assert model.read_text() == aligned
+    assert model.read_text(encoding="utf-8") == aligned
 
 
 def test_an_orphan_keeps_a_second_writer_away_and_ends_well(
@@ -71,7 +71,7 @@ def test_an_orphan_keeps_a_second_writer_away_and_ends_well(
     parent = cached.start("sh", "-c", f"{sys.executable} -m stages.pretrain_alignment image; :")
     wait_for(lambda: bool(list((cached.folder / ".ckpt" / STAGE).glob("*/best"))))
     (lock,) = cached.folder.glob(".plumbline/locks/*-image.lock")
-    pid = int(lock.read_text())
+    pid = int(lock.read_text(encoding="utf-8"))
     os.kill(pid, signal.SIGSTOP)
     parent.kill()
     parent.wait()
@@ -83,24 +83,24 @@ def test_an_orphan_keeps_a_second_writer_away_and_ends_well(
         f"error: models/align/image: held by the running process {pid}; wait for it or end it"
     )
     wait_for(lambda: not is_alive(pid))
-    assert model.read_text() == aligned
+    assert model.read_text(encoding="utf-8") == aligned
 
 
 def test_a_stage_killed_before_the_lock_is_written_is_repeated(checkout: Checkout) -> None:
     target, out = "prepare@scenes", checkout.folder / "work/raw/scenes"
-    expected = (out / "digests.json").read_text()
-    lock = (checkout.folder / "dvc.lock").read_text()
+    expected = (out / "digests.json").read_text(encoding="utf-8")
+    lock = (checkout.folder / "dvc.lock").read_text(encoding="utf-8")
     shutil.rmtree(checkout.folder / ".dvc/cache/runs")
     inode = out.stat().st_ino
     dvc = checkout.start("dvc", "repro", "-s", "-f", target)
     wait_for(lambda: out.exists() and out.stat().st_ino != inode)
     dvc.send_signal(signal.SIGKILL)
     dvc.wait()
-    assert (out / "digests.json").read_text() == expected
-    assert (checkout.folder / "dvc.lock").read_text() == lock
+    assert (out / "digests.json").read_text(encoding="utf-8") == expected
+    assert (checkout.folder / "dvc.lock").read_text(encoding="utf-8") == lock
     assert checkout.run("dvc", "repro", "-s", target).returncode == 0
-    assert (out / "digests.json").read_text() == expected
-    assert (checkout.folder / "dvc.lock").read_text() == lock
+    assert (out / "digests.json").read_text(encoding="utf-8") == expected
+    assert (checkout.folder / "dvc.lock").read_text(encoding="utf-8") == lock
 
 
 def test_a_missing_cache_file_comes_back_with_the_same_bytes(checkout: Checkout) -> None:
@@ -188,8 +188,8 @@ def test_a_corrupt_file_of_dvc_is_named_and_nothing_runs(
 
 def test_a_lock_file_of_dvc_cut_short_is_written_again(whole: Checkout) -> None:
     lock = whole.folder / "dvc.lock"
-    before = lock.read_text()
+    before = lock.read_text(encoding="utf-8")
     shortened = before[: before.index("\n  tokenize_text@scenes")] + "\n"
-    lock.write_text(shortened)
+    lock.write_text(shortened, encoding="utf-8")
     whole.run("dvc", "repro", "tokenize_text@scenes")
-    assert sorted(lock.read_text().splitlines()) == sorted(before.splitlines())
+    assert sorted(lock.read_text(encoding="utf-8").splitlines()) == sorted(before.splitlines())

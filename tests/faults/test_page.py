@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs/faults.md").read_text()
+PAGE = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (F[PC]\d\d) \|(.+)\|$", PAGE, flags=re.MULTILINE)
 
 
@@ -19,6 +19,6 @@ def test_every_fault_is_held_by_tests_that_exist() -> None:
         named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
         assert named, name
         for file, test in named:
-            tree = ast.parse((ROOT / file).read_text())
+            tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
             found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
             assert test in found, f"{name}: {file}::{test}"

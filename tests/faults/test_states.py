@@ -105,9 +105,9 @@ def test_damaged_best_weights_are_refused(keeping: Keeping, state: Path) -> None
 
 
 def test_the_state_of_another_run_is_refused(keeping: Keeping, state: Path) -> None:
-    text = (state / "state.json").read_text()
+    text = (state / "state.json").read_text(encoding="utf-8")
     own = state.parent.name
-    (state / "state.json").write_text(text.replace(own, "0" * len(own)))
+    (state / "state.json").write_text(text.replace(own, "0" * len(own)), encoding="utf-8")
     from plumbline.files import write_digests
 
     write_digests(state)
@@ -139,7 +139,7 @@ def test_a_state_of_other_settings_is_left_alone_and_refused_with_the_keys_that_
 
 
 def test_times_of_files_decide_nothing(cached: Checkout, keeping: Keeping, state: Path) -> None:
-    digests = (cached.folder / "models/align/image/digests.json").read_text()
+    digests = (cached.folder / "models/align/image/digests.json").read_text(encoding="utf-8")
     older = state.with_name("step-9")
     shutil.copytree(state, older)  # of no use, were it ever taken: its own number is 12
     for path in state.rglob("*"):
@@ -148,17 +148,19 @@ def test_times_of_files_decide_nothing(cached: Checkout, keeping: Keeping, state
     os.utime(older, (2**31, 2**31))
     done = keeping.run()
     assert "resuming after optimiser step 12" in done.log
-    assert (cached.folder / "models/align/image/digests.json").read_text() == digests
+    assert (cached.folder / "models/align/image/digests.json").read_text(
+        encoding="utf-8"
+    ) == digests
 
 
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati"])
 def test_another_time_zone_gives_the_same_bytes(cached: Checkout, zone: str) -> None:
     digests = cached.folder / "work/cache/scenes/digests.json"
-    before = digests.read_text()
+    before = digests.read_text(encoding="utf-8")
     digests.unlink()
     python = ("env", f"TZ={zone}", "LC_ALL=C", sys.executable)
     cached.run(*python, "-m", "stages.tokenize_text", "scenes")
-    assert digests.read_text() == before
+    assert digests.read_text(encoding="utf-8") == before
 
 
 @pytest.fixture

@@ -40,9 +40,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 def children() -> list[int]:
     """Living children of this process."""
-    listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
     states = {
-        pid: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in listed
+        pid: Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        for pid in listed
     }
     return [int(pid) for pid, state in states.items() if state != "Z"]
 

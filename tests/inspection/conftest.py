@@ -38,7 +38,7 @@ def project(
             params["align"][name] = entry
         else:
             params["tasks"][name] = {**entry, "kind": case.kind, "start": "models/align/image"}
-    (folder / "params.yaml").write_text(json.dumps(params))
+    (folder / "params.yaml").write_text(json.dumps(params), encoding="utf-8")
     (folder / "work/cache").mkdir(parents=True)
     for data in {case.data for case in CASES.values()} - {"clips"}:
         (folder / "work/cache" / data).symlink_to(caches(data).folder)

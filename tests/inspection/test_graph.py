@@ -60,6 +60,6 @@ def test_files_for_graphviz_and_mermaid_have_a_node_and_an_edge_each() -> None:
 
 def test_the_file_is_written_by_its_ending(ask: Callable[..., Any], tmp_path: Path) -> None:
     ask("features", "graph", "--out", str(tmp_path / "model.mmd"))
-    assert (tmp_path / "model.mmd").read_text().startswith("flowchart LR\n")
+    assert (tmp_path / "model.mmd").read_text(encoding="utf-8").startswith("flowchart LR\n")
     with pytest.raises(ConfigError, match=r"model\.png: ends in none of \.txt, \.dot, \.mmd"):
         ask("features", "graph", "--out", str(tmp_path / "model.png"))

@@ -121,10 +121,10 @@ def test_a_model_of_another_kind_is_refused(
 def test_an_unknown_kind_and_a_folder_without_a_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model\.json: missing; .* holds no model"):
         read_spec(tmp_path)
-    (tmp_path / "model.json").write_text(json.dumps({"kind": "oracle"}))
+    (tmp_path / "model.json").write_text(json.dumps({"kind": "oracle"}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="kind 'oracle' is none of alignment, vlm, causal_lm"):
         read_spec(tmp_path)
-    (tmp_path / "model.json").write_text(json.dumps({"model": {}}))
+    (tmp_path / "model.json").write_text(json.dumps({"model": {}}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="kind 'None' is none of"):
         read_spec(tmp_path)
 
@@ -181,7 +181,7 @@ def test_what_came_from_a_checkpoint_is_whole_without_it(
     expected = outputs(job, job.model)
     folder = store(job, tmp_path / "model")
     (tmp_path / "checkpoint").rename(tmp_path / "gone")
-    assert "checkpoint" not in (folder / "model.json").read_text()
+    assert "checkpoint" not in (folder / "model.json").read_text(encoding="utf-8")
     stored = load_model(folder)
     for one, other in zip(expected, outputs(job, stored.model), strict=True):
         assert torch.equal(one, other)

@@ -108,9 +108,9 @@ def test_another_kind_of_model_is_refused_by_name(
 
 
 def test_an_unknown_key_in_the_spec_is_named(copy: Path) -> None:
-    spec = json.loads((copy / "model.json").read_text())
+    spec = json.loads((copy / "model.json").read_text(encoding="utf-8"))
     spec["model"]["colour"] = 1
-    (copy / "model.json").write_text(json.dumps(spec))
+    (copy / "model.json").write_text(json.dumps(spec), encoding="utf-8")
     write_digests(copy)
     with pytest.raises(CheckpointError, match=r"model\.colour: .*written by another version"):
         load_dual_encoder(copy)

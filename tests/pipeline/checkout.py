@@ -63,9 +63,9 @@ class Checkout:
 
     def replace(self, file: str, old: str, new: str) -> None:
         path = self.folder / file
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         assert old in text
-        path.write_text(text.replace(old, new))
+        path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def make_checkout(folder: Path) -> Checkout:

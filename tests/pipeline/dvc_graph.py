@@ -128,7 +128,7 @@ def write_placeholders(stages: Any) -> None:
             path = Path(out.fs_path)
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix:
-                path.write_text("{}\n")
+                path.write_text("{}\n", encoding="utf-8")
             else:
                 path.mkdir(exist_ok=True)
-                (path / "placeholder.csv").write_text(f"{out.def_path}\n")
+                (path / "placeholder.csv").write_text(f"{out.def_path}\n", encoding="utf-8")

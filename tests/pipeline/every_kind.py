@@ -121,8 +121,10 @@ def write_project(folder: Path, params: dict[str, Any]) -> Checkout:
     checkout = make_checkout(folder)
     composed = {"defaults": ["versions", "_self_"], **params}
     del composed["versions"]
-    (folder / "conf/config.yaml").write_text(yaml.safe_dump(composed, sort_keys=False))
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    (folder / "conf/config.yaml").write_text(
+        yaml.safe_dump(composed, sort_keys=False), encoding="utf-8"
+    )
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     write_data(folder / "data")
     texts = [f"number {number} is {number % 2}" for number in range(40)]
     table = {

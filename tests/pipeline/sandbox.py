@@ -120,11 +120,13 @@ def make_sandbox(checkout: Path, folder: Path, declared: Declared) -> None:
     record.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)
     record.with_name("__init__.py").touch()
-    record.write_text(RECORD_OFF)
+    record.write_text(RECORD_OFF, encoding="utf-8")
     if "params.yaml" not in declared.data:
-        params = yaml.safe_load((checkout / "params.yaml").read_text())
+        params = yaml.safe_load((checkout / "params.yaml").read_text(encoding="utf-8"))
         keys = tuple(key for key in declared.params if not key.startswith("versions."))
-        (folder / "params.yaml").write_text(yaml.safe_dump(only(params, keys), sort_keys=False))
+        (folder / "params.yaml").write_text(
+            yaml.safe_dump(only(params, keys), sort_keys=False), encoding="utf-8"
+        )
 
 
 def trace(folder: Path, declared: Declared) -> dict[str, Any]:
@@ -143,7 +145,7 @@ def trace(folder: Path, declared: Declared) -> dict[str, Any]:
     )
     if done.returncode:
         raise StageFailed(f"{declared.name}: {done.stdout}\n{done.stderr}")
-    found: dict[str, Any] = json.loads(out.read_text())
+    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return found
 
 

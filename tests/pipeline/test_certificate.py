@@ -16,7 +16,7 @@ def verify(checkout: Checkout, *arguments: str) -> dict[str, Any]:
     done = checkout.run(*command, check=False)
     files = sorted((checkout.folder / ".plumbline" / "certificates").glob("*.json"))
     assert files, done.stderr
-    certificate: dict[str, Any] = json.loads(files[-1].read_text())
+    certificate: dict[str, Any] = json.loads(files[-1].read_text(encoding="utf-8"))
     assert done.returncode == (0 if certificate["passed"] else 1)
     for file in files[-1].parent.iterdir():
         file.unlink()

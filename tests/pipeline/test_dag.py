@@ -12,7 +12,7 @@ from plumbline import paths
 from tools import code_deps
 
 ROOT = Path(__file__).resolve().parents[2]
-DAG: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+DAG: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 KEYED = sorted(name for name, stage in DAG.items() if "foreach" in stage)
 ALL = sorted(DAG)
 

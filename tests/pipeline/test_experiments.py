@@ -19,5 +19,5 @@ def test_an_experiment_composes_to_valid_settings(name: str) -> None:
 
 
 def test_every_recipe_is_in_the_docs() -> None:
-    text = (CONF.parent / "docs" / "recipes.md").read_text()
+    text = (CONF.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert [name for name in EXPERIMENTS if f"`{name}`" not in text] == ["pretrained"]

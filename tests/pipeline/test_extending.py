@@ -43,7 +43,7 @@ def stage(checkout: Checkout, name: str, *arguments: str) -> None:
 
 def metrics(checkout: Checkout, task: str) -> dict[str, float]:
     found: dict[str, float] = json.loads(
-        (checkout.folder / f"metrics/tasks/{task}.json").read_text()
+        (checkout.folder / f"metrics/tasks/{task}.json").read_text(encoding="utf-8")
     )
     return found
 
@@ -64,11 +64,13 @@ def test_the_new_encoder_loss_and_schedule_serve_a_task_that_was_there(extended:
 
 def test_models_and_bundles_are_whole(extended: Checkout) -> None:
     for task, kind in (("forecast", "forecast"), ("tempo", "classification")):
-        spec = json.loads((extended.folder / f"models/tasks/{task}/model.json").read_text())
+        spec = json.loads(
+            (extended.folder / f"models/tasks/{task}/model.json").read_text(encoding="utf-8")
+        )
         assert spec["kind"] == kind
         bundle = extended.folder / "exports" / task
         assert (bundle / "model.safetensors").is_file()
-        assert json.loads((bundle / "contract.json").read_text())["formats"] == {}
+        assert json.loads((bundle / "contract.json").read_text(encoding="utf-8"))["formats"] == {}
 
 
 def test_no_file_of_the_project_was_touched(extended: Checkout) -> None:
@@ -113,13 +115,13 @@ def test_a_plugin_costs_stages_without_torch_nothing(extended: Checkout) -> None
 
 
 def test_the_page_shows_the_files_as_they_are() -> None:
-    page = (ROOT / "docs/extending.md").read_text()
+    page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
     shown = dict(
         re.findall(r"^```(?:python|yaml) (\S+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     )
     assert shown
     for name, text in shown.items():
-        assert text == (EXAMPLES / name).read_text()
+        assert text == (EXAMPLES / name).read_text(encoding="utf-8")
     for name in FILES:
         assert name in page
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", page):
@@ -127,8 +129,10 @@ def test_the_page_shows_the_files_as_they_are() -> None:
 
 
 def test_every_kind_of_extension_is_on_the_page() -> None:
-    page = (ROOT / "docs/extending.md").read_text()
+    page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
     tables = set()
     for file in Path(ROOT / "src/plumbline").rglob("*.py"):
-        tables |= set(re.findall(r"^([A-Z_]+): Registry\[", file.read_text(), re.MULTILINE))
+        tables |= set(
+            re.findall(r"^([A-Z_]+): Registry\[", file.read_text(encoding="utf-8"), re.MULTILINE)
+        )
     assert {name for name in tables if f"`{name}`" not in page} == set()

@@ -180,12 +180,12 @@ def write_data(root: Path) -> None:
     for name in ("plays", "pairs", "reviews", "pictures", "clips", "numbers"):
         (root / name).mkdir(parents=True)
     lines = [" ".join(random.choice(WORDS, 6)) for _ in range(60)]
-    (root / "plays" / "all.txt").write_text("\n".join(lines))
+    (root / "plays" / "all.txt").write_text("\n".join(lines), encoding="utf-8")
     pairs = [{"de": line, "en": " ".join(reversed(line.split()[:3]))} for line in lines]
     text = "".join(json.dumps(pair) + "\n" for pair in pairs)
-    (root / "pairs" / "all.jsonl").write_text(text)
+    (root / "pairs" / "all.jsonl").write_text(text, encoding="utf-8")
     rows = [f"{i},{line} {i},{'red' in line.split()[:3]}" for i, line in enumerate(lines)]
-    (root / "reviews" / "all.csv").write_text("\n".join(["id,text,label", *rows]))
+    (root / "reviews" / "all.csv").write_text("\n".join(["id,text,label", *rows]), encoding="utf-8")
     table = ["id,file,length"]
     for number in range(48):
         label = ("low", "high")[number % 2]
@@ -198,7 +198,7 @@ def write_data(root: Path) -> None:
         wave = 0.5 * np.sin(2 * np.pi * (300 + 900 * (number % 2) + number) * time)
         soundfile.write(root / "clips" / label / f"{number}.wav", wave, 8000)
         table.append(f"{number},{label}/{number}.wav,{('short', 'middle', 'long')[number % 3]}")
-    (root / "clips" / "length.csv").write_text("\n".join(table))
+    (root / "clips" / "length.csv").write_text("\n".join(table), encoding="utf-8")
     with (root / "numbers" / "all.jsonl").open("w") as file:
         for number in range(60):
             steps = random.normal(size=(4 + number % 5, 3)).round(3)
@@ -218,7 +218,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "align": ALIGN,
         "tasks": TASKS,
     }
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name in DATASETS:
@@ -231,15 +231,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_a_task_runs_from_its_cache_to_its_bundle(project: Path, name: str) -> None:
     """K01, B08: one command a stage, whatever the kind."""
     finetune.main([name])
-    history = (paths.finetuned(name) / "train.csv").read_text().splitlines()
+    history = (paths.finetuned(name) / "train.csv").read_text(encoding="utf-8").splitlines()
     assert len(history) > 2
     evaluate_model.main([name])
-    metrics = json.loads(paths.task_metrics(name).read_text())
+    metrics = json.loads(paths.task_metrics(name).read_text(encoding="utf-8"))
     assert EXPECTED[name] in metrics
     assert all(np.isfinite(value) for value in metrics.values())
     assert (paths.task_evaluation(name) / "predictions.parquet").is_file()
     export_model.main([name])
-    metadata = json.loads((paths.export(name) / "metadata.json").read_text())
+    metadata = json.loads((paths.export(name) / "metadata.json").read_text(encoding="utf-8"))
     assert {entry["status"] for entry in metadata["formats"].values()} == {"ok"}
 
 
@@ -247,7 +247,7 @@ def test_an_audio_alignment_runs_to_its_figures(project: Path) -> None:
     """A01, D03: recall both ways and zero-shot classes from clips with captions."""
     pretrain_alignment.main(["sounds"])
     evaluate_alignment.main(["sounds"])
-    metrics = json.loads(paths.alignment_metrics("sounds").read_text())
+    metrics = json.loads(paths.alignment_metrics("sounds").read_text(encoding="utf-8"))
     assert {"audio_to_text_recall_at_1", "text_to_audio_recall_at_1"} <= set(metrics)
     assert 0 <= metrics["zero_shot_accuracy"] <= 1
 

@@ -57,7 +57,7 @@ def mutate_params(graph: Graph, key: str, value: Any) -> set[str]:
     before = leaves(graph.params)[key]
     put(graph.params, key, value)
     try:
-        file.write_text(json.dumps(graph.params))
+        file.write_text(json.dumps(graph.params), encoding="utf-8")
         return graph.invalidated_by_params()
     finally:
         put(graph.params, key, before)
@@ -135,7 +135,7 @@ def test_a_new_entry_makes_its_own_stages_and_changes_the_report_alone(graph: Gr
     text = file.read_bytes()
     graph.params["datasets"]["another"] = graph.params["datasets"]["scenes"]
     try:
-        file.write_text(json.dumps(graph.params))
+        file.write_text(json.dumps(graph.params), encoding="utf-8")
         assert graph.invalidated_by_params() == {CHECK, "report"}
         new = graph.resolved()
     finally:
@@ -179,7 +179,7 @@ def test_a_stage_waits_for_those_whose_outputs_it_reads_and_for_no_other(graph: 
 
 def test_only_names_of_data_and_starts_are_part_of_the_graph() -> None:
     """So another value of any other key leaves the stages and their inputs as they are."""
-    text = (ROOT / "dvc.yaml").read_text()
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
     used = set(re.findall(r"\$\{([^}]+)\}", text))
     assert used == {"datasets", "align", "tasks", "key", "item.path", "item.data", "item.start"}
 
@@ -209,7 +209,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 
 def test_the_command_gives_the_answer_that_is_asked_here_in_process(locked: Checkout) -> None:
-    params = yaml.safe_load((locked.folder / "params.yaml").read_text())
+    params = yaml.safe_load((locked.folder / "params.yaml").read_text(encoding="utf-8"))
     graph = Graph(locked, params)
     for edited, expected in EDITS.items():
         path = locked.folder / (edited if "/" in edited else "params.yaml")
@@ -222,7 +222,7 @@ def test_the_command_gives_the_answer_that_is_asked_here_in_process(locked: Chec
             assert mutate_params(graph, edited, value) == expected
             changed = yaml.safe_load(text)
             put(changed, edited, value)
-            path.write_text(yaml.safe_dump(changed, sort_keys=False))
+            path.write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
         status = json.loads(locked.run("dvc", "status", "--json").stdout)
         path.write_bytes(text)
         assert set(status) == expected, edited

@@ -44,7 +44,9 @@ def test_metrics_are_listed_by_dvc(reproduced: Checkout) -> None:
 
 def test_plots_are_drawn_by_dvc(reproduced: Checkout) -> None:
     reproduced.run("dvc", "plots", "show", "--out", "dvc_plots")
-    assert "training loss" in (reproduced.folder / "dvc_plots" / "index.html").read_text()
+    assert "training loss" in (reproduced.folder / "dvc_plots" / "index.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_nothing_but_metrics_and_the_lock_is_new_in_git(reproduced: Checkout) -> None:
@@ -61,7 +63,7 @@ def test_outputs_hold_no_path_of_the_machine(reproduced: Checkout) -> None:
 
 
 def test_a_changed_lr_reruns_its_task_alone_and_back_again_nothing(reproduced: Checkout) -> None:
-    before = (reproduced.folder / "dvc.lock").read_text()
+    before = (reproduced.folder / "dvc.lock").read_text(encoding="utf-8")
     changed = reproduced.stages_run("dvc", "exp", "run", "-S", f"{LR}=0.003")
     # The experiment composes params.yaml, so that is checked; its output is a constant.
     expected = ["check_params", "finetune@vqa", "evaluate_model@vqa", "export_model@vqa", "report"]
@@ -69,7 +71,7 @@ def test_a_changed_lr_reruns_its_task_alone_and_back_again_nothing(reproduced: C
     reproduced.run("git", "checkout", "params.yaml")
     again = reproduced.run("dvc", "repro", "-v")
     assert "Running stage" not in again.stdout, again.stdout + again.stderr
-    assert (reproduced.folder / "dvc.lock").read_text() == before
+    assert (reproduced.folder / "dvc.lock").read_text(encoding="utf-8") == before
 
 
 def test_an_edit_in_conf_is_refused_with_the_difference(reproduced: Checkout) -> None:
@@ -94,7 +96,7 @@ def test_a_hand_edited_params_file_is_refused(reproduced: Checkout) -> None:
 
 def test_killed_in_the_middle_of_training_it_ends_in_the_same_bits(reproduced: Checkout) -> None:
     weights = reproduced.folder / "models/tasks/vqa/digests.json"
-    expected = weights.read_text()
+    expected = weights.read_text(encoding="utf-8")
     state = reproduced.folder / ".ckpt" / "finetune@vqa"
     process = reproduced.start("python", "-m", "stages.finetune", "vqa")
     try:
@@ -109,7 +111,7 @@ def test_killed_in_the_middle_of_training_it_ends_in_the_same_bits(reproduced: C
     weights.unlink()
     done = reproduced.run("python", "-m", "stages.finetune", "vqa")
     assert "resuming after optimiser step" in done.stderr
-    assert weights.read_text() == expected
+    assert weights.read_text(encoding="utf-8") == expected
     assert not list(state.glob("*/step-*"))
 
 
@@ -135,7 +137,7 @@ def test_two_processes_train_through_dvc(reproduced: Checkout, sharded: str) -> 
 
 
 def read_text(folder: Path) -> str:
-    return (folder / "metrics.json").read_text()
+    return (folder / "metrics.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -198,4 +200,6 @@ def test_a_clean_run_in_another_folder_has_the_same_lock(
 ) -> None:
     other = make_checkout(tmp_path / "elsewhere" / "deeper")
     other.run("dvc", "repro")
-    assert (other.folder / "dvc.lock").read_text() == (reproduced.folder / "dvc.lock").read_text()
+    assert (other.folder / "dvc.lock").read_text(encoding="utf-8") == (
+        reproduced.folder / "dvc.lock"
+    ).read_text(encoding="utf-8")

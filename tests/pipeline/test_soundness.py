@@ -281,13 +281,16 @@ def test_an_undeclared_read_is_caught(
     sandbox = tmp_path / "sandbox"
     whole = replace(declared, code=("src/plumbline", "stages", PLUGINS))
     make_sandbox(checkout.folder, sandbox, whole)
-    (sandbox / "note.txt").write_text("x")
+    (sandbox / "note.txt").write_text("x", encoding="utf-8")
     (sandbox / "work/clean").mkdir(parents=True)
-    (sandbox / "work/clean/x").write_text("x")
+    (sandbox / "work/clean/x").write_text("x", encoding="utf-8")
     script = sandbox / "stages/prepare.py"
-    text = script.read_text()
+    text = script.read_text(encoding="utf-8")
     script.unlink()  # it is a link to the checkout's
-    script.write_text(text.replace("    call = parse_call", f"    {line}\n    call = parse_call"))
+    script.write_text(
+        text.replace("    call = parse_call", f"    {line}\n    call = parse_call"),
+        encoding="utf-8",
+    )
     reads = undeclared_reads(declared, trace(sandbox, declared))
     assert caught in reads
 
@@ -320,10 +323,10 @@ def test_what_plugins_import_becomes_a_dependency(tmp_path: Path) -> None:
     done = checkout.run(*ask, check=False)
     assert done.returncode == 1
     assert "prepare: lacks src/plumbline/training/schedule.py" in done.stdout
-    before = (checkout.folder / "dvc.yaml").read_text()
+    before = (checkout.folder / "dvc.yaml").read_text(encoding="utf-8")
     checkout.run(*ask, "--write")
     assert checkout.run(*ask).returncode == 0
-    after = (checkout.folder / "dvc.yaml").read_text()
+    after = (checkout.folder / "dvc.yaml").read_text(encoding="utf-8")
     assert yaml.safe_load(after)["plots"] == yaml.safe_load(before)["plots"]
     kept = [line for line in before.splitlines() if line.strip().startswith(("#", "cmd:", "desc:"))]
     assert all(line in after.splitlines() for line in kept)

@@ -20,7 +20,7 @@ targets: [finetune@vqa]
 @pytest.mark.slow
 def test_the_winner_of_a_sweep_is_found_in_the_run_cache(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path)
-    (tmp_path / "sweeps/rate.yaml").write_text(SWEEP)
+    (tmp_path / "sweeps/rate.yaml").write_text(SWEEP, encoding="utf-8")
     checkout.commit("Add a sweep")
     sweep = (
         "env",

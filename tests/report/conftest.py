@@ -151,7 +151,7 @@ class Project:
         metrics = {key.replace("image", modality): value for key, value in RECALLS.items()}
         metrics |= {f"{modality}s": 3.0, "texts": 5.0, "zero_shot_accuracy": 0.625}
         (self.root / "metrics/align").mkdir(parents=True, exist_ok=True)
-        (self.root / f"metrics/align/{name}.json").write_text(json.dumps(metrics))
+        (self.root / f"metrics/align/{name}.json").write_text(json.dumps(metrics), encoding="utf-8")
         found = [
             {"text": text, "score": 0.9, "right": True},
             {"text": "a dog", "score": 0.2, "right": False},
@@ -217,7 +217,7 @@ class Project:
         self.selection["tasks"][name] = {"data": data, "start": start}
         self._write_model(f"models/tasks/{name}", validated=validated)
         (self.root / "metrics/tasks").mkdir(parents=True, exist_ok=True)
-        (self.root / f"metrics/tasks/{name}.json").write_text(dump_json(metrics))
+        (self.root / f"metrics/tasks/{name}.json").write_text(dump_json(metrics), encoding="utf-8")
         folder = f"work/evaluation/tasks/{name}"
         (self.root / folder).mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows), self.root / folder / "predictions.parquet")

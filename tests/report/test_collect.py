@@ -35,14 +35,14 @@ def test_recalls_are_sorted_by_direction_width_and_k() -> None:
 
 def test_a_changed_file_is_refused(project) -> None:
     file = Path("work/evaluation/align/image/examples.json")
-    file.write_text(file.read_text().replace("a dog", "a fox"))
+    file.write_text(file.read_text(encoding="utf-8").replace("a dog", "a fox"), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"examples\.json: not as it was written"):
         collect_alignment("image", "scenes")
 
 
 def test_a_predictions_table_that_is_none_is_named(project) -> None:
     folder = Path("work/evaluation/tasks/vqa")
-    (folder / "predictions.parquet").write_text("nothing")
+    (folder / "predictions.parquet").write_text("nothing", encoding="utf-8")
     write_digests(folder)
     with pytest.raises(CheckpointError, match=r"predictions\.parquet: not readable"):
         collect_task("vqa", "scenes", "task-0")

@@ -30,7 +30,9 @@ def edges_of_dvc() -> set[tuple[str, str]]:
     """Edges between stages as DVC finds them: a dep that is an out, is in one or holds one."""
     outs: dict[str, str] = {}
     deps: dict[str, list[str]] = {}
-    for stage, entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
+    for stage, entry in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))[
+        "stages"
+    ].items():
         loop = entry.get("foreach", "").strip("${}")
         for key, item in PARAMS[loop].items() if loop else [("", {})]:
             names = {"${key}": key, **{f"${{item.{name}}}": v for name, v in item.items()}}

@@ -27,7 +27,7 @@ def test_the_summary_is_a_table_that_ends_with_the_place_of_the_page(project) ->
 def test_the_module_prints_the_selection_of_params_yaml(
     project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (project.root / "params.yaml").write_text(yaml.safe_dump(project.selection))
+    (project.root / "params.yaml").write_text(yaml.safe_dump(project.selection), encoding="utf-8")
     headline.main()
     assert capsys.readouterr().out == summary(headlines(project.chosen())) + "\n"
 
@@ -35,7 +35,7 @@ def test_the_module_prints_the_selection_of_params_yaml(
 def test_missing_metrics_are_one_line_and_exit_1(
     project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (project.root / "params.yaml").write_text(yaml.safe_dump(project.selection))
+    (project.root / "params.yaml").write_text(yaml.safe_dump(project.selection), encoding="utf-8")
     (project.root / "metrics/align/image.json").unlink()
     with pytest.raises(SystemExit, match="1"):
         headline.main()

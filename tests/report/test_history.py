@@ -7,7 +7,10 @@ from plumbline.report.history import POINTS, Series, read_series
 
 def test_values_that_are_not_finite_and_empty_cells_are_left_out(tmp_path: Path) -> None:
     file = tmp_path / "train.csv"
-    file.write_text("global_step,loss,norm,none\n1,2.5,nan,\n2,inf,1.5,\n3,nan,,\n4,0.5,2.5,\n")
+    file.write_text(
+        "global_step,loss,norm,none\n1,2.5,nan,\n2,inf,1.5,\n3,nan,,\n4,0.5,2.5,\n",
+        encoding="utf-8",
+    )
     series = read_series(file)
     assert set(series) == {"loss", "norm"}
     assert series["loss"].steps.tolist() == [1, 4]

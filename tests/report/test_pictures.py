@@ -14,7 +14,9 @@ from plumbline.report.pictures import MAX_SIDE, Pictures
 def write_cache(folder: Path, pixels: np.ndarray | None) -> Path:
     shape = None if pixels is None else list(pixels.shape[1:])
     count = 0 if pixels is None else len(pixels)
-    (folder / "cache.json").write_text(json.dumps({"image_shape": shape, "images": count}))
+    (folder / "cache.json").write_text(
+        json.dumps({"image_shape": shape, "images": count}), encoding="utf-8"
+    )
     if pixels is not None:
         (folder / "images.bin").write_bytes(pixels.tobytes())
     return folder

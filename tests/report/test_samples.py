@@ -38,7 +38,7 @@ def test_a_missing_split_is_named(project) -> None:
 
 
 def test_a_damaged_split_is_named(project) -> None:
-    Path("work/cache/scenes/val.arrow").write_text("nothing")
+    Path("work/cache/scenes/val.arrow").write_text("nothing", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"val\.arrow: not readable as a cache"):
         open_samples().subject(Key("sample_id", "s0"))
 

@@ -20,7 +20,7 @@ def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_stage_writes_one_page_and_the_same_again(project) -> None:
     params = {"seed": 0, **project.selection}
-    (project.root / "params.yaml").write_text(yaml.safe_dump(params))
+    (project.root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     report.main([])
     folder = project.root / "report"
     assert sorted(path.name for path in folder.iterdir()) == ["digests.json", "index.html"]
@@ -30,7 +30,7 @@ def test_the_stage_writes_one_page_and_the_same_again(project) -> None:
 
 
 def test_the_stage_needs_neither_torch_nor_pyplot(project) -> None:
-    (project.root / "params.yaml").write_text(yaml.safe_dump(project.selection))
+    (project.root / "params.yaml").write_text(yaml.safe_dump(project.selection), encoding="utf-8")
     code = (
         "import json, sys; from stages import report; early = 'matplotlib' in sys.modules;"
         "report.main([]); print(json.dumps([early, 'torch' in sys.modules,"

@@ -86,7 +86,7 @@ def reproduced_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ".gitignore": "/work\n/models\n/.plumbline\n",
     }
     for name, text in files.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
     git(folder, "init", "-q")
     dvc(folder, "init")
     dvc(folder, "cache", "dir", str(folder.parent / "shared"))

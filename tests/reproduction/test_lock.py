@@ -29,7 +29,7 @@ stages:
 
 
 def test_a_lock_gives_what_each_stage_read_and_wrote(tmp_path: Path) -> None:
-    (tmp_path / "dvc.lock").write_text(LOCK)
+    (tmp_path / "dvc.lock").write_text(LOCK, encoding="utf-8")
     second = read_lock(tmp_path / "dvc.lock")["second"]
     assert second.deps == {"work/first/rows.txt": "aa", "src/second": "cc.dir"}
     assert second.outs == {"work/second": "bb.dir"}
@@ -37,7 +37,7 @@ def test_a_lock_gives_what_each_stage_read_and_wrote(tmp_path: Path) -> None:
 
 
 def test_a_file_within_an_output_makes_the_order(tmp_path: Path) -> None:
-    (tmp_path / "dvc.lock").write_text(LOCK)
+    (tmp_path / "dvc.lock").write_text(LOCK, encoding="utf-8")
     graph = read_graph(read_lock(tmp_path / "dvc.lock"))
     assert graph["second"] == {("first", "work/first")}
     assert in_dag_order(graph) == ["first", "second"]
@@ -54,7 +54,7 @@ def test_a_file_within_an_output_makes_the_order(tmp_path: Path) -> None:
 )
 def test_what_is_no_lock_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
-        (tmp_path / "dvc.lock").write_text(content)
+        (tmp_path / "dvc.lock").write_text(content, encoding="utf-8")
     with pytest.raises(CheckpointError, match=message):
         read_lock(tmp_path / "dvc.lock")
 

@@ -64,7 +64,7 @@ def test_whatever_can_change_bits_makes_another_type(change: dict[str, object], 
 
 def test_the_processor_is_told_by_more_than_its_name(tmp_path: Path) -> None:
     info = tmp_path / "cpuinfo"
-    info.write_text(CPU_INFO)
+    info.write_text(CPU_INFO, encoding="utf-8")
     expected = "Intel(R) Xeon(R) (vendor_id GenuineIntel, cpu family 6, model 143)"
     assert cpu_name(info) == expected
     assert cpu_instructions(info) == ["amx_tile", "avx2", "fma", "sse4_2"]
@@ -92,16 +92,18 @@ def test_without_torch_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    (tmp_path / "dvc.lock").write_text("stages: {}\n")
+    (tmp_path / "dvc.lock").write_text("stages: {}\n", encoding="utf-8")
     assert read_record(tmp_path) is None
-    (tmp_path / "reproduction.json").write_text(dump_record(tmp_path / "dvc.lock", HERE))
+    (tmp_path / "reproduction.json").write_text(
+        dump_record(tmp_path / "dvc.lock", HERE), encoding="utf-8"
+    )
     record = read_record(tmp_path)
     assert record is not None
     assert record.machine == HERE
 
 
 def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "reproduction.json").write_text('{"machine": 1}')
+    (tmp_path / "reproduction.json").write_text('{"machine": 1}', encoding="utf-8")
     with pytest.raises(ConfigError, match="not a record of a machine; write it with"):
         read_record(tmp_path)
 

@@ -35,7 +35,7 @@ def test_every_committed_figure_is_a_number_with_a_rule_or_a_share() -> None:
     tolerances = read_tolerances(ROOT)
     for file in (ROOT / "metrics").rglob("*.json"):
         name = file.relative_to(ROOT).as_posix()
-        for figure, value in figures_of(json.loads(file.read_text()), name).items():
+        for figure, value in figures_of(json.loads(file.read_text(encoding="utf-8")), name).items():
             default = tolerances.default.absolute
             assert value <= 1 or tolerances.allowed(figure, value) != default, figure
 
@@ -53,7 +53,9 @@ def test_without_settings_nothing_is_tolerated(tmp_path: Path) -> None:
 
 
 def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
-    (tmp_path / "verify.yaml").write_text("default: {absolute: -1.0}\nfigures: []\nexact: []\n")
+    (tmp_path / "verify.yaml").write_text(
+        "default: {absolute: -1.0}\nfigures: []\nexact: []\n", encoding="utf-8"
+    )
     with pytest.raises(ConfigError, match=r"default\.absolute = -1\.0: .*greater"):
         read_tolerances(tmp_path)
 

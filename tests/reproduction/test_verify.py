@@ -36,7 +36,7 @@ def verify(project: Path, *arguments: str) -> dict[str, Any]:
     except SystemExit as end:
         code = int(str(end.code))
     (file,) = (project / ".plumbline" / "certificates").glob("*.json")
-    certificate: dict[str, Any] = json.loads(file.read_text())
+    certificate: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     assert code == (0 if certificate["passed"] else 1)
     shutil.rmtree(file.parent)
     return certificate
@@ -48,7 +48,7 @@ def statuses(certificate: dict[str, Any]) -> dict[str, str]:
 
 def record(project: Path, threads: int = 2) -> None:
     text = dump_record(project / "dvc.lock", machine(threads))
-    (project / "reproduction.json").write_text(text)
+    (project / "reproduction.json").write_text(text, encoding="utf-8")
     git(project, "add", "-A")
     git(project, "commit", "-qm", "Record the machine")
 
@@ -135,13 +135,16 @@ def test_ended_from_outside_it_ends_what_it_started(project: Path) -> None:
     process = subprocess.Popen(command, env={**os.environ, **wrong}, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
-        while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
+        while (
+            not (pid_file.exists() and pid_file.read_text(encoding="utf-8"))
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 130
     finally:
         process.kill()
-    assert not is_at_work(int(pid_file.read_text()))
+    assert not is_at_work(int(pid_file.read_text(encoding="utf-8")))
     assert list(clones.iterdir()) == []
 
 
@@ -149,7 +152,10 @@ def is_at_work(pid: int) -> bool:
     """Whether a process runs; one that has ended may wait a moment for its parent."""
     for _ in range(100):
         stat = Path(f"/proc/{pid}/stat")
-        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+        if (
+            not stat.exists()
+            or stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+        ):
             return False
         time.sleep(0.1)
     return True
@@ -158,7 +164,7 @@ def is_at_work(pid: int) -> bool:
 def test_what_is_not_committed_is_left_out_and_said(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (project / "make.py").write_text("raise SystemExit(1)")
+    (project / "make.py").write_text("raise SystemExit(1)", encoding="utf-8")
     certificate = verify(project, "--targets", "rows")
     assert statuses(certificate) == {"rows": "equal"}
     assert any("uncommitted changes here (make.py)" in note for note in certificate["notes"])
@@ -168,7 +174,7 @@ def test_what_is_not_committed_is_left_out_and_said(
 def test_a_record_of_another_lock_is_noticed(project: Path) -> None:
     record(project)
     lock = project / "dvc.lock"
-    lock.write_text(lock.read_text() + "# changed\n")
+    lock.write_text(lock.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
     git(project, "commit", "-qam", "Change the lock")
     certificate = verify(project, "--targets", "rows")
     assert certificate["recorded_machine"] is None
@@ -178,7 +184,7 @@ def test_a_record_of_another_lock_is_noticed(project: Path) -> None:
 
 def test_code_that_changed_after_the_record_is_named(project: Path) -> None:
     make = project / "make.py"
-    make.write_text(make.read_text().replace('"{}"', '"{ }"'))
+    make.write_text(make.read_text(encoding="utf-8").replace('"{}"', '"{ }"'), encoding="utf-8")
     git(project, "commit", "-qam", "Change the code")
     certificate = verify(project, "--against", ".")
     train = certificate["stages"][1]
@@ -195,15 +201,17 @@ def test_without_a_record_there_is_nothing_to_compare_with(project: Path) -> Non
 
 
 def test_tracked_data_comes_from_the_checkout_or_is_missed(project: Path) -> None:
-    (project / "data" / "mine.txt").write_text("1 2 3")
+    (project / "data" / "mine.txt").write_text("1 2 3", encoding="utf-8")
     dvc(project, "add", "data/mine.txt")
-    lines = (project / "dvc.yaml").read_text()
-    (project / "dvc.yaml").write_text(lines.replace("[make.py]", "[make.py, data/mine.txt]"))
+    lines = (project / "dvc.yaml").read_text(encoding="utf-8")
+    (project / "dvc.yaml").write_text(
+        lines.replace("[make.py]", "[make.py, data/mine.txt]"), encoding="utf-8"
+    )
     git(project, "add", "-A")
     git(project, "commit", "-qm", "Add data")
     assert verify(project, "--runs", "1", "--targets", "rows")["stages"][0]["status"] == "equal"
     shutil.rmtree(project.parent / "shared", ignore_errors=True)
-    (project / ".dvc" / "config").write_text("[cache]\n    dir = ../../empty\n")
+    (project / ".dvc" / "config").write_text("[cache]\n    dir = ../../empty\n", encoding="utf-8")
     with pytest.raises(OutputError, match="dvc pull"):
         main([])
 
@@ -252,10 +260,12 @@ def test_a_machine_with_other_versions_does_not_claim_the_lock(
 ) -> None:
     monkeypatch.setattr(verify_module, "describe_machine", machine)
     main(["--record"])
-    written = json.loads((project / "reproduction.json").read_text())
+    written = json.loads((project / "reproduction.json").read_text(encoding="utf-8"))
     assert written["machine"]["threads"] == 2
     lock = project / "dvc.lock"
     other = "      params.yaml:\n        versions.torch: 2.0.0\n"
-    lock.write_text(lock.read_text().replace("      params.yaml:\n", other))
+    lock.write_text(
+        lock.read_text(encoding="utf-8").replace("      params.yaml:\n", other), encoding="utf-8"
+    )
     with pytest.raises(ConfigError, match=r"train was made under torch 2\.0\.0, but 2\.15\.0"):
         main(["--record"])

@@ -18,7 +18,9 @@ def read(path: Path, **settings: Any) -> list[dict[str, Any]]:
 
 
 def test_words_for_nothing_and_numbers_stay_text(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("id,t,l\n1,NA,01\n2,nan,1.50\n3,null,\n4,None,true\n")
+    (tmp_path / "a.csv").write_text(
+        "id,t,l\n1,NA,01\n2,nan,1.50\n3,null,\n4,None,true\n", encoding="utf-8"
+    )
     rows = read(tmp_path, columns={"sample_id": "id", "text": "t", "label": "l"})
     assert [(r["sample_id"], r["text"], r["label"]) for r in rows] == [
         ("1", "NA", "01"),
@@ -38,7 +40,7 @@ def test_quotes_hold_delimiters_quotes_and_line_ends(tmp_path: Path) -> None:
 
 
 def test_other_delimiters_and_tables_without_quoting(tmp_path: Path) -> None:
-    (tmp_path / "a.tsv").write_text('t\tl\n"open\t1\nfine\t0\n')
+    (tmp_path / "a.tsv").write_text('t\tl\n"open\t1\nfine\t0\n', encoding="utf-8")
     columns = {"text": "t", "label": "l"}
     rows = read(tmp_path, columns=columns, files="*.tsv", delimiter="\t", quotes=False)
     assert [(r["text"], r["label"]) for r in rows] == [('"open', "1"), ("fine", "0")]
@@ -52,7 +54,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
 def test_a_record_of_another_length_is_a_row_without_content(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "a.csv").write_text("i,t\nx,good\ny\nz,1,2\nw,good\n")
+    (tmp_path / "a.csv").write_text("i,t\nx,good\ny\nz,1,2\nw,good\n", encoding="utf-8")
     with caplog.at_level(logging.WARNING):
         rows = read(tmp_path, columns={"sample_id": "i", "text": "t"})
     assert [(r["sample_id"], r["text"]) for r in rows] == [
@@ -72,8 +74,8 @@ def test_text_that_is_not_utf8_reaches_validation_as_it_is(tmp_path: Path) -> No
 
 def test_media_are_files_and_splits_are_tables(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"A")
-    (tmp_path / "train.csv").write_text("f,l\na.png,x\n")
-    (tmp_path / "test.csv").write_text("f,l\nb.png,y\n")
+    (tmp_path / "train.csv").write_text("f,l\na.png,x\n", encoding="utf-8")
+    (tmp_path / "test.csv").write_text("f,l\nb.png,y\n", encoding="utf-8")
     splits = {"train": "train.csv", "test": "test.csv"}
     rows = read(tmp_path, columns={"image": "f", "label": "l"}, splits=splits)
     assert [(r["split"], r["image"], r["label"]) for r in rows] == [
@@ -98,7 +100,7 @@ def test_a_header_without_a_column_is_an_error(tmp_path: Path, data: bytes, mess
 
 def test_a_line_without_an_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_csv, "MAX_LINE_CHARS", 20)
-    (tmp_path / "a.csv").write_text("t\n" + "x" * 30)
+    (tmp_path / "a.csv").write_text("t\n" + "x" * 30, encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.csv: line 2 is longer than 20 characters"):
         read(tmp_path, columns={"text": "t"})
 
@@ -107,7 +109,7 @@ def test_a_quote_that_is_never_closed_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source_csv, "MAX_LINE_CHARS", 20)
-    (tmp_path / "a.csv").write_text('t\n"open\n' + "some text\n" * 9)
+    (tmp_path / "a.csv").write_text('t\n"open\n' + "some text\n" * 9, encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.csv: not readable as CSV .*field limit"):
         read(tmp_path, columns={"text": "t"})
 

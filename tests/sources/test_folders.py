@@ -60,7 +60,8 @@ def test_a_table_tells_more_and_its_lines_about_nothing_are_rows_too(
 ) -> None:
     put(tmp_path, "a.png", "b/c.png", "d.png")
     (tmp_path / "metadata.csv").write_text(
-        "file_name,words\nb/c.png,one\na.png,NA\nb/c.png,two\ngone.png,three\nbroken\n"
+        "file_name,words\nb/c.png,one\na.png,NA\nb/c.png,two\ngone.png,three\nbroken\n",
+        encoding="utf-8",
     )
     table = {"file": "metadata.csv", "columns": {"caption": "words"}}
     with caplog.at_level(logging.WARNING):
@@ -79,7 +80,9 @@ def test_a_table_tells_more_and_its_lines_about_nothing_are_rows_too(
 def test_each_split_can_have_a_table(tmp_path: Path) -> None:
     put(tmp_path, "train/a.png", "val/a.png")
     for split in ("train", "val"):
-        (tmp_path / split / "metadata.csv").write_text(f"name,l\na.png,{split}-label\n")
+        (tmp_path / split / "metadata.csv").write_text(
+            f"name,l\na.png,{split}-label\n", encoding="utf-8"
+        )
     table = {"file": "{split}/metadata.csv", "key": "name", "columns": {"label": "l"}}
     rows = read(tmp_path, labels="none", table=table, splits={"train": "train", "val": "val"})
     assert [(r["sample_id"], r["split"], r["label"]) for r in rows] == [
@@ -90,7 +93,7 @@ def test_each_split_can_have_a_table(tmp_path: Path) -> None:
 
 def test_one_table_can_tell_of_all_splits(tmp_path: Path) -> None:
     put(tmp_path, "train/a.png", "val/b.png")
-    (tmp_path / "all.csv").write_text("file_name,l\ntrain/a.png,x\nval/b.png,y\n")
+    (tmp_path / "all.csv").write_text("file_name,l\ntrain/a.png,x\nval/b.png,y\n", encoding="utf-8")
     table = {"file": "all.csv", "columns": {"label": "l"}}
     rows = read(tmp_path, labels="none", table=table, splits={"train": "train", "val": "val"})
     assert [row["label"] for row in rows] == ["x", "y"]

@@ -21,7 +21,9 @@ def parts(**inner: Any) -> PartsSource:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "a.csv").write_text("id,digit,speaker,words\n1,7,theo,seven\n2,8,lucas,eight\n")
+    (tmp_path / "a.csv").write_text(
+        "id,digit,speaker,words\n1,7,theo,seven\n2,8,lucas,eight\n", encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -45,7 +47,7 @@ def test_the_splits_are_those_of_any_part() -> None:
 
 
 def test_a_part_without_rows_is_named(folder: Path) -> None:
-    (folder / "a.csv").write_text("id,digit,speaker,words\n")
+    (folder / "a.csv").write_text("id,digit,speaker,words\n", encoding="utf-8")
     with pytest.raises(DataError, match="part digit has zero rows"):
         list(parts(digit=DIGIT).read(folder))
 

@@ -48,7 +48,10 @@ def test_the_default_experiment_is_kept_unless_another_is_chosen(
     root: Path, overrides: list[str]
 ) -> None:
     config = root / "conf/config.yaml"
-    config.write_text(config.read_text().replace("experiment: null", "experiment: smoke"))
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("experiment: null", "experiment: smoke"),
+        encoding="utf-8",
+    )
     asked = compose_yaml(root / "conf", "config", overrides)
     write_best(root, "s", overrides, "")
     assert same_params(compose_yaml(root / "conf", "config", ["experiment=s_best"]), asked)
@@ -57,21 +60,21 @@ def test_the_default_experiment_is_kept_unless_another_is_chosen(
 def test_a_file_of_ours_is_replaced_and_one_edited_by_hand_is_kept(root: Path) -> None:
     path = write_best(root, "s", [f"{LR}=0.003"], "first")
     write_best(root, "s", [f"{LR}=0.004"], "second")
-    assert "0.004" in path.read_text()
-    edited = path.read_text().replace("0.004", "0.005")
-    path.write_text(edited)
+    assert "0.004" in path.read_text(encoding="utf-8")
+    edited = path.read_text(encoding="utf-8").replace("0.004", "0.005")
+    path.write_text(edited, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"conf/experiment/s_best\.yaml: not written by a sweep"):
         write_best(root, "s", [f"{LR}=0.006"], "third")
-    assert path.read_text() == edited
+    assert path.read_text(encoding="utf-8") == edited
 
 
 def test_a_file_of_the_user_is_never_replaced(root: Path) -> None:
     path = root / "conf/experiment/s_best.yaml"
-    path.write_text("# @package _global_\nseed: 5\n")
-    assert not is_ours(path.read_text())
+    path.write_text("# @package _global_\nseed: 5\n", encoding="utf-8")
+    assert not is_ours(path.read_text(encoding="utf-8"))
     with pytest.raises(ConfigError, match="stays as it is"):
         write_best(root, "s", ["seed=3"], "")
-    assert path.read_text() == "# @package _global_\nseed: 5\n"
+    assert path.read_text(encoding="utf-8") == "# @package _global_\nseed: 5\n"
 
 
 def test_what_no_file_can_say_is_told(root: Path) -> None:

@@ -19,7 +19,7 @@ points: 12
 
 def write(root: Path, text: str) -> None:
     (root / "sweeps").mkdir(exist_ok=True)
-    (root / "sweeps/s.yaml").write_text(text)
+    (root / "sweeps/s.yaml").write_text(text, encoding="utf-8")
 
 
 def test_a_sweep_has_defaults(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_runs_that_fail_or_have_no_hope_do_not_stop_the_others(folder: Path) -> 
     assert "1 runs were queued" in retried.stdout
     assert toy.ran() == [*ran, ran[-1]]
 
-    kept = (folder / "conf/experiment/s_best.yaml").read_text()
+    kept = (folder / "conf/experiment/s_best.yaml").read_text(encoding="utf-8")
     assert "override /optim: sgd" in kept
     # The winner's experiment is the winner's run: nothing is computed again.
     toy.run("dvc", "exp", "run", "-S", "experiment=s_best", "fit")
@@ -126,7 +126,7 @@ def test_runs_that_fail_or_have_no_hope_do_not_stop_the_others(folder: Path) -> 
 
 def test_a_modified_checkout_is_refused(folder: Path) -> None:
     toy = make_toy(folder, ADAPTIVE.replace("POINTS", "4"))
-    (folder / "fit.py").write_text(FILES["fit.py"] + "\n")
+    (folder / "fit.py").write_text(FILES["fit.py"] + "\n", encoding="utf-8")
     done = toy.sweep("s", check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: fit.py: modified; a sweep compares runs of one commit")

@@ -48,10 +48,12 @@ def drop(project: Path) -> None:
     """Leave the one queued run as a worker does that takes it while it is being shut down."""
     celery = project / ".dvc/tmp/exps/celery"
     (message,) = (celery / "broker/in").glob("*.celery.msg")
-    task = json.loads(message.read_text())["headers"]["id"]
+    task = json.loads(message.read_text(encoding="utf-8"))["headers"]["id"]
     message.rename(celery / "broker/processed" / message.name)
     result = {"status": "FAILURE", "result": None, "traceback": None, "task_id": task}
-    (celery / "result" / f"celery-task-meta-{task}").write_text(json.dumps(result))
+    (celery / "result" / f"celery-task-meta-{task}").write_text(
+        json.dumps(result), encoding="utf-8"
+    )
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ class DrivenQueue:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/config.yaml").write_text("x: 0\ny: a\nseed: 0\n")
+    (tmp_path / "conf/config.yaml").write_text("x: 0\ny: a\nseed: 0\n", encoding="utf-8")
     monkeypatch.setattr(runner_module, "POLL_S", 0.0)
     monkeypatch.setattr(runner_module, "baseline_of", lambda root: BASELINE)
     return tmp_path
@@ -256,7 +256,9 @@ def record(project: Path, run: str, values: list[float]) -> None:
         json.dumps({"event": "metrics", "step": 7 * n, "values": {"val/loss": value}})
         for n, value in enumerate(values, start=1)
     ]
-    (folder / "finetune@vqa-77.jsonl").write_text("\n".join(lines) + '\n{"event": "met')
+    (folder / "finetune@vqa-77.jsonl").write_text(
+        "\n".join(lines) + '\n{"event": "met', encoding="utf-8"
+    )
 
 
 def test_a_hopeless_run_is_stopped_and_kept_as_pruned(project: Path) -> None:

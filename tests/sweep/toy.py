@@ -118,7 +118,7 @@ class Toy:
     def ran(self) -> list[str]:
         """Names of the experiments whose stage has run, once for each time."""
         log = self.folder / "ran.log"
-        return log.read_text().split() if log.is_file() else []
+        return log.read_text(encoding="utf-8").split() if log.is_file() else []
 
     def workers(self) -> list[psutil.Process]:
         """The workers of this project's queue, and what they started."""
@@ -148,7 +148,7 @@ def make_toy(folder: Path, sweep: str, changed: Mapping[str, str] | None = None)
     """The project in `folder`, committed, with a sweep named `s`."""
     for name, text in {**FILES, "sweeps/s.yaml": sweep, **(changed or {})}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
     toy = Toy(folder)
     toy.run("git", "init", "-q")
     toy.run("dvc", "init", "-q")

@@ -110,7 +110,7 @@ def test_a_stored_tokenizer_gives_the_same_ids(tokenizer: Tokenizer, tmp_path: P
 def test_an_unreadable_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tokenizer\.json: not a readable tokenizer"):
         load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"tokenizer\.json: not a readable tokenizer"):
         load_pretrained(str(tmp_path))
 

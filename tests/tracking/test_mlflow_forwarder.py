@@ -152,7 +152,7 @@ def write_record(
 @contextmanager
 def writer_of(path: Path) -> Iterator[None]:
     """A living stage: it holds the lock of its record."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -248,7 +248,7 @@ def test_whatever_call_fails_the_next_forwarder_delivers_the_rest_once(
 def test_runs_are_found_again_when_the_state_is_lost(tmp_path: Path, store: FakeStore) -> None:
     write_record(tmp_path, start_event(), metrics_event(1, loss=3.0), end_event())
     forward_once(forwarder_of(tmp_path, store))
-    (tmp_path / STATE).write_text('{"cut')
+    (tmp_path / STATE).write_text('{"cut', encoding="utf-8")
     forward_once(forwarder_of(tmp_path, store))
     assert [run.name for run in store.runs] == [PIPELINE, "finetune@vqa"]
 
@@ -260,7 +260,7 @@ def test_each_store_gets_everything_once(tmp_path: Path, store: FakeStore) -> No
         forward_once(forwarder_of(tmp_path, store))
         forward_once(forwarder_of(tmp_path, other, "http://b.example.org"))
     assert store.series("finetune@vqa", "loss") == other.series("finetune@vqa", "loss")
-    assert "secret" not in (tmp_path / STATE).read_text()
+    assert "secret" not in (tmp_path / STATE).read_text(encoding="utf-8")
 
 
 def test_a_deleted_database_is_filled_again(tmp_path: Path) -> None:

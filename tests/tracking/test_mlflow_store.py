@@ -15,7 +15,9 @@ from plumbline.tracking.record import record_run
 
 
 def recorded_series(path: Path, name: str) -> list[tuple[int, float]]:
-    events: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
+    events: list[dict[str, Any]] = [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
+    ]
     points = [e for e in events if e["event"] == "metrics" and name in e["values"]]
     return [(e["step"], float(e["values"][name])) for e in points]
 
@@ -29,7 +31,7 @@ def test_mlflow_holds_the_parameters_and_series_of_the_record(
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.setenv("PLUMBLINE_TRACKING", "off")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    (tmp_path / "plot.txt").write_text("small")
+    (tmp_path / "plot.txt").write_text("small", encoding="utf-8")
     with (tmp_path / "weights.bin").open("wb") as file:
         file.truncate(6_000_000)
     config = {"seed": 7, "optim": {"lr": 3e-4}, "prompt": "x" * 7000}

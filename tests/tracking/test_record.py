@@ -44,7 +44,7 @@ def refuse_constant(name: str) -> None:
 
 def read(path: Path | None) -> list[dict[str, Any]]:
     assert path is not None
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     return [json.loads(line, parse_constant=refuse_constant) for line in lines]
 
 
@@ -115,7 +115,7 @@ def test_the_record_names_the_commit_and_whether_the_code_differs_from_it(checko
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     for name in ("code.py", "dvc.lock"):
-        (checkout / name).write_text("1\n")
+        (checkout / name).write_text("1\n", encoding="utf-8")
     git("init", "--quiet")
     git("add", "code.py", "dvc.lock")
     git("commit", "--quiet", "-m", "first")
@@ -126,9 +126,11 @@ def test_the_record_names_the_commit_and_whether_the_code_differs_from_it(checko
             pass
         return read(run.path)[0]["git"]
 
-    (checkout / "dvc.lock").write_text("2\n")  # dvc itself does that while the pipeline runs
+    (checkout / "dvc.lock").write_text(
+        "2\n", encoding="utf-8"
+    )  # dvc itself does that while the pipeline runs
     assert recorded() == {"commit": commit, "dirty": False}
-    (checkout / "code.py").write_text("2\n")
+    (checkout / "code.py").write_text("2\n", encoding="utf-8")
     assert recorded() == {"commit": commit, "dirty": True}
 
 
@@ -207,7 +209,7 @@ def test_a_stage_runs_without_a_record_when_none_can_be_made(
     checkout: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLUMBLINE_TRACKING", "mlflow")
-    (checkout / ".plumbline").write_text("a file where a folder should be")
+    (checkout / ".plumbline").write_text("a file where a folder should be", encoding="utf-8")
     with caplog.at_level(logging.WARNING), record_run(stage="align", config={}) as run:
         run.metrics(0, {"loss": 1.0})
         run.facts({"rows": 1})
@@ -238,7 +240,7 @@ def test_each_run_of_one_process_has_a_file_of_its_own() -> None:
 
 def test_the_file_is_locked_exactly_as_long_as_its_writer_lives() -> None:
     def is_locked(path: Path) -> bool:
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -265,7 +267,9 @@ def make_process(proc: Path, pid: int, parent: int, command: str, ticks: int) ->
     folder.mkdir(parents=True)
     (folder / "cmdline").write_bytes(command.replace(" ", "\0").encode() + b"\0")
     later = " ".join(["0"] * 17)  # fields 5 to 21
-    (folder / "stat").write_text(f"{pid} (a (b) c) S {parent} {later} {ticks} 0 0\n")
+    (folder / "stat").write_text(
+        f"{pid} (a (b) c) S {parent} {later} {ticks} 0 0\n", encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -282,7 +286,7 @@ def test_all_stages_of_one_dvc_process_share_a_pipeline(
     make_process(proc, os.getppid(), 50, "/bin/sh -c python\0-m\0stages.finetune", 9 * second)
     make_process(proc, 50, 40, command, 5 * second)
     make_process(proc, 40, 30, "dvc queue start", 2 * second)  # not the nearest
-    (proc / "stat").write_text("cpu 1 2 3\nbtime 1000000000\n")
+    (proc / "stat").write_text("cpu 1 2 3\nbtime 1000000000\n", encoding="utf-8")
     assert pipeline_id(proc) == "20010909-014645-repro-50"
     monkeypatch.setenv("DVC_EXP_NAME", "swp-1")
     assert pipeline_id(proc) == "20010909-014645-swp-1-50"
@@ -292,7 +296,7 @@ def test_a_stage_run_by_hand_is_a_pipeline_of_its_own(tmp_path: Path) -> None:
     proc = tmp_path / "proc"
     make_process(proc, os.getppid(), 1, "/home/me/dvc/bin/python -m stages.finetune", 0)
     make_process(proc, os.getpid(), os.getppid(), "python", 0)
-    (proc / "stat").write_text("btime 1000000000\n")
+    (proc / "stat").write_text("btime 1000000000\n", encoding="utf-8")
     assert pipeline_id(proc) == f"20010909-014640-manual-{os.getpid()}"
 
 

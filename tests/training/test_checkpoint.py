@@ -166,7 +166,7 @@ def test_the_nearest_state_of_another_run_is_named(tmp_path: Path) -> None:
         store.save(*tensors_of(model, optimizer), state(), 0)
     expected = f"{tmp_path}/near/step-3 differs in settings.seed: 1 there, 0 here"
     assert own.nearest_other() == expected
-    (tmp_path / "far/step-3/identity.json").write_text("{")
+    (tmp_path / "far/step-3/identity.json").write_text("{", encoding="utf-8")
     assert own.nearest_other() == expected
     assert CheckpointStore(tmp_path / "own", "f").nearest_other() is None
 
@@ -179,7 +179,9 @@ def test_the_fingerprint_covers_settings_inputs_and_code(
     assert fingerprint_run(identify_run({"lr": 0.2, "seed": 0}, {"data": "a"})) != base
     assert fingerprint_run(identify_run({"lr": 0.1, "seed": 0}, {"data": "b"})) != base
     edited = tmp_path / "checkpoint.py"
-    edited.write_text(Path(checkpoint.__file__).read_text() + "\n# edited\n")
+    edited.write_text(
+        Path(checkpoint.__file__).read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8"
+    )
     monkeypatch.setattr(checkpoint, "__file__", str(edited))
     assert fingerprint_run(identify_run({"lr": 0.1, "seed": 0}, {"data": "a"})) != base
 
@@ -281,14 +283,14 @@ def test_a_state_that_was_moved_aside_for_its_successor_is_found_again(
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     with training_state_folder("finetune@vqa", "f" * 64) as folder:
         saved_run(folder, 4).save_best(plain_state(model_and_optimizer(0)[0]), {"value": 1.0})
-        digests = (folder / name / "digests.json").read_text()
+        digests = (folder / name / "digests.json").read_text(encoding="utf-8")
         # As a kill between the two renames of a replacement leaves it.
         (folder / name).rename(folder / f".{name}.before-1")
         (folder / f".{name}.partial-1").mkdir()
         (folder / ".step-9.partial-2").mkdir()
     with training_state_folder("finetune@vqa", "f" * 64) as folder:
         assert {path.name for path in folder.iterdir()} == {"step-4", "best"}
-        assert (folder / name / "digests.json").read_text() == digests
+        assert (folder / name / "digests.json").read_text(encoding="utf-8") == digests
 
 
 def test_of_two_states_the_successor_stays_when_both_are_whole(

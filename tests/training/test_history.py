@@ -22,7 +22,7 @@ def test_a_history_survives_json_exactly() -> None:
 
 def test_tables_hold_every_digit_and_leave_holes_where_a_row_has_none(tmp_path: Path) -> None:
     example().write(tmp_path)
-    assert (tmp_path / "train.csv").read_text() == (
+    assert (tmp_path / "train.csv").read_text(encoding="utf-8") == (
         "global_step,loss\n1,0.30000000000000004\n2,1e-17\n"
     )
     with (tmp_path / "val.csv").open() as file:
@@ -45,6 +45,6 @@ def test_skipped_steps_have_a_table_of_their_own(tmp_path: Path) -> None:
     history = History(skipped=[row])
     assert History.from_state(json.loads(json.dumps(history.state()))) == history
     history.write(tmp_path)
-    assert (tmp_path / "skipped.csv").read_text() == (
+    assert (tmp_path / "skipped.csv").read_text(encoding="utf-8") == (
         'global_step,reason,samples\n3,"ValueError: a, b",4 7\n'
     )

@@ -123,7 +123,7 @@ def test_a_batch_that_fails_in_one_process_is_skipped_in_all(
     train(alone, run, Path("one"), Processes())
     ends = together(lambda p: train(failing(job, p, 3), run, Path("two"), p))
     assert ends == ["led", "followed"]
-    one, two = ((Path(f) / "skipped.csv").read_text() for f in ("one", "two"))
+    one, two = ((Path(f) / "skipped.csv").read_text(encoding="utf-8") for f in ("one", "two"))
     assert "sample 3 is odd" in two
     assert one.split(",")[-1] == two.split(",")[-1]  # the same samples were left out
 

@@ -222,7 +222,7 @@ def test_an_unfrozen_encoder_learns_with_the_rest(
 
 def test_training_makes_the_loss_smaller(vlm: Callable[[list[str]], Build]) -> None:
     train(vlm(["image_encoder"]), "model", frozen=["image_encoder"], epochs=10)
-    with Path("model/val.csv").open() as file:
+    with Path("model/val.csv").open(encoding="utf-8") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     assert losses[-1] < 0.7 * losses[0]
 

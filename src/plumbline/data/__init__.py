@@ -1,0 +1,1 @@
+"""Canonical columns, Parquet, and the decoding of media."""

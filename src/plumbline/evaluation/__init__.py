@@ -1,0 +1,1 @@
+"""Figures and predictions of a trained model, by kind."""

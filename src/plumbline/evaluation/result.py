@@ -49,4 +49,4 @@ def write_evaluation(result: Evaluation, out: Path) -> None:
     for name, rows in result.tables.items():
         if rows:
             pyarrow.csv.write_csv(pa.Table.from_pylist(rows), out / f"{name}.csv")
-    (out / "details.json").write_text(dump_json(result.details))
+    (out / "details.json").write_text(dump_json(result.details), encoding="utf-8")

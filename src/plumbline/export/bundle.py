@@ -232,11 +232,11 @@ def _write_runtime(plan: GraphPlan[Any], config: ExportConfig, out: Path) -> Non
     (out / "runtime").mkdir()
     for name in (*COMMON_MODULES, *plan.modules):
         shutil.copyfile(TEMPLATES / f"{name}.py", out / "runtime" / f"{name}.py")
-    (out / "README.md").write_text(_readme(plan.readme))
+    (out / "README.md").write_text(_readme(plan.readme), encoding="utf-8")
     _write_json(out / "server.json", config.server.model_dump(mode="json"))
     packages = sorted((*COMMON_PACKAGES, *plan.packages))
     pins = [f"{name}=={importlib.metadata.version(name)}\n" for name in packages]
-    (out / "requirements.txt").write_text("".join(pins))
+    (out / "requirements.txt").write_text("".join(pins), encoding="utf-8")
 
 
 def _readme(readme: Readme) -> str:
@@ -254,7 +254,7 @@ def _readme(readme: Readme) -> str:
             ("json", f'base64.b64encode(Path("{place}").read_bytes()).decode()'),
         )
     }
-    return string.Template((TEMPLATES / "README.md").read_text()).substitute(
+    return string.Template((TEMPLATES / "README.md").read_text(encoding="utf-8")).substitute(
         title=readme.title,
         answer=readme.answer,
         commands=f"python inference.py {' '.join(flags)}",
@@ -299,4 +299,4 @@ def _count(part: torch.nn.Module) -> int:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(dump_json(value))
+    path.write_text(dump_json(value), encoding="utf-8")

@@ -43,7 +43,7 @@ def write_selftest(model: Model, plan: GraphPlan[Any], out: Path) -> None:
         "tolerance": TOLERANCE,
         "input_tolerance": INPUT_TOLERANCE,
     }
-    (out / "selftest.json").write_text(dump_json(expected))
+    (out / "selftest.json").write_text(dump_json(expected), encoding="utf-8")
 
 
 def _store(model: Model, request: Request, out: Path, name: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Looking into a model or a training before it runs for long."""

@@ -73,7 +73,7 @@ class Memory:
             torch.cuda.reset_peak_memory_stats(self._device)
             return
         try:
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         except OSError:
             return  # the peak is then that of the whole process so far, which sizes only raise
 
@@ -86,7 +86,7 @@ class Memory:
 
 def _proc_bytes(file: str, key: str) -> int | None:
     try:
-        lines = Path(file).read_text().splitlines()
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)

@@ -1,0 +1,1 @@
+"""From a training cache to batches: readers, transforms, keyed randomness."""

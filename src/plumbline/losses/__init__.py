@@ -1,0 +1,1 @@
+"""Sums and counts that training minimises, as pure functions."""

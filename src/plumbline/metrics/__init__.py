@@ -1,0 +1,1 @@
+"""Figures of predictions against references, as pure functions."""

@@ -1,0 +1,1 @@
+"""Encoders, language models and heads, and weights on disk."""

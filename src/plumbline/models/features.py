@@ -70,7 +70,7 @@ def cached_features(
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Two queued experiments may want the same features at the same moment: one makes them.
-    with folder.with_suffix(".lock").open("w") as lock:
+    with folder.with_suffix(".lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_whole(folder):
             _encode_all(encoder, images, normalize, image_size, folder, device)
@@ -95,4 +95,4 @@ def _encode_all(
             tokens = encode_images(encoder, batch, normalize, image_size, device)
             out[at : at + len(batch)] = tokens.numpy()
         out.flush()
-        (partial / "features.json").write_text(dump_json({"shape": list(shape)}))
+        (partial / "features.json").write_text(dump_json({"shape": list(shape)}), encoding="utf-8")

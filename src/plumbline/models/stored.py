@@ -56,7 +56,7 @@ def save_model(
 ) -> None:
     """Write weights, spec and tokenizer into an existing folder."""
     save_weights(model, folder / WEIGHTS)
-    (folder / SPEC).write_text(dump_json(spec.model_dump(mode="json")))
+    (folder / SPEC).write_text(dump_json(spec.model_dump(mode="json")), encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save(str(folder / FILE_NAME))
     if architecture := getattr(model, "architecture", None):

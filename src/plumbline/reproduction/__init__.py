@@ -1,0 +1,1 @@
+"""Certificates: a rerun compared with the record."""

@@ -36,7 +36,7 @@ def read_lock(path: Path) -> dict[str, StageEntry]:
         CheckpointError: it is missing or not a lock of DVC.
     """
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
         return {name: _entry(name, stage) for name, stage in document["stages"].items()}
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; run dvc repro and commit it") from None

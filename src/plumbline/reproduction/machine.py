@@ -85,7 +85,7 @@ def describe_machine(threads: int) -> Machine:
         ConfigError: torch cannot be imported.
     """
     command = [sys.executable, "-c", _ASK_TORCH]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    asked = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     if asked.returncode:
         last = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ConfigError(f"torch cannot be asked for the CPU's type ({last}); run make setup")
@@ -106,7 +106,7 @@ def describe_machine(threads: int) -> Machine:
 def _cpu_fields(info: Path) -> dict[str, str]:
     """The fields of the first processor that `/proc/cpuinfo` lists; none where there is no such."""
     try:
-        first = info.read_text().split("\n\n")[0]
+        first = info.read_text(encoding="utf-8").split("\n\n")[0]
     except OSError:
         return {}
     pairs = (line.partition(":") for line in first.splitlines())
@@ -139,7 +139,7 @@ def read_record(folder: Path) -> MachineRecord | None:
     if not file.is_file():
         return None
     try:
-        return MachineRecord.model_validate_json(file.read_text())
+        return MachineRecord.model_validate_json(file.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError):
         raise ConfigError(
             f"{file}: not a record of a machine; write it with python -m plumbline.verify --record"

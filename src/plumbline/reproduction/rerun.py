@@ -46,7 +46,13 @@ def call(folder: Path, *command: str) -> str:
         OutputError: it failed; the text has the last line of what it said.
     """
     done = subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        command,
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
     )
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
@@ -122,7 +128,7 @@ def select_preset(folder: Path, preset: str) -> None:
     if preset not in known:
         raise ConfigError(f"preset {preset}: not in conf/experiment, which has {', '.join(known)}")
     file = folder / "conf" / "config.yaml"
-    text, places = _EXPERIMENT.subn(rf"\1 {preset}", file.read_text())
+    text, places = _EXPERIMENT.subn(rf"\1 {preset}", file.read_text(encoding="utf-8"))
     if places != 1:
         raise ConfigError(f"{file.name}: has no line `- experiment:`, so no preset can be chosen")
     atomic_write(file, text)
@@ -143,13 +149,14 @@ def reproduce(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,  # so that an interrupt can end the stage with it
     )
     watch = _Watch(show)
     try:
         assert process.stdout is not None
-        with log.open("w") as file:
+        with log.open("w", encoding="utf-8") as file:
             for line in process.stdout:
                 file.write(line)
                 watch.read(line)
@@ -235,7 +242,7 @@ def open_side(folder: Path, stages: Mapping[str, StageEntry], cache: Callable[[]
 
 def _read_figures(file: Path) -> Any:
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise OutputError(f"{file}: not readable as JSON ({error})") from None
 
@@ -244,6 +251,8 @@ def _list_folder(cache: Path, md5: str) -> dict[str, str] | None:
     """The files of a folder that DVC has cached; None where the cache has no such folder."""
     file = cache / "files" / "md5" / md5[:2] / md5[2:]
     try:
-        return {entry["relpath"]: entry["md5"] for entry in json.loads(file.read_text())}
+        return {
+            entry["relpath"]: entry["md5"] for entry in json.loads(file.read_text(encoding="utf-8"))
+        }
     except (OSError, json.JSONDecodeError, KeyError, TypeError):
         return None

@@ -1,0 +1,1 @@
+"""What a cleaned dataset looks like: sizes, lengths, classes."""

@@ -1,0 +1,1 @@
+"""Searches over settings through the DVC queue."""

@@ -35,7 +35,7 @@ def write_best(root: Path, name: str, overrides: Sequence[str], comment: str) ->
     body = experiment_text(conf, overrides, comment)
     _check(conf, f"{name}_best", body, overrides)
     path = conf / _GROUP / f"{name}_best.yaml"
-    if path.is_file() and not is_ours(path.read_text()):
+    if path.is_file() and not is_ours(path.read_text(encoding="utf-8")):
         raise ConfigError(
             f"{path.relative_to(root)}: not written by a sweep, or edited since; it stays as it is "
             "(rename it to have the winner there)"
@@ -104,7 +104,9 @@ def _check(conf: Path, name: str, body: str, overrides: Sequence[str]) -> None:
         copy = Path(folder) / "conf"
         shutil.copytree(conf, copy)
         (copy / _GROUP).mkdir(exist_ok=True)
-        (copy / _GROUP / f"{name}.yaml").write_text("# @package _global_\n" + body)
+        (copy / _GROUP / f"{name}.yaml").write_text(
+            "# @package _global_\n" + body, encoding="utf-8"
+        )
         asked = compose_yaml(conf, "config", overrides)
         given = compose_yaml(copy, "config", [f"{_GROUP}={name}"])
     if not same_params(asked, given):

@@ -164,7 +164,7 @@ class DvcQueue:
     @contextmanager
     def _queueing(self) -> Iterator[int]:
         """One change of the queue at a time, also by a child of a sweep that was killed."""
-        with self._lock.open("a") as file:
+        with self._lock.open("a", encoding="utf-8") as file:
             deadline = time.monotonic() + _QUEUEING_S
             while True:
                 try:
@@ -196,7 +196,7 @@ class DvcQueue:
                 pass_fds=() if starts else (lock,),  # workers must not inherit it
                 check=False,
             )
-        return done.returncode, self._log.read_text(errors="replace")
+        return done.returncode, self._log.read_text(errors="replace", encoding="utf-8")
 
     def settle(self) -> None:
         """Wait for a change of the queue that a killed sweep has begun."""
@@ -264,7 +264,9 @@ def git(root: Path, *arguments: str) -> str:
         ConfigError: there is no repository, or no commit.
     """
     command = ["git", "--no-optional-locks", *arguments]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, encoding="utf-8", check=False
+    )
     if done.returncode:
         raise ConfigError(f"git {arguments[0]}: {_last_error(done.stderr)}")
     return done.stdout

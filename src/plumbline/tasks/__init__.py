@@ -1,0 +1,1 @@
+"""Kinds of work: what a sample, a batch and a loss are."""

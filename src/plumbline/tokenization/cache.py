@@ -109,7 +109,7 @@ def build_cache(clean: Path, out: Path, config: TokenizeConfig, shapes: dict[str
         "values": shapes.get("values", {}),
         **facts,
     }
-    (out / "cache.json").write_text(dump_json(description))
+    (out / "cache.json").write_text(dump_json(description), encoding="utf-8")
 
 
 def _tokenizer(clean: Path, config: TokenizeConfig) -> Tokenizer:

@@ -67,7 +67,7 @@ class Progress:
 
 def _read_state(path: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
-        state = json.loads(path.read_text())
+        state = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(state, dict):
             return state
     return {}

@@ -328,7 +328,7 @@ def forward_once(forwarder: Forwarder) -> bool:
 @contextmanager
 def _single_instance(root: Path) -> Iterator[bool]:
     """Yield whether this is the only forwarder of the checkout."""
-    with (root / FORWARDER_LOCK).open("a+") as file:
+    with (root / FORWARDER_LOCK).open("a+", encoding="utf-8") as file:
         for _ in range(20):  # a stage that looks whether one is at work holds it for a moment
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -347,7 +347,7 @@ def _single_instance(root: Path) -> Iterator[bool]:
 @contextmanager
 def _store_lock(root: Path) -> Iterator[None]:
     """Held while a database may be in creation: two creators at once leave it unusable."""
-    with (root / STORE_LOCK).open("a") as file:
+    with (root / STORE_LOCK).open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -357,7 +357,7 @@ def _step_back() -> None:
     os.nice(19)
     # With autogroups, as on desktops, niceness counts only within the session: ours is our own.
     with suppress(OSError):
-        Path("/proc/self/autogroup").write_text("19")
+        Path("/proc/self/autogroup").write_text("19", encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> int:

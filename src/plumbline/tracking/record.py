@@ -271,13 +271,13 @@ def _dvc_ancestor(pid: int, proc: Path) -> int | None:
 
 def _stat_fields(pid: int, proc: Path) -> list[str]:
     """The fields of `/proc/<pid>/stat` after the command, which may hold spaces and brackets."""
-    return (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return (proc / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
 
 
 def _start_time(pid: int, proc: Path) -> float:
     """When a process started, in seconds since 1970. Source: man 5 proc_pid_stat, field 22."""
     with suppress(OSError, ValueError, IndexError):
-        boot = re.search(r"^btime (\d+)", (proc / "stat").read_text(), re.MULTILINE)
+        boot = re.search(r"^btime (\d+)", (proc / "stat").read_text(encoding="utf-8"), re.MULTILINE)
         if boot:
             ticks = int(_stat_fields(pid, proc)[19])
             return int(boot[1]) + ticks / os.sysconf("SC_CLK_TCK")
@@ -318,7 +318,13 @@ def _git_state() -> dict[str, Any]:
     command += [":(exclude)dvc.lock", ":(exclude)metrics"]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_GIT_S, check=True
+            command,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_GIT_S,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
@@ -329,7 +335,7 @@ def _git_state() -> dict[str, Any]:
 
 def _cpu_name() -> str:
     """The processor's type: equal bits are promised for the same type only."""
-    with suppress(OSError), Path("/proc/cpuinfo").open() as file:
+    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
         for line in file:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
@@ -339,7 +345,11 @@ def _cpu_name() -> str:
 def _peak_rss_bytes() -> int | None:
     # Not getrusage: its maximum is inherited from the process that started this one.
     with suppress(OSError):
-        peak = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        peak = re.search(
+            r"^VmHWM:\s+(\d+) kB",
+            Path("/proc/self/status").read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
         return int(peak[1]) * 1024 if peak else None
     return None
 
@@ -354,7 +364,7 @@ def ensure_forwarder(root: Path) -> int | None:
         The pid of the new process; None when one is at work, or when none could be started.
     """
     try:
-        with (root / FORWARDER_LOCK).open("a") as lock:
+        with (root / FORWARDER_LOCK).open("a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return _spawn_forwarder(root)
     except BlockingIOError:

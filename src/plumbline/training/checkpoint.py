@@ -122,9 +122,9 @@ class CheckpointStore:
             save_file(dict(weights), partial / WEIGHTS)
             save_file(dict(moments), partial / "optimizer.safetensors")
             # Not dump_json: rows keep the order of their columns, and a skipped step holds a NaN.
-            (partial / "state.json").write_text(json.dumps(vars(state)))
+            (partial / "state.json").write_text(json.dumps(vars(state)), encoding="utf-8")
             if self._identity is not None:
-                (partial / IDENTITY).write_text(dump_json(self._identity))
+                (partial / IDENTITY).write_text(dump_json(self._identity), encoding="utf-8")
             if epoch and self._keep_every and epoch % self._keep_every == 0:
                 (partial / "snapshot").touch()
         for old in before:
@@ -135,7 +135,7 @@ class CheckpointStore:
         """Replace the best weights."""
         with staged_folder(self.folder / "best") as partial:
             save_file(dict(weights), partial / WEIGHTS)
-            (partial / "best.json").write_text(dump_json(dict(best)))
+            (partial / "best.json").write_text(dump_json(dict(best)), encoding="utf-8")
 
     def restore(
         self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer

@@ -45,7 +45,7 @@ class History:
         }
         for name, rows in tables.items():
             if rows:
-                (folder / f"{name}.csv").write_text(_as_csv(rows))
+                (folder / f"{name}.csv").write_text(_as_csv(rows), encoding="utf-8")
 
 
 def _as_csv(rows: Sequence[Mapping[str, float | int | str]]) -> str:

@@ -114,8 +114,8 @@ def train_to_folder(
             figures = _figures(result, count_parameters(job.model))
             save_model(partial, job.model, job.spec, job.tokenizer)
             result.history.write(partial)
-            (partial / "config.json").write_text(dump_json(dict(run.settings)))
-            (partial / "metrics.json").write_text(dump_json(figures))
+            (partial / "config.json").write_text(dump_json(dict(run.settings)), encoding="utf-8")
+            (partial / "metrics.json").write_text(dump_json(figures), encoding="utf-8")
         if not run.trainer.checkpoint.keep_after_success:
             trainer.store.remove()
     identity = {

@@ -1,0 +1,1 @@
+"""Every row clean or in quarantine with its reason."""

@@ -1,0 +1,1 @@
+"""What a bundle runs on: no PyTorch, nothing of the pipeline."""
