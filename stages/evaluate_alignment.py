@@ -8,7 +8,8 @@ from pydantic import Field
 from plumbline import paths
 from plumbline.config import Config, fix_threads
 from plumbline.evaluation.config import AlignmentEvaluationConfig
-from plumbline.files import dump_json, staged_output, write_json
+from plumbline.files import dump_json, staged_output
+from plumbline.report.first_figures import write_figures
 from plumbline.stage import StageSpec, parse_call, run_stage
 from plumbline.tracking.record import record_run
 
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
             (out / f"{name}.npy").write_bytes(buffer.getvalue())
         (out / "examples.json").write_text(dump_json(result.examples), encoding="utf-8")
         (out / "config.json").write_text(dump_json(call.plain), encoding="utf-8")
-        write_json(paths.alignment_metrics(call.key), result.metrics)
+        write_figures(result.metrics, {}, out, paths.alignment_metrics(call.key))
         run.metrics(0, result.metrics)
         run.artifact(paths.alignment_metrics(call.key))
 

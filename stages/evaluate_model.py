@@ -8,8 +8,9 @@ from plumbline import paths
 from plumbline.config import Config, fix_threads
 from plumbline.evaluation.config import TaskEvaluationConfig
 from plumbline.evaluation.kinds import EVALUATIONS
-from plumbline.files import dump_json, staged_output, write_json
+from plumbline.files import dump_json, staged_output
 from plumbline.registry import load_attribute
+from plumbline.report.first_figures import write_figures
 from plumbline.stage import StageSpec, parse_call, run_stage
 from plumbline.tracking.record import record_run
 
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
         result = load_attribute(EVALUATIONS[call.config.kind].evaluate)(job)
         write_evaluation(result, out)
         (out / "config.json").write_text(dump_json(call.plain), encoding="utf-8")
-        write_json(paths.task_metrics(call.key), result.metrics)
+        write_figures(result.metrics, result.details, out, paths.task_metrics(call.key))
         run.metrics(0, result.metrics)
         run.artifact(paths.task_metrics(call.key))
 

@@ -8,7 +8,6 @@ REPORT_READS = tuple(
     Path(name)
     for name in (
         "exports",
-        "metrics",
         "models",
         "work/cache",
         "work/evaluation",

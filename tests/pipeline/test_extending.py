@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from plumbline.report.collect import figures_of
 from tests.pipeline.checkout import ROOT, Checkout, make_checkout
 
 EXAMPLES = ROOT / "docs/examples"
@@ -42,10 +43,7 @@ def stage(checkout: Checkout, name: str, *arguments: str) -> None:
 
 
 def metrics(checkout: Checkout, task: str) -> dict[str, float]:
-    found: dict[str, float] = json.loads(
-        (checkout.folder / f"metrics/tasks/{task}.json").read_text(encoding="utf-8")
-    )
-    return found
+    return figures_of(checkout.folder / f"work/evaluation/tasks/{task}")
 
 
 def test_the_new_task_learns(extended: Checkout) -> None:

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from plumbline import paths
+from plumbline.report.collect import figures_of
 from stages import (
     detect_shapes,
     evaluate_alignment,
@@ -235,8 +236,11 @@ def test_a_task_runs_from_its_cache_to_its_bundle(project: Path, name: str) -> N
     assert len(history) > 2
     evaluate_model.main([name])
     metrics = json.loads(paths.task_metrics(name).read_text(encoding="utf-8"))
-    assert EXPECTED[name] in metrics
-    assert all(np.isfinite(value) for value in metrics.values())
+    figures = figures_of(paths.task_evaluation(name))
+    assert EXPECTED[name] in figures
+    assert metrics.items() <= figures.items()
+    assert 0 < len(metrics) <= 4
+    assert all(np.isfinite(value) for value in figures.values())
     assert (paths.task_evaluation(name) / "predictions.parquet").is_file()
     export_model.main([name])
     metadata = json.loads((paths.export(name) / "metadata.json").read_text(encoding="utf-8"))

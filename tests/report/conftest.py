@@ -1,6 +1,5 @@
 """A project with the outputs of every stage, small and written by hand."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +149,6 @@ class Project:
         self._write_model(f"models/align/{name}", validated=True)
         metrics = {key.replace("image", modality): value for key, value in RECALLS.items()}
         metrics |= {f"{modality}s": 3.0, "texts": 5.0, "zero_shot_accuracy": 0.625}
-        (self.root / "metrics/align").mkdir(parents=True, exist_ok=True)
-        (self.root / f"metrics/align/{name}.json").write_text(json.dumps(metrics), encoding="utf-8")
         found = [
             {"text": text, "score": 0.9, "right": True},
             {"text": "a dog", "score": 0.2, "right": False},
@@ -159,6 +156,7 @@ class Project:
         files = {
             "examples.json": dump_json([{"medium": 1, "found": found}]),
             "config.json": dump_json({"evaluate": {"split": "test"}}),
+            "details.json": dump_json({"figures": metrics}),
         }
         self.write(f"work/evaluation/align/{name}", files)
 
@@ -216,17 +214,16 @@ class Project:
         """A task of any kind with what its evaluation writes."""
         self.selection["tasks"][name] = {"data": data, "start": start}
         self._write_model(f"models/tasks/{name}", validated=validated)
-        (self.root / "metrics/tasks").mkdir(parents=True, exist_ok=True)
-        (self.root / f"metrics/tasks/{name}.json").write_text(dump_json(metrics), encoding="utf-8")
         folder = f"work/evaluation/tasks/{name}"
         (self.root / folder).mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows), self.root / folder / "predictions.parquet")
         for table, cells in (tables or {}).items():
             pyarrow.csv.write_csv(pa.Table.from_pylist(cells), self.root / folder / f"{table}.csv")
         settings = {"evaluate": {"split": "val"}, "kind": kind}
-        files = {"config.json": dump_json(settings)}
-        if details is not None:
-            files["details.json"] = dump_json(details)
+        files = {
+            "config.json": dump_json(settings),
+            "details.json": dump_json({**(details or {}), "figures": metrics}),
+        }
         self.write(folder, files)
 
     def add_export(self, task: str, parity: dict[str, Any] = PARITY) -> None:

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import yaml
 
@@ -32,14 +34,17 @@ def test_the_module_prints_the_selection_of_params_yaml(
     assert capsys.readouterr().out == summary(headlines(project.chosen())) + "\n"
 
 
-def test_missing_metrics_are_one_line_and_exit_1(
+def test_missing_figures_are_one_line_and_exit_1(
     project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project.root / "params.yaml").write_text(yaml.safe_dump(project.selection), encoding="utf-8")
-    (project.root / "metrics/align/image.json").unlink()
+    shutil.rmtree(project.root / "work/evaluation/align/image")
     with pytest.raises(SystemExit, match="1"):
         headline.main()
-    assert capsys.readouterr().err == "error: metrics/align/image.json: missing; run dvc repro\n"
+    assert capsys.readouterr().err == (
+        "error: work/evaluation/align/image: no digests.json; build it with dvc repro, or restore "
+        "it with dvc checkout\n"
+    )
 
 
 def test_an_empty_selection_is_said() -> None:

@@ -303,3 +303,11 @@ def test_only_a_finite_number_is_an_objective(text: str, key: str, message: str)
 def test_an_objective_is_read_from_json_and_yaml() -> None:
     assert figure_of('{"a": {"b": 2}}', "m.json", "a.b") == 2.0
     assert figure_of("a:\n  b: 1e-3\n", "m.yaml", "a.b") == 1e-3
+
+
+def test_a_figure_that_git_does_not_record_is_said_to_be_in_the_details() -> None:
+    with pytest.raises(
+        DataError,
+        match=r"no token_f1.*in work/evaluation/tasks/vqa/details\.json:figures\.token_f1$",
+    ):
+        figure_of('{"exact_match": 0.5}', "metrics/tasks/vqa.json", "token_f1")

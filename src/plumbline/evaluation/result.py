@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import torch
 
 from plumbline.config import Config
-from plumbline.files import dump_json
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import Stored
 
@@ -22,7 +21,7 @@ class Evaluation:
     """The figures of a model on one split, and what they were computed from."""
 
     metrics: dict[str, float]
-    """Numbers that DVC compares from run to run."""
+    """Every figure; the first of them are what DVC compares from run to run."""
     predictions: list[Row]
     """One row per sample, all with the same keys; `sample_id` or `image` tells which."""
     tables: dict[str, list[Row]] = field(default_factory=dict)
@@ -43,10 +42,9 @@ class EvaluationJob:
 
 
 def write_evaluation(result: Evaluation, out: Path) -> None:
-    """Write predictions.parquet, a CSV per table and details.json into an existing folder."""
+    """Write predictions.parquet and a CSV per table into an existing folder."""
     table = pa.Table.from_pylist(result.predictions)
     pq.write_table(table, out / "predictions.parquet", compression="zstd")
     for name, rows in result.tables.items():
         if rows:
             pyarrow.csv.write_csv(pa.Table.from_pylist(rows), out / f"{name}.csv")
-    (out / "details.json").write_text(dump_json(result.details), encoding="utf-8")

@@ -1,6 +1,5 @@
 """What the page shows, read from the outputs of the stages."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from plumbline.errors import CheckpointError
 from plumbline.files import DIGESTS, read_digests, read_json, sha256_file
 from plumbline.report.blocks import Block, Scene
 from plumbline.report.figures import label, number
+from plumbline.report.first_figures import DETAILS, FIGURES, RECALL
 from plumbline.report.history import Series, read_series
 from plumbline.report.labels import LabelCounts, label_counts
 from plumbline.report.predictions import prediction_blocks
@@ -22,8 +22,6 @@ from plumbline.report.tables import table_blocks
 
 REJECTED_SHOWN = 3
 """Rejected rows shown for each reason."""
-
-_RECALL = re.compile(r"([a-z]+_to_[a-z]+)_recall_at_(\d+)(?:_width_(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def collect_alignment(name: str, data: str) -> Alignment:
         CheckpointError: an output is missing or damaged.
     """
     folder = paths.alignment_evaluation(name)
-    metrics = read_json(paths.alignment_metrics(name))
+    metrics = figures_of(folder)
     training = collect_training(paths.aligned(name))
     split = str(_settings(folder)["evaluate"]["split"])
     recalls = recall_tables(metrics)
@@ -164,7 +162,7 @@ def recall_tables(metrics: Mapping[str, float]) -> list[RecallTable]:
     """Sort the recalls of a metrics file into one table per direction."""
     tables: dict[str, dict[int | None, dict[int, Recall]]] = {}
     for name, value in metrics.items():
-        if match := _RECALL.fullmatch(name):
+        if match := RECALL.fullmatch(name):
             direction, k, width = match.groups()
             cell = Recall(value, metrics.get(f"{name}_low"), metrics.get(f"{name}_high"))
             rows = tables.setdefault(direction, {})
@@ -192,7 +190,7 @@ def collect_task(name: str, data: str, anchor: str) -> TaskResult:
     """
     folder = paths.task_evaluation(name)
     settings, digests = _settings(folder), read_digests(folder)
-    split, details = str(settings["evaluate"]["split"]), collect_details(name)
+    split, details = str(settings["evaluate"]["split"]), collect_details(folder)
     scene = Scene(anchor, folder, Samples(paths.cache(data), split), details)
     tables = sorted(file for file in digests if file.endswith(".csv"))
     for file in tables:
@@ -203,24 +201,31 @@ def collect_task(name: str, data: str, anchor: str) -> TaskResult:
     return TaskResult(
         kind=str(settings.get("kind", "")),
         split=split,
-        metrics=read_json(paths.task_metrics(name)),
+        metrics=figures_of(folder),
         blocks=blocks,
         details=details,
         training=collect_training(paths.finetuned(name)),
     )
 
 
-def collect_details(task: str) -> dict[str, Any]:
-    """Read what a reader should know of a task's figures; nothing where nothing was written.
+def collect_details(folder: Path) -> dict[str, Any]:
+    """Read all that an evaluation says of its figures.
 
     Raises:
-        CheckpointError: the file has changed since it was written.
+        CheckpointError: the file is missing, or has changed since it was written.
     """
-    folder = paths.task_evaluation(task)
-    if not (folder / "details.json").is_file():
-        return {}
-    details: dict[str, Any] = read_json(verified(folder, "details.json"))
+    details: dict[str, Any] = read_json(verified(folder, DETAILS))
     return details
+
+
+def figures_of(folder: Path) -> dict[str, float]:
+    """Read all figures of an evaluation; its metrics file has the first of them.
+
+    Raises:
+        CheckpointError: the file is missing, or has changed since it was written.
+    """
+    figures: dict[str, float] = collect_details(folder)[FIGURES]
+    return figures
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -12,10 +12,16 @@ from typing import Any
 from plumbline import paths
 from plumbline.config import compose_yaml
 from plumbline.errors import PlumblineError
-from plumbline.files import read_json
-from plumbline.report.collect import Export, collect_details, collect_export, recall_tables
-from plumbline.report.figure_table import interval_of, is_bound
-from plumbline.report.figures import figure, full_label, number, share, split_part
+from plumbline.report.collect import (
+    Export,
+    collect_details,
+    collect_export,
+    figures_of,
+    recall_tables,
+)
+from plumbline.report.figure_table import interval_of
+from plumbline.report.figures import figure, full_label, number, share
+from plumbline.report.first_figures import FIGURES, RULES, Rule, by_part, first_of_unknown
 from plumbline.report.selection import Selection
 
 
@@ -32,71 +38,19 @@ class Headline:
     baseline: float | None = None
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A figure that comes first wherever a metrics file has it."""
-
-    metric: str
-    note: str = ""
-    whole: float | None = None
-    """What fills its bar; None: it has no bar."""
-    baseline: str = ""
-    """The figure that shows what little effort gives."""
-    baseline_note: str = "{}"
-    unless: str = ""
-    """Left out where this figure is there."""
-    detail: str = ""
-    """What details.json has to say of it."""
-
-
-RULES = (
-    Rule(
-        "exact_match",
-        whole=1,
-        baseline="question_only_exact_match",
-        baseline_note="{} from the question alone",
-        unless="bleu",
-    ),
-    Rule("caption_bleu", "of 100", 100),
-    Rule("caption_rouge_l", "of 1", 1),
-    Rule("answer_perplexity", "lower is better, 1 is perfect"),
-    Rule("accuracy", whole=1),
-    Rule("macro_f1", "the mean over classes", 1),
-    Rule(
-        "loss",
-        baseline="unigram_loss",
-        baseline_note="nats per token; {} from token frequencies alone",
-    ),
-    Rule("bleu", "of 100", 100, detail="bleu_signature"),
-    Rule("rouge_l", "of 1", 1),
-    Rule("perplexity", "lower is better, 1 is perfect"),
-    Rule("r2", "share of the variance explained", 1),
-    Rule("mae", "in units of the data"),
-    Rule("zero_shot_accuracy", "by the captions of the classes", 1),
-)
-"""What comes first, in this order, part by part."""
-
-FIRST_FIGURES = 4
-"""Shown of a file that no rule knows a figure of."""
-
-
 def metric_headlines(
     metrics: Mapping[str, float], details: Mapping[str, Any] | None = None
 ) -> list[Headline]:
     """What the rules choose out of a metrics file, part by part; without any, its first figures."""
-    parts: dict[str, dict[str, str]] = {}
-    for name in metrics:
-        part, base = split_part(name)
-        parts.setdefault(part, {})[base] = name
     chosen = [
         _headline(rule, names, metrics, details or {})
-        for names in parts.values()
+        for names in by_part(metrics).values()
         for rule in RULES
         if rule.metric in names and rule.unless not in names
     ]
     if chosen:
         return chosen
-    names = [name for name in metrics if not is_bound(name, metrics)][:FIRST_FIGURES]
+    names = first_of_unknown(metrics)
     return [_headline(Rule(name), {name: name}, metrics, details or {}) for name in names]
 
 
@@ -212,13 +166,12 @@ def headlines(selection: Selection) -> dict[str, list[Headline]]:
         CheckpointError: the metrics of a selected entry are missing.
     """
     groups = {
-        f"alignment {name}": alignment_headlines(read_json(paths.alignment_metrics(name)))
+        f"alignment {name}": alignment_headlines(figures_of(paths.alignment_evaluation(name)))
         for name in selection.align
     }
     for name in selection.tasks:
-        metrics = read_json(paths.task_metrics(name))
-        details = collect_details(name)
-        groups[f"task {name}"] = task_headlines(metrics, collect_export(name), details)
+        details = collect_details(paths.task_evaluation(name))
+        groups[f"task {name}"] = task_headlines(details[FIGURES], collect_export(name), details)
     return groups
 
 

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -228,11 +229,19 @@ def figure_of(text: str, file: str, key: str) -> float:
             known = [str(name) for name in node] if isinstance(node, Mapping) else []
             near = get_close_matches(part, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else f"; there is {', '.join(known)}"
-            raise DataError(f"{file}: no {key}{hint if known else ''}")
+            raise DataError(f"{file}: no {key}{hint if known else ''}{_elsewhere(file, key)}")
         node = node[part]
     if isinstance(node, bool) or not isinstance(node, int | float) or not math.isfinite(node):
         raise DataError(f"{file}: {key} = {node!r} is no finite number")
     return float(node)
+
+
+def _elsewhere(file: str, key: str) -> str:
+    """Where a figure may be that a metrics file of an evaluation does not list."""
+    if not file.startswith("metrics/"):
+        return ""
+    folder = Path("work/evaluation", file.removeprefix("metrics/")).with_suffix("")
+    return f"; every figure of the evaluation is in {folder}/details.json:figures.{key}"
 
 
 def _read_yaml(text: str) -> Any:
