@@ -21,6 +21,7 @@ from plumbline.metrics.retrieval import (
 )
 from plumbline.models.device import to_device
 from plumbline.models.stored import StoredDualEncoder
+from plumbline.tracking.progress import tracked
 
 Floats = NDArray[np.float32]
 
@@ -106,8 +107,9 @@ class Embedder:
     def embed_media(self, numbers: NDArray[np.int32]) -> Floats:
         """Embed media by their numbers: [media, embed_dim]."""
         blocks = []
-        for at in range(0, len(numbers), self._size):
-            block = [int(number) for number in numbers[at : at + self._size]]
+        parts = np.split(numbers, range(self._size, len(numbers), self._size))
+        for part in tracked(parts, "embedding media", len(numbers), "media", len):
+            block = [int(number) for number in part]
             batch = self._inputs.collate([self._inputs.fetch(i) for i in block], block, None)
             with torch.inference_mode():
                 blocks.append(self._unit(self._stored.model.embed_media(**self._move(batch))))
@@ -116,8 +118,9 @@ class Embedder:
     def embed_texts(self, texts: list[str]) -> Floats:
         """Embed raw texts: [texts, embed_dim]."""
         blocks = []
-        for at in range(0, len(texts), self._size):
-            batch = self._collate_texts(texts[at : at + self._size])
+        parts = [texts[at : at + self._size] for at in range(0, len(texts), self._size)]
+        for part in tracked(parts, "embedding texts", len(texts), "texts", len):
+            batch = self._collate_texts(part)
             with torch.inference_mode():
                 blocks.append(self._unit(self._stored.model.embed_texts(**self._move(batch))))
         return np.concatenate(blocks)

@@ -8,6 +8,7 @@ from transformers import DynamicCache
 
 from plumbline.losses.language import token_cross_entropy
 from plumbline.models.vlm import Vlm
+from plumbline.tracking.progress import tracked
 
 
 @torch.inference_mode()
@@ -41,7 +42,8 @@ def generate_answers(
         Token ids of each answer, in the order of the prompts.
     """
     answers: list[list[int]] = [[] for _ in prompts]
-    for rows in _equal_batches([len(prompt) for prompt in prompts], batch_size):
+    batches = _equal_batches([len(prompt) for prompt in prompts], batch_size)
+    for rows in tracked(batches, "answering", len(prompts), "prompts", len):
         ids = torch.tensor([[*prompts[i], bos] for i in rows], device=image_features.device)
         features = image_features[[image_of_prompt[i] for i in rows]]
         decoded = _decode_batch(model, features, ids, eos, max_new_tokens)
@@ -115,7 +117,8 @@ def answer_nll(
     """
     total, count = 0.0, 0
     pairs = list(zip(prompts, answers, strict=True))
-    for rows in _equal_batches([len(p) * 100_000 + len(a) for p, a in pairs], batch_size):
+    batches = _equal_batches([len(p) * 100_000 + len(a) for p, a in pairs], batch_size)
+    for rows in tracked(batches, "scoring", len(pairs), "answers", len):
         answered = len(pairs[rows[0]][1]) + 1
         ids = torch.tensor([[*pairs[i][0], bos, *pairs[i][1], eos] for i in rows])
         ids = ids.to(image_features.device)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from plumbline.batch import IGNORE_INDEX, Batch
 from plumbline.loading.loader import Loader
 from plumbline.models.device import to_device
+from plumbline.tracking.progress import tracked
 
 
 @torch.inference_mode()
@@ -22,7 +23,7 @@ def token_scores(
         sample_index, log-probability of the label and whether it was the likeliest: [tokens] each.
     """
     model.to(device).eval()
-    for batch in loader.batches(epoch=0):
+    for batch in tracked(loader.batches(epoch=0), "scoring", loader.count(0), "batches"):
         moved: Batch = to_device(batch, device)
         labels = moved["labels"]
         logits = model(**moved)

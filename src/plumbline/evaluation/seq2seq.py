@@ -15,6 +15,7 @@ from plumbline.metrics.rouge import rouge
 from plumbline.metrics.text_overlap import corpus_bleu, exact_match
 from plumbline.models.seq2seq import Seq2Seq, Seq2SeqSpec
 from plumbline.tasks.seq2seq import PairRows, collate
+from plumbline.tracking.progress import tracked
 
 
 def evaluate(job: EvaluationJob) -> Evaluation:
@@ -70,8 +71,8 @@ def write_targets(
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     targets: list[list[int]] = [[] for _ in sources]
     size = max(1, config.batch_size // config.beams)
-    for at in range(0, len(order), size):
-        block = order[at : at + size]
+    blocks = [order[at : at + size] for at in range(0, len(order), size)]
+    for block in tracked(blocks, "writing", len(order), "targets", len):
         written = model.generate(
             [sources[i] for i in block],
             beams=config.beams,

@@ -38,6 +38,7 @@ from plumbline.models.classifier import Classifier, head_name
 from plumbline.models.encoder_config import BaseTextEncoderConfig, ImageEncoderConfig
 from plumbline.tasks.classification import LabelledRows
 from plumbline.tasks.regression import NumberedRows
+from plumbline.tracking.progress import tracked
 
 Floats = NDArray[np.float32]
 
@@ -201,7 +202,7 @@ class HeadedPlan(GraphPlan[ExportConfig]):
         ours: list[dict[str, Floats]] = []
         theirs: list[dict[str, Floats]] = []
         differences = []
-        for place in places:
+        for place in tracked(places, "comparing", len(places), "samples"):
             number = int(rows.numbers[place])
             batch = inputs.collate([inputs.fetch(number)], [number], None)
             given = task.inputs(self._request(number))

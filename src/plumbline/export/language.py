@@ -37,6 +37,7 @@ from plumbline.export.templates.scores import log_softmax
 from plumbline.export.templates.text import TextReader
 from plumbline.models.language import MaskedLm
 from plumbline.tasks import causal_lm, masked_lm
+from plumbline.tracking.progress import tracked
 
 BATCH_ROWS = 64
 TEXT_CHARS = 300
@@ -172,7 +173,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig]):
         added, known = self._reference
         worst, equal = 0.0, 0
         losses: tuple[list[float], list[float]] = ([], [])
-        for rows in _alike(sequences):
+        for rows in tracked(_alike(sequences), "comparing", len(sequences), "texts", len):
             given = sequences[rows[0]][1]
             ids = np.array([sequences[row][0] for row in rows], np.int64)
             forced, greedy = _forced(task, ids, given), _greedy(task, ids, given)
@@ -313,7 +314,7 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig]):
         worst, equal = 0.0, list[bool]()
         losses: tuple[list[float], list[float]] = ([], [])
         places = spread(len(rows), self.config.parity_samples)
-        for place in places:
+        for place in tracked(places, "comparing", len(places), "samples"):
             batch = collate([rows.sample(place, 0)])
             arrays = [batch[name].numpy() for name in ("input_ids", "attention_mask")]
             known = self.stored.model(batch["input_ids"], batch["attention_mask"])[0].numpy()

@@ -18,6 +18,7 @@ from plumbline.export.templates.seq2seq import Seq2SeqTask
 from plumbline.loading.loader import pad_rows
 from plumbline.metrics.text_overlap import corpus_bleu
 from plumbline.tasks.seq2seq import PairRows
+from plumbline.tracking.progress import tracked
 
 BATCH_PAIRS = 32
 
@@ -166,7 +167,8 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig]):
         targets, known = self._reference
         eos, limit = self.stored.spec.special_ids.eos, self._limit(self.config.parity_tokens)
         worst, equal, written = 0.0, 0, []
-        for at in range(0, len(sources), BATCH_PAIRS):
+        starts = range(0, len(sources), BATCH_PAIRS)
+        for at in tracked(starts, "comparing", len(starts), "batches"):
             block = range(at, min(at + BATCH_PAIRS, len(sources)))
             tokens, logits = _write(task, [sources[row] for row in block], limit)
             for row, ids, scores in zip(block, tokens, logits, strict=True):

@@ -33,6 +33,7 @@ from plumbline.metrics.text_overlap import normalize_answer
 from plumbline.models.features import encode_images
 from plumbline.models.stored import StoredVlm
 from plumbline.models.vlm import Vlm
+from plumbline.tracking.progress import tracked
 
 BATCH_PROMPTS = 64
 
@@ -239,7 +240,7 @@ def measure_parity(
     pngs = [encode_png(cache.images[sample.image]) for sample in samples]
     pixels = np.stack([task.preprocessor.pixel_values(png) for png in pngs])
     worst, equal, total, texts = 0.0, 0, 0, [""] * len(samples)
-    for rows in _equal_batches(prompts):
+    for rows in tracked(_equal_batches(prompts), "comparing", len(samples), "samples", len):
         embeds = task.embed(pixels[rows])
         ids = np.array([prompts[row] for row in rows], np.int64)
         logits = _greedy_logits(task, embeds, ids, eos, limit)

@@ -13,6 +13,7 @@ from plumbline.files import dump_json, read_json, staged_folder, verify_digests
 from plumbline.loading.transform_config import Normalization
 from plumbline.loading.transforms import normalize_images, resize_images
 from plumbline.models.vision import ImageEncoder
+from plumbline.tracking.progress import tracked
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ def _encode_all(
     encoder.to(device).eval()
     with staged_folder(folder) as partial:
         out = np.memmap(partial / "features.bin", np.float32, "w+", shape=shape)
-        for at in range(0, len(images), BATCH_IMAGES):
+        starts = range(0, len(images), BATCH_IMAGES)
+        for at in tracked(starts, "encoding images", len(starts), "batches"):
             batch = images[at : at + BATCH_IMAGES]
             tokens = encode_images(encoder, batch, normalize, image_size, device)
             out[at : at + len(batch)] = tokens.numpy()

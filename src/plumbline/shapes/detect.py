@@ -22,6 +22,7 @@ from plumbline.shapes.features import FeatureShapes
 from plumbline.shapes.media import AudioShapes, ImageShapes
 from plumbline.shapes.targets import Labels, PartRows, Values
 from plumbline.shapes.texts import Answers, Texts
+from plumbline.tracking.progress import tracked
 
 
 class ShapesConfig(Config):
@@ -94,7 +95,8 @@ def detect_shapes(clean: Path, config: ShapesConfig) -> dict[str, Any]:
     ):
         try:
             probes = _make_probes(columns, config, seen)
-            for split, batch in _batches(clean, columns):
+            batches, total = _batches(clean, columns), sum(rows.values())
+            for split, batch in tracked(batches, "looking", total, "rows", lambda b: len(b[1])):
                 parts.add(split, batch)
                 for probe in probes:
                     probe.add(split, batch)

@@ -21,6 +21,7 @@ from plumbline.sources.parts import PartsSource
 from plumbline.sources.scenes import ScenesSource
 from plumbline.sources.signals import SignalsSource
 from plumbline.sources.text import TextSource
+from plumbline.tracking.progress import tracked
 
 __all__ = ["SOURCES", "Source", "write_raw"]
 
@@ -51,7 +52,7 @@ def write_raw(batches: Iterator[pa.RecordBatch], given_splits: list[str], out: P
     rows = 0
     with ExitStack() as files:
         writer = None
-        for batch in batches:
+        for batch in tracked(batches, "reading", None, "rows", len):
             if writer is None or writer.rows >= ROWS_PER_FILE:
                 name = f"rows-{rows // ROWS_PER_FILE:05d}.parquet"
                 schema = declare_splits(batch.schema, given_splits)

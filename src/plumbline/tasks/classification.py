@@ -48,6 +48,7 @@ from plumbline.registry import load_attribute
 from plumbline.tasks.base import JobContext, Task, TrainingJob
 from plumbline.tasks.config import ClassificationTaskConfig
 from plumbline.tasks.token_rows import sample_numbers
+from plumbline.tracking.progress import tracked
 
 
 class LabelledRows:
@@ -151,7 +152,7 @@ def predict(
     """Logits [samples, classes] of every head, in the order of an unshuffled loader."""
     model.eval()
     found: dict[str, list[NDArray[np.float32]]] = {}
-    for batch in loader.batches(epoch=0):
+    for batch in tracked(loader.batches(epoch=0), "predicting", loader.count(0), "batches"):
         for name, logits in model(**to_device(batch["inputs"], device)).items():
             found.setdefault(name, []).append(logits.float().cpu().numpy())
     return {name: np.concatenate(blocks) for name, blocks in found.items()}

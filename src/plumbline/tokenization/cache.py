@@ -39,6 +39,7 @@ from plumbline.tokenization.tokenizer import (
     special_ids,
     train_tokenizer,
 )
+from plumbline.tracking.progress import tracked
 
 BATCH_ROWS = 4096
 
@@ -71,6 +72,11 @@ def _read_split(clean: Path, split: str) -> Iterator[pa.RecordBatch]:
     if file.is_file():
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
             yield from parquet.iter_batches(BATCH_ROWS)
+
+
+def _count_rows(clean: Path, split: str) -> int:
+    file = clean / f"{split}.parquet"
+    return int(pq.read_metadata(file).num_rows) if file.is_file() else 0
 
 
 def _training_texts(clean: Path) -> Iterator[str]:
@@ -151,7 +157,8 @@ class _CacheWriter:
     def write_split(self, clean: Path, split: str) -> int:
         """Write `<split>.arrow`; returns its number of rows, 0 where the split does not exist."""
         rows, sink = 0, None
-        for batch in _read_split(clean, split):
+        batches, total = _read_split(clean, split), _count_rows(clean, split)
+        for batch in tracked(batches, f"caching {split}", total, "rows", len):
             if sink is None:
                 sink = pa.ipc.new_file(str(self._out / f"{split}.arrow"), SAMPLE_SCHEMA)
             numbered = self._leave_out_lost(self._number_batch(batch), split)

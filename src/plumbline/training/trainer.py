@@ -22,6 +22,7 @@ from plumbline.loading.workers import naming_dead_workers
 from plumbline.models.device import resolve_device, resolve_precision
 from plumbline.models.weights import local, plain_tensors
 from plumbline.tasks.base import Task
+from plumbline.tracking.progress import progress
 from plumbline.training.checkpoint import CheckpointStore, TrainingState, optimizer_tensors
 from plumbline.training.clock import Best, Clock
 from plumbline.training.config import TrainerConfig
@@ -31,7 +32,6 @@ from plumbline.training.gpu import GpuFigures
 from plumbline.training.history import History, Row
 from plumbline.training.optim import build_optimizer, describe_groups, set_lr
 from plumbline.training.processes import PeerError, Processes
-from plumbline.training.progress import training_progress
 from plumbline.training.schedule import Plateau, lr_factor, resolve_warmup
 from plumbline.training.sharding import ShardedLayers, gradient_norm
 from plumbline.training.signals import StopRequest
@@ -141,14 +141,14 @@ class Trainer:
         self._resume()
         gpu = GpuFigures(self.device)
         stopping = StopRequest(self._processes.largest)
-        shown = training_progress(self.total_steps, quiet=not self._processes.is_main)
-        with naming_dead_workers(), stopping as stop, shown as progress:
-            progress(self.clock.global_step, None)
+        shown = progress("training", self.total_steps, "steps", quiet=not self._processes.is_main)
+        with naming_dead_workers(), stopping as stop, shown as update:
+            update(self.clock.global_step, "")
             # An epoch that was begun is ended too, also by a run killed in its last validation.
             while self.clock.micro_in_epoch or not self._finished():
                 for window in self._windows():
                     loss = self._step(window)
-                    progress(self.clock.global_step, loss)
+                    update(self.clock.global_step, self._note(loss))
                     self._validate_within_epoch()
                     self._save_within_epoch(stop)
                 gpu.sample()
@@ -174,6 +174,13 @@ class Trainer:
             **gpu.facts(),
         }
         return FitResult(self.history, self.clock, self.best, frozen, facts)
+
+    def _note(self, loss: float) -> str:
+        """What stands beside the steps: the last loss, and what was last measured."""
+        validations = self.history.validations
+        monitor = self._config.monitor
+        measured = f", val {monitor} {validations[-1][monitor]:.4g}" if validations else ""
+        return f"loss {loss:.4g}{measured}"
 
     def _stopped_early(self) -> bool:
         stopping = self._config.early_stopping
@@ -344,7 +351,6 @@ class Trainer:
             {"global_step": clock.global_step, "epoch": clock.epoch, **metrics}
         )
         self._on_log(clock.global_step, {f"val/{name}": v for name, v in metrics.items()})
-        logger.info("epoch %d: %s", clock.epoch, {n: round(v, 4) for n, v in metrics.items()})
         value, mode = metrics[self._config.monitor], self._config.mode
         schedule, stopping = self._config.schedule, self._config.early_stopping
         if schedule.name == "plateau" and clock.global_step >= self._warmup:

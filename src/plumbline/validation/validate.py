@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow.parquet as pq
 from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
@@ -25,6 +26,7 @@ from plumbline.data.parquet import (
     list_parquet,
 )
 from plumbline.errors import DataError
+from plumbline.tracking.progress import tracked
 from plumbline.validation.audio_check import AudioLimits
 from plumbline.validation.cells import make_cell_rules
 from plumbline.validation.faults import Fault, Level
@@ -212,16 +214,22 @@ def _judge_rows(
     total = 0
     for path in paths:
         starts[path.name] = total
-        for batch in iter_encoded_batches(path, names, rows):
+        batches = iter_encoded_batches(path, names, rows)
+        for batch in tracked(batches, f"judging {path.name}", _count_rows(path), "rows", len):
             store.add_rows(list(judge.judge(batch)))
             total += batch.num_rows
     return starts
 
 
+def _count_rows(path: Path) -> int:
+    return int(pq.read_metadata(path).num_rows)
+
+
 def _file_rows(paths: Sequence[Path], names: Sequence[str], filer: RowFiler, rows: int) -> None:
     for path in paths:
         row = 0
-        for batch in iter_encoded_batches(path, names, rows):
+        batches = iter_encoded_batches(path, names, rows)
+        for batch in tracked(batches, f"filing {path.name}", _count_rows(path), "rows", len):
             filer.file_rows(path.name, row, batch)
             row += batch.num_rows
 
