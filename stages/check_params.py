@@ -20,7 +20,7 @@ from plumbline.params import (
     read_params,
     write_params,
 )
-from plumbline.stage import StageSpec, run_stage
+from plumbline.stage import StageSpec, count, run_stage, say_done
 
 STAGES = (
     "prepare",
@@ -100,6 +100,9 @@ def main(arguments: Sequence[str]) -> None:
     for parent in paths.REPORT_READS:
         parent.mkdir(parents=True, exist_ok=True)  # a selection may leave one of them empty
     atomic_write(paths.CHECK_PARAMS, "params.yaml has been checked\n")
+    selected = (("datasets", "dataset"), ("align", "alignment"), ("tasks", "task"))
+    figures = [count(len(params[group]), unit) for group, unit in selected]
+    say_done("check_params", *figures, "every setting valid", see=Path("params.yaml"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from plumbline import paths
 from plumbline.config import Config, fix_threads
 from plumbline.evaluation.config import AlignmentEvaluationConfig
 from plumbline.files import dump_json, staged_output
-from plumbline.report.first_figures import write_figures
+from plumbline.report.first_figures import DETAILS, in_words, write_figures
 from plumbline.stage import StageSpec, parse_call, run_stage
 from plumbline.tracking.record import record_run
 
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str]) -> None:
         write_figures(result.metrics, {}, out, paths.alignment_metrics(call.key))
         run.metrics(0, result.metrics)
         run.artifact(paths.alignment_metrics(call.key))
+    call.report(*in_words(result.metrics), see=paths.alignment_evaluation(call.key) / DETAILS)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from plumbline.evaluation.config import TaskEvaluationConfig
 from plumbline.evaluation.kinds import EVALUATIONS
 from plumbline.files import dump_json, staged_output
 from plumbline.registry import load_attribute
-from plumbline.report.first_figures import write_figures
+from plumbline.report.first_figures import DETAILS, in_words, write_figures
 from plumbline.stage import StageSpec, parse_call, run_stage
 from plumbline.tracking.record import record_run
 
@@ -78,6 +78,7 @@ def main(arguments: Sequence[str]) -> None:
         write_figures(result.metrics, result.details, out, paths.task_metrics(call.key))
         run.metrics(0, result.metrics)
         run.artifact(paths.task_metrics(call.key))
+    call.report(*in_words(result.metrics), see=paths.task_evaluation(call.key) / DETAILS)
 
 
 if __name__ == "__main__":

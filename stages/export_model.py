@@ -1,6 +1,7 @@
 """Stage `export_model`: a task's model as a bundle that runs by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from pydantic import Field, create_model
 
@@ -69,7 +70,22 @@ def main(arguments: Sequence[str]) -> None:
             training=read_json(model / "config.json"),
             threads=call.config.threads,
         )
-        run.facts(write_bundle(source, call.config.export, out))
+        facts = write_bundle(source, call.config.export, out)
+        run.facts(facts)
+    call.report(*_figures(facts, call.config.export), see=paths.export(call.key) / "README.md")
+
+
+def _figures(facts: Mapping[str, Any], config: ExportConfig) -> Iterator[str]:
+    """What is said of a bundle."""
+    if not config.formats:
+        yield "weights alone"
+    for name in config.formats:
+        if (parity := facts["parity"].get(name)) is None:
+            yield f"{name} failed"
+            continue
+        agreement = next(f"{k} {v:g}" for k, v in parity.items() if k.endswith("_agreement"))
+        difference = parity["max_logits_difference"]
+        yield f"{name} ({agreement.replace('_', ' ')}, logits within {difference:g})"
 
 
 if __name__ == "__main__":

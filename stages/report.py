@@ -6,7 +6,7 @@ from typing import Any
 from plumbline import paths
 from plumbline.config import Config
 from plumbline.files import staged_output
-from plumbline.stage import StageSpec, parse_call, run_stage
+from plumbline.stage import StageSpec, count, parse_call, run_stage
 from plumbline.tracking.record import record_run
 
 
@@ -37,6 +37,13 @@ def main(arguments: Sequence[str]) -> None:
             page = render_page(Selection.from_params(config.datasets, config.align, config.tasks))
             (out / "index.html").write_text(page, encoding="utf-8")
         run.artifact(paths.REPORT / "index.html")
+    call.report(
+        count(len(config.datasets), "dataset"),
+        count(len(config.align), "alignment"),
+        count(len(config.tasks), "task"),
+        f"{len(page) / 1e6:.1f} MB",
+        see=paths.REPORT / "index.html",
+    )
 
 
 if __name__ == "__main__":

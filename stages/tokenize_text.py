@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from plumbline import paths
 from plumbline.config import Config
+from plumbline.data.columns import SPLITS
 from plumbline.files import read_json, staged_output
-from plumbline.stage import StageSpec, parse_call, run_stage
+from plumbline.stage import StageSpec, count, each, parse_call, run_stage
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 from plumbline.tracking.record import record_run
 
@@ -33,7 +34,23 @@ def main(arguments: Sequence[str]) -> None:
     ):
         shapes = read_json(paths.shapes(call.key) / "shapes.json")
         build_cache(paths.clean(call.key), out, call.config.tokenize, shapes)
-        run.facts({f"cache/{k}": v for k, v in read_json(out / "cache.json").items()})
+        facts = read_json(out / "cache.json")
+        run.facts({f"cache/{k}": v for k, v in facts.items()})
+    rows = {split: facts["rows"][split] for split in SPLITS if split in facts["rows"]}
+    lost, cut = sum(facts["lost_labels"].values()), sum(facts["cut_answers"].values())
+    call.report(
+        count(sum(rows.values()), "row") + each(rows),
+        f"{count(facts['texts'], 'distinct text')} of up to "
+        f"{count(facts['longest_text_tokens'], 'token')}, vocabulary of {facts['vocab_size']:,}"
+        if facts["texts"]
+        else "",
+        count(facts["images"], "distinct image") if "images" in facts else "",
+        count(facts["audio"]["clips"], "distinct clip") if "audio" in facts else "",
+        count(facts["features"]["arrays"], "distinct array") if "features" in facts else "",
+        f"{count(lost, 'row')} left out (longer than max_tokens)" if lost else "",
+        f"{count(cut, 'answer')} cut to max_tokens" if cut else "",
+        see=paths.cache(call.key) / "cache.json",
+    )
 
 
 if __name__ == "__main__":

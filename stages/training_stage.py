@@ -1,13 +1,13 @@
 """What the two stages that train have in common: one or several processes, record, lock, output."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from plumbline.config import fix_threads
 from plumbline.files import output_lock
-from plumbline.stage import Call, StageSpec, parse_call
+from plumbline.stage import Call, StageSpec, count, parse_call
 from plumbline.tracking.record import record_run
 from plumbline.training.launch import enter_process, rank, run_processes
 from plumbline.training.sections import TrainingConfig
@@ -43,8 +43,26 @@ def _lead(spec: StageSpec[Config], call: Call[Config], out: Path) -> None:
         processes = _join(call.config)
         training = TrainingRun.of(f"{spec.name}@{call.key}", call.config)
         job = open_job(call.config)
-        run.facts(train_to_folder(training, job, out, on_log=run.metrics, processes=processes))
+        facts = train_to_folder(training, job, out, on_log=run.metrics, processes=processes)
+        run.facts(facts)
         run.artifact(out / "metrics.json")
+    call.report(*_figures(facts, call.config), see=out / "metrics.json")
+
+
+def _figures(facts: Mapping[str, Any], config: TrainingConfig) -> Iterator[str]:
+    """What is said of a training."""
+    trainer = config.train.trainer
+    steps, epochs = facts["optimizer_steps"], facts["epochs"]
+    early = trainer.max_steps is None and epochs < trainer.epochs
+    yield f"{count(steps, 'step')} in {count(epochs, 'epoch')}{', stopped early' if early else ''}"
+    yield count(facts["samples"], "sample")
+    if facts["skipped_steps"]:
+        yield f"{count(facts['skipped_steps'], 'step')} skipped"
+    if best := facts.get("best"):
+        yield f"best val {trainer.monitor} {best['value']:.4g} (epoch {best['epoch']})"
+    if facts["final_train_loss"] is not None:
+        yield f"last training loss {facts['final_train_loss']:.4g}"
+    yield f"on {facts['device']} in {facts['precision']}"
 
 
 def _follow(spec: StageSpec[Config], call: Call[Config]) -> None:

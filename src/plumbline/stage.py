@@ -14,6 +14,8 @@ from plumbline.config import Config, ConfigT, check_config, compose_yaml
 from plumbline.errors import ConfigError, PlumblineError
 from plumbline.params import check_environment
 
+logger = logging.getLogger(__name__)
+
 Sections = Callable[[str], Mapping[str, str]]
 """Key of the stage -> field of its settings -> dotted key in params.yaml.
 
@@ -57,6 +59,7 @@ class StageSpec(Generic[ConfigT]):
 class Call(Generic[ConfigT]):
     """One run of a stage."""
 
+    stage: str
     key: str
     config: ConfigT
 
@@ -64,6 +67,34 @@ class Call(Generic[ConfigT]):
     def plain(self) -> dict[str, Any]:
         """The resolved settings as plain JSON types: what is stored with the outputs."""
         return self.config.model_dump(mode="json")
+
+    def report(self, *figures: str, see: Path) -> None:
+        """Say in one line what the stage did, once its outputs stand."""
+        say_done(f"{self.stage} {self.key}".rstrip(), *figures, see=see)
+
+
+def say_done(what: str, *figures: str, see: Path) -> None:
+    """Say in one line what was done, and where to look; a figure that is empty is left out."""
+    logger.info("%s: %s; see %s", what, ", ".join(filter(None, figures)), see)
+
+
+def count(number: int, unit: str, units: str = "") -> str:
+    """Say a number of things.
+
+    >>> count(1, "row"), count(5000, "row"), count(2, "class", "classes")
+    ('1 row', '5,000 rows', '2 classes')
+    """
+    return f"{number:,} {unit if number == 1 else units or unit + 's'}"
+
+
+def each(counts: Mapping[str, int]) -> str:
+    """Say numbers by name in brackets; nothing without any.
+
+    >>> each({"train": 4000, "val": 12}), each({})
+    (' (train 4,000, val 12)', '')
+    """
+    words = ", ".join(f"{name} {number:,}" for name, number in counts.items())
+    return f" ({words})" if words else ""
 
 
 def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[ConfigT]:
@@ -86,7 +117,7 @@ def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[Confi
         raise ConfigError(f"{flags[0]}: unknown option; overrides are key=value, and --cfg job")
     params = compose_yaml(Path.cwd(), "params", rest)
     schema = spec.schema_for(key, params)
-    call = Call(key, check_config(schema, spec.sections(key), params))
+    call = Call(spec.name, key, check_config(schema, spec.sections(key), params))
     if show:
         print(OmegaConf.to_yaml(OmegaConf.create(call.plain)), end="")
         raise SystemExit(0)
@@ -97,7 +128,7 @@ def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[Confi
 def run_stage(main: Callable[[Sequence[str]], None]) -> None:
     """Run a stage's `main` on the command line: exit 1 and one line for an error of ours."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("absl", "hydra", "httpx", "torch.onnx", "onnxscript"):
+    for noisy in ("absl", "hydra", "httpx", "matplotlib", "torch.onnx", "onnxscript"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # It sets its own level when it is imported, later, by the stages that need it.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

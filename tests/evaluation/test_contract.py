@@ -75,7 +75,7 @@ def test_the_results_are_tables_of_one_row_a_sample(
     result = evaluate(caches, stored_case, name, 7)
     assert len({tuple(row) for row in result.predictions}) <= 1  # all rows have the same keys
     write_evaluation(result, tmp_path)
-    assert {"predictions.parquet", "details.json"} <= {file.name for file in tmp_path.iterdir()}
+    assert (tmp_path / "predictions.parquet").is_file()
     if CASES[name].kind in ("classification", "regression"):
         assert result.metrics["samples"] == SIZES["test"]
         assert all(row["sample_id"].startswith(CASES[name].data) for row in result.predictions)

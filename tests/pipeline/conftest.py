@@ -29,7 +29,9 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 def _reproduce(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     checkout = make_checkout(folder)
-    checkout.run("dvc", "repro")
+    done = checkout.run("dvc", "repro")
+    (folder / ".plumbline").mkdir(exist_ok=True)
+    (folder / ".plumbline" / "repro.log").write_text(done.stdout + done.stderr, encoding="utf-8")
     checkout.commit("Reproduce")
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,40 @@ def test_every_stage_left_its_output(reproduced: Checkout) -> None:
         "report/index.html",
     ):
         assert (reproduced.folder / place).is_file(), place
+
+
+DVC_LINES = re.compile(
+    r"Running stage '.*':|> python -m stages\..*|(Generating|Updating) lock file 'dvc\.lock'|"
+    r"To track the changes with git, run:|\s+git add .*|Use `dvc push` to send your updates .*|"
+    r"To enable auto staging, run:|\s+dvc config core\.autostage true|"
+)
+STAGES = [
+    "check_params",
+    "detect_shapes scenes",
+    "tokenize_text scenes",
+    "pretrain_alignment image",
+    "evaluate_alignment image",
+    "finetune vqa",
+    "evaluate_model vqa",
+    "export_model vqa",
+    "report",
+]
+
+
+def test_each_stage_says_one_line_and_nothing_else_is_printed(reproduced: Checkout) -> None:
+    log = (reproduced.folder / ".plumbline/repro.log").read_text(encoding="utf-8")
+    lines = [line for line in log.splitlines() if not DVC_LINES.fullmatch(line)]
+    said = [line.partition(": ")[0] for line in lines]
+    assert [name for name in said if name not in ("prepare scenes", "validate scenes")] == STAGES
+    for line in lines:
+        figures, _, place = line.partition(": ")[2].rpartition("; see ")
+        assert any(character.isdigit() for character in figures), line
+        assert (reproduced.folder / place).exists(), line
+
+
+def test_metrics_fit_a_terminal(reproduced: Checkout) -> None:
+    shown = reproduced.run("dvc", "metrics", "show").stdout.splitlines()
+    assert 0 < max(len(line.rstrip()) for line in shown) <= 120
 
 
 def test_a_second_repro_runs_nothing(reproduced: Checkout) -> None:

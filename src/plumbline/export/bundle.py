@@ -219,7 +219,6 @@ def _prove(
         if result.error:
             continue
         parity = plan.measure(Model(out, format=name))
-        _logger.info("%s: %s", name, parity)
         check_parity(name, parity, config)
         result.parity = parity.facts()
     write_selftest(Model(out), plan, out / "selftest")

@@ -12,7 +12,7 @@ from typing import Any
 
 from plumbline.files import dump_json, write_json
 from plumbline.report.figure_table import is_bound
-from plumbline.report.figures import split_part
+from plumbline.report.figures import figure, share, split_part
 
 RECALL = re.compile(r"([a-z]+_to_[a-z]+)_recall_at_(\d+)(?:_width_(\d+))?")
 """Direction, k, and the width of the embeddings where they are cut."""
@@ -100,6 +100,14 @@ def listed_figures(figures: Mapping[str, float]) -> dict[str, float]:
         if rule.listed and rule.metric in names and rule.unless not in names
     ]
     return {name: figures[name] for name in chosen or first_of_unknown(figures)}
+
+
+def in_words(figures: Mapping[str, float]) -> list[str]:
+    """What is listed, as the line of a stage says it."""
+    return [
+        f"{name} {share(value) if RECALL.fullmatch(name) else figure(name, value)}"
+        for name, value in listed_figures(figures).items()
+    ]
 
 
 def write_figures(
