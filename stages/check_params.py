@@ -21,6 +21,8 @@ from plumbline.params import (
     write_params,
 )
 from plumbline.stage import StageSpec, count, run_stage, say_done
+from plumbline.training.machine import asks_for_gpus, check_machine, count_gpus
+from stages.agreement import Settings, check_agreement, trainings
 
 STAGES = (
     "prepare",
@@ -41,44 +43,34 @@ def specs() -> list[StageSpec[Any]]:
     return [importlib.import_module(f"stages.{name}").SPEC for name in STAGES]
 
 
-def check_settings(params: dict[str, Any]) -> None:
-    """Validate the sections of all stages, and that names refer to something.
+def check_settings(params: dict[str, Any]) -> Settings:
+    """Validate the sections of all stages, and what they say of each other.
 
     Raises:
         ConfigError: the first setting that is wrong.
     """
+    settings: dict[tuple[str, str], Any] = {}
     for spec in specs():
         keys = [""] if spec.group is None else list(params.get(spec.group) or {})
         for key in keys:
-            check_config(spec.schema_for(key, params), spec.sections(key), params)
-    for group in ("align", "tasks"):
-        for name, entry in params[group].items():
-            if entry["data"] not in params["datasets"]:
-                known = ", ".join(params["datasets"])
-                raise ConfigError(
-                    f"{group}.{name}.data = {entry['data']!r}: no such dataset is selected; "
-                    f"datasets are {known or 'none'}"
-                )
-    for name, entry in params["tasks"].items():
-        _check_tokenizer(f"tasks.{name}.train.model.decoder", entry, "decoder", params)
-    for name, entry in params["align"].items():
-        _check_tokenizer(f"align.{name}.train.model.text_encoder", entry, "text_encoder", params)
+            schema = spec.schema_for(key, params)
+            settings[spec.name, key] = check_config(schema, spec.sections(key), params)
+    check_agreement(settings)
+    return settings
 
 
-def _check_tokenizer(key: str, entry: dict[str, Any], part: str, params: dict[str, Any]) -> None:
-    """A pretrained part reads ids of its own vocabulary: the dataset must be tokenised so.
+def check_machine_of(settings: Settings) -> None:
+    """Refuse trainings that this machine cannot run, before any data stage does its work.
 
     Raises:
-        ConfigError: the dataset has another tokenizer; both keys are named.
+        ConfigError: names the setting and what the machine has.
     """
-    pretrained = entry["train"]["model"].get(part, {}).get("pretrained")
-    dataset = params["datasets"][entry["data"]]
-    tokenizer = dataset.get("tokenize", {}).get("tokenizer", {}).get("pretrained")
-    if pretrained and pretrained != tokenizer:
-        raise ConfigError(
-            f"{key}.pretrained = {pretrained!r}, but datasets.{entry['data']}.tokenize.tokenizer."
-            f"pretrained = {tokenizer!r}: ids would mean other words; set both to the same"
-        )
+    trained = dict(trainings(settings))
+    if not any(asks_for_gpus(training.train.trainer) for training in trained.values()):
+        return  # the same everywhere
+    gpus = count_gpus()
+    for place, training in trained.items():
+        check_machine(f"{place}.train.trainer", training.train.trainer, training.threads, gpus)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -96,7 +88,7 @@ def main(arguments: Sequence[str]) -> None:
         # In an experiment DVC has just composed it, with the overrides of the experiment.
         check_params(root, params)
     check_environment(params)
-    check_settings(params)
+    check_machine_of(check_settings(params))
     for parent in paths.REPORT_READS:
         parent.mkdir(parents=True, exist_ok=True)  # a selection may leave one of them empty
     atomic_write(paths.CHECK_PARAMS, "params.yaml has been checked\n")

@@ -10,6 +10,7 @@ from plumbline.files import output_lock
 from plumbline.stage import Call, StageSpec, count, parse_call
 from plumbline.tracking.record import record_run
 from plumbline.training.launch import enter_process, rank, run_processes
+from plumbline.training.machine import asks_for_gpus, check_machine
 from plumbline.training.sections import TrainingConfig
 
 if TYPE_CHECKING:
@@ -23,17 +24,28 @@ def run_training_stage(
 ) -> None:
     """Train what the settings say and write the folder `place(key)`."""
     call = parse_call(spec, arguments)
+    fix_threads(call.config.threads)
     processes = call.config.train.trainer.processes
+    if not rank():
+        _check_machine(f"{spec.sections(call.key)['train']}.trainer", call.config)
     if processes > 1 and rank() is None:
         run_processes(f"stages.{spec.name}", arguments, processes)
         return
-    fix_threads(call.config.threads)
     if rank() is not None:
         enter_process(processes)
     if rank():
         _follow(spec, call)
     else:
         _lead(spec, call, place(call.key))
+
+
+def _check_machine(place: str, config: TrainingConfig) -> None:
+    """Ask again what `check_params` asked: its result may come from another machine's cache."""
+    trainer = config.train.trainer
+    if asks_for_gpus(trainer):
+        import torch
+
+        check_machine(place, trainer, config.threads, torch.cuda.device_count())
 
 
 def _lead(spec: StageSpec[Config], call: Call[Config], out: Path) -> None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from plumbline.batch import Batch, Sample
-from plumbline.errors import ConfigError, DataError
+from plumbline.errors import DataError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import ImageInputConfig
 from plumbline.loading.inputs import ImageInput
@@ -317,16 +317,6 @@ def test_weights_depend_on_the_seed_alone(cache: TrainingCache) -> None:
 
     assert torch.equal(weight(0), weight(0))
     assert not torch.equal(weight(0), weight(1))
-
-
-def test_a_width_beyond_the_embedding_is_refused(cache: TrainingCache) -> None:
-    with pytest.raises(ConfigError, match=r"task\.widths: 16 is larger than model\.embed_dim = 8"):
-        make(cache, widths=[4, 16])
-
-
-def test_texts_longer_than_the_text_encoder_takes_are_refused(cache: TrainingCache) -> None:
-    with pytest.raises(ConfigError, match=r"max_text_tokens.*max_tokens"):
-        make(cache, max_text_tokens=63)
 
 
 def test_a_split_without_captions_is_refused(

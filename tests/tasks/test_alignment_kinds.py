@@ -13,7 +13,7 @@ from plumbline.evaluation.config import AlignmentEvaluationConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import load_dual_encoder
 from plumbline.tasks.base import TrainingJob
-from tests.tiny import NGRAMS, SPECTROGRAM, TEXT
+from tests.tiny import NGRAMS, TEXT
 
 CPU = torch.device("cpu")
 MakeJob = Callable[..., TrainingJob]
@@ -58,21 +58,6 @@ def test_raw_texts_of_a_batch_are_those_of_its_captions(make_job: MakeJob, cache
     assert texts == ["" if n < 0 else cache.text(n) for n in numbers]
     assert -1 in numbers
     assert len(batch["texts"]["texts"]) == len(set(numbers))
-
-
-@pytest.mark.parametrize(
-    ("name", "task", "message"),
-    [
-        ("align_audio", {"inputs": {"modality": "image"}}, "'image', but the model has an audio"),
-        ("align_ngrams", {"inputs": SPECTROGRAM}, "'audio', but the model has an image_encoder"),
-        ("align_ngrams", {"inputs": {"modality": "features"}}, "'features', but the model has"),
-    ],
-)
-def test_inputs_that_the_encoder_does_not_take_are_refused(
-    make_job: MakeJob, name: str, task: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        make_job(name, task=task)
 
 
 def test_data_without_captions_are_refused(make_job: MakeJob, caches: Caches) -> None:

@@ -19,7 +19,7 @@ from plumbline.tasks.base import TrainingJob
 from plumbline.tasks.classification import LabelledRows
 from plumbline.training.freeze import freeze
 from tests.tasks import references
-from tests.tiny import SEQUENCE, SIZES, SPECTROGRAM, TEXT, VIT, make_cache, picture, write_rows
+from tests.tiny import SEQUENCE, SIZES, SPECTROGRAM, make_cache, picture, write_rows
 
 MakeJob = Callable[..., TrainingJob]
 Caches = Callable[[str], TrainingCache]
@@ -145,22 +145,9 @@ def test_an_unknown_loss_is_refused_with_the_nearest_name(make_job: MakeJob) -> 
         ({"num_classes": {"pian": 3}}, {}, "part 'pian' of .* has 0 classes"),
         ({}, {"class_weights": {"pian": [1.0]}}, "class_weights has part 'pian', but .* 'pain'"),
         ({}, {"class_weights": {"pain": [1.0, 2.0]}}, "class_weights of part 'pain': "),
-        ({}, {"inputs": {"modality": "image"}}, "'image', but a SequenceEncoderConfig encoder"),
-        ({"encoder": VIT}, {}, "'features', but a VitConfig encoder takes image"),
-        ({"encoder": TEXT}, {}, "'features', but a TextEncoderConfig encoder takes text"),
-        (
-            {"encoder": {"name": "ngrams"}},
-            {"inputs": {"modality": "text"}},
-            "takes raw texts, which only alignments",
-        ),
-        (
-            {"encoder": TEXT},
-            {"inputs": {"modality": "text", "max_tokens": 79}},
-            r"max_tokens = 79: .*model\.encoder\.max_tokens = 80",
-        ),
     ],
 )
-def test_settings_that_contradict_the_data_or_each_other_are_refused(
+def test_settings_that_contradict_the_data_are_refused(
     make_job: MakeJob, model: dict[str, Any], task: dict[str, Any], message: str
 ) -> None:
     """S06: a class count in conflict names both values."""

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from plumbline.batch import IGNORE_INDEX, Batch
-from plumbline.errors import ConfigError, DataError
+from plumbline.errors import DataError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.config import MaskedLmConfig
 from plumbline.models.language import MaskedLmSpec
@@ -173,21 +173,6 @@ def test_the_mask_of_the_tokenizer_is_used(make_job: MakeJob) -> None:
     assert hidden.any()
     assert (batch["labels"][hidden] != IGNORE_INDEX).all()
     assert batch["attention_mask"].sum() == (batch["input_ids"] != 0).sum()
-
-
-@pytest.mark.parametrize(
-    ("name", "task", "message"),
-    [
-        ("causal_lm_rows", {"block_size": 97}, "longer than model.decoder.max_positions = 96"),
-        ("masked_lm_rows", {"block_size": 97}, "longer than model.max_positions = 96"),
-        ("seq2seq", {"max_source_tokens": 95}, r"up to 97 .*model\.max_positions = 96"),
-    ],
-)
-def test_texts_longer_than_the_positions_are_refused(
-    make_job: MakeJob, name: str, task: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        make_job(name, task=task)
 
 
 @pytest.mark.parametrize("name", ["causal_lm_rows", "masked_lm_rows", "seq2seq"])

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from plumbline.batch import Batch, LossSum
 from plumbline.errors import ConfigError
+from plumbline.training.length import epoch_ends
 from plumbline.training.schedule import ScheduleConfig, lr_factor
-from plumbline.training.trainer import _count_steps
 
 OPTIM = {"lr": 0.05, "weight_decay": 0.3, "betas": [0.9, 0.98], "eps": 1e-6}
 
@@ -165,8 +165,8 @@ def test_epochs_of_unequal_length_are_counted_each(toy: Any) -> None:
     batches = list(trainer._train.batches(0))
     trainer._train.count = lambda epoch: [4, 1, 3, 2][epoch]
     trainer._train.batches = lambda epoch, start: iter(batches[: next(lengths)][start:])
-    trainer.total_steps = _count_steps(trainer._train, trainer._config)
-    assert trainer.total_steps == 2 + 1 + 2 + 1
+    assert epoch_ends(trainer._train, trainer._config) == [2, 3, 5, 6]
+    trainer.total_steps = 6
     result = trainer.fit()
     assert (result.clock.global_step, result.clock.micro_step, result.clock.epoch) == (6, 10, 4)
 

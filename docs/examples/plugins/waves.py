@@ -20,6 +20,7 @@ from plumbline.models.encoder_config import ENCODERS, AnyEncoder, EncoderConfig
 from plumbline.models.spec import SPECS
 from plumbline.sources.base import SOURCES, Source
 from plumbline.sources.rows import make_batches
+from plumbline.tasks.config import TaskConfig
 from plumbline.tasks.kinds import KINDS, TaskKind
 from plumbline.training.schedule import SCHEDULES, ScheduleConfig, ScheduleCurve
 
@@ -70,7 +71,7 @@ class ForecastModelConfig(Config):
     encoder: AnyEncoder
 
 
-class ForecastTaskConfig(Config):
+class ForecastTaskConfig(TaskConfig):
     """Section `train.task` of a forecast."""
 
     inputs: FeaturesInputConfig

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
 from plumbline.evaluation.config import SamplingConfig
@@ -65,12 +65,28 @@ class ExportConfig(Config):
             raise ValueError("a format is named twice")
         return formats
 
+    def check_longest(self, setting: str, tokens: int) -> None:
+        """Refuse answers that would break the bundle's own limit, with nothing asked for.
+
+        Raises:
+            ValueError: names both settings.
+        """
+        if tokens > self.limits.max_new_tokens:
+            raise ValueError(
+                f"{setting} {tokens} is above limits.max_new_tokens {self.limits.max_new_tokens}"
+            )
+
 
 class VlmExportConfig(ExportConfig):
     """Section `export` of a vision-language task."""
 
     max_new_tokens: int = Field(64, ge=1)
     """Longest answer."""
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> "VlmExportConfig":
+        self.check_longest("max_new_tokens", self.max_new_tokens)
+        return self
 
 
 class CausalLmExportConfig(ExportConfig):
@@ -80,6 +96,11 @@ class CausalLmExportConfig(ExportConfig):
     """What the bundle does where a request says nothing."""
     prompt_tokens: int = Field(16, ge=1)
     """Tokens of each parity sample that are given; as many again are generated and compared."""
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> "CausalLmExportConfig":
+        self.check_longest("sampling.max_new_tokens", self.sampling.max_new_tokens)
+        return self
 
 
 class MaskedLmExportConfig(ExportConfig):
@@ -98,3 +119,8 @@ class Seq2SeqExportConfig(ExportConfig):
     max_new_tokens: int = Field(100, ge=1)
     parity_tokens: int = Field(32, ge=1)
     """Longest target that is written for parity."""
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> "Seq2SeqExportConfig":
+        self.check_longest("max_new_tokens", self.max_new_tokens)
+        return self

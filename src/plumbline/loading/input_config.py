@@ -6,6 +6,7 @@ What is stored with a model is what training used, so that evaluation and export
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.loading.audio_transform_config import AudioTransformConfig
@@ -24,6 +25,10 @@ class InputConfig(Config):
     def source(self) -> str:
         """The column that the input comes from."""
         return self.modality
+
+    def longest(self) -> int | None:
+        """Longest input in steps or tokens, as the settings cut it; None: they do not."""
+        return None
 
 
 class ImageInputConfig(InputConfig, ImageTransformConfig):
@@ -49,6 +54,10 @@ class FeaturesInputConfig(InputConfig):
     max_steps: int | None = Field(None, ge=1)
     """Longer sequences are cut at their end; None: none is."""
 
+    @override
+    def longest(self) -> int | None:
+        return self.max_steps
+
 
 class TextInputConfig(InputConfig):
     """A text column as token ids between bos and eos."""
@@ -65,6 +74,10 @@ class TextInputConfig(InputConfig):
     def source(self) -> str:
         """See `InputConfig`."""
         return self.column
+
+    @override
+    def longest(self) -> int | None:
+        return self.max_tokens + 2
 
 
 INPUTS: Registry[type[InputConfig]] = Registry("modality")

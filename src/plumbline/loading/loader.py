@@ -76,6 +76,11 @@ class Share:
         """This share's samples: those of all shares, in order, are the batch."""
         return np.array_split(batch, self.count)[self.rank]
 
+    def may_be_one_of(self, size: int) -> bool:
+        """Whether one of the shares of a batch of so many samples is a single one to compute."""
+        sizes = {size // self.count, -(-size // self.count)}
+        return 1 in sizes or (self.stand_in and 0 in sizes)
+
     def keys(self, batch: Indices, epoch: int) -> list[tuple[int, int, bool]]:
         """What to read for this share: sample, epoch, and whether the sample counts."""
         mine = self.of(batch)
@@ -135,6 +140,32 @@ class Loader:
         count, size = len(self.source), self._config.batch_size
         drop = self._config.drop_last and self._shuffle and count > size
         return count - count % size if drop else count
+
+    def leaves_one_alone(self, epochs: int) -> bool:
+        """Whether a process computes one sample alone in any of the first `epochs` epochs."""
+        differ = self._config.max_tokens is not None
+        sizes = {
+            len(batch) for epoch in range(epochs if differ else 1) for batch in self._plan(epoch)
+        }
+        return any(self._share.may_be_one_of(size) for size in sizes)
+
+    def describe_lone_sample(self) -> str:
+        """Which settings leave one alone, with their values, for messages."""
+        settings, count = self._config, self._share.count
+        values = f"loader.batch_size {settings.batch_size}, drop_last {settings.drop_last}"
+        if settings.max_tokens is not None:
+            values += f", max_tokens {settings.max_tokens}"
+        left = "a batch of one sample" if count == 1 else f"one of {count} processes one sample"
+        return f"{values} and {len(self.source)} training samples leave {left}"
+
+    def remedy_for_lone_sample(self) -> str:
+        """What to set so that no process computes one sample alone, for messages."""
+        size, count = self._config.batch_size, self._share.count
+        if size // count < 2:
+            return f"set loader.batch_size to {2 * count} or more"
+        if self._config.max_tokens is None and len(self.source) > size:
+            return "set loader.drop_last to true, or choose another loader.batch_size"
+        return "choose other limits of the batches, or fewer trainer.processes"
 
     def epoch_order(self, epoch: int) -> list[int]:
         """Sample indices in the order in which epoch `epoch` visits them.

@@ -3,6 +3,7 @@
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.registry import OneOf, Registry
@@ -17,6 +18,14 @@ class EncoderConfig(Config):
     """What it takes beside the settings: `channels` of a step, `vocab_size`, or `stored`, the
     folder with the architecture of a trained one that came from a checkpoint (None: there is
     none)."""
+    takes: ClassVar[tuple[str, ...] | None] = None
+    """Modalities of the inputs that it can be given; None: a plugin's, which knows alone."""
+    length_key: ClassVar[str] = "max_tokens"
+    """The setting, of inputs as of encoders, that bounds how long a sample is."""
+
+    def longest(self) -> int | None:
+        """Longest input in steps or tokens; None: no limit that is known here."""
+        return None
 
     def sources(self) -> list[str]:
         """The checkpoints that it starts from."""
@@ -30,6 +39,7 @@ class EncoderConfig(Config):
 class ImageEncoderConfig(EncoderConfig):
     """Base of the image encoders' settings."""
 
+    takes: ClassVar[tuple[str, ...] | None] = ("image",)
     image_size: int = Field(ge=8)
     """Side of the square input, in pixels."""
 
@@ -152,6 +162,8 @@ class SequenceEncoderConfig(EncoderConfig):
 
     builder: ClassVar[str] = "plumbline.models.sequence:SequenceEncoder"
     needs: ClassVar[tuple[str, ...]] = ("channels",)
+    takes: ClassVar[tuple[str, ...] | None] = ("audio", "features")
+    length_key: ClassVar[str] = "max_steps"
     name: Literal["sequence"]
     convs: list[ConvLayer] = Field(default_factory=list)
     width: int = Field(128, ge=8)
@@ -172,6 +184,10 @@ class SequenceEncoderConfig(EncoderConfig):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
 
+    @override
+    def longest(self) -> int | None:
+        return self.max_steps
+
     @property
     def max_tokens(self) -> int:
         """Steps that are left of the longest input after the strides."""
@@ -185,12 +201,9 @@ class BaseTextEncoderConfig(EncoderConfig):
     """Base of the text encoders' settings."""
 
     needs: ClassVar[tuple[str, ...]] = ("vocab_size", "stored")
+    takes: ClassVar[tuple[str, ...] | None] = ("text",)
     takes_strings: ClassVar[bool] = False
     """Whether it is given the raw texts and not token ids."""
-
-    def longest(self) -> int | None:
-        """Most tokens of a text, with bos and eos; None: no limit that is known here."""
-        return None
 
 
 class TextEncoderConfig(BaseTextEncoderConfig):
@@ -223,8 +236,8 @@ class TextEncoderConfig(BaseTextEncoderConfig):
         """See `EncoderConfig`."""
         return self.model_copy(update={"pretrained": None})
 
+    @override
     def longest(self) -> int | None:
-        """See `BaseTextEncoderConfig`."""
         return None if self.pretrained else self.max_tokens
 
 
@@ -232,6 +245,7 @@ class NgramEncoderConfig(BaseTextEncoderConfig):
     """The mean of embeddings of hashed character n-grams; reads raw texts, of any language."""
 
     builder: ClassVar[str] = "plumbline.models.text:NgramEncoder"
+    takes: ClassVar[tuple[str, ...] | None] = ()
     takes_strings: ClassVar[bool] = True
     name: Literal["ngrams"]
     width: int = Field(128, ge=8)

@@ -25,6 +25,11 @@ class Source(Config, ABC):
     def given_splits(self) -> list[str]:
         """The splits that the source says it has; an empty one is an error later on."""
 
+    @property
+    def rows_bring_splits(self) -> bool:
+        """Whether rows may say splits beside `given_splits`; of a plugin's nobody knows."""
+        return True
+
     @abstractmethod
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield all rows in canonical columns, in batches of one schema.

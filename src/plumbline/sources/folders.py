@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.data.columns import CANONICAL, MEDIA
@@ -74,6 +75,11 @@ class FolderSource(Source):
     def given_splits(self) -> list[str]:
         """The splits that have a folder."""
         return sorted(self.splits)
+
+    @property
+    @override
+    def rows_bring_splits(self) -> bool:
+        return False
 
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield a row for each file, or for each line of the table about it."""

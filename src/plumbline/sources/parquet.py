@@ -11,6 +11,7 @@ from typing import Literal
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
+from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.data.columns import CANONICAL
@@ -75,6 +76,11 @@ class ParquetSource(Source):
     def given_splits(self) -> list[str]:
         """The splits that the files come in."""
         return sorted(self.splits)
+
+    @property
+    @override
+    def rows_bring_splits(self) -> bool:
+        return "split" in self.columns
 
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield every row of the files, with its split where one is given.

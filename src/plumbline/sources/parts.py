@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import pyarrow as pa
 from pydantic import AfterValidator, StringConstraints
+from typing_extensions import override
 
 from plumbline.data.columns import CANONICAL
 from plumbline.errors import DataError
@@ -38,6 +39,11 @@ class PartsSource(Source):
     def given_splits(self) -> list[str]:
         """The splits that any of the parts has."""
         return sorted({split for part in self.parts.values() for split in part.given_splits})
+
+    @property
+    @override
+    def rows_bring_splits(self) -> bool:
+        return any(part.rows_bring_splits for part in self.parts.values())
 
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield the rows of the parts, one part after another, with all columns of any of them."""

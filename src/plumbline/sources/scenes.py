@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.random import Generator, Philox
 from PIL import Image, ImageDraw
 from pydantic import Field, field_validator
+from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.sources import scene_text
@@ -203,6 +204,11 @@ class ScenesSource(ScenesConfig, Source):
     def given_splits(self) -> list[str]:
         """None: the drawings are split by hash."""
         return []
+
+    @property
+    @override
+    def rows_bring_splits(self) -> bool:
+        return False
 
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield the rows; `path` is not read: the drawings are made, not found."""

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
+from typing_extensions import override
 
 from plumbline.data.arrays import encode_array
 from plumbline.sources.base import Source
@@ -102,6 +103,11 @@ class SignalsSource(Source):
     def given_splits(self) -> list[str]:
         """None: the recordings are split by a hash of their subjects."""
         return []
+
+    @property
+    @override
+    def rows_bring_splits(self) -> bool:
+        return False
 
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield both parts; `path` is not read: the recordings are made, not found."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from plumbline.data.arrays import encode_array
 from plumbline.data.columns import CANONICAL, MEDIA
@@ -53,6 +54,11 @@ class TableSource(Source):
     def given_splits(self) -> list[str]:
         """The splits that the files come in."""
         return sorted(self.splits)
+
+    @property
+    @override
+    def rows_bring_splits(self) -> bool:
+        return "split" in self.columns
 
     @abstractmethod
     def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:

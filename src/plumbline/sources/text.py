@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from plumbline.data.columns import SPLITS
 from plumbline.sources.base import Source, SplitPlaces, require_path
@@ -61,6 +62,11 @@ class TextSource(Source):
     def given_splits(self) -> list[str]:
         """The splits of the files, or those with a share."""
         return sorted(self.splits or self.shares)
+
+    @property
+    @override
+    def rows_bring_splits(self) -> bool:
+        return False
 
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield a row for each unit of each file, with columns `sample_id`, `split`, `text`."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from plumbline.batch import Batch, LossSum, Sample
-from plumbline.errors import ConfigError, DataError
+from plumbline.errors import DataError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.inputs import Input, build_input, collate_texts
 from plumbline.loading.random import keyed_generator, keyed_seed
@@ -180,11 +180,8 @@ def build(
     """Build model, data and task from a cache.
 
     Raises:
-        ConfigError: a width is larger than embed_dim, texts longer than the text encoder takes, or
-            the inputs are not what the encoder takes.
         DataError: the dataset has no text, or a split no captioned image or clip.
     """
-    _check(model_config, config)
     cache, seed = context.cache, context.seed
     if cache.facts["special_ids"] is None:
         raise DataError(f"{cache.folder}: this dataset has no text")
@@ -241,22 +238,3 @@ def _bind(
     )
     window = WindowLoss(embed=embed, loss=partial(window_loss, config=config))
     return Task("alignment", bound, partial(loss, config=config), window=window)
-
-
-def _check(model: DualEncoderConfig, config: AlignmentTaskConfig) -> None:
-    if config.widths and max(config.widths) > model.embed_dim:
-        raise ConfigError(
-            f"task.widths: {max(config.widths)} is larger than model.embed_dim = {model.embed_dim}"
-        )
-    longest = model.text_encoder.longest()
-    if longest is not None and config.max_text_tokens + 2 > longest:
-        raise ConfigError(
-            f"task.max_text_tokens = {config.max_text_tokens}: with bos and eos that is more than "
-            f"model.text_encoder.max_tokens = {longest}"
-        )
-    expected = "image" if model.image_encoder else "audio"
-    if config.inputs.modality not in (expected, "features" if expected == "audio" else "image"):
-        raise ConfigError(
-            f"task.inputs.modality = {config.inputs.modality!r}, but the model has an "
-            f"{expected}_encoder"
-        )

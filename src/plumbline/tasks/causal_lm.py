@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
-from plumbline.errors import ConfigError, DataError
+from plumbline.errors import DataError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource, pad_rows
 from plumbline.loading.random import keyed_seed
@@ -62,16 +62,9 @@ def build(
     """Build model, data and task from a cache.
 
     Raises:
-        ConfigError: the block is longer than the decoder's positions.
         DataError: the dataset has no text, or a split none that fits.
     """
     cache, seed = context.cache, context.seed
-    positions = model_config.decoder.max_positions
-    if not model_config.decoder.pretrained and config.block_size > positions:
-        raise ConfigError(
-            f"task.block_size = {config.block_size}: longer than model.decoder.max_positions = "
-            f"{positions}"
-        )
     if cache.facts["special_ids"] is None:
         raise DataError(f"{cache.folder}: this dataset has no text")
     special_ids = SpecialIds(**cache.facts["special_ids"])

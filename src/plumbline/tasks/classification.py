@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.errors import CheckpointError, ConfigError, DataError
 from plumbline.loading.cache_reader import TrainingCache, group_rows
-from plumbline.loading.input_config import InputConfig, TextInputConfig
+from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
@@ -36,17 +36,12 @@ from plumbline.models.classifier import (
 from plumbline.models.config import ClassifierConfig
 from plumbline.models.device import to_device
 from plumbline.models.dual_encoder import DualEncoder, DualEncoderSpec
-from plumbline.models.encoder_config import (
-    BaseTextEncoderConfig,
-    EncoderConfig,
-    ImageEncoderConfig,
-    SequenceEncoderConfig,
-)
+from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
 from plumbline.models.encoders import Encoder
 from plumbline.models.stored import holds_model, load_model
 from plumbline.registry import load_attribute
 from plumbline.tasks.base import JobContext, Task, TrainingJob
-from plumbline.tasks.config import ClassificationTaskConfig
+from plumbline.tasks.config import ClassificationTaskConfig, check_encoder
 from plumbline.tasks.token_rows import sample_numbers
 from plumbline.tracking.progress import tracked
 
@@ -198,7 +193,7 @@ def start_encoder(
     """Build the encoder of a headed model, or take the one that the task starts from.
 
     Raises:
-        ConfigError: the settings name no encoder and the start has none.
+        ConfigError: the settings name no encoder and the start has none, or one for other inputs.
         CheckpointError: the start is damaged, or its inputs are of another modality.
     """
     config = model_config.encoder
@@ -211,7 +206,10 @@ def start_encoder(
                 f"{context.start}: its encoder takes {spec.inputs.modality}, but "
                 f"task.inputs.modality is {input_config.modality}"
             )
-    _check_inputs(config, input_config)
+        try:  # of an encoder that the settings name they have been checked
+            check_encoder(input_config, config, "encoder")
+        except ValueError as error:
+            raise ConfigError(f"{context.start}: {error}") from None
     size = config.image_size if isinstance(config, ImageEncoderConfig) else None
     inputs = build_input(
         input_config, context.cache, image_size=size, cache_bytes=context.cache_bytes
@@ -225,28 +223,6 @@ def start_encoder(
             f"{channels}"
         )
     return Start(trained, config, inputs, input_config, digest)
-
-
-def _check_inputs(config: EncoderConfig, inputs: InputConfig) -> None:
-    """Refuse inputs that the encoder cannot take; what a plugin's encoder takes, it knows alone."""
-    taken: tuple[str, ...] = (inputs.modality,)
-    if isinstance(config, ImageEncoderConfig):
-        taken = ("image",)
-    elif isinstance(config, SequenceEncoderConfig):
-        taken = ("audio", "features")
-    elif isinstance(config, BaseTextEncoderConfig):
-        taken = () if config.takes_strings else ("text",)
-        longest = config.longest()
-        if isinstance(inputs, TextInputConfig) and longest and inputs.max_tokens + 2 > longest:
-            raise ConfigError(
-                f"task.inputs.max_tokens = {inputs.max_tokens}: with bos and eos that is more than "
-                f"model.encoder.max_tokens = {longest}"
-            )
-    if inputs.modality not in taken:
-        raise ConfigError(
-            f"task.inputs.modality = {inputs.modality!r}, but a {type(config).__name__} encoder "
-            f"takes {' or '.join(taken) or 'raw texts, which only alignments give it'}"
-        )
 
 
 _Fed = ClassifierSpec | RegressorSpec | DualEncoderSpec

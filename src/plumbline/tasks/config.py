@@ -3,14 +3,45 @@
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
+from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.errors import ConfigError
-from plumbline.loading.input_config import AnyInput
+from plumbline.loading.input_config import AnyInput, InputConfig
 from plumbline.losses.registry import CLASS_LOSSES
+from plumbline.models.config import (
+    CausalLmConfig,
+    ClassifierConfig,
+    DualEncoderConfig,
+    MaskedLmConfig,
+    Seq2SeqConfig,
+)
+from plumbline.models.encoder_config import EncoderConfig
 
 
-class AlignmentTaskConfig(Config):
+class TaskConfig(Config):
+    """Base of what a kind of work optimises: section `task` of a training."""
+
+    @property
+    def has_lengths(self) -> bool:
+        """Whether samples differ in length, so that batches can be cut and sorted by it."""
+        return True
+
+    def start_modality(self, model: Config) -> str | None:
+        """The modality of the encoder that training takes from its start; None: it takes none."""
+        return None
+
+    def check_model(self, model: Config) -> None:
+        """Refuse a section `model` that this work cannot be done with.
+
+        What a checkpoint decides is not known here, but when it is loaded.
+
+        Raises:
+            ValueError: names both settings.
+        """
+
+
+class AlignmentTaskConfig(TaskConfig):
     """What alignment optimises."""
 
     inputs: AnyInput
@@ -38,8 +69,26 @@ class AlignmentTaskConfig(Config):
             raise ValueError("sample_width is true, but widths is empty")
         return self
 
+    @override
+    def check_model(self, model: Config) -> None:
+        assert isinstance(model, DualEncoderConfig)
+        if self.widths and max(self.widths) > model.embed_dim:
+            raise ValueError(
+                f"task.widths: {max(self.widths)} is larger than model.embed_dim {model.embed_dim}"
+            )
+        longest = model.text_encoder.longest()
+        if longest is not None and self.max_text_tokens + 2 > longest:
+            raise ValueError(
+                f"task.max_text_tokens {self.max_text_tokens}: with bos and eos that is more than "
+                f"model.text_encoder.max_tokens {longest}"
+            )
+        medium = "image" if model.image_encoder else "audio"
+        encoder = model.image_encoder or model.audio_encoder
+        assert encoder is not None, "one of them is given"
+        check_encoder(self.inputs, encoder, f"{medium}_encoder")
 
-class VlmTaskConfig(Config):
+
+class VlmTaskConfig(TaskConfig):
     """What the vision-language model learns to say."""
 
     caption_prompt: str = "describe the image"
@@ -56,8 +105,17 @@ class VlmTaskConfig(Config):
             raise ValueError("captions_per_image and questions_per_image are both 0")
         return self
 
+    @property
+    @override
+    def has_lengths(self) -> bool:
+        return False
 
-class CausalLmTaskConfig(Config):
+    @override
+    def start_modality(self, model: Config) -> str | None:
+        return "image"
+
+
+class CausalLmTaskConfig(TaskConfig):
     """What the causal language model reads."""
 
     text: Literal["text", "question_answer"] = "text"
@@ -74,8 +132,23 @@ class CausalLmTaskConfig(Config):
             raise ValueError("pack is true, but questions and answers are rows: set it to false")
         return self
 
+    @property
+    @override
+    def has_lengths(self) -> bool:
+        return not self.pack
 
-class MaskedLmTaskConfig(Config):
+    @override
+    def check_model(self, model: Config) -> None:
+        assert isinstance(model, CausalLmConfig)
+        decoder = model.decoder
+        if not decoder.pretrained and self.block_size > decoder.max_positions:
+            raise ValueError(
+                f"task.block_size {self.block_size} is longer than model.decoder.max_positions "
+                f"{decoder.max_positions}"
+            )
+
+
+class MaskedLmTaskConfig(TaskConfig):
     """What the masked language model has to guess."""
 
     block_size: int = Field(128, ge=2)
@@ -85,8 +158,22 @@ class MaskedLmTaskConfig(Config):
     masked_share: float = Field(0.15, gt=0.0, lt=1.0)
     """Of tokens to guess: 80 % of them are hidden, 10 % replaced by any token, 10 % kept."""
 
+    @property
+    @override
+    def has_lengths(self) -> bool:
+        return not self.pack
 
-class Seq2SeqTaskConfig(Config):
+    @override
+    def check_model(self, model: Config) -> None:
+        assert isinstance(model, MaskedLmConfig)
+        if not model.pretrained and self.block_size > model.max_positions:
+            raise ValueError(
+                f"task.block_size {self.block_size} is longer than model.max_positions "
+                f"{model.max_positions}"
+            )
+
+
+class Seq2SeqTaskConfig(TaskConfig):
     """What the encoder-decoder learns to write."""
 
     max_source_tokens: int = Field(126, ge=1)
@@ -94,11 +181,51 @@ class Seq2SeqTaskConfig(Config):
     """Longer texts are cut; what frames them comes on top."""
     label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
 
+    @override
+    def check_model(self, model: Config) -> None:
+        assert isinstance(model, Seq2SeqConfig)
+        longest = max(self.max_source_tokens, self.max_target_tokens) + 2
+        if not model.pretrained and longest > model.max_positions:
+            raise ValueError(
+                f"task.max_source_tokens, max_target_tokens: up to {longest} with what frames "
+                f"them, more than model.max_positions {model.max_positions}"
+            )
 
-class HeadedTaskConfig(Config):
+
+def check_encoder(inputs: InputConfig, encoder: EncoderConfig, name: str) -> None:
+    """Refuse inputs that an encoder cannot take; what a plugin's takes, it knows alone.
+
+    Raises:
+        ValueError: names both settings.
+    """
+    if encoder.takes is not None and inputs.modality not in encoder.takes:
+        raise ValueError(
+            f"task.inputs.modality {inputs.modality!r}, but model.{name} takes "
+            f"{' or '.join(encoder.takes) or 'raw texts, which only alignments give it'}"
+        )
+    longest, room = inputs.longest(), encoder.longest()
+    if longest is not None and room is not None and longest > room:
+        raise ValueError(
+            f"task.inputs.{encoder.length_key}: up to {longest} with what frames them, more than "
+            f"model.{name}.{encoder.length_key} {room}"
+        )
+
+
+class HeadedTaskConfig(TaskConfig):
     """What classification and regression share."""
 
     inputs: AnyInput
+
+    @override
+    def start_modality(self, model: Config) -> str | None:
+        assert isinstance(model, ClassifierConfig)
+        return self.inputs.modality if model.encoder is None else None
+
+    @override
+    def check_model(self, model: Config) -> None:
+        assert isinstance(model, ClassifierConfig)
+        if model.encoder is not None:
+            check_encoder(self.inputs, model.encoder, "encoder")
 
 
 class ClassificationTaskConfig(HeadedTaskConfig):

@@ -17,6 +17,7 @@ from plumbline.tasks.config import (
     MaskedLmTaskConfig,
     RegressionTaskConfig,
     Seq2SeqTaskConfig,
+    TaskConfig,
     VlmTaskConfig,
 )
 
@@ -27,7 +28,7 @@ class TaskKind:
 
     model: type[Config]
     """Section `train.model`."""
-    task: type[Config]
+    task: type[TaskConfig]
     """Section `train.task`."""
     build: str
     """`module:function` from (JobContext, model settings, task settings) to a TrainingJob."""

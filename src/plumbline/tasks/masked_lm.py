@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
-from plumbline.errors import ConfigError, DataError
+from plumbline.errors import DataError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource, pad_rows
 from plumbline.loading.random import keyed_generator, keyed_seed
@@ -110,15 +110,10 @@ def build(
     """Build model, data and task from a cache.
 
     Raises:
-        ConfigError: the block is longer than the encoder's positions, or the tokenizer has no mask.
+        ConfigError: the tokenizer has no mask.
         DataError: the dataset has no text, or a split none that fits.
     """
     cache, seed = context.cache, context.seed
-    if not model_config.pretrained and config.block_size > model_config.max_positions:
-        raise ConfigError(
-            f"task.block_size = {config.block_size}: longer than model.max_positions = "
-            f"{model_config.max_positions}"
-        )
     tokenizer = context.tokenizer()
     if tokenizer is None:
         raise DataError(f"{cache.folder}: this dataset has no text")

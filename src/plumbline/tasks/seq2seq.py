@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
-from plumbline.errors import ConfigError, DataError
+from plumbline.errors import DataError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import pad_rows
 from plumbline.loading.random import keyed_seed
@@ -98,16 +98,9 @@ def build(
     """Build model, data and task from a cache.
 
     Raises:
-        ConfigError: texts may be longer than the model's positions.
         DataError: the dataset has no text, or a split no pair.
     """
     cache, seed = context.cache, context.seed
-    longest = max(config.max_source_tokens, config.max_target_tokens) + 2
-    if not model_config.pretrained and longest > model_config.max_positions:
-        raise ConfigError(
-            f"task.max_source_tokens, max_target_tokens: up to {longest} with what frames them, "
-            f"more than model.max_positions = {model_config.max_positions}"
-        )
     if cache.facts["special_ids"] is None:
         raise DataError(f"{cache.folder}: this dataset has no text")
     special_ids = SpecialIds(**cache.facts["special_ids"])

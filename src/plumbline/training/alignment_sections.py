@@ -1,5 +1,7 @@
 """What the training of an alignment reads of params.yaml. No torch here."""
 
+from pydantic import model_validator
+
 from plumbline.models.config import DualEncoderConfig
 from plumbline.stage import StageSpec
 from plumbline.tasks.config import AlignmentTaskConfig
@@ -11,6 +13,15 @@ class AlignmentTrainSection(TrainSection):
 
     model: DualEncoderConfig
     task: AlignmentTaskConfig
+
+    @model_validator(mode="after")
+    def _something_to_compare(self) -> "AlignmentTrainSection":
+        if self.loader.batch_size * self.trainer.grad_accum_steps == 1:
+            raise ValueError(
+                "loader.batch_size 1 and trainer.grad_accum_steps 1: a pair is told from the "
+                "others of its optimiser step, and there would be none; raise one of them"
+            )
+        return self
 
 
 class PretrainAlignmentConfig(TrainingConfig):

@@ -145,15 +145,58 @@ class TrainerConfig(Config):
                 f"schedule.warmup_steps {warmup} is longer than the training: max_steps "
                 f"{self.max_steps}"
             )
+        if self.device == "cpu" and self.precision == "fp16":
+            raise ValueError("precision fp16 needs a GPU, and device is cpu: use auto or bf16")
         if self.shard_layers:
             self._check_sharding()
-        if not self.validates:
+        if self.validates:
+            self.check_patience(self._known_validations())
+        else:
             off = "validate_every_epochs is 0 and validate_every_steps is null"
             if self.early_stopping is not None:
                 raise ValueError(f"early_stopping needs validation: {off}")
             if self.schedule.name == "plateau":
                 raise ValueError(f"schedule plateau needs validation: {off}")
         return self
+
+    def _known_validations(self) -> int | None:
+        """Validations of the whole training, as far as they do not depend on the data's size."""
+        every = self.validate_every_epochs
+        if self.validate_every_steps is None:
+            return -(-self.epochs // every)
+        if not every and self.max_steps is not None:
+            return -(-self.max_steps // self.validate_every_steps)
+        return None
+
+    def check_patience(self, validations: int | None) -> None:
+        """Refuse patience that outlasts the training: what waits for it could never happen.
+
+        The first validation is compared with nothing, and after the last one nothing is left to
+        stop or to slow down.
+
+        Args:
+            validations: of the whole training at most; None: not known yet.
+
+        Raises:
+            ValueError: names the settings.
+        """
+        if validations is None:
+            return
+        every = (
+            f"{validations} validations (epochs, max_steps, validate_every_epochs, "
+            "validate_every_steps)"
+        )
+        stopping, plateau = self.early_stopping, self.schedule
+        if stopping is not None and stopping.patience > validations - 2:
+            raise ValueError(
+                f"early_stopping.patience {stopping.patience} can never run out before the end of "
+                f"{every}: lower it, validate more often or set early_stopping to null"
+            )
+        if plateau.name == "plateau" and plateau.plateau_patience > validations - 3:
+            raise ValueError(
+                f"schedule.plateau_patience {plateau.plateau_patience} can never run out before "
+                f"the end of {every}: lower it, validate more often or take another schedule"
+            )
 
     def _check_sharding(self) -> None:
         if self.processes == 1:

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from plumbline.config import Config
 from plumbline.loading.loader_config import LoaderConfig
+from plumbline.tasks.config import TaskConfig
 from plumbline.training.config import TrainerConfig
 
 
@@ -16,7 +17,7 @@ class TrainSection(Config):
     model: Config
     freeze: list[str] = Field(default_factory=list)
     """Parts of the model that stay as they are, such as image_encoder."""
-    task: Config
+    task: TaskConfig
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
 
@@ -28,6 +29,21 @@ class TrainSection(Config):
                 f"trainer.processes {processes} share a batch, and loader.batch_size is {size}: "
                 "there would be processes without a sample"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TrainSection":
+        self.task.check_model(self.model)
+        if not self.task.has_lengths:
+            by_length = {
+                "bucket_by_length": self.loader.bucket_by_length,
+                "max_tokens": self.loader.max_tokens is not None,
+            }
+            for setting in [name for name, used in by_length.items() if used]:
+                raise ValueError(
+                    f"loader.{setting}: the samples of this task all count as equally long (packed "
+                    "blocks, images with their texts); leave it out"
+                )
         return self
 
 

@@ -30,6 +30,8 @@ from plumbline.training.evaluation import evaluate_loss
 from plumbline.training.freeze import check_frozen, freeze, frozen_digests, set_training_mode
 from plumbline.training.gpu import GpuFigures
 from plumbline.training.history import History, Row
+from plumbline.training.length import check_patience, epoch_ends
+from plumbline.training.lone_samples import check_lone_samples
 from plumbline.training.optim import build_optimizer, describe_groups, set_lr
 from plumbline.training.processes import PeerError, Processes
 from plumbline.training.schedule import Plateau, lr_factor, resolve_warmup
@@ -49,16 +51,6 @@ logger = logging.getLogger(__name__)
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 """(global_step, values): called once per optimiser step and validation."""
-
-
-def _count_steps(train: Loader, config: TrainerConfig) -> int:
-    """Optimiser steps of the whole training; epochs may differ in their number of batches."""
-    steps = 0
-    for epoch in range(config.epochs):
-        steps += math.ceil(train.count(epoch) / config.grad_accum_steps)
-        if config.max_steps is not None and steps >= config.max_steps:
-            return config.max_steps
-    return steps
 
 
 @dataclass(frozen=True)
@@ -95,8 +87,9 @@ class Trainer:
         """Bind everything and check that it fits together.
 
         Raises:
-            ConfigError: nothing to train on, validation asked for without data, a warm-up longer
-                than the training, a frozen or tuned part that does not exist.
+            ConfigError: nothing to train on, validation asked for without data, a warm-up or
+                patience longer than the training, a frozen or tuned part that does not exist, or a
+                batch too small for the model's norms.
         """
         if not len(train):
             raise ConfigError("no training sample: nothing in the train split fits the task")
@@ -125,8 +118,14 @@ class Trainer:
         self.store, self._seed, self.fingerprint = store, seed, fingerprint
         self._on_log = on_log or (lambda step, values: None)
         self._skips = "skip" in (config.non_finite, config.failing_batch)
-        self.total_steps = _count_steps(train, config)
+        ends = epoch_ends(train, config)
+        self.total_steps = ends[-1]
         self._warmup = resolve_warmup(config.schedule, self.total_steps)
+        check_patience(ends, config)
+        set_training_mode(self.model, self._frozen)
+        check_lone_samples(
+            self.model, task, train, len(ends), device=self.device, precision=self.precision
+        )
         self.clock, self.best, self.history = Clock(), Best(), History()
         self._plateau = Plateau()
 

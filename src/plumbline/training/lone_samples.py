@@ -1,0 +1,54 @@
+"""Batches of one sample: batch norm has no spread to normalise by where a map is 1 x 1."""
+
+import torch
+from torch import nn
+
+from plumbline.errors import ConfigError
+from plumbline.loading.loader import Loader
+from plumbline.models.device import autocast, to_device
+from plumbline.tasks.base import Task
+from plumbline.training.skipping import FAILURES
+from plumbline.training.window import Buffers
+
+_REFUSAL = "more than 1 value per channel"
+"""Of torch's `ValueError`."""
+
+
+def check_lone_samples(
+    model: nn.Module,
+    task: Task,
+    train: Loader,
+    epochs: int,
+    *,
+    device: torch.device,
+    precision: str,
+) -> None:
+    """Refuse batches that would end the training at whatever step they come.
+
+    Asked of the model itself, in the mode in which it trains: whether its norms take one sample
+    depends on the size of their maps.
+
+    Raises:
+        ConfigError: names the settings that decide on the batches.
+    """
+    norms = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    if not norms or not train.leaves_one_alone(epochs):
+        return
+    buffers = Buffers(model)
+    try:
+        batch = to_device(task.collate([train.source.sample(0, 0)]), device)
+        with torch.no_grad(), autocast(device, precision):
+            task.loss(model, batch)
+    except FAILURES as error:
+        if _REFUSAL in str(error):
+            raise ConfigError(
+                f"{train.describe_lone_sample()}: the batch norm of {norms[0]} takes more than "
+                f"one value in training; {train.remedy_for_lone_sample()}"
+            ) from None
+        # Whatever else is wrong with this sample, its own step tells.
+    finally:
+        buffers.restore()

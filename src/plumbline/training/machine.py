@@ -1,0 +1,68 @@
+"""What settings ask of the machine: refused before data is prepared, and before a training begins.
+
+No torch here: `check_params` asks as well.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+
+from plumbline.errors import ConfigError
+from plumbline.training.config import TrainerConfig
+
+logger = logging.getLogger(__name__)
+
+_COUNT_S = 120
+
+
+def asks_for_gpus(trainer: TrainerConfig) -> bool:
+    """Whether it depends on the machine's GPUs that a training can run at all."""
+    return trainer.device == "cuda" or trainer.processes > 1 or trainer.precision == "fp16"
+
+
+def count_gpus() -> int:
+    """GPUs that torch sees, asked of a process of its own: the import takes seconds and memory."""
+    code = "import torch; print(torch.cuda.device_count())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=_COUNT_S,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+def check_machine(place: str, trainer: TrainerConfig, threads: int, gpus: int) -> None:
+    """Refuse what this machine does not have; warn of processes that wait for each other.
+
+    Args:
+        place: the key of the trainer in params.yaml, for messages.
+        trainer: what is asked for.
+        threads: compute threads of each process.
+        gpus: how many there are.
+
+    Raises:
+        ConfigError: names the setting, what is there and the remedy.
+    """
+    if trainer.device == "cuda" and not gpus:
+        raise ConfigError(f"{place}.device = 'cuda': no GPU here; use auto or cpu")
+    on_gpus = gpus > 0 and trainer.device != "cpu"
+    if trainer.precision == "fp16" and not on_gpus:
+        raise ConfigError(f"{place}.precision = 'fp16': no GPU here; use auto, bf16 or fp32")
+    if on_gpus and trainer.processes > gpus:
+        raise ConfigError(
+            f"{place}.processes = {trainer.processes}: each takes a GPU, and here "
+            f"{'is one' if gpus == 1 else f'are {gpus}'}; lower it, or set device to cpu"
+        )
+    cores = len(os.sched_getaffinity(0))
+    if not on_gpus and trainer.processes > 1 and trainer.processes * threads > cores:
+        logger.warning(
+            "%s.processes = %d with threads = %d each on %d cores: they will wait for each other",
+            place,
+            trainer.processes,
+            threads,
+            cores,
+        )

@@ -1,0 +1,222 @@
+"""What the settings of one stage say of another: contradictions that no section sees by itself."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plumbline import paths
+from plumbline.errors import ConfigError
+from plumbline.loading.input_config import AudioInputConfig
+from plumbline.models.config import ClassifierConfig
+from plumbline.shapes.detect import ShapesConfig
+from plumbline.sources.base import Source
+from plumbline.tasks.config import AlignmentTaskConfig, ClassificationTaskConfig, HeadedTaskConfig
+from plumbline.tokenization.cache import TokenizeConfig
+from plumbline.training.sections import TrainingConfig
+from plumbline.validation.validate import ValidationConfig
+from stages.detect_shapes import DetectShapesConfig
+from stages.evaluate_alignment import EvaluateAlignmentConfig
+from stages.evaluate_model import EvaluateModelConfig
+from stages.export_model import ExportModelConfig
+from stages.prepare import PrepareConfig
+from stages.tokenize_text import TokenizeTextConfig
+from stages.validate import ValidateConfig
+
+Settings = Mapping[tuple[str, str], Any]
+"""(stage, key) -> its checked settings."""
+
+_READ_IDS = ("decoder", "text_encoder", "encoder")
+_GROUPS = {"pretrain_alignment": "align", "finetune": "tasks"}
+_MAKERS = {paths.aligned("x").parent: "pretrain_alignment", paths.finetuned("x").parent: "finetune"}
+"""Folder -> the stage that makes what lies in it."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All settings of one dataset."""
+
+    name: str
+    source: Source
+    validate: ValidationConfig
+    shapes: ShapesConfig
+    tokenize: TokenizeConfig
+
+    def lacks(self, split: str) -> str | None:
+        """Why there will be no such split, with the remedy; None: there will, or it cannot be told.
+
+        Decided as `validate` does it: a test split is drawn only where no row brings a split.
+        """
+        given, drawn = self.source.given_splits, self.validate.split
+        if self.source.rows_bring_splits or split in ("train", *given):
+            return None
+        share = drawn.val if split == "val" else drawn.test
+        key = f"datasets.{self.name}.validate.split.{split}"
+        if share and (split == "val" or not given):
+            return None
+        if given and split == "test":
+            return (
+                f"the source of datasets.{self.name} gives {', '.join(given)}, and {key} draws "
+                "rows only where it gives no split; add one to its files"
+            )
+        return f"{key} is 0, and the source gives {', '.join(given) or 'no split'}; set it above 0"
+
+
+def check_agreement(settings: Settings) -> None:
+    """Refuse what contradicts between datasets, trainings, evaluations and exports.
+
+    Raises:
+        ConfigError: the first contradiction; names both settings and the remedy.
+    """
+    names = [key for stage, key in settings if stage == "prepare"]
+    datasets = {name: _dataset(name, settings) for name in names}
+    for dataset in datasets.values():
+        _check_dataset(dataset)
+    for place, training in trainings(settings):
+        if training.data not in datasets:
+            known = ", ".join(datasets)
+            raise ConfigError(
+                f"{place}.data = {training.data!r}: no such dataset is selected; "
+                f"datasets are {known or 'none'}"
+            )
+        _check_training(place, training, datasets[training.data])
+        _check_start(place, training, settings)
+    for place, split, data in _splits(settings):
+        if why := datasets[data].lacks(split):
+            raise ConfigError(
+                f"{place} = {split!r}: there will be no such split: {why}, or choose another split "
+                "here"
+            )
+
+
+def _dataset(name: str, settings: Settings) -> Dataset:
+    prepare, validate = settings["prepare", name], settings["validate", name]
+    shapes, tokenize = settings["detect_shapes", name], settings["tokenize_text", name]
+    assert isinstance(prepare, PrepareConfig)
+    assert isinstance(validate, ValidateConfig)
+    assert isinstance(shapes, DetectShapesConfig)
+    assert isinstance(tokenize, TokenizeTextConfig)
+    return Dataset(
+        name, prepare.prepare, validate.validate_, shapes.detect_shapes, tokenize.tokenize
+    )
+
+
+def trainings(settings: Settings) -> Iterator[tuple[str, TrainingConfig]]:
+    """Place in params.yaml and settings of everything that is trained."""
+    for (stage, key), config in settings.items():
+        if isinstance(config, TrainingConfig):
+            yield f"{_GROUPS[stage]}.{key}", config
+
+
+def _splits(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Key, value and dataset of every setting that names a split."""
+    for (_, key), config in settings.items():
+        if isinstance(config, EvaluateModelConfig):
+            yield f"tasks.{key}.evaluate.split", config.evaluate.split, config.data
+        elif isinstance(config, EvaluateAlignmentConfig):
+            yield f"align.{key}.evaluate.split", config.evaluate.split, config.data
+        elif isinstance(config, ExportModelConfig):
+            yield f"tasks.{key}.export.split", config.export.split, config.data
+
+
+def _check_dataset(dataset: Dataset) -> None:
+    place, declared = f"datasets.{dataset.name}", dataset.shapes
+    views = {name for columns in dataset.validate.views.values() for name in columns}
+    for column, setting in (("label", declared.classes), ("features", declared.features)):
+        if setting and column not in views:
+            key = "classes" if column == "label" else column
+            raise ConfigError(
+                f"{place}.detect_shapes.{key} is set, but no view of {place}.validate.views has "
+                f"the column {column}"
+            )
+    for part in sorted(set(declared.classes) & set(dataset.validate.labels)):
+        if set(declared.classes[part]) != set(dataset.validate.labels[part]):
+            raise ConfigError(
+                f"{place}.detect_shapes.classes and {place}.validate.labels name other labels for "
+                f"part {part!r}: make them the same"
+            )
+    channels = declared.features[1] if declared.features else None
+    if channels and dataset.validate.channels not in (None, channels):
+        raise ConfigError(
+            f"{place}.detect_shapes.features says {channels} channels, {place}.validate.channels "
+            f"{dataset.validate.channels}: make them the same"
+        )
+
+
+def _check_training(place: str, training: TrainingConfig, dataset: Dataset) -> None:
+    train = training.train
+    if train.trainer.validates and (why := dataset.lacks("val")):
+        every = "epochs" if train.trainer.validate_every_epochs else "steps"
+        raise ConfigError(
+            f"{place}.train.trainer.validate_every_{every}: there will be no validation split: "
+            f"{why}, or switch validation off (0 epochs, null steps)"
+        )
+    if isinstance(train.task, AlignmentTaskConfig | HeadedTaskConfig):
+        inputs, rate = train.task.inputs, dataset.tokenize.sample_rate
+        if isinstance(inputs, AudioInputConfig) and inputs.sample_rate != rate:
+            raise ConfigError(
+                f"{place}.train.task.inputs.sample_rate = {inputs.sample_rate}, but "
+                f"datasets.{dataset.name}.tokenize.sample_rate = {rate}: make them the same"
+            )
+    if isinstance(train.task, ClassificationTaskConfig):
+        assert isinstance(train.model, ClassifierConfig)
+        _check_classes(f"{place}.train", train.task, train.model, dataset)
+    for part, source in _text_checkpoints(train.model.model_dump()):
+        tokenizer = dataset.tokenize.tokenizer.pretrained
+        if source != tokenizer:
+            raise ConfigError(
+                f"{place}.train.model.{part} = {source!r}, but datasets.{dataset.name}.tokenize."
+                f"tokenizer.pretrained = {tokenizer!r}: ids would mean other words; set both to "
+                "the same"
+            )
+
+
+def _check_classes(
+    place: str, task: ClassificationTaskConfig, model: ClassifierConfig, dataset: Dataset
+) -> None:
+    """Class counts and weights beside the classes that the dataset declares, where it does."""
+    weights = task.class_weights if isinstance(task.class_weights, dict) else {}
+    said = {f"task.class_weights.{part}": (part, len(of)) for part, of in weights.items()}
+    said |= {f"model.num_classes.{part}": (part, n) for part, n in model.num_classes.items()}
+    for key, (part, count) in said.items():
+        declared = dataset.shapes.classes.get(part)
+        if declared is not None and len(declared) != count:
+            raise ConfigError(
+                f"{place}.{key} is for {count} classes, but datasets.{dataset.name}.detect_shapes."
+                f"classes names {len(declared)} for part {part!r}"
+            )
+
+
+def _text_checkpoints(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Key and value of each checkpoint that reads token ids."""
+    parts: Sequence[tuple[str, Mapping[str, Any]]] = [
+        ("pretrained", model),
+        *((f"{name}.pretrained", model.get(name) or {}) for name in _READ_IDS),
+    ]
+    return [(key, part["pretrained"]) for key, part in parts if part.get("pretrained")]
+
+
+def _check_start(place: str, training: TrainingConfig, settings: Settings) -> None:
+    """A start that nothing makes is missing only after all data stages; so is an encoder in it."""
+    start, train = training.start_folder, training.train
+    stage = _MAKERS.get(start.parent)
+    if stage is not None and (stage, start.name) not in settings and not start.exists():
+        made = [f"{start.parent}/{key}" for name, key in settings if name == stage]
+        raise ConfigError(
+            f"{place}.start = {start.as_posix()!r}: nothing makes it; there will be "
+            f"{', '.join(made) or 'nothing in ' + start.parent.as_posix()}"
+        )
+    wanted = train.task.start_modality(train.model)
+    if wanted is not None and start.parent == paths.cache("x").parent:
+        raise ConfigError(
+            f"{place}.start = {start.as_posix()!r} holds no model, but the task takes its encoder "
+            "from there: start from an alignment, or set model.encoder where the task has one"
+        )
+    aligned = settings.get(("pretrain_alignment", start.name))
+    if wanted is None or stage != "pretrain_alignment" or aligned is None:
+        return
+    there = aligned.train.task.inputs.modality
+    if there != wanted:
+        raise ConfigError(
+            f"{place}.start = {start.as_posix()!r}: its encoder takes {there}, and this task needs "
+            f"one for {wanted}"
+        )

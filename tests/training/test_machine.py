@@ -1,0 +1,55 @@
+"""What settings ask of the machine, with GPUs that there are and are not."""
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from plumbline.errors import ConfigError
+from plumbline.training.config import TrainerConfig
+from plumbline.training.machine import asks_for_gpus, check_machine, count_gpus
+
+PLACE = "tasks.t.train.trainer"
+REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
+    "no GPU": ({"device": "cuda"}, 0, f"{PLACE}.device = 'cuda': no GPU here; use auto or cpu"),
+    "fp16 without": ({"precision": "fp16"}, 0, f"{PLACE}.precision = 'fp16': no GPU here"),
+    "one GPU": ({"processes": 2}, 1, f"{PLACE}.processes = 2: each takes a GPU, and here is one"),
+    "two GPUs": ({"device": "cuda", "processes": 3}, 2, "each takes a GPU, and here are 2; lower"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_more_than_the_machine_has_is_refused(name: str) -> None:
+    settings, gpus, message = REFUSED[name]
+    trainer = TrainerConfig.model_validate(settings)
+    assert asks_for_gpus(trainer)
+    with pytest.raises(ConfigError) as refused:
+        check_machine(PLACE, trainer, 1, gpus)
+    assert str(refused.value).startswith(message) or message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus"),
+    [
+        ({}, 0),
+        ({"device": "cuda"}, 1),
+        ({"processes": 2}, 2),
+        ({"processes": 4, "device": "cpu"}, 1),
+        ({"precision": "fp16"}, 1),
+    ],
+)
+def test_what_the_machine_has_is_accepted(settings: dict[str, Any], gpus: int) -> None:
+    check_machine(PLACE, TrainerConfig.model_validate(settings), 1, gpus)
+
+
+def test_processes_that_outnumber_the_cores_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_machine(PLACE, TrainerConfig(processes=2), 10_000, 0)
+        check_machine(PLACE, TrainerConfig(processes=1), 10_000, 0)
+    (record,) = caplog.records
+    assert f"{PLACE}.processes = 2 with threads = 10000 each" in record.getMessage()
+
+
+def test_gpus_are_counted_as_torch_counts_them() -> None:
+    assert count_gpus() == torch.cuda.device_count()
