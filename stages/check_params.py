@@ -13,6 +13,7 @@ from plumbline import paths
 from plumbline.config import check_config
 from plumbline.errors import ConfigError
 from plumbline.files import atomic_write
+from plumbline.names import check_name
 from plumbline.params import (
     check_environment,
     check_params,
@@ -65,6 +66,17 @@ def check_settings(params: dict[str, Any]) -> None:
         _check_tokenizer(f"align.{name}.train.model.text_encoder", entry, "text_encoder", params)
 
 
+def check_file_names(root: Path) -> None:
+    """Check the names of what `experiment=` and a sweep choose: they go into commands as well.
+
+    Raises:
+        ConfigError: names the file and the rule.
+    """
+    for folder in (root / "conf" / "experiment", root / "sweeps"):
+        for file in sorted(folder.glob("*.yaml")):
+            check_name(file.relative_to(root).as_posix(), file.stem)
+
+
 def _check_tokenizer(key: str, entry: dict[str, Any], part: str, params: dict[str, Any]) -> None:
     """A pretrained part reads ids of its own vocabulary: the dataset must be tokenised so.
 
@@ -84,6 +96,7 @@ def _check_tokenizer(key: str, entry: dict[str, Any], part: str, params: dict[st
 def main(arguments: Sequence[str]) -> None:
     """Check, or with `--write` compose, params.yaml."""
     root = Path.cwd()
+    check_file_names(root)
     if list(arguments) == ["--write"]:
         composed = compose_params(root)
         check_settings(composed)
