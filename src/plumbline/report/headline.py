@@ -17,6 +17,7 @@ from plumbline.report.collect import Export, collect_details, collect_export, re
 from plumbline.report.figure_table import interval_of, is_bound
 from plumbline.report.figures import figure, full_label, number, share, split_part
 from plumbline.report.selection import Selection
+from plumbline.text import one_line, shown
 
 
 @dataclass(frozen=True)
@@ -242,9 +243,9 @@ def main() -> None:
     try:
         params = compose_yaml(Path.cwd(), "params", [])
         selection = Selection.from_params(params["datasets"], params["align"], params["tasks"])
-        print(summary(headlines(selection)))
+        print(shown(summary(headlines(selection))))
     except PlumblineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
