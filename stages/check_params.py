@@ -13,6 +13,7 @@ from plumbline import paths
 from plumbline.config import check_config
 from plumbline.errors import ConfigError
 from plumbline.files import atomic_write
+from plumbline.names import check_name
 from plumbline.params import (
     check_environment,
     check_params,
@@ -59,6 +60,17 @@ def check_settings(params: dict[str, Any]) -> Settings:
     return settings
 
 
+def check_file_names(root: Path) -> None:
+    """Check the names of what `experiment=` and a sweep choose: they go into commands as well.
+
+    Raises:
+        ConfigError: names the file and the rule.
+    """
+    for folder in (root / "conf" / "experiment", root / "sweeps"):
+        for file in sorted(folder.glob("*.yaml")):
+            check_name(file.relative_to(root).as_posix(), file.stem)
+
+
 def check_machine_of(settings: Settings) -> None:
     """Refuse trainings that this machine cannot run, before any data stage does its work.
 
@@ -76,6 +88,7 @@ def check_machine_of(settings: Settings) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Check, or with `--write` compose, params.yaml."""
     root = Path.cwd()
+    check_file_names(root)
     if list(arguments) == ["--write"]:
         composed = compose_params(root)
         check_settings(composed)

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from plumbline.errors import ConfigError
+from plumbline.names import check_keys
 from plumbline.registry import OneOf
 
 
@@ -40,7 +41,8 @@ def compose_yaml(folder: Path, name: str, overrides: Sequence[str]) -> dict[str,
     """Compose `folder/name.yaml` as Hydra does and resolve its interpolations.
 
     Raises:
-        ConfigError: the file is missing or damaged, or an override does not fit it.
+        ConfigError: the file is missing or damaged, an override does not fit it, or a key cannot
+            be the name of a stage.
     """
     file = folder / f"{name}.yaml"
     if not file.is_file():
@@ -63,6 +65,7 @@ def compose_yaml(folder: Path, name: str, overrides: Sequence[str]) -> dict[str,
     finally:
         logging.getLogger("hydra").setLevel(logging.WARNING)
     assert isinstance(plain, dict)
+    check_keys(plain)
     return cast(dict[str, Any], plain)
 
 

@@ -16,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from plumbline import paths
 from plumbline.config import check_config
 from plumbline.errors import ConfigError, PlumblineError
+from plumbline.names import check_name
+from plumbline.text import one_line
 
 
 def evaluate(folder: Path, cache: Path, settings: Mapping[str, Any]) -> dict[str, float]:
@@ -66,7 +68,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--data", required=True, help="a dataset, or the folder of a cache")
     parser.add_argument("settings", nargs="*", help="of the section evaluate, such as split=val")
     options = parser.parse_intermixed_args(arguments)
-    cache = Path(options.data) if Path(options.data).is_dir() else paths.cache(options.data)
+    cache = Path(options.data)
+    if not cache.is_dir():
+        check_name("--data", options.data)
+        cache = paths.cache(options.data)
     try:
         settings = OmegaConf.to_container(OmegaConf.from_dotlist(options.settings))
     except OmegaConfBaseException as error:
@@ -80,4 +85,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except PlumblineError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {one_line(str(error))}")

@@ -9,6 +9,7 @@ from plumbline.inspection.commands import COMMANDS, parse
 from plumbline.plugins import load_plugins
 from plumbline.registry import load_attribute
 from plumbline.stage import run_stage
+from plumbline.text import shown
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
     call = read_call(options.name, options.overrides)
     fix_threads(call.config.threads)
     report = load_attribute(COMMANDS[what].place)(open_target(call), options)
-    print(json.dumps(report.data) if options.json else report.text)
+    print(json.dumps(report.data) if options.json else shown(report.text))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from plumbline import paths
 from plumbline.data.arrays import decode_array
 from plumbline.data.images import decode_rgb, resize_rgb
 from plumbline.errors import ConfigError, DataError, PlumblineError
+from plumbline.names import check_name
+from plumbline.text import one_line, shown
 
 Options = argparse.Namespace
 Answer = dict[str, Any]
@@ -319,12 +321,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """Print the answer as one JSON line."""
     options = build_parser().parse_args(arguments)
+    if options.model is None:
+        check_name("task", options.task)
     answer = predict(options.model or paths.finetuned(options.task), options)
-    print(json.dumps(answer, ensure_ascii=False))
+    print(shown(json.dumps(answer, ensure_ascii=False)))
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except PlumblineError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {one_line(str(error))}")

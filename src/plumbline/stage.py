@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 
 from plumbline.config import Config, ConfigT, check_config, compose_yaml
 from plumbline.errors import ConfigError, PlumblineError
+from plumbline.names import check_name
 from plumbline.params import check_environment
+from plumbline.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +115,7 @@ def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[Confi
         if not rest or "=" in rest[0] or rest[0].startswith("-"):
             raise ConfigError(f"which one? python -m stages.{spec.name} <key of {spec.group}>")
         key = rest.pop(0)
+        check_name(f"a key of {spec.group}", key)
     if flags := [argument for argument in rest if argument.startswith("--")]:
         raise ConfigError(f"{flags[0]}: unknown option; overrides are key=value, and --cfg job")
     params = compose_yaml(Path.cwd(), "params", rest)
@@ -125,9 +128,19 @@ def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[Confi
     return call
 
 
+class PlainFormatter(logging.Formatter):
+    """Writes a record in one line, with what would act on a terminal written out."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        """Format all but a traceback, which follows on lines of its own."""
+        return one_line(super().formatMessage(record))
+
+
 def run_stage(main: Callable[[Sequence[str]], None]) -> None:
     """Run a stage's `main` on the command line: exit 1 and one line for an error of ours."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for noisy in ("absl", "hydra", "httpx", "matplotlib", "torch.onnx", "onnxscript"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # It sets its own level when it is imported, later, by the stages that need it.
@@ -135,7 +148,7 @@ def run_stage(main: Callable[[Sequence[str]], None]) -> None:
     try:
         main(sys.argv[1:])
     except PlumblineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

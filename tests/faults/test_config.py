@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from plumbline import inspect
 from plumbline.errors import CheckpointError
 from plumbline.models.stored import read_spec
 from plumbline.stage import run_stage
-from stages import check_params, finetune, pretrain_alignment
+from stages import check_params, finetune, prepare, pretrain_alignment
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = "tasks.vqa.train"
@@ -210,6 +211,32 @@ def test_a_file_of_conf_is_held_to_the_same_rules(project: Project) -> None:
     project.edit("conf/optim/adamw.yaml", "lr: 1.0e-3", "lr: 010")
     assert "conf/optim/adamw.yaml, line 2: 010 is an octal" in project.refusal(
         check_params.main, "--write"
+    )
+
+
+@pytest.mark.parametrize("group", ["datasets", "align", "tasks"])
+@pytest.mark.parametrize("key", ["x;touch PWNED;#", "q&a", "my data", "v1.0"])
+def test_a_key_that_would_reach_a_shell_is_refused_at_every_door(
+    project: Project, group: str, key: str
+) -> None:
+    entry = {"datasets": "scenes", "align": "image", "tasks": "vqa"}[group]
+    told = f"a key of {group}: {key!r} is not a name that can be used: letters, digits, _ and -"
+    project.edit("params.yaml", f"{group}:\n", f"{group}:\n  {key!r}: ${{{group}.{entry}}}\n")
+    assert project.refusal(prepare.main, "scenes").startswith(told)
+    assert project.refusal(finetune.main, "vqa").startswith(told)
+    assert project.refusal(check_params.main).startswith(told)
+    assert project.refusal(inspect.main, "vqa", "parameters").startswith(told)
+    with (project.folder / "conf/experiment/odd.yaml").open("w", encoding="utf-8") as file:
+        file.write(f"# @package _global_\n{group}:\n  {key!r}: ${{{group}.{entry}}}\n")
+    project.edit("conf/config.yaml", "experiment: null", "experiment: odd")
+    assert project.refusal(check_params.main, "--write").startswith(told)
+    assert project.refusal(prepare.main, key).startswith(f"a key of datasets: {key!r} is not")
+
+
+def test_the_name_of_an_experiment_or_a_sweep_is_held_to_the_rule(project: Project) -> None:
+    (project.folder / "conf/experiment/a b.yaml").touch()
+    assert project.refusal(check_params.main, "--write").startswith(
+        "conf/experiment/a b.yaml: 'a b' is not a name that can be used"
     )
 
 

@@ -62,7 +62,7 @@ def test_what_has_parts_itself_is_no_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("inner", "rule"), [({}, "at least one part"), ({"a b": DIGIT}, "match pattern")]
+    ("inner", "rule"), [({}, "at least one part"), ({"a b": DIGIT}, "not a name that can be used")]
 )
 def test_wrong_names_are_refused(inner: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValidationError, match=rule):

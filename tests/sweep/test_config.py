@@ -68,9 +68,9 @@ def test_an_unknown_sweep_is_told_with_those_there_are(tmp_path: Path) -> None:
         load_sweep(tmp_path, "t")
 
 
-@pytest.mark.parametrize("name", ["../s", "a-b", "", "s.yaml"])
+@pytest.mark.parametrize("name", ["../s", "a;b", "", "s.yaml"])
 def test_a_name_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="letters, digits and underscores"):
+    with pytest.raises(ConfigError, match=r"sweep: .* is not a name that can be used: letters"):
         load_sweep(tmp_path, name)
 
 

@@ -187,7 +187,7 @@ def test_a_column_of_more_parts_than_a_dataset_has_is_refused(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judging, "MAX_PARTS", 5)
-    run.write([spoken(n, part=f"part {n}") for n in range(6)])
+    run.write([spoken(n, part=f"part-{n}") for n in range(6)])
     with pytest.raises(DataError, match="part has more than 5 names"):
         run.validate(views=CLIPS)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
 
 from plumbline.config import Config
+from plumbline.data.csv_writer import write_csv
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import Stored
 
@@ -47,4 +47,4 @@ def write_evaluation(result: Evaluation, out: Path) -> None:
     pq.write_table(table, out / "predictions.parquet", compression="zstd")
     for name, rows in result.tables.items():
         if rows:
-            pyarrow.csv.write_csv(pa.Table.from_pylist(rows), out / f"{name}.csv")
+            write_csv(pa.Table.from_pylist(rows), out / f"{name}.csv")

@@ -23,6 +23,7 @@ from plumbline.report.figure_table import interval_of
 from plumbline.report.figures import figure, full_label, number, share
 from plumbline.report.first_figures import FIGURES, RULES, Rule, by_part, first_of_unknown
 from plumbline.report.selection import Selection
+from plumbline.text import one_line, shown
 
 
 @dataclass(frozen=True)
@@ -195,9 +196,9 @@ def main() -> None:
     try:
         params = compose_yaml(Path.cwd(), "params", [])
         selection = Selection.from_params(params["datasets"], params["align"], params["tasks"])
-        print(summary(headlines(selection)))
+        print(shown(summary(headlines(selection))))
     except PlumblineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -29,6 +29,7 @@ from plumbline.report.headline import Headline, alignment_headlines, task_headli
 from plumbline.report.pictures import Pictures
 from plumbline.report.samples import Key, Subject
 from plumbline.report.selection import Selection
+from plumbline.text import finalize
 
 TEMPLATES = Path(__file__).parent / "templates"
 ANSWERS_SHOWN = 12
@@ -104,6 +105,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,  # captions, questions and ids come from data, and may hold HTML
+        finalize=finalize,  # ... or turn the text around them
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -12,6 +12,7 @@ from plumbline.registry import Registry
 from plumbline.report.blocks import Block, Column, Grid, Scene
 from plumbline.report.confusion import NARROW_CLASSES, confusion_block
 from plumbline.report.figures import figure, label, number, split_part
+from plumbline.text import from_csv_cell
 
 Row = Mapping[str, Any]
 
@@ -131,7 +132,10 @@ def table_blocks(names: Sequence[str], folder: Path, scene: Scene) -> list[Block
 def read_table(file: Path) -> list[dict[str, Any]]:
     """The rows of a CSV, numbers as numbers; a column of numbers has no other cell."""
     with file.open(newline="", encoding="utf-8") as handle:
-        rows: list[dict[str, Any]] = list(csv.DictReader(handle))
+        rows: list[dict[str, Any]] = [
+            {from_csv_cell(name): from_csv_cell(cell) for name, cell in row.items()}
+            for row in csv.DictReader(handle)
+        ]
     for name in rows[0] if rows else ():
         numbers = [_number(row[name]) for row in rows]
         if name not in _NAMES and None not in numbers:

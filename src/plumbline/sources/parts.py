@@ -6,16 +6,24 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pyarrow as pa
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator
 from typing_extensions import override
 
 from plumbline.data.columns import CANONICAL
 from plumbline.errors import DataError
+from plumbline.names import RULE, is_name
 from plumbline.registry import OneOf
 from plumbline.sources.base import SOURCES, Source
 from plumbline.sources.rows import from_columns
 
-PartName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+def _is_part(name: str) -> str:
+    if not is_name(name):
+        raise ValueError(f"{name!r} is not a name that can be used: {RULE}")
+    return name
+
+
+PartName = Annotated[str, AfterValidator(_is_part)]
 
 
 def _not_nested(parts: dict[str, Source]) -> dict[str, Source]:

@@ -20,6 +20,7 @@ from plumbline.sweep.runner import Runner
 from plumbline.sweep.search import Search, check_sweep, sweep_folder
 from plumbline.sweep.study import Study, begin, bound_to
 from plumbline.sweep.table import as_csv, as_text, best_of, rows
+from plumbline.text import shown
 
 
 def _positive(text: str) -> int:
@@ -87,7 +88,7 @@ def _search(root: Path, options: argparse.Namespace, config: SweepConfig) -> Non
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(shown(line), flush=True)
 
 
 def _show(search: Search) -> None:

@@ -12,6 +12,7 @@ from yaml import YAMLError
 
 from plumbline.config import Config, check_config
 from plumbline.errors import ConfigError
+from plumbline.names import check_name
 
 FOLDER = Path("sweeps")
 """Beside conf/, not in it: a new sweep is no dependency of any stage."""
@@ -130,8 +131,7 @@ def load_sweep(root: Path, name: str) -> SweepConfig:
         ConfigError: the file is missing or wrong; one line names the key and the rule.
     """
     path = root / FOLDER / f"{name}.yaml"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
-        raise ConfigError(f"{name!r}: a sweep's name has letters, digits and underscores only")
+    check_name("sweep", name)
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in (root / FOLDER).glob("*.yaml"))) or "none"
         raise ConfigError(f"{FOLDER / path.name}: there is no such sweep; there is {known}")

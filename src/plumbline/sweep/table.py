@@ -10,6 +10,7 @@ from plumbline.report.figures import number
 from plumbline.sweep.config import Direction, SweepConfig
 from plumbline.sweep.overrides import parse
 from plumbline.sweep.study import Point
+from plumbline.text import csv_cell
 
 
 def best_of(points: Sequence[Point], direction: Direction) -> Point | None:
@@ -58,8 +59,12 @@ def as_csv(table: Sequence[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in table for name in row))
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
+    writer.writerows({name: _escaped(value) for name, value in row.items()} for row in table)
     return text.getvalue()
+
+
+def _escaped(value: Any) -> Any:
+    return csv_cell(value) if isinstance(value, str) else value
 
 
 def as_text(table: Sequence[dict[str, Any]]) -> str:

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import Field
 from tokenizers import Tokenizer
 
 from plumbline.config import Config
 from plumbline.data.columns import MEDIA, SPLITS, TEXTS
+from plumbline.data.csv_writer import write_csv
 from plumbline.data.disk_index import DiskIndex
 from plumbline.errors import DataError
 from plumbline.files import dump_json
@@ -258,7 +258,7 @@ class _CacheWriter:
         """Finish the files and return the facts about them."""
         if self._lost:
             table = pa.Table.from_pylist(self._lost, LOST_SCHEMA)
-            pyarrow.csv.write_csv(table, self._out / "lost_labels.csv")
+            write_csv(table, self._out / "lost_labels.csv")
         facts: dict[str, Any] = {
             "parts": self._parts,
             "texts": len(self._indexes["texts"]),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from plumbline.errors import PlumblineError
+from plumbline.text import shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -119,7 +120,7 @@ def describe(error: BaseException) -> str:
     """One line of text for the log, without the credentials that an address may hold."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0] if lines else ''}"
-    return re.sub(r"//[^/@\s]+@", "//***@", text)[:300]
+    return re.sub(r"//[^/@\s]+@", "//***@", shown(text))[:300]
 
 
 def _groups(items: Sequence[ItemT], size: int) -> Iterator[Sequence[ItemT]]:
@@ -178,7 +179,8 @@ class MlflowStore:
 
         points = [MlflowMetric(clean_name(m.name), m.value, m.time_ms, m.step) for m in metrics]
         settings = [
-            Param(clean_name(key), value[:_PARAM_LENGTH]) for key, value in (params or {}).items()
+            Param(clean_name(key), shown(value)[:_PARAM_LENGTH])
+            for key, value in (params or {}).items()
         ]
         labels = [RunTag(key, value) for key, value in _clean_tags(tags or {}).items()]
         with _translated_errors():
@@ -214,7 +216,7 @@ class MlflowStore:
 
 
 def _clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {clean_name(key): value[:_TAG_LENGTH] for key, value in tags.items()}
+    return {clean_name(key): shown(value)[:_TAG_LENGTH] for key, value in tags.items()}
 
 
 def tracking_uri(root: Path) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from plumbline.data.byte_columns import DistinctCells, distinct_cells
 from plumbline.data.columns import CONTENT, KEYS, MEDIA, Kind
 from plumbline.errors import DataError
+from plumbline.names import RULE, is_name
 from plumbline.validation.cells import CellRules
 from plumbline.validation.faults import Fault
 from plumbline.validation.features_check import find_other_widths
@@ -274,6 +275,9 @@ def _judge_key(name: str, value: bytes | None) -> Fault | None:
         text = value.decode("utf-8")
     except UnicodeDecodeError as error:
         return Fault("bad_encoding", f"{name}: not UTF-8 at byte {error.start}: {error.reason}")
+    if name == "part" and text and not is_name(text):
+        # Parts name files, heads and figures.
+        return Fault("unsafe_id", f"part: {text[:40]!r} is no name: {RULE}")
     if name == "sample_id" and is_blank(text):
         return Fault("missing_id", "only blanks or invisible characters" if text else "empty")
     return None
