@@ -65,8 +65,9 @@ def compose_yaml(folder: Path, name: str, overrides: Sequence[str]) -> dict[str,
     finally:
         logging.getLogger("hydra").setLevel(logging.WARNING)
     assert isinstance(plain, dict)
-    check_keys(plain)
-    return cast(dict[str, Any], plain)
+    settings = cast(dict[str, Any], plain)
+    check_keys(settings)
+    return settings
 
 
 def _resolve(node: DictConfig, file: Path) -> None:
