@@ -30,8 +30,10 @@ $(READY): requirements.lock tools/check_machine.py
 
 repro: $(READY)  ## Run what changed of the pipeline, then print the headline figures
 	@test -d .git || { echo "error: not a git checkout: git clone the project first" >&2; exit 1; }
+	@python -m plumbline.reproduction.own adopt
 	dvc repro
 	@python -m plumbline.report.headline
+	@python -m plumbline.reproduction.own compare
 
 test: $(READY)  ## The test suite (10 minutes on two cores, offline)
 	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-fail-under=85

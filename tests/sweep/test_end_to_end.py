@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from plumbline.errors import ConfigError
+from plumbline.sweep.queue import baseline_of
 from tests.sweep.toy import FILES, Toy, make_toy
 
 ADAPTIVE = """\
@@ -21,6 +23,16 @@ sampler: tpe
 startup_points: 2
 points: POINTS
 targets: [score]
+"""
+
+LOCK = f"""\
+schema: '2.0'
+stages:
+  score:
+    cmd: python score.py
+    outs:
+    - path: metrics.json
+      md5: {"1" * 32}
 """
 
 
@@ -122,6 +134,21 @@ def test_runs_that_fail_or_have_no_hope_do_not_stop_the_others(folder: Path) -> 
     # The winner's experiment is the winner's run: nothing is computed again.
     toy.run("dvc", "exp", "run", "-S", "experiment=s_best", "fit")
     assert toy.ran() == [*ran, ran[-1]]
+
+
+def test_what_stages_wrote_is_no_modification(folder: Path) -> None:
+    """As after `dvc repro` on a machine of another type than the record's."""
+    toy = make_toy(folder, ADAPTIVE.replace("POINTS", "4"))
+    (folder / "dvc.lock").write_text(LOCK, encoding="utf-8")
+    (folder / "metrics.json").write_text("{}", encoding="utf-8")
+    toy.run("git", "add", "-A")
+    toy.run("git", "commit", "-qm", "Record")
+    (folder / "dvc.lock").write_text(LOCK.replace("1" * 32, "2" * 32), encoding="utf-8")
+    (folder / "metrics.json").write_text('{"score": {"value": 0.5}}', encoding="utf-8")
+    assert baseline_of(folder) == toy.run("git", "rev-parse", "HEAD").stdout.strip()
+    (folder / "params.yaml").write_text("x: 1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"^params\.yaml: modified; a sweep compares"):
+        baseline_of(folder)
 
 
 def test_a_modified_checkout_is_refused(folder: Path) -> None:

@@ -36,13 +36,25 @@ def read_lock(path: Path) -> dict[str, StageEntry]:
         CheckpointError: it is missing or not a lock of DVC.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {name: _entry(name, stage) for name, stage in document["stages"].items()}
+        return parse_lock(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; run dvc repro and commit it") from None
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: not a lock of DVC ({error}); run dvc repro") from None
+
+
+def parse_lock(text: str, name: str) -> dict[str, StageEntry]:
+    """Read the stages of the text of a dvc.lock, which messages call `name`.
+
+    Raises:
+        CheckpointError: it is not a lock of DVC.
+    """
+    try:
+        document = yaml.safe_load(text)
+        return {stage: _entry(stage, entry) for stage, entry in document["stages"].items()}
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: not a lock of DVC ({reason}); run dvc repro") from None
+        raise CheckpointError(f"{name}: not a lock of DVC ({reason}); run dvc repro") from None
 
 
 def _entry(name: str, stage: Mapping[str, Any]) -> StageEntry:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from plumbline.errors import ConfigError, PlumblineError
 from plumbline.files import atomic_write, output_lock
+from plumbline.reproduction.own import adopt
 from plumbline.stage import run_stage
 from plumbline.sweep.best import write_best
 from plumbline.sweep.config import SweepConfig, load_sweep
@@ -68,6 +69,7 @@ def _search(root: Path, options: argparse.Namespace, config: SweepConfig) -> Non
     with output_lock(folder.relative_to(root)):
         queue = DvcQueue(root)
         queue.settle()  # before the checkout is looked at: DVC changes it while it queues
+        adopt(root)
         search = Search(root, options.name, config, baseline_of(root))
         begin(folder, config, search.baseline, new=options.new)
         study = Study(folder, config)

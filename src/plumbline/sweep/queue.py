@@ -24,6 +24,7 @@ from dvc.repo import Repo
 
 from plumbline.errors import ConfigError, OutputError, PlumblineError
 from plumbline.files import STATE_DIR
+from plumbline.reproduction.lock import LOCK, read_lock
 
 RunState = Literal["queued", "running", "failed", "lost"]
 
@@ -275,10 +276,17 @@ def git(root: Path, *arguments: str) -> str:
 def baseline_of(root: Path) -> str:
     """The commit that experiments start from.
 
+    What stages wrote may differ from it, as on a machine of another type than the record's: runs
+    carry dvc.lock along, so that what this machine has made is not made again.
+
     Raises:
-        ConfigError: tracked files are modified: each queued run would carry them.
+        ConfigError: other tracked files are modified: each queued run would carry them.
     """
-    modified = git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
+    lock = root / LOCK
+    stages = read_lock(lock).values() if lock.is_file() else ()
+    written = {LOCK, *(out for stage in stages for out in stage.outs)}
+    status = git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
+    modified = [line for line in status if line[3:] not in written]
     if modified:
         more = f" (and {len(modified) - 1} more)" if len(modified) > 1 else ""
         raise ConfigError(
