@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all faults check format params deps report mlflow gc clean verify
+.PHONY: help in-git setup repro test test-all faults check format params deps report mlflow gc clean verify
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,8 +28,11 @@ $(READY): requirements.lock tools/check_machine.py
 	@$(BIN)/python -m stages.check_params --write
 	@touch $(READY)
 
-repro: $(READY)  ## Run what changed of the pipeline, then print the headline figures
-	@test -d .git || { echo "error: not a git checkout: git clone the project first" >&2; exit 1; }
+# Before the set-up, which takes minutes.
+in-git:
+	@git rev-parse --git-dir > /dev/null 2>&1 || { echo "error: not a git checkout: git clone the project first" >&2; exit 1; }
+
+repro: in-git $(READY)  ## Run what changed of the pipeline, then print the headline figures
 	@python -m plumbline.reproduction.own adopt
 	dvc repro
 	@python -m plumbline.report.headline

@@ -36,7 +36,7 @@ PACKAGES = (
 )
 """What is part of the cache key, by its version, of the stages that use it.
 
-Of Python it is 3.11 or 3.12: `sum` of floats and the tables of Unicode differ between them.
+Of Python it is the minor version: `sum` of floats and the tables of Unicode differ between them.
 """
 
 HEADER = "# Composed from conf/ by `make params`; change conf/, not this file.\n"
