@@ -10,6 +10,7 @@ from plumbline.config import Config, fix_threads
 from plumbline.evaluation.config import AlignmentEvaluationConfig
 from plumbline.files import dump_json, staged_output
 from plumbline.report.first_figures import DETAILS, in_words, write_figures
+from plumbline.report.history import write_curves
 from plumbline.stage import StageSpec, parse_call, run_stage
 from plumbline.tracking.record import record_run
 
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str]) -> None:
         (out / "examples.json").write_text(dump_json(result.examples), encoding="utf-8")
         (out / "config.json").write_text(dump_json(call.plain), encoding="utf-8")
         write_figures(result.metrics, {}, out, paths.alignment_metrics(call.key))
+        write_curves(paths.aligned(call.key), paths.alignment_curves(call.key))
         run.metrics(0, result.metrics)
         run.artifact(paths.alignment_metrics(call.key))
     call.report(*in_words(result.metrics), see=paths.alignment_evaluation(call.key) / DETAILS)

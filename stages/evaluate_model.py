@@ -11,6 +11,7 @@ from plumbline.evaluation.kinds import EVALUATIONS
 from plumbline.files import dump_json, staged_output
 from plumbline.registry import load_attribute
 from plumbline.report.first_figures import DETAILS, in_words, write_figures
+from plumbline.report.history import write_curves
 from plumbline.stage import StageSpec, parse_call, run_stage
 from plumbline.tracking.record import record_run
 
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str]) -> None:
         write_evaluation(result, out)
         (out / "config.json").write_text(dump_json(call.plain), encoding="utf-8")
         write_figures(result.metrics, result.details, out, paths.task_metrics(call.key))
+        write_curves(paths.finetuned(call.key), paths.task_curves(call.key))
         run.metrics(0, result.metrics)
         run.artifact(paths.task_metrics(call.key))
     call.report(*in_words(result.metrics), see=paths.task_evaluation(call.key) / DETAILS)

@@ -63,6 +63,16 @@ def alignment_evaluation(name: str) -> Path:
     return Path("work/evaluation/align", name)
 
 
+def alignment_curves(name: str) -> Path:
+    """Curves of an alignment's training, as DVC plots them: `evaluate_alignment`."""
+    return Path("work/curves/align", name)
+
+
+def task_curves(task: str) -> Path:
+    """Curves of a task's training, as DVC plots them: `evaluate_model`."""
+    return Path("work/curves/tasks", task)
+
+
 def task_metrics(task: str) -> Path:
     """Figures of `evaluate_model`."""
     return Path("metrics/tasks", f"{task}.json")

@@ -67,10 +67,15 @@ TARGETS = (
         "evaluate_alignment",
         "image",
         ("work/evaluation/align/image",),
-        ("metrics/align/image.json",),
+        ("metrics/align/image.json", "work/curves/align/image/training_loss.csv"),
     ),
     Target("finetune", "vqa", ("models/tasks/vqa",), group="tasks"),
-    Target("evaluate_model", "vqa", ("work/evaluation/tasks/vqa",), ("metrics/tasks/vqa.json",)),
+    Target(
+        "evaluate_model",
+        "vqa",
+        ("work/evaluation/tasks/vqa",),
+        ("metrics/tasks/vqa.json", "work/curves/tasks/vqa/training_loss.csv"),
+    ),
     Target("export_model", "vqa", ("exports/vqa",)),
     Target("report", "", ("report",)),
 )

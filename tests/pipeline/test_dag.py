@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from plumbline import paths
+from plumbline.report.history import CURVES
 from tools import code_deps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,9 +50,17 @@ PLACES = {
     "detect_shapes": {paths.shapes("K")},
     "tokenize_text": {paths.cache("K")},
     "pretrain_alignment": {paths.aligned("K")},
-    "evaluate_alignment": {paths.alignment_evaluation("K"), paths.alignment_metrics("K")},
+    "evaluate_alignment": {
+        paths.alignment_evaluation("K"),
+        paths.alignment_metrics("K"),
+        *(paths.alignment_curves("K") / f"{name}.csv" for name in CURVES),
+    },
     "finetune": {paths.finetuned("K")},
-    "evaluate_model": {paths.task_evaluation("K"), paths.task_metrics("K")},
+    "evaluate_model": {
+        paths.task_evaluation("K"),
+        paths.task_metrics("K"),
+        *(paths.task_curves("K") / f"{name}.csv" for name in CURVES),
+    },
     "export_model": {paths.export("K")},
     "report": {paths.REPORT},
 }

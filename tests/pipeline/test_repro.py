@@ -78,10 +78,12 @@ def test_metrics_are_listed_by_dvc(reproduced: Checkout) -> None:
 
 
 def test_plots_are_drawn_by_dvc(reproduced: Checkout) -> None:
-    reproduced.run("dvc", "plots", "show", "--out", "dvc_plots")
-    assert "training loss" in (reproduced.folder / "dvc_plots" / "index.html").read_text(
-        encoding="utf-8"
-    )
+    done = reproduced.run("dvc", "plots", "show", "--out", "dvc_plots")
+    assert done.stderr == ""
+    page = (reproduced.folder / "dvc_plots" / "index.html").read_text(encoding="utf-8")
+    for key in ("align/image", "tasks/vqa"):
+        for name in ("training_loss", "validation_loss", "learning_rate"):
+            assert f"work/curves/{key}/{name}.csv" in page.replace("\\/", "/")
 
 
 def test_nothing_but_metrics_and_the_lock_is_new_in_git(reproduced: Checkout) -> None:

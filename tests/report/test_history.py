@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plumbline.report.history import POINTS, Series, read_series
+from plumbline.report.history import POINTS, Series, read_series, write_curves
 
 
 def test_values_that_are_not_finite_and_empty_cells_are_left_out(tmp_path: Path) -> None:
@@ -40,3 +40,16 @@ def test_a_curve_with_a_shorter_last_part_is_averaged_by_its_own_count() -> None
 def test_a_short_curve_stays_as_it_is() -> None:
     series = Series(np.arange(3.0), np.arange(3.0))
     assert series.thinned() == (series, 1)
+
+
+def test_the_curves_that_dvc_plots_are_columns_of_the_history(tmp_path: Path) -> None:
+    model, out = tmp_path / "model", tmp_path / "curves"
+    model.mkdir()
+    (model / "train.csv").write_text("global_step,loss,lr\n1,2.5,1e-3\n2,nan,0.30000000000000004\n")
+    write_curves(model, out)
+    written = {file.name: file.read_text(encoding="utf-8") for file in out.iterdir()}
+    assert written == {
+        "training_loss.csv": "global_step,loss\n1,2.5\n2,nan\n",
+        "learning_rate.csv": "global_step,lr\n1,1e-3\n2,0.30000000000000004\n",
+        "validation_loss.csv": "global_step,loss\n",
+    }

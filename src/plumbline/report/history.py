@@ -1,11 +1,26 @@
-"""The curves of a training: `train.csv` and `val.csv` as series."""
+"""The curves of a training: `train.csv` and `val.csv` as series, and as plots of DVC."""
 
+import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from plumbline.files import atomic_write
+
+CURVES = {
+    "training_loss": ("train.csv", "loss"),
+    "validation_loss": ("val.csv", "loss"),
+    "learning_rate": ("train.csv", "lr"),
+}
+"""Curve -> table and column of the history.
+
+dvc.yaml names them as plots of the evaluations: in the folder of a model, which is one output of
+its training, DVC takes no plot whose path has the name of the task.
+"""
 
 POINTS = 300
 """The most points a curve is drawn with; a longer one is averaged."""
@@ -38,9 +53,9 @@ def read_series(file: Path) -> dict[str, Series]:
     """
     if not file.is_file():
         return {}
-    from pyarrow import csv
+    from pyarrow.csv import read_csv
 
-    table: pa.Table = csv.read_csv(file)
+    table: pa.Table = read_csv(file)
     steps = _floats(table["global_step"])
     series = {}
     for name in table.column_names:
@@ -51,6 +66,18 @@ def read_series(file: Path) -> dict[str, Series]:
         if good.any():
             series[name] = Series(steps[good], values[good])
     return series
+
+
+def write_curves(model: Path, out: Path) -> None:
+    """Write each curve of a model's history as a table; one without values has its header."""
+    for name, (table, column) in CURVES.items():
+        rows: list[list[str]] = []
+        if (model / table).is_file():
+            with (model / table).open(encoding="utf-8", newline="") as file:
+                rows = [[row["global_step"], row[column]] for row in csv.DictReader(file)]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([["global_step", column], *rows])
+        atomic_write(out / f"{name}.csv", text.getvalue())
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:
