@@ -45,7 +45,8 @@ def test_a_short_curve_stays_as_it_is() -> None:
 def test_the_curves_that_dvc_plots_are_columns_of_the_history(tmp_path: Path) -> None:
     model, out = tmp_path / "model", tmp_path / "curves"
     model.mkdir()
-    (model / "train.csv").write_text("global_step,loss,lr\n1,2.5,1e-3\n2,nan,0.30000000000000004\n")
+    table = "global_step,loss,lr\n1,2.5,1e-3\n2,nan,0.30000000000000004\n"
+    (model / "train.csv").write_text(table, encoding="utf-8")
     write_curves(model, out)
     written = {file.name: file.read_text(encoding="utf-8") for file in out.iterdir()}
     assert written == {
