@@ -17,7 +17,7 @@ NOT_RUN = {
     "make test": "this is it",
     "make test-all": "this is it",
     "make mlflow": "a server, which does not end",
-    "make verify": "the default pipeline in a clean clone; test_certificate.py verifies the smoke one",
+    "make verify": "the default pipeline in a clean clone; test_certificate.py does smoke",
     "make verify PRESET=smoke": "the smoke preset twice; test_certificate.py does it",
     "make faults": "hundreds of kills; tests/faults runs a few",
     "make check": "the linters, which the workflow runs",
