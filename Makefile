@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all faults check format params deps report mlflow gc clean verify
+.PHONY: help setup repro test test-all faults check format params deps lock report mlflow gc clean verify
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,6 +56,9 @@ params: $(READY)  ## Compose params.yaml from conf/
 
 deps: $(READY)  ## Write the code and libraries that each stage imports into dvc.yaml
 	python -m tools.code_deps --write
+
+lock:  ## Write requirements.lock from pyproject.toml, with hashes; keeps versions that fit (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-annotate --quiet -o requirements.lock
 
 report: $(READY)  ## Build the report and say where it is
 	dvc repro report
