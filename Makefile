@@ -34,7 +34,8 @@ repro: $(READY)  ## Run what changed of the pipeline, then print the headline fi
 	@python -m plumbline.report.headline
 
 test: $(READY)  ## The test suite (10 minutes on two cores, offline)
-	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-fail-under=85
+	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-report=json:coverage.json --cov-fail-under=85
+	@python -m tools.coverage_floors coverage.json
 
 test-all: $(READY)  ## The suite with what takes longer
 	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile
@@ -58,7 +59,7 @@ deps: $(READY)  ## Write the code and libraries that each stage imports into dvc
 	python -m tools.code_deps --write
 
 lock:  ## Write requirements.lock from pyproject.toml, with hashes; keeps versions that fit (needs uv)
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-annotate --quiet -o requirements.lock
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --quiet -o requirements.lock
 
 report: $(READY)  ## Build the report and say where it is
 	dvc repro report
