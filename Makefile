@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help in-git setup repro test test-all faults check format params deps report mlflow gc clean verify
+.PHONY: help in-git setup repro test test-all faults check format params deps lock report mlflow gc clean verify
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,7 +39,8 @@ repro: in-git $(READY)  ## Run what changed of the pipeline, then print the head
 	@python -m plumbline.reproduction.own compare
 
 test: $(READY)  ## The test suite (10 minutes on two cores, offline)
-	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-fail-under=85
+	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-report=json:coverage.json --cov-fail-under=85
+	@python -m tools.coverage_floors coverage.json
 
 test-all: $(READY)  ## The suite with what takes longer
 	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile
@@ -61,6 +62,9 @@ params: $(READY)  ## Compose params.yaml from conf/
 
 deps: $(READY)  ## Write the code and libraries that each stage imports into dvc.yaml
 	python -m tools.code_deps --write
+
+lock:  ## Write requirements.lock from pyproject.toml, with hashes; keeps versions that fit (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --quiet -o requirements.lock
 
 report: $(READY)  ## Build the report and say where it is
 	dvc repro report

@@ -11,6 +11,7 @@ from plumbline.stage import Call, StageSpec, count, parse_call
 from plumbline.tracking.record import record_run
 from plumbline.training.launch import enter_process, rank, run_processes
 from plumbline.training.machine import asks_for_gpus, check_machine
+from plumbline.training.overfit_check import check_overfit
 from plumbline.training.sections import TrainingConfig
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ def run_training_stage(
     processes = call.config.train.trainer.processes
     if not rank():
         _check_machine(f"{spec.sections(call.key)['train']}.trainer", call.config)
+    check = call.config.train.trainer.overfit_check
+    if check is not None and rank() is None:
+        check_overfit(f"{spec.group}.{call.key}", arguments[1:], check)
     if processes > 1 and rank() is None:
         run_processes(f"stages.{spec.name}", arguments, processes)
         return

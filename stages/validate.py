@@ -42,6 +42,8 @@ def main(arguments: Sequence[str]) -> None:
             raise DataError(f"{error}; the account is in {failed}") from None
         failed.unlink(missing_ok=True)
         (quarantine / "report.json").write_text(dump_json(report), encoding="utf-8")
+        # Not in `clean`, which only training reads: rules that change no row shall not retrain.
+        (quarantine / "config.json").write_text(dump_json(call.plain), encoding="utf-8")
         run.facts({"rows_in": report["rows_in"], "rows_quarantined": report["rows_quarantined"]})
 
 

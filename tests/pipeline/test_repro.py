@@ -12,8 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from dvc.utils.serialize import load_yaml
 
-from plumbline.files import verify_digests
+from plumbline.config import check_config
+from plumbline.files import digest_of, read_json, verify_digests
+from plumbline.params import read_params
+from stages.check_params import specs
 from tests.pipeline.checkout import Checkout, make_checkout
 
 LR = "tasks.vqa.train.trainer.optim.lr"
@@ -84,6 +88,36 @@ def test_plots_are_drawn_by_dvc(reproduced: Checkout) -> None:
     for key in ("align/image", "tasks/vqa"):
         for name in ("training_loss", "validation_loss", "learning_rate"):
             assert f"work/curves/{key}/{name}.csv" in page.replace("\\/", "/")
+
+
+def test_the_settings_of_every_stage_are_stored_beside_the_digests_of_its_outputs(
+    reproduced: Checkout,
+) -> None:
+    """In the committed dvc.lock, and in those outputs that a setting without effect may change."""
+    params = read_params(reproduced.folder)
+    lock = load_yaml(reproduced.folder / "dvc.lock")["stages"]
+    copies = {
+        "validate": "work/quarantine/{}/config.json",
+        "pretrain_alignment": "models/align/{}/config.json",
+        "evaluate_alignment": "work/evaluation/align/{}/config.json",
+        "finetune": "models/tasks/{}/config.json",
+        "evaluate_model": "work/evaluation/tasks/{}/config.json",
+    }
+    checked = 0
+    for spec in specs():
+        for key in params[spec.group] if spec.group else [""]:
+            used = check_config(spec.schema_for(key, params), spec.sections(key), params)
+            expected = digest_of(used.model_dump(mode="json"))
+            stage = lock[f"{spec.name}@{key}" if key else spec.name]
+            stored = stage["params"]["params.yaml"]
+            values = {field: stored[place] for field, place in spec.sections(key).items()}
+            again = spec.schema_for(key, params).model_validate(values)
+            assert digest_of(again.model_dump(mode="json")) == expected, spec.name
+            if spec.name in copies:
+                copy = read_json(reproduced.folder / copies[spec.name].format(key))
+                assert digest_of(copy) == expected, spec.name
+                checked += 1
+    assert checked == len(copies)
 
 
 def test_nothing_but_metrics_and_the_lock_is_new_in_git(reproduced: Checkout) -> None:

@@ -48,6 +48,9 @@ def test_a_sweep_has_defaults(tmp_path: Path) -> None:
         ("direction: maximize", "direction: up", "direction = 'up'"),
         ("points: 12", "points: 12\nseeds: [1, 2, 1]", "seeds names one twice"),
         ("optim.name", "seed", "seed is in the space and in seeds"),
+        ("points: 12", "points: 12\njobs: 3\nslots: [0, 1]", "jobs 3 .* but slots names 2"),
+        ("points: 12", "points: 12\nslots: [0, '1,0']", "slots .*: name each GPU once"),
+        ("points: 12", "points: 12\nslots: ['']", "slots .*: name each GPU once"),
     ],
 )
 def test_a_wrong_setting_is_told_in_one_line(
@@ -77,7 +80,7 @@ def test_a_name_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
 def test_more_points_and_jobs_are_the_same_search(tmp_path: Path) -> None:
     write(tmp_path, GOOD)
     before = load_sweep(tmp_path, "s").identity
-    write(tmp_path, GOOD.replace("12", "20") + "jobs: 3\n")
+    write(tmp_path, GOOD.replace("12", "20") + "jobs: 3\nslots: [0, 1, 2]\n")
     assert load_sweep(tmp_path, "s").identity == before
     write(tmp_path, GOOD.replace("1.0e-1", "2.0e-1"))
     assert load_sweep(tmp_path, "s").identity != before

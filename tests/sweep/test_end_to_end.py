@@ -1,10 +1,12 @@
 """Sweeps through the real DVC queue, on a stand-in project with one cheap stage."""
 
 import csv
+import json
 import re
 import signal
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,44 @@ def kill_after(toy: Toy, ended: int, also: str) -> None:
     while len(toy.ran()) == ended and time.monotonic() < deadline:
         time.sleep(0.1)
     toy.stop_workers(with_runs=also == "workers and runs")
+
+
+SEEN = """\
+import json, os, time
+from pathlib import Path
+from omegaconf import OmegaConf
+params = OmegaConf.load("params.yaml")
+root = Path(os.environ["DVC_ROOT"])
+begun = time.time()
+time.sleep(1.0)
+Path("model.json").write_text(json.dumps({"value": params.x}))
+row = [os.environ.get("CUDA_VISIBLE_DEVICES"), begun, time.time()]
+with (root / "ran.log").open("a") as log:
+    print(json.dumps(row), file=log)
+"""
+SLOTTED = """\
+space:
+  x: {choice: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}
+metric: model.json:value
+direction: maximize
+sampler: grid
+jobs: 2
+slots: [3, "5,6"]
+targets: [fit]
+"""
+
+
+@pytest.mark.slow
+def test_runs_at_the_same_time_share_no_gpu(folder: Path) -> None:
+    dag = FILES["dvc.yaml"].replace("model", "model.json")
+    make_toy(folder, SLOTTED, {"fit.py": SEEN, "dvc.yaml": dag}).sweep("s")
+    log = (folder / "ran.log").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in log.splitlines()]
+    assert len(rows) == 6
+    assert {gpus for gpus, _, _ in rows} == {"3", "5,6"}
+    for slot in ("3", "5,6"):
+        times = sorted((begun, ended) for gpus, begun, ended in rows if gpus == slot)
+        assert all(first[1] <= then[0] for first, then in pairwise(times))
 
 
 @pytest.mark.slow

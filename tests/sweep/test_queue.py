@@ -44,6 +44,26 @@ def test_a_run_that_moves_while_it_is_looked_at_has_its_last_state(
     assert queue.unfinished() == {"s-1": QueuedRun("failed", "a" * 40)}
 
 
+def test_each_worker_is_started_on_the_gpus_of_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = queue_of(monkeypatch)
+    queue._slots, queue._started = [3, "5,6", 7], -100.0
+    monkeypatch.setattr(queue, "_workers", lambda: {4711: 1})
+    started: list[tuple[str, Any]] = []
+
+    def change(command: list[str], *, starts: bool, variables: dict[str, str]) -> tuple[int, str]:
+        assert starts
+        started.append((command[-1], variables))
+        return 0, ""
+
+    monkeypatch.setattr(queue, "_change", change)
+    queue.start_workers(3)
+    queue.start_workers(3)  # they are on their way
+    assert started == [
+        ("2", {"CUDA_VISIBLE_DEVICES": "5,6"}),
+        ("3", {"CUDA_VISIBLE_DEVICES": "7"}),
+    ]
+
+
 def drop(project: Path) -> None:
     """Leave the one queued run as a worker does that takes it while it is being shut down."""
     celery = project / ".dvc/tmp/exps/celery"

@@ -25,6 +25,7 @@ from plumbline.tracking.mlflow_store import (
     Metric,
     RejectedError,
     UnavailableError,
+    as_text,
     clean_name,
     describe,
     flatten,
@@ -206,6 +207,35 @@ def test_a_record_becomes_a_child_run_of_its_pipeline(tmp_path: Path, store: Fak
         1_767_359_655_000,
         200_000,
     )
+
+
+def test_nested_figures_are_metrics_by_dotted_name(tmp_path: Path, store: FakeStore) -> None:
+    figures = {
+        "accuracy": 0.5,
+        "classes": {"cat": {"f1": 0.25, "support": 3}, "dog": {"f1": "nan"}},
+    }
+    flops = {"samples": 4, "step": {"encoder": 7, "note": "estimated"}, "shapes": [1, 2]}
+    write_record(
+        tmp_path,
+        start_event(),
+        metrics_event(0, **figures),
+        {"event": "facts", "time": 150.0, "values": {"flops": flops}},
+        end_event(),
+    )
+    assert forward_once(forwarder_of(tmp_path, store))
+    run = store.run("finetune@vqa")
+    found = {m.name: m.value for m in run.metrics if m.name != "facts/seconds"}
+    assert math.isnan(found.pop("classes.dog.f1"))
+    assert found == {
+        "accuracy": 0.5,
+        "classes.cat.f1": 0.25,
+        "classes.cat.support": 3.0,
+        "facts/flops.samples": 4.0,
+        "facts/flops.step.encoder": 7.0,
+    }
+    assert run.tags["flops.step.note"] == "estimated"
+    assert run.tags["flops.shapes"] == "[1, 2]"
+    assert "flops.samples" not in run.tags
 
 
 def test_a_record_that_grows_is_continued_by_the_next_forwarder_without_doubles(
@@ -463,7 +493,7 @@ def test_names_become_what_mlflow_takes(name: str, cleaned: str) -> None:
 
 def test_settings_are_flattened_to_dotted_keys() -> None:
     config = {"a": {"b": {"c": 1}, "d": None}, "e": [{"f": True}], "g": {}, "h": "text"}
-    assert dict(flatten(config)) == {
+    assert {key: as_text(value) for key, value in flatten(config)} == {
         "a.b.c": "1",
         "a.d": "null",
         "e": '[{"f": true}]',

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from plumbline.training.config import OverfitConfig
+
 
 @dataclass(frozen=True)
 class Command:
@@ -54,10 +56,18 @@ def _batch_size(parser: argparse.ArgumentParser) -> None:
 
 
 def _overfit(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--samples", type=_positive, default=16, help="in the batch (16)")
-    parser.add_argument("--steps", type=_positive, default=200, help="at most (200)")
+    usual = OverfitConfig()
     parser.add_argument(
-        "--share", type=_share, default=0.1, help="of the first loss to get below (0.1)"
+        "--samples", type=_positive, default=usual.samples, help="in the batch (%(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=_positive, default=usual.steps, help="at most (%(default)s)"
+    )
+    parser.add_argument(
+        "--share",
+        type=_share,
+        default=usual.share,
+        help="of the first loss to get below (%(default)s)",
     )
 
 

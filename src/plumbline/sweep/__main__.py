@@ -55,6 +55,10 @@ def main(arguments: Sequence[str]) -> None:
     config = load_sweep(root, options.name)
     chosen = {name: getattr(options, name) for name in ("jobs", "points")}
     config = config.model_copy(update={name: v for name, v in chosen.items() if v is not None})
+    try:
+        config.check_slots()
+    except ValueError as error:
+        raise ConfigError(f"--jobs: {error}") from None
     if options.table:
         begun = bound_to(sweep_folder(root, options.name), config)
         _show(Search(root, options.name, config, begun))
@@ -67,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
 def _search(root: Path, options: argparse.Namespace, config: SweepConfig) -> None:
     folder = sweep_folder(root, options.name)
     with output_lock(folder.relative_to(root)):
-        queue = DvcQueue(root)
+        queue = DvcQueue(root, config.slots)
         queue.settle()  # before the checkout is looked at: DVC changes it while it queues
         adopt(root)
         search = Search(root, options.name, config, baseline_of(root))

@@ -93,6 +93,9 @@ class SweepConfig(Config):
     """Stages to run, such as evaluate_model@vqa; the whole DAG when empty."""
     jobs: int = Field(default=1, ge=1)
     """Runs at a time: workers of the DVC queue."""
+    slots: list[int | str] = []
+    """GPUs of the workers, one entry each: 0, or "0,1" for two. A worker's runs see no other GPU.
+    None: every run sees all."""
     prune: Prune | None = None
 
     @field_validator("metric")
@@ -112,12 +115,27 @@ class SweepConfig(Config):
             raise ValueError("seeds names one twice")
         if self.seeds and "seed" in self.space:
             raise ValueError("seed is in the space and in seeds; leave one of them out")
+        self.check_slots()
         return self
+
+    def check_slots(self) -> None:
+        """Refuse more runs at a time than slots, and a GPU in two of them.
+
+        Raises:
+            ValueError: names both settings.
+        """
+        if not self.slots:
+            return
+        if self.jobs > len(self.slots):
+            raise ValueError(f"jobs {self.jobs} runs at a time, but slots names {len(self.slots)}")
+        gpus = [gpu for slot in self.slots for gpu in str(slot).split(",")]
+        if not all(gpu.strip() for gpu in gpus) or len(set(gpus)) < len(gpus):
+            raise ValueError(f"slots {self.slots}: name each GPU once, such as [0, 1]")
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes two searches the same; more points or jobs go on with the same one."""
-        return self.model_dump(mode="json", by_alias=True, exclude={"points", "jobs"})
+        """What makes two searches the same; more points, jobs or slots go on with it."""
+        return self.model_dump(mode="json", by_alias=True, exclude={"points", "jobs", "slots"})
 
 
 class _File(Config):

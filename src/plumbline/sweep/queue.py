@@ -11,10 +11,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import dvc.api
@@ -48,9 +49,9 @@ class QueuedRun:
 class DvcQueue:
     """Experiments of one project."""
 
-    def __init__(self, root: Path) -> None:
-        """Open the queue of the project in `root`."""
-        self._root = root
+    def __init__(self, root: Path, slots: Sequence[int | str] = ()) -> None:
+        """Open the queue of the project in `root`; of `slots` see `SweepConfig`."""
+        self._root, self._slots = root, slots
         self._celery: Any = Repo(str(root)).experiments.celery_queue
         self._seen_without_process: dict[str, float] = {}
         self._started = -_START_EVERY_S
@@ -137,10 +138,24 @@ class DvcQueue:
 
     def start_workers(self, jobs: int) -> None:
         """Have up to `jobs` workers; those that are there already stay."""
-        if len(self._workers()) >= jobs or time.monotonic() - self._started < _START_EVERY_S:
+        workers = self._workers()
+        if len(workers) >= jobs or time.monotonic() - self._started < _START_EVERY_S:
             return
-        self._change(["dvc", "queue", "start", "--jobs", str(jobs)])
+        if self._slots:
+            for number in sorted(set(range(1, jobs + 1)) - set(workers.values())):
+                self._start_worker(number)
+        else:
+            self._change(["dvc", "queue", "start", "--jobs", str(jobs)])
         self._started = time.monotonic()
+
+    def _start_worker(self, number: int) -> None:
+        """Start one worker on its own GPUs: `dvc queue start` gives all the same environment."""
+        code = (
+            "import sys; from dvc.repo import Repo; "
+            "Repo('.').experiments.celery_queue._spawn_worker(int(sys.argv[1]))"
+        )
+        gpus = {"CUDA_VISIBLE_DEVICES": str(self._slots[number - 1])}
+        self._change([sys.executable, "-c", code, str(number)], starts=True, variables=gpus)
 
     def failure(self, rev: str) -> str | None:
         """The line that says why a run failed; None where DVC did not come to begin it."""
@@ -180,16 +195,22 @@ class DvcQueue:
                     time.sleep(0.2)
             yield file.fileno()
 
-    def _change(self, command: Sequence[str]) -> tuple[int, str]:
+    def _change(
+        self,
+        command: Sequence[str],
+        *,
+        starts: bool = False,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> tuple[int, str]:
         # In a session of its own and with the lock: while DVC queues, HEAD is detached and
         # params.yaml rewritten; killed with us half way it would leave the checkout like that.
         # Output goes to a file, for a worker would keep a pipe open.
         with self._queueing() as lock, self._log.open("wb") as log:
-            starts = "start" in command
+            starts = starts or "start" in command
             done = subprocess.run(
                 list(command),
                 cwd=self._root,
-                env=self._environment,
+                env={**self._environment, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -204,21 +225,22 @@ class DvcQueue:
         with self._queueing():
             pass
 
-    def _workers(self) -> set[int]:
-        """Processes that work off this queue."""
-        pids = set()
-        node = self._node()
+    def _workers(self) -> dict[int, int]:
+        """Processes that work off this queue, each with the number of its worker."""
+        found = {}
+        node = re.compile(re.escape(self._node()) + r"(\d+)@")
         for process in psutil.process_iter(["cmdline"]):
             line = process.info["cmdline"] or []
-            if "queue-worker" in line and any(word.startswith(node) for word in line):
-                pids.add(process.pid)
-        return pids
+            named = [match for word in line if (match := node.match(word))]
+            if "queue-worker" in line and named:
+                found[process.pid] = int(named[0][1])
+        return found
 
     def _node(self) -> str:
         digest = hashlib.sha256(self._celery.wdir.encode()).hexdigest()[:6]
         return f"dvc-exp-{digest}-"
 
-    def _is_lost(self, rev: str, workers: set[int]) -> bool:
+    def _is_lost(self, rev: str, workers: Collection[int]) -> bool:
         """Whether no process works on an active entry: its worker was killed.
 
         DVC's own answer is asked last, since a worker that is about to end gives none.

@@ -29,6 +29,7 @@ from plumbline.tracking.mlflow_store import (
     RejectedError,
     RunStore,
     UnavailableError,
+    as_text,
     describe,
     flatten,
     open_store,
@@ -178,7 +179,8 @@ class Forwarder:
         tags[RECORD_TAG] = f"{tags.get('host', '')}:{name}"
         run = self.connect().open_run(tags["dvc.stage"], tags, _ms(event), parent)
         with _refusal_noted(name):
-            self.connect().log(run, params=dict(flatten(event.get("config") or {})))
+            settings = flatten(event.get("config") or {})
+            self.connect().log(run, params={key: as_text(value) for key, value in settings})
         self._progress.records[name].run = run
 
     def _open_parent(self, pipeline: str, tags: Mapping[str, str], start_ms: int) -> str:
@@ -250,20 +252,20 @@ def _is_number(value: object) -> bool:
 
 
 def _metrics_of(event: Mapping[str, Any], step: int, prefix: str = "") -> list[Metric]:
-    values = event.get("values", {}).items()
-    return [Metric(prefix + k, float(v), _ms(event), step) for k, v in values if _is_number(v)]
+    leaves = flatten(event.get("values", {}))
+    return [Metric(prefix + k, float(v), _ms(event), step) for k, v in leaves if _is_number(v)]
 
 
 def _tags_of(event: Mapping[str, Any]) -> dict[str, str]:
-    values = event.get("values", {}).items()
-    return dict(flatten({k: v for k, v in values if not _is_number(v) and v is not None}))
+    leaves = flatten(event.get("values", {}))
+    return {key: as_text(v) for key, v in leaves if not _is_number(v) and v is not None}
 
 
 def _start_tags(event: Mapping[str, Any]) -> dict[str, str]:
     label = "@".join(str(event[part]) for part in ("stage", "key") if event.get(part))
     groups = ("dvc", "git", "versions", "host", "python", "cpu", "cores", "threads", "pid")
-    tags = dict(flatten({group: event[group] for group in groups if group in event}))
-    tags = {key: value for key, value in tags.items() if value != "null"}
+    leaves = flatten({group: event[group] for group in groups if group in event})
+    tags = {key: as_text(value) for key, value in leaves if value is not None}
     if "git.commit" in tags:
         tags["mlflow.source.git.commit"] = tags["git.commit"]
     return {"dvc.stage": label, **tags}

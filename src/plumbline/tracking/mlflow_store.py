@@ -107,13 +107,18 @@ def clean_name(name: str) -> str:
     return "/".join(parts)[:_KEY_LENGTH].rstrip("/") or "_"
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the leaves of nested settings as (dotted key, text); a list is one leaf, in JSON."""
-    for key, value in config.items():
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested settings or figures by dotted key; a list is one leaf."""
+    for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+            yield f"{prefix}{key}", value
+
+
+def as_text(value: Any) -> str:
+    """A setting or fact as MLflow keeps it: text as it is, anything else in JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def describe(error: BaseException) -> str:

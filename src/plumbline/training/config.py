@@ -89,6 +89,17 @@ class EarlyStoppingConfig(Config):
     """A smaller change for the better does not count here; the best weights are kept anyway."""
 
 
+class OverfitConfig(Config):
+    """What `plumbline.inspect ... overfit` asks: can the model learn one batch by heart?"""
+
+    samples: int = Field(16, ge=1)
+    """In the batch."""
+    steps: int = Field(200, ge=1)
+    """Most steps that it may take."""
+    share: float = Field(0.1, gt=0.0, lt=1.0)
+    """Of the first loss to get below."""
+
+
 class CheckpointConfig(Config):
     """When training state is saved, and what is kept of it."""
 
@@ -127,6 +138,8 @@ class TrainerConfig(Config):
     """The validation metric that decides on the best weights and on early stopping."""
     mode: Literal["min", "max"] = "min"
     early_stopping: EarlyStoppingConfig | None = None
+    overfit_check: OverfitConfig | None = None
+    """Learn one batch by heart before the training begins, and fail where that does not go."""
     non_finite: Literal["stop", "skip"] = "stop"
     """What to do about a step whose loss or gradient is not finite."""
     failing_batch: Literal["stop", "skip"] = "stop"

@@ -2,12 +2,14 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, float | int]
+
+MICRO_STEPS = ("micro_step", "global_step")
 
 
 @dataclass
@@ -17,7 +19,8 @@ class History:
     steps: list[Row] = field(default_factory=list)
     """global_step, micro_step, epoch, samples, loss, lr, grad_norm."""
     micro: list[Row] = field(default_factory=list)
-    """micro_step, global_step (the step that it belongs to), loss, count."""
+    """micro_step, global_step (the step that it belongs to), loss, count; written as rows of
+    micro_step, global_step, name, value."""
     validations: list[Row] = field(default_factory=list)
     """global_step, epoch and the validation metrics."""
     skipped: list[dict[str, int | str]] = field(default_factory=list)
@@ -35,17 +38,26 @@ class History:
     def write(self, folder: Path) -> None:
         """Write `train.csv`, `micro.csv`, `val.csv` and `skipped.csv`, floats exactly.
 
-        A table without rows is not written.
+        A table without rows is not written. When a step was, the run record says: outputs hold no
+        times.
         """
         tables: dict[str, Sequence[Mapping[str, float | int | str]]] = {
             "train": self.steps,
-            "micro": self.micro,
+            "micro": [named for row in self.micro for named in _by_name(row)],
             "val": self.validations,
             "skipped": self.skipped,
         }
         for name, rows in tables.items():
             if rows:
                 (folder / f"{name}.csv").write_text(_as_csv(rows), encoding="utf-8")
+
+
+def _by_name(row: Row) -> Iterator[dict[str, float | int | str]]:
+    """The values of a micro-batch, each as a row of its own."""
+    steps = {name: row[name] for name in MICRO_STEPS}
+    for name, value in row.items():
+        if name not in steps:
+            yield {**steps, "name": name, "value": value}
 
 
 def _as_csv(rows: Sequence[Mapping[str, float | int | str]]) -> str:

@@ -68,5 +68,9 @@ def enter_process(wanted: int) -> None:
         raise ConfigError(
             f"trainer.processes = {wanted}, but torchrun started {there}: make them equal"
         )
-    # So that no process outlives a launcher that was killed; it saves its state first.
+    end_with_parent()  # it saves its state first
+
+
+def end_with_parent() -> None:
+    """Be sent SIGTERM when the process that started this one ends, be it killed."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
