@@ -52,7 +52,7 @@ class Counts:
         self.blanked: Counter[str] = Counter()
         """Faulty cells by column that became null in rows that some other view can use."""
         self.cleaned: dict[str, Counter[str]] = {}
-        """Cells by column that cleaning changed: `control`, `bom`, `nfc`."""
+        """Cells by column that cleaning changed, by the changes of `CleanText`."""
         self.examples: dict[str, list[dict[str, str | int]]] = {}
         """The first rows in quarantine by reason."""
         self.parts: dict[str, Counter[str]] = {}
@@ -170,9 +170,8 @@ class RowFiler:
             found = rules.clean(value or b"")
             assert isinstance(found, CleanText), "pass one found this cell good"
             texts.append(found.text.encode())
-            for change in ("control", "bom", "nfc"):
-                if getattr(found, change):
-                    counts[change] += used
+            for change in found.changes:
+                counts[change] += used
         nulls = cells.row_value < 0
         indices = pa.array(np.where(nulls, 0, cells.row_value).astype(np.int32), mask=nulls)
         return pa.DictionaryArray.from_arrays(indices, pa.array(texts, pa.binary()))
