@@ -11,7 +11,7 @@ from plumbline.files import staged_output
 from plumbline.registry import OneOf
 from plumbline.sources.account import make_account, write_account
 from plumbline.sources.registry import SOURCES, Source, write_raw
-from plumbline.stage import StageSpec, parse_call, run_stage
+from plumbline.stage import StageSpec, count, parse_call, run_stage
 from plumbline.tracking.record import record_run
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str]) -> None:
         run.facts(account.facts())
     for line in account.warnings:
         logger.warning("prepare %s: %s", call.key, line)
-    logger.info("prepare %s: %s", call.key, account.summary(paths.raw(call.key)))
+    noted = [f"{count(number, unit[:-1])} {what}" for number, unit, what in account.counts]
+    call.report(count(rows, "row"), *noted, see=paths.account(call.key))
 
 
 if __name__ == "__main__":

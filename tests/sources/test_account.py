@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from plumbline.sources.account import ACCOUNT, Account, make_account, write_account
+from plumbline.paths import ACCOUNT
+from plumbline.sources.account import Account, make_account, write_account
 from plumbline.sources.registry import SOURCES
 from plumbline.sources.tally import MAX_KINDS, Tally
 
@@ -48,9 +49,7 @@ def test_every_file_of_class_folders_is_a_row_or_counted(tmp_path: Path) -> None
         ),
     }
     assert account.rows + account.files.count("files") == 44  # all but cat/.git, which is no image
-    assert account.summary(Path("work/raw/pets")) == (
-        "30 rows; 14 files passed over; see work/raw/pets/account.json"
-    )
+    assert account.counts == [(14, "files", "passed over")]
     assert account.facts() == {"rows": 30, "files_passed_over": 14}
 
 
@@ -109,7 +108,7 @@ def test_of_parts_what_none_of_them_reads_is_counted(tmp_path: Path) -> None:
 def test_a_dataset_that_is_one_file_passes_nothing_over(tmp_path: Path) -> None:
     put(tmp_path, "a.csv", "b.txt")
     account = account_of(tmp_path / "a.csv", source="csv", columns={"text": "t"})
-    assert account.summary(Path("work/raw/x")) == "1 rows"
+    assert (account.rows, account.counts) == (1, [])
     assert account.warnings == []
 
 
@@ -117,9 +116,7 @@ def test_the_account_holds_what_the_log_says(tmp_path: Path) -> None:
     put(tmp_path / "data", "a.csv", "b.txt")
     (tmp_path / "data/a.csv").write_text("t,f\nx\ny,z\n", encoding="utf-8")
     account = account_of(tmp_path / "data", source="csv", columns={"text": "t"})
-    assert account.summary(Path("out")) == (
-        "2 rows; 1 files passed over, 1 rows with faults; see out/account.json"
-    )
+    assert account.counts == [(1, "files", "passed over"), (1, "rows", "with faults")]
     write_account(account, tmp_path)
     assert json.loads((tmp_path / ACCOUNT).read_text(encoding="utf-8")) == {
         "rows": 2,

@@ -5,12 +5,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from plumbline.files import dump_json
+from plumbline.paths import ACCOUNT
 from plumbline.sources.base import Source
 from plumbline.sources.files import is_ours, list_files
 from plumbline.sources.tally import FILES, Tally
-
-ACCOUNT = "account.json"
-"""Beside the raw rows; validation takes it into its report."""
 
 _HIDDEN = "passed over: hidden, since a name in their path begins with . or _"
 
@@ -30,21 +28,16 @@ class Account:
         """A line for each kind, with the first of it and the remedy."""
         return [*self.files.lines(), *self.content.lines()]
 
-    def summary(self, out: Path) -> str:
-        """The numbers in one phrase, for the log."""
-        noted = [
-            f"{tally.count(unit)} {unit} {what}"
-            for tally, what in ((self.files, "passed over"), (self.content, "with faults"))
-            for unit in tally.units
-        ]
-        see = [f"see {(out / ACCOUNT).as_posix()}"] if noted else []
-        return "; ".join([f"{self.rows} rows", *filter(None, [", ".join(noted)]), *see])
+    @property
+    def counts(self) -> list[tuple[int, str, str]]:
+        """How many of which unit, and what became of them."""
+        noted = ((self.files, "passed over"), (self.content, "with faults"))
+        return [(tally.count(unit), unit, what) for tally, what in noted for unit in tally.units]
 
     def facts(self) -> dict[str, int]:
         """The numbers for the run record."""
-        passed = {f"{unit}_passed_over": self.files.count(unit) for unit in self.files.units}
-        faulty = {f"{unit}_with_faults": self.content.count(unit) for unit in self.content.units}
-        return {"rows": self.rows, **passed, **faulty}
+        named = {f"{unit} {what}".replace(" ", "_"): number for number, unit, what in self.counts}
+        return {"rows": self.rows, **named}
 
     def plain(self) -> dict[str, Any]:
         """The account as JSON types."""

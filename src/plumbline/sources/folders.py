@@ -135,8 +135,9 @@ class FolderSource(Source):
     def _wants(self, name: str) -> bool:
         return PurePosixPath(name).suffix.lower() in self.suffixes
 
+    @override
     def passes_over(self, name: str) -> str | None:
-        """See `Source`; endings are told one by one."""
+        # Endings are told one by one.
         if self.table and name in self.table.files(self.splits):
             return ""
         ending = f"ending {ending_of(name)} is none of {', '.join(sorted(self.suffixes))}"

@@ -107,8 +107,8 @@ class ParquetSource(Source):
             for batch in iter_batches(file.path, list(wanted), self._batch_rows):
                 yield self._canonical(batch, file.split)
 
+    @override
     def passes_over(self, name: str) -> str | None:
-        """See `Source`."""
         return why_passed_over(name, self.splits, matching(FILES), f"not named {FILES}")
 
     def _can_convert(self, theirs: str, kind: pa.DataType) -> bool:
