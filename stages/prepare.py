@@ -1,5 +1,6 @@
 """Stage `prepare`: bring a source into the canonical columns."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +9,12 @@ from plumbline import paths
 from plumbline.config import Config
 from plumbline.files import staged_output
 from plumbline.registry import OneOf
+from plumbline.sources.account import make_account, write_account
 from plumbline.sources.registry import SOURCES, Source, write_raw
-from plumbline.stage import StageSpec, parse_call, run_stage
+from plumbline.stage import StageSpec, count, parse_call, run_stage
 from plumbline.tracking.record import record_run
+
+logger = logging.getLogger(__name__)
 
 
 class PrepareConfig(Config):
@@ -38,9 +42,15 @@ def main(arguments: Sequence[str]) -> None:
         record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
         staged_output(paths.raw(call.key)) as out,
     ):
-        source = call.config.prepare
-        rows = write_raw(source.read(Path(call.config.path)), source.given_splits, out)
-        run.facts({"rows": rows})
+        source, path = call.config.prepare, Path(call.config.path)
+        rows = write_raw(source.read(path), source.given_splits, out)
+        account = make_account(path, source, rows)
+        write_account(account, out)
+        run.facts(account.facts())
+    for line in account.warnings:
+        logger.warning("prepare %s: %s", call.key, line)
+    noted = [f"{count(number, unit[:-1])} {what}" for number, unit, what in account.counts]
+    call.report(count(rows, "row"), *noted, see=paths.account(call.key))
 
 
 if __name__ == "__main__":

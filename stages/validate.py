@@ -1,14 +1,17 @@
 """Stage `validate`: every row is clean or in quarantine with its reason."""
 
+import logging
 from collections.abc import Sequence
 
 from plumbline import paths
 from plumbline.config import Config
 from plumbline.errors import DataError
-from plumbline.files import dump_json, staged_output, write_json
-from plumbline.stage import StageSpec, parse_call, run_stage
+from plumbline.files import dump_json, read_json, staged_output, write_json
+from plumbline.stage import StageSpec, count, each, parse_call, run_stage
 from plumbline.tracking.record import record_run
 from plumbline.validation.validate import ValidationConfig, ValidationFailed, validate
+
+logger = logging.getLogger(__name__)
 
 
 class ValidateConfig(Config):
@@ -33,18 +36,29 @@ def main(arguments: Sequence[str]) -> None:
         staged_output(paths.quarantine(call.key)) as quarantine,
         staged_output(paths.clean(call.key)) as clean,
     ):
+        account = paths.account(call.key)
+        source = {"source": read_json(account)} if account.is_file() else {}
         # The account of a failed validation lies beside the output, which does not come to be.
         failed = paths.quarantine(call.key).with_suffix(".failed.json")
         try:
             report = validate(paths.raw(call.key), clean, quarantine, call.config.validate_)
         except ValidationFailed as error:
-            write_json(failed, error.report)
+            write_json(failed, error.report | source)
             raise DataError(f"{error}; the account is in {failed}") from None
         failed.unlink(missing_ok=True)
-        (quarantine / "report.json").write_text(dump_json(report), encoding="utf-8")
+        (quarantine / "report.json").write_text(dump_json(report | source), encoding="utf-8")
         # Not in `clean`, which only training reads: rules that change no row shall not retrain.
         (quarantine / "config.json").write_text(dump_json(call.plain), encoding="utf-8")
-        run.facts({"rows_in": report["rows_in"], "rows_quarantined": report["rows_quarantined"]})
+        run.facts({name: report[name] for name in ("rows_in", "rows_quarantined", "reasons")})
+    for warning in report["warnings"]:
+        logger.warning("validate %s: %s", call.key, warning)
+    reasons = each(dict(sorted(report["reasons"].items())))
+    call.report(
+        count(report["rows_in"], "row"),
+        f"{sum(report['rows_clean'].values()):,} clean",
+        f"{report['rows_quarantined']:,} quarantined{reasons}",
+        see=paths.quarantine(call.key) / "report.json",
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 CHECK_PARAMS = Path("work/check_params.ok")
+ACCOUNT = "account.json"
 REPORT = Path("report")
 REPORT_READS = tuple(
     Path(name)
@@ -21,6 +22,11 @@ REPORT_READS = tuple(
 def raw(dataset: str) -> Path:
     """Rows of a source in canonical columns: `prepare`."""
     return Path("work/raw", dataset)
+
+
+def account(dataset: str) -> Path:
+    """What `prepare` passed over, beside its rows; `validate` takes it into its report."""
+    return raw(dataset) / ACCOUNT
 
 
 def clean(dataset: str) -> Path:

@@ -1,6 +1,5 @@
 """A folder for each label: files arrive as they are, with what a table says of them."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,14 @@ from plumbline.sources.folders import AudioFolderSource, ImageFolderSource
 
 
 def read(path: Path, **settings: Any) -> list[dict[str, Any]]:
+    return read_and_tell(path, **settings)[0]
+
+
+def read_and_tell(path: Path, **settings: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows, and what the source has to say of them."""
     source = ImageFolderSource.model_validate({"source": "imagefolder", **settings})
-    return [row for batch in source.read(path) for row in batch.to_pylist()]
+    rows = [row for batch in source.read(path) for row in batch.to_pylist()]
+    return rows, source.tally.lines()
 
 
 def put(root: Path, *names: str) -> None:
@@ -55,17 +60,14 @@ def test_an_image_of_no_bytes_reaches_validation(tmp_path: Path) -> None:
     assert [row["image"] for row in read(tmp_path)] == [b""]
 
 
-def test_a_table_tells_more_and_its_lines_about_nothing_are_rows_too(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_table_tells_more_and_its_lines_about_nothing_are_rows_too(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "b/c.png", "d.png")
     (tmp_path / "metadata.csv").write_text(
         "file_name,words\nb/c.png,one\na.png,NA\nb/c.png,two\ngone.png,three\nbroken\n",
         encoding="utf-8",
     )
     table = {"file": "metadata.csv", "columns": {"caption": "words"}}
-    with caplog.at_level(logging.WARNING):
-        rows = read(tmp_path, labels="none", table=table)
+    rows, told = read_and_tell(tmp_path, labels="none", table=table)
     assert [(r["sample_id"], r["group"], r["image"], r["caption"]) for r in rows] == [
         ("a.png", "a.png", b"a.png", "NA"),
         ("b/c.png:1", "b/c.png", b"b/c.png", "one"),
@@ -74,7 +76,7 @@ def test_a_table_tells_more_and_its_lines_about_nothing_are_rows_too(
         ("metadata.csv:4", None, None, "three"),
         ("metadata.csv:5", None, None, None),
     ]
-    assert caplog.messages == ["2 rows of the table name no file, the first: metadata.csv:4"]
+    assert told == ["2 rows of the table name no file, the first: metadata.csv:4"]
 
 
 def test_each_split_can_have_a_table(tmp_path: Path) -> None:

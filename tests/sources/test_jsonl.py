@@ -2,7 +2,6 @@
 
 import base64
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,14 @@ from plumbline.sources.jsonl import JsonlSource
 
 
 def read(path: Path, **settings: Any) -> list[dict[str, Any]]:
+    return read_and_tell(path, **settings)[0]
+
+
+def read_and_tell(path: Path, **settings: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows, and what the source has to say of them."""
     source = JsonlSource.model_validate({"source": "jsonl", **settings})
-    return [row for batch in source.read(path) for row in batch.to_pylist()]
+    rows = [row for batch in source.read(path) for row in batch.to_pylist()]
+    return rows, source.tally.lines()
 
 
 def put(path: Path, *lines: Any) -> Path:
@@ -62,18 +67,15 @@ def test_without_an_id_a_row_is_called_by_its_file_and_line(tmp_path: Path) -> N
         b"\xff",
     ],
 )
-def test_a_broken_line_is_a_row_without_content_and_counted(
-    tmp_path: Path, line: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_broken_line_is_a_row_without_content_and_counted(tmp_path: Path, line: bytes) -> None:
     put(tmp_path / "a.jsonl", {"i": "x", "t": "good"}, line, {"i": "y", "t": "good"})
-    with caplog.at_level(logging.WARNING):
-        rows = read(tmp_path, columns={"sample_id": "i", "text": "t"})
+    rows, told = read_and_tell(tmp_path, columns={"sample_id": "i", "text": "t"})
     assert rows == [
         {"sample_id": "x", "text": "good"},
         {"sample_id": "a.jsonl:2", "text": None},
         {"sample_id": "y", "text": "good"},
     ]
-    assert caplog.messages == ["1 rows are broken and reach validation empty, the first: a.jsonl:2"]
+    assert told == ["1 rows are broken and reach validation empty, the first: a.jsonl:2"]
 
 
 def test_a_line_that_is_too_long_is_broken_and_the_next_one_is_not(
@@ -116,9 +118,7 @@ def test_lists_are_features_and_what_is_no_array_says_why(tmp_path: Path) -> Non
     assert cells[5:] == [None] * 4
 
 
-def test_media_are_files_below_the_path_and_no_others(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_media_are_files_below_the_path_and_no_others(tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "img").mkdir(parents=True)
     (data / "img/a.png").write_bytes(b"picture")
@@ -128,10 +128,9 @@ def test_media_are_files_below_the_path_and_no_others(
     names = ["img/a.png", "img/none.png", "../secret", str(tmp_path / "secret"), "link", "img"]
     names += ["nowhere", "x" * 5000, "\0", ""]
     put(data / "a.jsonl", *({"i": name} for name in names))
-    with caplog.at_level(logging.WARNING):
-        rows = read(data, columns={"image": "i"})
+    rows, told = read_and_tell(data, columns={"image": "i"})
     assert [row["image"] for row in rows] == [b"picture", b"", *[None] * 8]
-    assert caplog.messages == ["8 rows hold nothing usable as image, the first: a.jsonl:3"]
+    assert told == ["8 rows hold nothing usable as image, the first: a.jsonl:3"]
 
 
 def test_media_can_be_base64(tmp_path: Path) -> None:

@@ -179,7 +179,6 @@ def test_numbers_become_text(tmp_path: Path, column: str, values: Any, cells: li
 @pytest.mark.parametrize(
     ("column", "values"),
     [
-        ("label", pa.array([0.5])),
         ("text", pa.array([1])),
         ("sample_id", pa.array([True])),
         ("features", pa.array([0.5])),
@@ -192,6 +191,42 @@ def test_what_a_column_cannot_hold_is_an_error(tmp_path: Path, column: str, valu
     write(tmp_path / "a.parquet", {"x": values, "id": ["1"]})
     with pytest.raises(DataError, match=f"x is .*expected .*x {CANONICAL[column]}"):
         read(tmp_path, columns={"label": "id", "sample_id": "id", column: "x"})
+
+
+def test_whole_floats_are_labels_and_a_gap_is_none(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"id": list("abcd"), "x": [0.0, 1.0, None, float("nan")]})
+    rows = read(tmp_path, columns={"sample_id": "id", "label": "x"})
+    assert [row["label"] for row in rows] == ["0", "1", None, None]
+
+
+def test_a_number_that_is_not_whole_is_no_label(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", {"id": list("ab"), "x": [1.0, 0.5]})
+    with pytest.raises(DataError, match=r"label holds 0\.5: .* map the column to value"):
+        read(tmp_path, columns={"sample_id": "id", "label": "x"})
+
+
+def test_folders_are_read_to_any_depth_in_the_order_of_names(tmp_path: Path) -> None:
+    for name in ("b", "more/z", "more/deep/a", "a", "_old/x", ".x/y", "more/_z"):
+        write(tmp_path / f"{name}.parquet", {"id": [name], "t": [f"text of {name}"]})
+    rows = read(tmp_path, columns={"sample_id": "id", "text": "t"})
+    assert [row["sample_id"] for row in rows] == ["a", "b", "more/deep/a", "more/z"]
+    rows = read(tmp_path, columns={"sample_id": "id", "text": "t"}, splits={"train": "more"})
+    assert [row["sample_id"] for row in rows] == ["more/deep/a", "more/z"]
+
+
+def test_links_that_leave_the_folder_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "secret/a.parquet", {"id": ["1"], "t": ["secret"]})
+    write(tmp_path / "data/b.parquet", {"id": ["2"], "t": ["ours"]})
+    columns = {"sample_id": "id", "text": "t"}
+    (tmp_path / "data/file.parquet").symlink_to(tmp_path / "secret/a.parquet")
+    with pytest.raises(DataError, match=r"file\.parquet: a link that leaves the dataset's folder"):
+        read(tmp_path / "data", columns=columns)
+    with pytest.raises(DataError, match=r"file\.parquet: a link that leaves"):
+        read(tmp_path / "data", columns=columns, splits={"train": "file.parquet"})
+    (tmp_path / "data/file.parquet").unlink()
+    (tmp_path / "data/folder").symlink_to(tmp_path / "secret")
+    with pytest.raises(DataError, match=r"folder: a link that leaves"):
+        read(tmp_path / "data", columns=columns)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,14 @@ from plumbline.validation.target_check import clean_label, clean_number
         ("cafe\u0301", "caf\u00e9"),
         ("\ufeffyes", "yes"),
         ("x" * 256, "x" * 256),
+        (" positive\u00a0\n", "positive"),
+        ("a  b", "a  b"),
+        ("0.0", "0"),
+        (" 12.00 ", "12"),
+        ("-1.0", "-1"),
+        ("1.5", "1.5"),
+        ("1.0.0", "1.0.0"),
+        ("1.", "1."),
     ],
 )
 def test_labels_are_names_in_the_form_of_clean_text(raw: str, expected: str) -> None:
@@ -25,11 +33,18 @@ def test_labels_are_names_in_the_form_of_clean_text(raw: str, expected: str) -> 
     assert found.text == expected
 
 
-@pytest.mark.parametrize("raw", [b"", b" \n", b"\xff", b"\xed\xa0\x80", b"x" * 257, b"x" * 5000])
+@pytest.mark.parametrize("raw", [b"\xff", b"\xed\xa0\x80", b"x" * 257, b"x" * 5000])
 def test_other_labels_are_bad(raw: bytes) -> None:
     found = clean_label(raw)
     assert isinstance(found, Fault)
     assert found.reason == "bad_label"
+
+
+@pytest.mark.parametrize("raw", [b"", b" \n", "\u200b".encode()])
+def test_an_empty_cell_is_a_missing_label(raw: bytes) -> None:
+    found = clean_label(raw)
+    assert isinstance(found, Fault)
+    assert found.reason == "null_label"
 
 
 @pytest.mark.parametrize(

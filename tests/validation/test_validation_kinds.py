@@ -56,7 +56,7 @@ AUDIO_FAULTS: dict[str, tuple[Row, str, str]] = {
     "large clip": ({"audio": clip(3) + bytes(70_000)}, "audio_too_large", "bytes, allowed"),
     "short clip": ({"audio": encode(tone(0.02))}, "audio_too_short", "shortest is 0.04 s"),
     "null label": ({"label": None}, "null_label", "label: null"),
-    "blank label": ({"label": " "}, "bad_label", "only blanks"),
+    "blank label": ({"label": " "}, "null_label", "only blanks"),
     "label not utf-8": ({"label": b"\xe9"}, "bad_label", "not UTF-8"),
     "label out of range": ({"label": "3"}, "bad_label", "'3' is none of the 3"),
     "negative label": ({"label": "-1"}, "bad_label", "'-1' is none of the 3"),

@@ -6,12 +6,13 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import pyarrow as pa
-from pydantic import AfterValidator
+from pydantic import AfterValidator, PrivateAttr
 
 from plumbline.config import Config
 from plumbline.data.columns import CANONICAL, SPLITS
 from plumbline.errors import ConfigError
 from plumbline.registry import Registry
+from plumbline.sources.tally import Tally
 
 
 class Source(Config, ABC):
@@ -29,6 +30,24 @@ class Source(Config, ABC):
     def rows_bring_splits(self) -> bool:
         """Whether rows may say splits beside `given_splits`; of a plugin's nobody knows."""
         return True
+
+    _tally: Tally = PrivateAttr(default_factory=Tally)
+
+    @property
+    def tally(self) -> Tally:
+        """What `read` has met so far and cannot use, or takes for something else than it is."""
+        return self._tally
+
+    def passes_over(self, name: str) -> str | None:
+        """Why a file makes no row, as a tally calls it; None where it is read for rows.
+
+        Empty where there is nothing to count: rows name the file, or nobody can tell, as here.
+
+        Args:
+            name: of a file below the dataset's path, with slashes; whether it is hidden is not
+                for this method.
+        """
+        return ""
 
     @abstractmethod
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:

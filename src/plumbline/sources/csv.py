@@ -2,16 +2,25 @@
 
 import csv
 from collections.abc import Iterator, Mapping
+from io import TextIOWrapper
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from pydantic import Field
 
 from plumbline.errors import DataError
-from plumbline.sources.files import open_file, unreadable
+from plumbline.sources.encoding import open_utf8
+from plumbline.sources.files import unreadable
 from plumbline.sources.table import TableSource
+from plumbline.sources.tally import CELLS, Tally
 
 MAX_LINE_CHARS = 2**28
+
+_DELIMITERS = (",", ";", "\t", "|")
+_LOOK_CHARS = 2**20
+_ALIKE_SHARE = 0.9
+"""Share of the lines in a cell that look like records from which they may well be some."""
 
 
 class CsvSource(TableSource):
@@ -28,41 +37,102 @@ class CsvSource(TableSource):
 
     def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
         """Yield the records with their numbers, from 1 on; blank lines are passed over."""
-        return read_records(path, set(self.columns.values()), self.delimiter, self.quotes)
+        names = set(self.columns.values())
+        return read_records(
+            path, names, self.delimiter, self.quotes, encoding=self.encoding, tally=self.tally
+        )
 
 
 def read_records(
-    path: Path, names: set[str], delimiter: str, quotes: bool = True
+    path: Path,
+    names: set[str],
+    delimiter: str,
+    quotes: bool = True,
+    *,
+    encoding: str = "utf-8",
+    tally: Tally | None = None,
 ) -> Iterator[tuple[int, Mapping[str, str] | None]]:
-    """Yield number and named fields of each record; None for one of another length than the header.
+    """Yield number and named fields of each record; None for one that is broken.
+
+    Broken is a record of another length than the header, or with a quoted cell that goes on after
+    its closing quote. Where such a cell spans lines, it is no cell: a stray quote has swallowed
+    the records between, and the file is refused. A cell that spans lines and ends as it should is
+    kept; where its lines look like records, the tally says so.
 
     Python's reader rather than Arrow's, which cannot tell where a record of the wrong length
     stood and refuses those that are longer than a block.
 
     Raises:
-        DataError: the file has no header, the header lacks a name or has it twice, or a line is
-            too long.
+        DataError: the file has no header, the header lacks a name or has it twice, a line is too
+            long, or a stray quote swallows lines.
     """
     csv.field_size_limit(MAX_LINE_CHARS)
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    with open_file(path):
-        pass
     try:
         # Stray bytes become surrogates and bytes again: validation judges them.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(_bounded_lines(file, path), delimiter=delimiter, quoting=quoting)
-            header = next(reader, [])
-            places = _find_columns(path, header, names)
+        with (
+            open_utf8(path, encoding) as binary,
+            TextIOWrapper(
+                binary, encoding="utf-8-sig", errors="surrogateescape", newline=""
+            ) as file,
+        ):
+            lines = _bounded_lines(file, path)
+            first = next(lines, "")
+            reader = csv.reader(
+                chain([first], lines), delimiter=delimiter, quoting=quoting, strict=True
+            )
+            records = _parse(reader, path)
+            header = next(records, (0, None))[1] or []
+            if wrong := _wrong_columns(header, names, first):
+                raise DataError(f"{path.as_posix()}: {wrong}")
+            places = {name: header.index(name) for name in sorted(names)}
             number = 0
-            for fields in reader:
-                if fields:
-                    number += 1
-                    whole = len(fields) == len(header)
-                    yield number, {n: fields[i] for n, i in places.items()} if whole else None
-    except csv.Error as error:
-        raise DataError(f"{path.as_posix()}: not readable as CSV ({error})") from None
+            for line, fields in records:
+                if fields == []:
+                    continue
+                number += 1
+                if fields is None or len(fields) != len(header):
+                    yield number, None
+                    continue
+                if tally and reader.line_num - line > 2:
+                    _note_swallowed(fields, delimiter, f"{path.as_posix()}, line {line}", tally)
+                yield number, {name: fields[at] for name, at in places.items()}
     except OSError as error:
         raise unreadable(path, error) from None
+
+
+def _parse(reader: Any, path: Path) -> Iterator[tuple[int, list[str] | None]]:
+    """Yield the line that each record begins in, and its fields; None for a broken record."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if reader.line_num > line:
+                raise DataError(
+                    f"{path.as_posix()}: a quote in line {line} opens a cell that swallows the "
+                    f"lines to {reader.line_num} ({error}); double the quotes within cells, or "
+                    "set quotes: false where they are characters like any other"
+                ) from None
+            fields = None
+        yield line, fields
+
+
+def _note_swallowed(fields: list[str], delimiter: str, where: str, tally: Tally) -> None:
+    """Count a cell whose lines have as many delimiters as the record that it is in.
+
+    It may be a table within a cell, or what lies between two stray quotes.
+    """
+    if len(fields) < 2:
+        return
+    for field in fields:
+        inner = field[:_LOOK_CHARS].splitlines()[1:-1]
+        alike = sum(line.count(delimiter) == len(fields) - 1 for line in inner)
+        if len(inner) >= 2 and alike >= _ALIKE_SHARE * len(inner):
+            what = "in quotes hold lines that look like records"
+            tally.add(CELLS, what, where, "are the quotes stray? mend them, or set quotes: false")
 
 
 def _bounded_lines(file: TextIO, path: Path) -> Iterator[str]:
@@ -77,12 +147,15 @@ def _bounded_lines(file: TextIO, path: Path) -> Iterator[str]:
         yield line
 
 
-def _find_columns(path: Path, header: list[str], names: set[str]) -> dict[str, int]:
+def _wrong_columns(header: list[str], names: set[str], first_line: str) -> str:
+    """Say what the header row lacks, and by which delimiter it would not; empty for nothing."""
     wrong = [f"{name} is missing" for name in sorted(names - set(header))]
     wrong += [f"{name} is there twice" for name in sorted(names) if header.count(name) > 1]
-    if wrong:
-        found = ", ".join(header)[:600] or "nothing, as the file is empty"
-        raise DataError(
-            f"{path.as_posix()}: wrong columns: {', '.join(wrong)}; the header row has {found}"
-        )
-    return {name: header.index(name) for name in sorted(names)}
+    if not wrong:
+        return ""
+    found = (", ".join(header) or first_line.strip())[:600] or "nothing, as the file is empty"
+    told = f"wrong columns: {', '.join(wrong)}; the header row has {found}"
+    for other in _DELIMITERS:
+        if names <= {cell.strip(' "') for cell in first_line.strip("\r\n").split(other)}:
+            return f"{told}; set delimiter: {other!r}"
+    return told

@@ -2,9 +2,9 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from plumbline.errors import DataError
@@ -66,6 +66,45 @@ def find_files(
 def matching(pattern: str) -> Callable[[str], bool]:
     """Select names by a pattern such as `*.txt`."""
     return lambda name: fnmatchcase(name, pattern)
+
+
+def why_passed_over(
+    name: str, splits: Mapping[str, str], wanted: Callable[[str], bool], unwanted: str
+) -> str | None:
+    """Why `find_files` does not find a file, as a tally calls it; None where it does.
+
+    Args:
+        name: of a file below the dataset's path.
+        splits: as for `find_files`.
+        wanted: as for `find_files`.
+        unwanted: what is the matter with a name that is not wanted.
+    """
+    path = PurePosixPath(name)
+    places = [PurePosixPath(place) for place in splits.values()] or [PurePosixPath()]
+    if path in places:
+        return None
+    if not any(path.is_relative_to(place) for place in places):
+        return "passed over: in no place that splits name"
+    return None if wanted(path.name) else f"passed over: {unwanted}"
+
+
+def list_files(root: Path) -> Iterator[str]:
+    """Names of all files below a dataset's path, sorted by folder, hidden ones included.
+
+    Unlike `find_files` it chooses nothing: it is for the account of what no source reads.
+    """
+    pending = [root] if root.is_dir() else []
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in entries)
+        except OSError as error:
+            raise DataError(f"{folder.as_posix()}: cannot be listed ({error.strerror})") from None
+        pending += [folder / name for name, is_folder in reversed(found) if is_folder]
+        for name, is_folder in found:
+            if not is_folder:
+                yield (folder / name).relative_to(root).as_posix()
 
 
 def _walk(folder: Path, home: Path, wanted: Callable[[str], bool]) -> Iterator[Path]:

@@ -1,7 +1,7 @@
 """Sources `imagefolder` and `audiofolder`: files in a folder for each label."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import ClassVar, Literal
@@ -15,16 +15,22 @@ from plumbline.data.columns import CANONICAL, MEDIA
 from plumbline.errors import DataError
 from plumbline.sources.base import Below, ColumnNames, Source, SplitPlaces, require_path
 from plumbline.sources.csv import read_records
-from plumbline.sources.files import FoundFile, find_files, name_bytes, read_file
+from plumbline.sources.encoding import Encoding, encode_text, has_stray_bytes, stray_bytes
+from plumbline.sources.files import (
+    FoundFile,
+    find_files,
+    name_bytes,
+    read_file,
+    why_passed_over,
+)
 from plumbline.sources.rows import (
     Row,
-    Tally,
     Templates,
     check_templates,
     fill_templates,
     make_batches,
 )
-from plumbline.sources.table import encode_text
+from plumbline.sources.tally import ROWS, Tally, ending_of
 
 
 class FolderTable(Config):
@@ -33,9 +39,16 @@ class FolderTable(Config):
     file: Below
     """Its place below the dataset's path; `{split}` stands for the place of each split."""
     delimiter: str = Field(",", min_length=1, max_length=1)
+    quotes: bool = True
+    encoding: Encoding = "utf-8"
     key: str = "file_name"
     """The column that names a file, by its path from the folder of the table."""
     columns: ColumnNames
+
+    def files(self, splits: Mapping[str, str]) -> set[str]:
+        """Its places, as names below the dataset's path."""
+        places = splits.values() or [""]
+        return {PurePosixPath(self.file.replace("{split}", place)).as_posix() for place in places}
 
     @model_validator(mode="after")
     def _describes_files(self) -> "FolderTable":
@@ -45,7 +58,7 @@ class FolderTable(Config):
 
 
 class FolderSource(Source):
-    """Files of one medium, `<split>/<label>/.../<file>`; other files are passed over."""
+    """Files of one medium, `<split>/<label>/.../<file>`; other files are counted."""
 
     column: ClassVar[str]
     suffixes: ClassVar[frozenset[str]]
@@ -92,26 +105,23 @@ class FolderSource(Source):
             for found in self._files(root):
                 yield self._row(found)
             return
-        tally = Tally()
         with TemporaryDirectory(prefix="plumbline-") as folder:
-            lines = _TableLines(Path(folder) / "lines.db", self.table)
+            lines = _TableLines(Path(folder) / "lines.db", self.table, self.tally)
             try:
                 for split, place in self.splits.items() or [("", "")]:
                     lines.add(root, split, place)
                 for found in self._files(root):
                     yield from self._joined(found, lines)
                 for row in lines.unused():
-                    tally.add("of the table name no file", (row["sample_id"] or b"").decode())
+                    place = (row["sample_id"] or b"").decode("utf-8", "replace")
+                    self.tally.add(ROWS, "of the table name no file", place)
                     yield row
             finally:
                 lines.close()
-        tally.tell()
 
     def _files(self, root: Path) -> Iterator[FoundFile]:
         seen = False
-        for found in find_files(
-            root, self.splits, lambda name: PurePosixPath(name).suffix.lower() in self.suffixes
-        ):
+        for found in find_files(root, self.splits, self._wants):
             if self.labels == "none" or self._label(found) is not None:
                 seen = True
                 yield found
@@ -121,6 +131,28 @@ class FolderSource(Source):
                 f"{root.as_posix()}: no {self.column} files {inside}; expected "
                 f"{', '.join(sorted(self.suffixes))}"
             )
+
+    def _wants(self, name: str) -> bool:
+        return PurePosixPath(name).suffix.lower() in self.suffixes
+
+    @override
+    def passes_over(self, name: str) -> str | None:
+        # Endings are told one by one.
+        if self.table and name in self.table.files(self.splits):
+            return ""
+        ending = f"ending {ending_of(name)} is none of {', '.join(sorted(self.suffixes))}"
+        why = why_passed_over(name, self.splits, self._wants, ending)
+        if why is None and self.labels == "folder" and not self._in_folder(name):
+            return "passed over: in no folder named for a label"
+        return why
+
+    def _in_folder(self, name: str) -> bool:
+        places = [PurePosixPath(place) for place in self.splits.values()] or [PurePosixPath()]
+        path = PurePosixPath(name)
+        return any(
+            path.is_relative_to(place) and len(path.relative_to(place).parts) > 1
+            for place in places
+        )
 
     def _label(self, found: FoundFile) -> str | None:
         """The first folder below the split's place; None for a file that lies in the place."""
@@ -150,8 +182,8 @@ class FolderSource(Source):
 class _TableLines:
     """The lines of a table by the file that they are about, on disk."""
 
-    def __init__(self, path: Path, table: FolderTable) -> None:
-        self._table = table
+    def __init__(self, path: Path, table: FolderTable, tally: Tally) -> None:
+        self._table, self._tally = table, tally
         self._names = list(table.columns)
         self._db = sqlite3.connect(path, isolation_level=None)
         for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-16384"):
@@ -171,7 +203,16 @@ class _TableLines:
         names = {self._table.key, *self._table.columns.values()}
         marks = ", ".join("?" * (4 + len(self._names)))
         self._db.execute("BEGIN")
-        for number, record in read_records(root / file, names, self._table.delimiter):
+        table = self._table
+        records = read_records(
+            root / file,
+            names,
+            table.delimiter,
+            table.quotes,
+            encoding=table.encoding,
+            tally=self._tally,
+        )
+        for number, record in records:
             told = {} if record is None else record
             cells = [
                 encode_text(told[theirs]) if told else None
@@ -179,6 +220,9 @@ class _TableLines:
             ]
             about = (file.parent / told[self._table.key]).as_posix() if told else ""
             line = name_bytes(file.as_posix()) + b":%d" % number
+            if any(map(has_stray_bytes, told.values())):
+                what, remedy = stray_bytes(table.encoding)
+                self._tally.add(ROWS, what, f"{file}:{number}", remedy)
             values = (encode_text(about), "" if one_for_all else split, line, 0, *cells)
             self._db.execute(f"INSERT INTO lines VALUES ({marks})", values)  # noqa: S608
         self._db.execute("COMMIT")
@@ -211,7 +255,10 @@ class ImageFolderSource(FolderSource):
 
     column: ClassVar[str] = "image"
     suffixes: ClassVar[frozenset[str]] = frozenset(
-        {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+        {
+            *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
+            *(".tif", ".tiff", ".webp"),
+        }
     )
     source: Literal["imagefolder"]
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from plumbline.sources.files import BYTE_ORDER_MARK, LineReader, open_file, unreadable
+from plumbline.sources.encoding import open_utf8
+from plumbline.sources.files import BYTE_ORDER_MARK, LineReader, unreadable
 from plumbline.sources.table import TableSource
 
 MAX_LINE_BYTES = 2**28
@@ -25,7 +26,7 @@ class JsonlSource(TableSource):
         """Yield the objects with the numbers of their lines; blank lines are passed over."""
         names = set(self.columns.values())
         try:
-            with open_file(path) as file:
+            with open_utf8(path, self.encoding, lines=True) as file:
                 for number, line in LineReader(file, MAX_LINE_BYTES).lines():
                     if number == 1:
                         line = line.removeprefix(BYTE_ORDER_MARK)

@@ -1,5 +1,7 @@
 """Columns of numbers in somebody's Parquet, brought to the cells that canonical columns hold."""
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -7,6 +9,7 @@ import pyarrow.compute as pc
 from plumbline.data.arrays import encode_array, encode_reason
 from plumbline.data.byte_columns import as_bytes, decode_column, is_byte_type
 from plumbline.data.columns import CONTENT, KEYS
+from plumbline.errors import DataError
 
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
@@ -14,8 +17,8 @@ _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 def can_convert(column: str, kind: pa.DataType) -> bool:
     """Whether `to_bytes` brings values of this type into a canonical column.
 
-    Integers fit keys, labels and numbers, truth values labels, floats numbers, and lists of
-    numbers, or of such lists, features.
+    Integers fit keys, labels and numbers, truth values labels, floats labels and numbers, and
+    lists of numbers, or of such lists, features.
     """
     if pa.types.is_dictionary(kind):
         return can_convert(column, kind.value_type)
@@ -29,13 +32,17 @@ def can_convert(column: str, kind: pa.DataType) -> bool:
         return column in KEYS or content in ("label", "number")
     if pa.types.is_boolean(kind):
         return content == "label"
-    return content == "number" and pa.types.is_floating(kind)
+    return content in ("label", "number") and pa.types.is_floating(kind)
 
 
 def to_bytes(column: str, values: pa.Array) -> pa.BinaryArray:
     """Bring values of a type that `can_convert` accepts, or of text or bytes, to bytes.
 
-    Floats are written as Python writes them; lists that are no array become the reason.
+    Floats are written as Python writes them, those of labels as integers; lists that are no array
+    become the reason.
+
+    Raises:
+        DataError: a label is a number that is not whole.
     """
     values = decode_column(values)
     if is_byte_type(values.type):
@@ -43,9 +50,27 @@ def to_bytes(column: str, values: pa.Array) -> pa.BinaryArray:
     if _is_list(values.type):
         return pa.array([_encode_list(cell) for cell in values], pa.binary())
     if pa.types.is_floating(values.type):
-        texts = [None if v is None else repr(v).encode() for v in values.to_pylist()]
+        write = _write_class if CONTENT.get(column) == "label" else repr
+        texts = [None if v is None else write(v) for v in values.to_pylist()]
+        texts = [None if text is None else text.encode() for text in texts]
         return pa.array(texts, pa.binary())
     return values.cast(pa.string()).view(pa.binary())
+
+
+def _write_class(value: float) -> str | None:
+    """A whole number as table tools write integers beside empty cells, which become no number.
+
+    Raises:
+        DataError: it is not whole.
+    """
+    if math.isnan(value):
+        return None
+    if not value.is_integer():
+        raise DataError(
+            f"the column of label holds {value!r}: a class is a text or a whole number; map the "
+            "column to value where it is measured, or write it as text"
+        )
+    return str(int(value))
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -15,11 +15,14 @@ from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.data.columns import CANONICAL
-from plumbline.data.parquet import BATCH_ROWS, check_schema, iter_batches, list_parquet
+from plumbline.data.parquet import BATCH_ROWS, check_schema, iter_batches
+from plumbline.errors import DataError
 from plumbline.sources.base import ColumnNames, Source, SplitPlaces, require_path
+from plumbline.sources.files import find_files, matching, why_passed_over
 from plumbline.sources.numbers import can_convert, to_bytes
 from plumbline.sources.rows import Templates, check_templates, fill_templates, from_columns
 
+FILES = "*.parquet"
 LIST_BATCH_ROWS = 128
 """Lists that repeat take next to nothing in a file, so that its size says little of theirs."""
 
@@ -90,15 +93,23 @@ class ParquetSource(Source):
             DataError: no input files, an unreadable file, or columns other than configured.
         """
         require_path(path)
-        places = {split: path / name for split, name in self.splits.items()} or {"": path}
         wanted = {theirs: CANONICAL[ours] for ours, theirs in self.columns.items()}
-        files = {split: list_parquet(place) for split, place in places.items()}
-        everything = [file for group in files.values() for file in group]
-        check_schema(everything, wanted, also=self._can_convert)
-        for split, group in files.items():
-            for file in group:
-                for batch in iter_batches(file, list(wanted), self._batch_rows):
-                    yield self._canonical(batch, split)
+        files = list(find_files(path, self.splits, matching(FILES)))
+        missing = set(self.splits or {"": ""}) - {file.split for file in files}
+        for split in sorted(missing):
+            place = path / self.splits.get(split, "")
+            raise DataError(
+                f"{place.as_posix()}: no input files; expected {FILES} in it or in folders below, "
+                "whose names begin with neither a dot nor an underscore"
+            )
+        check_schema([file.path for file in files], wanted, also=self._can_convert)
+        for file in files:
+            for batch in iter_batches(file.path, list(wanted), self._batch_rows):
+                yield self._canonical(batch, file.split)
+
+    @override
+    def passes_over(self, name: str) -> str | None:
+        return why_passed_over(name, self.splits, matching(FILES), f"not named {FILES}")
 
     def _can_convert(self, theirs: str, kind: pa.DataType) -> bool:
         return all(can_convert(o, kind) for o, t in self.columns.items() if t == theirs)

@@ -15,6 +15,7 @@ from plumbline.names import RULE, is_name
 from plumbline.registry import OneOf
 from plumbline.sources.base import SOURCES, Source
 from plumbline.sources.rows import from_columns
+from plumbline.sources.tally import Tally, merged
 
 
 def _is_part(name: str) -> str:
@@ -52,6 +53,20 @@ class PartsSource(Source):
     @override
     def rows_bring_splits(self) -> bool:
         return any(part.rows_bring_splits for part in self.parts.values())
+
+    @property
+    @override
+    def tally(self) -> Tally:
+        return merged({name: part.tally for name, part in self.parts.items()})
+
+    @override
+    def passes_over(self, name: str) -> str | None:
+        # What no part reads.
+        reasons = {part.passes_over(name) for part in self.parts.values()}
+        for settled in (None, ""):
+            if settled in reasons:
+                return settled
+        return reasons.pop() if len(reasons) == 1 else "passed over by every part"
 
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield the rows of the parts, one part after another, with all columns of any of them."""

@@ -1,6 +1,5 @@
 """From rows of cells to batches in the canonical columns."""
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from string import Formatter
@@ -9,8 +8,6 @@ import pyarrow as pa
 
 from plumbline.data.columns import CANONICAL, MEDIA, TEXTS
 from plumbline.data.parquet import BATCH_BYTES, BATCH_ROWS
-
-logger = logging.getLogger(__name__)
 
 Row = Mapping[str, bytes | None]
 """Canonical column -> its cell; a column that is not there is null."""
@@ -96,21 +93,3 @@ def _fill(
             return None
         filled += literal + cell
     return filled
-
-
-class Tally:
-    """Counts rows that reach validation without what they should hold, and tells of them once."""
-
-    def __init__(self) -> None:
-        """Nothing is counted yet."""
-        self._seen: dict[str, tuple[int, str]] = {}
-
-    def add(self, what: str, where: str) -> None:
-        """Count one row; `where` is remembered for the first of its kind."""
-        count, first = self._seen.get(what, (0, where))
-        self._seen[what] = count + 1, first
-
-    def tell(self) -> None:
-        """Log one warning for each kind."""
-        for what, (count, first) in self._seen.items():
-            logger.warning("%d rows %s, the first: %s", count, what, first)

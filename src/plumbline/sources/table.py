@@ -15,15 +15,23 @@ from plumbline.data.arrays import encode_array
 from plumbline.data.columns import CANONICAL, MEDIA
 from plumbline.errors import ConfigError
 from plumbline.sources.base import ColumnNames, Source, SplitPlaces, require_path
-from plumbline.sources.files import FoundFile, find_files, matching, name_bytes, read_named_file
+from plumbline.sources.encoding import Encoding, encode_text, has_stray_bytes, stray_bytes
+from plumbline.sources.files import (
+    FoundFile,
+    find_files,
+    matching,
+    name_bytes,
+    read_named_file,
+    why_passed_over,
+)
 from plumbline.sources.rows import (
     Row,
-    Tally,
     Templates,
     check_templates,
     fill_templates,
     make_batches,
 )
+from plumbline.sources.tally import ROWS
 
 
 class TableSource(Source):
@@ -40,6 +48,7 @@ class TableSource(Source):
     media: Literal["path", "base64"] = "path"
     """How image, audio and features stand in a cell: a file below the dataset's path, or bytes."""
     templates: Templates = Field(default_factory=dict)
+    encoding: Encoding = "utf-8"
 
     @model_validator(mode="after")
     def _templates_fit(self) -> "TableSource":
@@ -60,6 +69,13 @@ class TableSource(Source):
     def rows_bring_splits(self) -> bool:
         return "split" in self.columns
 
+    @override
+    def passes_over(self, name: str) -> str | None:
+        # Where rows name files, a file that is no table is one of those.
+        why = why_passed_over(name, self.splits, matching(self.files), f"not named {self.files}")
+        named_by_rows = self.media == "path" and set(self.columns) & set(MEDIA)
+        return "" if why and named_by_rows else why
+
     @abstractmethod
     def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
         """Yield the number and the fields of each record; None for one that is broken.
@@ -77,22 +93,18 @@ class TableSource(Source):
             )
         there = {"sample_id", *self.columns, *(["split"] if self.splits else [])}
         columns = [name for name in CANONICAL if name in there]
-        tally = Tally()
-        for batch in make_batches(self._rows(path, tally), columns):
+        for batch in make_batches(self._rows(path), columns):
             yield fill_templates(batch, self.templates)
-        tally.tell()
 
-    def _rows(self, root: Path, tally: Tally) -> Iterator[Row]:
+    def _rows(self, root: Path) -> Iterator[Row]:
         for found in find_files(root, self.splits, matching(self.files)):
             for number, record in self.records(found.path):
-                place = f"{found.name}:{number}"
                 if record is None:
-                    tally.add("are broken and reach validation empty", place)
-                yield self._row(record or {}, found, number, root, tally)
+                    place = f"{found.name}:{number}"
+                    self.tally.add(ROWS, "are broken and reach validation empty", place)
+                yield self._row(record or {}, found, number, root)
 
-    def _row(
-        self, record: Mapping[str, Any], found: FoundFile, number: int, root: Path, tally: Tally
-    ) -> Row:
+    def _row(self, record: Mapping[str, Any], found: FoundFile, number: int, root: Path) -> Row:
         place = name_bytes(found.name) + b":%d" % number
         row: dict[str, bytes | None] = {"sample_id": place}
         for ours, theirs in self.columns.items():
@@ -101,12 +113,18 @@ class TableSource(Source):
             if ours in MEDIA and isinstance(value, str | bytes) and cell is not None:
                 cell = self._load(cell, root)
             if cell is None and value is not None:
-                tally.add(f"hold nothing usable as {ours}", place.decode("utf-8", "replace"))
+                self._note(f"hold nothing usable as {ours}", place)
+            if isinstance(value, str) and has_stray_bytes(value):
+                what, remedy = stray_bytes(self.encoding)
+                self._note(what, place, remedy)
             if ours != "sample_id" or record:
                 row[ours] = cell
         if found.split:
             row["split"] = found.split.encode()
         return row
+
+    def _note(self, what: str, place: bytes, remedy: str = "") -> None:
+        self.tally.add(ROWS, what, place.decode("utf-8", "replace"), remedy)
 
     def _load(self, cell: bytes, root: Path) -> bytes | None:
         if self.media == "path":
@@ -132,14 +150,3 @@ def make_cell(column: str, value: Any) -> bytes | None:
     if column in MEDIA or not isinstance(value, bool | int | float):
         return None
     return (str(value).lower() if isinstance(value, bool) else repr(value)).encode()
-
-
-def encode_text(text: str) -> bytes:
-    r"""Encode as UTF-8, where stray bytes were decoded as surrogates: back to the same bytes.
-
-    Other surrogates, which JSON can write as `\ud800`, become bytes that are no UTF-8.
-    """
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")

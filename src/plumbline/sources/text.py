@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from plumbline.data.columns import SPLITS
 from plumbline.sources.base import Source, SplitPlaces, require_path
+from plumbline.sources.encoding import Encoding, has_stray_bytes, open_utf8, stray_bytes
 from plumbline.sources.files import (
     MAX_FILE_BYTES,
     FoundFile,
@@ -20,10 +21,11 @@ from plumbline.sources.files import (
     find_files,
     matching,
     name_bytes,
-    open_file,
     unreadable,
+    why_passed_over,
 )
 from plumbline.sources.rows import Row, make_batches
+from plumbline.sources.tally import ROWS
 
 _BLOCK_BYTES = 2**20
 
@@ -42,6 +44,7 @@ class TextSource(Source):
 
     A file is kept to the character; paragraphs and lines lose the line ends at their own end.
     """
+    encoding: Encoding = "utf-8"
     splits: SplitPlaces = Field(default_factory=dict)
     shares: dict[Literal["train", "val", "test"], float] = Field(default_factory=dict)
     """Split name -> share of the characters of every file, cut in the order train, val, test.
@@ -68,6 +71,10 @@ class TextSource(Source):
     def rows_bring_splits(self) -> bool:
         return False
 
+    @override
+    def passes_over(self, name: str) -> str | None:
+        return why_passed_over(name, self.splits, matching(self.files), f"not named {self.files}")
+
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield a row for each unit of each file, with columns `sample_id`, `split`, `text`."""
         require_path(path)
@@ -77,8 +84,14 @@ class TextSource(Source):
     def _rows(self, root: Path) -> Iterator[Row]:
         for found in find_files(root, self.splits, matching(self.files)):
             try:
-                with open_file(found.path) as file:
-                    yield from self._file_rows(file, found)
+                lines = self.unit != "file"
+                with open_utf8(found.path, self.encoding, lines=lines) as file:
+                    for row in self._file_rows(file, found):
+                        if has_stray_bytes(row["text"] or b""):
+                            place = (row["sample_id"] or b"").decode("utf-8", "replace")
+                            what, remedy = stray_bytes(self.encoding)
+                            self.tally.add(ROWS, what, place, remedy)
+                        yield row
             except OSError as error:
                 raise unreadable(found.path, error) from None
 

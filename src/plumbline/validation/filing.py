@@ -3,7 +3,7 @@
 import hashlib
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from plumbline.data.columns import CANONICAL
 from plumbline.data.parquet_writer import RowGroupWriter
 from plumbline.errors import DataError
 from plumbline.validation.judging import MAX_KEY_BYTES, Rules, medium_group
+from plumbline.validation.near_labels import NearLabels
 from plumbline.validation.splits import PRIORITY
 from plumbline.validation.text_check import CleanText
 from plumbline.validation.verdicts import FinalVerdict
@@ -52,9 +53,11 @@ class Counts:
         self.blanked: Counter[str] = Counter()
         """Faulty cells by column that became null in rows that some other view can use."""
         self.cleaned: dict[str, Counter[str]] = {}
-        """Cells by column that cleaning changed: `control`, `bom`, `nfc`."""
+        """Cells by column that cleaning changed, by the changes of `CleanText`."""
         self.examples: dict[str, list[dict[str, str | int]]] = {}
         """The first rows in quarantine by reason."""
+        self.labels = NearLabels()
+        """Labels of clean rows, to find those that differ in form only."""
         self.parts: dict[str, Counter[str]] = {}
         """Rows by part and by split or `quarantined`, where the data has parts.
 
@@ -144,11 +147,20 @@ class RowFiler:
             if faulty.any():
                 self.counts.blanked[name] += int(faulty.sum())
             columns[name] = self._clean_column(name, rows.column(name), faulty)
+        if "label" in columns:
+            self._count_labels(columns)
         if split not in self._writers:
             path = self._clean / f"{split}.parquet"
             self._writers[split] = RowGroupWriter(path, self._schema)
         self._writers[split].write(pa.RecordBatch.from_pydict(columns))
         self.counts.clean[split] += len(kept)
+
+    def _count_labels(self, columns: Mapping[str, pa.Array]) -> None:
+        labels = decode_column(columns["label"]).to_pylist()
+        parts = columns["part"].to_pylist() if self._has_parts else [b""] * len(labels)
+        for (part, label), rows in Counter(zip(parts, labels, strict=True)).items():
+            if label is not None:
+                self.counts.labels.add(part.decode(), label.decode(), rows)
 
     def _clean_column(
         self, name: str, column: pa.DictionaryArray, faulty: NDArray[np.bool_]
@@ -170,9 +182,8 @@ class RowFiler:
             found = rules.clean(value or b"")
             assert isinstance(found, CleanText), "pass one found this cell good"
             texts.append(found.text.encode())
-            for change in ("control", "bom", "nfc"):
-                if getattr(found, change):
-                    counts[change] += used
+            for change in found.changes:
+                counts[change] += used
         nulls = cells.row_value < 0
         indices = pa.array(np.where(nulls, 0, cells.row_value).astype(np.int32), mask=nulls)
         return pa.DictionaryArray.from_arrays(indices, pa.array(texts, pa.binary()))

@@ -9,13 +9,23 @@ from plumbline.validation.text_check import CleanText, clean_text
 MAX_LABEL_CHARS = 256
 MAX_NUMBER_BYTES = 256
 
+_WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def clean_label(raw: bytes) -> CleanText | Fault:
-    """Judge the name of a class and bring it into the form of clean text."""
+    """Judge the name of a class and bring it into the form that clean tables hold.
+
+    That is clean text without blanks at its ends; a whole number written as a float, as table
+    tools write integers beside empty cells, is that integer.
+    """
     found = clean_text(raw, MAX_LABEL_CHARS)
-    return Fault("bad_label", found.detail) if isinstance(found, Fault) else found
+    if isinstance(found, Fault):
+        return Fault("null_label" if found.reason == "empty_text" else "bad_label", found.detail)
+    text = found.text.strip()
+    blanks = text != found.text
+    whole = _WHOLE_FLOAT.fullmatch(text)
+    return found._replace(text=whole[1] if whole else text, blanks=blanks, whole=whole is not None)
 
 
 def too_many_label_bytes(size: int) -> Fault:

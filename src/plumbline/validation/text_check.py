@@ -32,6 +32,15 @@ class CleanText(NamedTuple):
     """A byte order mark stood in front and was removed."""
     nfc: bool
     """The text was not in Unicode normalisation form C."""
+    blanks: bool = False
+    """Blanks at the ends were removed, as they are of labels."""
+    whole: bool = False
+    """A whole number that was written as a float became an integer, as labels do."""
+
+    @property
+    def changes(self) -> list[str]:
+        """Names of what cleaning had to change."""
+        return [name for name in self._fields[1:] if getattr(self, name)]
 
 
 def clean_text(raw: bytes, max_chars: int) -> CleanText | Fault:

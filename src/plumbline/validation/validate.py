@@ -26,6 +26,7 @@ from plumbline.data.parquet import (
     list_parquet,
 )
 from plumbline.errors import DataError
+from plumbline.names import alike
 from plumbline.tracking.progress import tracked
 from plumbline.validation.audio_check import AudioLimits
 from plumbline.validation.cells import make_cell_rules
@@ -48,7 +49,7 @@ class SplitConfig(Config):
     seed: int = 0
     val: float = Field(default=0.1, ge=0.0, le=0.5)
     """Share of the groups that become the validation split; 0 switches it off."""
-    test: float = Field(default=0.0, ge=0.0, le=0.5)
+    test: float = Field(default=0.1, ge=0.0, le=0.5)
     """Share of the groups that become the test split, where no row brings a split at all."""
     min_rows: int = Field(default=10, ge=0)
     """Fewest rows of a drawn validation split, as long as train keeps half of the rows."""
@@ -81,7 +82,7 @@ class ValidationConfig(Config):
     labels: dict[str, list[str]] = {}
     """Part -> the labels that it may have; the unnamed part is "". Others may have any."""
     max_text_chars: int = Field(default=1_000_000, ge=1, le=2**28)
-    max_dropped_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    max_dropped_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of rows lost to faults or leaks above which validation fails.
 
     Repeated ids do not count: a row that is there already is no loss.
@@ -184,6 +185,7 @@ def validate(
             RowFiler(clean, quarantine, rules, store.read(), starts, has_parts=has_parts)
         ) as filer:
             _file_rows(paths, names, filer, batch_rows)
+        warnings += filer.counts.labels.warnings() + _alike_parts(judge.parts_seen)
         report = _describe(config, filer.counts, store, warnings)
         if report["rows_in"] != store.count_rows():
             raise DataError(f"{raw}: changed while it was validated; run again")
@@ -192,6 +194,13 @@ def validate(
     if problem := _find_problem(report, config, given, unknown):
         raise ValidationFailed(f"{raw}: {problem}", report)
     return report
+
+
+def _alike_parts(parts: AbstractSet[str]) -> list[str]:
+    return [
+        f"parts {one} and {other} differ by case only: some file systems keep one file for both"
+        for one, other in alike(parts)
+    ]
 
 
 def _make_rules(config: ValidationConfig, columns: Sequence[str]) -> Rules:
