@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from plumbline.data.byte_columns import as_bytes, cut_rows, decode_column, is_byte_type
-from plumbline.data.parquet_pages import ALLOWED, MAX_CELL_BYTES, BadPage, Chunk, read_chunks
+from plumbline.data.columns import MAX_CELL_BYTES
+from plumbline.data.parquet_pages import ALLOWED, BadPage, Chunk, read_chunks
 from plumbline.errors import DataError
 
 BATCH_ROWS = 4096
@@ -340,10 +341,13 @@ def _plan(chunks: Sequence[Chunk], group_rows: int, batch_rows: int) -> tuple[in
 def _check_cells(batch: pa.RecordBatch, first_row: int) -> None:
     """Refuse a cell that the sizes of its pages did not give away, before it is copied."""
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if not pa.types.is_dictionary(column.type) or column.dictionary.nbytes <= MAX_CELL_BYTES:
+        if (
+            not pa.types.is_dictionary(column.type)
+            or column.dictionary.nbytes <= MAX_CELL_BYTES + 1
+        ):
             continue
         sizes = pc.binary_length(column.dictionary).take(column.indices).fill_null(0)
-        if (largest := pc.max(sizes).as_py()) > MAX_CELL_BYTES:
+        if (largest := pc.max(sizes).as_py()) > MAX_CELL_BYTES + 1:
             row = first_row + pc.index(sizes, largest).as_py()
             raise BadPage(f"column {name}: {largest} bytes in row {row} of the file, {ALLOWED}")
 

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-MAX_CELL_BYTES = 2**27
-"""No cell of a Parquet file is read that is larger."""
-MAX_UNPACKED_BYTES = 2**26
-"""A page may unpack to so many bytes, or else to `MAX_RATIO` times what is stored of it."""
+from plumbline.data.columns import MAX_CELL_BYTES
+
+MAX_PAGE_BYTES = MAX_CELL_BYTES + 2**16
+"""A page may unpack to so many bytes, or else to `MAX_RATIO` times what is stored of it. There is
+room for the largest cell and what a page has besides."""
 MAX_RATIO = 16
 ALLOWED = f"where a cell may have {MAX_CELL_BYTES}; take the row out, or split what it holds"
 
@@ -115,20 +116,20 @@ def _measure(file: BinaryIO, name: str, facts: Struct, rows: int, file_size: int
                 shared = max(shared, page)
     if width is not None:
         unpacked = _int(facts, 5) * width
-        if unpacked > MAX_CELL_BYTES * rows:
+        if unpacked > MAX_PAGE_BYTES * rows:
             raise BadPage(f"column {name}: {unpacked // rows} bytes a row, {ALLOWED}")
         shared = largest = 0
     return Chunk(name, width is None, unpacked, shared, only_dictionary, largest)
 
 
 def _check_page(name: str, unpacked: int, packed: int, values: int) -> None:
-    if unpacked > MAX_UNPACKED_BYTES and unpacked > MAX_RATIO * packed:
+    if unpacked > MAX_PAGE_BYTES and unpacked > MAX_RATIO * packed:
         raise BadPage(
             f"column {name}: a page of {packed} bytes unpacks to {unpacked}, more than "
-            f"{MAX_UNPACKED_BYTES} and {MAX_RATIO} times as many; write it in smaller pages if it "
+            f"{MAX_PAGE_BYTES} and {MAX_RATIO} times as many; write it in smaller pages if it "
             "is meant so"
         )
-    if unpacked > MAX_CELL_BYTES * max(1, values):
+    if unpacked > MAX_PAGE_BYTES * max(1, values):
         raise BadPage(f"column {name}: a page of {unpacked} bytes with {values} values, {ALLOWED}")
 
 

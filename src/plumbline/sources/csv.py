@@ -11,7 +11,7 @@ from plumbline.errors import DataError
 from plumbline.sources.files import open_file, unreadable
 from plumbline.sources.table import TableSource
 
-MAX_LINE_CHARS = 2**28
+MAX_LINE_CHARS = 2**27
 
 
 class CsvSource(TableSource):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from plumbline.sources.files import BYTE_ORDER_MARK, LineReader, open_file, unreadable
 from plumbline.sources.table import TableSource
 
-MAX_LINE_BYTES = 2**28
+MAX_LINE_BYTES = 2**27
 """A longer line is broken."""
 
 
