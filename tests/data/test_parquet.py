@@ -1,6 +1,11 @@
+import itertools
+import random
+import re
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from plumbline.data import parquet
+from plumbline.data import parquet, parquet_pages
 from plumbline.data.parquet import (
     check_schema,
     declare_splits,
@@ -252,6 +257,193 @@ def test_a_huge_value_that_many_rows_share_is_in_memory_once(
     sizes = [part.num_rows for part in iter_batches(path, ["image"])]
     assert set(sizes) == {1}
     assert sum(sizes) == 4096
+
+
+POOLS: list[pa.MemoryPool] = []
+"""A pool must live as long as anything that it has given."""
+
+
+@contextmanager
+def counted_pool() -> Iterator[pa.MemoryPool]:
+    """A pool that counts what Arrow holds at most from here on."""
+    before = pa.default_memory_pool()
+    POOLS.append(pa.proxy_memory_pool(before))
+    pa.set_memory_pool(POOLS[-1])
+    try:
+        yield POOLS[-1]
+    finally:
+        pa.set_memory_pool(before)
+
+
+def peak_of_reading(path: Path, columns: list[str]) -> int:
+    """Bytes that Arrow holds at most while a file is read."""
+    with counted_pool() as pool:
+        for _ in iter_batches(path, columns):
+            pass
+        return int(pool.max_memory())
+
+
+def many_images(path: Path, rows: int, **options: Any) -> Path:
+    """One row group of images of 100 kB, which nothing compresses."""
+    draw = random.Random(0)
+    table = pa.table(
+        {
+            "sample_id": [f"row-{row}" for row in range(rows)],
+            "image": [draw.randbytes(100_000) for _ in range(rows)],
+        }
+    )
+    return write(path, table, row_group_size=rows, **options)
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_a_large_row_group_is_read_piece_by_piece(dictionary: bool, tmp_path: Path) -> None:
+    options = {"use_dictionary": dictionary, "write_batch_size": 8}
+    path = many_images(tmp_path / "part.parquet", 800, **options)
+    # 80 MB, in pages of 1 MB: a batch of 8 MiB and its copies.
+    assert peak_of_reading(path, ["sample_id", "image"]) < 40 * 2**20
+
+
+@pytest.mark.slow
+def test_a_row_group_of_a_gigabyte_with_large_pages_is_read(tmp_path: Path) -> None:
+    # As pandas and pyarrow write it: 1,024 images of 100 kB to a page, the first as a dictionary.
+    path = many_images(tmp_path / "part.parquet", 10_000)
+    assert peak_of_reading(path, ["sample_id", "image"]) < 4 * 1024 * 100_000
+
+
+def with_large_cell(path: Path, layout: str, cell: bytes, **options: Any) -> Path:
+    others = [b"x%d" % row * 50 for row in range(1000)]
+    cells = {
+        "alone": [cell],
+        "among others": [*others[:500], cell, *others[500:]],
+        "several": [*others[:500], cell, cell[:-1], cell[:-2], *others[500:]],
+        "shared": [cell] * 4 + others,
+    }
+    images = pa.array(cells[layout.removesuffix(", nested")], pa.binary())
+    if layout.endswith("nested"):
+        images = pa.StructArray.from_arrays([images], ["bytes"])
+    return write(path, pa.table({"image": images}), **options)
+
+
+@pytest.mark.parametrize("compression", ["snappy", "gzip", "zstd", "brotli", "lz4"])
+@pytest.mark.parametrize(
+    "layout", ["alone", "among others", "several", "shared", "among others, nested"]
+)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"use_dictionary": False}, {"use_dictionary": False, "data_page_version": "2.0"}],
+)
+def test_a_page_that_unpacks_to_far_more_than_is_stored_is_refused_unread(
+    compression: str,
+    layout: str,
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parquet_pages, "MAX_PAGE_BYTES", 2**20)
+    path = with_large_cell(
+        tmp_path / "part.parquet", layout, bytes(2**22), compression=compression, **options
+    )
+    name = "image.bytes" if layout.endswith("nested") else "image"
+    with pytest.raises(DataError) as error:
+        list(iter_batches(path, [name]))
+    found = re.fullmatch(
+        rf"{path}: row group 0, column {name}: a page of (\d+) bytes unpacks to (\d+), .*",
+        str(error.value),
+    )
+    assert found
+    assert int(found[1]) * 16 < 2**22 <= int(found[2])
+    assert peak_of_refusal(path, name) < 2**20
+
+
+def peak_of_refusal(path: Path, name: str) -> int:
+    """Bytes that Arrow holds at most for a file that is refused."""
+    with counted_pool() as pool:
+        with pytest.raises(DataError):
+            list(iter_batches(path, [name]))
+        return int(pool.max_memory())
+
+
+def test_a_cell_of_256_mb_in_13_kb_is_refused_unread(tmp_path: Path) -> None:
+    path = with_large_cell(
+        tmp_path / "part.parquet", "among others", bytes(2**28), compression="zstd"
+    )
+    assert path.stat().st_size < 20_000
+    assert peak_of_refusal(path, "image") < 2**20
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (
+            "alone",
+            r"row group 0, column image: a page of \d+ bytes with 1 values, where a cell may",
+        ),
+        ("among others", r"row group 0, column image: 4194304 bytes in row 500 of the file, where"),
+        ("shared", r"row group 0, column image: 4194304 bytes in row 0 of the file, where"),
+    ],
+)
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_a_cell_above_the_limit_is_refused_however_it_is_stored(
+    layout: str, message: str, dictionary: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "MAX_CELL_BYTES", 2**21)
+    monkeypatch.setattr(parquet_pages, "MAX_PAGE_BYTES", 2**21)
+    monkeypatch.setattr(parquet, "_COLLECTED_BYTES", 2**20)
+    cell = random.Random(0).randbytes(2**22)
+    path = with_large_cell(
+        tmp_path / "part.parquet", layout, cell, compression="none", use_dictionary=dictionary
+    )
+    with pytest.raises(DataError, match=message):
+        list(iter_batches(path, ["image"]))
+    # Read once, and once more where it is a dictionary; never copied to rows and batches.
+    assert peak_of_refusal(path, "image") < 3.3 * 2**22
+
+
+def test_a_large_cell_in_a_column_that_is_not_wanted_is_no_matter(tmp_path: Path) -> None:
+    table = pa.table({"caption": ["a"], "image": [bytes(2**28)]})
+    path = write(tmp_path / "part.parquet", table, compression="zstd")
+    assert rows_of(path, ["caption"]) == [{"caption": b"a"}]
+
+
+def test_a_value_that_many_rows_share_is_not_copied_to_thousands_of_them(tmp_path: Path) -> None:
+    cell = random.Random(0).randbytes(2**25)
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * 4096, pa.int32()), pa.array([cell]))
+    path = write(tmp_path / "part.parquet", pa.table({"image": shared}), store_schema=False)
+    sizes = [batch.num_rows for batch in itertools.islice(iter_encoded_batches(path, ["image"]), 3)]
+    assert max(sizes) <= 8
+
+
+@pytest.mark.parametrize("options", [{}, {"data_page_version": "2.0"}, {"use_dictionary": False}])
+def test_headers_say_what_the_footer_says(options: dict[str, Any], tmp_path: Path) -> None:
+    draw = random.Random(0)
+    table = pa.table(
+        {
+            "sample_id": [f"row-{row}" for row in range(3000)],
+            "caption": [draw.choice("abc") * 2000 for _ in range(3000)],
+            "value": pa.array(range(3000), pa.int64()),
+            "list": [[1.5] * (row % 4) for row in range(3000)],
+        }
+    )
+    path = write(tmp_path / "part.parquet", table, row_group_size=1300, **options)
+    metadata = pq.read_metadata(path)
+    groups = list(parquet_pages.read_chunks(path, table.schema.names))
+    assert len(groups) == metadata.num_row_groups == 3
+    for number, chunks in enumerate(groups):
+        rows = metadata.row_group(number).num_rows
+        ids, caption, value, items = chunks
+        assert [c.name for c in chunks] == ["sample_id", "caption", "value", "list.list.element"]
+        assert (value.size, items.size) == (
+            8 * rows,
+            8 * metadata.row_group(number).column(3).num_values,
+        )
+        assert ids.size >= sum(len(f"row-{row}") for row in range(rows))
+        if "use_dictionary" in options:
+            assert not caption.only_dictionary
+            assert (caption.shared, caption.size > 2000 * rows) == (0, True)
+            assert 0.9 * caption.size < metadata.row_group(number).column(1).total_uncompressed_size
+        else:
+            assert caption.only_dictionary
+            assert 6000 <= caption.shared < caption.size < 10_000
 
 
 def test_importing_the_reader_loads_no_heavy_library() -> None:

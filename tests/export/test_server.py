@@ -82,7 +82,7 @@ def predict(port: int, image: bytes, **other: Any) -> tuple[int, dict[str, Any]]
 def assert_alive(port: int) -> None:
     started = time.monotonic()
     assert ask(port, "GET", "/health")[0] == 200
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 1.0  # what is promised beside slow and idle clients
 
 
 def test_it_answers_as_the_selftest_expects(port: int, bundle: Path) -> None:
@@ -208,6 +208,7 @@ def test_a_decompression_bomb_is_refused_quickly(port: int, side: int) -> None:
     status, answer = predict(port, png_bomb(side))
     assert status == 413
     assert "pixels" in answer["error"]
+    # What is promised; the largest would take 10.8 GB of pixels.
     assert time.monotonic() - started < 1.0
 
 

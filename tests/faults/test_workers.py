@@ -106,7 +106,7 @@ def test_a_dead_loader_process_is_named_and_never_skipped(
     started = time.monotonic()
     with pytest.raises(TrainingError) as caught:
         run(tmp_path, when, kill_one, failing_batch)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 60  # a hang has no end: any limit tells it from an error
     text = str(caught.value)
     assert text.startswith(f"loader: DataLoader worker (pid {killed[0]}) is killed by signal: ")
     assert "loader.workers" in text

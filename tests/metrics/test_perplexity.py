@@ -28,3 +28,7 @@ def test_a_loss_too_large_for_a_float_gives_infinity() -> None:
 def test_no_tokens_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"count = {count}: .*at least one"):
         perplexity(1.0, count)
+
+
+def test_one_token_is_enough() -> None:
+    assert perplexity(math.log(7), 1) == pytest.approx(7, rel=1e-12)

@@ -227,13 +227,11 @@ def test_a_stage_whose_process_dies_ends_and_goes_on_when_run_again(reproduced: 
     processes = psutil.Process(launcher.pid).children()
     assert len(processes) == 2
     processes[1].kill()
-    killed = time.monotonic()
-    _, errors = launcher.communicate(timeout=60)
+    _, errors = launcher.communicate(timeout=60)  # not the half hour that collectives wait
     assert launcher.returncode == 1
     assert "process 1 of 2 was ended by SIGKILL; the last checkpoint stands" in errors
     assert "Traceback" not in errors
     assert not any(process.is_running() for process in processes)
-    assert time.monotonic() - killed < 60
     assert model.read_bytes() == before
     for folder in state.glob("*/step-*"):
         verify_digests(folder)

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tokenizers import processors
 
 from plumbline.errors import DataError
 from plumbline.files import digest_of, read_json, sha256_file, write_digests
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
-from plumbline.tokenization.tokenizer import TokenizerConfig, load_tokenizer
+from plumbline.tokenization.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -135,6 +136,23 @@ def test_a_tokenizer_can_come_from_a_folder(scenes_cache: Path, tmp_path: Path) 
     encoded = load_tokenizer(scenes_cache).encode("a red circle", add_special_tokens=False)
     assert cache.ids(0).tolist() == encoded.ids
     assert cache.facts["vocab_size"] == read_json(scenes_cache / "cache.json")["vocab_size"]
+
+
+def test_tokens_that_a_checkpoint_puts_around_texts_are_not_stored(tmp_path: Path) -> None:
+    texts = ["a red circle", "nothing"]
+    tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=300))
+    bare = [tokenizer.encode(text).ids for text in texts]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)]
+    )
+    assert tokenizer.encode(texts[0]).ids == [1, *bare[0], 2]
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    train = {"sample_id": ["a", "b"], "caption": texts}
+    config = TokenizeConfig(tokenizer=TokenizerConfig(pretrained=str(folder)))
+    cache = cache_of(clean_folder(tmp_path, train=train), config)
+    assert [cache.ids(number).tolist() for number in range(2)] == bare
 
 
 def test_data_without_training_text_is_refused(tmp_path: Path) -> None:

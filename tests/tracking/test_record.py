@@ -259,6 +259,7 @@ def test_logging_a_step_costs_less_than_a_tenth_of_a_millisecond() -> None:
         for step in range(2000):
             run.metrics(step, {"loss": 0.5, "lr": 1e-4, "grad_norm": 1.0})
         seconds = time.perf_counter() - start
+    # What is promised: a tenth of a percent of a step of 100 ms.
     assert seconds / 2000 < 1e-4
 
 
@@ -347,7 +348,7 @@ def test_a_stage_with_a_dead_tracking_server_loses_less_than_half_a_second(
             os.kill(pid, signal.SIGTERM)
             os.waitpid(pid, 0)
     assert started
-    assert seconds < 0.5
+    assert seconds < 0.5  # what is promised; MLflow itself tries for minutes
     assert read(run.path)[-1]["status"] == "ok"
 
 

@@ -153,6 +153,7 @@ def test_when_one_process_dies_the_other_ends_and_the_state_is_whole(
     parted = make_job("text")
     started = time.monotonic()
     main, died = together(lambda p: ended(parted, run, p, 8, signal.SIGKILL))
+    # Waiting for the dead one would end with the half hour that collectives wait by default.
     assert time.monotonic() - started < 60
     assert died is None
     assert "another process of this training is gone" in str(main)

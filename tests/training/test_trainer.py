@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -260,3 +261,21 @@ def test_device_precision_and_parameter_groups_are_reported(toy: Any) -> None:
     ]
     assert "gpu" not in facts
     assert not math.isnan(toy.log[-1][1]["val/loss"])
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_training_and_validation_compute_in_the_precision_that_is_set(
+    toy: Any, precision: str, dtype: torch.dtype
+) -> None:
+    seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+
+    def loss(model: nn.Module, batch: Batch) -> LossSum:
+        out = model(batch["x"].float()).squeeze(1)
+        seen[model.training].add(out.dtype)
+        return LossSum((out.float() - batch["y"]).square().sum(), batch["counts"].sum())
+
+    task = replace(toy.spoilt(lambda batch, loss: loss), loss=loss)
+    toy.trainer(toy.regressor().float(), task=task, precision=precision).fit()
+    assert seen == {True: {dtype}, False: {dtype}}

@@ -225,3 +225,32 @@ def test_a_killed_run_with_whole_windows_ends_in_the_same_bits(
     assert again.fit().history == expected
     for (_, one), (_, other) in zip(named(again.model), named(whole.model), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_a_window_is_embedded_and_lost_in_the_precision_that_is_set(
+    toy: Any, precision: str, dtype: torch.dtype
+) -> None:
+    seen: list[tuple[str, torch.dtype]] = []
+
+    def embed_floats(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        floats = {n: t.float() if t.is_floating_point() else t for n, t in batch.items()}
+        embedded = embed(model, floats)
+        seen.append(("embed", embedded["images"].dtype))
+        return embedded
+
+    def loss(model: nn.Module, window: Sequence[Mapping[str, Tensor]]) -> LossSum:
+        # A product inside of the loss, of numbers that are not rounded yet.
+        images, texts = (
+            torch.cat([part[n].float() for part in window]) for n in ("images", "texts")
+        )
+        seen.append(("loss", (images @ texts.T).dtype))
+        return LossSum((images - texts).square().sum(), torch.tensor(len(images)))
+
+    task = replace(pair_task(), window=WindowLoss(embed=embed_floats, loss=loss))
+    model, cpu = PairModel().float(), torch.device("cpu")
+    scaler = torch.GradScaler("cpu", enabled=False)
+    Gradients(model, task, cpu, precision, scaler).accumulate(cut(toy, [32, 32]), range(2))
+    assert set(seen) == {("embed", dtype), ("loss", dtype)}

@@ -12,7 +12,8 @@ from PIL import Image
 from plumbline.config import Config, check_config
 from plumbline.data.columns import CANONICAL
 from plumbline.errors import ConfigError, DataError
-from plumbline.validation.validate import ValidationConfig
+from plumbline.validation import validate as validation
+from plumbline.validation.validate import Report, ValidationConfig
 from tests.validation.validation_run import (
     ALL_VIEW,
     NO_VAL,
@@ -293,3 +294,20 @@ def test_settings_that_make_no_sense_are_refused(settings: Row, message: str) ->
     section = {"validation": {"views": ALL_VIEW, **settings}}
     with pytest.raises(ConfigError, match=message):
         check_config(Whole, {"validation": "validation"}, section)
+
+
+@pytest.mark.parametrize("where", ["in total", "in a file"])
+def test_an_account_that_does_not_add_up_is_never_given(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def describe(*given: Any) -> Report:
+        report = whole(*given)
+        lost = report if where == "in total" else report["files"]["part-0.parquet"]
+        lost["rows_quarantined"] -= 1
+        return report
+
+    whole = validation._describe
+    monkeypatch.setattr(validation, "_describe", describe)
+    run = Run(tmp_path).write([good(0), good(1, image=None)])
+    with pytest.raises(AssertionError, match="rows do not add up"):
+        run.validate(split=NO_VAL)

@@ -48,4 +48,8 @@ CANONICAL: Mapping[str, pa.DataType] = MappingProxyType(
 )
 """Name -> type in Parquet."""
 
+MAX_CELL_BYTES = 2**26
+"""No usable cell is larger. Of a larger one sources keep one byte more than this, and validation
+refuses it for its length."""
+
 SPLITS = ("train", "val", "test")

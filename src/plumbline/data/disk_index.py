@@ -1,4 +1,4 @@
-"""Numbering of distinct byte strings that does not grow in memory."""
+"""Numbering and counting of distinct byte strings that do not grow in memory."""
 
 import sqlite3
 from pathlib import Path
@@ -9,10 +9,7 @@ class DiskIndex:
 
     def __init__(self, path: Path) -> None:
         """Open a new, empty index at `path`; the caller removes the file."""
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=OFF")
-        self._db.execute("PRAGMA synchronous=OFF")
-        self._db.execute("PRAGMA cache_size=-16384")
+        self._db = _connect(path)
         self._db.execute("CREATE TABLE keys (key BLOB PRIMARY KEY, number INT) WITHOUT ROWID")
         self._db.execute("BEGIN")
         self._size = 0
@@ -34,3 +31,42 @@ class DiskIndex:
     def close(self) -> None:
         """Release the file."""
         self._db.close()
+
+
+class DiskCounter:
+    """Count keys as a Counter does; the counts live in a temporary SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a new, empty counter at `path`; the caller removes the file."""
+        self._db = _connect(path)
+        self._db.execute("CREATE TABLE counts (key BLOB PRIMARY KEY, count INT) WITHOUT ROWID")
+        self._db.execute("BEGIN")
+
+    def __len__(self) -> int:
+        """How many distinct keys have been counted."""
+        return int(self._db.execute("SELECT COUNT(*) FROM counts").fetchone()[0])
+
+    def add(self, key: bytes, count: int = 1) -> None:
+        """Count a key."""
+        self._db.execute(
+            "INSERT INTO counts VALUES (?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET count = count + excluded.count",
+            (key, count),
+        )
+
+    def most_frequent(self, limit: int) -> list[tuple[bytes, int]]:
+        """The keys that were counted most often; of equal ones the first in byte order."""
+        return self._db.execute(
+            "SELECT key, count FROM counts ORDER BY count DESC, key LIMIT ?", (limit,)
+        ).fetchall()
+
+    def close(self) -> None:
+        """Release the file."""
+        self._db.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None)
+    for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-16384"):
+        database.execute(f"PRAGMA {setting}")
+    return database

@@ -4,19 +4,23 @@ Nothing here judges a value. Text columns are read as bytes, because a string co
 that are not UTF-8, and converting a whole column would then fail for the sake of one row.
 
 Memory does not depend on the number of rows: a batch has so few rows that, at the average of their
-row group, they fill `BATCH_BYTES`. On top comes the largest single cell, of which pyarrow holds up
-to six copies while it unpacks the page.
+row group, they fill `BATCH_BYTES`. On top come the largest page, which pyarrow unpacks as a whole
+and copies once if it is a dictionary, and the largest cell. What a page would take is read from its
+header, and a page that would take far more than is stored is refused unread: see `parquet_pages`.
 """
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from plumbline.data.byte_columns import as_bytes, cut_rows, decode_column, is_byte_type
+from plumbline.data.columns import MAX_CELL_BYTES
+from plumbline.data.parquet_pages import ALLOWED, BadPage, Chunk, read_chunks
 from plumbline.errors import DataError
 
 BATCH_ROWS = 4096
@@ -24,10 +28,12 @@ BATCH_BYTES = 8 * 2**20
 MAX_FOOTER_BYTES = 64 * 2**20
 """A footer above this is refused: its length comes from the file and would be allocated."""
 
-# What pyarrow raises for damaged bytes; the last for a column name that is not UTF-8.
-_DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
+# What pyarrow raises for damaged bytes, and `read_chunks`; a column name may be no UTF-8 as well.
+_DAMAGE = (pa.ArrowException, OSError, ValueError)
 
 _READ_BUFFER_BYTES = 2**20
+_COLLECTED_BYTES = 2 * BATCH_BYTES
+_COPIED_BYTES = 2**28
 _SPLITS_KEY = b"plumbline.splits"
 
 
@@ -243,37 +249,107 @@ def iter_batches(
             )
 
 
+def iter_table(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Stream a table that a stage wrote, as `iter_batches` does, with text as text.
+
+    Args:
+        path: the file; its text is known to be UTF-8.
+        columns: names; None for all.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    with open_parquet(path) as file:
+        schema = file.schema_arrow
+    names = schema.names if columns is None else columns
+    for batch in iter_batches(path, names):
+        typed = [
+            column.view(pa.string()) if pa.types.is_string(schema.field(name).type) else column
+            for name, column in zip(names, batch.columns, strict=True)
+        ]
+        yield pa.RecordBatch.from_arrays(typed, names=list(names))
+
+
+def count_rows(path: Path) -> int:
+    """Number of rows by the footer.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    with open_parquet(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of the columns by the footer.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    with open_parquet(path) as file:
+        return list(file.schema_arrow.names)
+
+
 def iter_encoded_batches(
     path: Path, columns: Sequence[str], batch_rows: int = BATCH_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """As `iter_batches`, with text and binary columns as dictionaries of distinct `binary` values.
+    """As `iter_batches`, with text and binary columns as dictionaries of `binary` values.
 
     A value that many rows share is in memory once, so that a batch stays small even where a tiny
-    file repeats a huge cell.
+    file repeats a huge cell. Where cells are large, a value may be in the dictionary twice.
     """
-    with open_parquet(path) as file:
+    with open_parquet(path) as plain:
         byte_columns = [
-            name for name in columns if is_byte_type(_find_type(file.schema_arrow, name))
+            name for name in columns if is_byte_type(_find_type(plain.schema_arrow, name))
         ]
-    with open_parquet(path, byte_columns) as file:
-        for group in range(file.metadata.num_row_groups):
-            rows = min(batch_rows, _rows_that_fit(file.metadata.row_group(group)))
+        with open_parquet(path, byte_columns) as encoded:
+            group = row = 0
             try:
-                for batch in file.iter_batches(
-                    rows, row_groups=[group], columns=list(columns), use_threads=False
-                ):
-                    yield _canonical(batch, columns)
+                for group, chunks in enumerate(read_chunks(path, columns)):
+                    count = int(encoded.metadata.row_group(group).num_rows)
+                    rows, together = _plan(chunks, count, batch_rows)
+                    for batch in (encoded if together else plain).iter_batches(
+                        rows, row_groups=[group], columns=list(columns), use_threads=False
+                    ):
+                        canonical = _canonical(batch, columns)
+                        _check_cells(canonical, row)
+                        yield canonical
+                        row += batch.num_rows
+            except BadPage as error:
+                raise DataError(f"{path}: row group {group}, {error}") from None
             except _DAMAGE as error:
                 raise DataError(
                     f"{path}: damaged in row group {group} ({_one_line(error)})"
                 ) from None
 
 
-def _rows_that_fit(group: pq.RowGroupMetaData) -> int:
-    # Not by the sizes of the columns wanted: asking a damaged footer for a column's metadata ends
-    # the process, as pyarrow lets a C++ exception escape there.
-    rows, size = int(group.num_rows), int(group.total_byte_size)
-    return max(1, BATCH_BYTES * max(rows, 1) // max(size, 1))
+def _plan(chunks: Sequence[Chunk], group_rows: int, batch_rows: int) -> tuple[int, bool]:
+    """How many rows of a row group make a batch, and whether pyarrow may keep its values together.
+
+    It reads a column as dictionaries by collecting all values that the row group has up to there.
+    Otherwise a value that is stored once is copied to each of its rows.
+    """
+    size = sum(chunk.size for chunk in chunks)
+    rows = min(batch_rows, BATCH_BYTES * max(group_rows, 1) // max(size, 1))
+    kept = [chunk.shared if chunk.only_dictionary else chunk.size for chunk in chunks]
+    if max(kept, default=0) <= _COLLECTED_BYTES:
+        return max(1, rows), True
+    shared = max(chunk.shared for chunk in chunks)
+    return max(1, min(rows, _COPIED_BYTES // max(shared, 1))), False
+
+
+def _check_cells(batch: pa.RecordBatch, first_row: int) -> None:
+    """Refuse a cell that the sizes of its pages did not give away, before it is copied."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if (
+            not pa.types.is_dictionary(column.type)
+            or column.dictionary.nbytes <= MAX_CELL_BYTES + 1
+        ):
+            continue
+        sizes = pc.binary_length(column.dictionary).take(column.indices).fill_null(0)
+        if (largest := pc.max(sizes).as_py()) > MAX_CELL_BYTES + 1:
+            row = first_row + pc.index(sizes, largest).as_py()
+            raise BadPage(f"column {name}: {largest} bytes in row {row} of the file, {ALLOWED}")
 
 
 def _canonical(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
@@ -296,7 +372,13 @@ def _canonical_column(column: pa.Array) -> pa.Array:
     if not is_byte_type(column.type):
         return column
     if not pa.types.is_dictionary(column.type):
-        return as_bytes(column).dictionary_encode()
+        cells = as_bytes(column)
+        if cells.nbytes <= BATCH_BYTES:
+            return cells.dictionary_encode()
+        places = pa.array(
+            np.arange(len(cells), dtype=np.int32), mask=cells.is_null().to_numpy(False)
+        )
+        return pa.DictionaryArray.from_arrays(places, cells)
     return pa.DictionaryArray.from_arrays(
         column.indices.cast(pa.int32()), as_bytes(column.dictionary)
     )

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from plumbline import paths
-from plumbline.errors import CheckpointError
+from plumbline.data.parquet import iter_table
+from plumbline.errors import CheckpointError, DataError
 from plumbline.files import DIGESTS, read_digests, read_json, sha256_file
 from plumbline.report.blocks import Block, Scene
 from plumbline.report.figures import label, number
@@ -297,17 +297,14 @@ def _rejected(file: Path, reasons: Mapping[str, int]) -> dict[str, list[dict[str
     if not missing:
         return rows
     try:
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(
-                4096, columns=["file", "row", "sample_id", "reason", "detail"]
-            ):
-                for row in batch.to_pylist():
-                    if len(rows[row["reason"]]) < wanted[row["reason"]]:
-                        rows[row["reason"]].append(row)
-                        missing -= 1
-                if not missing:
-                    break
-    except (pa.ArrowException, OSError, KeyError) as error:
+        for batch in iter_table(file, ["file", "row", "sample_id", "reason", "detail"]):
+            for row in batch.to_pylist():
+                if len(rows[row["reason"]]) < wanted[row["reason"]]:
+                    rows[row["reason"]].append(row)
+                    missing -= 1
+            if not missing:
+                break
+    except (DataError, pa.ArrowException, KeyError) as error:
         raise CheckpointError(f"{file}: not readable as a quarantine ({error})") from None
     return rows
 

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from plumbline.errors import CheckpointError
+from plumbline.data.parquet import iter_table
+from plumbline.errors import CheckpointError, DataError
 from plumbline.registry import Registry
 from plumbline.report.blocks import Block, Column, Grid, Scene, Shown
 from plumbline.report.choice import SHOWN, Sample, Surest, key_of
 from plumbline.report.figures import label, number
 from plumbline.report.plots import scatter_plot
 from plumbline.report.values import Values
-
-BATCH_ROWS = 4096
 
 Row = dict[str, Any]
 
@@ -277,7 +275,7 @@ def prediction_blocks(file: Path, scene: Scene) -> list[Block]:
             if (kind, part) not in choosers:
                 choosers[kind, part] = CHOOSERS[kind]() if kind in CHOOSERS else Rows()
             choosers[kind, part].add(row)
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+    except (DataError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{file}: not readable as predictions ({error!r}); run dvc repro"
         ) from None
@@ -287,9 +285,8 @@ def prediction_blocks(file: Path, scene: Scene) -> list[Block]:
 
 
 def _rows(file: Path) -> Iterator[Row]:
-    with pq.ParquetFile(file) as parquet:
-        for batch in parquet.iter_batches(BATCH_ROWS):
-            yield from batch.to_pylist()
+    for batch in iter_table(file):
+        yield from batch.to_pylist()
 
 
 def _is_number(value: Any) -> bool:

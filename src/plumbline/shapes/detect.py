@@ -10,13 +10,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field, field_validator
 
 from plumbline.config import Config
-from plumbline.data.columns import CANONICAL, CONTENT, SPLITS, TEXTS
-from plumbline.data.disk_index import DiskIndex
-from plumbline.data.parquet import iter_batches
+from plumbline.data.columns import CONTENT, SPLITS, TEXTS
+from plumbline.data.disk_index import DiskCounter, DiskIndex
+from plumbline.data.parquet import column_names, count_rows, iter_table
 from plumbline.errors import DataError
 from plumbline.shapes.features import FeatureShapes
 from plumbline.shapes.media import AudioShapes, ImageShapes
@@ -92,9 +91,11 @@ def detect_shapes(clean: Path, config: ShapesConfig) -> dict[str, Any]:
     with (
         TemporaryDirectory(prefix="plumbline-") as folder,
         closing(DiskIndex(Path(folder) / "media.sqlite")) as seen,
+        closing(DiskCounter(Path(folder) / "sizes.sqlite")) as sizes,
+        closing(DiskCounter(Path(folder) / "answers.sqlite")) as answers,
     ):
         try:
-            probes = _make_probes(columns, config, seen)
+            probes = _make_probes(columns, config, seen, sizes, answers)
             batches, total = _batches(clean, columns), sum(rows.values())
             for split, batch in tracked(batches, "looking", total, "rows", lambda b: len(b[1])):
                 parts.add(split, batch)
@@ -108,16 +109,22 @@ def detect_shapes(clean: Path, config: ShapesConfig) -> dict[str, Any]:
     return shapes
 
 
-def _make_probes(columns: Sequence[str], config: ShapesConfig, seen: DiskIndex) -> list[_Probe]:
+def _make_probes(
+    columns: Sequence[str],
+    config: ShapesConfig,
+    seen: DiskIndex,
+    sizes: DiskCounter,
+    answers: DiskCounter,
+) -> list[_Probe]:
     for name, declared in (("label", config.classes), ("features", config.features)):
         if declared and name not in columns:
             setting = "classes" if name == "label" else name
             raise DataError(f"detect_shapes.{setting} is set, but there is no column {name}")
     by_column: dict[str, _Probe] = {
-        "image": ImageShapes(seen),
+        "image": ImageShapes(seen, sizes),
         "audio": AudioShapes(seen),
         "features": FeatureShapes(seen, config.features),
-        "answer": Answers(config.max_listed_answers),
+        "answer": Answers(config.max_listed_answers, answers),
         "label": Labels(config.classes),
         "value": Values(),
     }
@@ -126,12 +133,12 @@ def _make_probes(columns: Sequence[str], config: ShapesConfig, seen: DiskIndex) 
 
 
 def _rows(file: Path) -> int:
-    return int(pq.read_metadata(file).num_rows) if file.is_file() else 0
+    return count_rows(file) if file.is_file() else 0
 
 
 def _columns(clean: Path) -> list[str]:
     """The columns to look at, out of those that the training split has."""
-    names = pq.read_schema(clean / "train.parquet").names
+    names = column_names(clean / "train.parquet")
     return [name for name in ("part", *CONTENT) if name in names]
 
 
@@ -139,9 +146,5 @@ def _batches(clean: Path, columns: Sequence[str]) -> Iterator[tuple[str, pa.Reco
     for split in SPLITS:
         file = clean / f"{split}.parquet"
         if file.is_file():
-            for batch in iter_batches(file, columns):
-                typed = [
-                    column.view(CANONICAL[name]) if column.type != CANONICAL[name] else column
-                    for name, column in zip(columns, batch.columns, strict=True)
-                ]
-                yield split, pa.RecordBatch.from_arrays(typed, names=list(columns))
+            for batch in iter_table(file, columns):
+                yield split, batch

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,12 @@ import pyarrow as pa
 from PIL import Image
 
 from plumbline.data.columns import MEDIA
-from plumbline.data.disk_index import DiskIndex
+from plumbline.data.disk_index import DiskCounter, DiskIndex
+
+MAX_SIZES = 1000
+"""Sizes of images that are listed."""
+
+_SIZE = struct.Struct(">II")  # packed so, sizes sort as numbers do
 
 
 def new_cells(column: str, batch: pa.RecordBatch, seen: DiskIndex) -> Iterator[bytes]:
@@ -26,10 +32,10 @@ class ImageShapes:
 
     column = "image"
 
-    def __init__(self, seen: DiskIndex) -> None:
-        """`seen` is shared with the other media."""
+    def __init__(self, seen: DiskIndex, sizes: DiskCounter) -> None:
+        """`seen` is shared with the other media, `sizes` is for the images alone."""
         self._seen = seen
-        self._sizes: Counter[tuple[int, int]] = Counter()
+        self._sizes = sizes
 
     def add(self, split: str, batch: pa.RecordBatch) -> None:
         """Look at the images of a batch."""
@@ -38,14 +44,14 @@ class ImageShapes:
                 width, height = image.size
                 turned = image.getexif().get(0x0112, 1) >= 5
             size = (width, height) if turned else (height, width)
-            self._sizes[size] += 1
+            self._sizes.add(_SIZE.pack(*size))
 
     def describe(self) -> dict[str, Any]:
-        """Sizes with their number of images, most frequent first; nothing where there is none."""
-        if not self._sizes:
+        """The most frequent sizes with their number of images; nothing where there is none."""
+        ranked = [(*_SIZE.unpack(size), n) for size, n in self._sizes.most_frequent(MAX_SIZES)]
+        if not ranked:
             return {}
-        ranked = sorted(self._sizes.items(), key=lambda item: (-item[1], item[0]))
-        sizes = [{"height": h, "width": w, "images": n} for (h, w), n in ranked]
+        sizes = [{"height": h, "width": w, "images": n} for h, w, n in ranked]
         return {"image": {"channels": 3, "sizes": sizes}}
 
 

@@ -1,11 +1,12 @@
 """Lengths of texts and the most frequent answers."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from plumbline.data.disk_index import DiskCounter
 
 
 class Texts:
@@ -29,24 +30,25 @@ class Texts:
 class Answers:
     """How often each answer occurs in train."""
 
-    def __init__(self, max_listed: int) -> None:
-        """List so many at most."""
+    def __init__(self, max_listed: int, counts: DiskCounter) -> None:
+        """List so many at most; `counts` is for the answers alone."""
         self._max_listed = max_listed
-        self._counts: Counter[str] = Counter()
+        self._counts = counts
 
     def add(self, split: str, batch: pa.RecordBatch) -> None:
         """Count the answers of a batch."""
         if split == "train":
-            counts = pc.value_counts(batch.column("answer").drop_null())
-            self._counts.update({c["values"].as_py(): c["counts"].as_py() for c in counts})
+            for found in pc.value_counts(batch.column("answer").drop_null()):
+                self._counts.add(found["values"].as_py().encode(), found["counts"].as_py())
 
     def describe(self) -> dict[str, Any]:
         """The most frequent ones with their counts."""
-        if not self._counts:
+        if not (distinct := len(self._counts)):
             return {}
-        ranked = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
-        listed = dict(ranked[: self._max_listed])
-        return {"answers": {"distinct": len(self._counts), "most_frequent": listed}}
+        # UTF-8 sorts as its characters do.
+        ranked = self._counts.most_frequent(self._max_listed)
+        listed = {answer.decode(): count for answer, count in ranked}
+        return {"answers": {"distinct": distinct, "most_frequent": listed}}
 
 
 class _Lengths:

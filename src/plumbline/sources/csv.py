@@ -15,7 +15,7 @@ from plumbline.sources.files import unreadable
 from plumbline.sources.table import TableSource
 from plumbline.sources.tally import CELLS, Tally
 
-MAX_LINE_CHARS = 2**28
+MAX_LINE_CHARS = 2**27
 
 _DELIMITERS = (",", ";", "\t", "|")
 _LOOK_CHARS = 2**20

@@ -7,9 +7,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
+from plumbline.data.columns import MAX_CELL_BYTES
 from plumbline.errors import DataError
 
-MAX_FILE_BYTES = 2**30
+MAX_FILE_BYTES = MAX_CELL_BYTES
 """More of a file is not read: validation refuses a cell of this size for its length alone."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"

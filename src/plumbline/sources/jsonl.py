@@ -9,7 +9,7 @@ from plumbline.sources.encoding import open_utf8
 from plumbline.sources.files import BYTE_ORDER_MARK, LineReader, unreadable
 from plumbline.sources.table import TableSource
 
-MAX_LINE_BYTES = 2**28
+MAX_LINE_BYTES = 2**27
 """A longer line is broken."""
 
 

@@ -14,21 +14,24 @@ A cache folder holds, of what the dataset has,
 """
 
 import hashlib
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 from tokenizers import Tokenizer
 
 from plumbline.config import Config
-from plumbline.data.columns import MEDIA, SPLITS, TEXTS
-from plumbline.data.csv_writer import write_csv
+from plumbline.data.columns import CONTENT, MEDIA, SPLITS, TEXTS
+from plumbline.data.csv_writer import CsvWriter
 from plumbline.data.disk_index import DiskIndex
+from plumbline.data.parquet import column_names, count_rows, iter_table
 from plumbline.errors import DataError
 from plumbline.files import dump_json
 from plumbline.tokenization.media import MediaFile, open_media
@@ -40,8 +43,6 @@ from plumbline.tokenization.tokenizer import (
     train_tokenizer,
 )
 from plumbline.tracking.progress import tracked
-
-BATCH_ROWS = 4096
 
 TEXT_SCHEMA = pa.schema([("text", pa.string()), ("ids", pa.list_(pa.int32()))])
 NUMBERED = (*MEDIA, *TEXTS)
@@ -67,22 +68,22 @@ class TokenizeConfig(Config):
     """Longest question and answer together with what frames them; None: no limit here."""
 
 
-def _read_split(clean: Path, split: str) -> Iterator[pa.RecordBatch]:
+def _read_split(clean: Path, split: str, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
     file = clean / f"{split}.parquet"
     if file.is_file():
-        with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            yield from parquet.iter_batches(BATCH_ROWS)
+        there = column_names(file)
+        yield from iter_table(file, [name for name in wanted if name in there])
 
 
 def _count_rows(clean: Path, split: str) -> int:
     file = clean / f"{split}.parquet"
-    return int(pq.read_metadata(file).num_rows) if file.is_file() else 0
+    return count_rows(file) if file.is_file() else 0
 
 
 def _training_texts(clean: Path) -> Iterator[str]:
-    for batch in _read_split(clean, "train"):
-        for name in [name for name in TEXTS if name in batch.schema.names]:
-            yield from batch.column(name).drop_null().to_pylist()
+    for batch in _read_split(clean, "train", TEXTS):
+        for column in batch.columns:
+            yield from column.drop_null().to_pylist()
 
 
 def build_cache(clean: Path, out: Path, config: TokenizeConfig, shapes: dict[str, Any]) -> None:
@@ -150,14 +151,16 @@ class _CacheWriter:
             pa.ipc.new_file(str(out / "texts.arrow"), TEXT_SCHEMA)
         )
         self._longest = 0
-        self._lengths: list[int] = []
-        self._lost: list[dict[str, Any]] = []
+        self._lengths = self._files.enter_context(TemporaryFile(dir=out))  # noqa: SIM115
+        self._lost_file: CsvWriter | None = None
+        self._lost: Counter[str] = Counter()
         self._cut: Counter[str] = Counter()
 
     def write_split(self, clean: Path, split: str) -> int:
         """Write `<split>.arrow`; returns its number of rows, 0 where the split does not exist."""
         rows, sink = 0, None
-        batches, total = _read_split(clean, split), _count_rows(clean, split)
+        batches = _read_split(clean, split, ("sample_id", "part", *CONTENT))
+        total = _count_rows(clean, split)
         for batch in tracked(batches, f"caching {split}", total, "rows", len):
             if sink is None:
                 sink = pa.ipc.new_file(str(self._out / f"{split}.arrow"), SAMPLE_SCHEMA)
@@ -217,7 +220,9 @@ class _CacheWriter:
         assert self._tokenizer is not None  # there is text, so shapes.json has it
         ids = [e.ids for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         self._longest = max(self._longest, *(len(i) for i in ids), 0)
-        self._lengths += [len(i) for i in ids] if self._limit else []
+        if self._limit is not None:
+            self._lengths.seek(0, 2)
+            self._lengths.write(np.array([len(i) for i in ids], np.int32).tobytes())
         self._texts.write_batch(
             pa.RecordBatch.from_pydict({"text": texts, "ids": ids}, TEXT_SCHEMA)
         )
@@ -240,30 +245,42 @@ class _CacheWriter:
         """Take out the rows whose question alone fills `max_tokens`: no label would be left."""
         if self._limit is None:
             return batch
-        keep = []
+        keep, entries = [], []
         columns = (batch.column(n).to_pylist() for n in ("sample_id", "question", "answer"))
         for sample_id, question, answer in zip(*columns, strict=True):
             lost = False
             if question is not None and answer is not None:
-                asked = self._lengths[question] + 1
+                asked = self._length(question) + 1
                 lost = asked >= self._limit
-                self._cut[split] += not lost and asked + self._lengths[answer] + 1 > self._limit
+                self._cut[split] += not lost and asked + self._length(answer) + 1 > self._limit
                 if lost:
-                    entry = {"split": split, "sample_id": sample_id, "tokens": asked}
-                    self._lost.append(entry)
+                    entries.append({"split": split, "sample_id": sample_id, "tokens": asked})
             keep.append(not lost)
+        self._note_lost(split, entries)
         return batch.filter(pa.array(keep))
+
+    def _length(self, text: int) -> int:
+        """Tokens of a text by its number; on disk, as there is one for every distinct text."""
+        self._lengths.seek(4 * text)
+        return int.from_bytes(self._lengths.read(4), sys.byteorder)
+
+    def _note_lost(self, split: str, entries: list[dict[str, Any]]) -> None:
+        if not entries:
+            return
+        if self._lost_file is None:
+            path = self._out / "lost_labels.csv"
+            self._lost_file = CsvWriter(path, LOST_SCHEMA)
+            self._files.callback(self._lost_file.close)
+        self._lost_file.write(pa.Table.from_pylist(entries, LOST_SCHEMA))
+        self._lost[split] += len(entries)
 
     def close(self) -> dict[str, Any]:
         """Finish the files and return the facts about them."""
-        if self._lost:
-            table = pa.Table.from_pylist(self._lost, LOST_SCHEMA)
-            write_csv(table, self._out / "lost_labels.csv")
         facts: dict[str, Any] = {
             "parts": self._parts,
             "texts": len(self._indexes["texts"]),
             "longest_text_tokens": self._longest,
-            "lost_labels": dict(Counter(entry["split"] for entry in self._lost)),
+            "lost_labels": dict(self._lost),
             "cut_answers": dict(self._cut),
         }
         for medium in self._media.values():

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
-from plumbline.data.columns import CANONICAL, CONTENT, KEYS, MEDIA
+from plumbline.data.columns import CANONICAL, CONTENT, KEYS, MAX_CELL_BYTES, MEDIA
 from plumbline.data.parquet import (
     BATCH_ROWS,
     check_schema,
@@ -70,18 +70,18 @@ class ValidationConfig(Config):
     """How closely to look at media; see `image_check`, `audio_check` and `features_check`."""
     min_side_px: int = Field(default=2, ge=1)
     max_pixels: int = Field(default=89_000_000, ge=1, le=89_000_000)
-    max_image_bytes: int = Field(default=32 * 2**20, ge=1, le=2**30)
+    max_image_bytes: int = Field(default=32 * 2**20, ge=1, le=MAX_CELL_BYTES)
     min_audio_s: float = Field(default=0.01, ge=0.0)
     max_audio_s: float = Field(default=300.0, gt=0.0, le=86_400.0)
-    max_audio_bytes: int = Field(default=32 * 2**20, ge=1, le=2**30)
+    max_audio_bytes: int = Field(default=32 * 2**20, ge=1, le=MAX_CELL_BYTES)
     max_steps: int = Field(default=100_000, ge=1)
     """Longest features, in steps of time."""
-    max_features_bytes: int = Field(default=32 * 2**20, ge=1, le=2**30)
+    max_features_bytes: int = Field(default=32 * 2**20, ge=1, le=MAX_CELL_BYTES)
     channels: int | None = Field(default=None, ge=1)
     """Channels of features; null takes those of the first row whose features are good."""
     labels: dict[str, list[str]] = {}
     """Part -> the labels that it may have; the unnamed part is "". Others may have any."""
-    max_text_chars: int = Field(default=1_000_000, ge=1, le=2**28)
+    max_text_chars: int = Field(default=1_000_000, ge=1, le=MAX_CELL_BYTES // 4 - 1)
     max_dropped_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of rows lost to faults or leaks above which validation fails.
 

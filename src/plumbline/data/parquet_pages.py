@@ -1,0 +1,259 @@
+"""What the pages of a Parquet file take once they are unpacked, from their headers alone.
+
+pyarrow says nothing about pages, and ends the process when it is asked for a column chunk of some
+damaged footers. So footer and page headers, which are Thrift structs in the compact protocol, are
+read here; no page is unpacked.
+
+Source: github.com/apache/parquet-format, parquet.thrift; Thrift's compact protocol.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from plumbline.data.columns import MAX_CELL_BYTES
+
+MAX_PAGE_BYTES = MAX_CELL_BYTES + 2**16
+"""A page may unpack to so many bytes, or else to `MAX_RATIO` times what is stored of it. There is
+room for the largest cell and what a page has besides."""
+MAX_RATIO = 16
+ALLOWED = f"where a cell may have {MAX_CELL_BYTES}; take the row out, or split what it holds"
+
+_WINDOW_BYTES = 2**12
+_MAX_HEADER_BYTES = 2**24
+"""As in Arrow: statistics in a header may hold whole cells."""
+_MAX_DEPTH = 32
+_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = (
+    *(1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
+    12,
+)
+_DICTIONARY_PAGE = 2
+_DICTIONARY_ENCODINGS = (2, 8)
+_DELTA_BYTE_ARRAY = 7
+_WIDTHS = {0: 1, 1: 4, 2: 8, 3: 12, 4: 4, 5: 8}
+"""Physical type of numbers -> bytes of a value."""
+
+Struct = dict[int, Any]
+"""Number of a field -> its value."""
+
+
+class Chunk(NamedTuple):
+    """A column of a row group, once unpacked."""
+
+    name: str
+    """The path in the schema, with dots."""
+    is_bytes: bool
+    size: int
+    """Bytes of all its values; those that a dictionary gives to many rows count once."""
+    shared: int
+    """No value that is stored once for many rows has more bytes than this."""
+    only_dictionary: bool
+    """Whether every value comes from a dictionary."""
+    largest_page: int
+
+
+class BadPage(ValueError):  # noqa: N818  (what is bad is the file)
+    """A page that is not read, because of what it would take; the text says which."""
+
+
+def read_chunks(path: Path, columns: Sequence[str]) -> Iterator[list[Chunk]]:
+    """Measure what the columns take in each row group; a name stands for all that is below it.
+
+    Raises:
+        ValueError: footer or headers are damaged.
+        BadPage: a page unpacks to more than the limits allow.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        (length,) = struct.unpack("<I", _read(file, size - 8, 4))
+        try:
+            footer = _Reader(_read(file, size - 8 - length, length)).struct()
+        except IndexError:
+            raise ValueError("a footer without end") from None
+        for group in _list(footer, 4):
+            rows = max(1, _int(group, 3))
+            named = ((_name(facts), facts) for facts in map(_facts, _list(group, 1)))
+            yield [
+                _measure(file, name, facts, rows, size)
+                for name, facts in named
+                if any(f"{name}.".startswith(f"{column}.") for column in columns)
+            ]
+
+
+def _facts(chunk: Struct) -> Struct:
+    return _struct(chunk, 3) or {}
+
+
+def _name(facts: Struct) -> str:
+    return ".".join(_text(part) for part in _list(facts, 3))
+
+
+def _text(part: Any) -> str:
+    if not isinstance(part, bytes):
+        raise ValueError("a column without a name")
+    return part.decode("utf-8", "replace")
+
+
+def _measure(file: BinaryIO, name: str, facts: Struct, rows: int, file_size: int) -> Chunk:
+    width = _WIDTHS.get(_int(facts, 1))
+    unpacked = shared = largest = 0
+    only_dictionary = True
+    for header, packed in _pages(file, facts, file_size):
+        page = _int(header, 2)
+        largest = max(largest, page)
+        unpacked += page
+        kind = _struct(header, 7) or _struct(header, 5) or _struct(header, 8) or {}
+        if width is None:
+            _check_page(name, page, packed, _int(kind, 1))
+        if _int(header, 1) == _DICTIONARY_PAGE:
+            shared = max(shared, page)
+        else:
+            encoding = _int(kind, 2 if 5 in header else 4)
+            only_dictionary &= encoding in _DICTIONARY_ENCODINGS
+            if encoding == _DELTA_BYTE_ARRAY:  # a value may begin as the one before it
+                shared = max(shared, page)
+    if width is not None:
+        unpacked = _int(facts, 5) * width
+        if unpacked > MAX_PAGE_BYTES * rows:
+            raise BadPage(f"column {name}: {unpacked // rows} bytes a row, {ALLOWED}")
+        shared = largest = 0
+    return Chunk(name, width is None, unpacked, shared, only_dictionary, largest)
+
+
+def _check_page(name: str, unpacked: int, packed: int, values: int) -> None:
+    if unpacked > MAX_PAGE_BYTES and unpacked > MAX_RATIO * packed:
+        raise BadPage(
+            f"column {name}: a page of {packed} bytes unpacks to {unpacked}, more than "
+            f"{MAX_PAGE_BYTES} and {MAX_RATIO} times as many; write it in smaller pages if it "
+            "is meant so"
+        )
+    if unpacked > MAX_PAGE_BYTES * max(1, values):
+        raise BadPage(f"column {name}: a page of {unpacked} bytes with {values} values, {ALLOWED}")
+
+
+def _pages(file: BinaryIO, facts: Struct, file_size: int) -> Iterator[tuple[Struct, int]]:
+    """Yield the header of each page, and the bytes that are stored of it."""
+    start, dictionary = _int(facts, 9), _int(facts, 11)
+    if 0 < dictionary < start:
+        start = dictionary
+    stop, missing = min(start + _int(facts, 7), file_size), _int(facts, 5)
+    while start < stop and missing > 0:
+        header, length = _page_header(file, start)
+        packed = _int(header, 3)
+        if min(packed, _int(header, 2)) < 0:
+            raise ValueError("a page of negative size")
+        if _int(header, 1) != _DICTIONARY_PAGE:
+            missing -= _int(_struct(header, 5) or _struct(header, 8) or {}, 1)
+        yield header, packed
+        start += length + packed
+
+
+def _page_header(file: BinaryIO, start: int) -> tuple[Struct, int]:
+    window = _WINDOW_BYTES
+    while True:
+        data = _read(file, start, window)
+        reader = _Reader(data)
+        try:
+            return reader.struct(), reader.place
+        except IndexError:
+            if len(data) < window or window > _MAX_HEADER_BYTES:
+                raise ValueError("a page header without end") from None
+            window *= 16
+
+
+def _read(file: BinaryIO, start: int, size: int) -> bytes:
+    if start < 0:
+        raise ValueError("a place before the beginning")
+    file.seek(start)
+    return file.read(size)
+
+
+def _int(fields: Struct, number: int) -> int:
+    return int(_field(fields, number, int) or 0)
+
+
+def _list(fields: Struct, number: int) -> Sequence[Any]:
+    return list(_field(fields, number, list) or ())
+
+
+def _struct(fields: Struct, number: int) -> Struct | None:
+    found: Struct | None = _field(fields, number, dict)
+    return found
+
+
+def _field(fields: Struct, number: int, kind: type) -> Any:
+    value = fields.get(number) if isinstance(fields, dict) else None
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(f"field {number} is no {kind.__name__}")
+    return value
+
+
+class _Reader:
+    """Thrift's compact protocol, as far as Parquet uses it; an IndexError at the end of bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self.place = data, 0
+
+    def struct(self, depth: int = 0) -> Struct:
+        fields: Struct = {}
+        number = 0
+        while head := self._byte():
+            number = number + (head >> 4) if head >> 4 else self._zigzag()
+            fields[number] = self._value(head & 15, depth)
+        return fields
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if depth > _MAX_DEPTH:
+            raise ValueError("nested too deep")
+        if kind in (_TRUE, _FALSE):
+            return kind == _TRUE
+        if kind == _BYTE:
+            return self._byte()
+        if kind in (_I16, _I32, _I64):
+            return self._zigzag()
+        if kind == _DOUBLE:
+            return self._bytes(8)
+        if kind == _BINARY:
+            return self._bytes(self._varint())
+        if kind in (_LIST, _SET):
+            return self._list(depth + 1)
+        if kind == _STRUCT:
+            return self.struct(depth + 1)
+        raise ValueError(f"no type {kind} in a footer")
+
+    def _list(self, depth: int) -> list[Any]:
+        head = self._byte()
+        count, kind = head >> 4, head & 15
+        if count == 15:
+            count = self._varint()
+        if kind in (_TRUE, _FALSE):  # in a list a truth value has a byte of its own
+            return [self._byte() == _TRUE for _ in range(count)]
+        return [self._value(kind, depth) for _ in range(count)]
+
+    def _byte(self) -> int:
+        value = self._data[self.place]
+        self.place += 1
+        return value
+
+    def _bytes(self, count: int) -> bytes:
+        if self.place + count > len(self._data):
+            raise IndexError
+        self.place += count
+        return self._data[self.place - count : self.place]
+
+    def _varint(self) -> int:
+        number = shift = 0
+        while True:
+            value = self._byte()
+            number |= (value & 127) << shift
+            if value < 128:
+                return number
+            shift += 7
+            if shift > 63:
+                raise ValueError("a number without end")
+
+    def _zigzag(self) -> int:
+        number = self._varint()
+        return (number >> 1) ^ -(number & 1)
