@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from plumbline.errors import CheckpointError
+from plumbline.files import dump_json, read_json
 from plumbline.report.page import render_page
 from tests.report.outline import ATTACK, Outline
 
@@ -124,3 +125,20 @@ def test_a_missing_output_is_named(project) -> None:
     shutil.rmtree("work/evaluation/tasks/vqa")
     with pytest.raises(CheckpointError, match=r"work/evaluation/tasks/vqa: no digests\.json"):
         render_page(project.chosen())
+
+
+def test_the_page_shows_what_was_passed_over_before_there_were_rows(project) -> None:
+    place = project.root / "work/quarantine/scenes"
+    account = read_json(place / "report.json")
+    one = {
+        "unit": "files",
+        "what": "passed over: ending none",
+        "count": 1234,
+        "first": "a\u202e<b>",
+    }
+    source = {"passed_over": [one | {"remedy": "rename them"}], "with_faults": []}
+    project.write(
+        "work/quarantine/scenes", {"report.json": dump_json(account | {"source": source})}
+    )
+    page = render_page(project.chosen())
+    assert "1,234 files passed over: ending none, the first: a\\u202e&lt;b&gt;; rename them" in page

@@ -84,7 +84,7 @@ def test_a_blank_group_counts_as_none(run: Run) -> None:
 
 def test_one_image_in_two_groups_does_not_leak_through_a_draw(run: Run) -> None:
     rows = [good(n, split=None, group=f"group-{n}", image=png(n % 40)) for n in range(80)]
-    run.write(rows).validate(split=SplitConfig(val=0.3))
+    run.write(rows).validate(split=SplitConfig(val=0.3, test=0.0))
     train, val = ({row["image"] for row in run.rows(name)} for name in ("train", "val"))
     assert not train & val
     assert run.report["reasons"]["split_leak"] == 80 - len(run.ids("train")) - len(run.ids("val"))

@@ -1,0 +1,81 @@
+"""What `prepare` and `validate` say of a dataset: one line with the numbers, one for each fault."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from plumbline.errors import DataError
+from stages import prepare, validate
+
+ROWS = "".join(f"café {i},b\n" if i % 4 == 0 else f"tea {i},a\n" for i in range(600))
+
+
+@pytest.fixture
+def said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> pytest.LogCaptureFixture:
+    """A project with a Latin-1 table and two files that are none, and what is logged in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/all.csv").write_bytes(("text,label\n" + ROWS).encode("latin-1"))
+    (tmp_path / "data/more.tsv").touch()
+    (tmp_path / "data/_notes.csv").touch()
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+def configure(prepare: dict[str, Any], validate: dict[str, Any]) -> None:
+    columns = {"text": "text", "label": "label"}
+    dataset = {
+        "path": "data",
+        "prepare": {"source": "csv", "columns": columns, **prepare},
+        "validate": {"views": {"classify": ["text", "label"]}, **validate},
+    }
+    Path("params.yaml").write_text(yaml.safe_dump({"datasets": {"reviews": dataset}}), "utf-8")
+
+
+def test_what_is_lost_is_said_by_each_stage_in_one_line(said: pytest.LogCaptureFixture) -> None:
+    configure({}, {"max_dropped_share": 0.5, "split": {"val": 0.0, "test": 0.0}})
+    prepare.main(["reviews"])
+    validate.main(["reviews"])
+    assert said.messages == [
+        "prepare reviews: 1 files passed over: hidden, since a name in their path begins with . or "
+        "_, the first: _notes.csv; rename them to have them read",
+        "prepare reviews: 1 files passed over: not named *.csv, the first: more.tsv; take them "
+        "out, or change the source's settings",
+        "prepare reviews: 150 rows hold bytes that are not utf-8, the first: all.csv:1; set "
+        "encoding to what the file is written in, such as latin-1 or cp1252",
+        "prepare reviews: 600 rows, 2 files passed over, 150 rows with faults; see "
+        "work/raw/reviews/account.json",
+        "validate reviews: 600 rows, 450 clean, 150 quarantined (bad_encoding 150); see "
+        "work/quarantine/reviews/report.json",
+    ]
+    account = json.loads(Path("work/raw/reviews/account.json").read_text(encoding="utf-8"))
+    report = json.loads(Path("work/quarantine/reviews/report.json").read_text(encoding="utf-8"))
+    assert report["source"] == account
+    assert [one["count"] for one in account["passed_over"] + account["with_faults"]] == [1, 1, 150]
+
+
+def test_a_quarter_of_faulty_rows_is_refused_by_reason_with_its_account(
+    said: pytest.LogCaptureFixture,
+) -> None:
+    configure({}, {})
+    prepare.main(["reviews"])
+    with pytest.raises(DataError, match=r"150 of 600 rows lost to faults.*bad_encoding 150"):
+        validate.main(["reviews"])
+    failed = json.loads(Path("work/quarantine/reviews.failed.json").read_text(encoding="utf-8"))
+    assert failed["source"]["with_faults"][0]["remedy"].startswith("set encoding to")
+    assert not Path("work/quarantine/reviews").exists()
+
+
+def test_the_declared_encoding_loses_nothing(said: pytest.LogCaptureFixture) -> None:
+    configure({"encoding": "latin-1"}, {"split": {"val": 0.1, "test": 0.1}})
+    prepare.main(["reviews"])
+    validate.main(["reviews"])
+    assert said.messages[-1].startswith("validate reviews: 600 rows, 600 clean, 0 quarantined; see")
+    warned = [line for line in said.messages if line.startswith("validate reviews: no split")]
+    assert len(warned) == 2  # what is drawn for test and for val
