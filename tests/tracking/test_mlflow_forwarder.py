@@ -480,15 +480,23 @@ def test_a_second_forwarder_ends_at_once(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ("recall@10", "recall_at_10"),
         ("val/loss", "val/loss"),
-        ("/val//../loss/", "val/loss"),
-        ("a=b%", "a_b_"),
-        ("größe", "gr__e"),
-        ("..", "_"),
-        ("x" * 300, "x" * 250),
+        ("/val//../loss/", "val/loss-e3da42e2"),
+        ("a=b%", "a_b_-ed807636"),
+        ("größe", "gr__e-d353a267"),
+        ("..", "-5ec1f7e7"),
+        ("x" * 300, "x" * 241 + "-0d4e2ca9"),
     ],
 )
 def test_names_become_what_mlflow_takes(name: str, cleaned: str) -> None:
     assert clean_name(name) == cleaned
+
+
+def test_no_two_names_share_a_series() -> None:
+    names = ["größe", "grüße", "gr__e", "a b", "a\u00a0b", "a/b", "a//b", "..", "", "/"]
+    names += ["x" * 300, "x" * 301, "x" * 250]
+    cleaned = {clean_name(name) for name in names}
+    assert len(cleaned) == len(names)
+    assert max(map(len, cleaned)) <= 250
 
 
 def test_settings_are_flattened_to_dotted_keys() -> None:

@@ -3,6 +3,7 @@
 Only the forwarder's process uses this module, and mlflow (seconds) is imported on opening alone.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -101,10 +102,17 @@ class RunStore(Protocol):
 
 
 def clean_name(name: str) -> str:
-    """A metric, parameter or tag name that MLflow takes: `recall@10` becomes `recall_at_10`."""
-    name = re.sub(r"[^\w./ :-]", "_", name.replace("@", "_at_"), flags=re.ASCII)
-    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-    return "/".join(parts)[:_KEY_LENGTH].rstrip("/") or "_"
+    """A metric, parameter or tag name that MLflow takes: `recall@10` becomes `recall_at_10`.
+
+    A name that MLflow does not take as it is ends in a digest of it, so that no two share a series.
+    """
+    wanted = name.replace("@", "_at_")
+    cleaned = re.sub(r"[^\w./ :-]", "_", wanted, flags=re.ASCII)
+    cleaned = "/".join(part for part in cleaned.split("/") if part not in ("", ".", ".."))
+    if cleaned == wanted and 0 < len(wanted) <= _KEY_LENGTH:
+        return cleaned
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{cleaned[: _KEY_LENGTH - 9]}-{digest}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
