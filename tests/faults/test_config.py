@@ -1,4 +1,4 @@
-"""Settings that are wrong, hostile or misleading, through the stages themselves (FC01-FC13)."""
+"""Settings that are wrong, hostile or misleading, through the stages themselves (FC01-FC14)."""
 
 import json
 import shutil

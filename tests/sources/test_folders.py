@@ -125,6 +125,21 @@ def test_a_folder_without_images_says_what_is_expected(tmp_path: Path, names: li
         read(tmp_path)
 
 
+def test_a_place_or_a_table_behind_a_link_that_leaves_the_folder_is_refused(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path, "data/cat/a.png", "secret/cat/b.png")
+    (tmp_path / "secret/captions.csv").write_text("file_name,words\ncat/a.png,x\n", "utf-8")
+    (tmp_path / "data/link").symlink_to(tmp_path / "secret")
+    with pytest.raises(DataError, match=r"link/cat: a link that leaves the dataset's folder"):
+        read(tmp_path / "data", splits={"train": "link/cat"}, labels="none")
+    (tmp_path / "data/captions.csv").symlink_to(tmp_path / "secret/captions.csv")
+    for file in ("captions.csv", "link/captions.csv"):
+        table = {"file": file, "columns": {"caption": "words"}}
+        with pytest.raises(DataError, match=r"captions\.csv: a link that leaves"):
+            read(tmp_path / "data", table=table)
+
+
 def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "secret.png", "data/cat/a.png")
     (tmp_path / "data/cat/b.png").symlink_to(tmp_path / "secret.png")

@@ -53,7 +53,7 @@ def find_files(
     places = {split: root / name for split, name in splits.items()} or {"": root}
     for split, place in places.items():
         if place != root:
-            _check_link(place, home)
+            check_place(place, home)
         if place.is_file():
             name = place.name if place == root else place.relative_to(root).as_posix()
             yield FoundFile(name, place, split)
@@ -128,15 +128,27 @@ def _walk(folder: Path, home: Path, wanted: Callable[[str], bool]) -> Iterator[P
 
 
 def _check_link(path: Path, home: Path) -> None:
-    if not path.is_symlink():
-        return
+    if path.is_symlink():
+        check_place(path, home)
+
+
+def check_place(path: Path, home: Path) -> None:
+    """Refuse a place of a dataset that leads out of it by a link, its own or of a folder above.
+
+    Args:
+        path: as the settings name it.
+        home: the dataset's path, resolved.
+
+    Raises:
+        DataError: names the place and the remedy.
+    """
     target = path.resolve()
     if not target.is_relative_to(home):
         raise DataError(
             f"{path.as_posix()}: a link that leaves the dataset's folder; put the file itself "
             "there (of DVC's cache types, copy, reflink and hardlink do)"
         )
-    if not target.exists():
+    if path.is_symlink() and not target.exists():
         raise DataError(f"{path.as_posix()}: a link to nothing; remove it or mend it")
 
 

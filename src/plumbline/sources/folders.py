@@ -18,6 +18,7 @@ from plumbline.sources.csv import read_records
 from plumbline.sources.encoding import Encoding, encode_text, has_stray_bytes, stray_bytes
 from plumbline.sources.files import (
     FoundFile,
+    check_place,
     find_files,
     name_bytes,
     read_file,
@@ -204,6 +205,7 @@ class _TableLines:
         marks = ", ".join("?" * (4 + len(self._names)))
         self._db.execute("BEGIN")
         table = self._table
+        check_place(root / file, root.resolve())
         records = read_records(
             root / file,
             names,
