@@ -52,8 +52,7 @@ def to_bytes(column: str, values: pa.Array) -> pa.BinaryArray:
     if pa.types.is_floating(values.type):
         write = _write_class if CONTENT.get(column) == "label" else repr
         texts = [None if v is None else write(v) for v in values.to_pylist()]
-        texts = [None if text is None else text.encode() for text in texts]
-        return pa.array(texts, pa.binary())
+        return pa.array(texts, pa.string()).view(pa.binary())
     return values.cast(pa.string()).view(pa.binary())
 
 
