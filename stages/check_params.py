@@ -6,6 +6,7 @@
 import importlib
 import os
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ STAGES = (
 )
 
 
+GROUPS = {"datasets": "dataset", "align": "alignment", "tasks": "task"}
+"""Mapping of params.yaml -> what one of its entries is called."""
+
+
 def specs() -> list[StageSpec[Any]]:
     """What every stage reads of params.yaml."""
     return [importlib.import_module(f"stages.{name}").SPEC for name in STAGES]
@@ -50,6 +55,7 @@ def check_settings(params: dict[str, Any]) -> Settings:
     Raises:
         ConfigError: the first setting that is wrong.
     """
+    check_sections(params)
     settings: dict[tuple[str, str], Any] = {}
     for spec in specs():
         keys = [""] if spec.group is None else list(params.get(spec.group) or {})
@@ -58,6 +64,27 @@ def check_settings(params: dict[str, Any]) -> Settings:
             settings[spec.name, key] = check_config(schema, spec.sections(key), params)
     check_agreement(settings)
     return settings
+
+
+def check_sections(params: dict[str, Any]) -> None:
+    """Refuse a section that no stage reads: a misspelt one would leave its defaults in force.
+
+    Raises:
+        ConfigError: names the section and the nearest one that there is.
+    """
+    for group in GROUPS:
+        known = {
+            place.split(".")[2]
+            for spec in specs()
+            if spec.group == group
+            for place in spec.sections("KEY").values()
+            if place.startswith(f"{group}.KEY.")
+        }
+        for key, entry in (params.get(group) or {}).items():
+            for name in sorted(set(entry) - known):
+                close = get_close_matches(name, known, n=1, cutoff=0.5)
+                hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(known)}"
+                raise ConfigError(f"{group}.{key}.{name}: no stage reads it; {hint}")
 
 
 def check_file_names(root: Path) -> None:
@@ -105,8 +132,7 @@ def main(arguments: Sequence[str]) -> None:
     for parent in paths.REPORT_READS:
         parent.mkdir(parents=True, exist_ok=True)  # a selection may leave one of them empty
     atomic_write(paths.CHECK_PARAMS, "params.yaml has been checked\n")
-    selected = (("datasets", "dataset"), ("align", "alignment"), ("tasks", "task"))
-    figures = [count(len(params[group]), unit) for group, unit in selected]
+    figures = [count(len(params[group]), unit) for group, unit in GROUPS.items()]
     say_done("check_params", *figures, "every setting valid", see=Path("params.yaml"))
 
 

@@ -94,6 +94,14 @@ def test_it_answers_as_the_selftest_expects(port: int, bundle: Path) -> None:
         assert answer["confidence"] == pytest.approx(expected["confidence"], abs=1e-3)
 
 
+def test_a_port_that_is_taken_is_named_with_the_remedy(port: int, bundle: Path) -> None:
+    command = [sys.executable, "-I", "server.py", "--port", str(port)]
+    done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: 127.0.0.1:{port}: cannot listen there")
+    assert done.stderr.endswith("; --port chooses another\n")
+
+
 def test_without_a_question_it_describes(port: int, bundle: Path) -> None:
     image = (bundle / "selftest/0.png").read_bytes()
     caption = predict(port, image, question="describe the image")

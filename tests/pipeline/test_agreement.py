@@ -15,6 +15,10 @@ SHAKESPEARE = "tasks.shakespeare"
 STATES = "tasks.states.train"
 
 CONTRADICTIONS: dict[str, tuple[list[str], str]] = {
+    "a section that no stage reads": (
+        ["+datasets.scenes.validat.level=header"],
+        "datasets.scenes.validat: no stage reads it; did you mean validate?",
+    ),
     "the test split of an evaluation": (
         ["datasets.scenes.validate.split.test=0.0"],
         "align.image.evaluate.split = 'test': there will be no such split: datasets.scenes."

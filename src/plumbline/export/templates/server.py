@@ -290,6 +290,21 @@ def _stop(signal_number: int, frame: Any) -> None:
     raise SystemExit(0)
 
 
+def _listen(model: Model, settings: dict[str, Any]) -> Server:
+    """A server at the address of its settings.
+
+    Raises:
+        BundleError: nobody can listen there, as when another process does.
+    """
+    try:
+        return Server(model, settings)
+    except (OSError, OverflowError) as error:
+        where = f"{settings['host']}:{settings['port']}"
+        raise BundleError(
+            f"{where}: cannot listen there ({error}); --port chooses another"
+        ) from None
+
+
 def main(arguments: Sequence[str]) -> int:
     """Serve until told to stop; returns the exit code."""
     parser = argparse.ArgumentParser(description="Serve this bundle over HTTP.")
@@ -301,8 +316,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = load_settings(FOLDER / "server.json")
         settings |= {k: v for k in ("host", "port") if (v := getattr(parsed, k)) is not None}
-        server = Server(Model(FOLDER, format=parsed.format), settings)
-    except (BundleError, OSError, OverflowError) as error:
+        model = Model(FOLDER, format=parsed.format)
+        server = _listen(model, settings)
+    except (BundleError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, _stop)
