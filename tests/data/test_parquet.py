@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -353,6 +354,27 @@ def test_a_page_that_unpacks_to_far_more_than_is_stored_is_refused_unread(
     assert found
     assert int(found[1]) * 16 < int(found[2]) >= 2**22
     assert peak_of_refusal(path, name) < 2**20
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_a_list_that_repeats_a_number_too_often_is_refused_unread(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_pages, "MAX_PAGE_BYTES", 2**20)
+    lists = [[1.5] * 3] * 500 + [np.zeros(2**20)] + [[1.5] * 3] * 500
+    table = pa.table({"features": lists, "value": np.zeros(1001)})
+    path = write(tmp_path / "part.parquet", table, data_page_version=version)
+    assert len(rows_of(path, ["value"])) == 1001
+    with pytest.raises(
+        DataError, match=r"row group 0, column features.*: a page of \d+ bytes unpacks"
+    ):
+        list(iter_batches(path, ["features"]))
+
+
+def test_a_column_of_one_number_is_no_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_pages, "MAX_PAGE_BYTES", 2**16)
+    path = write(tmp_path / "part.parquet", pa.table({"value": np.zeros(2**18)}))
+    assert sum(batch.num_rows for batch in iter_batches(path, ["value"])) == 2**18
 
 
 def peak_of_refusal(path: Path, name: str) -> int:

@@ -105,8 +105,11 @@ def _measure(file: BinaryIO, name: str, facts: Struct, rows: int, file_size: int
         largest = max(largest, page)
         unpacked += page
         kind = _struct(header, 7) or _struct(header, 5) or _struct(header, 8) or {}
+        values = _int(kind, 1)
         if width is None:
-            _check_page(name, page, packed, _int(kind, 1))
+            _check_page(name, page, packed, values)
+        elif _int(facts, 5) > rows:  # lists, of which one row may have all; else a row has a number
+            _check_page(name, values * width, packed, values)
         if _int(header, 1) == _DICTIONARY_PAGE:
             shared = max(shared, page)
         else:
