@@ -52,3 +52,9 @@ def test_rows_weigh_what_they_decode_to() -> None:
     assert list(cut_rows(batch, 120)) == [(0, 1), (1, 3)]
     assert list(cut_rows(batch, 1)) == [(0, 1), (1, 2), (2, 3)]
     assert list(cut_rows(batch, 1000)) == [(0, 3)]
+
+
+def test_a_piece_is_filled_to_the_last_byte() -> None:
+    batch = pa.RecordBatch.from_pydict({"text": ["four", "four", "four", "fives", "four"]})
+    assert list(cut_rows(batch, 8)) == [(0, 2), (2, 3), (3, 4), (4, 5)]
+    assert list(cut_rows(batch, 9)) == [(0, 2), (2, 4), (4, 5)]

@@ -216,7 +216,8 @@ def run(kind: Kind, folder: Path) -> str:
         shapes = detect_shapes(folder / "clean", ShapesConfig())
         build_cache(folder / "clean", folder / "cache", TokenizeConfig(image_size=[8, 8]), shapes)
     except DataError as error:
-        if any(word in str(error) for word in ("decode", "damaged", "readable")):
+        text = str(error).replace(str(folder), "")
+        if any(word in text for word in ("decode", "damaged", "readable")):
             raise Failure(f"clean, and refused by the cache: {error}") from None
         return _refused("detect_shapes", error)
     cached = json.loads((folder / "cache/cache.json").read_text(encoding="utf-8"))["rows"]

@@ -13,16 +13,29 @@ class Outline(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.rows: list[list[str]] = []
+        """Texts of the cells of all table rows."""
         self.feed(page)
         assert not self.open, f"never closed: {self.open}"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("th", "td"):
+            self.rows[-1].append("")
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        words = " ".join(data.split())
+        self.text += f"{words} "
+        if {"th", "td"} & set(self.open) and words:
+            self.rows[-1][-1] = f"{self.rows[-1][-1]} {words}".strip()
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag, tag

@@ -1,5 +1,6 @@
 """Raw rows are written in files of bounded size, and a source is chosen by name."""
 
+import base64
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from plumbline.config import Config, check_config
+from plumbline.data.columns import MAX_CELL_BYTES
 from plumbline.data.parquet import declared_splits, list_parquet
 from plumbline.errors import ConfigError, DataError
 from plumbline.registry import OneOf
 from plumbline.sources import registry
 from plumbline.sources.registry import SOURCES, Source, write_raw
 from plumbline.sources.scenes import ScenesSource
+from plumbline.validation.validate import ValidationConfig, validate
 from stages.prepare import PrepareConfig
+from tests.validation.validation_run import png
 
 
 def batches(*sizes: int) -> list[pa.RecordBatch]:
@@ -47,6 +51,49 @@ def test_the_splits_that_a_source_has_are_noted_in_every_file(
 def test_a_source_without_rows_is_refused(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="the source has zero rows"):
         write_raw(iter(batches(*sizes)), [], tmp_path)
+
+
+HUGE = MAX_CELL_BYTES + 10**6
+
+
+def write_huge(kind: str, folder: Path) -> dict[str, Any]:
+    """A dataset of two rows, one of which has a huge cell; the settings of its source."""
+    picture = png(1)
+    if kind == "imagefolder":
+        with (folder / "huge.png").open("wb") as file:
+            file.truncate(2**32)  # sparse: its size costs no disk
+        (folder / "small.png").write_bytes(picture)
+        return {"source": "imagefolder", "labels": "none"}
+    if kind == "base64":
+        cells = [base64.b64encode(cell).decode() for cell in (bytes(HUGE), picture)]
+    else:
+        cells = ["a" * HUGE, "a text"]
+    if kind == "text":
+        (folder / "rows.txt").write_text("\n".join(cells), encoding="utf-8")
+        return {"source": "text", "unit": "line"}
+    if kind == "csv":
+        (folder / "rows.csv").write_text("\n".join(["cell", *cells]), encoding="utf-8")
+        return {"source": "csv", "columns": {"text": "cell"}}
+    lines = [f'{{"cell": "{cell}"}}' for cell in cells]
+    (folder / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    column = {"image": "cell"} if kind == "base64" else {"text": "cell"}
+    return {"source": "jsonl", "columns": column, "media": "base64"}
+
+
+@pytest.mark.parametrize("kind", ["imagefolder", "base64", "csv", "jsonl", "text"])
+def test_a_huge_cell_costs_its_own_row_and_no_other(kind: str, tmp_path: Path) -> None:
+    data, raw, clean, quarantine = (tmp_path / n for n in ("data", "raw", "clean", "quarantine"))
+    for folder in (data, raw, clean, quarantine):
+        folder.mkdir()
+    source = SOURCES[(settings := write_huge(kind, data))["source"]].model_validate(settings)
+    assert write_raw(source.read(data), [], raw) == 2
+    column = "image" if kind in ("imagefolder", "base64") else "text"
+    # The highest limit that can be set: what was kept of the cell must be above it.
+    limits = {"max_image_bytes": MAX_CELL_BYTES, "max_text_chars": MAX_CELL_BYTES // 4 - 1}
+    config = ValidationConfig(views={"v": [column]}, **limits)
+    report = validate(raw, clean, quarantine, config)
+    assert report["rows_clean"] == {"train": 1}
+    assert report["reasons"] == {f"{column}_too_{'large' if column == 'image' else 'long'}": 1}
 
 
 def test_the_error_of_a_source_comes_through(tmp_path: Path) -> None:
@@ -141,7 +188,9 @@ class CountingSource(Source):
 
 SOURCES.register("counting", CountingSource)
 
+from plumbline.validation.validate import ValidationConfig, validate
 from stages.prepare import PrepareConfig
+from tests.validation.validation_run import png
 
 inner = {"source": "counting", "rows": 3}
 for settings in (inner, {"source": "parts", "parts": {"a": inner}}):

@@ -242,17 +242,17 @@ def test_samples_of_similar_length_can_be_put_together(make_job: MakeJob, name: 
 
 
 @ALL
-def test_a_few_steps_lower_the_loss(make_job: MakeJob, name: str) -> None:
+def test_forty_steps_halve_the_loss_of_twelve_samples(make_job: MakeJob, name: str) -> None:
     """K01: whatever the kind, through the window as the trainer takes it."""
     job = make_job(name)
     optimizer = torch.optim.AdamW(job.model.parameters(), lr=0.01)
     window = [job.task.collate(samples(job.train, 12)[at : at + 6]) for at in (0, 6)]
     losses = []
-    for _ in range(15):
+    for _ in range(40):
         sums, _ = accumulate(job, window)
         losses.append(sums.total / sums.count)
         for parameter in job.model.parameters():
             if parameter.grad is not None:
                 parameter.grad /= sums.count
         optimizer.step()
-    assert losses[-1] < 0.97 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from tokenizers import processors
 
+from plumbline.data import parquet
 from plumbline.errors import DataError
 from plumbline.files import digest_of, read_json, sha256_file, write_digests
 from plumbline.loading.cache_reader import TrainingCache
@@ -185,6 +187,44 @@ def test_a_rebuild_is_the_same_bytes_whatever_the_hash_seed(
         assert not list(out.glob(".*"))
         digests.append(digest_of({p.name: sha256_file(p) for p in out.iterdir()}))
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 3000, 2**30])
+def test_numbers_do_not_depend_on_how_rows_are_batched(
+    scenes_clean: Path,
+    scenes_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch_bytes: int,
+) -> None:
+    monkeypatch.setattr(parquet, "BATCH_BYTES", batch_bytes)
+    shutil.copytree(scenes_clean, tmp_path / "clean")
+    tokenizer = TokenizerConfig(vocab_size=300)
+    cache, whole = (
+        cache_of(tmp_path / "clean", TokenizeConfig(tokenizer=tokenizer)),
+        TrainingCache(scenes_cache),
+    )
+    assert cache.facts == whole.facts
+    assert [cache.text(n) for n in range(whole.facts["texts"])] == [
+        whole.text(n) for n in range(whole.facts["texts"])
+    ]
+    for split in whole.facts["rows"]:
+        for name, numbers in whole.rows(split).items():
+            assert np.array_equal(
+                cache.rows(split)[name], numbers, equal_nan=numbers.dtype.kind == "f"
+            ), name
+
+
+def test_texts_are_numbered_row_by_row(tmp_path: Path) -> None:
+    train = {
+        "sample_id": ["a", "b", "c"],
+        "question": ["q1", None, "q2"],
+        "answer": ["yes", None, "q1"],
+        "caption": ["one", "yes", None],
+    }
+    cache = cache_of(clean_folder(tmp_path, train=train))
+    texts = [cache.text(number) for number in range(cache.facts["texts"])]
+    assert texts == ["one", "q1", "yes", "q2"]
 
 
 def test_without_a_cleaned_dataset_there_is_no_empty_cache(tmp_path: Path) -> None:

@@ -43,14 +43,12 @@ class Chunk(NamedTuple):
 
     name: str
     """The path in the schema, with dots."""
-    is_bytes: bool
     size: int
     """Bytes of all its values; those that a dictionary gives to many rows count once."""
     shared: int
     """No value that is stored once for many rows has more bytes than this."""
     only_dictionary: bool
-    """Whether every value comes from a dictionary."""
-    largest_page: int
+    """Whether every text or value of bytes comes from a dictionary."""
 
 
 class BadPage(ValueError):  # noqa: N818  (what is bad is the file)
@@ -97,29 +95,29 @@ def _text(part: Any) -> str:
 
 
 def _measure(file: BinaryIO, name: str, facts: Struct, rows: int, file_size: int) -> Chunk:
-    width = _WIDTHS.get(_int(facts, 1))
-    unpacked = shared = largest = 0
+    width, count = _WIDTHS.get(_int(facts, 1)), _int(facts, 5)
+    unpacked = shared = 0
     only_dictionary = True
     for header, packed in _pages(file, facts, file_size):
         page = _int(header, 2)
-        largest = max(largest, page)
         unpacked += page
         kind = _struct(header, 7) or _struct(header, 5) or _struct(header, 8) or {}
-        if width is None:
-            _check_page(name, page, packed, _int(kind, 1))
-        if _int(header, 1) == _DICTIONARY_PAGE:
+        values = _int(kind, 1)
+        if width is not None:
+            if count > rows:  # lists, of which one row may have all; else a row has a number
+                _check_page(name, values * width, packed, values)
+            continue
+        _check_page(name, page, packed, values)
+        encoding = _int(kind, 4 if 8 in header else 2)
+        is_dictionary = _int(header, 1) == _DICTIONARY_PAGE
+        if is_dictionary or encoding == _DELTA_BYTE_ARRAY:  # which begins as the value before it
             shared = max(shared, page)
-        else:
-            encoding = _int(kind, 2 if 5 in header else 4)
-            only_dictionary &= encoding in _DICTIONARY_ENCODINGS
-            if encoding == _DELTA_BYTE_ARRAY:  # a value may begin as the one before it
-                shared = max(shared, page)
-    if width is not None:
-        unpacked = _int(facts, 5) * width
-        if unpacked > MAX_PAGE_BYTES * rows:
-            raise BadPage(f"column {name}: {unpacked // rows} bytes a row, {ALLOWED}")
-        shared = largest = 0
-    return Chunk(name, width is None, unpacked, shared, only_dictionary, largest)
+        only_dictionary &= is_dictionary or encoding in _DICTIONARY_ENCODINGS
+    if width is None:
+        return Chunk(name, unpacked, shared, only_dictionary)
+    if count * width > MAX_PAGE_BYTES * rows:
+        raise BadPage(f"column {name}: {count * width // rows} bytes a row, {ALLOWED}")
+    return Chunk(name, count * width, 0, True)
 
 
 def _check_page(name: str, unpacked: int, packed: int, values: int) -> None:

@@ -176,10 +176,7 @@ class _CacheWriter:
         columns: dict[str, pa.Array] = {"sample_id": batch.column("sample_id")}
         for name in [name for name in self._media if name in present]:
             columns[name] = self._number_media(name, batch.column(name))
-        new_texts: list[str] = []
-        for name in [name for name in TEXTS if name in present]:
-            columns[name] = self._number_texts(batch.column(name), new_texts)
-        self._encode(new_texts)
+        columns |= self._number_texts(batch, [name for name in TEXTS if name in present])
         columns["part"], columns["label"] = self._number_labels(batch)
         if "value" in present:
             values = [None if v is None else float(v) for v in batch.column("value").to_pylist()]
@@ -204,15 +201,29 @@ class _CacheWriter:
             numbers.append(number)
         return pa.array(numbers, pa.int32())
 
-    def _number_texts(self, column: pa.Array, new_texts: list[str]) -> pa.Array:
-        encoded = column.dictionary_encode()
-        numbers = []
-        for text in encoded.dictionary.to_pylist():
-            number, new = self._indexes["texts"].number(text.encode())
-            if new:
-                new_texts.append(text)
-            numbers.append(number)
-        return pa.array(numbers, pa.int32()).take(encoded.indices)
+    def _number_texts(self, batch: pa.RecordBatch, names: Sequence[str]) -> dict[str, pa.Array]:
+        """Number texts in the order of rows, then columns, which no cut into batches changes."""
+        encoded = [batch.column(name).dictionary_encode() for name in names]
+        met = []
+        for place, column in enumerate(encoded):
+            # The values of a dictionary that has just been made stand in the order of their rows.
+            used, rows = np.unique(column.indices.fill_null(-1).to_numpy(), return_index=True)
+            rows = rows[used >= 0].tolist()
+            texts = column.dictionary.to_pylist()
+            met += [(row, place, text) for row, text in zip(rows, texts, strict=True)]
+        numbers: dict[str, int] = {}
+        new_texts = []
+        for _, _, text in sorted(met):
+            if text not in numbers:
+                numbers[text], new = self._indexes["texts"].number(text.encode())
+                new_texts += [text] if new else []
+        self._encode(new_texts)
+        return {
+            name: pa.array(
+                [numbers[text] for text in column.dictionary.to_pylist()], pa.int32()
+            ).take(column.indices)
+            for name, column in zip(names, encoded, strict=True)
+        }
 
     def _encode(self, texts: list[str]) -> None:
         if not texts:
