@@ -278,10 +278,12 @@ def counted_pool() -> Iterator[pa.MemoryPool]:
 
 def peak_of_reading(path: Path, columns: list[str]) -> int:
     """Bytes that Arrow holds at most while a file is read."""
+    everything = pa.default_memory_pool()  # what is read ahead is not taken from our pool
+    start, held = everything.bytes_allocated(), 0
     with counted_pool() as pool:
         for _ in iter_batches(path, columns):
-            pass
-        return int(pool.max_memory())
+            held = max(held, everything.bytes_allocated() - start)
+        return max(int(pool.max_memory()), held)
 
 
 def many_images(path: Path, rows: int, **options: Any) -> Path:
