@@ -478,6 +478,22 @@ def test_headers_say_what_the_footer_says(options: dict[str, Any], tmp_path: Pat
             assert 6000 <= caption.shared < caption.size < 10_000
 
 
+def test_values_that_repeat_the_one_before_are_not_taken_for_as_small_as_they_are_stored(
+    tmp_path: Path,
+) -> None:
+    long = random.Random(0).randbytes(2**20)
+    table = pa.table({"image": [long + bytes([row % 256]) for row in range(500)]})
+    path = write(
+        tmp_path / "part.parquet",
+        table,
+        use_dictionary=False,
+        column_encoding={"image": "DELTA_BYTE_ARRAY"},
+    )
+    ((chunk,),) = parquet_pages.read_chunks(path, ["image"])
+    assert 2**20 <= chunk.shared <= chunk.size < 2 * 2**20
+    assert not chunk.only_dictionary
+
+
 def test_importing_the_reader_loads_no_heavy_library() -> None:
     code = (
         "import sys, plumbline.validation.validate; "
