@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from plumbline.errors import TrainingError
+from plumbline.errors import ConfigError, TrainingError
 from plumbline.inspection import batch_size
 from plumbline.inspection.batch_size import Trial, choose
 
@@ -75,3 +75,26 @@ def test_the_time_limit_ends_the_trials(open_target: Any) -> None:
     found = batch_size.inspect(open_target("features"), options(seconds=0)).data
     assert [t["batch_size"] for t in found["trials"]] == [1]
     assert found["stopped"] == "--seconds would be over during 2"
+
+
+def test_a_model_that_takes_no_single_sample_is_measured_from_two_on(
+    ask: Callable[..., Any],
+) -> None:
+    stages = "[{channels: 8}, {channels: 8}, {channels: 8}, {channels: 8}]"
+    resnet = f"{{name: resnet, image_size: 16, stem_channels: 8, stages: {stages}}}"
+    found = ask(
+        "image",
+        "batch-size",
+        "~tasks.image.train.model.encoder",
+        f"+tasks.image.train.model.encoder={resnet}",
+        "--max",
+        "4",
+        "--repeats",
+        "1",
+    )
+    assert [trial["batch_size"] for trial in found["trials"]] == [2, 4]
+
+
+def test_what_no_batch_size_mends_is_told(ask: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match="every parameter is frozen"):
+        ask("features", "batch-size", "tasks.features.train.freeze=[encoder,heads]")

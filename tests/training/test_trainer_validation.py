@@ -12,6 +12,7 @@ from plumbline.batch import LossSum
 from plumbline.errors import ConfigError, TrainingError
 from plumbline.files import read_json, verify_digests
 from plumbline.training.clock import Best, Clock
+from plumbline.training.length import count_validations, epoch_ends
 
 NAN = math.nan
 SCORE = {"monitor": "score"}
@@ -136,10 +137,28 @@ def test_validation_comes_every_so_many_steps_and_never_twice(
     toy: Any, steps: int, epochs: int, expected: list[int]
 ) -> None:
     settings = {"validate_every_steps": steps, "validate_every_epochs": epochs}
-    result = toy.trainer(epochs=2, **settings).fit()
+    trainer = toy.trainer(epochs=2, **settings)
+    planned = epoch_ends(trainer._train, trainer._config)
+    result = trainer.fit()
     assert [row["global_step"] for row in result.history.validations] == expected
+    assert count_validations(planned, trainer._config) == len(expected)
     assert [row["epoch"] for row in result.history.validations] == [s // 5 for s in expected]
     assert [s for s, v in toy.log if "val/loss" in v] == expected
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_patience_that_outlasts_the_training_is_refused_before_its_first_step(
+    toy: Any, patience: int
+) -> None:
+    settings = {"validate_every_steps": 2, "early_stopping": {"patience": patience}}
+    if patience == 1:  # 5 steps: validations after 2, 4 and 5
+        toy.trainer(**settings)
+        return
+    with pytest.raises(
+        ConfigError,
+        match=r"^trainer\.early_stopping\.patience 2 can never run out before the end of 3 valida",
+    ):
+        toy.trainer(**settings)
 
 
 def test_a_step_that_is_none_is_not_validated_again(toy: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from plumbline.errors import TrainingError
+from plumbline.errors import ConfigError, TrainingError
 from plumbline.inspection.probe import draw_samples, run_probe
 from plumbline.inspection.result import Report, table
 from plumbline.inspection.target import Target
@@ -93,7 +93,7 @@ def _proc_bytes(file: str, key: str) -> int | None:
 
 
 def inspect(target: Target, options: argparse.Namespace) -> Report:
-    """Measure training steps at batch sizes 1, 2, 4, ... and choose one.
+    """Measure training steps at batch sizes 1 (or what the model takes), 2, 4, ...; choose one.
 
     Raises:
         TrainingError: not even the smallest fits.
@@ -114,6 +114,11 @@ def inspect(target: Target, options: argparse.Namespace) -> Report:
                 raise
             stopped = f"out of memory at {size}"
             break
+        except ConfigError:
+            if size > 1 or largest < 2:
+                raise
+            size = 2  # batch norm may not take one sample; what else is wrong, two of them tell
+            continue
         trials.append(trial)
         stopped = _reason_to_stop(trials, limit, ends)
         size *= 2

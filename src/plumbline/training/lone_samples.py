@@ -1,5 +1,7 @@
 """Batches of one sample: batch norm has no spread to normalise by where a map is 1 x 1."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -7,6 +9,7 @@ from plumbline.errors import ConfigError
 from plumbline.loading.loader import Loader
 from plumbline.models.device import autocast, to_device
 from plumbline.tasks.base import Task
+from plumbline.training.freeze import set_training_mode
 from plumbline.training.skipping import FAILURES
 from plumbline.training.window import Buffers
 
@@ -20,6 +23,7 @@ def check_lone_samples(
     train: Loader,
     epochs: int,
     *,
+    frozen: Sequence[str],
     device: torch.device,
     precision: str,
 ) -> None:
@@ -31,6 +35,7 @@ def check_lone_samples(
     Raises:
         ConfigError: names the settings that decide on the batches.
     """
+    set_training_mode(model, frozen)
     norms = [
         name
         for name, module in model.named_modules()

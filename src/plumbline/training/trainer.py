@@ -122,10 +122,8 @@ class Trainer:
         self.total_steps = ends[-1]
         self._warmup = resolve_warmup(config.schedule, self.total_steps)
         check_patience(ends, config)
-        set_training_mode(self.model, self._frozen)
-        check_lone_samples(
-            self.model, task, train, len(ends), device=self.device, precision=self.precision
-        )
+        mode: dict[str, Any] = {"device": self.device, "precision": self.precision}
+        check_lone_samples(self.model, task, train, len(ends), frozen=self._frozen, **mode)
         self.clock, self.best, self.history = Clock(), Best(), History()
         self._plateau = Plateau()
 
