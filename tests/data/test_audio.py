@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 from plumbline.data.audio import decode_mono
+from plumbline.data.undecodable import UndecodableError
 
 
 def encode(samples: np.ndarray, rate: int, subtype: str, file_format: str = "WAV") -> bytes:
@@ -62,10 +63,10 @@ def test_other_containers_are_told_by_content() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"RIFF", b"not audio at all", bytes(100)])
 def test_what_is_no_audio_is_an_error(data: bytes) -> None:
-    with pytest.raises(OSError):
+    with pytest.raises(UndecodableError):
         decode_mono(data, 8000)
 
 
 def test_a_clip_without_samples_is_an_error() -> None:
-    with pytest.raises(OSError, match="no sample"):
+    with pytest.raises(UndecodableError, match="no sample"):
         decode_mono(encode(np.zeros(0), 8000, "PCM_16"), 8000)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from plumbline.data.images import decode_rgb, resize_rgb
+from plumbline.data.images import decode_image, resize_image
 from plumbline.export.templates.files import InputError, TooLargeError
-from plumbline.export.templates.images import Preprocessor
 from plumbline.export.templates.model import Model
+from plumbline.export.templates.pixel_values import Preprocessor
 from plumbline.export.templates.vlm import VlmTask
 from plumbline.loading.transform_config import STATISTICS, Normalization
 from plumbline.loading.transforms import normalize_images
@@ -67,7 +67,7 @@ def test_a_hundred_images_of_all_kinds_become_the_same_pixels() -> None:
     ours = preprocessor()
     normalization = Normalization(preset="imagenet")
     for data in pictures(104):
-        resized = resize_rgb(decode_rgb(data), 32, 32)
+        resized = resize_image(decode_image(data), 32, 32)
         images = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None]
         expected = normalize_images(images, normalization)[0].numpy()
         got = ours.pixel_values(data)
@@ -88,16 +88,18 @@ def test_every_level_of_every_preset_is_normalised_alike(preset: str) -> None:
 
 def test_limits_hold_before_pixels_are_decoded() -> None:
     ours = preprocessor(max_bytes=5000)
-    with pytest.raises(TooLargeError, match=r"^image of 6000 bytes, allowed are 5000$"):
+    with pytest.raises(TooLargeError, match=r"^image: 6000 bytes, allowed are 5000$"):
         ours.decode(bytes(6000))
     bomb = encode(Image.new("L", (20_000, 20_000)).resize((101, 100)))
-    with pytest.raises(TooLargeError, match=r"^image of 101 x 100 pixels, allowed are 10000$"):
+    with pytest.raises(
+        TooLargeError, match=r"^image: PNG of 101 x 100 pixels, allowed are 10000 pixels$"
+    ):
         ours.decode(bomb)
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", encode(Image.new("RGB", (50, 50)))[:-40]])
 def test_what_is_no_image_is_one_line(data: bytes) -> None:
-    with pytest.raises(InputError, match=r"^image: cannot be decoded \(\w+\)$"):
+    with pytest.raises(InputError, match=r"^image: [^\n]+$"):
         preprocessor().decode(data)
 
 

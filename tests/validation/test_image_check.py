@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
+from plumbline.data.image_headers import ImageHeader, read_header
 from plumbline.validation.image_check import ImageLimits, check_image
-from plumbline.validation.image_header import ImageHeader, read_header
 
-LIMITS = ImageLimits("full", min_side_px=2, max_pixels=89_000_000, max_bytes=2**20)
+LIMITS = ImageLimits("full", min_side_px=2, max_pixels=25_000_000, max_bytes=2**20)
 
 
 def picture(mode: str = "RGB") -> Image.Image:
@@ -151,10 +151,10 @@ def test_zero_bytes_count_as_no_image() -> None:
 
 def test_each_level_finds_more_than_the_one_before() -> None:
     html = b"<html></html>"
-    cut = encode("PNG")[:-30]
     flipped = flip(encode("PNG"), -20)
+    cut = encode("JPEG")[:-60]
     found = {
-        level: [reason(data, level) for data in (html, cut, flipped)]
+        level: [reason(data, level) for data in (html, flipped, cut)]
         for level in ("cheap", "header", "full")
     }
     assert found == {
@@ -209,14 +209,6 @@ def test_the_limits_of_pillow_are_as_before_afterwards() -> None:
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before[1]
     assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == (before[0], before[2])
-
-
-def test_a_pixel_limit_above_that_of_pillow_is_ours_to_set() -> None:
-    limits = LIMITS._replace(max_pixels=200_000_000)
-    large = png_of(10_000, 10_000, bytes(10_001) * 10_000)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert check_image(large, limits) is None
 
 
 def test_details_hold_no_address_of_this_run() -> None:
