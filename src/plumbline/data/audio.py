@@ -15,6 +15,7 @@ import soxr
 from numpy.typing import NDArray
 
 from .audio_headers import MAX_SAMPLE_RATE, MAX_SECONDS, announced_frames, sniff_audio
+from .library_lines import counted_lines
 from .undecodable import (
     MAX_BYTES,
     TooCostlyError,
@@ -112,7 +113,7 @@ def _opened(
     name = sniff_audio(data)
     if name is None:
         raise UndecodableError(f"no known audio format; first bytes {data[:8].hex()}")
-    with hostile_bytes(name):
+    with hostile_bytes(name), counted_lines(noisy=name == "MP3"):
         written = announced_frames(data, name)
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             frames, channels, rate = int(file.frames), int(file.channels), int(file.samplerate)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from .image_parts import MAX_PIXELS, check_image_cost
+from .library_lines import counted_lines
 from .parts import Parts
 from .tiff_entries import ORIENTATION, tiff_entries
 from .undecodable import MAX_BYTES, UndecodableError, hostile_bytes
@@ -120,10 +121,11 @@ def _open(parts: Parts) -> Image.Image:
 
 
 def _load(parts: Parts) -> Image.Image:
-    image = _open(parts)
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
-        image.load()
+        with counted_lines(noisy=parts.format == "TIFF"):
+            image = _open(parts)
+            image.load()
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
     return image
@@ -136,11 +138,12 @@ def _orientation(exif: bytes, xmp: bytes) -> int:
         entries = tiff_entries(exif)
         found = next((entry for entry in entries if entry.tag == ORIENTATION), None)
         if found is not None:
-            return next(iter(found.numbers(exif)), 1)
+            value = next(iter(found.numbers(exif)), 1)
+            return value if value in _TURNS else 1
     except (struct.error, IndexError, UndecodableError):
-        return 1
+        pass  # what cannot be read turns nothing
     match = _XMP_ORIENTATION.search(xmp)
-    return int(match[1]) if match else 1
+    return int(match[1]) if match and int(match[1]) in _TURNS else 1
 
 
 def _flat(image: Image.Image, parts: Parts) -> Image.Image:

@@ -36,7 +36,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("inference.py", "server.py", "Dockerfile")
 COMMON_MODULES = ("__init__", "files", "inputs", "model", "refusals", "scores")
 DECODERS = Path(undecodable.__file__).parent
-COMMON_DECODERS = ("arrays", "undecodable")
+COMMON_DECODERS = ("arrays", "library_lines", "undecodable")
 """Modules of `plumbline.data` that every bundle has: it decodes with the files of training."""
 COMMON_PACKAGES = ("numpy", "onnxruntime")
 BUILD_PACKAGES = ("onnx", "onnxscript", "safetensors", "torch", "torchvision", "transformers")

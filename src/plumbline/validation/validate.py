@@ -20,6 +20,7 @@ from plumbline.config import Config
 from plumbline.data.audio_headers import MAX_SECONDS
 from plumbline.data.columns import CANONICAL, CONTENT, KEYS, MAX_CELL_BYTES, MEDIA
 from plumbline.data.image_parts import MAX_PIXELS
+from plumbline.data.library_lines import library_lines
 from plumbline.data.parquet import (
     BATCH_ROWS,
     check_schema,
@@ -181,9 +182,13 @@ def validate(
         VerdictStore(Path(folder)) as store,
     ):
         judge = RowJudge(rules, store)
+        lines = library_lines()
         starts = _judge_rows(paths, names, judge, store, batch_rows)
+        lines = library_lines() - lines
         given = judge.splits_seen | declared_splits(paths)
         warnings = _settle(store, config.split, given)
+        if lines:
+            warnings.append(f"decoders wrote {lines} lines about media to stderr, not shown here")
         has_parts = bool(judge.parts_seen)
         with closing(
             RowFiler(clean, quarantine, rules, store.read(), starts, has_parts=has_parts)
