@@ -1,6 +1,7 @@
 """The bundle's preprocessing against that of training and evaluation, bit for bit."""
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import torch
 from PIL import Image
 
 from plumbline.data.images import decode_image, resize_image
+from plumbline.export.bundle import COMMON_DECODERS
+from plumbline.export.bundle import DECODERS as FOLDER_OF_DECODERS
+from plumbline.export.plan import DECODERS
 from plumbline.export.templates.files import InputError, TooLargeError
 from plumbline.export.templates.model import Model
 from plumbline.export.templates.pixel_values import Preprocessor
@@ -51,6 +55,9 @@ def pictures(count: int) -> Iterator[bytes]:
             (rgba.convert("1"), "PNG"),
             (rgba.convert("CMYK"), "JPEG"),
             (gray16, "TIFF"),
+            (rgba, "AVIF"),
+            (rgba.quantize(16), "PNG"),
+            (rgba, "TIFF"),
         ]
         image, format = made[number % len(made)]
         yield encode(image, format, orientation=1 + number % 8)
@@ -84,6 +91,22 @@ def test_every_level_of_every_preset_is_normalised_alike(preset: str) -> None:
     pixels = torch.from_numpy(levels).permute(2, 0, 1)[None]
     expected = normalize_images(pixels, Normalization(preset=preset))[0].numpy()  # type: ignore[arg-type]
     assert ours.pixel_values(image).tobytes() == expected.tobytes()
+
+
+def test_one_channel_of_statistics_makes_one_channel_of_luma() -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    ours = preprocessor(mean=[0.5], std=[0.25], height=16, width=16)
+    got = ours.pixel_values(encode(Image.fromarray(pixels)))
+    assert got.shape == (1, 16, 16)
+    np.testing.assert_allclose(got[0], (pixels / 255 - 0.5) / 0.25, atol=1e-6)
+
+
+def test_a_bundle_decodes_with_the_files_of_training(bundle: Path) -> None:
+    for name in (*COMMON_DECODERS, *DECODERS["image"]):
+        ours = (FOLDER_OF_DECODERS / f"{name}.py").read_bytes()
+        assert (bundle / "runtime" / f"{name}.py").read_bytes() == ours
+    for script in (bundle / "runtime").glob("*.py"):
+        assert not re.search(r"^\s*(from|import) plumbline", script.read_text("utf-8"), re.M)
 
 
 def test_limits_hold_before_pixels_are_decoded() -> None:

@@ -45,9 +45,9 @@ def encode_frames(format_name: str) -> bytes:
     return encode(format_name, save_all=True, append_images=frames)
 
 
-def encode_16_bit() -> bytes:
+def encode_16_bit(value: int = 40_000) -> bytes:
     buffer = io.BytesIO()
-    Image.new("I;16", (53, 37), 40_000).save(buffer, "PNG")
+    Image.new("I;16", (53, 37), value).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -77,6 +77,8 @@ GOOD: dict[str, Callable[[], bytes]] = {
     "tiff lzw": lambda: encode("TIFF", compression="tiff_lzw"),
     "tiff big": lambda: encode("TIFF", big_tiff=True),
     "tiff pages": lambda: encode_frames("TIFF"),
+    "avif": lambda: encode("AVIF"),
+    "avif alpha": lambda: encode("AVIF", "RGBA"),
 }
 
 
@@ -129,6 +131,11 @@ BAD: dict[str, Callable[[], bytes]] = {
     "svg": lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
     "jpeg 2000": lambda: encode("JPEG2000"),
     "icon": lambda: encode("ICO"),
+    "tiff of floats": lambda: encode("TIFF", "F"),
+    "tiff of 32 bits": lambda: encode("TIFF", "I"),
+    "12 bits in 16": lambda: encode_16_bit(4095),
+    "avif cut off": lambda: encode("AVIF")[:-40],
+    "webp animated, cut off": lambda: encode_frames("WEBP")[:90],
     "one byte": lambda: b"\xff",
 }
 
@@ -191,6 +198,19 @@ def test_a_text_chunk_that_unpacks_to_64_mib_is_too_large(kind: bytes) -> None:
     packed = zlib.compress(bytes(64 * 2**20), 9)
     body = b"k\x00\x00" + packed if kind == b"zTXt" else b"k\x00\x01\x00\x00\x00" + packed
     assert reason(png_of(2, 2, bytes(6), chunk(kind, body))) == "image_too_large"
+
+
+def test_scans_that_are_repeated_are_too_large_at_the_header(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (5000, 5000)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    assert reason(data, "header") is None
+    last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("decoded"))
+    many = data[:end] + data[last:end] * 100 + data[end:]
+    assert [reason(many, level) for level in ("header", "full")] == ["image_too_large"] * 2
 
 
 def test_a_frame_larger_than_the_header_says_is_too_large() -> None:

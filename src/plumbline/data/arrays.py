@@ -66,7 +66,7 @@ def read_array_shape(cell: bytes, *, max_bytes: int = MAX_BYTES) -> tuple[int, i
         TooCostlyError: it has more bytes or numbers than the limits allow.
     """
     shape = _read_header(cell, max_bytes)[0]
-    return shape if len(shape) == 2 else (1, *shape)
+    return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
 
 
 def decode_array(cell: bytes, *, max_bytes: int = MAX_BYTES) -> NDArray[np.float32]:

@@ -86,7 +86,7 @@ def _wav_frames(data: bytes) -> int | None:
     frames, rest = divmod(length, align)
     if rest and start + length < len(data):
         raise UndecodableError(f"WAV: {length} bytes of samples in frames of {align}")
-    return frames
+    return int(frames)
 
 
 def _read_wav_chunks(data: bytes) -> Chunks:

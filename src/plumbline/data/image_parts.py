@@ -122,7 +122,7 @@ def _png_parts(data: bytes) -> Parts:
     raw = width * height * channels * max(depth, 8) // 8
     return Parts(
         *("PNG", b"".join(kept), width, height, 9 * width * height),
-        work_ns=4 * raw + 10 * width * height + 25 * position,
+        work_ns=(9 if depth == 16 else 4) * raw + 10 * width * height + 25 * position,
         bits=depth,
         exif=text.exif,
         xmp=text.xmp,
@@ -144,8 +144,8 @@ class _PngText:
             self._note(name, self._inflate(packed[1:]))
         elif kind == b"iTXt":
             name, _, rest = bytes(body).partition(b"\0")
-            packed, value = rest[:1] == b"\1", rest[2:].split(b"\0", 2)[-1]
-            self._note(name, self._inflate(value) if packed else value)
+            value = rest[2:].split(b"\0", 2)[-1]
+            self._note(name, self._inflate(value) if rest[:1] == b"\1" else value)
         elif kind == b"tEXt":
             name, _, value = bytes(body).partition(b"\0")
             self._note(name, value)

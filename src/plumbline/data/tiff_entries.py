@@ -27,7 +27,8 @@ class Entry(NamedTuple):
     """< or >."""
     tag: int
     kind: int
-    count: int
+    length: int
+    """How many values of its kind it has."""
     place: int
     """Of the value's first byte."""
     start: int
@@ -36,7 +37,7 @@ class Entry(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of the value."""
-        return self.count * (_SIZES[self.kind] if self.kind < len(_SIZES) else 0)
+        return self.length * (_SIZES[self.kind] if self.kind < len(_SIZES) else 0)
 
     def numbers(self, data: bytes) -> tuple[int, ...]:
         """The value as whole numbers; none where it is something else.
@@ -47,10 +48,10 @@ class Entry(NamedTuple):
         """
         if self.kind not in _NUMBERS:
             return ()
-        if self.count > MAX_NUMBERS:
-            raise TooCostlyError(f"{self.count} strips or tiles, allowed are {MAX_NUMBERS}")
+        if self.length > MAX_NUMBERS:
+            raise TooCostlyError(f"{self.length} strips or tiles, allowed are {MAX_NUMBERS}")
         return struct.unpack_from(
-            f"{self.order}{self.count}{_NUMBERS[self.kind]}", data, self.place
+            f"{self.order}{self.length}{_NUMBERS[self.kind]}", data, self.place
         )
 
 

@@ -34,14 +34,13 @@ def check_audio(data: bytes, limits: AudioLimits) -> Fault | None:
     # Only these levels pay for the import of libsndfile.
     from plumbline.data.audio import decode_mono, read_audio_header
 
-    within = {"max_seconds": limits.max_s, "max_bytes": limits.max_bytes}
     try:
-        header = read_audio_header(data, **within)
+        header = read_audio_header(data, max_seconds=limits.max_s, max_bytes=limits.max_bytes)
         if header.seconds < limits.min_s:
             length = f"{header.format} of {header.seconds:.3f} s"
             return Fault("audio_too_short", f"{length}, the shortest is {limits.min_s} s")
         if limits.level == "full":
-            decode_mono(data, None, **within)
+            decode_mono(data, None, max_seconds=limits.max_s, max_bytes=limits.max_bytes)
     except TooCostlyError as error:
         return Fault("audio_too_large", str(error))
     except UndecodableError as error:

@@ -62,19 +62,26 @@ class AudioReader(Reader):
 
     def read(self, value: bytes) -> Arrays:
         """See `Reader`."""
-        from plumbline.data.audio import decode_mono
-
         from .audio_features import log_mel_numpy
 
+        steps = log_mel_numpy(self.samples(value), self._settings)
+        return _with_mask(steps, self._settings["max_steps"], "audio")
+
+    def samples(self, value: bytes) -> NDArray[np.float32]:
+        """Decode a clip to what the spectrogram is made of, float32 [samples].
+
+        Raises:
+            InputError: as `read`.
+        """
+        from plumbline.data.audio import decode_mono
+
         with refused("audio"):
-            samples = decode_mono(
+            return decode_mono(
                 value,
                 self._settings["sample_rate"],
                 max_seconds=self._limits["max_audio_s"],
                 max_bytes=self._limits["max_bytes"],
             )
-        steps = log_mel_numpy(samples, self._settings)
-        return _with_mask(steps, self._settings["max_steps"], "audio")
 
 
 class FeaturesReader(Reader):
