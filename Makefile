@@ -11,7 +11,11 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help in-git setup repro test test-all faults check format params deps lock report mlflow gc clean verify
+=======
+.PHONY: help setup repro test test-all faults media-faults check format params deps report mlflow gc clean verify
+>>>>>>> b91ec4e (Say what media are read, how they become numbers and what they may cost)
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +51,9 @@ test-all: $(READY)  ## The suite with what takes longer
 
 faults: $(READY)  ## Kill every stage again and again; KILLS=300 SEED=0
 	PYTHONPATH=src python -m tests.faults.kills $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+
+media-faults: $(READY)  ## Damage images, sounds and features; COUNT=30000 SEED=0
+	PYTHONPATH=src python -W ignore -m tests.faults.media_mutations --count $(or $(COUNT),30000) --seed $(or $(SEED),0)
 
 check: $(READY)  ## Lint, format and types
 	ruff check

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from plumbline import paths
-from plumbline.data.arrays import decode_array
-from plumbline.data.images import decode_rgb, resize_rgb
+from plumbline.data.arrays import decode_features
+from plumbline.data.images import decode_image, resize_image
+from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import ConfigError, DataError, PlumblineError
 from plumbline.names import check_name
 from plumbline.text import one_line, shown
@@ -36,8 +36,8 @@ def read_image(path: Path, size: int) -> Any:
         DataError: it is no image.
     """
     try:
-        return resize_rgb(decode_rgb(_read(path)), size, size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return resize_image(decode_image(_read(path)), size, size)
+    except UndecodableError as error:
         raise DataError(f"{path}: no image that can be decoded ({error})") from None
 
 
@@ -103,8 +103,8 @@ def headed_inputs(stored: Any, options: Options, folder: Path) -> dict[str, Any]
             samples = torch.from_numpy(decode_mono(_read(path), config.sample_rate))
             steps, mask = log_mel(samples[None], torch.tensor([len(samples)]), config)
             return {"steps": steps, "mask": mask}
-        values = decode_array(_read(path))
-    except (OSError, ValueError) as error:
+        values = decode_features(_read(path))
+    except UndecodableError as error:
         raise DataError(f"{path}: no {modality} that can be decoded ({error})") from None
     if values.shape[1] != stored.spec.channels:
         raise DataError(f"{path}: {values.shape[1]} channels, expected {stored.spec.channels}")

@@ -1,12 +1,16 @@
 """From encoded bytes to mono samples at one rate (FD37)."""
 
+import contextlib
 import io
+import os
 
 import numpy as np
 import pytest
 import soundfile
 
 from plumbline.data.audio import decode_mono
+from plumbline.data.library_lines import library_lines
+from plumbline.data.undecodable import MAX_BYTES, TooCostlyError, UndecodableError
 
 
 def encode(samples: np.ndarray, rate: int, subtype: str, file_format: str = "WAV") -> bytes:
@@ -62,10 +66,77 @@ def test_other_containers_are_told_by_content() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"RIFF", b"not audio at all", bytes(100)])
 def test_what_is_no_audio_is_an_error(data: bytes) -> None:
-    with pytest.raises(OSError):
+    with pytest.raises(UndecodableError):
         decode_mono(data, 8000)
 
 
 def test_a_clip_without_samples_is_an_error() -> None:
-    with pytest.raises(OSError, match="no sample"):
+    with pytest.raises(UndecodableError, match="no sample"):
         decode_mono(encode(np.zeros(0), 8000, "PCM_16"), 8000)
+
+
+def test_averaging_by_blocks_is_that_of_the_whole() -> None:
+    for channels in (1, 2, 3, 7, 8, 9, 33):
+        frames = 2**18 // channels * 2 + 5
+        samples = np.random.default_rng(channels).normal(0, 0.1, (frames, channels))
+        whole = samples.astype(np.float32).mean(axis=1, dtype=np.float32)
+        assert np.array_equal(decode_mono(encode(samples, 8000, "FLOAT"), 8000), whole)
+
+
+def many_channels(seconds: int) -> bytes:
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", 192_000, 255, "VORBIS", format="OGG") as file:
+        for _ in range(seconds):
+            file.write(np.zeros((192_000, 255), np.float32))
+    return buffer.getvalue()
+
+
+def long_flac(rate: int, frames: int) -> bytes:
+    """A FLAC file that announces so many frames."""
+    data = bytearray(encode(tone(8000), 8000, "PCM_16", "FLAC"))
+    bits = int.from_bytes(data[18:26], "big")
+    bits = bits & ~(0xFFFFF << 44 | 2**36 - 1) | rate << 44 | frames
+    data[18:26] = bits.to_bytes(8, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (many_channels(2), "255 channels of 192000 Hz: decoding takes some"),
+        (long_flac(8000, 8000 * 601), "601.000 s, allowed are 600 s"),
+        (long_flac(96_000, 96_000 * 301), "301.000 s, allowed are 300 s"),
+        (encode(tone(8000, seconds=1), 8000, "PCM_16") + bytes(MAX_BYTES), "bytes, allowed are"),
+    ],
+)
+def test_what_costs_too_much_is_refused_undecoded(
+    data: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(TooCostlyError, match=message):
+        decode_mono(data, 8000)
+
+
+def test_a_clip_shorter_than_a_sample_of_the_new_rate_keeps_one() -> None:
+    assert len(decode_mono(encode(tone(48_000)[:1], 48_000, "FLOAT"), 1000)) == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_what_no_resampling_survives_is_refused(value: float) -> None:
+    samples = tone(8000)
+    samples[5] = value
+    with pytest.raises(UndecodableError, match="among the samples"):
+        decode_mono(encode(samples, 8000, "FLOAT"), 16_000)
+
+
+def test_lines_of_the_mp3_decoder_are_counted_and_not_shown(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    data = bytearray(encode(tone(8000, seconds=1), 8000, "MPEG_LAYER_III", "MP3"))
+    data[700:760] = bytes(60)
+    before = library_lines()
+    with contextlib.suppress(UndecodableError):
+        decode_mono(bytes(data), 8000)
+    assert library_lines() > before
+    os.write(2, b"ours\n")
+    assert capfd.readouterr().err == "ours\n"

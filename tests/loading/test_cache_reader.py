@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from plumbline.data.images import decode_rgb
+from plumbline.data.images import decode_image
 from plumbline.errors import CheckpointError, DataError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.tokenization.tokenizer import load_tokenizer
@@ -29,7 +29,7 @@ def test_every_row_comes_back_with_its_texts_and_pixels(
         found = [None if n < 0 else cache.text(int(n)) for n in rows[name]]
         assert found == table[name].to_pylist()
     for number, data in list(zip(rows["image"], table["image"].to_pylist(), strict=True))[::7]:
-        assert np.array_equal(cache.images[number], np.asarray(decode_rgb(data)))
+        assert np.array_equal(cache.images[number], np.asarray(decode_image(data)))
 
 
 def test_ids_decode_to_their_text(cache: TrainingCache) -> None:
@@ -66,7 +66,7 @@ def test_rows_are_grouped_by_image_with_captions_and_answered_questions(
     groups = cache.by_medium(split, "image")
     assert len(groups) == len(expected)
     for group, (data, (captions, questions)) in zip(groups, expected.items(), strict=True):
-        assert np.array_equal(cache.images[group.number], np.asarray(decode_rgb(data)))
+        assert np.array_equal(cache.images[group.number], np.asarray(decode_image(data)))
         assert [cache.text(int(c)) for c in group.captions] == captions
         pairs = [(cache.text(int(q)), cache.text(int(a))) for q, a in group.questions]
         assert pairs == questions

@@ -37,6 +37,14 @@ GOOD: dict[str, Callable[[], bytes]] = {
     "wav without the padding byte": lambda: encode(tone()[:801], subtype="PCM_U8")[: 44 + 801],
     "wav and more bytes": lambda: encode() + b"trailing bytes",
     "wav with another chunk": lambda: with_chunk(encode(), b"LIST", b"INFOsome text "),
+    "wav with a file of no length": lambda: patch(encode(), RIFF_SIZE, "<I", 0),
+    "wav with too short a file": lambda: patch(encode(), RIFF_SIZE, "<I", 500),
+    "wav with a chunk that the file's length leaves out": lambda: patch(
+        with_chunk(encode(), b"LIST", b"INFO"), RIFF_SIZE, "<I", len(encode()) - 8
+    ),
+    "wav from a pipe": lambda: piped(encode()),
+    "wav from a pipe with another chunk": lambda: piped(with_chunk(encode(), b"LIST", b"INFO"), 52),
+    "wav gsm": lambda: encode(subtype="GSM610"),
     "flac": lambda: encode(container="FLAC"),
     "ogg": lambda: encode(container="OGG"),
     "aiff": lambda: encode(container="AIFF"),
@@ -44,6 +52,11 @@ GOOD: dict[str, Callable[[], bytes]] = {
     "mp3": lambda: encode(container="MP3"),
     "silence": lambda: encode(np.zeros(800, np.float32)),
 }
+
+
+def piped(data: bytes, data_size: int = DATA_SIZE) -> bytes:
+    """As a writer that cannot go back leaves the lengths: unknown."""
+    return patch(patch(data, RIFF_SIZE, "<I", 2**32 - 1), data_size, "<I", 2**32 - 1)
 
 
 def with_chunk(data: bytes, name: bytes, body: bytes) -> bytes:
@@ -90,8 +103,6 @@ BAD: dict[str, Callable[[], bytes]] = {
     "wav with data of no length": lambda: patch(encode(), DATA_SIZE, "<I", 0),
     "wav with half a frame": lambda: patch(encode(), DATA_SIZE, "<I", len(encode()) - 45),
     "wav with too long a file": lambda: patch(encode(), RIFF_SIZE, "<I", 2**30),
-    "wav with a file of no length": lambda: patch(encode(), RIFF_SIZE, "<I", 0),
-    "wav with too short a file": lambda: patch(encode(), RIFF_SIZE, "<I", 500),
     "nan": lambda: float_wav(float("nan")),
     "infinity": lambda: float_wav(float("-inf")),
     "samples whose mean overflows": lambda: float_wav(3e38, channels=2),
@@ -125,7 +136,7 @@ def test_damaged_and_foreign_bytes_are_bad_clips(name: str) -> None:
     assert "\n" not in found.detail
 
 
-@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("name", [name for name in GOOD if "pipe" not in name])
 def test_no_cut_of_a_header_crashes(name: str) -> None:
     data = GOOD[name]()
     for length in range(min(len(data), 90)):

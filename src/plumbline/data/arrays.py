@@ -2,27 +2,32 @@
 
 import io
 import math
-import tokenize
 from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-MAX_CHANNELS = 2**20
-
-# A header is the text of a dict, and numpy lets through what goes wrong when it is parsed.
-_DAMAGE = (
-    KeyError,
-    MemoryError,
-    RecursionError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    tokenize.TokenError,
+from .undecodable import (
+    MAX_BYTES,
+    TooCostlyError,
+    UndecodableError,
+    check_bytes,
+    hostile_bytes,
+    one_line,
 )
 
+MAX_CHANNELS = 2**20
+MAX_NUMBERS = 2**24
+"""Of one array; they take 64 MiB."""
+MAX_HEADER = 4096
+"""Longest header of an .npy file, in bytes: it is parsed as Python."""
+
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+class EmptyArrayError(UndecodableError):
+    """An array without a number."""
 
 
 def encode_array(values: Any) -> bytes:
@@ -34,7 +39,7 @@ def encode_array(values: Any) -> bytes:
     try:
         array = np.asarray(values)
     except (ValueError, TypeError, OverflowError) as error:
-        return encode_reason(f"not an array of numbers ({_one_line(error)})")
+        return encode_reason(f"not an array of numbers ({one_line(error)})")
     # numpy would make numbers of None, of truth values and of digits in text.
     if array.dtype.kind not in "fiu":
         return encode_reason("not an array of numbers (holds null, text or truth values)")
@@ -53,35 +58,70 @@ def encode_reason(reason: str) -> bytes:
     return b"!" + reason.encode()
 
 
-def decode_array(cell: bytes) -> NDArray[np.float32]:
-    """Decode a cell to float32 [time, channels], both at least one.
-
-    The cell may be anything: a header never makes this take more memory than the cell has bytes
-    of numbers, twice over.
+def read_array_shape(cell: bytes, *, max_bytes: int = MAX_BYTES) -> tuple[int, int]:
+    """Steps and channels of a cell, both at least one; no number is looked at.
 
     Raises:
-        ValueError: it holds no such array; the text says what it holds.
+        UndecodableError: it holds no such array; the text says what it holds.
+        TooCostlyError: it has more bytes or numbers than the limits allow.
     """
-    if cell[:1] == b"!":
-        raise ValueError(cell[1:].decode("utf-8", "replace"))
-    file = io.BytesIO(cell)
-    try:
-        shape, by_column, dtype = _HEADERS[npy.read_magic(file)](file)
-    except _DAMAGE as error:
-        raise ValueError(f"not the bytes of an .npy file ({_one_line(error)})") from None
-    if dtype.kind not in "fiu":
-        raise ValueError("not an array of numbers")
-    if not 1 <= len(shape) <= 2 or min(shape) < 1 or shape[-1] > MAX_CHANNELS:
-        raise ValueError(f"shape {shape}, [time, channels] is expected")
-    count = math.prod(shape)
-    if len(cell) - file.tell() != count * dtype.itemsize:
-        raise ValueError(f"cut off: {count} numbers in {len(cell) - file.tell()} bytes")
-    array = np.frombuffer(cell, dtype, count, file.tell()).reshape(
+    shape = _read_header(cell, max_bytes)[0]
+    return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
+
+
+def decode_array(cell: bytes, *, max_bytes: int = MAX_BYTES) -> NDArray[np.float32]:
+    """Decode a cell to float32 [time, channels], both at least one.
+
+    Args:
+        cell: any bytes.
+        max_bytes: the most bytes of `cell`; at most `undecodable.MAX_BYTES`.
+
+    Raises:
+        UndecodableError: it holds no such array; the text says what it holds.
+        EmptyArrayError: it holds one without a number.
+        TooCostlyError: it has more bytes or numbers than the limits allow.
+    """
+    shape, by_column, dtype, start = _read_header(cell, max_bytes)
+    array = np.frombuffer(cell, dtype, math.prod(shape), start).reshape(
         shape, order="F" if by_column else "C"
     )
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.array(array if array.ndim == 2 else array[None, :], np.float32, order="C")
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+def decode_features(cell: bytes, *, max_bytes: int = MAX_BYTES) -> NDArray[np.float32]:
+    """Decode a cell as `decode_array`, all of whose numbers must be finite as float32.
+
+    Raises:
+        UndecodableError: as `decode_array`, or a number is not finite.
+        TooCostlyError: as `decode_array`.
+    """
+    array = decode_array(cell, max_bytes=max_bytes)
+    finite = np.isfinite(array)
+    if not finite.all():
+        step, channel = np.unravel_index(int(finite.argmin()), array.shape)
+        raise UndecodableError(f"NaN or infinity, first at step {step} channel {channel}")
+    return array
+
+
+def _read_header(cell: bytes, max_bytes: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether it is stored by columns, type, and where the numbers begin."""
+    check_bytes(len(cell), max_bytes)
+    if cell[:1] == b"!":
+        raise UndecodableError(cell[1:].decode("utf-8", "replace"))
+    file = io.BytesIO(cell)
+    with hostile_bytes("not the bytes of an .npy file"):
+        read = _HEADERS[npy.read_magic(file)]
+        shape, by_column, dtype = read(file, max_header_size=MAX_HEADER)
+    if dtype.kind not in "fiu":
+        raise UndecodableError("not an array of numbers")
+    if 0 in shape and len(shape) <= 2:
+        raise EmptyArrayError(f"shape {shape}")
+    if not 1 <= len(shape) <= 2 or min(shape) < 1 or shape[-1] > MAX_CHANNELS:
+        raise UndecodableError(f"shape {shape}, [time, channels] is expected")
+    count, there = math.prod(shape), len(cell) - file.tell()
+    if there != count * dtype.itemsize:
+        raise UndecodableError(f"cut off: {count} numbers in {there} bytes")
+    if count > MAX_NUMBERS:
+        raise TooCostlyError(f"{count} numbers, allowed are {MAX_NUMBERS}")
+    return shape, by_column, dtype, file.tell()

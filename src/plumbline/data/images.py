@@ -1,29 +1,203 @@
-"""From encoded bytes to pixels: the one decoding that training, evaluation and export share."""
+"""From encoded bytes to pixels: the one decoding that validation, training and a bundle share.
 
+Pixels have 8 bits. By rule: 16 bits lose their low byte, where the file uses their range; 9 to 15
+bits are scaled where the file says what is white (TIFF: MaxSampleValue, or samples of so many
+bits). All else, such as floats, signed or 32-bit integers, or 16 bits with values in the lower half
+alone and no word on what is white, is refused with its mode: every other scale would be a guess.
+What is transparent is composited on white. The first frame or page counts, and EXIF's orientation
+is applied. Colour profiles are not.
+"""
+
+import importlib
 import io
+import re
+import struct
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile
+
+from .image_parts import MAX_PIXELS, check_image_cost
+from .library_lines import counted_lines
+from .parts import Parts
+from .tiff_entries import ORIENTATION, tiff_entries
+from .undecodable import MAX_BYTES, UndecodableError, hostile_bytes
+
+Mode = Literal["RGB", "L"]
+"""Of decoded images: three channels, or one."""
+
+WHITE = 255
+_PLUGINS = {
+    "PNG": "Png",
+    "JPEG": "Jpeg",
+    "WEBP": "WebP",
+    "BMP": "Bmp",
+    "TIFF": "Tiff",
+    "GIF": "Gif",
+    "AVIF": "Avif",
+}
+FORMATS = tuple(_PLUGINS)
+"""Formats that are read, told by content."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+_HALF_OF_16_BITS = 2**15
 
 
-def decode_rgb(data: bytes) -> Image.Image:
-    """Decode to 8-bit RGB: first frame, EXIF orientation applied, alpha dropped, 16 bits scaled.
+def decode_image(
+    data: bytes, mode: Mode = "RGB", *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+) -> Image.Image:
+    """Decode to 8 bits by the rules at the top of this module.
+
+    Args:
+        data: an encoded image; any bytes.
+        mode: RGB, or L for the luma of ITU-R 601.
+        max_pixels: the most pixels; at most `MAX_PIXELS`.
+        max_bytes: the most bytes of `data`; at most `undecodable.MAX_BYTES`.
 
     Raises:
-        OSError: the bytes are no image that Pillow can decode.
+        UndecodableError: the bytes are no image that is read.
+        TooCostlyError: decoding would take more than the limits allow; nothing was decoded.
     """
-    image: Image.Image = Image.open(io.BytesIO(data))
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        # Pillow would clip 16-bit gray at 255 instead of scaling it.
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    return decode_parts(check_image_cost(data, max_pixels=max_pixels, max_bytes=max_bytes), mode)
 
 
-def resize_rgb(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
-    """Resize to exactly [height, width, 3], uint8; the identity when the size fits already."""
+def decode_parts(parts: Parts, mode: Mode = "RGB") -> Image.Image:
+    """Decode what `check_image_cost` gave; result and errors as `decode_image`."""
+    if not parts.width or not parts.height:
+        raise UndecodableError(f"{parts.format} of {parts.width} x {parts.height} pixels")
+    with hostile_bytes(parts.format):
+        image = _load(parts)
+        turn = _orientation(parts.exif or image.info.get("exif") or b"", parts.xmp)
+        image = _flat(image, parts)
+        if image.mode != mode:
+            image = image.convert(mode)
+        return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """Height and width of an image as it is decoded, without decoding it.
+
+    Raises:
+        UndecodableError: the container is damaged or of no known format.
+        TooCostlyError: it would not be decoded.
+    """
+    parts = check_image_cost(data)
+    exif = parts.exif
+    if parts.format == "AVIF":
+        with hostile_bytes(parts.format):
+            exif = _open(parts).info.get("exif") or b""
+    turned = _orientation(exif, parts.xmp) >= 5
+    return (parts.width, parts.height) if turned else (parts.height, parts.width)
+
+
+def resize_image(
+    image: Image.Image, height: int, width: int, resize: str = "bicubic"
+) -> NDArray[np.uint8]:
+    """Resize to exactly [height, width, channels], uint8; the identity when the size fits."""
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image, dtype=np.uint8)
+        image = image.resize((width, height), Image.Resampling[resize.upper()])
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _open(parts: Parts) -> Image.Image:
+    plugin: Any = importlib.import_module(f"PIL.{_PLUGINS[parts.format]}ImagePlugin")
+    if parts.format == "AVIF":
+        plugin.DEFAULT_MAX_THREADS = 1
+    image = Image.open(io.BytesIO(parts.data), formats=(parts.format,))
+    if image.size != (parts.width, parts.height):
+        raise UndecodableError(f"{parts.format}: the header says {parts.width} x {parts.height}")
+    return image
+
+
+def _load(parts: Parts) -> Image.Image:
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        with counted_lines(noisy=parts.format == "TIFF"):
+            image = _open(parts)
+            image.load()
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+    return image
+
+
+def _orientation(exif: bytes, xmp: bytes) -> int:
+    """The orientation that EXIF, or else XMP, names; 1, upright, where neither can be read."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    try:
+        entries = tiff_entries(exif)
+        found = next((entry for entry in entries if entry.tag == ORIENTATION), None)
+        if found is not None:
+            value = next(iter(found.numbers(exif)), 1)
+            return value if value in _TURNS else 1
+    except (struct.error, IndexError, UndecodableError):
+        pass  # what cannot be read turns nothing
+    match = _XMP_ORIENTATION.search(xmp)
+    return int(match[1]) if match and int(match[1]) in _TURNS else 1
+
+
+def _flat(image: Image.Image, parts: Parts) -> Image.Image:
+    """Bring pixels to L or RGB of 8 bits, what is transparent composited on white."""
+    key = image.info.get("transparency")
+    if image.mode in ("I;16", "I;16L", "I;16B"):
+        return _from_16_bits(image, parts, key)
+    if parts.bits > 8:
+        _check_range(max(high for _, high in _colours(image)) << 8, parts)
+        if key is not None:
+            raise UndecodableError(f"{image.mode} of 16 bits with a transparent colour is not read")
+    if image.mode == "L" and isinstance(key, int) and parts.bits < 8:
+        image.info["transparency"] = key * 255 // (2**parts.bits - 1)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or key is not None:
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        ground = Image.new("RGB", image.size, (WHITE,) * 3)
+        ground.paste(image, mask=image)
+        return ground
+    if image.mode in ("I", "F"):
+        raise UndecodableError(f"mode {image.mode}: no rule brings it to 8 bits")
+    return (
+        image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
+    )
+
+
+def _colours(image: Image.Image) -> list[tuple[int, int]]:
+    """Least and greatest value of each band but alpha."""
+    bands = image.getextrema()
+    pairs: Any = bands if isinstance(bands[0], tuple) else (bands,)
+    return list(pairs[:-1] if image.mode in ("RGBA", "LA") else pairs)
+
+
+def _check_range(highest: int, parts: Parts) -> None:
+    if parts.max_value not in (0, 2**16 - 1):
+        return
+    if 0 < highest < _HALF_OF_16_BITS and not parts.max_value:
+        raise UndecodableError(
+            f"16 bits of which {highest.bit_length()} are used: what is white? scale the values to "
+            "0..65535, or set MaxSampleValue in a TIFF"
+        )
+
+
+def _from_16_bits(image: Image.Image, parts: Parts, key: Any) -> Image.Image:
+    values = np.asarray(image).astype(np.uint16)
+    highest = int(values.max())
+    _check_range(highest, parts)
+    white = parts.max_value or 2**16 - 1
+    if highest > white:
+        raise UndecodableError(f"mode {image.mode}: a value of {highest}, white is {white}")
+    if white == 2**16 - 1:
+        levels = (values >> 8).astype(np.uint8)
+    else:
+        scale = (np.arange(white + 1) * 510 + white) // (2 * white)  # rounded to the nearest
+        levels = scale.astype(np.uint8)[values]
+    if isinstance(key, int):
+        levels[values == key] = WHITE
+    return Image.fromarray(levels)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from plumbline.data import undecodable
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig, Format
 from plumbline.export.graphs import GraphSpec
@@ -33,7 +34,10 @@ from plumbline.tokenization.tokenizer import FILE_NAME
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("inference.py", "server.py", "Dockerfile")
-COMMON_MODULES = ("__init__", "files", "inputs", "model", "scores")
+COMMON_MODULES = ("__init__", "files", "inputs", "model", "refusals", "scores")
+DECODERS = Path(undecodable.__file__).parent
+COMMON_DECODERS = ("arrays", "library_lines", "undecodable")
+"""Modules of `plumbline.data` that every bundle has: it decodes with the files of training."""
 COMMON_PACKAGES = ("numpy", "onnxruntime")
 BUILD_PACKAGES = ("onnx", "onnxscript", "safetensors", "torch", "torchvision", "transformers")
 
@@ -229,8 +233,13 @@ def _write_runtime(plan: GraphPlan[Any], config: ExportConfig, out: Path) -> Non
     for name in SCRIPTS:
         shutil.copyfile(TEMPLATES / name, out / name)
     (out / "runtime").mkdir()
-    for name in (*COMMON_MODULES, *plan.modules):
-        shutil.copyfile(TEMPLATES / f"{name}.py", out / "runtime" / f"{name}.py")
+    decoders = (*COMMON_DECODERS, *plan.decoders)
+    sources = [TEMPLATES / f"{name}.py" for name in (*COMMON_MODULES, *plan.modules)]
+    for source in (*sources, *(DECODERS / f"{name}.py" for name in decoders)):
+        text = source.read_text(encoding="utf-8")
+        # In a bundle the decoders lie beside the modules that import them.
+        text = text.replace("from plumbline.data.", "from .")
+        (out / "runtime" / source.name).write_text(text, encoding="utf-8")
     (out / "README.md").write_text(_readme(plan.readme), encoding="utf-8")
     _write_json(out / "server.json", config.server.model_dump(mode="json"))
     packages = sorted((*COMMON_PACKAGES, *plan.packages))

@@ -16,6 +16,7 @@ from plumbline.export.graphs import GraphSpec, ids_examples
 from plumbline.export.media import SUFFIXES, audio_turns, encode_medium, image_turns
 from plumbline.export.parity import Parity
 from plumbline.export.plan import (
+    DECODERS,
     GraphPlan,
     Readme,
     Request,
@@ -58,7 +59,12 @@ PACKAGES = {
     "features": (),
     "text": ("tokenizers",),
 }
-MODULES = {"image": ("images",), "audio": ("audio_features",), "features": (), "text": ("text",)}
+MODULES = {
+    "image": ("pixel_values",),
+    "audio": ("audio_features",),
+    "features": (),
+    "text": ("text",),
+}
 
 
 class HeadedGraph(nn.Module):
@@ -94,6 +100,11 @@ class HeadedPlan(GraphPlan[ExportConfig]):
     def modules(self) -> tuple[str, ...]:  # type: ignore[override]
         """See `GraphPlan`."""
         return ("classifier", *MODULES[self.inputs.modality])
+
+    @property
+    def decoders(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `GraphPlan`."""
+        return DECODERS.get(self.inputs.modality, ())
 
     @property
     def readme(self) -> Readme:  # type: ignore[override]

@@ -5,6 +5,9 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
+from plumbline.data.audio_headers import MAX_SECONDS
+from plumbline.data.image_parts import MAX_PIXELS
+from plumbline.data.undecodable import MAX_BYTES
 from plumbline.evaluation.config import SamplingConfig
 
 Format = Literal["onnx", "torchscript"]
@@ -29,10 +32,10 @@ class ServerConfig(Config):
 class LimitsConfig(Config):
     """The largest inputs that a bundle accepts, and the longest text that it writes."""
 
-    max_bytes: int = Field(20 << 20, ge=1024)
+    max_bytes: int = Field(20 << 20, ge=1024, le=MAX_BYTES)
     """Of an image, a clip or an array, encoded."""
-    max_image_pixels: int = Field(25_000_000, ge=64, le=89_000_000)
-    max_audio_s: float = Field(60.0, gt=0.0)
+    max_image_pixels: int = Field(MAX_PIXELS, ge=64, le=MAX_PIXELS)
+    max_audio_s: float = Field(60.0, gt=0.0, le=MAX_SECONDS)
     max_text_chars: int = Field(10_000, ge=1)
     max_new_tokens: int = Field(1000, ge=1)
     """What a request may ask for at most."""

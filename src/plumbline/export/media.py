@@ -26,13 +26,17 @@ def encode_medium(cache: TrainingCache, modality: str, number: int) -> Any:
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode [height, width, 3] uint8 without loss and without metadata."""
-    return _png(Image.fromarray(np.ascontiguousarray(pixels)))
+    """Encode [height, width, 3] or [height, width, 1] uint8 without loss and without metadata."""
+    return _encoded(_image(pixels), compress_level=6)
 
 
-def _png(image: Image.Image, exif: Image.Exif | None = None) -> bytes:
+def _image(pixels: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+
+
+def _encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=6, exif=exif or b"")
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
@@ -57,24 +61,31 @@ def encode_npy(values: NDArray[np.float32]) -> bytes:
 
 
 def image_turns(pixels: NDArray[np.uint8]) -> dict[str, bytes]:
-    """Images that take every turn of the preprocessing, made from one of [height, width, 3].
+    """Images that take every turn of the preprocessing, made from one of [height, width, channels].
 
     Returns:
-        File name -> PNG: of another size and oblong, with transparency, 16-bit gray, turned by
-        EXIF.
+        File name -> bytes: of another size and oblong, with transparency in full colour, in gray,
+        by a palette and by a colour key, of 16 bits and of 12, and turned by EXIF.
     """
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image = _image(pixels).convert("RGB")
     oblong = image.resize((image.width * 2 + 7, image.height + 5), Image.Resampling.BILINEAR)
+    gray = oblong.convert("L")
     clear = oblong.copy()
-    clear.putalpha(oblong.convert("L"))
-    gray = np.asarray(oblong.convert("L")).astype(np.uint16) * 257
+    clear.putalpha(gray)
+    levels = np.asarray(gray).astype(np.uint16)
+    levels[0, :2] = 0, 255  # so that the whole range is used, whatever the picture
     turned = Image.Exif()
     turned[0x0112] = 6  # orientation: the camera was held upright
     return {
-        "oblong.png": _png(oblong),
-        "alpha.png": _png(clear),
-        "gray16.png": _png(Image.fromarray(gray)),
-        "turned.png": _png(oblong, turned),
+        "oblong.png": _encoded(oblong),
+        "alpha.png": _encoded(clear),
+        "gray_alpha.png": _encoded(clear.convert("LA")),
+        "palette.png": _encoded(oblong.quantize(16), transparency=0),
+        "colour_key.png": _encoded(gray, transparency=int(levels[-1, -1])),
+        "gray16.png": _encoded(Image.fromarray(levels * 257)),
+        "gray16_key.png": _encoded(Image.fromarray(levels * 257), transparency=65535),
+        "gray12.tiff": _encoded(Image.fromarray(levels * 16), "TIFF", tiffinfo={281: 4095}),
+        "turned.png": _encoded(oblong, exif=turned),
     }
 
 

@@ -19,6 +19,16 @@ Request = dict[str, Any]
 """Values by field, files as bytes: what a bundle is asked."""
 
 
+DECODERS: dict[str, tuple[str, ...]] = {
+    "image": (
+        *("images", "parts", "image_headers", "image_parts"),
+        *("avif_parts", "boxes", "tiff_entries", "tiff_parts"),
+    ),
+    "audio": ("audio", "audio_headers"),
+}
+"""Modality -> modules of `plumbline.data` that decode it, beside those that every bundle has."""
+
+
 @dataclass(frozen=True)
 class BundleSource:
     """What a bundle is made from."""
@@ -84,6 +94,8 @@ class GraphPlan(BundlePlan[ConfigT]):
 
     modules: tuple[str, ...]
     """Modules of the templates that it needs beside those that all need."""
+    decoders: tuple[str, ...] = ()
+    """Modules of `plumbline.data` that it needs beside those that all need."""
     readme: Readme
 
     def check(self) -> None:

@@ -22,7 +22,7 @@ from plumbline.export.graphs import (
 )
 from plumbline.export.media import encode_png, image_turns
 from plumbline.export.parity import Parity, common_prefix, until
-from plumbline.export.plan import GraphPlan, Readme, Request, SelftestSample, spread
+from plumbline.export.plan import DECODERS, GraphPlan, Readme, Request, SelftestSample, spread
 from plumbline.export.templates.model import Model
 from plumbline.export.templates.vlm import VlmTask
 from plumbline.loading.cache_reader import TrainingCache
@@ -111,12 +111,22 @@ def check_image_size(cache: TrainingCache, size: int) -> None:
         )
 
 
+DECODE = {
+    channels: f"first frame, EXIF orientation, transparency on white, {scale}"
+    for channels, scale in (
+        (3, "16 bits to 8 where their range is known, RGB"),
+        (1, "16 bits to 8 where their range is known, luma"),
+    )
+}
+"""Channels -> how the decoder in the bundle brings an image to them, in words."""
+
+
 def image_contract(size: int, normalization: Normalization) -> dict[str, Any]:
     """Section `input` of a contract for images."""
     mean, std = normalization.statistics
     return {
         "modality": "image",
-        "decode": "first frame, EXIF orientation, alpha dropped, high byte of 16 bits, RGB",
+        "decode": DECODE[len(mean)],
         "resize": "bicubic",
         "height": size,
         "width": size,
@@ -309,7 +319,8 @@ class VlmPlan(GraphPlan[VlmExportConfig]):
     """See `GraphPlan`."""
 
     packages = ("pillow", "tokenizers")
-    modules = ("vlm", "decoding", "images", "text")
+    modules = ("vlm", "decoding", "pixel_values", "text")
+    decoders = DECODERS["image"]
     readme = Readme(
         title="A model that answers questions about images",
         answer="It holds the answer, its confidence (the product of the probabilities of its "

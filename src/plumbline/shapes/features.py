@@ -5,7 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from plumbline.data.arrays import decode_array
+from plumbline.data.arrays import decode_features
+from plumbline.data.clean_media import decoding
 from plumbline.data.columns import SPLITS
 from plumbline.data.disk_index import DiskIndex
 from plumbline.errors import DataError
@@ -38,7 +39,8 @@ class FeatureShapes:
             DataError: one is not of the declared shape, or has other channels than those before.
         """
         for cell in new_cells(self.column, batch, self._seen):
-            array = decode_array(cell)
+            with decoding("feature array", cell):
+                array = decode_features(cell)
             steps, channels = array.shape
             self._check(split, steps, channels)
             same = self._shapes.get(split, (steps, channels))[0] == steps

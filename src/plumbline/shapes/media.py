@@ -1,17 +1,17 @@
 """Sizes of images and lengths of clips, from their headers; each distinct file counts once."""
 
 import hashlib
-import io
 import struct
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image
 
+from plumbline.data.clean_media import decoding
 from plumbline.data.columns import MEDIA
 from plumbline.data.disk_index import DiskCounter, DiskIndex
+from plumbline.data.images import read_size
 
 MAX_SIZES = 1000
 """Sizes of images that are listed."""
@@ -40,10 +40,8 @@ class ImageShapes:
     def add(self, split: str, batch: pa.RecordBatch) -> None:
         """Look at the images of a batch."""
         for cell in new_cells(self.column, batch, self._seen):
-            with Image.open(io.BytesIO(cell)) as image:
-                width, height = image.size
-                turned = image.getexif().get(0x0112, 1) >= 5
-            size = (width, height) if turned else (height, width)
+            with decoding("image", cell):
+                size = read_size(cell)
             self._sizes.add(_SIZE.pack(*size))
 
     def describe(self) -> dict[str, Any]:
@@ -70,15 +68,15 @@ class AudioShapes:
 
     def add(self, split: str, batch: pa.RecordBatch) -> None:
         """Look at the clips of a batch."""
-        import soundfile  # which only datasets with audio need
+        from plumbline.data.audio import read_audio_header  # only clips need libsndfile
 
         for cell in new_cells(self.column, batch, self._seen):
-            info = soundfile.info(io.BytesIO(cell))
-            seconds = info.frames / info.samplerate
-            self._rates[info.samplerate] += 1
-            self._channels[info.channels] += 1
-            self._seconds += seconds
-            self._longest = max(self._longest, seconds)
+            with decoding("clip", cell):
+                header = read_audio_header(cell)
+            self._rates[header.rate] += 1
+            self._channels[header.channels] += 1
+            self._seconds += header.seconds
+            self._longest = max(self._longest, header.seconds)
 
     def describe(self) -> dict[str, Any]:
         """Number of clips by rate and by channels, longest and mean length, if there are any."""

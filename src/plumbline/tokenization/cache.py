@@ -28,6 +28,7 @@ from pydantic import Field
 from tokenizers import Tokenizer
 
 from plumbline.config import Config
+from plumbline.data.audio_headers import MAX_SAMPLE_RATE
 from plumbline.data.columns import CONTENT, MEDIA, SPLITS, TEXTS
 from plumbline.data.csv_writer import CsvWriter
 from plumbline.data.disk_index import DiskIndex
@@ -62,7 +63,7 @@ class TokenizeConfig(Config):
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     image_size: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=2, max_length=2)
     """Height and width of the cached images, in pixels; None: the one size that all have."""
-    sample_rate: int = Field(16_000, ge=1000, le=192_000)
+    sample_rate: int = Field(16_000, ge=1000, le=MAX_SAMPLE_RATE)
     """Of the cached audio, in Hz; other rates are resampled."""
     max_tokens: int | None = Field(None, ge=2)
     """Longest question and answer together with what frames them; None: no limit here."""

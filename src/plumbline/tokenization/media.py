@@ -1,15 +1,15 @@
 """The decoded-media files of a training cache: one writer per kind of medium."""
 
-import hashlib
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
-from PIL import Image
 
-from plumbline.data.arrays import decode_array
-from plumbline.data.images import decode_rgb, resize_rgb
+from plumbline.data.arrays import decode_features
+from plumbline.data.clean_media import decoding
+from plumbline.data.images import decode_image, resize_image
+from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import DataError
 
 
@@ -38,10 +38,8 @@ class ImageFile:
 
     def append(self, data: bytes) -> None:
         """See `MediaFile`."""
-        try:
-            pixels = resize_rgb(decode_rgb(data), *self._size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise _undecodable("image", data, error) from None
+        with decoding("image", data):
+            pixels = resize_image(decode_image(data), *self._size)
         self._out.write(pixels.tobytes())
         self._count += 1
 
@@ -78,10 +76,8 @@ class AudioFile(_RaggedFile):
         """See `MediaFile`."""
         from plumbline.data.audio import decode_mono  # data without audio needs no libsndfile
 
-        try:
+        with decoding("clip", data):
             samples = decode_mono(data, self._sample_rate)
-        except (OSError, ValueError) as error:
-            raise _undecodable("clip", data, error) from None
         self._write(samples)
 
     def facts(self) -> dict[str, Any]:
@@ -105,12 +101,10 @@ class FeatureFile(_RaggedFile):
 
     def append(self, data: bytes) -> None:
         """See `MediaFile`."""
-        try:
-            array = decode_array(data)
-        except ValueError as error:
-            raise _undecodable("feature array", data, error) from None
-        if array.shape[1] != self._shape["channels"]:
-            raise _undecodable("feature array", data, ValueError(f"{array.shape[1]} channels"))
+        with decoding("feature array", data):
+            array = decode_features(data)
+            if array.shape[1] != self._shape["channels"]:
+                raise UndecodableError(f"{array.shape[1]} channels")
         self._write(array)
 
     def facts(self) -> dict[str, Any]:
@@ -160,11 +154,3 @@ def _image_size(wanted: list[int] | None, shapes: dict[str, Any]) -> tuple[int, 
             "set tokenize.image_size of the dataset to one height and width"
         )
     return sizes[0]["height"], sizes[0]["width"]
-
-
-def _undecodable(what: str, data: bytes, error: BaseException) -> DataError:
-    digest = hashlib.sha256(data).hexdigest()
-    return DataError(
-        f"the {what} with SHA-256 {digest[:16]} cannot be decoded ({error}); set validate.level "
-        "of the dataset to full"
-    )

@@ -58,7 +58,7 @@ def make_cell_rules(
             max_bytes=audio.max_bytes,
             too_long=partial(too_many_audio_bytes, limits=audio),
             check=partial(check_audio, limits=audio),
-            costly=audio.level == "full",
+            costly=audio.level != "cheap",
         ),
         "features": CellRules(
             null="null_features",

@@ -1,6 +1,5 @@
 """What can be wrong with a row: the reasons that quarantine tables and reports use."""
 
-import re
 from typing import Literal, NamedTuple
 
 Reason = Literal[
@@ -36,17 +35,9 @@ Level = Literal["cheap", "header", "full"]
 """How closely to look at media: at the first bytes, also at the header, also at what it decodes to.
 """
 
-_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
-
 
 class Fault(NamedTuple):
     """Why a cell or a row cannot be used."""
 
     reason: Reason
     detail: str
-
-
-def one_line(error: BaseException) -> str:
-    """The text of a decoder's error, without the address of a buffer, which no rerun repeats."""
-    text = _ADDRESS.sub("<data>", " ".join(str(error).split()))
-    return text[:200] or type(error).__name__

@@ -17,7 +17,10 @@ import pyarrow.parquet as pq
 from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
+from plumbline.data.audio_headers import MAX_SECONDS
 from plumbline.data.columns import CANONICAL, CONTENT, KEYS, MAX_CELL_BYTES, MEDIA
+from plumbline.data.image_parts import MAX_PIXELS
+from plumbline.data.library_lines import library_lines
 from plumbline.data.parquet import (
     BATCH_ROWS,
     check_schema,
@@ -25,6 +28,7 @@ from plumbline.data.parquet import (
     iter_encoded_batches,
     list_parquet,
 )
+from plumbline.data.undecodable import MAX_BYTES
 from plumbline.errors import DataError
 from plumbline.names import alike
 from plumbline.tracking.progress import tracked
@@ -69,14 +73,15 @@ class ValidationConfig(Config):
     level: Level = "full"
     """How closely to look at media; see `image_check`, `audio_check` and `features_check`."""
     min_side_px: int = Field(default=2, ge=1)
-    max_pixels: int = Field(default=89_000_000, ge=1, le=89_000_000)
-    max_image_bytes: int = Field(default=32 * 2**20, ge=1, le=MAX_CELL_BYTES)
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MAX_PIXELS)
+    """Most pixels of an image; the decoder's own bounds on memory and time hold beside it."""
+    max_image_bytes: int = Field(default=MAX_BYTES, ge=1, le=MAX_BYTES)
     min_audio_s: float = Field(default=0.01, ge=0.0)
-    max_audio_s: float = Field(default=300.0, gt=0.0, le=86_400.0)
-    max_audio_bytes: int = Field(default=32 * 2**20, ge=1, le=MAX_CELL_BYTES)
+    max_audio_s: float = Field(default=300.0, gt=0.0, le=MAX_SECONDS)
+    max_audio_bytes: int = Field(default=MAX_BYTES, ge=1, le=MAX_BYTES)
     max_steps: int = Field(default=100_000, ge=1)
     """Longest features, in steps of time."""
-    max_features_bytes: int = Field(default=32 * 2**20, ge=1, le=MAX_CELL_BYTES)
+    max_features_bytes: int = Field(default=MAX_BYTES, ge=1, le=MAX_BYTES)
     channels: int | None = Field(default=None, ge=1)
     """Channels of features; null takes those of the first row whose features are good."""
     labels: dict[str, list[str]] = {}
@@ -177,9 +182,13 @@ def validate(
         VerdictStore(Path(folder)) as store,
     ):
         judge = RowJudge(rules, store)
+        lines = library_lines()
         starts = _judge_rows(paths, names, judge, store, batch_rows)
+        lines = library_lines() - lines
         given = judge.splits_seen | declared_splits(paths)
         warnings = _settle(store, config.split, given)
+        if lines:
+            warnings.append(f"decoders wrote {lines} lines about media to stderr, not shown here")
         has_parts = bool(judge.parts_seen)
         with closing(
             RowFiler(clean, quarantine, rules, store.read(), starts, has_parts=has_parts)

@@ -1,52 +1,19 @@
-"""From the bytes of an audio file to its log-mel spectrogram: numpy, soundfile and soxr.
+"""From samples to their log-mel spectrogram, with numpy alone.
 
 Exactly as in training and evaluation, without torch; the settings are those of the contract.
 """
 
-import io
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Float64s = NDArray[np.float64]
 
-AUDIO_FORMATS = ("WAV", "FLAC", "OGG", "AIFF", "MP3")
-"""Containers that are read, told by content."""
-
 _FLOOR = 1e-10  # power below which the logarithm is cut
-
-
-def decode_mono(data: bytes, sample_rate: int, max_seconds: float | None = None) -> Floats:
-    """Decode to float32 [samples] in -1..1: channels averaged, resampled to `sample_rate` in Hz.
-
-    Raises:
-        OSError: the bytes are no audio that libsndfile can decode, or hold no sample.
-        ValueError: longer than `max_seconds`; found before the samples are decoded.
-    """
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate, name = int(file.samplerate), str(file.format)
-            if name not in AUDIO_FORMATS or rate <= 0:
-                raise OSError(f"{name} at {rate} Hz: not one of {', '.join(AUDIO_FORMATS)}")
-            if max_seconds is not None and file.frames > max_seconds * rate:
-                raise ValueError(
-                    f"clip of {file.frames / rate:.1f} s, allowed are {max_seconds:g} s"
-                )
-            channels: Floats = file.read(dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise OSError(" ".join(str(error).split())) from None
-    if not len(channels):
-        raise OSError("holds no sample")
-    samples = channels.mean(axis=1, dtype=np.float32)
-    if rate != sample_rate:
-        samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
-    return np.ascontiguousarray(samples, dtype=np.float32)
 
 
 def log_mel_numpy(samples: Floats, settings: Mapping[str, Any]) -> Floats:

@@ -1,22 +1,20 @@
 """What a request brings, as the arrays that the model takes: one reader per modality."""
 
 import hashlib
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from plumbline.data.arrays import decode_features
+
 from .files import Files, InputError, TooLargeError
+from .refusals import refused
 
 Arrays = list[NDArray[Any]]
 """The inputs of a graph for one sample, in order, each [1, ...]."""
-
-MAX_HEADER = 4096
-"""Longest header of an .npy file, in bytes."""
 
 
 class Reader(ABC):
@@ -44,7 +42,7 @@ class ImageReader(Reader):
     field = "image"
 
     def __init__(self, contract: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
-        from .images import Preprocessor
+        from .pixel_values import Preprocessor
 
         self.preprocessor = Preprocessor(contract, limits)
 
@@ -64,23 +62,26 @@ class AudioReader(Reader):
 
     def read(self, value: bytes) -> Arrays:
         """See `Reader`."""
-        from .audio_features import decode_mono, log_mel_numpy
+        from .audio_features import log_mel_numpy
 
-        if len(value) > self._limits["max_bytes"]:
-            raise TooLargeError(
-                f"audio of {len(value)} bytes, allowed are {self._limits['max_bytes']}"
-            )
-        try:
-            seconds = self._limits["max_audio_s"]
-            samples = decode_mono(value, self._settings["sample_rate"], seconds)
-        except ValueError as error:
-            raise TooLargeError(f"audio: {error}") from None
-        except OSError as error:
-            raise InputError(f"audio: cannot be decoded ({error})") from None
-        if not np.isfinite(samples).all():
-            raise InputError("audio: holds a sample that is no finite number")
-        steps = log_mel_numpy(samples, self._settings)
+        steps = log_mel_numpy(self.samples(value), self._settings)
         return _with_mask(steps, self._settings["max_steps"], "audio")
+
+    def samples(self, value: bytes) -> NDArray[np.float32]:
+        """Decode a clip to what the spectrogram is made of, float32 [samples].
+
+        Raises:
+            InputError: as `read`.
+        """
+        from plumbline.data.audio import decode_mono
+
+        with refused("audio"):
+            return decode_mono(
+                value,
+                self._settings["sample_rate"],
+                max_seconds=self._limits["max_audio_s"],
+                max_bytes=self._limits["max_bytes"],
+            )
 
 
 class FeaturesReader(Reader):
@@ -96,45 +97,16 @@ class FeaturesReader(Reader):
 
     def read(self, value: bytes) -> Arrays:
         """See `Reader`."""
-        if len(value) > self._limits["max_bytes"]:
-            raise TooLargeError(
-                f"features of {len(value)} bytes, allowed are {self._limits['max_bytes']}"
+        with refused("features"):
+            values = decode_features(value, max_bytes=self._limits["max_bytes"])
+        if values.shape[1] != (channels := self._settings["channels"]):
+            raise InputError(
+                f"features: shape {list(values.shape)}, expected is [steps, {channels}]"
             )
-        values = decode_array(value, self._settings["channels"])[: self._settings["cut"]]
+        values = values[: self._settings["cut"]]
         if self._settings["mean"] is not None:
             values = ((values - self._mean) * self._scale).astype(np.float32)
         return _with_mask(values, self._settings["max_steps"], "features")
-
-
-def decode_array(data: bytes, channels: int) -> NDArray[np.float32]:
-    """Decode an .npy file of numbers [steps, channels] or [channels] to float32 [steps, channels].
-
-    Raises:
-        InputError: it is no such file, or holds what is no finite number.
-    """
-    file = io.BytesIO(data)
-    try:
-        if npy.read_magic(file) != (1, 0):
-            raise InputError("features: not an .npy file of version 1.0")
-        shape, by_column, dtype = npy.read_array_header_1_0(file, max_header_size=MAX_HEADER)
-    except InputError:
-        raise
-    except Exception as error:  # a header is parsed as Python, which raises whatever it may
-        raise InputError(f"features: not an .npy file ({type(error).__name__})") from None
-    if dtype.kind not in "fiu":
-        raise InputError("features: not an array of numbers")
-    if not 1 <= len(shape) <= 2 or min(shape) < 1 or shape[-1] != channels:
-        raise InputError(f"features: shape {list(shape)}, expected is [steps, {channels}]")
-    count = int(np.prod(shape, dtype=object))
-    if len(data) - file.tell() != count * dtype.itemsize:
-        raise InputError(f"features: {count} numbers are announced, but not there")
-    order = "F" if by_column else "C"
-    array = np.frombuffer(data, dtype, count, file.tell()).reshape(shape, order=order)  # type: ignore[call-overload]
-    with np.errstate(over="ignore"):
-        values: NDArray[np.float32] = array.reshape(-1, channels).astype(np.float32)
-    if not np.isfinite(values).all():
-        raise InputError("features: holds what is no finite number")
-    return values
 
 
 def _with_mask(steps: NDArray[np.float32], most: int | None, name: str) -> Arrays:

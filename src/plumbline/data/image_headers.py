@@ -4,6 +4,10 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .boxes import AVIF_PROPERTIES, iter_boxes
+from .tiff_entries import HEIGHT, WIDTH, tiff_entries
+from .undecodable import UndecodableError
+
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _TIFF_MAGICS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
@@ -30,6 +34,8 @@ def sniff_format(data: bytes) -> str | None:
         return "WEBP"
     if data.startswith(_TIFF_MAGICS):
         return "TIFF"
+    if data[4:12] in (b"ftypavif", b"ftypmif1"):
+        return "AVIF"
     return "BMP" if data.startswith(b"BM") else None
 
 
@@ -40,7 +46,7 @@ def read_header(data: bytes) -> ImageHeader | None:
         return None
     try:
         size = _SIZE_READERS[name](data)
-    except (struct.error, IndexError, OverflowError):  # an offset beyond the end of the bytes
+    except (struct.error, IndexError, OverflowError, UndecodableError):  # an offset beyond the end
         return None
     return None if size is None else ImageHeader(name, *size)
 
@@ -104,19 +110,21 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _tiff_size(data: bytes) -> tuple[int, int] | None:
-    order = "<" if data.startswith(b"II") else ">"
-    big = 43 in (data[2], data[3])
-    (first,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, first)
-    start, step, value_at = (first + 8, 20, 12) if big else (first + 2, 12, 8)
-    formats = {3: "H", 4: "I", 16: "Q"}
     sizes: dict[int, int] = {}
-    for entry in range(min(entries, 4096)):
-        tag, kind = struct.unpack_from(order + "HH", data, start + entry * step)
-        if tag in (256, 257) and kind in formats:
-            place = start + entry * step + value_at
-            (sizes[tag],) = struct.unpack_from(order + formats[kind], data, place)
-    return (sizes[256], sizes[257]) if len(sizes) == 2 else None
+    for entry in tiff_entries(data):
+        if entry.tag in (WIDTH, HEIGHT) and (values := entry.numbers(data)):
+            sizes[entry.tag] = values[0]
+    return (sizes[WIDTH], sizes[HEIGHT]) if len(sizes) == 2 else None
+
+
+def _avif_size(data: bytes) -> tuple[int, int] | None:
+    """The largest size that the file names: its tiles, planes and previews are smaller."""
+    sizes = [
+        struct.unpack_from(">II", data, start + 4)
+        for kind, start, end in iter_boxes(data, 0, len(data), into=AVIF_PROPERTIES)
+        if kind == b"ispe" and end - start >= 12
+    ]
+    return max(sizes, key=lambda size: size[0] * size[1]) if sizes else None
 
 
 _SIZE_READERS: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
@@ -126,4 +134,5 @@ _SIZE_READERS: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
     "WEBP": _webp_size,
     "TIFF": _tiff_size,
     "BMP": _bmp_size,
+    "AVIF": _avif_size,
 }

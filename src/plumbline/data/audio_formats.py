@@ -1,4 +1,0 @@
-"""Which audio is read; what validation passes is what decoding takes."""
-
-FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "AIFF", "MP3")
-"""Containers that are read, told by content."""
