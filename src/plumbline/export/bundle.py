@@ -33,7 +33,17 @@ from plumbline.tokenization.tokenizer import FILE_NAME
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("inference.py", "server.py", "Dockerfile")
-COMMON_MODULES = ("__init__", "files", "inputs", "model", "scores")
+COMMON_MODULES = (
+    "__init__",
+    "contract",
+    "files",
+    "guard",
+    "inputs",
+    "model",
+    "scores",
+    "worker",
+    "workers",
+)
 COMMON_PACKAGES = ("numpy", "onnxruntime")
 BUILD_PACKAGES = ("onnx", "onnxscript", "safetensors", "torch", "torchvision", "transformers")
 
