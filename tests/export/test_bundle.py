@@ -44,6 +44,11 @@ def test_a_bundle_holds_what_is_needed_to_run_it(bundle: Path) -> None:
     }
 
 
+def test_whoever_may_read_one_file_may_read_them_all(bundle: Path) -> None:
+    modes = {path.stat().st_mode & 0o777 for path in bundle.rglob("*") if path.is_file()}
+    assert modes == {(bundle / "contract.json").stat().st_mode & 0o777}
+
+
 def test_scripts_are_copied_as_they_are(bundle: Path) -> None:
     templates = ROOT / "src/plumbline/export/templates"
     copies = {path.name: path for path in (bundle / "runtime").iterdir()}

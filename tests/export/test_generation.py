@@ -14,6 +14,7 @@ from plumbline.export.plan import BundleSource
 from plumbline.export.seq2seq import SourceGraph, TargetGraph
 from plumbline.export.templates.model import Model
 from plumbline.export.templates.seq2seq import Seq2SeqTask
+from plumbline.export.templates.text import TextReader
 from plumbline.tasks.seq2seq import PairRows
 
 SourceOf = Callable[[str], BundleSource]
@@ -74,6 +75,63 @@ def test_greedy_continuations_are_those_of_the_checkpoint(
         expected = continue_text(stored.model, stored.spec, stored.text, prompt, config)
         asked = {"prompt": prompt, "max_new_tokens": tokens, "temperature": 0}
         assert model.predict(asked)["text"] == expected
+
+
+CAUSAL = ["causal_lm_packed", "causal_lm_answers"]
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_what_may_be_added_takes_nothing_from_the_prompt(bundle_of: BundleOf, name: str) -> None:
+    model = Model(bundle_of(name))
+    asked = {"prompt": "to be or not", "temperature": 0}
+    whole = model.task.inputs(asked)[0]
+    positions = model.contract["text"]["max_positions"]
+    for added in (1, positions - 5, positions - 1, positions, 1000):
+        request = {**asked, "max_new_tokens": added}
+        assert model.task.inputs(request)[0].tolist() == whole.tolist()
+        answer = model.predict(request)
+        assert "cut_tokens" not in answer
+        room = positions - whole.shape[1]
+        if answer["finish"] == "length":
+            assert answer["tokens"] == min(added, room)
+    assert whole.shape[1] == len(model.task.text.encode("to be or not")) + ("answers" in name)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_of_a_prompt_that_is_too_long_the_end_is_kept_and_the_rest_is_told(
+    bundle_of: BundleOf, name: str
+) -> None:
+    model = Model(bundle_of(name))
+    positions = model.contract["text"]["max_positions"]
+    ids = model.task.text.encode("whether " * 30)  # type: ignore[attr-defined]
+    framed = [*ids, model.contract["text"]["special_ids"]["bos"]] if "answers" in name else ids
+    asked = {"prompt": "whether " * 30, "max_new_tokens": 9, "temperature": 0}
+    assert model.task.inputs(asked)[0][0].tolist() == framed[1 - positions :]
+    answer = model.predict(asked)
+    assert answer["cut_tokens"] == len(framed) - (positions - 1)
+    assert answer["tokens"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "section", "key"),
+    [
+        ("seq2seq", "source", "text", "max_source_tokens"),
+        ("text", "text", "input", "max_tokens"),
+        ("vlm", "question", "text", "max_prompt_tokens"),
+    ],
+)
+def test_of_any_text_that_is_too_long_the_answer_says_how_much_was_cut(
+    bundle: Path, bundle_of: BundleOf, name: str, field: str, section: str, key: str
+) -> None:
+    folder = bundle if name == "vlm" else bundle_of(name)
+    model = Model(folder)
+    most, text = model.contract[section][key], "whether tis noble " * 20
+    asked: dict[str, Any] = {field: text}
+    if name == "vlm":
+        asked["image"] = (folder / "selftest/0.png").read_bytes()
+    reader = TextReader(model.files, 10_000)
+    assert model.predict(asked)["cut_tokens"] == len(reader.encode(text)) - most > 0
+    assert "cut_tokens" not in model.predict({**asked, field: "to be"})
 
 
 def test_a_stop_ends_the_text_before_it_and_a_seed_repeats_it(bundle_of: BundleOf) -> None:

@@ -61,10 +61,15 @@ def port(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int
 
 
 def ask(
-    port: int, method: str, path: str, body: bytes | None = None, headers: dict[str, str] = JSON
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: dict[str, str] = JSON,
+    timeout: float = 10,
 ) -> tuple[int, dict[str, Any]]:
     """Send a request; the status and the one line of JSON that comes back."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     connection.request(method, path, body, headers)
     response = connection.getresponse()
     text = response.read().decode()

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -78,25 +77,6 @@ def test_the_selftest_passes_without_torch(bundle_of: BundleOf, name: str) -> No
     result = json.loads(run(bundle_of(name), "--selftest"))
     turns = {"image": 4, "audio": 3}.get(name, 0)
     assert result == {"selftest": "ok", "format": "onnx", "answers": 2, "preprocessing": turns}
-
-
-@pytest.mark.parametrize("name", BOTH_FORMATS)
-def test_the_commands_and_the_python_of_the_readme_work(bundle_of: BundleOf, name: str) -> None:
-    bundle = bundle_of(name)
-    readme = (bundle / "README.md").read_text(encoding="utf-8")
-    assert "$" not in readme
-    shell = "\n".join(re.findall(r"```sh\n(.*?)```", readme, re.DOTALL))
-    commands = [line for line in shell.splitlines() if line.startswith("python inference.py")]
-    assert len(commands) == 2
-    asked = json.loads(run(bundle, *shlex.split(commands[1])[2:]))
-    python = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
-    model = Model(bundle)
-    line = json.loads(re.findall(r"`(\{.*\})`", readme)[0])
-    for field, kind in model.task.fields.items():
-        if kind == "file":
-            line[field] = (bundle / line[field]).read_bytes()
-    assert model.predict(line) == asked
-    assert "print(model.predict({" in python
 
 
 def test_the_python_of_a_readme_runs_and_leaves_no_trace(bundle_of: BundleOf) -> None:

@@ -1,5 +1,6 @@
 """Weights are stored under the names of the plain model, and fit entirely or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,15 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path, content: bytes | Non
         path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"w\.safetensors: not readable as safetensors"):
         read_tensors(path)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_weights_are_readable_by_whom_the_umask_lets(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        save_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
+        (tmp_path / "other").write_text("", encoding="utf-8")
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("w.safetensors", "other")]
+    assert modes == [mode, mode]

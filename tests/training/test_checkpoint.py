@@ -113,7 +113,7 @@ def test_a_failing_save_keeps_the_state_before(
     def fail(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(checkpoint, "save_tensors", fail)
     with pytest.raises(KeyboardInterrupt):
         store.save(*tensors_of(model, optimizer), state(2), 0)
     assert {p.name for p in tmp_path.iterdir()} == {"step-1"}

@@ -34,7 +34,18 @@ from plumbline.tokenization.tokenizer import FILE_NAME
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("inference.py", "server.py", "Dockerfile")
-COMMON_MODULES = ("__init__", "files", "inputs", "model", "refusals", "scores")
+COMMON_MODULES = (
+    "__init__",
+    "contract",
+    "files",
+    "guard",
+    "inputs",
+    "model",
+    "refusals",
+    "scores",
+    "worker",
+    "workers",
+)
 DECODERS = Path(undecodable.__file__).parent
 COMMON_DECODERS = ("arrays", "library_lines", "undecodable")
 """Modules of `plumbline.data` that every bundle has: it decodes with the files of training."""

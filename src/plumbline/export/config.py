@@ -21,12 +21,16 @@ class ServerConfig(Config):
     max_body_bytes: int = Field(8 << 20, ge=1024, le=1 << 30)
     """Longest request; a file in it is base64, a third larger than itself."""
     max_connections: int = Field(64, ge=1, le=10_000)
-    max_concurrent: int = Field(2, ge=1, le=1024)
-    """Answers computed at the same time; the others wait."""
+    max_concurrent: int = Field(4, ge=1, le=1024)
+    """Answers computed at the same time, each in a process that holds the model; others wait."""
     read_timeout_s: float = Field(10.0, ge=0.1, le=600.0)
     """A request that has not arrived within this time is dropped."""
     queue_timeout_s: float = Field(30.0, ge=0.1, le=600.0)
     """Longest wait for a turn before the answer is 503."""
+    answer_timeout_s: float = Field(10.0, ge=0.1, le=3600.0)
+    """An answer that is not there within this time is ended, with its process: 504."""
+    answer_memory_bytes: int = Field(2 << 30, ge=1 << 26, le=1 << 40)
+    """What a process may allocate beside the loaded model; an answer that needs more is 413."""
 
 
 class LimitsConfig(Config):

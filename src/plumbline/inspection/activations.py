@@ -4,7 +4,6 @@ import argparse
 import math
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from plumbline.inspection.attention import AttentionWatch, head_entropies
@@ -14,6 +13,7 @@ from plumbline.inspection.predictions import Prediction
 from plumbline.inspection.result import Report, table
 from plumbline.inspection.target import Target
 from plumbline.models.device import resolve_device, to_device
+from plumbline.models.weights import save_tensors
 from plumbline.registry import load_attribute
 
 COLUMNS = {
@@ -103,7 +103,7 @@ def inspect(target: Target, options: argparse.Namespace) -> Report:
         if prediction.probabilities is not None:
             record.add(f"{head}: probabilities", prediction.probabilities)
     if options.tensors is not None:
-        save_file(record.tensors, options.tensors)
+        save_tensors(record.tensors, options.tensors)
     data = {
         "samples": len(batch["sample_index"]),
         "loss": _finite(float(loss.total) / max(int(loss.count), 1)),

@@ -71,7 +71,15 @@ def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write the weights alone, without wrappers of compilation or data parallelism."""
-    save_file(plain_state(model), path)
+    save_tensors(plain_state(model), path)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file that whoever the umask lets may read."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path)  # makes a file of its own, for the owner alone
+    path.chmod(mode)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

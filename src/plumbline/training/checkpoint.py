@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from plumbline.errors import CheckpointError, OutputError
@@ -33,7 +32,14 @@ from plumbline.files import (
     staged_folder,
     verify_digests,
 )
-from plumbline.models.weights import WEIGHTS, load_weights, read_tensors, spread_like, whole
+from plumbline.models.weights import (
+    WEIGHTS,
+    load_weights,
+    read_tensors,
+    save_tensors,
+    spread_like,
+    whole,
+)
 from plumbline.params import describe_differences, list_differences
 
 IDENTITY = "identity.json"
@@ -119,8 +125,8 @@ class CheckpointStore:
         before = [p for p in self.folder.glob("step-*") if not (p / "snapshot").exists()]
         final = self.folder / f"step-{state.clock['micro_step']}"
         with staged_folder(final) as partial:
-            save_file(dict(weights), partial / WEIGHTS)
-            save_file(dict(moments), partial / "optimizer.safetensors")
+            save_tensors(dict(weights), partial / WEIGHTS)
+            save_tensors(dict(moments), partial / "optimizer.safetensors")
             # Not dump_json: rows keep the order of their columns, and a skipped step holds a NaN.
             (partial / "state.json").write_text(json.dumps(vars(state)), encoding="utf-8")
             if self._identity is not None:
@@ -134,7 +140,7 @@ class CheckpointStore:
     def save_best(self, weights: Mapping[str, Tensor], best: Mapping[str, Any]) -> None:
         """Replace the best weights."""
         with staged_folder(self.folder / "best") as partial:
-            save_file(dict(weights), partial / WEIGHTS)
+            save_tensors(dict(weights), partial / WEIGHTS)
             (partial / "best.json").write_text(dump_json(dict(best)), encoding="utf-8")
 
     def restore(

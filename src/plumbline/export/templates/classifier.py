@@ -5,14 +5,25 @@ from typing import Any
 
 import numpy as np
 
+from .contract import Shape, section
 from .files import Files, Floats, Graph, InputError
-from .inputs import Arrays, open_reader
+from .inputs import INPUTS, Arrays, open_reader
 from .model import Task
 from .scores import softmax
 
 
 class HeadedTask(Task):
     """What classification and regression share."""
+
+    parts = frozenset({"model"})
+    head: Shape
+    """What stands in the contract for each head."""
+
+    @classmethod
+    def shape(cls, contract: Mapping[str, Any]) -> Shape:
+        """See `Task`."""
+        known = INPUTS.get(str(section(contract, "input", "modality")), {})
+        return {"input": {"modality": set(INPUTS), **known}, "heads": {...: cls.head}}
 
     def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
         super().__init__(contract, files, graphs)
@@ -30,6 +41,10 @@ class HeadedTask(Task):
         """See `Task`."""
         return self.reader.read(request[self.reader.field])
 
+    def cut_tokens(self, request: Mapping[str, Any]) -> int:
+        """See `Task`."""
+        return self.reader.cut_tokens(request[self.reader.field])
+
     def logits(self, arrays: Arrays) -> dict[str, Floats]:
         """Outputs [batch, outputs] by head.
 
@@ -44,6 +59,8 @@ class HeadedTask(Task):
 
 class ClassificationTask(HeadedTask):
     """The likeliest class of each head."""
+
+    head = {"classes": [str]}
 
     def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Give class, confidence and the probabilities of all classes, by head where several."""
@@ -67,6 +84,8 @@ def _classify(logits: Floats, classes: list[str]) -> dict[str, Any]:
 
 class RegressionTask(HeadedTask):
     """The number of each head, in the units of the data."""
+
+    head = {"mean": float, "std": float}
 
     def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Give the value, by head where several."""

@@ -4,7 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from .contract import COUNT, Shape
 from .files import Floats, Graph, Ids
+
+SIZES: Shape = {"width": COUNT, "layers": COUNT, "kv_heads": COUNT, "head_dim": COUNT}
+"""Section `decoder` of a contract."""
 
 
 class Decoding:

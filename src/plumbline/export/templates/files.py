@@ -1,7 +1,5 @@
 """The files of a bundle, each checked before it is used, and the graphs in them."""
 
-import hashlib
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .guard import BundleError as BundleError
+from .guard import check_file, read_digests
+from .guard import printable as printable
+
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Graph = Callable[[Sequence[NDArray[Any]]], list[Floats]]
 """A part of the model: arrays in, arrays out, in the order of its inputs and outputs."""
-
-
-class BundleError(Exception):
-    """The bundle is damaged or lacks something; the text is one line."""
 
 
 class InputError(Exception):
@@ -37,11 +35,7 @@ class Files:
         Raises:
             BundleError: it is missing or damaged.
         """
-        self.folder = folder
-        try:
-            self.digests: dict[str, str] = json.loads((folder / "digests.json").read_bytes())
-        except (OSError, ValueError) as error:
-            raise BundleError(f"digests.json: not readable ({error})") from None
+        self.folder, self.digests = folder, read_digests(folder)
 
     def check(self, name: str) -> Path:
         """Compare a file with its digest and return its path.
@@ -49,17 +43,7 @@ class Files:
         Raises:
             BundleError: it is not listed, missing, or its bytes have changed.
         """
-        if name not in self.digests:
-            raise BundleError(f"{name}: not listed in digests.json, so it is not loaded")
-        path = self.folder / name
-        try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise BundleError(f"{name}: {error.strerror}; copy the whole bundle") from None
-        if digest != self.digests[name]:
-            raise BundleError(f"{name}: its bytes changed after export (SHA-256 differs)")
-        return path
+        return check_file(self.folder, self.digests, name)
 
     def read(self, name: str) -> bytes:
         """The checked bytes of a file."""
@@ -80,6 +64,8 @@ def _open_onnx(path: Path, threads: int) -> Graph:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # Waiting threads that spin take the processors from the workers beside them.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.use_deterministic_compute, options.log_severity_level = True, 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]

@@ -6,21 +6,29 @@ first compared with its SHA-256 in digests.json. `--help` names what this model 
     python inference.py --selftest
 """
 
+# Nothing may be imported from the bundle's folder before it is checked, by any way to start Python:
+# `sys` and `os` are part of the interpreter, and `guard.py` is run by its path.
+import sys
+
+sys.dont_write_bytecode = True  # the bundle stays as it was exported
+import os
+
+FOLDER = os.path.dirname(os.path.realpath(__file__))
+sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or os.getcwd()) != FOLDER]
+guard: dict = {"__name__": "guard"}  # type: ignore[type-arg]
+with open(os.path.join(FOLDER, "runtime", "guard.py"), "rb") as code:
+    exec(compile(code.read(), code.name, "exec"), guard)
+guard["enter"](guard["Path"](FOLDER), as_script=__name__ == "__main__")
+
 import argparse
 import json
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.dont_write_bytecode = True  # the bundle stays as it was exported
-FOLDER = Path(__file__).resolve().parent
-if str(FOLDER) not in sys.path:  # as under python -I
-    sys.path.insert(0, str(FOLDER))
-
-from runtime.files import BundleError, Files, InputError  # type: ignore[import-not-found]  # noqa: E402
-from runtime.model import Model, find_task, read_contract, selftest  # type: ignore[import-not-found]  # noqa: E402
+from runtime.files import BundleError, Files, InputError, printable  # type: ignore[import-not-found]
+from runtime.model import Model, find_task, read_contract, selftest  # type: ignore[import-not-found]
 
 TYPES: dict[str, dict[str, Any]] = {
     "file": {"type": Path, "metavar": "FILE"},
@@ -94,14 +102,18 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     warnings.simplefilter("ignore")  # Pillow's, on images that are refused with our own error
     try:
-        contract = read_contract(Files(FOLDER))
+        contract = read_contract(Files(Path(FOLDER)))
         parsed = _parse_arguments(arguments, find_task(contract).fields_of(contract))
-        model = Model(FOLDER, format=parsed.format)
+        model = Model(Path(FOLDER), format=parsed.format)
         if parsed.batch:
             return run_batch(model, parsed.batch)
         result = selftest(model) if parsed.selftest else _answer(model, parsed)
     except (BundleError, InputError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
+        return 1
+    except Exception as error:  # the edge of the process: whatever a damaged bundle leads to
+        text = printable(" ".join(str(error).split())[:200])
+        print(f"error: the bundle is damaged ({type(error).__name__}: {text})", file=sys.stderr)
         return 1
     print(json.dumps(result, allow_nan=False))
     return 0

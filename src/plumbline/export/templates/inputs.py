@@ -10,8 +10,39 @@ from numpy.typing import NDArray
 
 from plumbline.data.arrays import decode_features
 
+from .contract import COUNT, SPECIAL_IDS, Shape
 from .files import Files, InputError, TooLargeError
 from .refusals import refused
+
+INPUTS: dict[str, Shape] = {
+    "image": {
+        "height": COUNT,
+        "width": COUNT,
+        "resize": {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"},
+        "mean": [float],
+        "std": [float],
+    },
+    "audio": {
+        "sample_rate": COUNT,
+        "n_mels": COUNT,
+        "window_ms": float,
+        "hop_ms": float,
+        "fft": COUNT,
+        "edges": {"reflect", "zero"},
+        "scale": {"whisper", "log"},
+        "normalize": {"none", "clip"},
+        "max_steps": (COUNT, None),
+    },
+    "features": {
+        "channels": COUNT,
+        "mean": ([float], None),
+        "std": ([float], None),
+        "cut": (COUNT, None),
+        "max_steps": (COUNT, None),
+    },
+    "text": {"special_ids": SPECIAL_IDS, "max_tokens": COUNT},
+}
+"""Modality -> what its section `input` of a contract holds."""
 
 Arrays = list[NDArray[Any]]
 """The inputs of a graph for one sample, in order, each [1, ...]."""
@@ -34,6 +65,10 @@ class Reader(ABC):
         Raises:
             InputError: it is not what the field takes.
         """
+
+    def cut_tokens(self, value: Any) -> int:
+        """Tokens of a value that the model is not shown, because it has more than it takes."""
+        return 0
 
 
 class ImageReader(Reader):
@@ -130,10 +165,16 @@ class TextInputReader(Reader):
 
     def read(self, value: str) -> Arrays:
         """See `Reader`."""
-        ids = self.text.encode(self.text.check("text", value, empty=True))
-        special = self._settings["special_ids"]
+        ids, special = self._encode(value), self._settings["special_ids"]
         framed = [special["bos"], *ids[: self._settings["max_tokens"]], special["eos"]]
         return ids_and_mask(framed)
+
+    def _encode(self, value: str) -> list[int]:
+        return self.text.encode(self.text.check("text", value, empty=True))
+
+    def cut_tokens(self, value: str) -> int:
+        """See `Reader`: of a text that is too long, its end."""
+        return max(0, len(self._encode(value)) - int(self._settings["max_tokens"]))
 
 
 def ids_and_mask(ids: Sequence[int]) -> Arrays:

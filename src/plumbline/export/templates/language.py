@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from .decoding import Decoding
+from .contract import COUNT, ID, SPECIAL_IDS, Shape
+from .decoding import SIZES, Decoding
 from .files import Files, Floats, Graph, InputError
 from .inputs import Arrays, ids_and_mask
 from .model import Task
@@ -20,6 +21,22 @@ class CausalTask(Task):
     """Goes on from a prompt."""
 
     required = ("prompt",)
+    parts = frozenset({"decoder"})
+
+    @staticmethod
+    def shape(contract: Mapping[str, Any]) -> Shape:
+        """See `Task`."""
+        sampling = {
+            "max_new_tokens": COUNT,
+            "temperature": float,
+            "top_k": (COUNT, None),
+            "top_p": (float, None),
+            "stop": [str],
+            "seed": range(1 << 63),
+        }
+        framings = {"stream", "rows", "question_answer"}
+        text = {"special_ids": SPECIAL_IDS, "framing": framings, "max_positions": COUNT}
+        return {"text": text, "sampling": sampling, "decoder": SIZES}
 
     def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
         super().__init__(contract, files, graphs)
@@ -40,7 +57,15 @@ class CausalTask(Task):
         }
 
     def inputs(self, request: Mapping[str, Any]) -> Arrays:
-        """Ids of the prompt [1, seq]: as much of its end as leaves room for what is added."""
+        """Ids of the prompt [1, seq], whole where it fits; else as much of its end as does."""
+        return [np.array([self._prompt(request)[-self._longest :]], np.int64)]
+
+    @property
+    def _longest(self) -> int:
+        """Tokens of the longest prompt that leaves room for one more."""
+        return int(self.contract["text"]["max_positions"]) - 1
+
+    def _prompt(self, request: Mapping[str, Any]) -> list[int]:
         text = self.contract["text"]
         bos = text["special_ids"]["bos"]
         ids = self.text.encode(self.text.check("prompt", request["prompt"], empty=True))
@@ -50,8 +75,11 @@ class CausalTask(Task):
             ids = [bos, *ids]
         if not ids:
             raise InputError("prompt: has no token to go on from")
-        room = text["max_positions"] - self._settings(request)["max_new_tokens"]
-        return [np.array([ids[-room:]], np.int64)]
+        return ids
+
+    def cut_tokens(self, request: Mapping[str, Any]) -> int:
+        """See `Task`: of a prompt that is too long, its beginning."""
+        return max(0, len(self._prompt(request)) - self._longest)
 
     def _settings(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The sampling of a request, what it does not say from the contract.
@@ -75,8 +103,6 @@ class CausalTask(Task):
             raise InputError("temperature: below 0.001 only 0, the likeliest token, is possible")
         if len(settings["stop"]) > MAX_STOPS or "" in settings["stop"]:
             raise InputError(f"stop: up to {MAX_STOPS} texts, none of them empty")
-        most = self.contract["text"]["max_positions"] - 1
-        settings["max_new_tokens"] = min(settings["max_new_tokens"], most)
         return settings
 
     def decoding(self, batch: int) -> Decoding:
@@ -88,6 +114,9 @@ class CausalTask(Task):
         ids, settings = self.inputs(request)[0], self._settings(request)
         random = np.random.default_rng(settings["seed"])
         drawing = {name: settings[name] for name in ("temperature", "top_k", "top_p")}
+        # What is added gets the room that the prompt leaves, never the other way round.
+        room = self.contract["text"]["max_positions"] - ids.shape[1]
+        longest = min(settings["max_new_tokens"], room)
         decoding = self.decoding(1)
         logits, tokens, stops = decoding.prefill(ids), list[int](), settings["stop"]
         while True:
@@ -97,7 +126,7 @@ class CausalTask(Task):
             tokens.append(token)
             if stops and any(stop in self.text.decode(tokens) for stop in stops):
                 return self._answer(tokens, "stop", stops)
-            if len(tokens) == settings["max_new_tokens"]:
+            if len(tokens) == longest:
                 return self._answer(tokens, "length")
             logits = decoding.step(np.array([token], np.int64))
 
@@ -114,6 +143,17 @@ class MaskedTask(Task):
     """Says what may stand in the gaps of a text."""
 
     required = ("text",)
+    parts = frozenset({"model"})
+
+    @staticmethod
+    def shape(contract: Mapping[str, Any]) -> Shape:
+        """See `Task`."""
+        framings = {"stream", "rows"}
+        return {
+            "text": {"special_ids": SPECIAL_IDS, "framing": framings, "max_tokens": COUNT},
+            "mask": {"id": ID, "text": str, "takes_space": bool},
+            "candidates": COUNT,
+        }
 
     def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
         super().__init__(contract, files, graphs)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .contract import COMMON, SELFTEST, Shape, blamed, check_shape
 from .files import BundleError, Files, Graph, InputError, open_graph
 from .inputs import Arrays, fingerprint
 
@@ -42,6 +43,13 @@ class Task(ABC):
     required: tuple[str, ...] = ()
     exact = True
     """Whether the model's inputs are the same bits on any processor."""
+    parts: frozenset[str]
+    """Of the model: the graphs that every format has."""
+
+    @staticmethod
+    @abstractmethod
+    def shape(contract: Mapping[str, Any]) -> Shape:
+        """What the task reads of a contract, beside `COMMON`."""
 
     def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
         self.contract, self.files, self.graphs = contract, files, graphs
@@ -57,6 +65,10 @@ class Task(ABC):
     @abstractmethod
     def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answer a request with plain JSON values; errors as `inputs`."""
+
+    def cut_tokens(self, request: Mapping[str, Any]) -> int:
+        """Tokens of a request's text that the model is not shown, because it takes fewer."""
+        return 0
 
 
 class Model:
@@ -77,6 +89,7 @@ class Model:
         """
         self.files = Files(bundle_folder() if folder is None else Path(folder))
         self.contract = read_contract(self.files)
+        task_class = find_task(self.contract)
         formats = self.contract["formats"]
         self.format = format or self.contract["default_format"]
         if self.format not in formats:
@@ -84,22 +97,28 @@ class Model:
         parts = dict(formats[self.format])
         for name in parts.pop("external", []):
             self.files.check(name)
+        if parts.keys() != task_class.parts:
+            raise BundleError(f"contract.json: formats.{self.format} names other graphs")
         threads = threads or self.contract["threads"]
-        graphs = {
-            part: open_graph(self.files.check(name), self.format, threads)
-            for part, name in parts.items()
-        }
-        task_class = find_task(self.contract)
-        self.task = task_class(self.contract, self.files, graphs)
+        with blamed("contract.json"):
+            graphs = {
+                part: open_graph(self.files.check(name), self.format, threads)
+                for part, name in parts.items()
+            }
+            self.task = task_class(self.contract, self.files, graphs)
 
     def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answer a request: values by field, files as bytes.
 
+        Where a text is longer than the model takes, `cut_tokens` in the answer says by how much.
+
         Raises:
             InputError: a field is missing, unknown, or cannot be used.
         """
-        answer: dict[str, Any] = self.task.predict(self._checked(request))
-        return answer
+        checked = self._checked(request)
+        answer: dict[str, Any] = self.task.predict(checked)
+        cut = self.task.cut_tokens(checked)
+        return {**answer, "cut_tokens": cut} if cut else answer
 
     def fingerprint(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What identifies the inputs of a request; errors as `predict`."""
@@ -133,18 +152,38 @@ def read_contract(files: Files) -> dict[str, Any]:
     """Read contract.json.
 
     Raises:
-        BundleError: it is missing, has changed, or is of another version.
+        BundleError: it is missing, has changed, is of another version, or lacks what its task
+            reads.
     """
-    contract: dict[str, Any] = json.loads(files.read("contract.json"))
-    if contract.get("contract_version") != CONTRACT_VERSION:
+    contract: dict[str, Any] = _read_json(files, "contract.json")
+    if not isinstance(contract, dict) or contract.get("contract_version") != CONTRACT_VERSION:
         raise BundleError("contract.json: of another version than the scripts")
+    check_shape(contract, {"task": set(TASKS)}, "contract.json")
+    check_shape(contract, {**COMMON, **find_task(contract).shape(contract)}, "contract.json")
     return contract
 
 
+def _read_json(files: Files, name: str) -> Any:
+    try:
+        return json.loads(files.read(name))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{name}: not readable as JSON ({error})") from None
+
+
 def find_task(contract: Mapping[str, Any]) -> Any:
-    """The class that answers the requests of a contract; `fields_of` says what they hold."""
+    """The class that answers the requests of a contract; `fields_of` says what they hold.
+
+    Raises:
+        BundleError: its module is not part of this bundle.
+    """
     module, _, name = TASKS[contract["task"]].partition(":")
-    return getattr(importlib.import_module(f".{module}", __package__), name)
+    try:
+        return getattr(importlib.import_module(f".{module}", __package__), name)
+    except ModuleNotFoundError as error:
+        if error.name != f"{__package__}.{module}":
+            raise  # a package that is not installed
+        text = f"task = {contract['task']!r}: this bundle's scripts do not have it"
+        raise BundleError(f"contract.json: {text}; copy the whole bundle") from None
 
 
 def selftest(model: Model) -> dict[str, Any]:
@@ -156,18 +195,22 @@ def selftest(model: Model) -> dict[str, Any]:
     for name in model.files.digests:
         if name != "server.json":  # its settings are for whoever runs the server to change
             model.files.check(name)
-    stored = json.loads(model.files.read("selftest/selftest.json"))
-    tolerance = stored["tolerance"]
+    stored = _read_json(model.files, "selftest/selftest.json")
+    check_shape(stored, SELFTEST, "selftest/selftest.json")
     for sample in [*stored["preprocessing"], *stored["answers"]]:
-        got = model.fingerprint(stored_request(model, sample))
+        with blamed(sample["name"]):
+            got = model.fingerprint(stored_request(model, sample))
         if not agree(sample["inputs"], got, stored["input_tolerance"]):
             raise BundleError(f"{sample['name']}: preprocessing gives other inputs")
     for sample in stored["answers"]:
-        answer = model.predict(stored_request(model, sample))
-        if not agree(sample["answer"], answer, tolerance):
+        with blamed(sample["name"]):
+            answer = model.predict(stored_request(model, sample))
+        if not agree(sample["answer"], answer, stored["tolerance"]):
             said, wanted = (json.dumps(v)[:300] for v in (answer, sample["answer"]))
             raise BundleError(f"{sample['name']}: answered {said}, expected {wanted}")
     counts = {name: len(stored[name]) for name in ("preprocessing", "answers")}
+    if not counts["answers"]:
+        raise BundleError("selftest/selftest.json: holds no answer; copy the whole bundle")
     return {"selftest": "ok", "format": model.format, **counts}
 
 

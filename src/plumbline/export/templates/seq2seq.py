@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .contract import COUNT, ID, SPECIAL_IDS, Shape
 from .files import Files, Floats, Graph, InputError
 from .inputs import Arrays, ids_and_mask
 from .model import Task
@@ -23,6 +24,16 @@ class Seq2SeqTask(Task):
     """Writes the target of a source."""
 
     required = ("source",)
+    parts = frozenset({"encoder", "decoder"})
+
+    @staticmethod
+    def shape(contract: Mapping[str, Any]) -> Shape:
+        """See `Task`."""
+        return {
+            "text": {"special_ids": SPECIAL_IDS, "max_source_tokens": COUNT},
+            "decoding": {"beams": COUNT, "length_penalty": float, "max_new_tokens": COUNT},
+            "generation": {"start": ID, "eos": ID, "suppressed": [ID], "max_positions": COUNT},
+        }
 
     def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
         super().__init__(contract, files, graphs)
@@ -42,8 +53,16 @@ class Seq2SeqTask(Task):
     def inputs(self, request: Mapping[str, Any]) -> Arrays:
         """input_ids and attention_mask [1, seq] of the source, cut and closed by eos."""
         text = self.contract["text"]
-        ids = self.text.encode(self.text.check("source", request["source"]))
+        ids = self._source(request)
         return ids_and_mask([*ids[: text["max_source_tokens"]], text["special_ids"]["eos"]])
+
+    def _source(self, request: Mapping[str, Any]) -> list[int]:
+        return self.text.encode(self.text.check("source", request["source"]))
+
+    def cut_tokens(self, request: Mapping[str, Any]) -> int:
+        """See `Task`: of a source that is too long, its end."""
+        longest = int(self.contract["text"]["max_source_tokens"])
+        return max(0, len(self._source(request)) - longest)
 
     def encode(self, arrays: Arrays) -> Floats:
         """Hidden states [batch, seq, width] of sources."""

@@ -6,17 +6,27 @@
 There is no authentication and no TLS: listen on the loopback interface, or behind a proxy.
 """
 
+# Nothing may be imported from the bundle's folder before it is checked, by any way to start Python:
+# `sys` and `os` are part of the interpreter, and `guard.py` is run by its path.
+import sys
+
+sys.dont_write_bytecode = True  # the bundle stays as it was exported
+import os
+
+FOLDER = os.path.dirname(os.path.realpath(__file__))
+sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or os.getcwd()) != FOLDER]
+guard: dict = {"__name__": "guard"}  # type: ignore[type-arg]
+with open(os.path.join(FOLDER, "runtime", "guard.py"), "rb") as code:
+    exec(compile(code.read(), code.name, "exec"), guard)
+guard["enter"](guard["Path"](FOLDER), as_script=__name__ == "__main__")
+
 import argparse
-import base64
-import binascii
 import contextlib
 import json
 import signal
 import socket
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -24,13 +34,8 @@ from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
-sys.dont_write_bytecode = True  # the bundle stays as it was exported
-FOLDER = Path(__file__).resolve().parent
-if str(FOLDER) not in sys.path:  # as under python -I
-    sys.path.insert(0, str(FOLDER))
-
-from runtime.files import BundleError, InputError, TooLargeError  # type: ignore[import-not-found]  # noqa: E402
-from runtime.model import Model  # type: ignore[import-not-found]  # noqa: E402
+from runtime.guard import BundleError, printable  # type: ignore[import-not-found]
+from runtime.workers import Workers  # type: ignore[import-not-found]
 
 RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65535),
@@ -39,6 +44,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "max_concurrent": (1, 1024),
     "read_timeout_s": (0.1, 600),
     "queue_timeout_s": (0.1, 600),
+    "answer_timeout_s": (0.1, 3600),
+    "answer_memory_bytes": (1 << 26, 1 << 40),
 }
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 ROUTES = {"/health": "GET", "/predict": "POST"}
@@ -59,17 +66,17 @@ class RequestError(Exception):
 
 
 class Server(ThreadingMixIn, TCPServer):
-    """A thread per connection; connections, sending time and answers at once are limited."""
+    """A thread per connection; connections and sending time are limited, as are the answers."""
 
     allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, model: Any, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any]) -> None:
         """Bind to the address of the settings."""
-        self.model, self.settings = model, settings
-        self.answering = threading.BoundedSemaphore(settings["max_concurrent"])
+        self.settings = settings
+        self.workers: Any = None  # once they are ready: until then no request is taken
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         # Connections whose request has not arrived yet, in order of arrival, with their deadlines.
@@ -161,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _respond(self) -> None:
         try:
-            self._send(HTTPStatus.OK, self._route())
+            self._send(*self._route())
         except RequestError as error:
             self._send(error.status, {"error": str(error)})
         except (ConnectionError, TimeoutError):
@@ -170,49 +177,20 @@ class Handler(BaseHTTPRequestHandler):
             self.log_error("%s: %s", type(error).__name__, " ".join(str(error).split())[:200])
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error"})
 
-    def _route(self) -> dict[str, Any]:
+    def _route(self) -> tuple[HTTPStatus, dict[str, Any]]:
         method = ROUTES.get(self.path)
         if method is None:
             raise RequestError(HTTPStatus.NOT_FOUND, f"no such route; there is {', '.join(ROUTES)}")
         if self.command != method:
             raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, f"use {method}")
+        workers = self.server.workers
         if self.path == "/health":
-            model = self.server.model
-            digest = model.files.digests["contract.json"][:12]
-            facts = {"format": model.format, "contract": digest, "fields": model.task.fields}
-            return {"status": "ok", **facts}
-        return self._answer(self._read_request())
-
-    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        if not self.server.answering.acquire(timeout=self.server.settings["queue_timeout_s"]):
-            raise RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "busy; try again later")
-        try:
-            answer: dict[str, Any] = self.server.model.predict(request)
-        except TooLargeError as error:
-            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from None
-        except InputError as error:
-            raise RequestError(HTTPStatus.BAD_REQUEST, str(error)) from None
-        finally:
-            self.server.answering.release()
-        return answer
-
-    def _read_request(self) -> dict[str, Any]:
-        try:
-            request = json.loads(self._read_body())
-        except (ValueError, RecursionError):
-            raise RequestError(HTTPStatus.BAD_REQUEST, "the body is no JSON") from None
-        fields = self.server.model.task.fields
-        if not isinstance(request, dict) or not request.keys() <= fields.keys():
-            text = f"expected an object of {', '.join(fields)}"
-            raise RequestError(HTTPStatus.BAD_REQUEST, text)
-        for name, value in request.items():
-            if fields[name] != "file" or value is None:
-                continue
-            try:
-                request[name] = base64.b64decode(value, validate=True)
-            except (TypeError, binascii.Error, ValueError):
-                raise RequestError(HTTPStatus.BAD_REQUEST, f"{name}: no base64") from None
-        return request
+            state = workers.state()
+            down = state["status"] == "down"
+            status = HTTPStatus.SERVICE_UNAVAILABLE if down else HTTPStatus.OK
+            return status, {**state, **workers.facts}
+        status, answer = workers.answer(self._read_body())
+        return HTTPStatus(status), answer
 
     def _read_body(self) -> bytes:
         length = self._check_headers()
@@ -273,7 +251,7 @@ def load_settings(path: Path) -> dict[str, Any]:
     """
     try:
         settings: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path.name}: not readable as JSON ({error})") from None
     if not isinstance(settings, dict) or set(settings) != {"host", *RANGES}:
         raise BundleError(f"{path.name}: its keys must be host, {', '.join(RANGES)}")
@@ -290,14 +268,14 @@ def _stop(signal_number: int, frame: Any) -> None:
     raise SystemExit(0)
 
 
-def _listen(model: Model, settings: dict[str, Any]) -> Server:
+def _listen(settings: dict[str, Any]) -> Server:
     """A server at the address of its settings.
 
     Raises:
         BundleError: nobody can listen there, as when another process does.
     """
     try:
-        return Server(model, settings)
+        return Server(settings)
     except (OSError, OverflowError) as error:
         where = f"{settings['host']}:{settings['port']}"
         raise BundleError(
@@ -311,26 +289,41 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--host", help="address to listen on, instead of that in server.json")
     parser.add_argument("--port", type=int, help="port to listen on; 0: any free one")
     parser.add_argument("--format", choices=("onnx", "torchscript"))
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)  # how it starts its own
     parsed = parser.parse_args(arguments)
-    warnings.simplefilter("ignore")  # Pillow's, on images that are refused anyway
-    try:
-        settings = load_settings(FOLDER / "server.json")
-        settings |= {k: v for k in ("host", "port") if (v := getattr(parsed, k)) is not None}
-        model = Model(FOLDER, format=parsed.format)
-        server = _listen(model, settings)
-    except (BundleError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    folder = Path(FOLDER)
+    if parsed.worker is not None:
+        from runtime.worker import work  # type: ignore[import-not-found]
+
+        work(parsed.worker, folder)
+        return 0
     signal.signal(signal.SIGTERM, _stop)
-    port = server.server_address[1]
-    print(f"listening on http://{settings['host']}:{port}", file=sys.stderr, flush=True)
     try:
-        server.serve_forever()
+        settings = load_settings(folder / "server.json") | {"format": parsed.format}
+        settings |= {k: v for k in ("host", "port") if (v := getattr(parsed, k)) is not None}
+        # Bound first: an address that is taken costs no loading of models.
+        with _listen(settings) as server, contextlib.closing(_start_workers(settings)) as workers:
+            server.workers = workers
+            return _serve(server)
+    except (BundleError, OSError) as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _start_workers(settings: dict[str, Any]) -> Workers:
+    isolated = ["-I"] if sys.flags.isolated else []
+    return Workers([sys.executable, "-P", *isolated, __file__, "--worker"], settings)
+
+
+def _serve(server: Server) -> int:
+    address = f"{server.settings['host']}:{server.server_address[1]}"
+    print(f"listening on http://{address}", file=sys.stderr, flush=True)
+    try:
+        server.serve_forever()
     finally:
         server.drain()
-        server.server_close()
     return 0
 
 

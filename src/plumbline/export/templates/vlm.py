@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from .decoding import Decoding
+from .contract import COUNT, SPECIAL_IDS, Shape
+from .decoding import SIZES, Decoding
 from .files import Files, Floats, Graph, InputError
-from .inputs import Arrays, ImageReader
+from .inputs import INPUTS, Arrays, ImageReader
 from .model import Task
 from .scores import softmax
 from .text import TextReader
@@ -17,6 +18,23 @@ class VlmTask(Task):
     """Answers a question about an image, or describes it."""
 
     required = ("image",)
+    parts = frozenset({"vision", "decoder"})
+
+    @staticmethod
+    def shape(contract: Mapping[str, Any]) -> Shape:
+        """See `Task`."""
+        text = {
+            "special_ids": SPECIAL_IDS,
+            "caption_prompt": str,
+            "max_prompt_tokens": COUNT,
+            "max_new_tokens": COUNT,
+        }
+        decoder = {**SIZES, "image_tokens": COUNT}
+        return {
+            "input": {"modality": {"image"}, **INPUTS["image"]},
+            "text": text,
+            "decoder": decoder,
+        }
 
     def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
         super().__init__(contract, files, graphs)
@@ -36,8 +54,17 @@ class VlmTask(Task):
             InputError: the question is empty, too long, or no text.
         """
         text = self.contract["text"]
-        ids = self.text.encode(self.text.check("question", question))
+        ids = self._encode(question)
         return [*ids[: text["max_prompt_tokens"]], text["special_ids"]["bos"]]
+
+    def _encode(self, question: str) -> list[int]:
+        return self.text.encode(self.text.check("question", question))
+
+    def cut_tokens(self, request: Mapping[str, Any]) -> int:
+        """See `Task`: of a question that is too long, its end."""
+        question = request.get("question")
+        tokens = 0 if question is None else len(self._encode(question))
+        return max(0, tokens - int(self.contract["text"]["max_prompt_tokens"]))
 
     def inputs(self, request: Mapping[str, Any]) -> Arrays:
         """Pixel values [1, 3, height, width] and the ids of the prompt [1, seq]."""

@@ -1,0 +1,128 @@
+"""What must stand in the JSON files of a bundle: checked once, before anything relies on it."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from .guard import BundleError
+
+Shape = Any
+"""str or bool; float: a finite number; a range: a whole number in it; a set: one of these words;
+[shape]: a list of it; (shape, ...): any of them; None: null; a dict: an object that has these keys
+and may have more; {...: shape}: an object of it, not empty."""
+
+COUNT = range(1, 1 << 40)
+ID = range(1 << 40)
+"""Of a token."""
+FILE = str
+"""A name in digests.json."""
+
+SPECIAL_IDS: Shape = {"bos": ID, "eos": ID}
+
+LIMITS: Shape = {
+    "max_bytes": COUNT,
+    "max_image_pixels": COUNT,
+    "max_audio_s": float,
+    "max_text_chars": COUNT,
+    "max_new_tokens": COUNT,
+}
+
+COMMON: Shape = {
+    "threads": COUNT,
+    "limits": LIMITS,
+    "formats": {...: {...: (FILE, [FILE])}},
+    "default_format": str,
+}
+"""Of contract.json, whatever the task."""
+
+SELFTEST: Shape = {
+    "tolerance": float,
+    "input_tolerance": float,
+    "answers": [{"name": str, "request": {...: object}, "inputs": dict, "answer": dict}],
+    "preprocessing": [{"name": str, "request": {...: object}, "inputs": dict}],
+}
+
+
+def check_shape(value: Any, shape: Shape, name: str, place: str = "") -> None:
+    """Compare a value out of JSON with what it has to be.
+
+    Raises:
+        BundleError: it is something else; the text names file, key and what is expected.
+    """
+    if isinstance(shape, dict) and isinstance(value, dict):
+        for key in value if ... in shape else shape:
+            if key not in value:
+                raise BundleError(f"{name}: {place}{key} is missing; copy the whole bundle")
+            inner = shape.get(key, shape.get(...))
+            check_shape(value[key], inner, name, f"{place}{key}.")
+        fits = bool(value) or not shape
+    elif isinstance(shape, list) and isinstance(value, list):
+        for number, inner in enumerate(value):
+            check_shape(inner, shape[0], name, f"{place}{number}.")
+        fits = True
+    elif isinstance(shape, tuple):
+        fits = any(_fits(value, inner) for inner in shape)
+    else:
+        fits = _fits(value, shape)
+    if not fits:
+        said = repr(value)[:60]
+        text = f"{place.rstrip('.') or 'the whole'} = {said}: expected {_words(shape)}"
+        raise BundleError(f"{name}: {text}; copy the whole bundle")
+
+
+def _fits(value: Any, shape: Shape) -> bool:
+    """Whether a value is what a shape says; of lists and objects in a choice, all that is in it."""
+    if isinstance(shape, range):
+        return type(value) is int and value in shape
+    if isinstance(shape, (set, frozenset)):
+        return isinstance(value, str) and value in shape
+    if isinstance(shape, (dict, list)):
+        try:
+            check_shape(value, shape, "") if isinstance(value, type(shape)) else None
+        except BundleError:
+            return False
+        return isinstance(value, type(shape))
+    if shape is None:
+        return value is None
+    if shape is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return isinstance(value, shape)
+
+
+def _words(shape: Shape) -> str:
+    if isinstance(shape, tuple):
+        return " or ".join(map(_words, shape))
+    if isinstance(shape, range):
+        return f"a whole number from {shape.start}"
+    if isinstance(shape, (set, frozenset)):
+        return " or ".join(sorted(shape))
+    if isinstance(shape, list) or shape is list:
+        return "a list"
+    if isinstance(shape, dict) or shape is dict:
+        return "an object"
+    return {None: "null", float: "a number", bool: "true or false"}.get(shape, "a text")
+
+
+@contextmanager
+def blamed(name: str) -> Iterator[None]:
+    """Turn whatever a file leads to that passed the check, and is wrong, into one line on it.
+
+    Raises:
+        BundleError: in place of any other error.
+    """
+    try:
+        yield
+    except BundleError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise BundleError(f"{name}: cannot be used ({type(error).__name__}: {text})") from error
+
+
+def section(contract: Mapping[str, Any], *keys: str) -> Any:
+    """What stands at a path of a contract that nobody checked yet; None: nothing."""
+    found: Any = contract
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
