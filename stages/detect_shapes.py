@@ -1,5 +1,6 @@
 """Stage `detect_shapes`: what the data looks like, and whether it can be trained on."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,8 +8,11 @@ from plumbline import paths
 from plumbline.config import Config
 from plumbline.files import dump_json, staged_output
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
+from plumbline.shapes.repeats import describe_repeats
 from plumbline.stage import StageSpec, count, each, parse_call, run_stage
 from plumbline.tracking.record import record_run
+
+logger = logging.getLogger(__name__)
 
 
 class DetectShapesConfig(Config):
@@ -50,6 +54,8 @@ def main(arguments: Sequence[str]) -> None:
         shapes = detect_shapes(paths.clean(call.key), call.config.detect_shapes)
         (out / "shapes.json").write_text(dump_json(shapes), encoding="utf-8")
         run.facts({f"rows/{split}": rows for split, rows in shapes["rows"].items()})
+    for line in describe_repeats(shapes):
+        logger.warning("%s: %s", call.key, line)
     rows = shapes["rows"]
     call.report(
         count(sum(rows.values()), "row") + each(rows),

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     fix_threads(call.config.threads)
     import torch
 
-    from plumbline.evaluation.result import EvaluationJob, write_evaluation
+    from plumbline.evaluation.result import EvaluationJob, settle, write_evaluation
     from plumbline.loading.cache_reader import TrainingCache
     from plumbline.models.device import resolve_device
     from plumbline.models.stored import load_model
@@ -73,14 +73,14 @@ def main(arguments: Sequence[str]) -> None:
             config=call.config.evaluate,
             device=resolve_device("auto"),
         )
-        result = load_attribute(EVALUATIONS[call.config.kind].evaluate)(job)
+        metrics, result = settle(load_attribute(EVALUATIONS[call.config.kind].evaluate)(job))
         write_evaluation(result, out)
         (out / "config.json").write_text(dump_json(call.plain), encoding="utf-8")
-        write_figures(result.metrics, result.details, out, paths.task_metrics(call.key))
+        write_figures(metrics, result.details, out, paths.task_metrics(call.key))
         write_curves(paths.finetuned(call.key), paths.task_curves(call.key))
-        run.metrics(0, result.metrics)
+        run.metrics(0, metrics)
         run.artifact(paths.task_metrics(call.key))
-    call.report(*in_words(result.metrics), see=paths.task_evaluation(call.key) / DETAILS)
+    call.report(*in_words(metrics), see=paths.task_evaluation(call.key) / DETAILS)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def evaluate(folder: Path, cache: Path, settings: Mapping[str, Any]) -> dict[str
     from plumbline.evaluation.alignment import evaluate_alignment
     from plumbline.evaluation.config import AlignmentEvaluationConfig
     from plumbline.evaluation.kinds import EVALUATIONS
-    from plumbline.evaluation.result import Evaluation, EvaluationJob
+    from plumbline.evaluation.result import Evaluation, EvaluationJob, settle
     from plumbline.loading.cache_reader import TrainingCache
     from plumbline.models.device import resolve_device
     from plumbline.models.dual_encoder import DualEncoderSpec
@@ -58,7 +58,7 @@ def evaluate(folder: Path, cache: Path, settings: Mapping[str, Any]) -> dict[str
     kind = EVALUATIONS[stored.spec.kind]
     job = EvaluationJob(stored, data, check_config(kind.settings, sections, params), device)
     result: Evaluation = load_attribute(kind.evaluate)(job)
-    return result.metrics
+    return settle(result)[0]
 
 
 def main(arguments: Sequence[str]) -> None:

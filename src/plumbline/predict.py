@@ -58,7 +58,8 @@ def answer_vlm(stored: Any, options: Options, device: Any, folder: Path) -> Answ
     pixels = read_image(options.image, size)[np.newaxis]
     features = encode_images(model.image_encoder, pixels, spec.normalization, size, device)
     prompt = spec.caption_prompt if options.question is None else options.question
-    ids = stored.text.encode(prompt, add_special_tokens=False).ids[: spec.max_text_tokens]
+    whole = stored.text.encode(prompt, add_special_tokens=False).ids
+    ids = whole[: spec.max_text_tokens]
     if not ids:
         raise ConfigError("--question: empty; ask something, or leave it out for a caption")
     answer = generate_answers(
@@ -70,11 +71,18 @@ def answer_vlm(stored: Any, options: Options, device: Any, folder: Path) -> Answ
         eos=spec.special_ids.eos,
         max_new_tokens=options.max_new_tokens or 64,
     )[0]
-    return {"prompt": prompt, "answer": stored.text.decode(answer)}
+    return {
+        "prompt": prompt,
+        "answer": stored.text.decode(answer),
+        **_cut(len(whole) - len(ids)),
+    }
 
 
-def headed_inputs(stored: Any, options: Options, folder: Path) -> dict[str, Any]:
+def headed_inputs(stored: Any, options: Options, folder: Path) -> tuple[dict[str, Any], Answer]:
     """The inputs of a classifier or regressor, as evaluation makes them of the cache.
+
+    Returns:
+        The inputs, and what the answer says of those that were cut.
 
     Raises:
         ConfigError: the file cannot be read, or the features' statistics are not here.
@@ -91,25 +99,27 @@ def headed_inputs(stored: Any, options: Options, folder: Path) -> dict[str, Any]
     if modality == "image":
         pixels = read_image(options.image, stored.spec.model.encoder.image_size)
         stacked = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
-        return {"pixel_values": normalize_images(stacked, config.normalize)}
+        return {"pixel_values": normalize_images(stacked, config.normalize)}, {}
     if modality == "text":
         if stored.spec.model.encoder.takes_strings:
-            return {"texts": [options.text]}
+            return {"texts": [options.text]}, {}
         ids = stored.text.encode(options.text, add_special_tokens=False).ids
-        return collate_texts([np.array(ids, np.int64)], stored.spec.special_ids, config.max_tokens)
+        batch = collate_texts([np.array(ids, np.int64)], stored.spec.special_ids, config.max_tokens)
+        return batch, _cut(len(ids) - config.max_tokens)
     path: Path = getattr(options, modality)
     try:
         if modality == "audio":
             samples = torch.from_numpy(decode_mono(_read(path), config.sample_rate))
             steps, mask = log_mel(samples[None], torch.tensor([len(samples)]), config)
-            return {"steps": steps, "mask": mask}
+            return {"steps": steps, "mask": mask}, {}
         values = decode_features(_read(path))
     except UndecodableError as error:
         raise DataError(f"{path}: no {modality} that can be decoded ({error})") from None
     if values.shape[1] != stored.spec.channels:
         raise DataError(f"{path}: {values.shape[1]} channels, expected {stored.spec.channels}")
     steps = torch.from_numpy(_standardize(values[: config.max_steps], config, folder))[None]
-    return {"steps": steps, "mask": torch.ones(steps.shape[:2], dtype=torch.bool)}
+    cut = {"cut_steps": len(values) - steps.shape[1]} if len(values) > steps.shape[1] else {}
+    return {"steps": steps, "mask": torch.ones(steps.shape[:2], dtype=torch.bool)}, cut
 
 
 def _standardize(values: Any, config: Any, folder: Path) -> Any:
@@ -127,43 +137,44 @@ def _standardize(values: Any, config: Any, folder: Path) -> Any:
     return ((values - mean) * (1 / std)).astype(np.float32)
 
 
-def _outputs(stored: Any, options: Options, device: Any, folder: Path) -> dict[str, Any]:
+def _outputs(
+    stored: Any, options: Options, device: Any, folder: Path
+) -> tuple[dict[str, Any], Answer]:
+    """The outputs of every head, and what the answer says of an input that was cut."""
     import torch
 
     from plumbline.models.device import to_device
 
-    inputs = headed_inputs(stored, options, folder)
+    inputs, cut = headed_inputs(stored, options, folder)
     with torch.inference_mode():
         outputs = stored.model(**to_device(inputs, device))
-    return {name: values.float().cpu().numpy() for name, values in outputs.items()}
+    return {part: values.float().cpu().numpy() for part, values in outputs.items()}, cut
 
 
 def answer_classification(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
     """The class of each head, with the probabilities of all classes."""
     from plumbline.evaluation.classification import softmax
-    from plumbline.models.classifier import head_name
 
-    logits, heads = _outputs(stored, options, device, folder), {}
+    (logits, cut), heads = _outputs(stored, options, device, folder), {}
     for part, names in stored.spec.classes.items():
-        row = softmax(logits[head_name(part)])[0]
-        heads[head_name(part)] = {
+        row = softmax(logits[part])[0]
+        heads[part] = {
             "class": names[int(row.argmax())],
             "confidence": float(row.max()),
             "probabilities": dict(zip(names, row.tolist(), strict=True)),
         }
-    return next(iter(heads.values())) if len(heads) == 1 else {"heads": heads}
+    answer: Answer = next(iter(heads.values())) if len(heads) == 1 else {"heads": heads}
+    return {**answer, **cut}
 
 
 def answer_regression(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
     """The number of each head, in the units of the data."""
-    from plumbline.models.classifier import head_name
-
-    outputs, spec = _outputs(stored, options, device, folder), stored.spec
+    (outputs, cut), spec = _outputs(stored, options, device, folder), stored.spec
     values = {
-        head_name(part): float(outputs[head_name(part)][0, 0]) * spec.std[part] + spec.mean[part]
-        for part in spec.parts
+        part: float(outputs[part][0, 0]) * spec.std[part] + spec.mean[part] for part in spec.parts
     }
-    return {"value": next(iter(values.values()))} if len(values) == 1 else {"values": values}
+    answer = {"value": next(iter(values.values()))} if len(values) == 1 else {"values": values}
+    return {**answer, **cut}
 
 
 def answer_causal_lm(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
@@ -177,8 +188,13 @@ def answer_causal_lm(stored: Any, options: Options, device: Any, folder: Path) -
     flags = {name: f"--{name.replace('_', '-')}" for name in given}
     values = {flags[name]: value for name, value in given.items()}
     config = check_config(SamplingConfig, flags, values)
-    text = continue_text(stored.model, stored.spec, stored.text, options.prompt, config)
-    return {"prompt": options.prompt, "text": text}
+    said = continue_text(stored.model, stored.spec, stored.text, options.prompt, config)
+    return {"prompt": options.prompt, "text": said.text, **_cut(said.cut_tokens)}
+
+
+def _cut(tokens: int) -> Answer:
+    """What an answer says of an input that was cut."""
+    return {"cut_tokens": tokens} if tokens > 0 else {}
 
 
 def answer_masked_lm(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
@@ -224,7 +240,11 @@ def answer_seq2seq(stored: Any, options: Options, device: Any, folder: Path) -> 
         length_penalty=1.0 if options.length_penalty is None else options.length_penalty,
         limit=options.max_new_tokens or 100,
     )[0]
-    return {"source": options.source, "text": stored.text.decode(target)}
+    return {
+        "source": options.source,
+        "text": stored.text.decode(target),
+        **_cut(len(ids) - spec.max_source_tokens),
+    }
 
 
 Predictor = Callable[[Any, Options, Any, Path], Answer]

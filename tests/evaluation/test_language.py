@@ -15,8 +15,14 @@ from plumbline.errors import DataError
 from plumbline.evaluation.config import LanguageEvaluationConfig, SamplingConfig
 from plumbline.evaluation.kinds import EVALUATIONS
 from plumbline.evaluation.language import unigram_entropy
-from plumbline.evaluation.result import Evaluation, EvaluationJob
+from plumbline.evaluation.result import (
+    Evaluation,
+    EvaluationJob,
+    settle,
+    write_evaluation,
+)
 from plumbline.evaluation.sampling import continue_text
+from plumbline.files import read_json, write_json
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.language import CausalLm, CausalLmSpec
 from plumbline.models.stored import Stored, load_as, load_model
@@ -67,6 +73,37 @@ def test_figures_are_those_of_samples_scored_one_by_one(
     assert 0 < result.metrics["unigram_loss"] < result.metrics["loss"]
 
 
+def test_a_diverged_model_is_measured_to_the_end(
+    caches: Caches, stored_case: Folders, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its perplexity is no float: the figure is left out with the reason, all else is written."""
+    stored: Any = load_as(stored_case("causal_lm_packed"), CausalLmSpec)
+    with torch.no_grad():
+        stored.model.decoder.get_output_embeddings().weight.mul_(1e5)
+    job = EvaluationJob(stored, caches("text"), LanguageEvaluationConfig(), CPU)
+    metrics, result = settle(load_attribute(EVALUATIONS["causal_lm"].evaluate)(job))
+    assert metrics["loss"] > 710
+    assert "perplexity" not in metrics
+    assert result.details["left_out"]["perplexity"].startswith("the loss is so high")
+    assert "perplexity is left out: the loss is so high" in caplog.text
+    write_evaluation(result, tmp_path)
+    write_json(tmp_path / "metrics.json", metrics)
+    assert read_json(tmp_path / "metrics.json") == metrics
+
+
+def test_what_is_not_finite_is_left_out_whoever_measured_it() -> None:
+    """A file of figures holds finite numbers alone."""
+    figures = {"a/r2": None, "f2": math.nan, "loss": math.inf, "mae": 1.5, "new": None}
+    metrics, result = settle(Evaluation(figures, []))
+    assert metrics == result.metrics == {"mae": 1.5}
+    assert result.details["left_out"] == {
+        "a/r2": "all values are equal",
+        "f2": "it is no finite number",
+        "loss": "it is no finite number",
+        "new": "it is no finite number",
+    }
+
+
 def test_the_baseline_is_the_cross_entropy_under_the_frequencies_of_training() -> None:
     train, labels = Counter({5: 6, 6: 2}), Counter({5: 3, 6: 1})
     expected = -(3 * math.log(6 / 8) + math.log(2 / 8)) / 4
@@ -96,7 +133,7 @@ def open_lm(stored_case: Folders) -> Callable[[str], Lm]:
 
 def say(lm: Lm, prompt: str = "to be ", **settings: Any) -> str:
     config = SamplingConfig(**({"max_new_tokens": 30} | settings))
-    return continue_text(lm.model, lm.spec, lm.text, prompt, config)
+    return continue_text(lm.model, lm.spec, lm.text, prompt, config).text
 
 
 @torch.inference_mode()
@@ -178,13 +215,30 @@ def test_a_stop_text_ends_the_continuation_and_is_no_part_of_it(
     assert say(lm, seed=3, stop=["\u6a39"]) == whole
 
 
-def test_a_prompt_may_be_longer_than_the_positions(open_lm: Callable[[str], Lm]) -> None:
+@pytest.mark.parametrize("limit", [1, 60, 95, 200, 5000])
+def test_a_prompt_that_fits_stays_whole_however_much_may_be_added(
+    open_lm: Callable[[str], Lm], limit: int
+) -> None:
+    """What is added gets the room that the prompt leaves of the 96 positions."""
+    lm, prompt = open_lm("causal_lm_packed"), "to be or not to be "
+    ids = encode(lm.text, prompt)
+    config = SamplingConfig(max_new_tokens=limit, temperature=0.0)
+    said = continue_text(lm.model, lm.spec, lm.text, prompt, config)
+    assert said.text == lm.text.decode(greedy(lm, ids, min(limit, 96 - len(ids))))
+    assert said.cut_tokens == 0
+
+
+def test_a_prompt_longer_than_the_positions_keeps_its_end_and_is_told(
+    open_lm: Callable[[str], Lm], caplog: pytest.LogCaptureFixture
+) -> None:
     lm = open_lm("causal_lm_packed")
     prompt = "to be or not to be " * 20
-    kept = encode(lm.text, prompt)[-(96 - 30) :]
-    expected = lm.text.decode(greedy(lm, kept, 30))
-    assert say(lm, prompt, temperature=0.0) == expected
-    assert len(encode(lm.text, say(lm, prompt, max_new_tokens=500))) <= 95
+    ids = encode(lm.text, prompt)
+    config = SamplingConfig(temperature=0.0)
+    said = continue_text(lm.model, lm.spec, lm.text, prompt, config)
+    assert said.text == lm.text.decode(greedy(lm, ids[-95:], 1))
+    assert said.cut_tokens == len(ids) - 95
+    assert f"its first {len(ids) - 95} tokens are cut" in caplog.text
 
 
 def test_a_prompt_without_a_token_is_refused_where_nothing_frames_it(

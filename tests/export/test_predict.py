@@ -11,6 +11,7 @@ import pytest
 from plumbline.errors import ConfigError, DataError
 from plumbline.export.templates.model import Model, agree
 from plumbline.files import read_json
+from plumbline.models.stored import load_model
 from plumbline.predict import main
 from tests.tiny import CASES
 
@@ -70,6 +71,27 @@ def test_the_checkpoint_and_the_bundle_say_the_same(
     shared = expected.keys() & got.keys()
     assert shared
     assert agree({k: expected[k] for k in shared}, {k: got[k] for k in shared}, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "text", "limit"),
+    [
+        ("causal_lm_packed", "--prompt", "to be or not to be " * 20, 95),
+        ("seq2seq", "--source", "to be or not " * 30, 40),
+        ("text", "--text", "to be or not " * 50, 60),
+    ],
+)
+def test_an_answer_says_how_much_of_the_question_was_cut(
+    ask: Callable[..., dict[str, Any]],
+    folder_of: FolderOf,
+    name: str,
+    flag: str,
+    text: str,
+    limit: int,
+) -> None:
+    tokens = len(load_model(folder_of(name)).text.encode(text, add_special_tokens=False).ids)
+    assert ask(name, flag, text)["cut_tokens"] == tokens - limit > 0
+    assert "cut_tokens" not in ask(name, flag, "to be")
 
 
 def test_equal_seeds_give_equal_texts_and_stops_are_not_part_of_them(

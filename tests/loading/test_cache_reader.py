@@ -9,8 +9,9 @@ import pytest
 
 from plumbline.data.images import decode_image
 from plumbline.errors import CheckpointError, DataError
-from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.cache_reader import TrainingCache, group_samples
 from plumbline.tokenization.tokenizer import load_tokenizer
+from tests.tiny import Row, make_cache, picture, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,48 @@ def test_rows_are_grouped_by_image_with_captions_and_answered_questions(
         assert [cache.text(int(c)) for c in group.captions] == captions
         pairs = [(cache.text(int(q)), cache.text(int(a))) for q, a in group.questions]
         assert pairs == questions
+
+
+def test_the_nth_row_of_every_part_of_an_input_makes_its_nth_sample() -> None:
+    inputs = np.array([5, -1, 2, 5, 5, 2, 5], np.int32)
+    parts = np.array([0, 0, 0, 1, 0, 0, 1], np.int32)
+    assert group_samples(inputs, parts).tolist() == [2, -1, 0, 2, 3, 1, 3]
+    assert group_samples(np.full(3, -1, np.int32), np.zeros(3, np.int32)).tolist() == [-1] * 3
+
+
+def test_a_medium_of_which_every_row_is_repeated_is_there_as_often(tmp_path: Path) -> None:
+    """Every row stays in one group or another; the rarest row of a medium says how many."""
+
+    def rows(number: int, texts: str) -> list[Row]:
+        return [{"image": picture(number), "caption": text} for text in texts]
+
+    asked = [{"image": picture(3), "question": q, "answer": a} for q, a in ("xy", "xz", "xy", "xz")]
+    given = [*rows(0, "aab"), *rows(1, "cdcdc"), *rows(2, "ee"), *asked]
+    # Parts that say the same of one medium are not copies of each other.
+    labelled = [("p", "x"), ("q", "y"), ("p", "y"), ("q", "x")]
+    given += [
+        {"image": picture(4 + at // 2), "caption": "f", "part": part, "label": label}
+        for at, (part, label) in enumerate(labelled)
+    ]
+    (tmp_path / "clean").mkdir()
+    named = [{"sample_id": str(at)} | row for at, row in enumerate(given)]
+    write_rows(tmp_path / "clean", "train", named)
+    cache: TrainingCache = make_cache(tmp_path, {})
+    found: list[tuple[int, str]] = []
+    for group in cache.by_medium("train", "image"):
+        texts = [cache.text(int(n)) for n in (*group.captions, *group.questions.flat)]
+        found.append((group.number, "".join(texts)))
+    assert found == [
+        (0, "aab"),
+        (1, "cdc"),
+        (1, "cd"),
+        (2, "e"),
+        (2, "e"),
+        (3, "xyxz"),
+        (3, "xyxz"),
+        (4, "ff"),
+        (5, "ff"),
+    ]
 
 
 def test_one_flipped_bit_in_the_cache_is_found(scenes_cache: Path, tmp_path: Path) -> None:

@@ -21,12 +21,16 @@ def example(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", ["no", "rows", "values"])
 def test_every_reduction_equals_torch(
-    shape: tuple[int, ...], reduction: str, weighted: bool
+    shape: tuple[int, ...], reduction: str, weighted: str
 ) -> None:
     predictions, values = example(shape)
-    weights = torch.arange(8.0) / 4 if weighted else None
+    weights = {
+        "no": None,
+        "rows": torch.arange(8.0) / 4,
+        "values": torch.arange(float(values.numel())).view(shape),
+    }[weighted]
     loss = squared_error(predictions, values, weights=weights)
     ours = {
         "none": squared_error_terms(predictions, values, weights=weights),
@@ -35,7 +39,7 @@ def test_every_reduction_equals_torch(
     }[reduction]
     terms = functional.mse_loss(predictions, values, reduction="none")
     if weights is not None:
-        terms = terms * weights.view(-1, *[1] * (len(shape) - 1))
+        terms = terms * weights.view(*weights.shape, *[1] * (len(shape) - weights.ndim))
     expected = {"none": terms, "sum": terms.sum(), "mean": terms.mean()}[reduction]
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
 

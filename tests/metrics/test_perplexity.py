@@ -19,9 +19,11 @@ def test_tokens_and_not_batches_weigh_the_same() -> None:
     assert perplexity(total, int(count)) == pytest.approx(math.exp(13 / 12), rel=1e-12)
 
 
-def test_a_loss_too_large_for_a_float_gives_infinity() -> None:
-    assert perplexity(1e6, 1) == math.inf
-    assert perplexity(math.inf, 1) == math.inf
+@pytest.mark.parametrize("loss", [710.0, 1e6, math.inf, math.nan])
+def test_a_loss_too_large_for_a_float_has_no_perplexity(loss: float) -> None:
+    """Nothing that a file of figures could not hold."""
+    assert perplexity(loss, 1) is None
+    assert perplexity(709.0, 1) == pytest.approx(math.exp(709))
 
 
 @pytest.mark.parametrize("count", [0, -1])

@@ -1,11 +1,14 @@
 import random
 import unicodedata
+from typing import Any
 
 import pytest
 from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+from rouge_score.tokenizers import DefaultTokenizer  # type: ignore[import-untyped]
 from sacrebleu.metrics.bleu import BLEU
 
 from plumbline.metrics.rouge import rouge, rouge_l
+from plumbline.metrics.scripts import words
 from plumbline.metrics.text_overlap import (
     corpus_bleu,
     exact_match,
@@ -18,7 +21,21 @@ from plumbline.metrics.text_overlap import (
 def _sentence_pairs(count: int) -> tuple[list[str], list[str]]:
     """Predictions and references of 0 to 14 words that share about three words in four."""
     rng = random.Random(0)
-    words = ["A", "the", "red", "dog", "don't", "sits", "on", "under", "mat", ".", ",", "3.5", "ü"]
+    words = [
+        "A",
+        "the",
+        "red",
+        "dog",
+        "don't",
+        "sits",
+        "on",
+        "under",
+        "mat",
+        ".",
+        ",",
+        "3.5",
+        "(x_y)",
+    ]
     references = [rng.choices(words, k=rng.randint(0, 14)) for _ in range(count)]
     predictions = [
         [
@@ -125,15 +142,76 @@ def test_rouge_takes_the_best_reference_of_each_sample() -> None:
     assert scores["rouge_l"] == pytest.approx(0.75, abs=1e-12)
 
 
-def test_empty_texts_score_zero_and_raise_nothing() -> None:
-    for prediction, reference in (("", "a cat"), ("a cat", ""), ("", "")):
-        assert corpus_bleu([prediction], [[reference]])[0] == 0.0
-        assert set(rouge([prediction], [[reference]]).values()) == {0.0}
+def test_an_empty_prediction_scores_zero() -> None:
+    assert corpus_bleu([""], [["a cat sits here"]])[0] == 0.0
+    assert set(rouge([""], [["a cat"]]).values()) == {0.0}
 
 
-def test_single_tokens_score_as_in_the_libraries() -> None:
-    assert corpus_bleu(["yes"], [["yes"]])[0] == 0.0  # no bigram exists
-    assert rouge(["yes"], [["yes"]]) == {"rouge1": 1.0, "rouge2": 0.0, "rouge_l": 1.0}
+@pytest.mark.parametrize(
+    ("reference", "words"), [("", 0), (" . ", 0), ("yes", 1), ("a red cat", 3)]
+)
+def test_references_too_short_for_a_figure_have_none(reference: str, words: int) -> None:
+    """Even the reference itself would score 0, so no model can be told from another."""
+    assert corpus_bleu([reference], [[reference]])[0] is None
+    found = rouge([reference], [[reference]])
+    assert found == {
+        "rouge1": 1.0 if words else None,
+        "rouge2": 1.0 if words > 1 else None,
+        "rouge_l": 1.0 if words else None,
+    }
+    # One that is long enough gives the corpus a figure.
+    assert corpus_bleu([reference, "a b c d"], [[reference], ["a b c d"]])[0] is not None
+
+
+SCRIPTS = {
+    "a dog runs on the grass": "13a",
+    "собака бежит по траве": "13a",
+    "कुत्ता घास पर दौड़ता है": "13a",
+    "강아지가 풀밭 위를 빨리 달린다": "13a",
+    "狗在草地上奔跑": "zh",
+    "犬が草の上を走る": "char",
+    "สุนัขวิ่งบนหญ้า": "char",
+}
+
+
+@pytest.mark.parametrize(("text", "tokenizer"), SCRIPTS.items())
+def test_what_is_right_word_for_word_scores_full_marks_in_any_script(
+    text: str, tokenizer: str
+) -> None:
+    score, signature = corpus_bleu([text], [[text]])
+    assert score == pytest.approx(100, abs=1e-9)
+    assert f"|tok:{tokenizer}|" in signature
+    assert set(rouge([text], [[text]]).values()) == {1.0}
+
+
+def test_wrong_words_of_any_script_score_nothing() -> None:
+    """Letters outside ASCII, and marks upon letters, are parts of words."""
+    for said, meant in (
+        ("Mädchen läuft", "Mönchen lauft"),
+        ("собака", "кошка"),
+        ("狗", "猫"),
+        ("कि", "का"),
+        ("café", "cafe"),
+    ):
+        assert rouge([said], [[meant]])["rouge1"] == 0.0
+    assert rouge(["CAFE\u0301 Straße"], [["caf\u00e9 STRASSE"]])["rouge1"] == 0.5
+    assert rouge(["狗在草地上"], [["狗在沙地上"]])["rouge1"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("tokenizer", ["13a", "intl", "zh", "char", "none"])
+def test_bleu_takes_the_tokenizer_of_the_settings(tokenizer: Any) -> None:
+    said, meant = ["the cat sat on this mat"], ["the cat sat on the mat"]
+    score, signature = corpus_bleu(said, [meant], tokenizer)
+    assert score == pytest.approx(BLEU(tokenize=tokenizer).corpus_score(said, [meant]).score)
+    assert f"|tok:{tokenizer}|" in signature
+
+
+def test_words_of_ascii_are_those_of_rouge_score() -> None:
+    tokenizer = DefaultTokenizer(use_stemmer=False)
+    draw = random.Random(3)
+    for _ in range(300):
+        text = "".join(chr(draw.randrange(1, 128)) for _ in range(draw.randrange(60)))
+        assert words(text) == tokenizer.tokenize(text)
 
 
 def test_identical_sentences_score_full_marks() -> None:

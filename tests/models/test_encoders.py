@@ -119,8 +119,8 @@ def test_without_pooling_the_logits_are_the_mean_of_those_of_the_steps() -> None
     steps, mask = sequences()
     tokens = encoder(steps=steps, mask=mask).tokens
     for row, length in enumerate(LENGTHS):
-        expected = model.heads["label"](tokens[row, :length]).mean(dim=0)
-        found = model(steps=steps, mask=mask)["label"][row]
+        expected = model.heads["head_"](tokens[row, :length]).mean(dim=0)
+        found = model(steps=steps, mask=mask)[""][row]
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -170,7 +170,7 @@ EXPECTED = {
     "translate": "bleu",
     "sentiment": "macro_f1",
     "shapes": "macro_f1",
-    "heard": "length_macro_f1",
+    "heard": "length/macro_f1",
     "amount": "r2",
 }
 """Task -> a figure that only its kind has."""
@@ -182,7 +182,7 @@ def write_data(root: Path) -> None:
         (root / name).mkdir(parents=True)
     lines = [" ".join(random.choice(WORDS, 6)) for _ in range(60)]
     (root / "plays" / "all.txt").write_text("\n".join(lines), encoding="utf-8")
-    pairs = [{"de": line, "en": " ".join(reversed(line.split()[:3]))} for line in lines]
+    pairs = [{"de": line, "en": " ".join(reversed(line.split()[:5]))} for line in lines]
     text = "".join(json.dumps(pair) + "\n" for pair in pairs)
     (root / "pairs" / "all.jsonl").write_text(text, encoding="utf-8")
     rows = [f"{i},{line} {i},{'red' in line.split()[:3]}" for i, line in enumerate(lines)]

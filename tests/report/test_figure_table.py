@@ -8,7 +8,7 @@ def test_figures_of_one_whole_are_one_column_and_intervals_stand_with_them() -> 
 
 
 def test_every_part_has_a_column_and_what_belongs_to_all_is_last() -> None:
-    metrics = {"b_accuracy": 0.5, "a_accuracy": 0.25, "samples": 4.0, "a_macro_f1": 1.0}
+    metrics = {"b/accuracy": 0.5, "a/accuracy": 0.25, "samples": 4.0, "a/macro_f1": 1.0}
     table = figure_table(metrics)
     assert table.parts == ["b", "a", ""]
     assert table.rows["Accuracy"] == [("0.500", ""), ("0.250", ""), None]

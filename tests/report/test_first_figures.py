@@ -44,8 +44,8 @@ VLM = dict.fromkeys(
         ),
         (VLM, ["exact_match", "caption_bleu"]),
         (
-            dict.fromkeys(("a_accuracy", "a_accuracy_low", "a_accuracy_high", "a_log_loss"), 0.5),
-            ["a_accuracy"],
+            dict.fromkeys(("a/accuracy", "a/accuracy_low", "a/accuracy_high", "a/log_loss"), 0.5),
+            ["a/accuracy"],
         ),
         ({"loss": 1.0, "unigram_loss": 2.0, "perplexity": 2.7}, ["loss", "perplexity"]),
         ({"bleu": 3.0, "exact_match": 0.1, "rouge_l": 0.2}, ["bleu", "rouge_l"]),

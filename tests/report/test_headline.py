@@ -73,7 +73,7 @@ def shown(metrics: dict[str, float], details: dict[str, object] | None = None) -
 
 def test_a_classification_shows_accuracy_and_f1_of_every_part() -> None:
     figures = {"accuracy": 0.9, "accuracy_low": 0.85, "accuracy_high": 0.95, "macro_f1": 0.8}
-    metrics = {f"{part}_{name}": v for part in ("digit", "speaker") for name, v in figures.items()}
+    metrics = {f"{part}/{name}": v for part in ("digit", "speaker") for name, v in figures.items()}
     assert shown({**metrics, "samples": 300.0}) == [
         "Accuracy, digit 0.900 (95 % interval 0.850 to 0.950)",
         "Macro F1, digit 0.800 (the mean over classes)",

@@ -9,6 +9,7 @@ import pytest
 
 from plumbline.errors import CheckpointError
 from plumbline.files import write_digests
+from plumbline.metrics.known import figure_name
 from plumbline.report.collect import collect_task
 from plumbline.report.page import render_page
 from tests.report.outline import ATTACK, Outline
@@ -39,12 +40,15 @@ def classified(names: list[str], part: str = "", wrong: int = 2) -> tuple[list[R
         {"class": name, "support": 4, "precision": 1.0, "recall": 0.5, "f1": 2 / 3}
         for name in names
     ]
-    prefix = f"{part}_" if part else ""
+    named = {"part": part} if part else {}
     figures = {"accuracy": 0.75, "accuracy_low": 0.5, "accuracy_high": 0.9, "macro_f1": 0.625}
     return (
         rows,
-        {f"{prefix}confusion": confusion, f"{prefix}per_class": per_class},
-        {f"{prefix}{name}": value for name, value in figures.items()},
+        {
+            "confusion": [named | row for row in confusion],
+            "per_class": [named | row for row in per_class],
+        },
+        {figure_name(part, name): value for name, value in figures.items()},
     )
 
 
@@ -78,7 +82,8 @@ def test_every_part_of_a_classifier_has_its_own_tables(empty_project) -> None:
     empty_project.add_dataset("fsdd", images=False, parts=("digit", "speaker"), text="")
     digit = classified(["0", "1"], "digit")
     speaker = classified(["theo", "lucas"], "speaker", wrong=0)
-    rows, tables, metrics = digit[0] + speaker[0], digit[1] | speaker[1], digit[2] | speaker[2]
+    rows, metrics = digit[0] + speaker[0], digit[2] | speaker[2]
+    tables = {name: digit[1][name] + speaker[1][name] for name in digit[1]}
     metrics = {**metrics, "samples": 8.0}
     empty_project.add_evaluated("spoken", "fsdd", "classification", metrics, rows, tables)
     page = render_page(empty_project.chosen())
@@ -175,7 +180,7 @@ def test_a_regression_shows_points_and_largest_errors_of_every_part(empty_projec
         for part in ("a b", "a-b")  # which must not become one id
         for at in (0.0, 1.0)
     ]
-    metrics = {f"{part}_{name}": 0.5 for part in ("a b", "a-b") for name in ("mae", "r2")}
+    metrics = {f"{part}/{name}": 0.5 for part in ("a b", "a-b") for name in ("mae", "r2")}
     empty_project.add_evaluated("level", "signals", "regression", metrics, rows)
     page = render_page(empty_project.chosen())
     ids = Outline(page).ids()
@@ -183,6 +188,41 @@ def test_a_regression_shows_points_and_largest_errors_of_every_part(empty_projec
     assert page.count("2 values from 0 to 1, predicted 0.25 to 1.25") == 2
     assert "s1 1 1.25 0.25" in words(page)
     assert "R², a-b" in page
+
+
+def test_figures_that_are_left_out_and_cells_without_a_value_are_shown_as_such(
+    empty_project,
+) -> None:
+    empty_project.add_dataset("photos")
+    rows, tables, metrics = classified(["cat", "dog"], "eyes/left")
+    tables["per_class"][0] |= {"support": 0, "recall": None, "f1": None}
+    details = {"left_out": {"eyes/left/r2": "all values are equal"}}
+    details["cut_tokens_of_prompts"] = {"to be": 12}
+    empty_project.add_evaluated(
+        "animals", "photos", "classification", metrics, rows, tables, details
+    )
+    page = render_page(empty_project.chosen())
+    Outline(page)
+    text = words(page)
+    assert "R², eyes/left is left out: all values are equal" in text
+    assert "its first 12 tokens were cut: to be" in text
+    assert "cat 0 1.000 - -" in text
+    assert "dog 4 1.000 0.500 0.667" in text
+    assert "Part eyes/left" in text
+
+
+def test_repeated_rows_and_contradictions_stand_with_the_dataset(empty_project) -> None:
+    shapes = {
+        "rows": {"train": 7, "test": 3},
+        "repeated_rows": {"train": 2},
+        "contradictions": {"": {"train": 1}},
+    }
+    empty_project.add_dataset("photos", shapes=shapes)
+    rows, tables, metrics = classified(["cat", "dog"])
+    empty_project.add_evaluated("animals", "photos", "classification", metrics, rows, tables)
+    text = words(render_page(empty_project.chosen()))
+    assert "rows that repeat another one, each of which counts: train 2 of 7" in text
+    assert "inputs with several labels or values, all of which count: train 1" in text
 
 
 def test_a_kind_that_is_not_known_shows_figures_tables_and_predictions(empty_project) -> None:
@@ -276,7 +316,6 @@ def test_a_dataset_shows_its_media_labels_and_values(empty_project) -> None:
 
 def evil_classes(project) -> None:
     rows, tables, metrics = classified([ATTACK, "b"], "<b>part</b>")
-    tables = {key.split("_", 1)[1]: table for key, table in tables.items()}
     project.add_evaluated("task", "data", "classification", metrics, rows, tables)
 
 
@@ -317,9 +356,9 @@ def test_html_in_what_an_evaluation_wrote_is_shown_and_not_obeyed(
 
 def test_a_table_without_its_columns_is_named(empty_project) -> None:
     empty_project.add_dataset("photos")
-    tables = {"digit_confusion": [{"actual": "a", "count": 1}]}
+    tables = {"confusion": [{"actual": "a", "count": 1}]}
     empty_project.add_evaluated("task", "photos", "classification", {}, [], tables)
-    with pytest.raises(CheckpointError, match=r"digit_confusion\.csv: not readable as confusion"):
+    with pytest.raises(CheckpointError, match=r"confusion\.csv: not readable as confusion"):
         collect_task("task", "photos", "task-0")
 
 

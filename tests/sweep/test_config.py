@@ -46,6 +46,13 @@ def test_a_sweep_has_defaults(tmp_path: Path) -> None:
         ("vqa.json:exact_match", "vqa.json", "metric.*write file:key"),
         ("metrics/tasks", "/metrics/tasks", "metric.*within the project"),
         ("direction: maximize", "direction: up", "direction = 'up'"),
+        ("direction: maximize", "direction: minimize", "'exact_match' is better when higher"),
+        ("exact_match", "answer_perplexity", "'answer_perplexity' is better when lower, but"),
+        (
+            "points: 12",
+            "points: 12\nprune: {stage: finetune@vqa, direction: maximize}",
+            "prune: value 'loss' is better when lower, but direction is maximize",
+        ),
         ("points: 12", "points: 12\nseeds: [1, 2, 1]", "seeds names one twice"),
         ("optim.name", "seed", "seed is in the space and in seeds"),
         ("points: 12", "points: 12\njobs: 3\nslots: [0, 1]", "jobs 3 .* but slots names 2"),

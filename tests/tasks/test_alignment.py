@@ -151,10 +151,11 @@ def test_validation_is_not_augmented_and_scores_all_widths() -> None:
 
 
 def test_one_width_is_drawn_per_batch_uniformly() -> None:
+    """A04: over 10,000 batches, each known by its first sample and its epoch."""
     drawing = task(widths=[2, 4, 8], sample_width=True)
-    count = 1500
+    count = 10_000
     drawn = Counter(
-        drawing.collate([pair(0, 10, 1, epoch)])["widths"].item() for epoch in range(count)
+        drawing.collate([pair(at % 100, 10, 1, at // 100)])["widths"].item() for at in range(count)
     )
     sigma = (count * (1 / 3) * (2 / 3)) ** 0.5
     assert set(drawn) == {2, 4, 8}

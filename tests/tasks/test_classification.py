@@ -1,6 +1,7 @@
 """Heads on one encoder: each learns from its own labels alone, and the data say what they are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from torch import Tensor
 from plumbline.batch import IGNORE_INDEX, Batch
 from plumbline.errors import CheckpointError, ConfigError, DataError
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.input_config import ImageInputConfig
+from plumbline.loading.inputs import build_input
+from plumbline.metrics.known import METRICS, figure_name, split_part
 from plumbline.models.classifier import Classifier, head_name
+from plumbline.models.encoders import Encoded
 from plumbline.models.stored import load_dual_encoder, load_model
 from plumbline.tasks.base import TrainingJob
-from plumbline.tasks.classification import LabelledRows
+from plumbline.tasks.headed_rows import LabelledRows
 from plumbline.training.freeze import freeze
 from tests.tasks import references
 from tests.tiny import SEQUENCE, SIZES, SPECTROGRAM, make_cache, picture, write_rows
@@ -48,7 +53,8 @@ def test_a_head_learns_from_its_own_samples_alone(make_job: MakeJob, name: str, 
         }
         found = gradients(job, batch | {"labels": labels})
         for head in labels:
-            touched = found[f"heads.{head}.weight"].any() or found[f"heads.{head}.bias"].any()
+            name = f"heads.{head_name(head)}"
+            touched = found[f"{name}.weight"].any() or found[f"{name}.bias"].any()
             assert bool(touched) == (head != silent)
         assert found["encoder.projection.weight"].any()
 
@@ -82,20 +88,67 @@ def test_what_is_there_once_for_each_part_is_one_sample(make_job: MakeJob, cache
     assert IGNORE_INDEX in expected["speaker"]
 
 
-def test_of_contradicting_labels_the_first_counts(tmp_path: Path, make_job: MakeJob) -> None:
-    (tmp_path / "clean").mkdir()
-    labels = ["b", "a", "a", None, "b"]
-    images = [picture(0), picture(1), picture(0), picture(2), picture(3)]
-    rows = [
-        {"sample_id": str(at), "image": image, "label": label}
-        for at, (image, label) in enumerate(zip(images, labels, strict=True))
-    ]
-    write_rows(tmp_path / "clean", "train", rows)
-    job = make_job("image", cache=make_cache(tmp_path, {}))
+def cache_of(folder: Path, rows: Sequence[dict[str, Any]], **splits: Any) -> TrainingCache:
+    (folder / "clean").mkdir()
+    for split, found in {"train": rows, **splits}.items():
+        named = [{"sample_id": f"{split}{at}"} | row for at, row in enumerate(found)]
+        write_rows(folder / "clean", split, named)
+    cache: TrainingCache = make_cache(folder, {})
+    return cache
+
+
+def test_a_row_counts_as_often_as_it_is_there(tmp_path: Path, make_job: MakeJob) -> None:
+    """Repeated rows, as of oversampling, and other labels of the same input are samples."""
+    given = [(0, "b"), (1, "a"), (0, "a"), (2, None), (3, "b"), (1, "a"), (1, "a")]
+    rows = [{"image": picture(at), "label": label} for at, label in given]
+    job = make_job("image", cache=cache_of(tmp_path, rows))
     assert isinstance(job.train, LabelledRows)
-    assert job.train.numbers.tolist() == [0, 1, 3]
-    assert job.train.labels[:, 0].tolist() == [1, 0, 1]
+    assert job.train.numbers.tolist() == [0, 0, 1, 1, 1, 3]
+    assert job.train.labels[:, 0].tolist() == [1, 0, 0, 0, 0, 1]
+    assert job.train.rows[:, 0].tolist() == [0, 2, 1, 5, 6, 4]
     assert job.validation is None
+
+
+def test_class_weights_are_those_of_the_samples_that_train(
+    tmp_path: Path, make_job: MakeJob
+) -> None:
+    """Rows of a class count as often as they are there, and only those with the task's input."""
+    rows = [{"image": picture(at), "label": "common"} for at in range(6)]
+    rows += [{"image": picture(9), "label": "rare"}] * 3
+    rows += [{"text": f"no image {at}", "label": "rare"} for at in range(20)]
+    settings = {"class_weights": "balanced"}
+    job = make_job("image", cache=cache_of(tmp_path, rows), task=settings)
+    batch = batch_of(job, 9)
+    counts = np.bincount(batch["labels"][""].numpy())
+    assert counts.tolist() == [6, 3]
+    weights = 9 / (2 * counts)
+    with torch.inference_mode():
+        found = job.task.loss(job.model.eval(), batch)
+    total, _ = references.classification(job.model, batch, 0.0, {"": weights.tolist()})
+    assert found.total.item() == pytest.approx(total, rel=1e-5)
+
+
+def test_a_part_without_a_sample_of_the_input_gets_no_head(
+    tmp_path: Path, make_job: MakeJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"part": "seen", "image": picture(at), "label": "ab"[at % 2]} for at in range(4)]
+    rows += [{"part": "read", "text": f"text {at}", "label": "cd"[at % 2]} for at in range(4)]
+    job = make_job("image", cache=cache_of(tmp_path, rows))
+    assert job.spec.classes == {"seen": ["a", "b"]}  # type: ignore[attr-defined]
+    assert "part 'read' has no training row with both image and label" in caplog.text
+
+
+def test_labels_of_another_dataset_are_numbered_as_the_model_has_them(tmp_path: Path) -> None:
+    rows = [{"image": picture(at), "label": label} for at, label in enumerate("bcbb")]
+    cache = cache_of(tmp_path, rows)
+    model = {"": ["a", "b", "c"], "other": ["x", "y"]}
+    inputs = build_input(ImageInputConfig(modality="image"), cache, image_size=16)
+    read = partial(LabelledRows, cache, "train", inputs, "image", list(model))
+    found = read(classes=model).labels
+    assert found[:, 0].tolist() == [1, 2, 1, 1]
+    assert (found[:, 1] == IGNORE_INDEX).all()
+    with pytest.raises(DataError, match="label 'c' of part '' is no class of the model"):
+        read(classes=model | {"": ["a", "b"]})
 
 
 @pytest.mark.parametrize(
@@ -160,7 +213,7 @@ def test_a_class_count_that_agrees_is_no_conflict(make_job: MakeJob) -> None:
     job = make_job("features", model={"num_classes": {"pain": 3, "stimulus": 2}})
     assert isinstance(job.model, Classifier)
     outputs = {name: head.out_features for name, head in job.model.heads.items()}  # type: ignore[union-attr]
-    assert outputs == {"pain": 3, "stimulus": 2}
+    assert outputs == {"head_pain": 3, "head_stimulus": 2}
 
 
 def test_declared_classes_reach_the_heads(tmp_path: Path, make_job: MakeJob) -> None:
@@ -170,7 +223,7 @@ def test_declared_classes_reach_the_heads(tmp_path: Path, make_job: MakeJob) -> 
     write_rows(tmp_path / "clean", "train", rows)
     job = make_job("image", cache=make_cache(tmp_path, {}, {"classes": {"": ["b", "a"]}}))
     assert job.spec.classes == {"": ["b", "a"]}  # type: ignore[attr-defined]
-    assert batch_of(job, 4)["labels"]["label"].tolist() == [1, 0, 1, 0]
+    assert batch_of(job, 4)["labels"][""].tolist() == [1, 0, 1, 0]
 
 
 def test_a_dataset_without_labels_is_refused(make_job: MakeJob, caches: Caches) -> None:
@@ -183,10 +236,50 @@ def test_labels_of_another_medium_are_none(make_job: MakeJob, caches: Caches) ->
         LabelledRows(caches("clips"), "train", None, "features", ["digit"])  # type: ignore[arg-type]
 
 
-def test_a_part_with_a_dot_cannot_name_a_head() -> None:
-    assert head_name("") == "label"
-    with pytest.raises(ConfigError, match=r"'a\.b': a name with a dot"):
-        head_name("a.b")
+NAMES = ("", "label", "type", "values", "keys", "items", "half", "train", "state_dict", "heads")
+NAMES += (
+    "a.b",
+    "a_b",
+    "a__b",
+    "_",
+    "__",
+    "a b",
+    "a/b",
+    "..",
+    "größe",
+    "痛み",
+    "head_",
+    "2e",
+    "_2e_",
+)
+
+
+def test_parts_may_be_called_anything() -> None:
+    """Each has a head of its own, under a name that modules and TorchScript take."""
+    assert len({head_name(part) for part in NAMES}) == len(NAMES)
+    assert all(head_name(part).isidentifier() for part in NAMES)
+
+    class Encoder(torch.nn.Module):
+        width = 4
+
+        def forward(self, x: Tensor) -> Encoded:
+            return Encoded(x, x)
+
+    model = Classifier(Encoder(), {part: at + 1 for at, part in enumerate(NAMES)}, 0.0)  # type: ignore[arg-type]
+    outputs = model(x=torch.zeros(2, 4))
+    assert {part: logits.shape[1] for part, logits in outputs.items()} == {
+        part: at + 1 for at, part in enumerate(NAMES)
+    }
+
+
+def test_figures_of_parts_never_meet() -> None:
+    figures = [name for name in METRICS if "/" not in name]
+    names = [
+        figure_name(part, figure) for part in (*NAMES, "mean", "x_top_5") for figure in figures
+    ]
+    assert len(set(names)) == len(names)
+    for part in NAMES:
+        assert split_part(figure_name(part, "f1")) == (part, "f1")
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -208,7 +301,7 @@ def test_a_classifier_may_start_from_the_encoder_of_an_alignment(
     assert job.inputs["start/model.safetensors"] == aligned.digests["model.safetensors"]
     freeze(job.model, ["encoder"])
     found = gradients(job, batch_of(job))
-    assert set(found) == {"heads.label.weight", "heads.label.bias"}
+    assert set(found) == {"heads.head_.weight", "heads.head_.bias"}
 
 
 def test_a_classifier_may_start_from_clips_or_from_another_classifier(
@@ -254,10 +347,20 @@ def test_validation_figures_are_those_of_the_predictions(make_job: MakeJob, name
         known = labels != IGNORE_INDEX
         hits[head] = (logits[head].argmax(dim=1) == labels)[known].double().mean().item()
     if name == "text":
-        assert figures["accuracy"] == pytest.approx(hits["label"])
+        assert figures["accuracy"] == pytest.approx(hits[""])
     else:
-        assert {head: figures[f"{head}_accuracy"] for head in hits} == pytest.approx(hits)
+        assert {head: figures[f"{head}/accuracy"] for head in hits} == pytest.approx(hits)
         assert figures["mean_accuracy"] == pytest.approx(np.mean(list(hits.values())))
+    assert list(figures) == job.validation_task.metric_names
+    assert job.validation_task.known_metrics() == ["loss", *figures]
+
+
+def test_a_split_of_one_class_has_no_accuracy_to_monitor(tmp_path: Path, make_job: MakeJob) -> None:
+    rows = [{"image": picture(at), "label": "ab"[at % 2]} for at in range(4)]
+    job = make_job("image", cache=cache_of(tmp_path, rows, val=rows[:1] * 3))
+    assert job.validation_task is not None
+    assert job.validation_task.known_metrics() == ["loss"]
+    assert job.validation_task.validation_metrics(job.model) == {}
 
 
 def test_a_flat_encoder_takes_no_longer_sequence_than_it_was_built_for(make_job: MakeJob) -> None:

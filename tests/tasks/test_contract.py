@@ -256,3 +256,61 @@ def test_forty_steps_halve_the_loss_of_twelve_samples(make_job: MakeJob, name: s
                 parameter.grad /= sums.count
         optimizer.step()
     assert losses[-1] < 0.5 * losses[0]
+
+
+CUT = {
+    "question": ("vlm", "max_text_tokens", 0),
+    "answer": ("vlm", "max_text_tokens", 0),
+    "caption": ("align_image", "max_text_tokens", 0),
+    "source": ("seq2seq", "max_source_tokens", 0),
+    "target": ("seq2seq", "max_target_tokens", 0),
+    "text": ("causal_lm_rows", "block_size", 1),
+}
+"""Column that is cut -> case, the limit, and how many tokens of it frame the text."""
+
+
+@pytest.mark.parametrize("column", CUT)
+def test_what_is_cut_is_counted_and_said(
+    make_job: MakeJob, caches: Any, caplog: pytest.LogCaptureFixture, column: str
+) -> None:
+    name, setting, frame = CUT[column]
+    cache = caches(CASES[name].data)
+    numbers = cache.rows("train")[column]
+    lengths = cache.text_lengths()[numbers[numbers >= 0]]
+    limit = max(int(lengths.max()) - 1, 2)
+    count = int((lengths > limit).sum())
+    assert 0 < count < len(lengths)
+    what = "rows with what frames them" if frame else f"{column}s"
+    line = f"{count} of {len(lengths)} {what} of split train are longer than task.{setting} = "
+    make_job(name, task={setting: limit + frame})
+    assert sum(line + f"{limit + frame} and are cut" in said for said in caplog.messages) == 1
+    caplog.clear()
+    make_job(name, task={setting: int(lengths.max()) + frame})
+    assert not [said for said in caplog.messages if f" {what} of split train" in said]
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "limit"),
+    [
+        ("text", {"modality": "text"}, "max_tokens"),
+        ("features", {"modality": "features"}, "max_steps"),
+    ],
+)
+def test_inputs_that_are_cut_are_counted_and_said(
+    make_job: MakeJob,
+    caches: Any,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    inputs: dict[str, Any],
+    limit: str,
+) -> None:
+    """Of a classifier every sample counts, as often as it is there."""
+    cache, numbers = caches(CASES[name].data), make_job(name).train.numbers  # type: ignore[attr-defined]
+    lengths = (cache.text_lengths() if name == "text" else cache.lengths("features"))[numbers]
+    most = int(lengths.max()) - 1
+    caplog.clear()
+    make_job(name, task={"inputs": inputs | {limit: most}})
+    line = f"of split train are longer than inputs.{limit} = {most} and are cut"
+    said = [message for message in caplog.messages if line in message]
+    assert len(said) == 1
+    assert f": {(lengths > most).sum()} of {len(lengths)} " in said[0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from plumbline.errors import DataError
+from plumbline.errors import ConfigError, DataError
 from plumbline.evaluation.config import RegressionEvaluationConfig
 from plumbline.evaluation.regression import evaluate
 from plumbline.evaluation.result import EvaluationJob
@@ -15,8 +15,8 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.classifier import RegressorSpec
 from plumbline.models.stored import load_model
 from plumbline.tasks.base import TrainingJob
-from plumbline.tasks.regression import NumberedRows
-from tests.tiny import array, make_cache, write_rows
+from plumbline.tasks.headed_rows import NumberedRows
+from tests.tiny import Row, array, make_cache, write_rows
 
 MakeJob = Callable[..., TrainingJob]
 Caches = Callable[[str], TrainingCache]
@@ -40,6 +40,60 @@ def test_targets_are_standardised_by_part_and_missing_ones_are_nan(
     assert np.isnan(targets).any()
 
 
+def test_repeated_measurements_all_count(tmp_path: Path, make_job: MakeJob) -> None:
+    """None is decided by the first, and mean and deviation are those of all that train."""
+    (tmp_path / "clean").mkdir()
+    values = [(0, 1.0), (1, 4.0), (0, 3.0), (0, 3.0), (2, 7.0)]
+    rows: list[Row] = [{"features": array(at), "value": repr(value)} for at, value in values]
+    rows.append({"text": "no features", "value": "1000"})
+    named = [{"sample_id": str(at)} | row for at, row in enumerate(rows)]
+    write_rows(tmp_path / "clean", "train", named)
+    job = make_job("regression", cache=make_cache(tmp_path, {}))
+    assert isinstance(job.train, NumberedRows)
+    assert job.train.numbers.tolist() == [0, 0, 0, 1, 2]
+    assert job.train.values[:, 0].tolist() == [1, 3, 3, 4, 7]
+    assert isinstance(job.spec, RegressorSpec)
+    assert job.spec.mean[""] == pytest.approx(3.6, rel=1e-8)
+    assert job.spec.std[""] == pytest.approx(np.std([1, 3, 3, 4, 7]), rel=1e-8)
+
+
+def test_errors_weigh_by_their_rows(tmp_path: Path, make_job: MakeJob) -> None:
+    """K10: with mean 1 over the training samples; a row that says nothing weighs 1."""
+    (tmp_path / "clean").mkdir()
+    weights = ["3", None, "0", "4"]
+    rows: list[Row] = [
+        {"sample_id": str(at), "features": array(at), "value": repr(at * 1.5), "weight": weight}
+        for at, weight in enumerate(weights)
+    ]
+    write_rows(tmp_path / "clean", "train", rows)
+    cache = make_cache(tmp_path, {})
+    found = {}
+    for weighted in (False, True):
+        job = make_job("regression", cache=cache, task={"row_weights": weighted})
+        batch = job.task.collate([job.train.sample(i, 0) for i in range(4)])
+        with torch.inference_mode():
+            errors = job.model.eval()(**batch["inputs"])[""][:, 0] - batch["targets"][:, 0]
+            found[weighted] = job.task.loss(job.model, batch)
+        expected = errors.square() * (torch.tensor([1.5, 0.5, 0.0, 2.0]) if weighted else 1)
+        torch.testing.assert_close(found[weighted].total, expected.sum())
+        assert int(found[weighted].count) == 4
+    assert found[True].total != found[False].total
+
+
+def test_weights_that_are_not_there_or_mean_nothing_are_refused(
+    tmp_path: Path, make_job: MakeJob, caches: Caches
+) -> None:
+    with pytest.raises(ConfigError, match="the dataset has no column weight"):
+        make_job("regression", cache=caches("numbers"), task={"row_weights": True})
+    for weights, message in (("-1", "weight -1 in split 'train'"), ("0", "all .* weigh 0")):
+        folder = tmp_path / weights
+        (folder / "clean").mkdir(parents=True)
+        row = {"features": array(0), "value": "1", "weight": weights}
+        write_rows(folder / "clean", "train", [{"sample_id": str(at)} | row for at in range(2)])
+        with pytest.raises((ConfigError, DataError), match=message):
+            make_job("regression", cache=make_cache(folder, {}), task={"row_weights": True})
+
+
 def test_a_part_that_never_varies_is_learned_all_the_same(
     tmp_path: Path, make_job: MakeJob
 ) -> None:
@@ -59,8 +113,8 @@ def test_a_part_without_a_number_teaches_its_head_nothing(make_job: MakeJob) -> 
     batch["targets"][:, 1] = float("nan")
     job.task.loss(job.model, batch).total.backward()
     found = {name: p.grad for name, p in job.model.named_parameters() if "heads" in name}
-    assert found["heads.age.weight"].any()  # type: ignore[union-attr]
-    assert found["heads.dose.weight"] is None or not found["heads.dose.weight"].any()
+    assert found["heads.head_age.weight"].any()  # type: ignore[union-attr]
+    assert found["heads.head_dose.weight"] is None or not found["heads.head_dose.weight"].any()
 
 
 def test_figures_are_in_the_units_of_the_data(
@@ -88,7 +142,7 @@ def test_figures_are_in_the_units_of_the_data(
             # Random weights say about nothing: what they say lies near the mean of training.
             assert abs(row["prediction"] - spec.mean[part]) < 5 * spec.std[part]
             errors.append(row["prediction"] - row["value"])
-        assert result.metrics[f"{part}_mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-6)
+        assert result.metrics[f"{part}/mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-6)
 
 
 def test_a_dataset_without_numbers_is_refused(make_job: MakeJob, caches: Caches) -> None:

@@ -2,20 +2,27 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from plumbline.batch import LossSum
 from plumbline.errors import ConfigError, TrainingError
 from plumbline.files import read_json, verify_digests
+from plumbline.metrics.known import METRICS, Metric
+from plumbline.tasks.base import no_metrics, perplexity_of
 from plumbline.training.clock import Best, Clock
+from plumbline.training.config import TrainerConfig
 from plumbline.training.length import count_validations, epoch_ends
+from plumbline.training.stopping import Waiting
 
 NAN = math.nan
-SCORE = {"monitor": "score"}
+SCORE = {"monitor": "score", "mode": "min"}
+"""Of a metric that no table knows."""
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -47,7 +54,7 @@ def test_the_model_ends_with_its_best_weights_and_the_first_of_equals(
     make_toy: Callable[[], Any], values: list[float], mode: str, best: int
 ) -> None:
     toy = make_toy()
-    trainer = toy.trainer(task=toy.scripted(values), epochs=3, mode=mode, **SCORE)
+    trainer = toy.trainer(task=toy.scripted(values), epochs=3, **SCORE | {"mode": mode})
     result = trainer.fit()
     assert (result.best.epoch, result.best.value) == (best, values[best - 1])
     assert result.best.global_step == best * 5
@@ -80,15 +87,22 @@ def test_validations_without_any_number_end_in_an_error_that_says_so(toy: Any) -
 def test_the_best_value_is_kept_by_its_rule(mode: str) -> None:
     sign = 1 if mode == "min" else -1
     best, clock = Best(), Clock(global_step=7, epoch=2)
-    assert not best.update(NAN, mode, 0.0, clock)
+    assert not best.update(NAN, mode, clock)
     assert best.value is None
-    assert best.update(sign * 5.0, mode, 0.0, clock)
-    assert not best.update(sign * 5.0, mode, 0.0, clock)
-    assert not best.update(NAN, mode, 0.0, clock)
-    assert best.update(sign * 4.5, mode, 0.5, clock)
-    assert best.since == 3, "too small a change to go on for, yet the best weights so far"
-    assert best.update(sign * 4.0, mode, 0.5, clock)
-    assert (best.value, best.since, best.global_step, best.epoch) == (sign * 4.0, 0, 7, 2)
+    assert best.update(sign * 5.0, mode, clock)
+    assert not best.update(sign * 5.0, mode, clock)
+    assert not best.update(NAN, mode, clock)
+    assert best.update(sign * 4.5, mode, clock)
+    assert (best.value, best.global_step, best.epoch) == (sign * 4.5, 7, 2)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_too_small_a_change_is_waited_for(mode: str) -> None:
+    sign, waiting, since = 1 if mode == "min" else -1, Waiting(), []
+    for value in (NAN, 5.0, 4.9, NAN, 4.6, 4.4, 4.4, 3.0):
+        waiting.update(sign * value, mode, 0.5)
+        since.append(waiting.since)
+    assert since == [1, 0, 1, 2, 3, 0, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -223,10 +237,138 @@ def test_validation_without_data_names_the_setting(toy: Any, validation: int | N
         toy.trainer(validation=validation)
 
 
-def test_an_unknown_metric_names_the_known_ones(toy: Any) -> None:
-    trainer = toy.trainer(task=toy.scripted([1.0]), monitor="scor")
-    with pytest.raises(ConfigError, match=r"trainer\.monitor = 'scor': .*there is loss, score"):
+def test_a_metric_that_the_task_does_not_make_names_those_that_it_makes(toy: Any) -> None:
+    message = r"trainer\.monitor = 'scor': .*there is loss, score"
+    trainer = toy.trainer(task=toy.scripted([1.0]), monitor="scor", mode="min")
+    with pytest.raises(ConfigError, match=message):
         trainer.fit()
+    known = replace(toy.scripted([1.0]), metric_names=["score"])
+    with pytest.raises(ConfigError, match=message):
+        toy.trainer(task=known, monitor="scor", mode="min")  # before training begins
+    with pytest.raises(ConfigError, match=r"'accuracy': .*on this data; there is loss$"):
+        toy.trainer(monitor="accuracy")
+    watched = {"metrics": {"loss": {"patience": 1}, "accuracy": {"patience": 1}}}
+    with pytest.raises(ConfigError, match=r"early_stopping\.metrics\.accuracy = 'accuracy': "):
+        toy.trainer(epochs=3, early_stopping=watched)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "best"),
+    [
+        ("accuracy", [0.2, 0.9, 0.5], 2),
+        ("pain/macro_f1", [0.2, 0.9, 0.5], 2),
+        ("mean_accuracy", [0.2, 0.9, 0.5], 2),
+        ("image_to_text_recall_at_5_width_32", [0.2, 0.9, 0.5], 2),
+        ("perplexity", [5.0, 3.0, 4.0], 2),
+        ("mse", [5.0, 3.0, 4.0], 2),
+    ],
+)
+def test_which_way_is_better_follows_from_the_metric(
+    toy: Any, metric: str, values: list[float], best: int
+) -> None:
+    stopping = {"patience": 1}
+    task = toy.scripted([*values, values[0]], metric)
+    result = toy.trainer(task=task, epochs=4, monitor=metric, early_stopping=stopping).fit()
+    assert (result.best.epoch, result.best.value) == (best, values[best - 1])
+    assert result.clock.epoch == best + 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"monitor": "accuracy", "mode": "min"}, "monitor 'accuracy' is better when higher, but"),
+        ({"monitor": "a/log_loss", "mode": "max"}, "'a/log_loss' is better when lower, but mode"),
+        ({"mode": "max"}, "monitor 'loss' is better when lower, but mode is max"),
+        ({"monitor": "acuracy"}, r"'acuracy' is no metric .*did you mean 'accuracy'\?.*set mode"),
+        ({"monitor": "score"}, "'score' is no metric that is known: set mode to min or max"),
+        ({"early_stopping": {}}, "patience, for the monitored metric, or metrics"),
+        (
+            {"early_stopping": {"patience": 1, "metrics": {"loss": {"patience": 1}}}},
+            "set one of them",
+        ),
+        (
+            {"early_stopping": {"metrics": {"accuracy": {"patience": 1, "mode": "min"}}}},
+            "'accuracy' is better when higher, but mode is min",
+        ),
+    ],
+)
+def test_a_direction_that_contradicts_the_metric_is_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainerConfig.model_validate(settings)
+
+
+def test_a_plugin_may_say_which_way_its_metric_is_better() -> None:
+    METRICS.register("f2_of_the_plugin", Metric("max"))
+    assert TrainerConfig(monitor="f2_of_the_plugin").direction == "max"
+
+
+@pytest.mark.parametrize(
+    ("patience", "stops_after"),
+    [((1, 1), 4), ((2, 1), 5), ((1, 3), 5), ((5, 1), 7)],
+)
+def test_training_stops_when_every_watched_metric_has_stopped_improving(
+    toy: Any, patience: tuple[int, int], stops_after: int
+) -> None:
+    """Perplexity improves until epoch 3, accuracy in 1 and 2 alone."""
+    perplexities, accuracies = [9, 8, 7, 7, 7, 7, 7], [0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6]
+    script = zip(perplexities, accuracies, strict=True)
+    task = replace(
+        toy.scripted([]),
+        validation_metrics=lambda model: dict(
+            zip(("perplexity", "accuracy"), next(script), strict=True)
+        ),
+    )
+    stopping = {
+        "metrics": {
+            "perplexity": {"patience": patience[0]},
+            "accuracy": {"patience": patience[1], "min_change": 0.01},
+        }
+    }
+    result = toy.trainer(task=task, epochs=7, early_stopping=stopping).fit()
+    assert result.clock.epoch == stops_after
+
+
+def test_what_early_stopping_has_in_mind_survives_a_kill(
+    make_toy: Callable[[], Any], killed: type[Exception]
+) -> None:
+    """It stops after the epoch where a run that nobody killed stops."""
+    values = [0.5, 0.6, 0.6, 0.6, 0.9]
+    settings = {"epochs": 5, "early_stopping": {"metrics": {"accuracy": {"patience": 2}}}}
+    whole = make_toy()
+    expected = whole.trainer(task=whole.scripted(values, "accuracy"), **settings).fit()
+    toy = make_toy()
+    task = toy.scripted(values, "accuracy")
+    with pytest.raises(killed):  # in the first step of epoch 4, after 5 steps and 1 validation each
+        toy.trainer(task=task, on_log=toy.killed_at(3 * 6), **settings).fit()
+    result = toy.trainer(task=task, **settings).fit()
+    assert result.clock.epoch == expected.clock.epoch == 4
+
+
+def test_a_figure_that_has_no_value_is_left_out_and_stops_nothing(
+    toy: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loss of 800 nats has no perplexity that a float holds; the next validation has one."""
+    losses = iter([0.0, 800.0, 1.0, 2.0, 3.0])  # the first one for the names of the metrics
+    task = replace(
+        toy.scripted([]),
+        validation_metrics=no_metrics,
+        loss_metrics=lambda loss: perplexity_of(next(losses)),
+    )
+    settings = {"epochs": 4, "monitor": "perplexity", "early_stopping": {"patience": 2}}
+    result = toy.trainer(task=task, **settings).fit()
+    rows = result.history.validations
+    assert [row.get("perplexity") for row in rows] == [
+        None,
+        pytest.approx(math.e),
+        pytest.approx(math.e**2),
+        pytest.approx(math.e**3),
+    ]
+    assert result.best.epoch == 2
+    assert sum("perplexity is left out: the loss is so high" in m for m in caplog.messages) == 1
+    result.history.write(toy.folder)
+    assert (toy.folder / "val.csv").read_text(encoding="utf-8").splitlines()[1].endswith(",")
 
 
 def test_validation_changes_nothing_about_the_training(make_toy: Callable[[], Any]) -> None:

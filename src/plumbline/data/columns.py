@@ -28,12 +28,13 @@ CONTENT: Mapping[str, Kind] = MappingProxyType(
         "target": "text",
         "label": "label",
         "value": "number",
+        "weight": "number",
     }
 )
 """Content column -> what a cell holds, in the order in which clean tables have them.
 
 image, audio: an encoded file; features: `plumbline.data.arrays` of [time, channels]; label: the
-name of a class; number: decimal text.
+name of a class; number: decimal text. `weight` is how much the error of a row's value weighs.
 """
 
 MEDIA = tuple(name for name, kind in CONTENT.items() if kind in ("image", "audio", "features"))

@@ -10,9 +10,10 @@ from torch.nn import functional
 
 from plumbline.errors import ConfigError, DataError
 from plumbline.evaluation.config import AlignmentEvaluationConfig
-from plumbline.loading.cache_reader import MediaRows, TrainingCache
+from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.inputs import Input, build_input, collate_texts
 from plumbline.metrics.classification import accuracy
+from plumbline.metrics.known import drop_undefined
 from plumbline.metrics.retrieval import (
     class_embeddings,
     relation_of_rows,
@@ -50,8 +51,9 @@ def evaluate_alignment(
 ) -> AlignmentEvaluation:
     """Embed a split and measure recall@k both ways; every caption of a medium is a positive.
 
-    Media with the same caption are each a positive of it. With prompt templates the captions of
-    the dataset's classes also classify the media.
+    Queries and candidates are the distinct media and captions: one that is there again is the same
+    candidate. Media with the same caption are each a positive of it. With prompt templates the
+    captions of the dataset's classes also classify the media.
 
     Raises:
         DataError: the split has no captioned image or clip.
@@ -63,9 +65,9 @@ def evaluate_alignment(
     if not rows:
         raise DataError(f"{cache.folder}: no {modality} with a caption in split {config.split!r}")
     embedder = Embedder(stored, cache, device, config.batch_size)
-    medium_of_pair = np.concatenate([np.full(len(r.captions), i) for i, r in enumerate(rows)])
+    of_rows = np.concatenate([np.full(len(r.captions), r.number, np.int32) for r in rows])
+    media, medium_of_pair = np.unique(of_rows, return_inverse=True)
     texts, text_of_pair = np.unique(np.concatenate([r.captions for r in rows]), return_inverse=True)
-    media = np.array([r.number for r in rows], np.int32)
     media_embeddings = embedder.embed_media(media)
     text_embeddings = embedder.embed_texts([cache.text(int(number)) for number in texts])
     report = retrieval_report(
@@ -76,15 +78,24 @@ def evaluate_alignment(
         widths=tuple(stored.spec.widths),
         interval_seed=0,
     )
+    cut = stored.spec.max_text_tokens
+    cache.say_cut(
+        config.split, cache.text_lengths()[texts], cut, "captions", "task.max_text_tokens"
+    )
     metrics = {name.replace("image", modality): value for name, value in report.items()}
+    shown, pairs = config.examples, np.stack([medium_of_pair, text_of_pair], axis=1)
     metrics[f"{modality}s"] = float(len(media))
     metrics["texts"] = float(len(texts))
     if config.zero_shot:
         metrics["zero_shot_accuracy"] = _zero_shot(embedder, cache, config)
-    shown = config.examples
     scores = media_embeddings[:shown] @ text_embeddings.T
-    examples = _examples(cache, rows[:shown], texts, scores)
-    return AlignmentEvaluation(metrics, media, texts, media_embeddings, text_embeddings, examples)
+    right = [set(pairs[pairs[:, 0] == at, 1].tolist()) for at in range(len(scores))]
+    examples = [
+        {"medium": int(number), "found": _best_texts(cache, texts, score, known)}
+        for number, score, known in zip(media[:shown], scores, right, strict=True)
+    ]
+    figures = drop_undefined(metrics)
+    return AlignmentEvaluation(figures, media, texts, media_embeddings, text_embeddings, examples)
 
 
 class Embedder:
@@ -143,8 +154,11 @@ class Embedder:
 
 def _zero_shot(
     embedder: Embedder, cache: TrainingCache, config: AlignmentEvaluationConfig
-) -> float:
-    """Accuracy of the class whose prompts lie nearest, over all labelled media of the split."""
+) -> float | None:
+    """Accuracy of the class whose prompts lie nearest, over all labelled rows of the split.
+
+    None where all have one label.
+    """
     classes = cache.classes()
     if not classes:
         raise ConfigError(
@@ -158,24 +172,24 @@ def _zero_shot(
     source = embedder.source
     number = cache.facts["parts"].index(part)
     chosen = (rows["label"] >= 0) & (rows[source] >= 0) & (rows["part"] == number)
-    media, first = np.unique(rows[source][chosen], return_index=True)
+    labels = rows["label"][chosen]
+    if len(np.unique(labels)) < 2:
+        return None
+    media, medium_of_row = np.unique(rows[source][chosen], return_inverse=True)
     predicted = zero_shot(embedder.embed_media(media), class_embeddings(texts))
-    return accuracy(predicted, rows["label"][chosen][first])
+    return accuracy(predicted[medium_of_row], labels)
 
 
-def _examples(
-    cache: TrainingCache, rows: list[MediaRows], texts: NDArray[np.int32], scores: Floats
+def _best_texts(
+    cache: TrainingCache, texts: NDArray[np.int32], scores: Floats, right: set[int]
 ) -> list[dict[str, Any]]:
-    examples = []
-    for row, score in zip(rows, scores, strict=True):
-        best = np.argsort(-score, kind="stable")[:5]
-        found = [
-            {
-                "text": cache.text(int(texts[i])),
-                "score": round(float(score[i]), 4),
-                "right": bool(texts[i] in row.captions),
-            }
-            for i in best
-        ]
-        examples.append({"medium": row.number, "found": found})
-    return examples
+    """The five texts that score most for a medium."""
+    best = np.argsort(-scores, kind="stable")[:5].tolist()
+    return [
+        {
+            "text": cache.text(int(texts[i])),
+            "score": round(float(scores[i]), 4),
+            "right": i in right,
+        }
+        for i in best
+    ]

@@ -1,6 +1,7 @@
 """How well a causal language model knows what comes next."""
 
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -53,7 +54,13 @@ def evaluate(job: EvaluationJob) -> Evaluation:
         "tokens": float(len(likelihood)),
     }
     predictions: list[Row] = []
+    cut: dict[str, int] = {}
     for prompt in config.prompts:
-        text = continue_text(model, spec, job.stored.text, prompt, config.sampling)
-        predictions.append({"kind": "continuation", "prompt": prompt, "prediction": text})
-    return Evaluation(metrics, predictions, details={"sampling": config.sampling.model_dump()})
+        said = continue_text(model, spec, job.stored.text, prompt, config.sampling)
+        predictions.append({"kind": "continuation", "prompt": prompt, "prediction": said.text})
+        if said.cut_tokens:
+            cut[prompt] = said.cut_tokens
+    details: dict[str, Any] = {"sampling": config.sampling.model_dump()}
+    if cut:
+        details["cut_tokens_of_prompts"] = cut
+    return Evaluation(metrics, predictions, details=details)

@@ -11,9 +11,11 @@ from plumbline.evaluation.config import TaskEvaluationConfig
 from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
 from plumbline.loading.inputs import build_input
 from plumbline.metrics.classification import classification_report, confusion_matrix, per_class
-from plumbline.models.classifier import ClassifierSpec, head_name
+from plumbline.metrics.known import figure_name
+from plumbline.models.classifier import ClassifierSpec
 from plumbline.models.encoder_config import ImageEncoderConfig
-from plumbline.tasks.classification import LabelledRows, collate, evaluation_loader, predict
+from plumbline.tasks.classification import collate, evaluation_loader, predict
+from plumbline.tasks.headed_rows import LabelledRows
 
 
 def evaluate(job: EvaluationJob) -> Evaluation:
@@ -29,27 +31,30 @@ def evaluate(job: EvaluationJob) -> Evaluation:
     size = encoder.image_size if isinstance(encoder, ImageEncoderConfig) else None
     inputs = build_input(spec.inputs, cache, image_size=size)
     parts = list(spec.classes)
-    rows = LabelledRows(cache, config.split, inputs, spec.inputs.source, parts)
+    rows = LabelledRows(
+        cache, config.split, inputs, spec.inputs.source, parts, classes=spec.classes
+    )
     bound = partial(collate, inputs=inputs, parts=parts, seed=0, training=False)
     model = job.stored.model.to(job.device)
     logits = predict(model, evaluation_loader(rows, bound, config.batch_size), job.device)
-    sample_ids = cache.sample_ids(config.split).take(rows.rows.tolist()).to_pylist()
-    metrics: dict[str, float] = {}
+    sample_ids = cache.sample_ids(config.split)
+    metrics: dict[str, float | None] = {}
     predictions: list[Row] = []
     tables: dict[str, list[Row]] = {}
     for at, part in enumerate(parts):
-        labels, name = rows.labels[:, at], head_name(part)
+        labels = rows.labels[:, at]
         known = np.flatnonzero(labels != IGNORE_INDEX)
         if not len(known):
             continue
-        probabilities = softmax(logits[name][known])
+        probabilities = softmax(logits[part][known])
         figures, found = _measure_head(probabilities, labels[known], spec.classes[part])
-        prefix = f"{part}_" if part else ""
-        metrics |= {f"{prefix}{key}": value for key, value in figures.items()}
-        tables |= {f"{prefix}{key}": table for key, table in found.items()}
-        predictions += _predictions(
-            part, [sample_ids[i] for i in known], labels[known], probabilities, spec.classes[part]
-        )
+        metrics |= {figure_name(part, key): value for key, value in figures.items()}
+        for key, table in found.items():
+            # A column, not a name of a file: parts may be called anything.
+            of_part = {"part": part} if parts != [""] else {}
+            tables.setdefault(key, []).extend({**of_part, **row} for row in table)
+        ids = sample_ids.take(rows.rows[known, at]).to_pylist()
+        predictions += _predictions(part, ids, labels[known], probabilities, spec.classes[part])
     metrics["samples"] = float(len(rows))
     return Evaluation(metrics, predictions, tables, {"classes": spec.classes})
 
@@ -65,7 +70,7 @@ def _measure_head(
     probabilities: NDArray[np.float64],
     labels: NDArray[np.int64],
     names: list[str],
-) -> tuple[dict[str, float], dict[str, list[Row]]]:
+) -> tuple[dict[str, float | None], dict[str, list[Row]]]:
     figures = classification_report(probabilities, labels, interval_seed=0)
     confusion = confusion_matrix(probabilities.argmax(axis=1), labels, len(names))
     by_class = per_class(confusion)
@@ -73,9 +78,9 @@ def _measure_head(
         {
             "class": name,
             "support": int(by_class.support[i]),
-            "precision": float(by_class.precision[i]),
-            "recall": float(by_class.recall[i]),
-            "f1": float(by_class.f1[i]),
+            "precision": float(by_class.precision[i]) if by_class.predicted[i] else None,
+            "recall": float(by_class.recall[i]) if by_class.support[i] else None,
+            "f1": float(by_class.f1[i]) if by_class.predicted[i] or by_class.support[i] else None,
         }
         for i, name in enumerate(names)
     ]

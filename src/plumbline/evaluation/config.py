@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from plumbline.config import Config
+from plumbline.metrics.text_overlap import BleuTokenizer
 
 Split = Literal["train", "val", "test"]
 
@@ -29,7 +30,15 @@ class TaskEvaluationConfig(Config):
     """Samples computed together; no figure depends on it."""
 
 
-class VlmEvaluationConfig(TaskEvaluationConfig):
+class WrittenEvaluationConfig(TaskEvaluationConfig):
+    """What evaluations of written texts share."""
+
+    bleu_tokenizer: BleuTokenizer = "auto"
+    """What cuts texts into tokens for BLEU; auto: zh for Chinese, char for other scripts without
+    spaces between words, else 13a. It stands in the signature beside the figure."""
+
+
+class VlmEvaluationConfig(WrittenEvaluationConfig):
     """Section `evaluate` of a vision-language task."""
 
     max_new_tokens: int = Field(64, ge=1)
@@ -58,7 +67,7 @@ class LanguageEvaluationConfig(TaskEvaluationConfig):
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
 
 
-class Seq2SeqEvaluationConfig(TaskEvaluationConfig):
+class Seq2SeqEvaluationConfig(WrittenEvaluationConfig):
     """Section `evaluate` of an encoder-decoder."""
 
     beams: int = Field(4, ge=1)

@@ -10,11 +10,13 @@ from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
 from plumbline.loading.inputs import build_input
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
+from plumbline.metrics.known import figure_name
 from plumbline.metrics.regression import regression_report
-from plumbline.models.classifier import RegressorSpec, head_name
+from plumbline.models.classifier import RegressorSpec
 from plumbline.models.encoder_config import ImageEncoderConfig
 from plumbline.tasks.classification import predict
-from plumbline.tasks.regression import NumberedRows, collate
+from plumbline.tasks.headed_rows import NumberedRows
+from plumbline.tasks.regression import Scale, collate
 
 
 @torch.inference_mode()
@@ -30,31 +32,31 @@ def evaluate(job: EvaluationJob) -> Evaluation:
     encoder = spec.model.encoder
     size = encoder.image_size if isinstance(encoder, ImageEncoderConfig) else None
     inputs = build_input(spec.inputs, cache, image_size=size)
-    rows = NumberedRows(cache, config.split, inputs, spec.inputs.source, spec)
-    bound = partial(collate, inputs=inputs, seed=0, training=False)
+    rows = NumberedRows(cache, config.split, inputs, spec.inputs.source, spec.parts)
+    bound = partial(collate, inputs=inputs, scale=Scale.of(spec), seed=0, training=False)
     loader = Loader(rows, bound, LoaderConfig(batch_size=config.batch_size), seed=0, shuffle=False)
     outputs = predict(job.stored.model.to(job.device), loader, job.device)
-    sample_ids = cache.sample_ids(config.split).take(rows.rows.tolist()).to_pylist()
-    metrics: dict[str, float] = {}
+    sample_ids = cache.sample_ids(config.split)
+    metrics: dict[str, float | None] = {}
     predictions: list[Row] = []
     for at, part in enumerate(spec.parts):
         values = rows.values[:, at]
         known = np.flatnonzero(~np.isnan(values))
         if not len(known):
             continue
-        found = outputs[head_name(part)][known, 0] * spec.std[part] + spec.mean[part]
+        found = outputs[part][known, 0] * spec.std[part] + spec.mean[part]
         figures = regression_report(found, values[known])
-        prefix = f"{part}_" if part else ""
-        metrics |= {f"{prefix}{name}": value for name, value in figures.items()}
+        metrics |= {figure_name(part, name): value for name, value in figures.items()}
+        ids = sample_ids.take(rows.rows[known, at]).to_pylist()
         predictions += [
             {
                 "kind": "value",
                 "part": part,
-                "sample_id": sample_ids[i],
-                "value": float(values[i]),
-                "prediction": float(p),
+                "sample_id": sample_id,
+                "value": float(value),
+                "prediction": float(prediction),
             }
-            for i, p in zip(known, found, strict=True)
+            for sample_id, value, prediction in zip(ids, values[known], found, strict=True)
         ]
     metrics["samples"] = float(len(rows))
     return Evaluation(metrics, predictions)

@@ -1,6 +1,7 @@
 """What every evaluation of a task's model gives, whatever its kind."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from plumbline.config import Config
 from plumbline.data.csv_writer import write_csv
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.metrics.known import leave_out_undefined, say_left_out
 from plumbline.models.stored import Stored
 
 Row = dict[str, Any]
@@ -20,14 +22,27 @@ Row = dict[str, Any]
 class Evaluation:
     """The figures of a model on one split, and what they were computed from."""
 
-    metrics: dict[str, float]
-    """Every figure; the first of them are what DVC compares from run to run."""
+    metrics: Mapping[str, float | None]
+    """Every figure, None where one means nothing for the data; the first of them are what DVC
+    compares from run to run."""
     predictions: list[Row]
     """One row per sample, all with the same keys; `sample_id` or `image` tells which."""
     tables: dict[str, list[Row]] = field(default_factory=dict)
     """Name -> rows of a CSV, such as a confusion matrix."""
     details: dict[str, Any] = field(default_factory=dict)
     """What a reader should know of the figures, such as the signature of a metric."""
+
+
+def settle(result: Evaluation) -> tuple[dict[str, float], Evaluation]:
+    """The figures that have a value, and the result with the others told in a line and in details.
+
+    Returns:
+        What is written as metrics, and the result, whose details say why a figure is `left_out`.
+    """
+    defined, reasons = leave_out_undefined(result.metrics)
+    say_left_out(reasons)
+    details = {**result.details, "left_out": reasons} if reasons else result.details
+    return defined, replace(result, metrics=defined, details=details)
 
 
 @dataclass(frozen=True)

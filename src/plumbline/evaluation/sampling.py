@@ -1,6 +1,8 @@
 """Going on from a prompt with a causal language model."""
 
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +12,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from plumbline.errors import DataError
 from plumbline.evaluation.config import SamplingConfig
 from plumbline.models.language import CausalLm, CausalLmSpec
+
+logger = logging.getLogger(__name__)
 
 
 class _Stop(StoppingCriteria):
@@ -24,6 +28,25 @@ class _Stop(StoppingCriteria):
         return torch.tensor([done], device=input_ids.device)
 
 
+@dataclass(frozen=True)
+class Continuation:
+    """What a model added to a prompt."""
+
+    text: str
+    cut_tokens: int
+    """Tokens of the prompt's beginning that did not fit the model's positions."""
+
+
+def fit_prompt(ids: Sequence[int], positions: int, max_new_tokens: int) -> tuple[list[int], int]:
+    """The prompt as it fits the model, and how many tokens may be added to it.
+
+    What is added gets the room that the prompt leaves, never the other way round. A prompt that
+    leaves none keeps its end, and one token is added.
+    """
+    kept = list(ids[-(positions - 1) :])
+    return kept, min(max_new_tokens, positions - len(kept))
+
+
 @torch.inference_mode()
 def continue_text(
     model: CausalLm,
@@ -31,11 +54,11 @@ def continue_text(
     tokenizer: Tokenizer,
     prompt: str,
     config: SamplingConfig,
-) -> str:
+) -> Continuation:
     """Continue a prompt; equal seeds give equal texts, and temperature 0 is greedy.
 
-    A model of running text reads on from the prompt, keeping as much of it as its blocks hold; a
-    model of questions answers it.
+    A model of running text reads on from the prompt; a model of questions answers it. A prompt that
+    is longer than the model's positions is cut at its beginning, which a line says.
 
     Args:
         model: in evaluation mode.
@@ -45,7 +68,7 @@ def continue_text(
         config: length, temperature, what to draw from and where to stop.
 
     Returns:
-        The text that was added, without the prompt.
+        The text that was added, without the prompt, and how much of the prompt was cut.
 
     Raises:
         DataError: the prompt has no token.
@@ -54,8 +77,13 @@ def continue_text(
     if not ids:
         raise DataError(f"prompt {prompt!r}: has no token to go on from")
     positions = model.decoder.config.max_position_embeddings
-    added = min(config.max_new_tokens, positions - 1)
-    ids = ids[-(positions - added) :]
+    whole = len(ids)
+    ids, added = fit_prompt(ids, positions, config.max_new_tokens)
+    if cut := whole - len(ids):
+        logger.warning(
+            "prompt of %d tokens: the model has %d positions, so its first %d tokens are cut",
+            *(whole, positions, cut),
+        )
     device = next(model.parameters()).device
     inputs = torch.tensor([ids], device=device)
     stopping = StoppingCriteriaList()
@@ -72,7 +100,8 @@ def continue_text(
             stopping_criteria=stopping,
             **_drawing(config),
         )
-    return _cut(tokenizer, out[0, len(ids) :].tolist(), spec.special_ids.eos, config.stop)
+    text = _cut(tokenizer, out[0, len(ids) :].tolist(), spec.special_ids.eos, config.stop)
+    return Continuation(text, cut)
 
 
 def _frame(ids: list[int], spec: CausalLmSpec) -> list[int]:

@@ -37,7 +37,7 @@ def evaluate(job: EvaluationJob) -> Evaluation:
     predicted = tokenizer.decode_batch(write_targets(model, sources, config))
     texts = [[cache.text(int(number)) for number in pair] for pair in rows.numbers]
     references = [[target] for _, target in texts]
-    bleu, signature = corpus_bleu(predicted, references)
+    bleu, signature = corpus_bleu(predicted, references, config.bleu_tokenizer)
     metrics = {
         "bleu": bleu,
         **rouge(predicted, references),

@@ -24,6 +24,7 @@ from plumbline.metrics.text_overlap import (
 )
 from plumbline.models.features import BATCH_IMAGES, encode_images
 from plumbline.models.stored import StoredVlm
+from plumbline.tasks.vlm import say_cut_texts
 
 Ids = list[int]
 
@@ -65,6 +66,8 @@ class VlmEvaluator:
         self._stored, self._cache, self._config = stored, cache, config
         stored.model.to(device).eval()
         self._rows = cache.by_medium(config.split, "image")
+        if self._rows:
+            say_cut_texts(cache, config.split, self._rows, stored.spec.max_text_tokens)
         numbers = np.array([row.number for row in self._rows], np.int64)
         size = stored.spec.image_encoder.image_size
         encoder, normalize = stored.model.image_encoder, stored.spec.normalization
@@ -81,7 +84,7 @@ class VlmEvaluator:
         Raises:
             DataError: there is neither.
         """
-        metrics: dict[str, float] = {}
+        metrics: dict[str, float | None] = {}
         predictions: list[Prediction] = []
         by_prompt: list[dict[str, Any]] = []
         signature = None
@@ -118,7 +121,7 @@ class VlmEvaluator:
         )
         return self._stored.text.decode_batch(answers)
 
-    def _answer_questions(self) -> tuple[list[Prediction], dict[str, float]]:
+    def _answer_questions(self) -> tuple[list[Prediction], dict[str, float | None]]:
         cache = self._cache
         at = [i for i, row in enumerate(self._rows) for _ in row.questions]
         pairs: NDArray[np.int32] = np.concatenate([row.questions for row in self._rows])
@@ -152,7 +155,7 @@ class VlmEvaluator:
             eos=self._stored.spec.special_ids.eos,
             batch_size=self._config.batch_size,
         )
-        figures = {
+        figures: dict[str, float | None] = {
             "exact_match": exact_match(predicted, references),
             "token_f1": token_f1(predicted, references),
             "question_only_exact_match": exact_match(guesses, references),
@@ -172,19 +175,19 @@ class VlmEvaluator:
             questions,
         )
 
-    def _describe_images(self) -> tuple[list[Prediction], dict[str, float], str]:
+    def _describe_images(self) -> tuple[list[Prediction], dict[str, float | None], str]:
         at = [i for i, row in enumerate(self._rows) if len(row.captions)]
         prompt = self._stored.spec.caption_prompt
         ids = self._stored.text.encode(prompt, add_special_tokens=False).ids
         predicted = self._generate(at, [ids] * len(at))
         references = [self._captions(self._rows[i]) for i in at]
-        bleu, signature = corpus_bleu(predicted, references)
+        bleu, signature = corpus_bleu(predicted, references, self._config.bleu_tokenizer)
         overlap = rouge(predicted, references)
         predictions = [
             Prediction("caption", self._rows[i].number, prompt, known, text, text in known)
             for i, known, text in zip(at, references, predicted, strict=True)
         ]
-        figures = {
+        figures: dict[str, float | None] = {
             "caption_bleu": bleu,
             **{f"caption_{name}": value for name, value in overlap.items()},
             "captions": float(len(at)),

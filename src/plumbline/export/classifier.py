@@ -35,10 +35,9 @@ from plumbline.loading.input_config import (
     TextInputConfig,
 )
 from plumbline.loading.inputs import build_input
-from plumbline.models.classifier import Classifier, head_name
+from plumbline.models.classifier import Classifier
 from plumbline.models.encoder_config import BaseTextEncoderConfig, ImageEncoderConfig
-from plumbline.tasks.classification import LabelledRows
-from plumbline.tasks.regression import NumberedRows
+from plumbline.tasks.headed_rows import LabelledRows, NumberedRows
 from plumbline.tracking.progress import tracked
 
 Floats = NDArray[np.float32]
@@ -310,11 +309,14 @@ class ClassificationPlan(HeadedPlan):
 
     def _heads(self) -> dict[str, Any]:
         classes = self.stored.spec.classes
-        return {head_name(part): {"classes": names} for part, names in classes.items()}
+        return {part: {"classes": names} for part, names in classes.items()}
 
     def _rows(self, inputs: Any) -> LabelledRows:
         parts = list(self.stored.spec.classes)
-        return LabelledRows(self.cache, self.config.split, inputs, self.inputs.source, parts)
+        return LabelledRows(
+            *(self.cache, self.config.split, inputs, self.inputs.source, parts),
+            classes=self.stored.spec.classes,
+        )
 
     def _agreement(self, known: dict[str, Floats], got: dict[str, Floats]) -> tuple[float, int]:
         same = np.stack([known[name].argmax(axis=1) == got[name].argmax(axis=1) for name in known])
@@ -324,16 +326,16 @@ class ClassificationPlan(HeadedPlan):
         hits = []
         for at, part in enumerate(self.stored.spec.classes):
             labels = rows.labels[places, at]
-            chosen = outputs[head_name(part)].argmax(axis=1)
+            chosen = outputs[part].argmax(axis=1)
             hits += (chosen == labels)[labels != IGNORE_INDEX].tolist()
         return float(np.mean(hits)) if hits else 0.0
 
     def _expected(self, logits: dict[str, Floats]) -> dict[str, Any]:
         heads = {}
         for part, names in self.stored.spec.classes.items():
-            row = logits[head_name(part)]
+            row = logits[part]
             probabilities = softmax(row[None])[0]
-            heads[head_name(part)] = {
+            heads[part] = {
                 "class": names[int(row.argmax())],
                 "confidence": float(probabilities.max()),
                 "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
@@ -350,13 +352,11 @@ class RegressionPlan(HeadedPlan):
 
     def _heads(self) -> dict[str, Any]:
         spec = self.stored.spec
-        return {
-            head_name(part): {"mean": spec.mean[part], "std": spec.std[part]} for part in spec.parts
-        }
+        return {part: {"mean": spec.mean[part], "std": spec.std[part]} for part in spec.parts}
 
     def _rows(self, inputs: Any) -> NumberedRows:
         return NumberedRows(
-            self.cache, self.config.split, inputs, self.inputs.source, self.stored.spec
+            self.cache, self.config.split, inputs, self.inputs.source, self.stored.spec.parts
         )
 
     def _agreement(self, known: dict[str, Floats], got: dict[str, Floats]) -> tuple[float, int]:
@@ -369,14 +369,13 @@ class RegressionPlan(HeadedPlan):
         spec, errors = self.stored.spec, list[float]()
         for at, part in enumerate(spec.parts):
             wanted = (rows.values[places, at] - spec.mean[part]) / spec.std[part]
-            difference = outputs[head_name(part)][:, 0] - wanted
+            difference = outputs[part][:, 0] - wanted
             errors += np.square(difference[~np.isnan(difference)]).tolist()
         return float(np.mean(errors)) if errors else 0.0
 
     def _expected(self, logits: dict[str, Floats]) -> dict[str, Any]:
         spec = self.stored.spec
         values = {
-            name: float(logits[name][0]) * facts["std"] + facts["mean"]
-            for name, facts in ((head_name(p), self._heads()[head_name(p)]) for p in spec.parts)
+            part: float(logits[part][0]) * spec.std[part] + spec.mean[part] for part in spec.parts
         }
         return {"value": next(iter(values.values()))} if len(values) == 1 else {"values": values}

@@ -208,7 +208,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig]):
                 SamplingConfig(max_new_tokens=added, temperature=0.0),
             )
             request = {"prompt": prompt, "max_new_tokens": added, "temperature": 0, "stop": []}
-            samples.append(SelftestSample(request, "", {"text": said}))
+            samples.append(SelftestSample(request, "", {"text": said.text}))
         return samples
 
 

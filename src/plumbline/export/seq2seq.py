@@ -193,8 +193,9 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig]):
         )
 
     def _bleu(self, targets: list[list[int]], references: list[list[str]]) -> float:
-        """BLEU as a share of 1."""
-        return float(corpus_bleu(self.stored.text.decode_batch(targets), references)[0]) / 100
+        """BLEU as a share of 1; 0 for both sides where the references are too short for it."""
+        score, _ = corpus_bleu(self.stored.text.decode_batch(targets), references)
+        return (score or 0.0) / 100
 
     def _source_difference(self, task: Seq2SeqTask, pairs: PairRows, places: list[int]) -> float:
         worst = 0.0

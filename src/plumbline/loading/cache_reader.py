@@ -1,5 +1,7 @@
 """Reading a training cache (`plumbline.tokenization.cache` says what is in it), memory-mapped."""
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,22 @@ from plumbline.files import read_json, verify_digests
 Int32 = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
+_NO_NUMBERS = ("sample_id", "value", "weight")
+"""Columns of a split that are no numbers into the cache."""
+
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class MediaRows:
-    """What a split says about one image, clip or feature array, as numbers into the cache."""
+    """What a sample says about one image, clip or feature array, as numbers into the cache."""
 
     number: int
     """Of the medium."""
     captions: Int32
-    """[captions] text numbers."""
+    """[captions] text numbers; one that is there more often is drawn more often."""
     questions: Int32
-    """[questions, 2] text numbers of question and answer."""
+    """[questions, 2] text numbers of question and answer, each as often as it is there."""
 
 
 class TrainingCache:
@@ -90,6 +97,24 @@ class TrainingCache:
         """Token count of every text."""
         return np.diff(self._offsets)
 
+    def say_cut(
+        self, split: str, lengths: NDArray[np.integer[Any]], limit: int, what: str, setting: str
+    ) -> None:
+        """Log how many of a split's values are cut, if any.
+
+        Args:
+            split: its name.
+            lengths: of the values, each as often as it is there.
+            limit: the longest that is not cut.
+            what: the values, in the plural.
+            setting: the key of the limit.
+        """
+        if cut := int(np.count_nonzero(lengths > limit)):
+            logger.warning(
+                "%s: %d of %d %s of split %s are longer than %s = %d and are cut",
+                *(self.folder.name, cut, lengths.size, what, split, setting, limit),
+            )
+
     def text(self, number: int) -> str:
         """The raw text that has this number."""
         text: str = self._texts[number].as_py()
@@ -105,13 +130,21 @@ class TrainingCache:
         Raises:
             DataError: there is no such split.
         """
-        table = self._split(split).drop_columns(["sample_id", "value"])
+        table = self._split(split)
+        table = table.drop_columns([n for n in _NO_NUMBERS if n in table.column_names])
         filled = {name: table[name].fill_null(-1) for name in table.column_names}
         return {name: column.to_numpy().astype(np.int32) for name, column in filled.items()}
 
     def values(self, split: str) -> NDArray[np.float64]:
         """The numbers to predict, in row order; NaN where a row has none."""
         return np.array(self._split(split)["value"].fill_null(np.nan).to_numpy())
+
+    def weights(self, split: str) -> NDArray[np.float64] | None:
+        """How much the values weigh, in row order, 1 where a row does not say; None: none says."""
+        table = self._split(split)
+        if "weight" not in table.column_names:
+            return None
+        return np.array(table["weight"].fill_null(1.0).to_numpy())
 
     def sample_ids(self, split: str) -> pa.ChunkedArray:
         """The sample ids of a split, in row order."""
@@ -127,10 +160,14 @@ class TrainingCache:
         return {part: labels["classes"] for part, labels in self.facts["labels"].items()}
 
     def by_medium(self, split: str, column: str) -> list[MediaRows]:
-        """Group the rows of a split by image or clip, in the order in which these first appear."""
+        """Group the rows of a split by image or clip, in the order in which these first appear.
+
+        A medium whose rows are all there m times or more is there m times: so many groups share
+        its rows, each with one of every distinct row at least.
+        """
         rows = self.rows(split)
         groups = []
-        for part in group_rows(rows[column]):
+        for part in _split_repeats(group_rows(rows[column]), self._copies(split, column)):
             captions = rows["caption"][part]
             pairs = np.stack([rows["question"][part], rows["answer"][part]], axis=1)
             groups.append(
@@ -141,6 +178,62 @@ class TrainingCache:
                 )
             )
         return groups
+
+    def _copies(self, split: str, column: str) -> NDArray[np.int64]:
+        """Which copy of the same row each row is, modulo the copies that its medium has: [rows].
+
+        A medium has as many copies as the least frequent of its distinct rows.
+        """
+        table = self._split(split).drop_columns(["sample_id"])
+        same = table.append_column("at", pa.array(np.arange(len(table))))
+        # Without threads, so that the copies of a row keep their order.
+        kinds = same.group_by(table.column_names, use_threads=False).aggregate([("at", "list")])
+        lists = kinds["at_list"].combine_chunks()
+        counts = np.diff(lists.offsets.to_numpy())
+        if not len(counts) or counts.max() == 1:
+            return np.zeros(len(table), np.int64)
+        media = kinds[column].fill_null(-1).to_numpy()
+        least = np.full(media.max() + 2, len(table))
+        np.minimum.at(least, media, counts)  # those without a medium share the last place
+        at = lists.values.to_numpy()
+        first = np.repeat(np.cumsum(counts) - counts, counts)
+        copies = np.zeros(len(table), np.int64)
+        copies[at] = (np.arange(len(at)) - first) % np.repeat(least[media], counts)
+        return copies
+
+
+def _split_repeats(
+    groups: list[NDArray[np.int64]], copies: NDArray[np.int64]
+) -> Iterator[NDArray[np.int64]]:
+    """Cut each group of row positions into those of each copy."""
+    for group in groups:
+        of_group = copies[group]
+        for copy in range(int(of_group.max()) + 1):
+            yield group[of_group == copy]
+
+
+def group_samples(inputs: Int32, parts: Int32) -> NDArray[np.int64]:
+    """Which sample each row belongs to: [rows], -1 where the row has no input.
+
+    The k-th row of every part of one input makes the k-th sample of that input: so parts share a
+    sample, and a row that is there again is another one. Samples are in the order of their inputs'
+    numbers.
+
+    Args:
+        inputs: [rows] numbers of the inputs, -1 where there is none.
+        parts: [rows] numbers of the parts.
+    """
+    order = np.lexsort((parts, inputs))  # stable: rows of one part keep their order
+    order = order[np.searchsorted(inputs[order], 0) :]
+    samples = np.full(len(inputs), -1)
+    if not len(order):
+        return samples
+    of_input, of_part = inputs[order], parts[order]
+    new = (np.diff(of_input, prepend=-1) != 0) | (np.diff(of_part, prepend=-1) != 0)
+    starts = np.flatnonzero(new)
+    nth = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    _, samples[order] = np.unique(np.stack([of_input, nth], axis=1), axis=0, return_inverse=True)
+    return samples
 
 
 def group_rows(numbers: Int32) -> list[NDArray[np.int64]]:

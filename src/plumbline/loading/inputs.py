@@ -58,6 +58,11 @@ class Input(ABC):
         """How much work a value is, in steps or tokens; 1 where all are equal."""
         return 1
 
+    def say_cut(  # noqa: B027 - most inputs cut nothing
+        self, split: str, numbers: NDArray[np.integer[Any]]
+    ) -> None:
+        """Log how many of the values with these numbers are cut, where any may be."""
+
     @abstractmethod
     def collate(
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
@@ -212,6 +217,12 @@ class FeaturesInput(Input):
         length = int(self._cache.lengths("features")[number])
         return min(length, self._config.max_steps or length)
 
+    def say_cut(self, split: str, numbers: NDArray[np.integer[Any]]) -> None:
+        """See `Input`."""
+        if limit := self._config.max_steps:
+            lengths = self._cache.lengths("features")[numbers]
+            self._cache.say_cut(split, lengths, limit, "sequences", "inputs.max_steps")
+
     def fetch(self, number: int) -> Value:
         """See `Input`."""
         return self._cache.features(number)[: self._config.max_steps]
@@ -254,6 +265,11 @@ class TextInput(Input):
     def length(self, number: int) -> int:
         """Tokens, with bos and eos."""
         return min(int(self._cache.text_lengths()[number]), self._config.max_tokens) + 2
+
+    def say_cut(self, split: str, numbers: NDArray[np.integer[Any]]) -> None:
+        """See `Input`."""
+        lengths, limit = self._cache.text_lengths()[numbers], self._config.max_tokens
+        self._cache.say_cut(split, lengths, limit, "texts", "inputs.max_tokens")
 
     def fetch(self, number: int) -> Value:
         """See `Input`."""

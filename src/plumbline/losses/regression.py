@@ -11,7 +11,8 @@ def squared_error(predictions: Tensor, values: Tensor, *, weights: Tensor | None
     Args:
         predictions: [batch] or [batch, outputs], any float dtype; computed in float32.
         values: as the predictions; NaN where a value is missing and carries no loss.
-        weights: [batch], what the errors of a row are multiplied by; None weighs all rows 1.
+        weights: what the squared errors are multiplied by, [batch] for those of a row or as the
+            predictions; with mean 1 over the training samples. None weighs all 1.
 
     Raises:
         ValueError: the shapes disagree; [batch, 1] against [batch] is no exception, since
@@ -29,7 +30,7 @@ def squared_error_terms(
         raise ValueError(
             f"predictions {tuple(predictions.shape)} do not fit values {tuple(values.shape)}"
         )
-    if weights is not None and weights.shape != predictions.shape[:1]:
+    if weights is not None and weights.shape not in (predictions.shape[:1], predictions.shape):
         raise ValueError(f"weights {tuple(weights.shape)} do not fit {len(predictions)} rows")
     # A missing value is replaced before the subtraction: 0 * NaN would be NaN in the gradient.
     missing = values.isnan()
@@ -37,4 +38,4 @@ def squared_error_terms(
     terms = errors.where(~missing, 0.0).square()
     if weights is None:
         return terms
-    return terms * weights.to(terms).view(-1, *[1] * (terms.ndim - 1))
+    return terms * weights.to(terms).view(*weights.shape, *[1] * (terms.ndim - weights.ndim))

@@ -181,8 +181,10 @@ def log_loss(probabilities: Floats, labels: Ints) -> float:
 
 def classification_report(
     probabilities: Floats, labels: Ints, *, interval_seed: int | None = None
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """The figures of a classifier under flat metric names.
+
+    Where all labels are of one class, those that a constant answer would bring to 1 are None.
 
     Names are `accuracy` (with `_low` and `_high` for the ends of its 95 % interval),
     `top_5_accuracy` where there are more than 5 classes, `macro_f1`, `balanced_accuracy`,
@@ -200,7 +202,7 @@ def classification_report(
     classes = probabilities.shape[1]
     predictions = probabilities.argmax(axis=1)
     confusion = confusion_matrix(predictions, labels, classes)
-    report = {"accuracy": accuracy(predictions, labels)}
+    report: dict[str, float | None] = {"accuracy": accuracy(predictions, labels)}
     if interval_seed is not None:
         hits = (predictions == labels).astype(np.float64)
         low, high = bootstrap_interval(hits, interval_seed)
@@ -209,6 +211,9 @@ def classification_report(
         report["top_5_accuracy"] = top_k_accuracy(probabilities, labels, 5)
     report["macro_f1"] = macro_f1(confusion)
     report["balanced_accuracy"] = balanced_accuracy(confusion)
+    if (labels == labels[0]).all():
+        bounds = ("accuracy_low", "accuracy_high")
+        report = {name: None for name in report if name not in bounds}
     report["expected_calibration_error"] = expected_calibration_error(probabilities, labels)
     report["log_loss"] = log_loss(probabilities, labels)
     return report

@@ -3,7 +3,7 @@
 import math
 
 
-def perplexity(total_nll: float, count: int) -> float:
+def perplexity(total_nll: float, count: int) -> float | None:
     """Exponential of the mean loss per target token.
 
     Sums and counts of several batches add up before the call, so every token weighs the same and
@@ -14,7 +14,8 @@ def perplexity(total_nll: float, count: int) -> float:
         count: number of these targets.
 
     Returns:
-        At least 1 for a proper likelihood; infinity where the exponential exceeds a float.
+        At least 1 for a proper likelihood; None where the exponential exceeds the largest float
+        or the loss is not finite, so that no figure is written that means nothing.
 
     Raises:
         ValueError: `count` is below 1.
@@ -22,6 +23,7 @@ def perplexity(total_nll: float, count: int) -> float:
     if count < 1:
         raise ValueError(f"count = {count}: perplexity needs at least one target token")
     try:
-        return math.exp(total_nll / count)
+        value = math.exp(total_nll / count)
     except OverflowError:
-        return math.inf
+        return None
+    return value if math.isfinite(value) else None

@@ -246,12 +246,13 @@ def retrieval_report(
     ks: Sequence[int] = (1, 5, 10),
     widths: Sequence[int] = (),
     interval_seed: int | None = None,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Recall@k of both directions under flat metric names.
 
     Names are `image_to_text_recall_at_1` and `text_to_image_recall_at_1` for the full width, with
     `_width_32` behind them for the prefix of 32 dimensions, and `_low` and `_high` behind those
-    for the ends of the 95 % interval.
+    for the ends of the 95 % interval. Where every query has so many positives, or there are so few
+    targets, that any first k would hold one, as where all captions are equal, it is None.
 
     Args:
         images: [images, dim] embeddings of the distinct images.
@@ -267,7 +268,11 @@ def retrieval_report(
     Source: prefixes as in Kusupati et al. 2022, arXiv:2205.13147.
     """
     full = images.shape[-1]
-    report: dict[str, float] = {}
+    report: dict[str, float | None] = {}
+    needed = {
+        "image_to_text": _certain_k(relation.pairs[:, 0], relation.n_texts),
+        "text_to_image": _certain_k(relation.pairs[:, 1], relation.n_images),
+    }
     for width in dict.fromkeys([full, *widths]):
         if not 1 <= width <= full:
             raise ValueError(f"width {width}: embeddings have {full} dimensions")
@@ -278,11 +283,19 @@ def retrieval_report(
             for k in ks:
                 name = f"{direction}_recall_at_{k}{suffix}"
                 hits = ranks.hits(k)
+                if k >= needed[direction]:
+                    report[name] = None
+                    continue
                 report[name] = float(hits.mean())
                 if interval_seed is not None:
                     low, high = bootstrap_interval(hits, interval_seed)
                     report |= {f"{name}_low": low, f"{name}_high": high}
     return report
+
+
+def _certain_k(query_of_pair: Int64s, targets: int) -> int:
+    """From which k on a positive of every query is among any first k of the targets."""
+    return targets - int(np.bincount(query_of_pair).min()) + 1
 
 
 def bootstrap_interval(

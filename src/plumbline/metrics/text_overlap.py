@@ -6,6 +6,12 @@ BLEU is that of sacrebleu, imported on first use because it is slow to import.
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Literal
+
+from plumbline.metrics.scripts import is_chinese, is_mostly_unspaced
+
+BleuTokenizer = Literal["auto", "13a", "intl", "zh", "char", "none"]
+"""How texts are cut for BLEU, as sacrebleu calls it."""
 
 
 def normalize_answer(text: str) -> str:
@@ -61,19 +67,24 @@ def _bag_f1(predicted: list[str], expected: list[str]) -> float:
 
 
 def corpus_bleu(
-    predictions: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[float, str]:
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    tokenizer: BleuTokenizer = "auto",
+) -> tuple[float | None, str]:
     """Corpus BLEU with the standard settings of sacrebleu, and its signature.
 
-    Mixed case, 13a tokens, exponential smoothing, n-grams up to 4. The score of a corpus without
-    any prediction of two words is 0 even where all are right; use `exact_match` for such answers.
+    Mixed case, exponential smoothing, n-grams up to 4. Short predictions score little even where
+    they are right; use `exact_match` for answers of a few words.
 
     Args:
         predictions: one text a sample, not tokenised.
         references: the accepted texts of each sample, at least one; numbers may differ.
+        tokenizer: what sacrebleu cuts texts by; auto: as most letters of the references need it,
+            zh for Chinese, char for other scripts without spaces between words, else 13a.
 
     Returns:
-        The score from 0 to 100, and the signature to publish beside it.
+        The score from 0 to 100, None where no reference has four tokens and so even the references
+        would score 0; and the signature to publish beside it, which names the tokenizer.
 
     Raises:
         ValueError: there are no samples, the lengths differ, or a sample has no reference.
@@ -84,12 +95,21 @@ def corpus_bleu(
     check_references(predictions, references)
     from sacrebleu.metrics.bleu import BLEU
 
+    if tokenizer == "auto":
+        tokenizer = _bleu_tokenizer([text for texts in references for text in texts])
     most = max(map(len, references))
     # None is an absent reference; an empty string would be a reference of length 0.
     streams = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
-    bleu = BLEU()
+    bleu = BLEU(tokenize=tokenizer)
     score = bleu.corpus_score(list(predictions), streams)  # type: ignore[arg-type]
-    return score.score, str(bleu.get_signature())
+    lengths = [len(bleu.tokenizer(text).split()) for texts in references for text in texts]
+    return score.score if max(lengths) >= 4 else None, str(bleu.get_signature())
+
+
+def _bleu_tokenizer(texts: Sequence[str]) -> BleuTokenizer:
+    if not is_mostly_unspaced(texts):
+        return "13a"
+    return "zh" if is_chinese(texts) else "char"
 
 
 def question_only_baseline(

@@ -1,12 +1,12 @@
 """An encoder with linear heads: classification with one head a part, and regression."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from plumbline.errors import ConfigError
 from plumbline.loading.input_config import AnyInput
 from plumbline.models.config import ClassifierConfig
 from plumbline.models.encoder_config import EncoderConfig
@@ -23,12 +23,13 @@ class Classifier(nn.Module):
 
         Args:
             encoder: of whatever modality.
-            heads: part -> number of outputs; the part "" is called `label`.
+            heads: part -> number of outputs; parts may be called anything.
             dropout: before the heads.
         """
         super().__init__()
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
+        self.parts = list(heads)
         self.heads = nn.ModuleDict(
             {head_name(part): nn.Linear(encoder.width, outputs) for part, outputs in heads.items()}
         )
@@ -39,14 +40,17 @@ class Classifier(nn.Module):
         return getattr(self.encoder, "architecture", None)
 
     def forward(self, **inputs: Any) -> dict[str, Tensor]:
-        """Map a batch's inputs to logits [batch, outputs] by head.
+        """Map a batch's inputs to logits [batch, outputs] by part.
 
         With pooling none and no flattening a head runs on every step, and the row's logits are
         the mean over its steps.
         """
         encoded: Encoded = self.encoder(**inputs)
         pooled = self.dropout(encoded.pooled)
-        return {name: self._reduce(head(pooled), encoded) for name, head in self.heads.items()}
+        return {
+            part: self._reduce(head(pooled), encoded)
+            for part, head in zip(self.parts, self.heads.values(), strict=True)
+        }
 
     def _reduce(self, logits: Tensor, encoded: Encoded) -> Tensor:
         if logits.ndim == 2:
@@ -59,14 +63,15 @@ class Classifier(nn.Module):
 
 
 def head_name(part: str) -> str:
-    """Name of the head of a part.
+    """Name of the module of a part's head: no attribute of modules, and no other part's.
 
-    Raises:
-        ConfigError: the part's name has a dot, which separates names of parameters.
+    Characters that a name of parameters cannot have, and the underscore that marks them, stand as
+    their code in hexadecimal.
+
+    >>> head_name("pain"), head_name(""), head_name("left.hand_2")
+    ('head_pain', 'head_', 'head_left_2e_hand_5f_2')
     """
-    if "." in part:
-        raise ConfigError(f"part {part!r}: a name with a dot cannot name a head")
-    return part or "label"
+    return "head_" + re.sub(r"[^0-9A-Za-z]", lambda found: f"_{ord(found[0]):x}_", part)
 
 
 class ClassifierSpec(ModelSpec):

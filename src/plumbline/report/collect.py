@@ -19,6 +19,7 @@ from plumbline.report.labels import LabelCounts, label_counts
 from plumbline.report.predictions import prediction_blocks
 from plumbline.report.samples import Samples
 from plumbline.report.tables import table_blocks
+from plumbline.shapes.repeats import describe_repeats
 
 REJECTED_SHOWN = 3
 """Rejected rows shown for each reason."""
@@ -104,6 +105,8 @@ class Dataset:
     shapes: dict[str, Any]
     answers: dict[str, int]
     """The most frequent answers of training."""
+    repeats: list[str]
+    """Lines about rows that repeat another one, and inputs with several labels or values."""
     labels: list[LabelCounts]
     cache: dict[str, Any]
 
@@ -280,6 +283,7 @@ def collect_dataset(name: str) -> Dataset:
         rejected=_rejected(quarantine / "rows.parquet", account["reasons"]),
         shapes=shapes,
         answers=_ranked(answers),
+        repeats=list(describe_repeats(shapes)),
         labels=label_counts(shapes),
         cache=read_json(verified(paths.cache(name), "cache.json")),
     )

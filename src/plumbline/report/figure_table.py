@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from plumbline.report.figures import figure, label, split_part
+from plumbline.metrics.known import split_part
+from plumbline.report.figures import figure, label
 
 _BOUNDS = ("_low", "_high")
 

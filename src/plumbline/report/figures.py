@@ -1,7 +1,8 @@
 """How figures are named and printed, in the page and in the terminal alike."""
 
-from collections.abc import Collection
 from typing import Literal
+
+from plumbline.metrics.known import split_part
 
 METRICS = {
     "accuracy": "Accuracy",
@@ -37,7 +38,7 @@ METRICS = {
     "pairs": "Pairs",
     "tokens": "Tokens",
 }
-"""Figures of evaluations. That of a part has the part's name in front: `digit_accuracy`."""
+"""Figures of evaluations. That of a part has the part's name in front: `digit/accuracy`."""
 
 TRAINING = {
     "epochs": "Epochs",
@@ -118,23 +119,10 @@ def label(name: str, of: Literal["metric", "training", "parity"] = "metric") -> 
     return words[:1].upper() + words[1:]
 
 
-def split_part(name: str, known: Collection[str] = METRICS) -> tuple[str, str]:
-    """Part and rest of a name, the rest as long as one of `known` can be; "" without a part.
-
-    >>> split_part("digit_balanced_accuracy"), split_part("caption_bleu"), split_part("new")
-    (('digit', 'balanced_accuracy'), ('', 'caption_bleu'), ('', 'new'))
-    """
-    if name in known:
-        return "", name
-    ends = [rest for rest in known if name.endswith(f"_{rest}") and len(name) > len(rest) + 1]
-    rest = max(ends, key=len, default=name)
-    return name.removesuffix(rest).removesuffix("_"), rest
-
-
 def full_label(name: str) -> str:
     """Say the name of a figure in words, with its part behind it.
 
-    >>> full_label("digit_macro_f1"), full_label("perplexity")
+    >>> full_label("digit/macro_f1"), full_label("perplexity")
     ('Macro F1, digit', 'Perplexity')
     """
     part, rest = split_part(name)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.files import dump_json, write_json
+from plumbline.metrics.known import split_part
 from plumbline.report.figure_table import is_bound
-from plumbline.report.figures import figure, share, split_part
+from plumbline.report.figures import figure, share
 
 RECALL = re.compile(r"([a-z]+_to_[a-z]+)_recall_at_(\d+)(?:_width_(\d+))?")
 """Direction, k, and the width of the embeddings where they are cut."""

@@ -115,6 +115,7 @@ def _environment() -> Environment:
     }
     environment.filters.update(filters)
     environment.filters["width"] = _width
+    environment.filters["full_label"] = figures.full_label
     environment.filters["figure_of"] = lambda value, name: figures.figure(name, value)
     return environment
 

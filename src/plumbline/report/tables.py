@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from plumbline.errors import CheckpointError
 from plumbline.registry import Registry
 from plumbline.report.blocks import Block, Column, Grid, Scene
 from plumbline.report.confusion import NARROW_CLASSES, confusion_block
-from plumbline.report.figures import figure, label, number, split_part
+from plumbline.report.figures import figure, label, number
 from plumbline.text import from_csv_cell
 
 Row = Mapping[str, Any]
@@ -19,10 +20,9 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV that an evaluation wrote."""
+    """What a CSV that an evaluation wrote says of one part, which its column `part` names."""
 
     name: str
-    """Without its part."""
     part: str
     file: str
     rows: Sequence[Row]
@@ -53,7 +53,7 @@ def grid_block(view: View, table: Table, scene: Scene) -> list[Block]:
     if len(rows) > view.limit:
         note = f"The {view.limit} {view.which} of {number(len(rows))}; all stand in {table.file}."
         if view.lowest:
-            rows.sort(key=lambda row: row[view.lowest])
+            rows.sort(key=lambda row: inf if row[view.lowest] is None else row[view.lowest])
     rows = rows[: view.limit]
     columns.sort(key=lambda name: name == view.bar)  # the bar stands before its figure
     grid = Grid(
@@ -61,7 +61,7 @@ def grid_block(view: View, table: Table, scene: Scene) -> list[Block]:
             Column(view.words.get(name, label(name)), _is_numeric(rows, name)) for name in columns
         ],
         rows=[[_print(name, row[name]) for name in columns] for row in rows],
-        bars=[float(row[view.bar]) for row in rows] if view.bar else None,
+        bars=[float(row[view.bar] or 0) for row in rows] if view.bar else None,
         folded=len(rows) > view.fold,
     )
     return [Block("grid", view.title or label(table.name), grid, table.part, note, narrow=True)]
@@ -117,20 +117,24 @@ def table_blocks(names: Sequence[str], folder: Path, scene: Scene) -> list[Block
     """
     blocks: list[Block] = []
     for file in names:
-        part, name = split_part(file.removesuffix(".csv"), tuple(TABLES))
-        table = Table(name, part, f"{scene.folder}/{file}", read_table(folder / file))
+        name = file.removesuffix(".csv")
         present = TABLES[name] if name in TABLES else partial(grid_block, View(""))
-        try:
-            blocks += present(table, scene)
-        except (KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"{folder / file}: not readable as {name} ({error!r}); run dvc repro"
-            ) from None
+        parts: dict[str, list[Row]] = {}
+        for row in read_table(folder / file):
+            parts.setdefault(row.pop("part", ""), []).append(row)
+        for part, rows in (parts or {"": []}).items():
+            table = Table(name, part, f"{scene.folder}/{file}", rows)
+            try:
+                blocks += present(table, scene)
+            except (KeyError, ValueError, TypeError) as error:
+                raise CheckpointError(
+                    f"{folder / file}: not readable as {name} ({error!r}); run dvc repro"
+                ) from None
     return blocks
 
 
 def read_table(file: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV, numbers as numbers; a column of numbers has no other cell."""
+    """The rows of a CSV; a column of numbers and empty cells holds numbers and None."""
     with file.open(newline="", encoding="utf-8") as handle:
         rows: list[dict[str, Any]] = [
             {from_csv_cell(name): from_csv_cell(cell) for name, cell in row.items()}
@@ -138,13 +142,14 @@ def read_table(file: Path) -> list[dict[str, Any]]:
         ]
     for name in rows[0] if rows else ():
         numbers = [_number(row[name]) for row in rows]
-        if name not in _NAMES and None not in numbers:
+        words = [row[name] for row, value in zip(rows, numbers, strict=True) if value is None]
+        if name not in _NAMES and not any(words) and len(words) < len(rows):
             for row, value in zip(rows, numbers, strict=True):
                 row[name] = value
     return rows
 
 
-_NAMES = ("class", "actual", "predicted", "question")
+_NAMES = ("part", "class", "actual", "predicted", "question")
 """Columns that hold names, even where all look like numbers: digits are classes too."""
 
 
@@ -156,8 +161,10 @@ def _number(cell: str | None) -> float | None:
 
 
 def _is_numeric(rows: Sequence[Row], name: str) -> bool:
-    return bool(rows) and all(isinstance(row[name], float) for row in rows)
+    return bool(rows) and all(isinstance(row[name], float | None) for row in rows)
 
 
 def _print(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
     return figure(name, value) if isinstance(value, float) else str(value)

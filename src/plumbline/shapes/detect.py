@@ -19,6 +19,7 @@ from plumbline.data.parquet import column_names, count_rows, iter_table
 from plumbline.errors import DataError
 from plumbline.shapes.features import FeatureShapes
 from plumbline.shapes.media import AudioShapes, ImageShapes
+from plumbline.shapes.repeats import Repeats
 from plumbline.shapes.targets import Labels, PartRows, Values
 from plumbline.shapes.texts import Answers, Texts
 from plumbline.tracking.progress import tracked
@@ -73,7 +74,8 @@ def detect_shapes(clean: Path, config: ShapesConfig) -> dict[str, Any]:
         rows by split; `image.sizes` (height, width in pixels, number of distinct images), most
         frequent first; `audio` and `features`: number and lengths of distinct clips and arrays;
         per text column rows, longest and mean length in characters; answers; by part `labels`
-        (classes, counts by split, weights that balance train) and `values` (moments of train).
+        (classes, counts by split, weights that balance train) and `values` (moments of train); and
+        where there are any, `repeated_rows` by split and `contradictions` by part and split.
 
     Raises:
         DataError: no training split or too few rows in it, a part or a class that cannot be
@@ -93,9 +95,10 @@ def detect_shapes(clean: Path, config: ShapesConfig) -> dict[str, Any]:
         closing(DiskIndex(Path(folder) / "media.sqlite")) as seen,
         closing(DiskCounter(Path(folder) / "sizes.sqlite")) as sizes,
         closing(DiskCounter(Path(folder) / "answers.sqlite")) as answers,
+        closing(Repeats(Path(folder) / "rows.sqlite")) as repeats,
     ):
         try:
-            probes = _make_probes(columns, config, seen, sizes, answers)
+            probes = [*_make_probes(columns, config, seen, sizes, answers), repeats]
             batches, total = _batches(clean, columns), sum(rows.values())
             for split, batch in tracked(batches, "looking", total, "rows", lambda b: len(b[1])):
                 parts.add(split, batch)

@@ -12,12 +12,23 @@ from yaml import YAMLError
 
 from plumbline.config import Config, check_config
 from plumbline.errors import ConfigError
+from plumbline.metrics.known import find_metric
 from plumbline.names import check_name
 
 FOLDER = Path("sweeps")
 """Beside conf/, not in it: a new sweep is no dependency of any stage."""
 
 Direction = Literal["maximize", "minimize"]
+
+
+def _check_direction(key: str, figure: str, direction: Direction) -> None:
+    """Refuse to search for what is worse, of a figure whose direction is known."""
+    known = find_metric(figure)
+    if known is not None and direction[:3] != known.better:
+        raise ValueError(
+            f"{key} {figure!r} is better when {'lower' if known.better == 'min' else 'higher'}, "
+            f"but direction is {direction}"
+        )
 
 
 class Dimension(Config):
@@ -70,6 +81,11 @@ class Prune(Config):
     after_values: int = Field(default=1, ge=0)
     """Values that every run may have before it can be stopped."""
 
+    @model_validator(mode="after")
+    def _right_way(self) -> Self:
+        _check_direction("value", self.value.removeprefix("val/"), self.direction)
+        return self
+
 
 class SweepConfig(Config):
     """One search; its name is that of its file."""
@@ -113,6 +129,8 @@ class SweepConfig(Config):
             raise ValueError("points is missing: how many shall be tried?")
         if any(a == b for a, b in pairwise(sorted(self.seeds))):
             raise ValueError("seeds names one twice")
+        figure = self.metric.partition(":")[2]
+        _check_direction("metric", figure.rpartition(".")[2], self.direction)
         if self.seeds and "seed" in self.space:
             raise ValueError("seed is in the space and in seeds; leave one of them out")
         self.check_slots()

@@ -52,6 +52,10 @@ class PairSource:
             raise DataError(
                 f"{cache.folder}: no {config.inputs.modality} with a caption in split {split!r}"
             )
+        inputs.say_cut(split, np.array([row.number for row in self._rows]))
+        lengths = cache.text_lengths()[np.concatenate([row.captions for row in self._rows])]
+        limit = config.max_text_tokens
+        cache.say_cut(split, lengths, limit, "captions", "task.max_text_tokens")
 
     def __len__(self) -> int:
         """Number of media."""

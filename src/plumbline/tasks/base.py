@@ -1,6 +1,6 @@
 """The contract between a kind of work and the training loop."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,13 +22,13 @@ def no_metrics(model: nn.Module) -> Mapping[str, float]:
     return {}
 
 
-def no_loss_metrics(loss: float) -> Mapping[str, float]:
+def no_loss_metrics(loss: float) -> Mapping[str, float | None]:
     """The metrics that follow from the loss of a task where none does."""
     return {}
 
 
-def perplexity_of(loss: float) -> Mapping[str, float]:
-    """The perplexity of a loss in nats per token."""
+def perplexity_of(loss: float) -> Mapping[str, float | None]:
+    """The perplexity of a loss in nats per token; None where it is too large for a float."""
     return {"perplexity": perplexity(loss, 1)}
 
 
@@ -66,11 +66,21 @@ class Task:
     """The sum over what counts, and the count."""
     validation_metrics: Callable[[nn.Module], Mapping[str, float]] = no_metrics
     """Metrics of the whole validation split beside its loss, higher or lower as they are."""
-    loss_metrics: Callable[[float], Mapping[str, float]] = no_loss_metrics
-    """Metrics that follow from the validation loss, such as perplexity."""
+    metric_names: Collection[str] | None = None
+    """Names of `validation_metrics`, so that a setting can be checked before training begins; None:
+    they are known once it has run."""
+    loss_metrics: Callable[[float], Mapping[str, float | None]] = no_loss_metrics
+    """Metrics that follow from the validation loss, such as perplexity; None: it has no value."""
     window: WindowLoss | None = None
     """Where the sums of micro-batches do not add up to the loss of their window: that loss. With
     one micro-batch it equals `loss`, which is then used alone."""
+
+    def known_metrics(self) -> list[str] | None:
+        """Names of all metrics of a validation; None where they are known once it has run."""
+        named = self.metric_names
+        if named is None and self.validation_metrics is not no_metrics:
+            return None
+        return ["loss", *self.loss_metrics(1.0), *(named or ())]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Task `classification`: one class per part of the dataset, from any modality.
 
 A dataset of one part gives ordinary classification. Of several parts, each with labels of its own,
-all share the encoder and each has a head; what is there twice, once per part, is encoded once.
+all share the encoder and each has a head; what is there once in each part is encoded once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.errors import CheckpointError, ConfigError, DataError
-from plumbline.loading.cache_reader import TrainingCache, group_rows
+from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input
 from plumbline.loading.loader import Loader
@@ -26,13 +26,8 @@ from plumbline.losses.class_weights import ClassWeights, class_weights
 from plumbline.losses.classification import ClassLoss
 from plumbline.losses.registry import CLASS_LOSSES
 from plumbline.metrics.classification import accuracy, confusion_matrix, macro_f1
-from plumbline.models.classifier import (
-    Classifier,
-    ClassifierSpec,
-    RegressorSpec,
-    encoder_for,
-    head_name,
-)
+from plumbline.metrics.known import figure_name, split_part
+from plumbline.models.classifier import Classifier, ClassifierSpec, RegressorSpec, encoder_for
 from plumbline.models.config import ClassifierConfig
 from plumbline.models.device import to_device
 from plumbline.models.dual_encoder import DualEncoder, DualEncoderSpec
@@ -42,57 +37,9 @@ from plumbline.models.stored import holds_model, load_model
 from plumbline.registry import load_attribute
 from plumbline.tasks.base import JobContext, Task, TrainingJob
 from plumbline.tasks.config import ClassificationTaskConfig, check_encoder
+from plumbline.tasks.headed_rows import LabelledRows, parts_with_samples
 from plumbline.tasks.token_rows import sample_numbers
 from plumbline.tracking.progress import tracked
-
-
-class LabelledRows:
-    """One sample per distinct input of a split, with its label in each part that has one."""
-
-    def __init__(
-        self, cache: TrainingCache, split: str, inputs: Input, source: str, parts: Sequence[str]
-    ) -> None:
-        """Find the labelled inputs.
-
-        Args:
-            cache: of the dataset.
-            split: name of the split.
-            inputs: fetches the values.
-            source: column that the values come from.
-            parts: in the order of the labels of a sample.
-
-        Raises:
-            DataError: there is none.
-        """
-        self._inputs = inputs
-        rows = cache.rows(split)
-        labelled = np.where(rows["label"] >= 0, rows[source], -1)
-        groups = group_rows(labelled.astype(np.int32))
-        if not groups:
-            raise DataError(f"{cache.folder}: no {source} with a label in split {split!r}")
-        number_of_part = {cache.facts["parts"].index(part): at for at, part in enumerate(parts)}
-        self.numbers = np.array([rows[source][group[0]] for group in groups])
-        """[samples] numbers of the values in the cache."""
-        self.labels = np.full((len(groups), len(parts)), IGNORE_INDEX, np.int64)
-        """[samples, parts]; `IGNORE_INDEX` where a part says nothing of a sample."""
-        for row, group in enumerate(groups):
-            for at in group[::-1]:  # of contradicting labels the first counts
-                self.labels[row, number_of_part[rows["part"][at]]] = rows["label"][at]
-        self.rows = np.array([group[0] for group in groups])
-        """[samples] position of each sample's first row in the split."""
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(self.numbers)
-
-    def length(self, index: int) -> int:
-        """Steps or tokens of a sample."""
-        return self._inputs.length(int(self.numbers[index]))
-
-    def sample(self, index: int, epoch: int) -> Sample:
-        """A value and its labels."""
-        value = self._inputs.fetch(int(self.numbers[index]))
-        return {"index": index, "epoch": epoch, "value": value, "labels": self.labels[index]}
 
 
 def collate(
@@ -101,7 +48,7 @@ def collate(
     """Stack values and labels.
 
     Returns:
-        what `inputs` collates, under `inputs`; labels: head -> [batch]; sample_index [batch].
+        what `inputs` collates, under `inputs`; labels: part -> [batch]; sample_index [batch].
     """
     draws = None
     if training:
@@ -110,7 +57,7 @@ def collate(
     labels = torch.from_numpy(np.stack([sample["labels"] for sample in samples]))
     return {
         "inputs": inputs.collate([sample["value"] for sample in samples], numbers, draws),
-        "labels": {head_name(part): labels[:, at] for at, part in enumerate(parts)},
+        "labels": {part: labels[:, at] for at, part in enumerate(parts)},
         "sample_index": torch.tensor(numbers),
     }
 
@@ -125,18 +72,18 @@ def loss(
 ) -> LossSum:
     """Add up the losses of all heads; each counts the rows whose label it knows."""
     logits = model(**batch["inputs"])
-    parts = [
+    sums = [
         class_loss(
-            logits[name],
+            logits[part],
             labels,
-            weights=weights[name],
+            weights=weights[part],
             label_smoothing=label_smoothing,
         )
-        for name, labels in batch["labels"].items()
+        for part, labels in batch["labels"].items()
     ]
     return LossSum(
-        torch.stack([part.total for part in parts]).sum(),
-        torch.stack([part.count for part in parts]).sum(),
+        torch.stack([found.total for found in sums]).sum(),
+        torch.stack([found.count for found in sums]).sum(),
     )
 
 
@@ -148,32 +95,45 @@ def predict(
     model.eval()
     found: dict[str, list[NDArray[np.float32]]] = {}
     for batch in tracked(loader.batches(epoch=0), "predicting", loader.count(0), "batches"):
-        for name, logits in model(**to_device(batch["inputs"], device)).items():
-            found.setdefault(name, []).append(logits.float().cpu().numpy())
-    return {name: np.concatenate(blocks) for name, blocks in found.items()}
+        for part, logits in model(**to_device(batch["inputs"], device)).items():
+            found.setdefault(part, []).append(logits.float().cpu().numpy())
+    return {part: np.concatenate(blocks) for part, blocks in found.items()}
 
 
 def validation_metrics(
     model: nn.Module, *, loader: Loader, rows: LabelledRows, parts: Sequence[str]
 ) -> dict[str, float]:
-    """Accuracy and macro-F1 of each head, and their means where there are several."""
+    """Accuracy and macro-F1 of each head, and their means where there are several.
+
+    A part of one class alone has neither: a constant answer would be right.
+    """
     logits = predict(model, loader, next(model.parameters()).device)
     figures: dict[str, float] = {}
-    for at, part in enumerate(parts):
+    for at, part in telling_parts(rows, parts):
         labels = rows.labels[:, at]
         known = labels != IGNORE_INDEX
-        if not known.any():
-            continue
-        name, prefix = head_name(part), f"{part}_" if part else ""
-        chosen = logits[name][known].argmax(axis=1)
-        classes = logits[name].shape[1]
-        figures[f"{prefix}accuracy"] = accuracy(chosen, labels[known])
-        figures[f"{prefix}macro_f1"] = macro_f1(confusion_matrix(chosen, labels[known], classes))
-    if len(parts) > 1:
+        chosen, classes = logits[part][known].argmax(axis=1), logits[part].shape[1]
+        confusion = confusion_matrix(chosen, labels[known], classes)
+        figures[figure_name(part, "accuracy")] = accuracy(chosen, labels[known])
+        figures[figure_name(part, "macro_f1")] = macro_f1(confusion)
+    if len(parts) > 1 and figures:
         for name in ("accuracy", "macro_f1"):
-            of_heads = [value for key, value in figures.items() if key.endswith(f"_{name}")]
+            of_heads = [value for key, value in figures.items() if split_part(key)[1] == name]
             figures[f"mean_{name}"] = float(np.mean(of_heads))
     return figures
+
+
+def telling_parts(rows: LabelledRows, parts: Sequence[str]) -> list[tuple[int, str]]:
+    """Number and name of the parts whose samples are of several classes."""
+    return [(at, part) for at, part in enumerate(parts) if np.count_nonzero(rows.counts(at)) > 1]
+
+
+def metric_names(rows: LabelledRows, parts: Sequence[str]) -> list[str]:
+    """Names of `validation_metrics`."""
+    telling = [part for _, part in telling_parts(rows, parts)]
+    names = [figure_name(part, name) for part in telling for name in ("accuracy", "macro_f1")]
+    means = ["mean_accuracy", "mean_macro_f1"] if len(parts) > 1 and telling else []
+    return names + means
 
 
 @dataclass(frozen=True)
@@ -263,7 +223,9 @@ def build(
     _check_classes(model_config, config, classes, cache)
     torch.manual_seed(keyed_seed(seed, "weights"))
     start = start_encoder(context, model_config, config.inputs)
-    parts = list(classes)
+    source_column = config.inputs.source
+    parts = parts_with_samples(classes, cache, source_column, "label")
+    classes = {part: classes[part] for part in parts}
     spec = ClassifierSpec(
         model=model_config.model_copy(update={"encoder": start.config}).without_sources(),
         inputs=config.inputs,
@@ -272,12 +234,14 @@ def build(
         vocab_size=cache.facts["vocab_size"],
         special_ids=cache.facts["special_ids"],
     )
-    source = partial(
-        LabelledRows, cache, inputs=start.inputs, source=config.inputs.source, parts=parts
-    )
+    source = partial(LabelledRows, cache, inputs=start.inputs, source=source_column, parts=parts)
+    train = source(split="train")
     bound = partial(collate, inputs=start.inputs, parts=parts, seed=seed)
     class_loss: ClassLoss = load_attribute(CLASS_LOSSES[config.loss])
-    weights = {head_name(part): _weights(config, part, classes, cache) for part in parts}
+    weights = {
+        part: _weights(config, part, train.counts(at, len(classes[part])))
+        for at, part in enumerate(parts)
+    }
     smoothed = partial(
         loss, class_loss=class_loss, weights=weights, label_smoothing=config.label_smoothing
     )
@@ -287,7 +251,7 @@ def build(
     return TrainingJob(
         model=Classifier(start.encoder, heads, model_config.head_dropout),
         task=Task("classification", partial(bound, training=True), smoothed),
-        train=source(split="train"),
+        train=train,
         validation=validation,
         spec=spec,
         tokenizer=context.tokenizer(),
@@ -302,6 +266,7 @@ def build(
                 rows=validation,
                 parts=parts,
             ),
+            metric_names=metric_names(validation, parts),
         )
         if validation
         else None,
@@ -329,18 +294,13 @@ def _check_classes(
         there = len(classes.get(part, []))
         if wanted != there:
             raise ConfigError(
-                f"model.num_classes.{part or 'label'} = {wanted}, but part {part!r} of "
-                f"{cache.folder} has {there} classes: leave it out, the data settings decide"
+                f"model.num_classes.{part} = {wanted}, but part {part!r} of {cache.folder} has "
+                f"{there} classes: leave it out, the data settings decide"
             )
 
 
-def _weights(
-    config: ClassificationTaskConfig,
-    part: str,
-    classes: Mapping[str, list[str]],
-    cache: TrainingCache,
-) -> Tensor | None:
-    counts = cache.facts["labels"][part]["counts"].get("train", {})
+def _weights(config: ClassificationTaskConfig, part: str, counts: Sequence[int]) -> Tensor | None:
+    """Weights of a part's classes, from the samples that train."""
     how = config.class_weights
     chosen: ClassWeights = "none"
     if isinstance(how, dict):
@@ -348,7 +308,7 @@ def _weights(
     elif how == "balanced":
         chosen = "balanced"
     try:
-        figures = class_weights(chosen, [counts.get(name, 0) for name in classes[part]])
+        figures = class_weights(chosen, counts)
     except ValueError as error:
         raise ConfigError(f"task.class_weights of part {part!r}: {error}") from None
     return None if figures is None else torch.tensor(figures, dtype=torch.float32)

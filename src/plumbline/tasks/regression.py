@@ -1,89 +1,69 @@
 """Task `regression`: a number per part of the dataset, from any modality."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from plumbline.batch import Batch, LossSum, Sample
-from plumbline.errors import DataError
-from plumbline.loading.cache_reader import TrainingCache, group_rows
+from plumbline.errors import ConfigError, DataError
 from plumbline.loading.inputs import Input
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.regression import squared_error
-from plumbline.models.classifier import Classifier, RegressorSpec, head_name
+from plumbline.models.classifier import Classifier, RegressorSpec
 from plumbline.models.config import ClassifierConfig
+from plumbline.shapes.moments import Moments
 from plumbline.tasks.base import JobContext, Task, TrainingJob
 from plumbline.tasks.classification import start_encoder
 from plumbline.tasks.config import RegressionTaskConfig
+from plumbline.tasks.headed_rows import NumberedRows, parts_with_samples
 from plumbline.tasks.token_rows import sample_numbers
 
 
-class NumberedRows:
-    """One sample per distinct input of a split, with its number in each part that has one."""
+@dataclass(frozen=True)
+class Scale:
+    """What numbers and their weights are measured in."""
 
-    def __init__(
-        self, cache: TrainingCache, split: str, inputs: Input, source: str, spec: RegressorSpec
-    ) -> None:
-        """Find the inputs that have a number.
+    mean: NDArray[np.float64]
+    """[parts] of the numbers in training."""
+    std: NDArray[np.float64]
+    """[parts] standard deviations of the same."""
+    weight: float | None = None
+    """Mean weight in training; None: all numbers weigh the same."""
 
-        Raises:
-            DataError: there is none.
-        """
-        self._inputs = inputs
-        rows, values = cache.rows(split), cache.values(split)
-        groups = group_rows(np.where(np.isnan(values), -1, rows[source]).astype(np.int32))
-        if not groups:
-            raise DataError(f"{cache.folder}: no {source} with a value in split {split!r}")
-        self.numbers = np.array([rows[source][group[0]] for group in groups])
-        """[samples] numbers of the inputs in the cache."""
-        self.values = np.full((len(groups), len(spec.parts)), np.nan)
-        """[samples, parts], in the units of the data; NaN where there is none."""
-        at = {cache.facts["parts"].index(part): place for place, part in enumerate(spec.parts)}
-        self.rows = np.array([group[0] for group in groups])
-        """[samples] position of each sample's first row in the split."""
-        for row, group in enumerate(groups):
-            for position in group[::-1]:
-                self.values[row, at[rows["part"][position]]] = values[position]
-        mean = np.array([spec.mean[part] for part in spec.parts])
-        std = np.array([spec.std[part] for part in spec.parts])
-        self._standardized = ((self.values - mean) / std).astype(np.float32)
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(self.numbers)
-
-    def length(self, index: int) -> int:
-        """Steps or tokens of a sample."""
-        return self._inputs.length(int(self.numbers[index]))
-
-    def sample(self, index: int, epoch: int) -> Sample:
-        """An input and its standardised numbers."""
-        value = self._inputs.fetch(int(self.numbers[index]))
-        return {
-            "index": index,
-            "epoch": epoch,
-            "value": value,
-            "targets": self._standardized[index],
-        }
+    @classmethod
+    def of(cls, spec: RegressorSpec) -> "Scale":
+        """The scale that a model was trained in."""
+        mean, std = ([of[part] for part in spec.parts] for of in (spec.mean, spec.std))
+        return cls(np.array(mean), np.array(std))
 
 
-def collate(samples: Sequence[Sample], *, inputs: Input, seed: int, training: bool) -> Batch:
-    """Stack inputs and numbers.
+def collate(
+    samples: Sequence[Sample], *, inputs: Input, scale: Scale, seed: int, training: bool
+) -> Batch:
+    """Stack inputs and standardised numbers.
 
     Returns:
         what `inputs` collates, under `inputs`; targets [batch, parts] float32, NaN where there is
-        none; sample_index [batch].
+        none; weights [batch, parts] float32, where numbers have weights; sample_index [batch].
     """
     draws = None
     if training:
         draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
     numbers = sample_numbers(samples)
+    targets = (np.stack([sample["targets"] for sample in samples]) - scale.mean) / scale.std
+    weights: Batch = {}
+    if scale.weight is not None:
+        stacked = np.stack([sample["weights"] for sample in samples]) / scale.weight
+        weights["weights"] = torch.from_numpy(stacked.astype(np.float32))
     return {
+        **weights,
         "inputs": inputs.collate([sample["value"] for sample in samples], numbers, draws),
-        "targets": torch.from_numpy(np.stack([sample["targets"] for sample in samples])),
+        "targets": torch.from_numpy(targets.astype(np.float32)),
         "sample_index": torch.tensor(numbers),
     }
 
@@ -91,8 +71,35 @@ def collate(samples: Sequence[Sample], *, inputs: Input, seed: int, training: bo
 def loss(model: nn.Module, batch: Batch, *, parts: Sequence[str]) -> LossSum:
     """Squared error of the standardised numbers, over those that are there."""
     outputs = model(**batch["inputs"])
-    predicted = torch.cat([outputs[head_name(part)] for part in parts], dim=1)
-    return squared_error(predicted, batch["targets"])
+    predicted = torch.cat([outputs[part] for part in parts], dim=1)
+    return squared_error(predicted, batch["targets"], weights=batch.get("weights"))
+
+
+def mean_weight(rows: NumberedRows) -> float:
+    """Mean weight over the numbers of a split.
+
+    Raises:
+        ConfigError: there are no weights, or all are 0.
+    """
+    if rows.weights is None:
+        raise ConfigError(
+            "task.row_weights is true, but the dataset has no column weight: map one in "
+            "prepare.columns, or set it to false"
+        )
+    mean = float(rows.weights[~np.isnan(rows.values)].mean())
+    if not mean:
+        raise ConfigError("task.row_weights is true, but all training rows weigh 0")
+    return mean
+
+
+def moments_of(rows: NumberedRows) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each part over its samples: [parts] each."""
+    found = []
+    for values in rows.values.T:
+        moments = Moments(1)
+        moments.add(values[~np.isnan(values), None])
+        found.append((moments.mean()[0], moments.std()[0]))
+    return [mean for mean, _ in found], [std for _, std in found]
 
 
 def build(
@@ -101,7 +108,7 @@ def build(
     """Build model, data and task from a cache.
 
     Raises:
-        ConfigError: no encoder.
+        ConfigError: no encoder, or weights asked for that the dataset does not have.
         DataError: the dataset has no numbers, or a split none.
     """
     cache, seed = context.cache, context.seed
@@ -109,27 +116,30 @@ def build(
         raise DataError(f"{cache.folder}: this dataset has no values to predict")
     torch.manual_seed(keyed_seed(seed, "weights"))
     start = start_encoder(context, model_config, config.inputs)
-    facts = cache.facts["values"]
-    parts = list(facts)
+    source_column = config.inputs.source
+    parts = parts_with_samples(cache.facts["values"], cache, source_column, "value")
+    source = partial(NumberedRows, cache, inputs=start.inputs, source=source_column, parts=parts)
+    train = source(split="train")
+    mean, std = moments_of(train)
     spec = RegressorSpec(
         model=model_config.model_copy(update={"encoder": start.config}).without_sources(),
         inputs=config.inputs,
         channels=getattr(start.inputs, "channels", None),
         parts=parts,
-        mean={part: facts[part]["mean"] for part in parts},
-        std={part: facts[part]["std"] or 1.0 for part in parts},
+        mean=dict(zip(parts, mean, strict=True)),
+        std={part: found or 1.0 for part, found in zip(parts, std, strict=True)},
         vocab_size=cache.facts["vocab_size"],
         special_ids=cache.facts["special_ids"],
     )
-    source = partial(
-        NumberedRows, cache, inputs=start.inputs, source=config.inputs.source, spec=spec
-    )
-    bound = partial(collate, inputs=start.inputs, seed=seed)
+    scale = Scale.of(spec)
+    if config.row_weights:
+        scale = replace(scale, weight=mean_weight(train))
+    bound = partial(collate, inputs=start.inputs, scale=scale, seed=seed)
     squared = partial(loss, parts=parts)
     return TrainingJob(
         model=Classifier(start.encoder, dict.fromkeys(parts, 1), model_config.head_dropout),
         task=Task("regression", partial(bound, training=True), squared),
-        train=source(split="train"),
+        train=train,
         validation=source(split="val") if context.has_validation else None,
         spec=spec,
         tokenizer=context.tokenizer(),

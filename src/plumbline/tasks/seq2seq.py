@@ -37,6 +37,11 @@ class PairRows:
         """[pairs, 2] text numbers of source and target."""
         if not len(self.numbers):
             raise DataError(f"{cache.folder}: no row with source and target in split {split!r}")
+        lengths = cache.text_lengths()[self.numbers]
+        for at, what in enumerate(("source", "target")):
+            setting = f"max_{what}_tokens"
+            limit: int = getattr(spec, setting)
+            cache.say_cut(split, lengths[:, at], limit, f"{what}s", f"task.{setting}")
 
     def __len__(self) -> int:
         """Number of pairs."""

@@ -98,6 +98,8 @@ class TokenRows:
                 f"{cache.folder}: no row with {' and '.join(names)} in split {split!r} that fits "
                 f"task.block_size = {block_size}"
             )
+        framed = cache.text_lengths()[self._rows].sum(axis=1) + 1
+        cache.say_cut(split, framed, block_size, "rows with what frames them", "task.block_size")
 
     def __len__(self) -> int:
         """Number of rows."""

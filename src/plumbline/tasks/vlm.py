@@ -87,6 +87,7 @@ class DialogueSource:
         ]
         if not self._rows:
             raise DataError(f"{cache.folder}: no question and no caption in split {split!r}")
+        say_cut_texts(cache, split, self._rows, config.max_text_tokens)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -113,6 +114,16 @@ class DialogueSource:
             questions = questions[:0] if self._config.questions_per_image == 0 else questions
         said = [(self._caption_prompt, self._cache.ids(int(c))) for c in captions]
         return said + [(self._cache.ids(int(q)), self._cache.ids(int(a))) for q, a in questions]
+
+
+def say_cut_texts(cache: TrainingCache, split: str, rows: Sequence[MediaRows], limit: int) -> None:
+    """Log how many captions, questions and answers are cut."""
+    lengths = cache.text_lengths()
+    pairs = np.concatenate([row.questions for row in rows])
+    captions = np.concatenate([row.captions for row in rows])
+    texts = {"captions": captions, "questions": pairs[:, 0], "answers": pairs[:, 1]}
+    for what, numbers in texts.items():
+        cache.say_cut(split, lengths[numbers], limit, what, "task.max_text_tokens")
 
 
 def join_segment(segment: Segment, special_ids: SpecialIds, limit: int) -> tuple[Ids, Ids]:

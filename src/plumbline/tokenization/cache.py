@@ -7,7 +7,7 @@ A cache folder holds, of what the dataset has,
   *.offsets.bin   int64 [clips + 1] in samples, or [arrays + 1] in steps: where each one begins
   texts.arrow     text, ids: each distinct text beside its token ids, uncut and without bos or eos
   <split>.arrow   sample_id, numbers into the above by column, part, label (number of the class
-                  within its part), value
+                  within its part), value; weight, where the dataset has it
   tokenizer.json  what made the ids
   lost_labels.csv rows left out because truncation would cut away their whole answer
   cache.json      counts, sizes, classes
@@ -52,6 +52,7 @@ SAMPLE_SCHEMA = pa.schema(
     + [(name, pa.int32()) for name in (*NUMBERED, "part", "label")]
     + [("value", pa.float64())]
 )
+WEIGHTED_SCHEMA = SAMPLE_SCHEMA.append(pa.field("weight", pa.float64()))
 LOST_SCHEMA = pa.schema(
     [("split", pa.string()), ("sample_id", pa.string()), ("tokens", pa.int32())]
 )
@@ -126,6 +127,11 @@ def _tokenizer(clean: Path, config: TokenizeConfig) -> Tokenizer:
     return train_tokenizer(_training_texts(clean), config.tokenizer)
 
 
+def _schema(batch: pa.RecordBatch) -> pa.Schema:
+    """Of the cached rows of clean ones."""
+    return WEIGHTED_SCHEMA if "weight" in batch.schema.names else SAMPLE_SCHEMA
+
+
 class _CacheWriter:
     """Streams rows into the cache files; distinct values are numbered as they are met."""
 
@@ -164,7 +170,7 @@ class _CacheWriter:
         total = _count_rows(clean, split)
         for batch in tracked(batches, f"caching {split}", total, "rows", len):
             if sink is None:
-                sink = pa.ipc.new_file(str(self._out / f"{split}.arrow"), SAMPLE_SCHEMA)
+                sink = pa.ipc.new_file(str(self._out / f"{split}.arrow"), _schema(batch))
             numbered = self._leave_out_lost(self._number_batch(batch), split)
             sink.write_batch(numbered)
             rows += numbered.num_rows
@@ -179,15 +185,16 @@ class _CacheWriter:
             columns[name] = self._number_media(name, batch.column(name))
         columns |= self._number_texts(batch, [name for name in TEXTS if name in present])
         columns["part"], columns["label"] = self._number_labels(batch)
-        if "value" in present:
-            values = [None if v is None else float(v) for v in batch.column("value").to_pylist()]
-            columns["value"] = pa.array(values, pa.float64())
+        schema = _schema(batch)
+        for name in [name for name in ("value", "weight") if name in present]:
+            values = [None if v is None else float(v) for v in batch.column(name).to_pylist()]
+            columns[name] = pa.array(values, pa.float64())
         empty = {
             field.name: pa.nulls(batch.num_rows, field.type)
-            for field in SAMPLE_SCHEMA
+            for field in schema
             if field.name not in columns
         }
-        return pa.RecordBatch.from_pydict({**columns, **empty}, SAMPLE_SCHEMA)
+        return pa.RecordBatch.from_pydict({**columns, **empty}, schema)
 
     def _number_media(self, name: str, column: pa.Array) -> pa.Array:
         numbers: list[int | None] = []

@@ -58,6 +58,8 @@ class TrainingState:
     """Of the gradient scaler; empty unless the precision is fp16."""
     plateau: dict[str, Any] = field(default_factory=dict)
     """Of schedule `plateau`."""
+    stopping: dict[str, Any] = field(default_factory=dict)
+    """Of early stopping, by metric."""
 
 
 class CheckpointStore:

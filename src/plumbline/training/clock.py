@@ -36,21 +36,12 @@ class Best:
     value: float | None = None
     global_step: int = 0
     epoch: int = 0
-    since: int = 0
-    """Validations since the last change of at least `min_change` for the better."""
-    anchor: float | None = None
-    """The value of that change."""
 
-    def update(self, value: float, mode: str, min_change: float, clock: Clock) -> bool:
+    def update(self, value: float, mode: str, clock: Clock) -> bool:
         """Take a new value; true when it is the best so far, by however little."""
-        if not math.isfinite(value):
-            self.since += 1
-            return False
         sign = 1 if mode == "max" else -1
-        if self.anchor is None or sign * (value - self.anchor) > min_change:
-            self.anchor, self.since = value, 0
-        else:
-            self.since += 1
+        if not math.isfinite(value):
+            return False
         if self.value is not None and sign * (value - self.value) <= 0:
             return False
         self.value = value

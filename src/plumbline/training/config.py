@@ -1,13 +1,52 @@
 """Settings of the training core. No torch here: a wrong setting is told before it loads."""
 
+import difflib
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
 from plumbline.errors import ConfigError
+from plumbline.metrics.known import METRICS, Direction, figure_name, find_metric, split_part
 from plumbline.registry import Registry
 from plumbline.training.schedule import ScheduleConfig
+
+Mode = Literal["auto", "min", "max"]
+
+
+def resolve_mode(monitor_key: str, metric: str, mode_key: str, mode: Mode) -> Direction:
+    """Which way a metric is better: as what is known of it says, or else the setting.
+
+    Args:
+        monitor_key: the setting that names the metric.
+        metric: its name.
+        mode_key: the setting that says which way is better.
+        mode: its value.
+
+    Raises:
+        ValueError: the setting contradicts what is known, or nobody says it.
+    """
+    known = find_metric(metric)
+    if mode == "auto":
+        if known is None:
+            raise ValueError(
+                f"{monitor_key} {metric!r} is no metric that is known{_nearest(metric)}: set "
+                f"{mode_key} to min or max, or register it in plumbline.metrics.known.METRICS"
+            )
+        return known.better
+    if known is not None and known.better != mode:
+        way = "lower" if known.better == "min" else "higher"
+        raise ValueError(
+            f"{monitor_key} {metric!r} is better when {way}, but {mode_key} is {mode}: leave "
+            f"{mode_key} at auto"
+        )
+    return mode
+
+
+def _nearest(metric: str) -> str:
+    part, figure = split_part(metric)
+    near = difflib.get_close_matches(figure, METRICS, n=1, cutoff=0.6)
+    return f" (did you mean {figure_name(part, near[0])!r}?)" if near else ""
 
 
 class PartConfig(Config):
@@ -81,12 +120,57 @@ class OptimConfig(Config):
         return name
 
 
-class EarlyStoppingConfig(Config):
-    """Stop when the monitored metric has not improved for `patience` validations."""
+class PatienceConfig(Config):
+    """How long a metric may go without an improvement."""
 
     patience: int = Field(ge=1)
+    """Validations."""
     min_change: float = Field(0.0, ge=0.0)
     """A smaller change for the better does not count here; the best weights are kept anyway."""
+    mode: Mode = "auto"
+    """As `TrainerConfig.mode`."""
+
+
+class EarlyStoppingConfig(Config):
+    """Stop when the monitored metric, or every one of `metrics`, has not improved for a while."""
+
+    patience: int | None = Field(None, ge=1)
+    """Validations that the monitored metric may go without an improvement."""
+    min_change: float = Field(0.0, ge=0.0)
+    """A smaller change for the better does not count here; the best weights are kept anyway."""
+    metrics: dict[str, PatienceConfig] = Field(default_factory=dict)
+    """In place of patience: metric -> its own patience. Training stops once all of them have gone
+    that long without an improvement."""
+
+    @model_validator(mode="after")
+    def _either(self) -> "EarlyStoppingConfig":
+        if (self.patience is None) == (not self.metrics):
+            raise ValueError(
+                "patience, for the monitored metric, or metrics, each with its own: set one of them"
+            )
+        if self.metrics and self.min_change:
+            raise ValueError("min_change goes with patience; each of metrics has its own")
+        for name, metric in self.metrics.items():
+            resolve_mode(f"metrics.{name}", name, "mode", metric.mode)
+        return self
+
+    def patiences(self) -> dict[str, int]:
+        """Key -> patience; all of them have to run out."""
+        if self.patience is not None:
+            return {"patience": self.patience}
+        return {f"metrics.{name}.patience": m.patience for name, m in self.metrics.items()}
+
+    def watched(self, monitor: str, mode: Direction) -> dict[str, PatienceConfig]:
+        """Metric -> how long it may go without an improvement, each with its direction."""
+        if self.patience is not None:
+            own = PatienceConfig(patience=self.patience, min_change=self.min_change, mode=mode)
+            return {monitor: own}
+        return {
+            name: metric.model_copy(
+                update={"mode": resolve_mode("metrics", name, "mode", metric.mode)}
+            )
+            for name, metric in self.metrics.items()
+        }
 
 
 class OverfitConfig(Config):
@@ -135,8 +219,11 @@ class TrainerConfig(Config):
     """Optimiser steps between validations, beside those at the ends of epochs. Without either the
     last weights count as the best."""
     monitor: str = "loss"
-    """The validation metric that decides on the best weights and on early stopping."""
-    mode: Literal["min", "max"] = "min"
+    """The validation metric that decides on the best weights and on early stopping; that of a part
+    is called `<part>/<metric>`."""
+    mode: Mode = "auto"
+    """Whether the monitored metric is better lower or higher; auto: as its name says. Only a metric
+    of a plugin that is in no table needs it."""
     early_stopping: EarlyStoppingConfig | None = None
     overfit_check: OverfitConfig | None = None
     """Learn one batch by heart before the training begins, and fail where that does not go."""
@@ -162,6 +249,7 @@ class TrainerConfig(Config):
             raise ValueError("precision fp16 needs a GPU, and device is cpu: use auto or bf16")
         if self.shard_layers:
             self._check_sharding()
+        resolve_mode("monitor", self.monitor, "mode", self.mode)
         if self.validates:
             self.check_patience(self._known_validations())
         else:
@@ -200,11 +288,12 @@ class TrainerConfig(Config):
             "validate_every_steps)"
         )
         stopping, plateau = self.early_stopping, self.schedule
-        if stopping is not None and stopping.patience > validations - 2:
-            raise ValueError(
-                f"early_stopping.patience {stopping.patience} can never run out before the end of "
-                f"{every}: lower it, validate more often or set early_stopping to null"
-            )
+        for key, patience in stopping.patiences().items() if stopping is not None else ():
+            if patience > validations - 2:
+                raise ValueError(
+                    f"early_stopping.{key} {patience} can never run out before the end of {every}: "
+                    "lower it, validate more often or set early_stopping to null"
+                )
         if plateau.name == "plateau" and plateau.plateau_patience > validations - 3:
             raise ValueError(
                 f"schedule.plateau_patience {plateau.plateau_patience} can never run out before "
@@ -221,6 +310,11 @@ class TrainerConfig(Config):
                 "shard_layers contradicts failing_batch: skip: a process that fails within a layer "
                 "leaves the others waiting for it"
             )
+
+    @property
+    def direction(self) -> Direction:
+        """Which way the monitored metric is better."""
+        return resolve_mode("monitor", self.monitor, "mode", self.mode)
 
     @property
     def validates(self) -> bool:

@@ -19,6 +19,7 @@ from plumbline.errors import ConfigError, TrainingError
 from plumbline.loading.loader import Loader
 from plumbline.loading.random import keyed_seed
 from plumbline.loading.workers import naming_dead_workers
+from plumbline.metrics.known import drop_undefined
 from plumbline.models.device import resolve_device, resolve_precision
 from plumbline.models.weights import local, plain_tensors
 from plumbline.tasks.base import Task
@@ -45,6 +46,7 @@ from plumbline.training.skipping import (
     skip_step,
     stop_text,
 )
+from plumbline.training.stopping import EarlyStopping, check_metrics
 from plumbline.training.window import Buffers, Gradients, WindowSums
 
 logger = logging.getLogger(__name__)
@@ -88,8 +90,8 @@ class Trainer:
 
         Raises:
             ConfigError: nothing to train on, validation asked for without data, a warm-up or
-                patience longer than the training, a frozen or tuned part that does not exist, or a
-                batch too small for the model's norms.
+                patience longer than the training, a frozen or tuned part that does not exist, a
+                batch too small for the model's norms, or a metric that the task does not measure.
         """
         if not len(train):
             raise ConfigError("no training sample: nothing in the train split fits the task")
@@ -125,7 +127,9 @@ class Trainer:
         mode: dict[str, Any] = {"device": self.device, "precision": self.precision}
         check_lone_samples(self.model, task, train, len(ends), frozen=self._frozen, **mode)
         self.clock, self.best, self.history = Clock(), Best(), History()
-        self._plateau = Plateau()
+        self._plateau, self._stopping = Plateau(), EarlyStopping(config)
+        if config.validates:
+            check_metrics(config, self._validation_task.known_metrics(), task.name)
 
     def fit(self) -> FitResult:
         """Train, or go on from the run's own checkpoint, and leave the best weights in the model.
@@ -174,23 +178,19 @@ class Trainer:
 
     def _note(self, loss: float) -> str:
         """What stands beside the steps: the last loss, and what was last measured."""
-        validations = self.history.validations
         monitor = self._config.monitor
-        measured = f", val {monitor} {validations[-1][monitor]:.4g}" if validations else ""
-        return f"loss {loss:.4g}{measured}"
-
-    def _stopped_early(self) -> bool:
-        stopping = self._config.early_stopping
-        return stopping is not None and self.best.since >= stopping.patience
+        measured = [row[monitor] for row in self.history.validations if monitor in row]
+        beside = f", val {monitor} {measured[-1]:.4g}" if measured else ""
+        return f"loss {loss:.4g}{beside}"
 
     def _finished(self) -> bool:
         done = self.clock.global_step >= self.total_steps
-        return done or self._stopped_early() or self.clock.epoch >= self._config.epochs
+        return done or self._stopping.stops or self.clock.epoch >= self._config.epochs
 
     def _windows(self) -> Iterator[list[Batch]]:
         """The rest of the epoch or of the training, in windows of `grad_accum_steps` batches."""
         batches = self._train.batches(self.clock.epoch, start=self.clock.micro_in_epoch)
-        while self.clock.global_step < self.total_steps and not self._stopped_early():
+        while self.clock.global_step < self.total_steps and not self._stopping.stops:
             window = list(itertools.islice(batches, self._config.grad_accum_steps))
             if not window:
                 return
@@ -337,22 +337,20 @@ class Trainer:
                 self.model, task, self._validation, self.device, self.precision, self._processes
             )
             of_split = self._processes.by_model(lambda: dict(task.validation_metrics(self.model)))
-        metrics = {"loss": loss, **task.loss_metrics(loss), **of_split}
-        if self._config.monitor not in metrics:
-            raise ConfigError(
-                f"trainer.monitor = {self._config.monitor!r}: not a validation metric of task "
-                f"{self._task.name}; there is {', '.join(metrics)}"
-            )
+        measured = {"loss": loss, **task.loss_metrics(loss), **of_split}
+        check_metrics(self._config, measured, self._task.name)
+        metrics = drop_undefined(measured)
         clock = self.clock
         self.history.validations.append(
             {"global_step": clock.global_step, "epoch": clock.epoch, **metrics}
         )
         self._on_log(clock.global_step, {f"val/{name}": v for name, v in metrics.items()})
-        value, mode = metrics[self._config.monitor], self._config.mode
-        schedule, stopping = self._config.schedule, self._config.early_stopping
+        value, mode = metrics.get(self._config.monitor, math.nan), self._config.direction
+        schedule = self._config.schedule
+        self._stopping.update(metrics)
         if schedule.name == "plateau" and clock.global_step >= self._warmup:
             self._plateau.update(value, mode, schedule)
-        if self.best.update(value, mode, stopping.min_change if stopping else 0.0, clock):
+        if self.best.update(value, mode, clock):
             best, weights = asdict(self.best), self._gathered(plain_tensors(self.model))
             self._processes.from_main(lambda: self.store.save_best(weights, best))
 
@@ -370,6 +368,7 @@ class Trainer:
             history=self.history.state(),
             scaler=self._scaler.state_dict(),
             plateau=asdict(self._plateau),
+            stopping=self._stopping.state(),
         )
         weights = self._gathered(plain_tensors(self.model))
         moments = self._gathered(optimizer_tensors(self._optimizer))
@@ -393,6 +392,7 @@ class Trainer:
         state = self.store.restore(latest, self.model, self._optimizer)
         self.clock, self.best = Clock(**state.clock), Best(**state.best)
         self._plateau = Plateau(**state.plateau)
+        self._stopping.load_state(state.stopping)
         self.history = History.from_state(state.history)
         self._scaler.load_state_dict(state.scaler)
         logger.info("resuming after optimiser step %d", self.clock.global_step)

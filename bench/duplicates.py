@@ -1,0 +1,132 @@
+"""Claim: not taking equal captions or images for negatives helps recall where there are many.
+
+Trains a small alignment on drawings that share captions, with the same seeds both ways: with every
+equal caption or image of a batch as a positive, and with the diagonal alone. Prints recall@1 both
+ways of each seed and the means as one JSON line. `python -m bench.duplicates [EPOCHS [SEED ...]]`.
+"""
+
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from unittest.mock import patch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from plumbline.evaluation.alignment import evaluate_alignment
+from plumbline.evaluation.config import AlignmentEvaluationConfig
+from plumbline.files import write_digests
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.loader import Loader
+from plumbline.loading.loader_config import LoaderConfig
+from plumbline.models.config import DualEncoderConfig
+from plumbline.models.stored import Stored
+from plumbline.sources.scenes import SCHEMA, ScenesConfig, scene_rows
+from plumbline.tasks import alignment
+from plumbline.tasks.base import JobContext
+from plumbline.tasks.config import AlignmentTaskConfig
+from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.tokenizer import TokenizerConfig
+
+SPLITS = {"train": (0, 800), "test": (800, 1000)}
+BATCH, THREADS = 100, 2
+VIT = {"name": "vit", "image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "heads": 4}
+TEXT = {"name": "transformer", "width": 64, "layers": 1, "heads": 4, "max_tokens": 64}
+
+
+def make_cache(folder: Path) -> tuple[TrainingCache, float]:
+    """Drawings of one object, and the share of training captions that another drawing has too."""
+    clean, out = folder / "clean", folder / "cache"
+    clean.mkdir()
+    out.mkdir()
+    config = ScenesConfig(images=SPLITS["test"][1], object_weights=[1.0], faulty_share=0.0)
+    shared = 0.0
+    for split, (first, end) in SPLITS.items():
+        rows = [row for index in range(first, end) for row in scene_rows(config, index)]
+        captions = [row["caption"] for row in rows if row["caption"] is not None]
+        if split == "train":
+            shared = sum(captions.count(caption) > 1 for caption in captions) / len(captions)
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), clean / f"{split}.parquet")
+    shapes = {
+        "image": {"sizes": [{"height": 32, "width": 32, "images": config.images}]},
+        "texts": {"caption": {}},
+    }
+    build_cache(clean, out, TokenizeConfig(tokenizer=TokenizerConfig(vocab_size=400)), shapes)
+    write_digests(out)
+    return TrainingCache(out), shared
+
+
+def diagonal(media: Tensor, texts: Tensor) -> Tensor:
+    """Positives of a loss that does not look for equal captions and images."""
+    return torch.eye(len(texts), dtype=torch.bool)
+
+
+def recalls(cache: TrainingCache, seed: int, epochs: int) -> dict[str, float]:
+    """Train and measure; the positives are those that `tasks.alignment` has at the time."""
+    model = DualEncoderConfig.model_validate(
+        {"image_encoder": VIT | {"mlp_width": 128}, "text_encoder": TEXT | {"mlp_width": 128}}
+        | {"embed_dim": 64}
+    )
+    task = AlignmentTaskConfig.model_validate({"inputs": {"modality": "image"}})
+    job = alignment.build(JobContext(cache=cache, seed=seed), model, task)
+    settings = LoaderConfig(batch_size=BATCH, drop_last=True)
+    loader = Loader(job.train, job.task.collate, settings, seed=seed, shuffle=True)
+    optimizer = torch.optim.AdamW(job.model.parameters(), lr=1e-3)
+    for epoch in range(epochs):
+        for batch in loader.batches(epoch):
+            loss = job.task.loss(job.model, batch)
+            optimizer.zero_grad()
+            (loss.total / loss.count).backward()
+            optimizer.step()
+    stored = Stored(job.model, job.spec, job.tokenizer, {})
+    config = AlignmentEvaluationConfig(ks=[1], examples=0)
+    found = evaluate_alignment(stored, cache, config, torch.device("cpu")).metrics  # type: ignore[arg-type]
+    return {name: round(found[name], 4) for name in found if name.endswith("recall_at_1")}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train every seed both ways."""
+    torch.set_num_threads(THREADS)
+    epochs = int(arguments[0]) if arguments else 15
+    seeds = [int(seed) for seed in arguments[1:]] or [0, 1, 2]
+    with tempfile.TemporaryDirectory() as folder:
+        cache, shared = make_cache(Path(folder))
+        aware = {seed: recalls(cache, seed, epochs) for seed in seeds}
+        with patch.object(alignment, "shared_positives", diagonal):
+            plain = {seed: recalls(cache, seed, epochs) for seed in seeds}
+    means = {
+        name: {
+            way: round(statistics.mean(found[seed][name] for seed in seeds), 4)
+            for way, found in (("aware", aware), ("diagonal", plain))
+        }
+        for name in aware[seeds[0]]
+    }
+    print(
+        json.dumps(
+            {
+                "claim": "recall@1 where equal captions and images of a batch are no negatives",
+                "images": SPLITS["train"][1],
+                "captions_shared": round(shared, 3),
+                "batch": BATCH,
+                "epochs": epochs,
+                "mean": means,
+                "aware": aware,
+                "diagonal": plain,
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "torch": torch.__version__,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
