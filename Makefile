@@ -38,6 +38,7 @@ in-git:
 
 repro: in-git $(READY)  ## Run what changed of the pipeline, then print the headline figures
 	@python -m plumbline.reproduction.own adopt
+	@python -m plumbline.heal
 	dvc repro
 	@python -m plumbline.report.headline
 	@python -m plumbline.reproduction.own compare
@@ -74,6 +75,7 @@ lock:  ## Write requirements.lock from pyproject.toml, with hashes; keeps versio
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --quiet -o requirements.lock
 
 report: $(READY)  ## Build the report and say where it is
+	@python -m plumbline.heal
 	dvc repro report
 	@python -m plumbline.report.headline
 

@@ -95,8 +95,7 @@ def _join(config: TrainingConfig) -> "Processes":
     from plumbline.models.device import resolve_device
     from plumbline.training.processes import Processes
 
-    return (
-        Processes()
-        if rank() is None
-        else Processes.join(resolve_device(config.train.trainer.device))
-    )
+    if rank() is None:
+        return Processes()
+    trainer = config.train.trainer
+    return Processes.join(resolve_device(trainer.device), trainer.timeout_s)

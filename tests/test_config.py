@@ -1,5 +1,6 @@
 """Settings are checked in full, and whatever is wrong is one line that helps."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -330,12 +331,26 @@ def test_an_already_composed_mapping_is_checked_alike() -> None:
 
 
 def test_threads_are_fixed_for_libraries_that_load_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "9")
     fix_threads(3)
     assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, None),  # which the count would take back
+    ],
+)
+def test_threads_that_wait_soon_sleep_unless_the_environment_says_how(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], spins: str | None
+) -> None:
+    monkeypatch.setattr(os, "environ", given)
+    fix_threads(2)
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
 def test_a_group_set_to_null_is_one_line_with_the_remedy() -> None:

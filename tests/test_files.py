@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from plumbline import files
+from plumbline.disk_errors import describe_os_error
 from plumbline.errors import CheckpointError, OutputError
 from plumbline.files import (
     DIGESTS,
     atomic_write,
-    describe_os_error,
     digest_of,
     dump_json,
     output_lock,
@@ -150,15 +150,48 @@ def ended_pid() -> int:
     return process.pid
 
 
-def test_what_a_dead_process_left_is_removed_and_what_a_live_one_writes_is_not() -> None:
-    models = Path("models")
-    dead, old = models / f".a.partial-{ended_pid()}", models / f".a.before-{ended_pid()}"
-    alive = models / f".a.partial-{os.getppid()}"
-    for folder in (dead, old, alive):
+def leave(*folders: Path) -> None:
+    for folder in folders:
         folder.mkdir(parents=True)
         (folder / "x").write_text("x", encoding="utf-8")
+
+
+def test_what_killed_stages_left_beside_an_output_is_removed_whoever_has_their_numbers() -> None:
+    models = Path("models")
+    dead, old = models / f".a.partial-{ended_pid()}", models / f".a.before-{ended_pid()}"
+    reused = models / f".a.partial-{os.getppid()}"  # who holds the output writes it alone
+    foreign = [models / ".a.partial-1.bak", models / ".a.b.partial-1", models / ".a.before-x"]
+    leave(dead, old, reused, *foreign)
     publish(models / "a", "new")
-    assert {p.name for p in models.iterdir()} == {"a", alive.name}
+    assert {p.name for p in models.iterdir()} == {"a", *(p.name for p in foreign)}
+
+
+def test_a_file_that_a_live_process_writes_is_spared() -> None:
+    alive, dead = Path(f".a.json.partial-{os.getppid()}"), Path(f".a.json.partial-{ended_pid()}")
+    alive.write_text("half", encoding="utf-8")
+    dead.write_text("half", encoding="utf-8")
+    atomic_write(Path("a.json"), "{}")
+    assert {p.name for p in Path().iterdir()} == {"a.json", alive.name}
+
+
+@pytest.mark.parametrize(
+    ("umask", "folder", "file"), [(0o022, 0o755, 0o644), (0o077, 0o700, 0o600)]
+)
+def test_an_output_has_the_modes_that_the_umask_allows_whatever_a_library_chose(
+    umask: int, folder: int, file: int
+) -> None:
+    out = Path("models/a")
+    before = os.umask(umask)
+    try:
+        with staged_output(out) as partial:
+            (partial / "deep").mkdir(0o700)
+            (partial / "deep/w.safetensors").touch(0o600)
+            (partial / "run.sh").touch(0o700)
+    finally:
+        os.umask(before)
+    modes = {p.relative_to(out).as_posix(): p.stat().st_mode & 0o777 for p in out.rglob("*")}
+    assert modes == {"deep": folder, "deep/w.safetensors": file, "run.sh": folder, DIGESTS: file}
+    assert out.stat().st_mode & 0o777 == folder
 
 
 def test_a_leftover_under_the_own_pid_does_not_block_the_output() -> None:

@@ -358,7 +358,17 @@ def _tagged(models: Sequence[type[Config]], tag: str) -> dict[str, type[Config]]
     }
 
 
+_SPINS = "1000"
+"""Looks that a compute thread takes for its next work before it sleeps: some 50 microseconds.
+
+libgomp's own 300,000 are milliseconds, in which a thread beside other jobs takes the very core that
+the one it waits for needs. `python -m bench.spin` measures it; the bits are the same.
+"""
+
+
 def fix_threads(threads: int) -> None:
-    """Fix the number of compute threads before torch is imported: float sums depend on it."""
+    """Fix the compute threads before torch is imported: float sums depend on their number."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(threads)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)

@@ -3,17 +3,19 @@
 Every file under `work/`, `models/`, `exports/`, `metrics/` and `report/` goes through this module.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from plumbline.disk_errors import describe_os_error, refused_write
 from plumbline.errors import CheckpointError, OutputError
 
 STATE_DIR = Path(".plumbline")
@@ -44,6 +46,20 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _share_modes(root: Path) -> None:
+    """Give files and folders below `root` the mode that the umask gave `root` itself.
+
+    safetensors and others write 0600 whatever the umask: another account could not read them.
+    """
+    shared = stat.S_IMODE(root.stat().st_mode) & 0o777
+    for path in sorted(root.rglob("*")):
+        if path.is_symlink():
+            continue
+        mode = stat.S_IMODE(path.stat().st_mode)
+        runs = path.is_dir() or mode & stat.S_IXUSR
+        path.chmod(mode & ~0o777 | (shared if runs else shared & 0o666))
 
 
 def _sync_tree(root: Path) -> None:
@@ -160,10 +176,10 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 
 def _note_pid(file: TextIO, path: Path) -> None:
+    # Past the buffer: what a full disk refuses must not come up again when the file is closed.
     try:
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), str(os.getpid()).encode())
     except OSError as error:
         raise describe_os_error(error, path) from error
 
@@ -192,16 +208,17 @@ def staged_folder(out: Path) -> Iterator[Path]:
 
     Yields an empty folder beside `out`. When the block ends well, the folder gets `digests.json`
     (SHA-256 of every file in it), is synced and renamed; when it fails, the folder is removed and
-    whatever stood at `out` before is untouched.
+    whatever stood at `out` before is untouched. Only for an `out` that this process alone writes.
 
     Raises:
         OutputError: the place of `out` cannot be written.
     """
-    partial = _new_partial(out)
+    partial = _new_partial(out, alone=True)
     try:
         partial.mkdir()
         yield partial
         write_digests(partial)
+        _share_modes(partial)
         _sync_tree(partial)
         _publish(partial, out)
     except OutputError:
@@ -209,8 +226,8 @@ def staged_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise describe_os_error(error, out) from error
     except Exception as error:
-        if is_disk_full(error):
-            raise describe_os_error(OSError(errno.ENOSPC, str(error)), out) from error
+        if (code := refused_write(error)) is not None:
+            raise describe_os_error(OSError(code, str(error)), out) from error
         raise
     finally:
         _remove(partial)
@@ -227,44 +244,29 @@ def staged_output(out: Path) -> Iterator[Path]:
         yield partial
 
 
-def _new_partial(out: Path) -> Path:
+_LEFT = re.compile(r"\..+\.(partial|before)-(\d+)")
+
+
+def _new_partial(out: Path, *, alone: bool = False) -> Path:
+    """The temporary name of `out` for this process; what killed ones left under theirs goes.
+
+    Args:
+        out: the final name.
+        alone: whether no other process writes `out`. Else a live writer's files are spared; a
+            number may be that of another process by now, so that some stay until it has ended.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for stale in out.parent.glob(f".{out.name}.partial-*"):
-            # The lock on `out` is ours, but atomic_write takes none: spare a live writer's file.
-            if (pid := int(stale.name.rsplit("-", 1)[1])) == os.getpid() or not _is_running(pid):
-                _remove(stale)
-        for stale in out.parent.glob(f".{out.name}.before-*"):
-            if not _is_running(int(stale.name.rsplit("-", 1)[1])):
+        for stale in sorted(out.parent.glob(f".{out.name}.*-*")):
+            left = _LEFT.fullmatch(stale.name)
+            if left is None or not left[0].startswith(f".{out.name}.{left[1]}-"):
+                continue
+            pid = int(left[2])
+            if alone or pid == os.getpid() or not _is_running(pid):
                 _remove(stale)
     except OSError as error:
         raise describe_os_error(error, out) from error
     return out.with_name(f".{out.name}.partial-{os.getpid()}")
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, says that there is no space left.
-
-    SQLite, safetensors and tokenizers say so in errors of their own, the last in a bare Exception.
-    """
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error) or "disk is full" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def describe_os_error(error: OSError, out: Path) -> OutputError:
-    """Turn an operating-system failure while writing `out` into one line with the remedy."""
-    if is_disk_full(error):
-        return OutputError(
-            f"{out}: the disk is full; free some space (make gc lists what can go) and run again"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return OutputError(f"{out}: cannot be written ({error.strerror}); check its permissions")
-    return OutputError(f"{out}: {error.strerror or error} ({error.filename or 'no file named'})")
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
@@ -294,40 +296,50 @@ def write_digests(folder: Path) -> None:
     (folder / DIGESTS).write_text(dump_json(digests), encoding="utf-8")
 
 
-def read_digests(folder: Path) -> dict[str, str]:
+def read_digests(folder: Path, *, remedy: str | None = None) -> dict[str, str]:
     """Read a folder's `digests.json`.
+
+    Args:
+        folder: what plumbline has published.
+        remedy: what to do where it is damaged; None: what helps with an output of a stage.
 
     Raises:
         CheckpointError: the folder was not published by plumbline, or its list is damaged.
     """
+    missing = remedy or "build it with dvc repro, or restore it with dvc checkout"
+    damaged = remedy or "run dvc repro -f"
     try:
         digests: dict[str, str] = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder}: no {DIGESTS}; build it with dvc repro, or restore it with dvc checkout"
-        ) from None
+        raise CheckpointError(f"{folder}: no {DIGESTS}; {missing}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder / DIGESTS}: damaged ({error}); run dvc repro -f") from None
+        raise CheckpointError(f"{folder / DIGESTS}: damaged ({error}); {damaged}") from None
     if not isinstance(digests, dict) or not digests:
-        raise CheckpointError(f"{folder / DIGESTS}: damaged (names no file); run dvc repro -f")
+        raise CheckpointError(f"{folder / DIGESTS}: damaged (names no file); {damaged}")
     return digests
 
 
-def verify_digests(folder: Path) -> dict[str, str]:
+def verify_digests(folder: Path, *, remedy: str | None = None) -> dict[str, str]:
     """Check every file of a published folder against its digest, and return the digests.
+
+    Args:
+        folder: what plumbline has published.
+        remedy: what to do where it is damaged; None: what helps with an output of a stage.
 
     Raises:
         CheckpointError: a file is missing or its bytes have changed since it was written.
     """
-    digests = read_digests(folder)
+    missing = remedy or "run dvc checkout or dvc repro -f"
+    changed = remedy or "remove it from the workspace and the DVC cache, then run dvc repro -f"
+    digests = read_digests(folder, remedy=remedy)
     for name, expected in digests.items():
         path = folder / name
         if not path.is_file():
-            raise CheckpointError(f"{path}: missing; run dvc checkout or dvc repro -f")
+            raise CheckpointError(f"{path}: missing; {missing}")
         if sha256_file(path) != expected:
             raise CheckpointError(
                 f"{path}: its bytes changed after it was written (SHA-256 differs from {DIGESTS}); "
-                "remove it from the workspace and the DVC cache, then run dvc repro -f"
+                f"{changed}"
             )
     return digests
 

@@ -2,6 +2,8 @@
 
 import argparse
 import fcntl
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from plumbline.files import STATE_DIR
+from plumbline.heal import heal
+from plumbline.tracking.forwarder_state import read_stores
+from plumbline.tracking.record import RUNS
+from plumbline.waiting import command_timeout_s, too_long
 
 
 def _folder_bytes(folder: Path) -> int:
@@ -28,19 +34,44 @@ def _is_held(folder: Path) -> bool:
     return False
 
 
+_STEP = re.compile(r"step-(\d+)")
+
+
+def _progress(folder: Path) -> int:
+    """How far a training state has come, in micro-steps; -1 where there is none."""
+    steps = (_STEP.fullmatch(path.name) for path in folder.iterdir())
+    return max((int(step[1]) for step in steps if step), default=-1)
+
+
+def records_ahead(root: Path) -> set[Path]:
+    """Run records of which the tracker has not had everything; none where there is no tracker."""
+    if os.environ.get("PLUMBLINE_TRACKING") == "off":
+        return set()
+    runs = root / RUNS
+    behind: set[Path] = set()
+    stores = list(read_stores(root).values())
+    for record in sorted(runs.glob("*/*.jsonl")):
+        name = record.relative_to(runs).as_posix()
+        if not any(records.get(name, {}).get("status") for records in stores):
+            behind.add(record.parent)
+    return behind
+
+
 def removable(root: Path) -> Iterator[Path]:
     """Folders that no output needs, and that nobody is writing.
 
-    Of each stage's training states the newest stays: a run that was stopped goes on from it. So
-    does the newest run record.
+    Of each stage's training states the one that has come furthest stays: a run that was stopped
+    goes on from it. So do the newest run record, and those that the tracker has not had.
     """
     features = (root / STATE_DIR / "features").glob("[!.]*")
     yield from sorted(path for path in features if path.is_dir())
-    yield from sorted((root / STATE_DIR / "runs").glob("[!.]*"))[:-1]
+    kept = records_ahead(root)
+    records = sorted((root / RUNS).glob("[!.]*"))[:-1]
+    yield from (path for path in records if path not in kept)
     for stage in sorted((root / ".ckpt").glob("[!.]*")):
         states = [path for path in stage.glob("[!.]*") if path.is_dir()]
-        older = sorted(states, key=lambda path: (path.stat().st_mtime, path.name))[:-1]
-        yield from (path for path in older if not _is_held(path))
+        behind = sorted(states, key=lambda path: (_progress(path), path.name))[:-1]
+        yield from (path for path in behind if not _is_held(path))
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -58,14 +89,28 @@ def main(arguments: Sequence[str]) -> None:
             shutil.rmtree(folder)
     done = "removed" if options.yes else "in all; make gc YES=1 removes it"
     print(f"{total / 1e6:10.1f} MB  {done}")
+    if waiting := records_ahead(Path()):
+        print(f"kept: {len(waiting)} run records that MLflow has not had; make mlflow copies them")
     if not options.yes:
         print("and what no branch, tag or experiment uses of DVC's cache; EXPERIMENTS=1 YES=1 also")
         print("removes all experiments")
         return
+    heal(Path())
     if options.experiments:
-        subprocess.run(["dvc", "exp", "remove", "--all-commits"], check=False)
+        _dvc("exp", "remove", "--all-commits")
     keep = ["--workspace", "--all-branches", "--all-tags", "--all-experiments"]
-    subprocess.run(["dvc", "gc", *keep, "-f"], check=True)
+    if code := _dvc("gc", *keep, "-f"):
+        raise SystemExit(code)
+
+
+def _dvc(*arguments: str) -> int:
+    """Run a command of DVC, which speaks for itself; its exit code."""
+    command, limit = ["dvc", *arguments], command_timeout_s()
+    try:
+        return subprocess.run(command, timeout=limit, check=False).returncode
+    except subprocess.TimeoutExpired:
+        print(f"error: {too_long(command, limit)}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Generic
 from omegaconf import OmegaConf
 
 from plumbline.config import Config, ConfigT, check_config, compose_yaml
+from plumbline.disk_errors import describe_os_error, refused_write
 from plumbline.errors import ConfigError, PlumblineError
 from plumbline.names import check_name
 from plumbline.params import check_environment
@@ -152,3 +154,10 @@ def run_stage(main: Callable[[Sequence[str]], None]) -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:
+        # Of a temporary file, or a library's own: what is an output names itself.
+        if (code := refused_write(error)) is None:
+            raise
+        place = Path(getattr(error, "filename", None) or tempfile.gettempdir())
+        print(f"error: {describe_os_error(OSError(code, str(error)), place)}", file=sys.stderr)
+        raise SystemExit(1) from None

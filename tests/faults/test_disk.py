@@ -7,8 +7,10 @@ import errno
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from tests.faults.kills import Nursery
 from tests.pipeline.checkout import Checkout
 
 Mount = Callable[..., None]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def names(folder: Path) -> set[str]:
@@ -65,6 +68,103 @@ def test_every_library_on_a_full_disk_gives_one_error_and_keeps_the_output_befor
         WRITERS[writer](partial)
     assert names(Path("models")) == {"a"}
     verify_digests(out)
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
+from plumbline.files import staged_output
+from plumbline.stage import run_stage
+from tests.faults.test_disk import WRITERS
+
+def main(arguments):
+    with staged_output(Path("models/a")) as partial:
+        WRITERS[sys.argv[1]](partial)
+
+run_stage(main)
+"""
+
+
+def script(code: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_library_at_the_limit_on_file_sizes_gives_one_line(
+    tmp_path: Path, writer: str
+) -> None:
+    done = script(LIMITED, tmp_path, writer)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: models/a: larger than a file may be here; raise the limit (ulimit -f unlimited) "
+        "and run again\n"
+    )
+    assert names(tmp_path / "models") == set()
+
+
+def test_a_quota_that_is_used_up_has_its_own_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"a: the quota of this account is used up; free some"),
+        staged_folder(tmp_path / "a"),
+    ):
+        raise RuntimeError(f"I/O error: {os.strerror(errno.EDQUOT)} (os error 122)")
+
+
+OUTSIDE = """
+import sqlite3
+from plumbline.stage import run_stage
+
+def main(arguments):
+    raise sqlite3.OperationalError("database or disk is full")
+
+run_stage(main)
+"""
+
+
+def test_a_full_disk_of_temporary_files_is_one_line_of_the_stage(tmp_path: Path) -> None:
+    done = script(OUTSIDE, tmp_path)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: /")
+    assert "the disk is full; free some space" in line
+
+
+HOLD = """
+from pathlib import Path
+from plumbline.files import output_lock
+from plumbline.stage import run_stage
+
+def main(arguments):
+    with output_lock(Path("models/a")):
+        pass
+
+run_stage(main)
+"""
+
+
+def test_a_disk_too_full_for_a_lock_is_one_line(tmp_path: Path, mount: Mount) -> None:
+    mount(tmp_path / ".plumbline", "size=8k")
+    (tmp_path / ".plumbline/locks").mkdir()
+    (tmp_path / ".plumbline/locks/0-a.lock").touch()
+    with suppress(OSError), (tmp_path / ".plumbline/filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    done = script(HOLD, tmp_path)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: .plumbline/locks/")
+    assert line.endswith(
+        "the disk is full; free some space (make gc lists what can go) and run again"
+    )
 
 
 def test_a_single_file_on_a_full_disk_keeps_its_content(tmp_path: Path, mount: Mount) -> None:

@@ -20,7 +20,8 @@ from plumbline.loading.loader_config import LoaderConfig
 from plumbline.tasks.base import Task
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
-from plumbline.training.trainer import FitResult, Trainer
+from plumbline.training.history import FitResult
+from plumbline.training.trainer import Trainer
 
 SAMPLES, BATCH, TOO_LONG = 24, 4, 13
 IMPOSSIBLE = 10**15

@@ -47,7 +47,7 @@ def tensors_of(
 def state(micro_step: int = 3, fingerprint: str = "f") -> TrainingState:
     clock = {"micro_step": micro_step}
     history = {"steps": [{"loss": 1 / 3}]}
-    return TrainingState(fingerprint, clock, {"value": 0.1}, history, plateau={"share": 0.1})
+    return TrainingState(fingerprint, clock, {"value": None}, history, plateau={"share": 0.1})
 
 
 def test_weights_optimizer_and_state_come_back_exactly(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 
 from plumbline.errors import CheckpointError
 from plumbline.training.checkpoint import CheckpointStore
-from plumbline.training.trainer import FitResult, Trainer
+from plumbline.training.history import FitResult
+from plumbline.training.trainer import Trainer
 
 RUN = {
     "epochs": 3,
@@ -213,23 +214,59 @@ def test_one_flipped_bit_in_a_checkpoint_is_refused_by_name(
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     with pytest.raises(
-        CheckpointError, match=rf"step-5/{name}: its bytes changed.*or remove \S+step-5"
+        CheckpointError,
+        match=rf"step-5/{name}: its bytes changed.*; remove {toy.folder}, and the training begins",
     ):
         build(toy).fit()
 
 
-def test_half_written_states_are_passed_over(
+def test_a_damaged_state_beside_an_older_one_is_refused_with_what_remains_without_it(
+    make_toy: Callable[[], Any], killed: type[Exception]
+) -> None:
+    toy = make_toy()
+    with pytest.raises(killed):
+        build(toy, on_log=toy.killed_at(10), checkpoint={"keep_every_epochs": 1}).fit()
+    (toy.folder / "step-10/model.safetensors").write_bytes(b"damaged")
+    remedy = f"remove {toy.folder}/step-10, and the training goes on from step-5 when run again"
+    with pytest.raises(CheckpointError, match=f"its bytes changed.*; {remedy}"):
+        build(toy).fit()
+    shutil.rmtree(toy.folder / "step-10")  # as it says
+    assert resumed(toy) == uninterrupted(make_toy())
+
+
+def test_best_weights_that_are_damaged_or_gone_are_refused_before_the_first_step(
     make_toy: Callable[[], Any], killed: type[Exception]
 ) -> None:
     toy = make_toy()
     with pytest.raises(killed):
         build(toy, on_log=toy.killed_at(6)).fit()
-    for leftover in (".step-9.partial-999999", ".step-9.before-999999"):
-        shutil.copytree(toy.folder / "step-5", toy.folder / leftover)
+    (toy.folder / "best/model.safetensors").write_bytes(b"damaged")
+    toy.log.clear()
+    with pytest.raises(CheckpointError, match=f"best/model.*changed.*; remove {toy.folder}, and"):
+        build(toy).fit()
+    shutil.rmtree(toy.folder / "best")
+    with pytest.raises(CheckpointError, match=f"best: no digests.*; remove {toy.folder}, and"):
+        build(toy).fit()
+    assert not toy.log
+    shutil.rmtree(toy.folder)  # as it says
     assert resumed(toy) == uninterrupted(make_toy())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_half_written_states_and_copies_under_other_names_are_passed_over(
+    make_toy: Callable[[], Any], killed: type[Exception]
+) -> None:
+    toy = make_toy()
+    with pytest.raises(killed):
+        build(toy, on_log=toy.killed_at(6)).fit()
+    for leftover in (".step-9.partial-999999", ".step-9.before-999999", "step-9.bak", "step-x"):
+        shutil.copytree(toy.folder / "step-5", toy.folder / leftover)
+    assert resumed(toy) == uninterrupted(make_toy())
+    assert {"step-9.bak", "step-x"} <= folders(toy)  # a copy of one's own is nobody else's
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 @pytest.mark.parametrize("call", [1, 3, 4])
 def test_a_signal_saves_the_state_at_the_next_step_and_ends_the_process(
     make_toy: Callable[[], Any], number: int, code: int, call: int

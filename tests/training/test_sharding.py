@@ -160,7 +160,7 @@ def test_one_layer_at_a_time_is_whole(make_job: MakeJob, together: Together) -> 
         for layer in layers:
             layer.register_forward_pre_hook(lambda *_: counts.append(whole_layers()))
         loader = Loader(job.train, job.task.collate, SHARDED.loader, seed=0, shuffle=False)
-        evaluate_loss(job.model, job.task, loader, CPU, "fp32", spread(processes))
+        evaluate_loss(job.model, job.task, loader.batches(0), CPU, "fp32", spread(processes))
         after = [whole_layers()]
         gradients_of(job, spread(processes), 3)
         return counts, after[0] + whole_layers()

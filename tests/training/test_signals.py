@@ -5,10 +5,12 @@ import signal
 
 import pytest
 
-from plumbline.training.signals import StopRequest
+from plumbline.training.signals import STOPPING, StopRequest
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_is_noted_and_left_with_its_exit_code(number: int, code: int) -> None:
     before = signal.getsignal(number)
     with StopRequest() as stop:
@@ -24,7 +26,7 @@ def test_a_signal_is_noted_and_left_with_its_exit_code(number: int, code: int) -
 
 
 def test_handlers_are_restored_after_an_error() -> None:
-    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(n) for n in STOPPING]
     with pytest.raises(KeyError), StopRequest():
         raise KeyError
-    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(n) for n in STOPPING] == before

@@ -29,19 +29,23 @@ MakeJob = Callable[..., TrainingJob]
 Together = Callable[[Callable[[Processes], Any]], list[Any]]
 
 
-def _child(rank: int, port: int, function: Callable[[Processes], Any], out: Path) -> None:
+def _child(
+    rank: int, port: int, function: Callable[[Processes], Any], out: Path, timeout_s: float
+) -> None:
     signal.alarm(240)  # processes that wait for each other for ever are a failure, and end
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
-        result = function(Processes.join(CPU))
+        result = function(Processes.join(CPU, timeout_s))
     except BaseException as error:  # an error of a child is a result, to be looked at by the test
         result = error
     out.write_bytes(pickle.dumps(result))
     os._exit(0)
 
 
-def run_together(folder: Path, function: Callable[[Processes], Any]) -> list[Any]:
+def run_together(
+    folder: Path, function: Callable[[Processes], Any], timeout_s: float = 240.0
+) -> list[Any]:
     """Run a function in two processes; what each returned or raised, None for one that died."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -51,7 +55,7 @@ def run_together(folder: Path, function: Callable[[Processes], Any]) -> list[Any
     for rank, place in enumerate(places):
         place.unlink(missing_ok=True)
         if (pid := os.fork()) == 0:
-            _child(rank, port, function, place)
+            _child(rank, port, function, place, timeout_s)
         children.append(pid)
     for pid in children:
         os.waitpid(pid, 0)

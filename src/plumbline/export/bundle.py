@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from plumbline.data import undecodable
+from plumbline.disk_errors import refused_write
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig, Format
 from plumbline.export.graphs import GraphSpec
@@ -26,7 +27,7 @@ from plumbline.export.plan import BundlePlan, BundleSource, GraphPlan, Readme, c
 from plumbline.export.selftest import write_selftest
 from plumbline.export.templates.files import open_graph
 from plumbline.export.templates.model import CONTRACT_VERSION, Model
-from plumbline.files import dump_json, is_disk_full, write_digests
+from plumbline.files import dump_json, write_digests
 from plumbline.models.stored import ARCHITECTURE, SPEC
 from plumbline.models.weights import WEIGHTS, save_weights
 from plumbline.registry import load_attribute
@@ -147,7 +148,7 @@ def _write_formats(
             _try_alone(specs, files, name, out)
             error = None
         except Exception as caught:  # exporters raise whatever a model's own code leads them to
-            if is_disk_full(caught):
+            if refused_write(caught) is not None:
                 raise  # no fault of the format: a bundle without it would be half a bundle
             files, description, error = {}, {}, _describe_error(caught)
             _logger.warning("export to %s failed: %s", name, error)

@@ -1,6 +1,5 @@
 """A few steps of the one training loop over chosen samples, to learn something of it."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from plumbline.inspection.target import Target
 from plumbline.loading.loader import Loader, SampleSource
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.loading.random import keyed_generator
+from plumbline.scratch import scratch_folder
 from plumbline.tasks.base import TrainingJob
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
@@ -71,8 +71,8 @@ def run_probe(
             "schedule": ScheduleConfig(name="constant"),
         }
     )
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = _trainer(target, job, numbers, batch_size, settings, Path(folder), on_step)
+    with scratch_folder() as folder:
+        trainer = _trainer(target, job, numbers, batch_size, settings, folder, on_step)
         try:
             trainer.fit()
         except _Enough:

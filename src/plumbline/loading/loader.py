@@ -7,12 +7,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from plumbline.batch import Batch, Sample
 from plumbline.errors import ConfigError
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.loading.random import keyed_generator
+from plumbline.loading.workers import worker_batches
 
 POOL_BATCHES = 50
 """Batches whose samples are sorted by length together: enough to save padding, few enough that
@@ -220,17 +221,15 @@ class Loader:
         an empty `sample_index`; a stand-in has its other keys besides.
         """
         keys = [self._share.keys(batch, epoch) for batch in self._plan(epoch)[start:]]
-        workers = self._config.workers
-        loader: DataLoader[Any] = DataLoader(
-            Keyed(self.source),
-            batch_sampler=keys,
-            num_workers=workers,
-            collate_fn=partial(collate_share, self._collate),
-            # Its base seed would otherwise be drawn from the global generator, step by step.
-            generator=None if workers == 0 else _fixed_generator(),
-            multiprocessing_context="fork" if workers else None,
-        )
-        yield from loader
+        collate = partial(collate_share, self._collate)
+        source = Keyed(self.source)
+        if workers := self._config.workers:
+            yield from worker_batches(
+                source, keys, collate, workers=workers, timeout_s=self._config.timeout_s
+            )
+            return
+        for batch in keys:
+            yield collate([source[key] for key in batch])
 
 
 def collate_share(
@@ -260,12 +259,6 @@ def _find_lengths(source: SampleSource, config: LoaderConfig) -> Indices | None:
             f"{lengths.max()}; raise it or cut the samples shorter"
         )
     return lengths
-
-
-def _fixed_generator() -> Any:
-    import torch
-
-    return torch.Generator().manual_seed(0)
 
 
 def pad_rows(rows: Sequence[np.ndarray[Any, Any]], value: int) -> np.ndarray[Any, Any]:

@@ -19,6 +19,9 @@ class LoaderConfig(Config):
     """Limit on a batch's longest length times its samples, padding included."""
     workers: int = Field(0, ge=0)
     """Loader processes; the batches are the same for any number."""
+    timeout_s: float = Field(600.0, gt=0.0)
+    """Seconds for which the training waits while no loader process reads a sample; then it ends. A
+    slow disk is no fault as long as samples come."""
     cache_mb: int = Field(0, ge=0)
     """Memory for decoded samples, in MiB for each loader process; 0: none are kept."""
 

@@ -1,12 +1,50 @@
-"""Loader processes that die: named in one line, whatever the training was doing at that moment."""
+"""Loader processes: started, watched, ended; what goes wrong in them is said in one line.
 
+Three things can leave a training waiting for them: one dies, one cannot hand over its batch, or all
+of them stand still. torch notices the first alone.
+"""
+
+import ctypes
+import errno
+import logging
+import mmap
+import multiprocessing
+import multiprocessing.queues
+import os
 import re
-from collections.abc import Iterator
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.context import ForkContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from plumbline.batch import Batch
 from plumbline.errors import TrainingError
+from plumbline.scratch import scratch_folder
 
+logger = logging.getLogger(__name__)
+
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108  where torch puts the tensors of a batch
+_PREFETCH = 2
+"""Batches that each process makes ahead: torch's default."""
+_END_S = 2.0
+"""How long loader processes whose batches are not wanted any more may take to end."""
+_PR_SET_PDEATHSIG = 1
 _DEATH = re.compile(r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed|exited)[^.]*")
+_GOES_ON = "then run again: the training goes on from its last state"
+
+
+class LoaderError(TrainingError):
+    """The loader processes give no batch; the training itself stands between two steps."""
 
 
 def refuse_dead_worker(error: BaseException) -> None:
@@ -21,7 +59,7 @@ def refuse_dead_worker(error: BaseException) -> None:
     if isinstance(error, RuntimeError) and (death := _DEATH.search(str(error))):
         raise TrainingError(
             f"loader: {death[0]}; where memory is short lower loader.workers or loader.cache_mb "
-            "(0 workers need least), then run again: the training goes on from its last state"
+            f"(0 workers need least), {_GOES_ON}"
         ) from error
 
 
@@ -32,4 +70,230 @@ def naming_dead_workers() -> Iterator[None]:
         yield
     except RuntimeError as error:
         refuse_dead_worker(error)
+        raise
+
+
+@dataclass(frozen=True)
+class _Undelivered:
+    """Comes in place of a batch that its process could not hand over."""
+
+    reason: str
+
+
+class _Queue(multiprocessing.queues.Queue):  # type: ignore[type-arg]
+    """A queue whose sender says so when it cannot send, instead of keeping it to itself."""
+
+    def _on_queue_feeder_error(self, error: Exception, item: Any) -> None:
+        """Called in the thread that sends; `item` is the number of a batch and the batch."""
+        if isinstance(item, tuple) and len(item) == 2:
+            self.put((item[0], _Undelivered(f"{type(error).__name__}: {error}")))
+
+
+class _Fork(ForkContext):
+    def Queue(self, maxsize: int = 0) -> _Queue:  # noqa: N802
+        return _Queue(maxsize, ctx=self.get_context())
+
+
+class _Watched(Dataset[Any]):
+    """A dataset that counts for each process how often it was read, where the others see it."""
+
+    def __init__(self, dataset: Dataset[Any], workers: int) -> None:
+        self._dataset = dataset
+        # Anonymous memory, shared by the fork: neither a file nor a descriptor.
+        self._memory = mmap.mmap(-1, 8 * workers)
+        self._beats = np.frombuffer(self._memory, np.int64)
+
+    def __getitem__(self, key: Any) -> Any:
+        sample = self._dataset[key]
+        worker = get_worker_info()
+        assert worker is not None
+        self._beats[worker.id] += 1
+        return sample
+
+    def beats(self) -> int:
+        return int(self._beats.sum())
+
+
+class _Watch:
+    """Ends loader processes of which none has read a sample for too long while one waits for them.
+
+    Their death is a signal to the waiting process, which gets it out of any wait.
+    """
+
+    def __init__(
+        self, beats: Callable[[], int], processes: Sequence[BaseProcess], limit_s: float
+    ) -> None:
+        self._beats, self._processes, self._limit_s = beats, processes, limit_s
+        self._waits = False
+        self._over = threading.Event()
+        self.stalled = False
+        self._thread = threading.Thread(target=self._run, name="loader-watch", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+
+    def _run(self) -> None:
+        look_s = min(1.0, self._limit_s / 4)
+        seen, idle_s, last = -1, 0.0, time.monotonic()
+        while not self._over.wait(look_s):
+            now, beats = time.monotonic(), self._beats()
+            # Of a time in which this process was stopped too, no more than a look counts.
+            idle_s = idle_s + min(now - last, 2 * look_s) if beats == seen else 0.0
+            if not self._waits:
+                idle_s = 0.0
+            seen, last = beats, now
+            if idle_s >= self._limit_s:
+                self.stalled = True
+                self._kill()
+                return
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+
+    def end(self, iterator: Any) -> None:
+        """End the processes: those that do not answer within a moment are killed."""
+        self._over.set()
+        self._thread.join()
+        killer = threading.Timer(_END_S, self._kill)
+        killer.daemon = True
+        killer.start()
+        try:
+            iterator._shutdown_workers()
+        except RuntimeError as error:  # the signal of a death; the rest has been done
+            logger.debug("while ending loader processes: %s", error)
+        finally:
+            killer.cancel()
+            self._kill()
+
+
+def _enter_worker(number: int) -> None:
+    """Make a loader process one that only its parent ends, and that never outlives it.
+
+    A signal to the whole group, as of a terminal or a job's end, is for the training: it saves its
+    state first.
+    """
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def worker_batches(
+    dataset: Dataset[Any],
+    keys: Sequence[Any],
+    collate: Callable[[Sequence[Any]], Batch],
+    *,
+    workers: int,
+    timeout_s: float,
+) -> Iterator[Batch]:
+    """The batches of `keys` in their order, made by `workers` processes.
+
+    Raises:
+        LoaderError: a batch cannot be handed over, or no process has read a sample for
+            `timeout_s` seconds while the training waited.
+    """
+    watched = _Watched(dataset, workers)
+    loader = DataLoader(
+        watched,
+        batch_sampler=keys,
+        num_workers=workers,
+        prefetch_factor=_PREFETCH,
+        collate_fn=collate,
+        # Its base seed would otherwise be drawn from the global generator, step by step.
+        generator=torch.Generator().manual_seed(0),
+        multiprocessing_context=_Fork(),
+        worker_init_fn=_enter_worker,
+    )
+    with scratch_folder() as sockets, _naming_limits(workers):
+        iterator, processes = _start(loader, sockets)
+        watch = _Watch(watched.beats, processes, timeout_s)
+        try:
+            for _ in keys:
+                yield _next(iterator, watch, workers, timeout_s)
+        finally:
+            watch.end(iterator)
+
+
+def _start(loader: DataLoader[Any], sockets: Path) -> tuple[Any, list[BaseProcess]]:
+    """Fork the processes of a loader, with a folder for the sockets over which they hand batches.
+
+    Their own would stay where the training is killed.
+    """
+    config: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    before = multiprocessing.active_children()
+    outer = config.pop("tempdir", None)
+    config["tempdir"] = str(sockets)
+    try:
+        iterator = iter(loader)
+    except BaseException:
+        for begun in _children_beside(before):
+            begun.kill()
+        raise
+    finally:
+        config.pop("tempdir")
+        if outer is not None:
+            config["tempdir"] = outer
+    return iterator, _children_beside(before)
+
+
+def _children_beside(others: Sequence[BaseProcess]) -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child not in others]
+
+
+def _next(iterator: Any, watch: _Watch, workers: int, timeout_s: float) -> Batch:
+    try:
+        with watch.waiting():
+            batch = next(iterator)
+    except (RuntimeError, OSError, EOFError) as error:
+        if watch.stalled:
+            raise LoaderError(
+                f"loader: none of the {workers} loader processes has read a sample for "
+                f"{timeout_s:g} s (loader.timeout_s); look at the disk or the network that the "
+                f"data comes from, or raise it, {_GOES_ON}"
+            ) from error
+        raise
+    if isinstance(batch, _Undelivered):
+        raise LoaderError(_undelivered(batch.reason, workers))
+    made: Batch = batch
+    return made
+
+
+def _undelivered(reason: str, workers: int) -> str:
+    if os.strerror(errno.EMFILE) in reason:
+        return _too_many_files(workers)
+    if any(words in reason for words in ("No space left", "shared memory", "allocate memory")):
+        remedy = (
+            f"give {_SHARED_MEMORY} more room (docker run --shm-size), or lower loader.workers (0 "
+            "workers need none of it)"
+        )
+    else:
+        remedy = "lower loader.workers (0 workers hand over nothing)"
+    return (
+        f"loader.workers = {workers}: a loader process cannot hand over its batch "
+        f"({' '.join(reason.split())[:200]}); {remedy}, {_GOES_ON}"
+    )
+
+
+def _too_many_files(workers: int) -> str:
+    return (
+        f"loader.workers = {workers}: too many open files; raise the limit (ulimit -n 4096) or "
+        f"lower loader.workers, {_GOES_ON}"
+    )
+
+
+@contextmanager
+def _naming_limits(workers: int) -> Iterator[None]:
+    """Say in one line that the limit on open files ends the talk with the loader processes."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        full = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+        if full or re.search("[Tt]oo many open files|items of ancdata", str(error)):
+            raise LoaderError(_too_many_files(workers)) from error
         raise

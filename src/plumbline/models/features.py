@@ -1,7 +1,7 @@
 """Features of a frozen image encoder, computed once per distinct image and kept on disk."""
 
-import fcntl
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,13 @@ from plumbline.loading.transform_config import Normalization
 from plumbline.loading.transforms import normalize_images, resize_images
 from plumbline.models.vision import ImageEncoder
 from plumbline.tracking.progress import tracked
+from plumbline.waiting import patient_lock
 
 logger = logging.getLogger(__name__)
 
 BATCH_IMAGES = 256
+_BATCH_S = 1800.0
+"""What the longest batch may take before who waits for the features gives up."""
 
 
 def encode_images(
@@ -71,8 +74,8 @@ def cached_features(
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Two queued experiments may want the same features at the same moment: one makes them.
-    with folder.with_suffix(".lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = folder.with_suffix(".lock")
+    with patient_lock(lock, idle_s=_BATCH_S):
         if not _is_whole(folder):
             _encode_all(encoder, images, normalize, image_size, folder, device)
     shape = tuple(read_json(folder / "features.json")["shape"])
@@ -96,5 +99,6 @@ def _encode_all(
             batch = images[at : at + BATCH_IMAGES]
             tokens = encode_images(encoder, batch, normalize, image_size, device)
             out[at : at + len(batch)] = tokens.numpy()
+            os.utime(folder.with_suffix(".lock"))  # whoever waits sees that it goes on
         out.flush()
         (partial / "features.json").write_text(dump_json({"shape": list(shape)}), encoding="utf-8")

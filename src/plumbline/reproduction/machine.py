@@ -3,7 +3,6 @@
 import json
 import platform
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from plumbline.config import Config
 from plumbline.errors import ConfigError
 from plumbline.files import dump_json, sha256_file
 from plumbline.params import installed_versions
+from plumbline.waiting import run_command
 
 RECORD = "reproduction.json"
 """In git beside dvc.lock: the machine that made it. No output, so that no stage depends on it."""
@@ -85,7 +85,7 @@ def describe_machine(threads: int) -> Machine:
         ConfigError: torch cannot be imported.
     """
     command = [sys.executable, "-c", _ASK_TORCH]
-    asked = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    asked = run_command(command)
     if asked.returncode:
         last = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ConfigError(f"torch cannot be asked for the CPU's type ({last}); run make setup")

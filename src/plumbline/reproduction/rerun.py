@@ -16,6 +16,7 @@ from plumbline.files import atomic_write
 from plumbline.reproduction.compare import Outcome, Side
 from plumbline.reproduction.lock import LOCK, StageEntry, read_lock
 from plumbline.reproduction.tolerance import figures_of
+from plumbline.waiting import run_command
 
 _RUNNING = re.compile(r"^Running stage '([^']+)'")
 _FAILED = re.compile(r"failed to reproduce '([^']+)'")
@@ -43,17 +44,9 @@ def call(folder: Path, *command: str) -> str:
     """Run a command in a folder and return what it printed.
 
     Raises:
-        OutputError: it failed; the text has the last line of what it said.
+        OutputError: it failed or did not end; the text has the last line of what it said.
     """
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
+    done = run_command(command, cwd=folder, env=environment())
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
         said = lines[-1].removeprefix("error: ") if lines else f"exit code {done.returncode}"

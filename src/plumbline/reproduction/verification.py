@@ -1,7 +1,6 @@
 """From a request to a certificate: make the clones, run them, compare."""
 
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from plumbline.reproduction.rerun import (
     uncommitted_changes,
 )
 from plumbline.reproduction.tolerance import read_tolerances
+from plumbline.scratch import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def _place_for_clones(into: Path | None) -> Iterator[Path]:
     if into is not None:
         yield into.absolute()
         return
-    with tempfile.TemporaryDirectory(prefix="plumbline-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    with scratch_folder() as folder:
+        yield folder
 
 
 @dataclass(frozen=True)

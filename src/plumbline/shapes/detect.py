@@ -6,7 +6,6 @@ Images and audio are not decoded, and nothing that grows with the rows is kept i
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -17,6 +16,7 @@ from plumbline.data.columns import CONTENT, SPLITS, TEXTS
 from plumbline.data.disk_index import DiskCounter, DiskIndex
 from plumbline.data.parquet import column_names, count_rows, iter_table
 from plumbline.errors import DataError
+from plumbline.scratch import scratch_folder
 from plumbline.shapes.features import FeatureShapes
 from plumbline.shapes.media import AudioShapes, ImageShapes
 from plumbline.shapes.repeats import Repeats
@@ -91,11 +91,11 @@ def detect_shapes(clean: Path, config: ShapesConfig) -> dict[str, Any]:
     columns = _columns(clean)
     parts = PartRows()
     with (
-        TemporaryDirectory(prefix="plumbline-") as folder,
-        closing(DiskIndex(Path(folder) / "media.sqlite")) as seen,
-        closing(DiskCounter(Path(folder) / "sizes.sqlite")) as sizes,
-        closing(DiskCounter(Path(folder) / "answers.sqlite")) as answers,
-        closing(Repeats(Path(folder) / "rows.sqlite")) as repeats,
+        scratch_folder() as folder,
+        closing(DiskIndex(folder / "media.sqlite")) as seen,
+        closing(DiskCounter(folder / "sizes.sqlite")) as sizes,
+        closing(DiskCounter(folder / "answers.sqlite")) as answers,
+        closing(Repeats(folder / "rows.sqlite")) as repeats,
     ):
         try:
             probes = [*_make_probes(columns, config, seen, sizes, answers), repeats]

@@ -3,7 +3,6 @@
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import ClassVar, Literal
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ from typing_extensions import override
 from plumbline.config import Config
 from plumbline.data.columns import CANONICAL, MEDIA
 from plumbline.errors import DataError
+from plumbline.scratch import scratch_folder
 from plumbline.sources.base import Below, ColumnNames, Source, SplitPlaces, require_path
 from plumbline.sources.csv import read_records
 from plumbline.sources.encoding import Encoding, encode_text, has_stray_bytes, stray_bytes
@@ -106,8 +106,8 @@ class FolderSource(Source):
             for found in self._files(root):
                 yield self._row(found)
             return
-        with TemporaryDirectory(prefix="plumbline-") as folder:
-            lines = _TableLines(Path(folder) / "lines.db", self.table, self.tally)
+        with scratch_folder() as folder:
+            lines = _TableLines(folder / "lines.db", self.table, self.tally)
             try:
                 for split, place in self.splits.items() or [("", "")]:
                     lines.add(root, split, place)

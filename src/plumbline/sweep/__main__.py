@@ -11,6 +11,7 @@ from pathlib import Path
 
 from plumbline.errors import ConfigError, PlumblineError
 from plumbline.files import atomic_write, output_lock
+from plumbline.heal import heal
 from plumbline.reproduction.own import adopt
 from plumbline.stage import run_stage
 from plumbline.sweep.best import write_best
@@ -72,6 +73,8 @@ def _search(root: Path, options: argparse.Namespace, config: SweepConfig) -> Non
     folder = sweep_folder(root, options.name)
     with output_lock(folder.relative_to(root)):
         queue = DvcQueue(root, config.slots)
+        for path in heal(root):
+            _say(f"removed {path}: what a killed dvc left of an entry of its run cache")
         queue.settle()  # before the checkout is looked at: DVC changes it while it queues
         adopt(root)
         search = Search(root, options.name, config, baseline_of(root))

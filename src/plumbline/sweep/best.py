@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from omegaconf import OmegaConf
 from plumbline.config import compose_yaml
 from plumbline.errors import ConfigError
 from plumbline.files import atomic_write, digest_of
+from plumbline.scratch import scratch_folder
 from plumbline.sweep.overrides import is_group, parse, same_params
 
 _GROUP = "experiment"
@@ -100,8 +100,8 @@ def _choice_key(override: Override) -> str:
 
 def _check(conf: Path, name: str, body: str, overrides: Sequence[str]) -> None:
     """Compose both ways in a copy of conf/, where a wrong file does no harm."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "conf"
+    with scratch_folder() as folder:
+        copy = folder / "conf"
         shutil.copytree(conf, copy)
         (copy / _GROUP).mkdir(exist_ok=True)
         (copy / _GROUP / f"{name}.yaml").write_text(

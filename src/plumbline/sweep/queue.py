@@ -26,6 +26,7 @@ from dvc.repo import Repo
 from plumbline.errors import ConfigError, OutputError, PlumblineError
 from plumbline.files import STATE_DIR
 from plumbline.reproduction.lock import LOCK, read_lock
+from plumbline.waiting import command_timeout_s, run_command, too_long
 
 RunState = Literal["queued", "running", "failed", "lost"]
 
@@ -207,17 +208,24 @@ class DvcQueue:
         # Output goes to a file, for a worker would keep a pipe open.
         with self._queueing() as lock, self._log.open("wb") as log:
             starts = starts or "start" in command
-            done = subprocess.run(
-                list(command),
-                cwd=self._root,
-                env={**self._environment, **variables},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=() if starts else (lock,),  # workers must not inherit it
-                check=False,
-            )
+            limit = command_timeout_s()
+            try:
+                done = subprocess.run(
+                    list(command),
+                    cwd=self._root,
+                    env={**self._environment, **variables},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=() if starts else (lock,),  # workers must not inherit it
+                    timeout=limit,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise OutputError(
+                    f"{too_long(command, limit)}; git status shows what it left in the checkout"
+                ) from None
         return done.returncode, self._log.read_text(errors="replace", encoding="utf-8")
 
     def settle(self) -> None:
@@ -287,9 +295,7 @@ def git(root: Path, *arguments: str) -> str:
         ConfigError: there is no repository, or no commit.
     """
     command = ["git", "--no-optional-locks", *arguments]
-    done = subprocess.run(
-        command, cwd=root, capture_output=True, text=True, encoding="utf-8", check=False
-    )
+    done = run_command(command, cwd=root)
     if done.returncode:
         raise ConfigError(f"git {arguments[0]}: {_last_error(done.stderr)}")
     return done.stdout

@@ -65,6 +65,12 @@ class Progress:
         write_json(self.path, {**_read_state(self.path), self.store: mine})
 
 
+def read_stores(root: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """By store, how far each record of the checkout in `root` has come there."""
+    state = _read_state(root / STATE)
+    return {name: entry.get("records", {}) for name, entry in state.items()}
+
+
 def _read_state(path: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
         state = json.loads(path.read_text(encoding="utf-8"))

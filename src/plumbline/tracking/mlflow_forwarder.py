@@ -36,8 +36,11 @@ from plumbline.tracking.mlflow_store import (
     tracking_uri,
 )
 from plumbline.tracking.record import FORWARDER_LOCK, RUNS
+from plumbline.waiting import patient_lock
 
 STORE_LOCK = STATE_DIR / "mlflow-store.lock"
+"""Held while a database may be in creation: two creators at once leave it unusable."""
+_CREATION_S = 600.0
 
 POLL_S = 1.0
 ATTEMPTS = 3
@@ -346,14 +349,6 @@ def _single_instance(root: Path) -> Iterator[bool]:
         yield True
 
 
-@contextmanager
-def _store_lock(root: Path) -> Iterator[None]:
-    """Held while a database may be in creation: two creators at once leave it unusable."""
-    with (root / STORE_LOCK).open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _step_back() -> None:
     """Take only the CPU time that no stage wants."""
     os.nice(19)
@@ -373,7 +368,7 @@ def main(arguments: Sequence[str]) -> int:
     (root / RUNS).mkdir(parents=True, exist_ok=True)
 
     def open_run_store() -> RunStore:
-        with _store_lock(root):
+        with patient_lock(root / STORE_LOCK, idle_s=_CREATION_S):
             return open_store(uri, root)
 
     if not options.once:
@@ -381,7 +376,9 @@ def main(arguments: Sequence[str]) -> int:
     while True:
         with _single_instance(root) as alone:
             if not alone:
-                with _store_lock(root):  # who called may open the database: let it be complete
+                with patient_lock(
+                    root / STORE_LOCK, idle_s=_CREATION_S
+                ):  # who called may open the database: let it be complete
                     return 0
             forwarder = Forwarder(root, Progress.load(root, uri), open_run_store)
             idle_s = float(os.environ.get("PLUMBLINE_FORWARDER_IDLE_S", "20"))

@@ -8,6 +8,7 @@ metric. Tensors are safetensors and the rest JSON: nothing here can execute code
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plumbline.disk_errors import describe_os_error
 from plumbline.errors import CheckpointError, OutputError
 from plumbline.files import (
-    describe_os_error,
     digest_of,
     dump_json,
     exclusive_lock,
@@ -62,6 +63,15 @@ class TrainingState:
     """Of early stopping, by metric."""
 
 
+_STEP = re.compile(r"step-(\d+)")
+
+
+def _states(folder: Path) -> dict[int, Path]:
+    """The states in a run's folder by their step; copies under other names are none."""
+    named = {path: _STEP.fullmatch(path.name) for path in folder.glob("step-*")}
+    return {int(step[1]): path for path, step in named.items() if step}
+
+
 class CheckpointStore:
     """The folder of one run's training state."""
 
@@ -89,7 +99,7 @@ class CheckpointStore:
 
     def latest(self) -> Path | None:
         """The newest complete state, by step number, never by time; None when there is none."""
-        steps = {int(p.name.removeprefix("step-")): p for p in self.folder.glob("step-*")}
+        steps = _states(self.folder)
         return steps[max(steps)] if steps else None
 
     def nearest_other(self) -> str | None:
@@ -102,7 +112,7 @@ class CheckpointStore:
         found = []
         for path in sorted(self.folder.parent.glob(f"*/step-*/{IDENTITY}")):
             with suppress(CheckpointError):  # it goes while its own run goes on
-                if path.parents[1] != self.folder:
+                if path.parents[1] != self.folder and _STEP.fullmatch(path.parent.name):
                     found.append((list_differences(read_json(path), self._identity), path.parent))
         if not found:
             return None
@@ -124,7 +134,8 @@ class CheckpointStore:
             state: the rest.
             epoch: number of the epoch that just ended, 0 within an epoch.
         """
-        before = [p for p in self.folder.glob("step-*") if not (p / "snapshot").exists()]
+        states = _states(self.folder).values()
+        before = [path for path in states if not (path / "snapshot").exists()]
         final = self.folder / f"step-{state.clock['micro_step']}"
         with staged_folder(final) as partial:
             save_tensors(dict(weights), partial / WEIGHTS)
@@ -153,19 +164,29 @@ class CheckpointStore:
         Raises:
             CheckpointError: damaged, or it belongs to a run with another fingerprint.
         """
-        try:
-            verify_digests(path)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; or remove {path} to train anew") from None
+        verify_digests(path, remedy=self._without(path))
         state = TrainingState(**read_json(path / "state.json"))
         if state.fingerprint != self._fingerprint:
             raise CheckpointError(
                 f"{path}: belongs to another run (fingerprint {state.fingerprint[:12]}, this one "
                 f"has {self._fingerprint[:12]}){self._compare(path)}; remove it"
             )
+        if state.best.get("value") is not None:  # hours before it is needed
+            verify_digests(self.folder / "best", remedy=self._anew())
         load_weights(model, path / WEIGHTS)
         _restore_optimizer(optimizer, read_tensors(path / "optimizer.safetensors"))
         return state
+
+    def _without(self, damaged: Path) -> str:
+        """What to do about a damaged state: what remains if it goes."""
+        others = {step: path for step, path in _states(self.folder).items() if path != damaged}
+        if not others:
+            return self._anew()
+        older = others[max(others)].name
+        return f"remove {damaged}, and the training goes on from {older} when run again"
+
+    def _anew(self) -> str:
+        return f"remove {self.folder}, and the training begins anew when run again"
 
     def _compare(self, path: Path) -> str:
         if self._identity is None or not (path / IDENTITY).is_file():
@@ -179,7 +200,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: there are none, or they are damaged.
         """
-        verify_digests(self.folder / "best")
+        verify_digests(self.folder / "best", remedy=self._anew())
         load_weights(model, self.folder / "best" / WEIGHTS)
 
     def remove(self) -> None:

@@ -210,6 +210,9 @@ class TrainerConfig(Config):
     processes: int = Field(1, ge=1)
     """Processes that share every batch on this machine, each with the stage's `threads` and, with
     GPUs, one of its own. Sums of floats depend on their number."""
+    timeout_s: float = Field(1800.0, gt=0.0)
+    """Seconds for which one of several processes waits for another before it gives up; figures of a
+    validation that the first computes alone must fit into it."""
     shard_layers: bool = False
     """Spread the parameters of layers, their gradients and optimiser state over the processes,
     for a model that does not fit a single one; each layer is gathered whenever it is used."""

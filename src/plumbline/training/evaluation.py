@@ -1,10 +1,12 @@
 """Mean loss over a split."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
 from plumbline.batch import Batch
-from plumbline.loading.loader import Loader, computes, counts
+from plumbline.loading.loader import computes, counts
 from plumbline.models.device import autocast, to_device
 from plumbline.tasks.base import Task
 from plumbline.training.processes import Processes
@@ -14,19 +16,19 @@ from plumbline.training.processes import Processes
 def evaluate_loss(
     model: nn.Module,
     task: Task,
-    loader: Loader,
+    batches: Iterable[Batch],
     device: torch.device,
     precision: str,
     processes: Processes | None = None,
 ) -> float:
-    """Loss per target, over all batches of an unshuffled loader; the model is left evaluating.
+    """Loss per target, over all batches of a split; the model is left evaluating.
 
     Several processes evaluate their shares of each batch, and all get the loss of the whole.
     """
     model.eval()
     together = processes or Processes()
     total, count = 0.0, 0
-    for batch in loader.batches(epoch=0):
+    for batch in batches:
         with autocast(device, precision):
             found = _sums(model, task, batch, device, together)
         total, count = total + found[0], count + found[1]

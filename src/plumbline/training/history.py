@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plumbline.training.clock import Best, Clock
+
 Row = dict[str, float | int]
 
 MICRO_STEPS = ("micro_step", "global_step")
@@ -67,3 +69,15 @@ def _as_csv(rows: Sequence[Mapping[str, float | int | str]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a finished training has to say; the model itself holds the best weights."""
+
+    history: History
+    clock: Clock
+    best: Best
+    frozen_tensors: int
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Device, precision and the like: for the run record, not for outputs."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from plumbline.errors import ConfigError, TrainingError
 
-_STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
+_STOPPED = tuple(128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 """Exit codes of a training that has saved its state after a signal."""
 _PR_SET_PDEATHSIG = 1
 

@@ -7,6 +7,22 @@ from plumbline.loading.loader import Loader
 from plumbline.training.config import TrainerConfig
 
 
+def check_splits(train: Loader, validation: Loader | None, config: TrainerConfig) -> None:
+    """Refuse a training without samples, or validation without any.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if not len(train):
+        raise ConfigError("no training sample: nothing in the train split fits the task")
+    if config.validates and not (validation and len(validation)):
+        every = "epochs" if config.validate_every_epochs else "steps"
+        raise ConfigError(
+            f"trainer.validate_every_{every}: no validation sample; give the dataset a "
+            "validation split, or switch validation off to train without (0 epochs, null steps)"
+        )
+
+
 def epoch_ends(train: Loader, config: TrainerConfig) -> list[int]:
     """Optimiser steps made by the end of each epoch; epochs may differ in their batches."""
     ends: list[int] = []

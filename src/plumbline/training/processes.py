@@ -5,9 +5,11 @@ gradients summed over all of them; only the first one writes. A process that is 
 the detours.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -37,6 +39,12 @@ def _meeting() -> Iterator[None]:
         yield
     except RuntimeError as error:
         refuse_dead_worker(error)
+        if re.search("[Tt]imed? ?out", str(error)):
+            raise TrainingError(
+                "another process of this training has not answered within trainer.timeout_s; look "
+                "what it waits for (a disk, a GPU), or raise it. The last checkpoint stands: run "
+                "again to go on from it"
+            ) from error
         raise TrainingError(
             "another process of this training is gone; its own message says why. The last "
             "checkpoint stands: run again to go on from it"
@@ -55,15 +63,19 @@ class Processes:
     """Whether the model is spread over them, so that none can make a pass without the others."""
 
     @classmethod
-    def join(cls, device: torch.device) -> "Processes":
+    def join(cls, device: torch.device, timeout_s: float) -> "Processes":
         """Meet the others, as the environment that torchrun gives says.
+
+        Args:
+            device: what to compute on.
+            timeout_s: how long one waits for another, now and later.
 
         Returns:
             This process's place among them, with its own GPU where `device` is one.
         """
         from accelerate import PartialState
 
-        state = PartialState(cpu=device.type == "cpu")
+        state = PartialState(cpu=device.type == "cpu", timeout=timedelta(seconds=timeout_s))
         return cls(state.process_index, state.num_processes, state.device)
 
     @property

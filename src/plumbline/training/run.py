@@ -31,10 +31,11 @@ from plumbline.training.checkpoint import (
 from plumbline.training.config import TrainerConfig
 from plumbline.training.flops import count_step
 from plumbline.training.freeze import set_training_mode
+from plumbline.training.history import FitResult
 from plumbline.training.processes import Processes
 from plumbline.training.sections import TrainingConfig
 from plumbline.training.skipping import FAILURES
-from plumbline.training.trainer import FitResult, OnLog, Trainer
+from plumbline.training.trainer import OnLog, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ def _prepared(
         "device": device.type,
         "precision": resolve_precision(run.trainer.precision, device),
     }
-    identity = identify_run({**run.settings, **machine}, job.inputs)
+    identity = identify_run({**_that_shape_results(run.settings), **machine}, job.inputs)
     fingerprint = fingerprint_run(identity)
     with _state_folder(run.stage, fingerprint, processes) as folder:
         store = CheckpointStore(
@@ -184,6 +185,20 @@ def _prepared(
             on_log=on_log,
             processes=processes,
         )
+
+
+_SHAPE_NOTHING = {"loader": {"workers", "cache_mb", "timeout_s"}, "trainer": {"timeout_s"}}
+"""Settings of `train` under any value of which a training goes on from its state."""
+
+
+def _that_shape_results(settings: Mapping[str, Any]) -> dict[str, Any]:
+    train = {
+        group: {name: v for name, v in values.items() if name not in _SHAPE_NOTHING[group]}
+        if group in _SHAPE_NOTHING
+        else values
+        for group, values in settings.get("train", {}).items()
+    }
+    return {**settings, "train": train}
 
 
 @contextmanager

@@ -8,17 +8,17 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor, nn
 
 from plumbline.batch import Batch
-from plumbline.errors import ConfigError, TrainingError
+from plumbline.errors import TrainingError
 from plumbline.loading.loader import Loader
 from plumbline.loading.random import keyed_seed
-from plumbline.loading.workers import naming_dead_workers
+from plumbline.loading.workers import LoaderError, naming_dead_workers
 from plumbline.metrics.known import drop_undefined
 from plumbline.models.device import resolve_device, resolve_precision
 from plumbline.models.weights import local, plain_tensors
@@ -30,14 +30,14 @@ from plumbline.training.config import TrainerConfig
 from plumbline.training.evaluation import evaluate_loss
 from plumbline.training.freeze import check_frozen, freeze, frozen_digests, set_training_mode
 from plumbline.training.gpu import GpuFigures
-from plumbline.training.history import History, Row
-from plumbline.training.length import check_patience, epoch_ends
+from plumbline.training.history import FitResult, History, Row
+from plumbline.training.length import check_patience, check_splits, epoch_ends
 from plumbline.training.lone_samples import check_lone_samples
 from plumbline.training.optim import build_optimizer, describe_groups, set_lr
 from plumbline.training.processes import PeerError, Processes
 from plumbline.training.schedule import Plateau, lr_factor, resolve_warmup
 from plumbline.training.sharding import ShardedLayers, gradient_norm
-from plumbline.training.signals import StopRequest
+from plumbline.training.signals import StopRequest, WaitInterrupted
 from plumbline.training.skipping import (
     FAILURES,
     Fault,
@@ -53,18 +53,6 @@ logger = logging.getLogger(__name__)
 
 OnLog = Callable[[int, Mapping[str, float]], None]
 """(global_step, values): called once per optimiser step and validation."""
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a finished training has to say; the model itself holds the best weights."""
-
-    history: History
-    clock: Clock
-    best: Best
-    frozen_tensors: int
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Device, precision and the like: for the run record, not for outputs."""
 
 
 class Trainer:
@@ -93,14 +81,7 @@ class Trainer:
                 patience longer than the training, a frozen or tuned part that does not exist, a
                 batch too small for the model's norms, or a metric that the task does not measure.
         """
-        if not len(train):
-            raise ConfigError("no training sample: nothing in the train split fits the task")
-        if config.validates and not (validation and len(validation)):
-            every = "epochs" if config.validate_every_epochs else "steps"
-            raise ConfigError(
-                f"trainer.validate_every_{every}: no validation sample; give the dataset a "
-                "validation split, or switch validation off to train without (0 epochs, null steps)"
-            )
+        check_splits(train, validation, config)
         self._processes = processes or Processes()
         self.device = self._processes.device or resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
@@ -130,6 +111,7 @@ class Trainer:
         self._plateau, self._stopping = Plateau(), EarlyStopping(config)
         if config.validates:
             check_metrics(config, self._validation_task.known_metrics(), task.name)
+        self._stop = StopRequest(self._processes.largest, alone=self._processes.count == 1)
 
     def fit(self) -> FitResult:
         """Train, or go on from the run's own checkpoint, and leave the best weights in the model.
@@ -141,21 +123,20 @@ class Trainer:
         """
         self._resume()
         gpu = GpuFigures(self.device)
-        stopping = StopRequest(self._processes.largest)
         shown = progress("training", self.total_steps, "steps", quiet=not self._processes.is_main)
-        with naming_dead_workers(), stopping as stop, shown as update:
+        with naming_dead_workers(), self._stop, shown as update, self._saved_where_data_fails():
             update(self.clock.global_step, "")
+            self._validate_within_epoch()  # where a run was stopped that waited in it
             # An epoch that was begun is ended too, also by a run killed in its last validation.
             while self.clock.micro_in_epoch or not self._finished():
                 for window in self._windows():
                     loss = self._step(window)
                     update(self.clock.global_step, self._note(loss))
                     self._validate_within_epoch()
-                    self._save_within_epoch(stop)
+                    self._save_within_epoch()
                 gpu.sample()
                 self._end_epoch()
-                stop.requested()
-                stop.leave()
+                self._stop.obey()
         if self._sharded:
             with self._processes.lockstep():
                 self._sharded.join()
@@ -183,6 +164,19 @@ class Trainer:
         beside = f", val {monitor} {measured[-1]:.4g}" if measured else ""
         return f"loss {loss:.4g}{beside}"
 
+    @contextmanager
+    def _saved_where_data_fails(self) -> Iterator[None]:
+        """Save the state where no batch comes: the clock stands at the boundary of a step."""
+        try:
+            yield
+        except WaitInterrupted:
+            self._save(epoch_ended=0)
+            self._stop.obey()
+        except LoaderError:
+            if self._processes.count == 1:
+                self._save(epoch_ended=0)
+            raise
+
     def _finished(self) -> bool:
         done = self.clock.global_step >= self.total_steps
         return done or self._stopping.stops or self.clock.epoch >= self._config.epochs
@@ -190,6 +184,7 @@ class Trainer:
     def _windows(self) -> Iterator[list[Batch]]:
         """The rest of the epoch or of the training, in windows of `grad_accum_steps` batches."""
         batches = self._train.batches(self.clock.epoch, start=self.clock.micro_in_epoch)
+        batches = self._stop.while_waiting(batches)
         while self.clock.global_step < self.total_steps and not self._stopping.stops:
             window = list(itertools.islice(batches, self._config.grad_accum_steps))
             if not window:
@@ -314,16 +309,21 @@ class Trainer:
         clock = self.clock
         if not self._due_by_steps() or clock.global_step >= self.total_steps:
             return
-        if clock.micro_in_epoch < self._train.count(clock.epoch):  # else as the epoch's end
+        if 0 < clock.micro_in_epoch < self._train.count(clock.epoch):  # else as the epoch's end
             self._validate()
 
     def _end_epoch(self) -> None:
+        before = replace(self.clock)
         self.clock.epoch += 1
         self.clock.micro_in_epoch = 0
         every = self._config.validate_every_epochs
         last = self._config.validates and self._finished()
         if last or self._due_by_steps() or (every and self.clock.epoch % every == 0):
-            self._validate()
+            try:
+                self._validate()
+            except (WaitInterrupted, LoaderError):
+                self.clock = before  # who goes on from there validates first
+                raise
         self._save(self.clock.epoch)
 
     def _validate(self) -> None:
@@ -333,8 +333,9 @@ class Trainer:
             return  # of these very weights
         task = self._validation_task
         with self._processes.lockstep():
+            batches = self._stop.while_waiting(self._validation.batches(epoch=0))
             loss = evaluate_loss(
-                self.model, task, self._validation, self.device, self.precision, self._processes
+                self.model, task, batches, self.device, self.precision, self._processes
             )
             of_split = self._processes.by_model(lambda: dict(task.validation_metrics(self.model)))
         measured = {"loss": loss, **task.loss_metrics(loss), **of_split}
@@ -354,11 +355,11 @@ class Trainer:
             best, weights = asdict(self.best), self._gathered(plain_tensors(self.model))
             self._processes.from_main(lambda: self.store.save_best(weights, best))
 
-    def _save_within_epoch(self, stop: StopRequest) -> None:
+    def _save_within_epoch(self) -> None:
         every = self._config.checkpoint.every_steps
-        if stop.requested() or (every and self.clock.global_step % every == 0):
+        if self._stop.requested() or (every and self.clock.global_step % every == 0):
             self._save(epoch_ended=0)
-        stop.leave()
+        self._stop.leave()
 
     def _save(self, epoch_ended: int) -> None:
         state = TrainingState(

@@ -5,6 +5,7 @@ then decide what only all rows together can tell: splits, repeated ids, and rows
 from one split into another. Pass two reads the verdicts back in order.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -239,4 +240,5 @@ class VerdictStore:
 
 
 def _quote(path: Path) -> str:
-    return str(path.resolve()).replace("'", "''")
+    # SQLite takes names as UTF-8, whatever the locale makes of them.
+    return os.fsencode(path.resolve()).decode("utf-8").replace("'", "''")
