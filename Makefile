@@ -11,11 +11,8 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help in-git setup repro test test-all faults check format params deps lock report mlflow gc clean verify
-=======
-.PHONY: help setup repro test test-all faults media-faults check format params deps report mlflow gc clean verify
->>>>>>> b91ec4e (Say what media are read, how they become numbers and what they may cost)
+.PHONY: help in-git setup repro test test-all faults media-faults check format params deps lock report \
+	mlflow gc clean verify
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
