@@ -119,7 +119,7 @@ def hostile_bodies(fields: dict[str, str]) -> dict[str, Callable[[int], bytes]]:
             bodies[name] = lambda n, name=name: field("image", slow + f"{name}{n}".encode())
         bodies["bomb"] = lambda n: field("image", huge)
     if "audio" in fields:
-        loud = channels(255, 30)
+        loud = channels(255, 5)
         for name in ("channels", "more_channels"):
             bodies[name] = lambda n, name=name: field("audio", loud + f"{name}{n}".encode())
     return bodies
