@@ -13,6 +13,7 @@ import pytest
 from plumbline.config import Config, check_config
 from plumbline.data.columns import MAX_CELL_BYTES
 from plumbline.data.parquet import declared_splits, list_parquet
+from plumbline.data.undecodable import MAX_BYTES
 from plumbline.errors import ConfigError, DataError
 from plumbline.registry import OneOf
 from plumbline.sources import registry
@@ -89,8 +90,8 @@ def test_a_huge_cell_costs_its_own_row_and_no_other(kind: str, tmp_path: Path) -
     assert write_raw(source.read(data), [], raw) == 2
     column = "image" if kind in ("imagefolder", "base64") else "text"
     # The highest limit that can be set: what was kept of the cell must be above it.
-    limits = {"max_image_bytes": MAX_CELL_BYTES, "max_text_chars": MAX_CELL_BYTES // 4 - 1}
-    config = ValidationConfig(views={"v": [column]}, **limits)
+    limits = {"max_image_bytes": MAX_BYTES, "max_text_chars": MAX_CELL_BYTES // 4 - 1}
+    config = ValidationConfig(views={"v": [column]}, max_dropped_share=0.5, **limits)
     report = validate(raw, clean, quarantine, config)
     assert report["rows_clean"] == {"train": 1}
     assert report["reasons"] == {f"{column}_too_{'large' if column == 'image' else 'long'}": 1}
