@@ -3,7 +3,7 @@
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -48,9 +48,15 @@ def patient_lock(path: Path, *, idle_s: float) -> Iterator[None]:
 
 
 def run_command(
-    command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    preexec_fn: Callable[[], None] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end and return what it said, as UTF-8 text whatever the locale.
+
+    The arguments are those of `subprocess.run`.
 
     Raises:
         OutputError: it did not end in the time that `PLUMBLINE_COMMAND_TIMEOUT_S` allows.
@@ -68,6 +74,7 @@ def run_command(
             errors="replace",
             timeout=limit,
             check=False,
+            preexec_fn=preexec_fn,
         )
     except subprocess.TimeoutExpired:
         raise OutputError(too_long(command, limit)) from None

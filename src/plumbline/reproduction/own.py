@@ -22,6 +22,7 @@ from plumbline.reproduction.lock import (
     read_lock,
 )
 from plumbline.reproduction.tolerance import figures_of, read_tolerances
+from plumbline.waiting import run_command
 
 VERSIONS = ("conf/versions.yaml", "params.yaml")
 """What `make setup` writes anew under another Python than the record's."""
@@ -156,15 +157,9 @@ def _committed(root: Path, file: str) -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done: Any = subprocess.run(
-        ["git", "--no-optional-locks", *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=True,
-    )
-    return str(done.stdout)
+    done = run_command(["git", "--no-optional-locks", *arguments], cwd=root)
+    done.check_returncode()
+    return done.stdout
 
 
 def main(arguments: Sequence[str]) -> None:

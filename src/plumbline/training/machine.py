@@ -5,15 +5,13 @@ No torch here: `check_params` asks as well.
 
 import logging
 import os
-import subprocess
 import sys
 
 from plumbline.errors import ConfigError
 from plumbline.training.config import TrainerConfig
+from plumbline.waiting import run_command
 
 logger = logging.getLogger(__name__)
-
-_COUNT_S = 120
 
 
 def asks_for_gpus(trainer: TrainerConfig) -> bool:
@@ -24,14 +22,10 @@ def asks_for_gpus(trainer: TrainerConfig) -> bool:
 def count_gpus() -> int:
     """GPUs that torch sees, asked of a process of its own: the import takes seconds and memory."""
     code = "import torch; print(torch.cuda.device_count())"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=_COUNT_S,
-        check=True,
-    )
+    done = run_command([sys.executable, "-c", code])
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ConfigError(f"torch cannot be asked for the GPUs ({last}); run make setup")
     return int(done.stdout)
 
 

@@ -5,13 +5,13 @@ edit of the inspection reruns no training. No torch here.
 """
 
 import logging
-import subprocess
 import sys
 from collections.abc import Sequence
 
 from plumbline.errors import TrainingError
 from plumbline.training.config import OverfitConfig
 from plumbline.training.launch import end_with_parent
+from plumbline.waiting import run_command
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +30,7 @@ def check_overfit(name: str, overrides: Sequence[str], config: OverfitConfig) ->
     command = [sys.executable, "-m", "plumbline.inspect", name, "overfit", *overrides]
     for option, value in config.model_dump().items():
         command += [f"--{option}", str(value)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-        preexec_fn=end_with_parent,
-    )
+    done = run_command(command, preexec_fn=end_with_parent)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no word of why"]
         told = [line for line in lines if line.startswith("error: ")] or lines
