@@ -90,7 +90,7 @@ def test_a_huge_cell_costs_its_own_row_and_no_other(kind: str, tmp_path: Path) -
     column = "image" if kind in ("imagefolder", "base64") else "text"
     # The highest limit that can be set: what was kept of the cell must be above it.
     limits = {"max_image_bytes": MAX_CELL_BYTES, "max_text_chars": MAX_CELL_BYTES // 4 - 1}
-    config = ValidationConfig(views={"v": [column]}, **limits)
+    config = ValidationConfig(views={"v": [column]}, max_dropped_share=1.0, **limits)
     report = validate(raw, clean, quarantine, config)
     assert report["rows_clean"] == {"train": 1}
     assert report["reasons"] == {f"{column}_too_{'large' if column == 'image' else 'long'}": 1}
