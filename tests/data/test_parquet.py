@@ -110,6 +110,14 @@ def test_a_footer_of_a_gigabyte_is_refused_before_it_is_read(tmp_path: Path) -> 
         open_parquet(path)
 
 
+def test_a_file_that_is_all_footer_has_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    pq.ParquetWriter(path, pa.schema([("caption", pa.string())])).close()
+    (length,) = struct.unpack("<I", path.read_bytes()[-8:-4])
+    assert length == path.stat().st_size - 12
+    assert rows_of(path, ["caption"]) == []
+
+
 def test_a_column_name_that_is_not_utf8_is_damage_and_no_crash(tmp_path: Path) -> None:
     path = write(tmp_path / "part.parquet", store_schema=False)
     path.write_bytes(path.read_bytes().replace(b"caption", b"capti\xff\xfe"))

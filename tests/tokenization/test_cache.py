@@ -157,6 +157,26 @@ def test_tokens_that_a_checkpoint_puts_around_texts_are_not_stored(tmp_path: Pat
     assert [cache.ids(number).tolist() for number in range(2)] == bare
 
 
+@pytest.mark.parametrize(
+    ("limit", "lost", "cut"),
+    [(5, {"train": 1}, {"train": 1}), (6, {}, {"train": 2}), (7, {}, {"train": 1}), (8, {}, {})],
+)
+def test_what_the_limit_on_tokens_takes_is_counted_to_the_token(
+    limit: int, lost: dict[str, int], cut: dict[str, int], tmp_path: Path
+) -> None:
+    # A question of four tokens and one of three, each with its answer and an end to both: 7 and 8.
+    train = {"sample_id": ["a", "b"], "question": ["abba", "bab"], "answer": ["a", "aab"]}
+    tokenizer = TokenizerConfig(kind="char", min_frequency=1)
+    config = TokenizeConfig(tokenizer=tokenizer, max_tokens=limit)
+    cache = cache_of(clean_folder(tmp_path, train=train), config)
+    assert cache.facts["lost_labels"] == lost
+    assert {split: rows for split, rows in cache.facts["cut_answers"].items() if rows} == cut
+    csv = cache.folder / "lost_labels.csv"
+    assert csv.is_file() == bool(lost)
+    if lost:
+        assert csv.read_text(encoding="utf-8").splitlines()[1:] == ['"train","a",5']
+
+
 def test_data_without_training_text_is_refused(tmp_path: Path) -> None:
     train = {"sample_id": ["a", "b"], "caption": pa.nulls(2, pa.string())}
     val = {"sample_id": ["c"], "caption": ["x"]}
