@@ -49,13 +49,17 @@ def test_whoever_may_read_one_file_may_read_them_all(bundle: Path) -> None:
     assert modes == {(bundle / "contract.json").stat().st_mode & 0o777}
 
 
-def test_scripts_are_copied_as_they_are(bundle: Path) -> None:
+def test_scripts_are_copied_as_they_are_beside_the_decoders(bundle: Path) -> None:
     templates = ROOT / "src/plumbline/export/templates"
+    decoders = ROOT / "src/plumbline/data"
     copies = {path.name: path for path in (bundle / "runtime").iterdir()}
     assert "classifier.py" not in copies  # what this kind does not need
+    assert "audio.py" not in copies
     copies |= {name: bundle / name for name in ("inference.py", "server.py", "Dockerfile")}
     for name, path in copies.items():
-        assert path.read_bytes() == (templates / name).read_bytes()
+        source = templates / name if (templates / name).exists() else decoders / name
+        expected = source.read_text(encoding="utf-8").replace("from plumbline.data.", "from .")
+        assert path.read_text(encoding="utf-8") == expected
 
 
 def test_requirements_pin_the_four_packages(bundle: Path) -> None:
