@@ -1,6 +1,7 @@
 """What all tests share: a quiet environment, and small artefacts that are built once."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
     from plumbline.tasks.base import TrainingJob
 
     MakeJob = Callable[..., TrainingJob]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def autograd_without_threads() -> None:
+    """Let autograd begin before a test exports a model.
+
+    At its first use it starts a thread for each kind of device that it knows, an export to ONNX
+    makes it know more than the processor, and a process with such threads cannot fork trainings.
+    """
+    if torch := sys.modules.get("torch"):
+        torch.ones(1, requires_grad=True).sum().backward()
+
 
 SPLIT_SCENES = {"train": (0, 24), "val": (24, 32), "test": (32, 40)}
 """Split -> first and last scene of the tiny dataset."""

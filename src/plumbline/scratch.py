@@ -12,14 +12,15 @@ _PREFIX = "plumbline-"
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """An empty folder below `$TMPDIR`, removed after the block.
+def scratch_folder(below: str | None = None) -> Iterator[Path]:
+    """An empty folder in the folder `below`, None for `$TMPDIR`, removed after the block.
 
     It is locked (`flock`) while its process lives, so that the next one can tell what a killed one
     left behind, and removes it.
     """
-    _remove_left()
-    folder, lock = _make_locked()
+    below = below or tempfile.gettempdir()
+    _remove_left(below)
+    folder, lock = _make_locked(below)
     try:
         yield folder
     finally:
@@ -27,9 +28,9 @@ def scratch_folder() -> Iterator[Path]:
         os.close(lock)
 
 
-def _make_locked() -> tuple[Path, int]:
+def _make_locked(below: str) -> tuple[Path, int]:
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=below))
         if (lock := _lock(folder)) is not None:
             if folder.exists():
                 return folder, lock
@@ -49,8 +50,8 @@ def _lock(folder: Path) -> int | None:
     return None
 
 
-def _remove_left() -> None:
-    for left in sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*")):
+def _remove_left(below: str) -> None:
+    for left in sorted(Path(below).glob(f"{_PREFIX}*")):
         with suppress(OSError):  # it went meanwhile
             if left.lstat().st_uid != os.getuid():
                 continue

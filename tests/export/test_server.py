@@ -226,12 +226,23 @@ def test_a_decompression_bomb_is_refused_quickly(port: int, side: int) -> None:
 
 
 def test_an_extreme_image_gives_finite_numbers(port: int) -> None:
-    for image in (Image.new("F", (3, 900), 1e38), Image.new("I;16", (1, 1), 65535)):
-        buffer = io.BytesIO()
-        image.save(buffer, "TIFF")
-        status, answer = predict(port, buffer.getvalue())
+    for image in (Image.new("L", (3, 900), 255), Image.new("I;16", (1, 1), 65535)):
+        status, answer = predict(port, tiff(image))
         assert status == 200
         assert 0.0 <= answer["confidence"] <= 1.0
+
+
+def test_values_of_unknown_range_are_refused_and_never_shown_as_black(port: int) -> None:
+    status, answer = predict(port, tiff(Image.new("F", (3, 900), 1e38)))
+    assert status == 400
+    assert "cannot be decoded" in answer["error"]
+
+
+def tiff(image: Image.Image) -> bytes:
+    """Encode as TIFF."""
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF")
+    return buffer.getvalue()
 
 
 def test_idle_and_slow_clients_do_not_keep_others_waiting(port: int) -> None:

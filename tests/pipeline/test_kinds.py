@@ -253,7 +253,9 @@ def test_an_audio_alignment_runs_to_its_figures(project: Path) -> None:
     evaluate_alignment.main(["sounds"])
     metrics = json.loads(paths.alignment_metrics("sounds").read_text(encoding="utf-8"))
     assert {"audio_to_text_recall_at_1", "text_to_audio_recall_at_1"} <= set(metrics)
-    right = metrics["zero_shot_accuracy"] * metrics["audios"]  # every clip has a label
+    details = paths.alignment_evaluation("sounds") / "details.json"
+    figures = json.loads(details.read_text(encoding="utf-8"))["figures"]
+    right = figures["zero_shot_accuracy"] * figures["audios"]  # every clip has a label
     assert right == pytest.approx(round(right), abs=1e-9)
 
 

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -270,18 +271,29 @@ def test_what_outlives_its_terminal_by_nohup_is_left_alone() -> None:
 
 
 def test_the_sockets_of_loader_processes_lie_in_a_folder_that_goes(
+    monkeypatch: pytest.MonkeyPatch, toy: Toy
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="short-") as short:  # of any test's own
+        monkeypatch.setattr(tempfile, "tempdir", short)
+        batches = two_workers(toy).batches(0)
+        assert torch.is_tensor(next(batches)["x"])
+        assert [p.name[:10] for p in Path(short).iterdir()] == ["plumbline-"]
+        batches.close()  # type: ignore[attr-defined]
+        assert not list(Path(short).iterdir())
+
+
+def test_a_long_path_of_temporary_files_keeps_no_batch_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy: Toy
 ) -> None:
-    import tempfile
+    """The address of a socket has room for 107 bytes."""
+    long = tmp_path / ("t" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert len(list(two_workers(toy).batches(0))) == 5
 
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
-    (tmp_path / "t").mkdir()
-    loader = Loader(
+
+def two_workers(toy: Toy) -> Loader:
+    """Five batches, made by two processes."""
+    return Loader(
         toy.points(20), collate, LoaderConfig(batch_size=4, workers=2), seed=0, shuffle=True
     )
-    batches = loader.batches(0)
-    first = next(batches)
-    assert torch.is_tensor(first["x"])
-    assert [p.name[:10] for p in (tmp_path / "t").iterdir()] == ["plumbline-"]
-    batches.close()  # type: ignore[attr-defined]
-    assert not list((tmp_path / "t").iterdir())

@@ -13,10 +13,11 @@ import multiprocessing.queues
 import os
 import re
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkContext
 from multiprocessing.process import BaseProcess
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from plumbline.batch import Batch
 from plumbline.errors import TrainingError
@@ -34,6 +36,8 @@ from plumbline.scratch import scratch_folder
 logger = logging.getLogger(__name__)
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  where torch puts the tensors of a batch
+MAX_SOCKET_PATH = 107
+"""Bytes that the address of a Unix socket has room for."""
 _PREFETCH = 2
 """Batches that each process makes ahead: torch's default."""
 _END_S = 2.0
@@ -161,6 +165,7 @@ class _Watch:
         """End the processes: those that do not answer within a moment are killed."""
         self._over.set()
         self._thread.join()
+        _forget_processes(iterator)
         killer = threading.Timer(_END_S, self._kill)
         killer.daemon = True
         killer.start()
@@ -210,7 +215,7 @@ def worker_batches(
         multiprocessing_context=_Fork(),
         worker_init_fn=_enter_worker,
     )
-    with scratch_folder() as sockets, _naming_limits(workers):
+    with scratch_folder(_folder_for_sockets()) as sockets, _naming_limits(workers):
         iterator, processes = _start(loader, sockets)
         watch = _Watch(watched.beats, processes, timeout_s)
         try:
@@ -218,6 +223,12 @@ def worker_batches(
                 yield _next(iterator, watch, workers, timeout_s)
         finally:
             watch.end(iterator)
+
+
+def _folder_for_sockets() -> str | None:
+    """`/tmp` where `$TMPDIR` is too long for the address of a socket; None: `$TMPDIR` will do."""
+    needed = len(os.fsencode(tempfile.gettempdir())) + len("/plumbline-12345678/listener-12345678")
+    return "/tmp" if needed > MAX_SOCKET_PATH else None  # noqa: S108  (a private folder in it)
 
 
 def _start(loader: DataLoader[Any], sockets: Path) -> tuple[Any, list[BaseProcess]]:
@@ -229,9 +240,12 @@ def _start(loader: DataLoader[Any], sockets: Path) -> tuple[Any, list[BaseProces
     before = multiprocessing.active_children()
     outer = config.pop("tempdir", None)
     config["tempdir"] = str(sockets)
+    # What `iter(loader)` makes, known before it starts a process: a signal may come at any moment.
+    iterator = _MultiProcessingDataLoaderIter.__new__(_MultiProcessingDataLoaderIter)
     try:
-        iterator = iter(loader)
+        _MultiProcessingDataLoaderIter.__init__(iterator, loader)
     except BaseException:
+        _forget_processes(iterator)
         for begun in _children_beside(before):
             begun.kill()
         raise
@@ -240,6 +254,17 @@ def _start(loader: DataLoader[Any], sockets: Path) -> tuple[Any, list[BaseProces
         if outer is not None:
             config["tempdir"] = outer
     return iterator, _children_beside(before)
+
+
+def _forget_processes(iterator: Any) -> None:
+    """Take the processes off torch's list of those whose death is an error.
+
+    It would raise for one that is killed on purpose, at once or at the next death of any child: the
+    list outlives an error that comes while torch itself ends them.
+    """
+    with suppress(ValueError):  # they were not on it yet
+        torch._C._remove_worker_pids(id(iterator))
+    iterator._worker_pids_set = False
 
 
 def _children_beside(others: Sequence[BaseProcess]) -> list[BaseProcess]:
