@@ -6,12 +6,13 @@ from typing import Any
 
 from plumbline import paths
 from plumbline.errors import ConfigError
-from plumbline.loading.input_config import AudioInputConfig
+from plumbline.loading.input_config import AudioInputConfig, ImageInputConfig, InputConfig
 from plumbline.models.config import ClassifierConfig
 from plumbline.shapes.detect import ShapesConfig
 from plumbline.sources.base import Source
 from plumbline.tasks.config import AlignmentTaskConfig, ClassificationTaskConfig, HeadedTaskConfig
 from plumbline.tokenization.cache import TokenizeConfig
+from plumbline.tokenization.media import CHANNELS
 from plumbline.training.sections import TrainingConfig
 from plumbline.validation.validate import ValidationConfig
 from stages.detect_shapes import DetectShapesConfig
@@ -79,7 +80,7 @@ def check_agreement(settings: Settings) -> None:
                 f"datasets are {known or 'none'}"
             )
         _check_training(place, training, datasets[training.data])
-        _check_start(place, training, settings)
+        _check_start(place, training, settings, datasets[training.data])
     for place, split, data in _splits(settings):
         if why := datasets[data].lacks(split):
             raise ConfigError(
@@ -151,12 +152,7 @@ def _check_training(place: str, training: TrainingConfig, dataset: Dataset) -> N
             f"{why}, or switch validation off (0 epochs, null steps)"
         )
     if isinstance(train.task, AlignmentTaskConfig | HeadedTaskConfig):
-        inputs, rate = train.task.inputs, dataset.tokenize.sample_rate
-        if isinstance(inputs, AudioInputConfig) and inputs.sample_rate != rate:
-            raise ConfigError(
-                f"{place}.train.task.inputs.sample_rate = {inputs.sample_rate}, but "
-                f"datasets.{dataset.name}.tokenize.sample_rate = {rate}: make them the same"
-            )
+        _check_inputs(f"{place}.train.task.inputs", train.task.inputs, dataset)
     if isinstance(train.task, ClassificationTaskConfig):
         assert isinstance(train.model, ClassifierConfig)
         _check_classes(f"{place}.train", train.task, train.model, dataset)
@@ -168,6 +164,29 @@ def _check_training(place: str, training: TrainingConfig, dataset: Dataset) -> N
                 f"tokenizer.pretrained = {tokenizer!r}: ids would mean other words; set both to "
                 "the same"
             )
+
+
+def _check_inputs(place: str, inputs: InputConfig, dataset: Dataset) -> None:
+    """What the inputs expect beside what `tokenize` caches."""
+    there = dataset.tokenize
+    if isinstance(inputs, AudioInputConfig) and inputs.sample_rate != there.sample_rate:
+        raise ConfigError(
+            f"{place}.sample_rate = {inputs.sample_rate}, but datasets.{dataset.name}.tokenize."
+            f"sample_rate = {there.sample_rate}: make them the same"
+        )
+    if isinstance(inputs, ImageInputConfig):
+        _check_channels(place, inputs, dataset)
+
+
+def _check_channels(place: str, inputs: ImageInputConfig, dataset: Dataset) -> None:
+    """The channels that inputs at `place` are normalised by, and those of the cached images."""
+    mode, channels = dataset.tokenize.image_mode, inputs.normalize.channels
+    if channels != CHANNELS[mode]:
+        raise ConfigError(
+            f"{place}.normalize has statistics of {channels} channels, but datasets."
+            f"{dataset.name}.tokenize.image_mode = {mode!r} gives {CHANNELS[mode]}: make them "
+            "agree; for gray, preset null with one mean and one std"
+        )
 
 
 def _check_classes(
@@ -195,7 +214,9 @@ def _text_checkpoints(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(key, part["pretrained"]) for key, part in parts if part.get("pretrained")]
 
 
-def _check_start(place: str, training: TrainingConfig, settings: Settings) -> None:
+def _check_start(
+    place: str, training: TrainingConfig, settings: Settings, dataset: Dataset
+) -> None:
     """A start that nothing makes is missing only after all data stages; so is an encoder in it."""
     start, train = training.start_folder, training.train
     stage = _MAKERS.get(start.parent)
@@ -214,9 +235,11 @@ def _check_start(place: str, training: TrainingConfig, settings: Settings) -> No
     aligned = settings.get(("pretrain_alignment", start.name))
     if wanted is None or stage != "pretrain_alignment" or aligned is None:
         return
-    there = aligned.train.task.inputs.modality
-    if there != wanted:
+    inputs = aligned.train.task.inputs
+    if inputs.modality != wanted:
         raise ConfigError(
-            f"{place}.start = {start.as_posix()!r}: its encoder takes {there}, and this task needs "
-            f"one for {wanted}"
+            f"{place}.start = {start.as_posix()!r}: its encoder takes {inputs.modality}, and this "
+            f"task needs one for {wanted}"
         )
+    if isinstance(inputs, ImageInputConfig):
+        _check_channels(f"{place}.start: align.{start.name}.train.task.inputs", inputs, dataset)

@@ -110,6 +110,7 @@ DATA: dict[str, Callable[[int, random.Random], list[Row]]] = {
     "pairs": _pairs,
     "reviews": _reviews,
     "pictures": _pictures,
+    "gray": _pictures,
     "clips": _clips,
     "signals": _signals,
     "numbers": _numbers,
@@ -120,6 +121,7 @@ TOKENIZE: dict[str, dict[str, Any]] = {
     "pairs": {"tokenizer": {"vocab_size": 330}},
     "reviews": {"tokenizer": {"vocab_size": 300}},
     "pictures": {"tokenizer": {"vocab_size": 300}},
+    "gray": {"tokenizer": {"vocab_size": 300}, "image_mode": "gray"},
     "clips": {"tokenizer": {"kind": "char", "min_frequency": 1}, "sample_rate": RATE},
 }
 """Dataset -> section `tokenize`, where it is not a tokenizer of characters."""
@@ -236,6 +238,9 @@ def _classifies(encoder: dict[str, Any], **inputs: Any) -> tuple[dict[str, Any],
     return {"encoder": encoder}, {"inputs": inputs}
 
 
+GRAY = {"normalize": {"preset": None, "mean": [0.4], "std": [0.25]}} | {
+    "augment": {"padding": 2, "flip": 0.5, "brightness": 0.2, "contrast": 0.2}
+}
 PACKED = {"block_size": 24}
 ROWS = {"block_size": 40, "pack": False}
 CASES: dict[str, Case] = {
@@ -272,6 +277,9 @@ CASES: dict[str, Case] = {
         ),
     ),
     "image": Case("classification", "pictures", *_classifies(VIT, modality="image", **AUGMENTED)),
+    "gray": Case(
+        "classification", "gray", *_classifies(VIT | {"channels": 1}, modality="image", **GRAY)
+    ),
     "audio": Case("classification", "clips", *_classifies(SEQUENCE, **SPECTROGRAM, **MOVED)),
     "features": Case(
         "classification", "signals", *_classifies(SEQUENCE, modality="features", max_steps=12)

@@ -18,7 +18,7 @@ import numpy as np
 
 from plumbline import paths
 from plumbline.data.arrays import decode_features
-from plumbline.data.images import decode_image, resize_image
+from plumbline.data.images import Mode, decode_image, resize_image
 from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import ConfigError, DataError, PlumblineError
 from plumbline.names import check_name
@@ -28,15 +28,16 @@ Options = argparse.Namespace
 Answer = dict[str, Any]
 
 
-def read_image(path: Path, size: int) -> Any:
-    """Pixels [size, size, 3] uint8 of an image file, as the cache would hold them.
+def read_image(path: Path, size: int, channels: int) -> Any:
+    """Pixels [size, size, channels] uint8 of an image file, as the cache would hold them.
 
     Raises:
         ConfigError: the file cannot be read.
         DataError: it is no image.
     """
+    mode: Mode = "L" if channels == 1 else "RGB"
     try:
-        return resize_image(decode_image(_read(path)), size, size)
+        return resize_image(decode_image(_read(path), mode), size, size)
     except UndecodableError as error:
         raise DataError(f"{path}: no image that can be decoded ({error})") from None
 
@@ -55,7 +56,7 @@ def answer_vlm(stored: Any, options: Options, device: Any, folder: Path) -> Answ
 
     spec, model = stored.spec, stored.model
     size = spec.image_encoder.image_size
-    pixels = read_image(options.image, size)[np.newaxis]
+    pixels = read_image(options.image, size, spec.normalization.channels)[np.newaxis]
     features = encode_images(model.image_encoder, pixels, spec.normalization, size, device)
     prompt = spec.caption_prompt if options.question is None else options.question
     whole = stored.text.encode(prompt, add_special_tokens=False).ids
@@ -97,7 +98,8 @@ def headed_inputs(stored: Any, options: Options, folder: Path) -> tuple[dict[str
 
     config, modality = stored.spec.inputs, stored.spec.inputs.modality
     if modality == "image":
-        pixels = read_image(options.image, stored.spec.model.encoder.image_size)
+        size = stored.spec.model.encoder.image_size
+        pixels = read_image(options.image, size, config.normalize.channels)
         stacked = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
         return {"pixel_values": normalize_images(stacked, config.normalize)}, {}
     if modality == "text":

@@ -92,7 +92,7 @@ def test_large_weights_lie_in_a_file_beside_the_graph(
     source: BundleSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_writer, "EXTERNAL_BYTES", 0)
-    write_onnx(vision_spec(source.stored.model, 16), tmp_path / "vision.onnx")
+    write_onnx(vision_spec(source.stored.model, 16, 3), tmp_path / "vision.onnx")
     assert {path.name for path in tmp_path.iterdir()} == {"vision.onnx", "vision.onnx.data"}
     places = {
         entry.value
@@ -108,6 +108,6 @@ def test_large_weights_lie_in_a_file_beside_the_graph(
 def test_a_second_trace_in_one_process_gives_the_same_bytes(
     bundle: Path, source: BundleSource, tmp_path: Path
 ) -> None:
-    write_torchscript(vision_spec(source.stored.model, 16), tmp_path / "vision.pt")
+    write_torchscript(vision_spec(source.stored.model, 16, 3), tmp_path / "vision.pt")
     again = (tmp_path / "vision.pt").read_bytes()
     assert again == (bundle / "vision.torchscript.pt").read_bytes()

@@ -20,6 +20,7 @@ BundleOf = Callable[..., Path]
 
 ASKED: dict[str, dict[str, Any]] = {
     "image": {},
+    "gray": {},
     "audio": {},
     "regression": {},
     "text": {},

@@ -257,6 +257,25 @@ def test_a_dataset_without_the_modality_is_named(caches: Caches) -> None:
         build_input(TextInputConfig(modality="text"), caches("signals"))
 
 
+def test_images_of_other_channels_than_the_statistics_name_both_settings(caches: Caches) -> None:
+    gray = CASES["gray"].task["inputs"]
+    for settings, data in ((gray, "pictures"), ({"modality": "image"}, "gray")):
+        config = INPUTS["image"].model_validate(settings)
+        with pytest.raises(DataError, match=r"task\.inputs\.normalize and .*tokenize\.image_mode"):
+            build_input(config, caches(data), image_size=16)
+
+
+def test_a_batch_of_gray_images_stays_one_channel(caches: Caches) -> None:
+    cache = caches("gray")
+    made = build_input(
+        INPUTS["image"].model_validate(CASES["gray"].task["inputs"]), cache, image_size=16
+    )
+    pixels = batch_of(made, 5)["pixel_values"]
+    assert pixels.shape == (5, 1, 16, 16)
+    expected = (cache.images[:5].transpose(0, 3, 1, 2) / 255 - 0.4) / 0.25
+    np.testing.assert_allclose(pixels.numpy(), expected, atol=1e-5)
+
+
 def test_a_sample_rate_that_is_not_that_of_the_cache_names_both(caches: Caches) -> None:
     config = AudioInputConfig.model_validate(SPECTROGRAM | {"sample_rate": 16_000, "fft": 256})
     with pytest.raises(ConfigError, match=r"inputs\.sample_rate = 16000, but .* holds 8000 Hz"):

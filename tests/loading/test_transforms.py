@@ -95,8 +95,29 @@ def test_another_number_of_channels_is_refused() -> None:
         normalize_images(noise(), Normalization(preset=None, mean=[0.5], std=[0.5]))
     with pytest.raises(DataError, match="images have 1 channels, the statistics 3"):
         normalize_images(noise(channels=1), Normalization())
-    with pytest.raises(ValidationError, match="images have 3 channels, the statistics 1"):
-        ImageTransformConfig(normalize=Normalization(preset=None, mean=[0.5], std=[0.5]))
+    for count in (0, 2, 4):
+        own = Normalization(preset=None, mean=[0.5] * count, std=[0.5] * count)
+        with pytest.raises(ValidationError, match=f"image_mode gray, the statistics {count}"):
+            ImageTransformConfig(normalize=own)
+
+
+def test_one_channel_is_its_own_gray() -> None:
+    gray = noise(channels=1)
+    config = AugmentConfig(contrast=0.4)
+    for image, moved, at in zip(gray, augmented(gray, config, 16), range(3), strict=True):
+        draws = keyed_generator(0, "augment", 0, at)
+        draws.integers(0, 1, size=2)
+        draws.random()
+        factor = torch.tensor(draws.uniform(0.6, 1.4), dtype=torch.float32)
+        expected = image * factor + (1 - factor) * image.float().mean()
+        assert torch.equal(moved, expected.clamp(0, 255).to(torch.uint8))
+
+
+def test_saturation_of_one_channel_is_refused() -> None:
+    own = {"preset": None, "mean": [0.5], "std": [0.5]}
+    settings = {"normalize": own, "augment": {"saturation": 0.2}}
+    with pytest.raises(ValidationError, match=r"augment\.saturation is 0\.2, but normalize is for"):
+        ImageTransformConfig.model_validate(settings)
 
 
 @pytest.mark.parametrize(

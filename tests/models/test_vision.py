@@ -11,7 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from plumbline.errors import ConfigError
-from plumbline.models.encoder_config import ConvStemLayer, TorchvisionConfig, VitConfig
+from plumbline.models.encoder_config import (
+    ConvStemLayer,
+    ResnetConfig,
+    TorchvisionConfig,
+    VitConfig,
+)
 from plumbline.models.encoders import build_encoder
 from plumbline.models.vision import ImageEncoder, VitEncoder
 
@@ -55,6 +60,36 @@ def test_outputs_have_the_announced_shapes(config: Any) -> None:
     assert out.tokens.shape == (2, encoder.tokens, encoder.token_width)
     assert out.pooled.shape == (2, encoder.width)
     assert out.tokens.isfinite().all()
+
+
+def resnet(**settings: Any) -> ResnetConfig:
+    stages = [{"channels": 8, "stride": 1}, {"channels": 16}]
+    base = {"name": "resnet", "image_size": 16, "stem_channels": 8, "stages": stages}
+    return ResnetConfig.model_validate(base | settings)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        vit(),
+        vit(conv_stem=STEM),
+        resnet(),
+        TorchvisionConfig(name="torchvision", arch="resnet18", image_size=64),
+        TorchvisionConfig(name="torchvision", arch="mobilenet_v3_small", image_size=64),
+    ],
+    ids=["vit", "conv_stem", "resnet", "resnet18", "mobilenet"],
+)
+def test_one_channel_gives_what_three_equal_ones_give(config: Any) -> None:
+    torch.manual_seed(0)
+    colour = build_encoder(config).eval()
+    torch.manual_seed(0)
+    gray = build_encoder(config.model_copy(update={"channels": 1})).eval()
+    seen = images(2, config.image_size)[:, :1]
+    with torch.inference_mode():
+        expected, got = colour(seen.expand(-1, 3, -1, -1)), gray(seen)
+    torch.testing.assert_close(got.tokens, expected.tokens, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.pooled, expected.pooled, rtol=1e-4, atol=1e-5)
+    assert sum(1 for p in gray.parameters() if p.requires_grad) == len(list(colour.parameters()))
 
 
 def test_known_sizes() -> None:

@@ -75,6 +75,19 @@ CONTRADICTIONS: dict[str, tuple[list[str], str]] = {
         ["experiment=fsdd", "datasets.fsdd.tokenize.sample_rate=8000"],
         "tasks.spoken.train.task.inputs.sample_rate = 16000, but datasets.fsdd.tokenize.sample_rat",
     ),
+    "channels of the statistics and the cache": (
+        ["datasets.scenes.tokenize.image_mode=gray"],
+        "align.image.train.task.inputs.normalize has statistics of 3 channels, but datasets.scenes."
+        "tokenize.image_mode = 'gray' gives 1: make them agree",
+    ),
+    "channels of a start and the cache": (
+        [
+            "datasets=[scenes,easy_vqa]",
+            "tasks.vqa.data=easy_vqa",
+            "datasets.easy_vqa.tokenize.image_mode=gray",
+        ],
+        "tasks.vqa.start: align.image.train.task.inputs.normalize has statistics of 3 channels, ",
+    ),
     "the ids of a pretrained decoder": (
         ["tasks.vqa.train.model.decoder.pretrained=folder"],
         "tasks.vqa.train.model.decoder.pretrained = 'folder', but datasets.scenes.tokenize.",

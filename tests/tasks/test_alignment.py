@@ -48,7 +48,7 @@ def make(cache: TrainingCache, seed: int = 0, **task: Any) -> TrainingJob:
 class Opened:
     """A cache of no images: these samples bring theirs."""
 
-    images = None
+    images = np.empty((0, 16, 16, 3), np.uint8)
 
 
 def task(training: bool = True, seed: int = 0, size: int = 16, **settings: Any) -> Task:

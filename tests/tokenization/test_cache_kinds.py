@@ -1,6 +1,7 @@
 """What the cache says of each kind of data: media of unequal length, parts, labels, numbers."""
 
 import csv
+import io
 import random
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from plumbline.batch import IGNORE_INDEX
 from plumbline.data.arrays import decode_array
@@ -43,6 +45,15 @@ def table(name: str, split: str, tmp_path: Path) -> list[Row]:
     write_clean(tmp_path, name)
     rows: list[Row] = pq.read_table(tmp_path / f"{split}.parquet").to_pylist()
     return rows
+
+
+def test_gray_images_are_cached_as_one_channel_of_luma(caches: Caches, tmp_path: Path) -> None:
+    cache, expected = caches("gray"), table("gray", "test", tmp_path)
+    assert cache.facts["image_shape"] == [16, 16, 1]
+    assert (cache.folder / "images.bin").stat().st_size == cache.facts["images"] * 16 * 16
+    for number, row in zip(cache.rows("test")["image"], expected, strict=True):
+        luma = np.asarray(Image.open(io.BytesIO(row["image"])).convert("L"))
+        assert np.array_equal(cache.images[number], luma[..., None])
 
 
 def test_a_clip_of_two_parts_is_stored_once_and_comes_back(caches: Caches, tmp_path: Path) -> None:
@@ -185,7 +196,7 @@ MEDIA = {
 @pytest.mark.parametrize("name", MEDIA)
 def test_a_medium_that_cannot_be_decoded_is_named(tmp_path: Path, name: str) -> None:
     with ExitStack() as files:
-        medium = open_media(tmp_path, None, RATE, MEDIA[name], files)[name]
+        medium = open_media(tmp_path, None, "rgb", RATE, MEDIA[name], files)[name]
         with pytest.raises(DataError, match=r"SHA-256 f2f25635fefda19b.* set validate\.level"):
             medium.append(b"not a medium")
 
@@ -193,7 +204,7 @@ def test_a_medium_that_cannot_be_decoded_is_named(tmp_path: Path, name: str) -> 
 def test_an_array_of_other_channels_is_refused(tmp_path: Path) -> None:
     with ExitStack() as files:
         shapes = {"features": {"channels": 4}}
-        medium = open_media(tmp_path, None, RATE, shapes, files)["features"]
+        medium = open_media(tmp_path, None, "rgb", RATE, shapes, files)["features"]
         with pytest.raises(DataError, match=r"cannot be decoded .*3 channels"):
             medium.append(array(0))
 

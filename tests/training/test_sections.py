@@ -75,6 +75,16 @@ CONTRADICTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"task": {"inputs": {"modality": "image"}}},
         "modality 'image', but model.encoder takes audio or features",
     ),
+    "colour for an encoder of gray images": (
+        "gray",
+        {"task": {"inputs": {"modality": "image"}}},
+        "task.inputs.normalize is for images of 3 channels, but model.encoder.channels is 1",
+    ),
+    "gray images for an encoder of colour": (
+        "align_image",
+        {"task": {"inputs": CASES["gray"].task["inputs"]}},
+        "task.inputs.normalize is for images of 1 channels, but model.image_encoder.channels is 3",
+    ),
     "features for an encoder of images": (
         "features",
         {"model": {"encoder": VIT}},

@@ -12,7 +12,7 @@ from plumbline.batch import IGNORE_INDEX
 from plumbline.errors import ExportError
 from plumbline.evaluation.classification import softmax
 from plumbline.export.config import ExportConfig
-from plumbline.export.graphs import GraphSpec, ids_examples
+from plumbline.export.graphs import GraphSpec, ids_examples, pixels_example
 from plumbline.export.media import SUFFIXES, audio_turns, encode_medium, image_turns
 from plumbline.export.parity import Parity
 from plumbline.export.plan import (
@@ -178,8 +178,8 @@ class HeadedPlan(GraphPlan[ExportConfig]):
         """See `GraphPlan`."""
         spec, modality = self.stored.spec, self.inputs.modality
         if modality == "image":
-            size = spec.model.encoder.image_size
-            pixels = torch.linspace(-2, 2, 2 * 3 * size**2).view(2, 3, size, size)
+            encoder = spec.model.encoder
+            pixels = pixels_example(encoder.image_size, encoder.channels)
             inputs, dynamic = {"pixel_values": pixels}, {"pixel_values": {0: "batch"}}
         elif modality == "text":
             inputs, dynamic = ids_examples(spec.vocab_size)

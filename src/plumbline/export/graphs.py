@@ -129,6 +129,12 @@ def text_decoder_spec(decoder: nn.Module, sizes: DecoderSizes) -> GraphSpec:
 IDS_AXES = {0: "batch", 1: "seq"}
 
 
+def pixels_example(image_size: int, channels: int) -> Tensor:
+    """Two images as a graph takes them: [2, channels, image_size, image_size], float32."""
+    values = torch.linspace(-2, 2, 2 * channels * image_size**2)
+    return values.view(2, channels, image_size, image_size)
+
+
 def ids_examples(vocab_size: int) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
     """Example input_ids and attention_mask, one row padded, and their axes."""
     mask = torch.ones(2, 6, dtype=torch.int64)

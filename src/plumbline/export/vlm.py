@@ -19,6 +19,7 @@ from plumbline.export.graphs import (
     decode_step,
     decoder_examples,
     decoder_sizes,
+    pixels_example,
 )
 from plumbline.export.media import encode_png, image_turns
 from plumbline.export.parity import Parity, common_prefix, until
@@ -49,7 +50,7 @@ class VisionGraph(nn.Module):
         self.image_encoder, self.projector = model.image_encoder, model.projector
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Map [batch, 3, height, width] to [batch, image_tokens, width], float32."""
+        """Map [batch, channels, height, width] to [batch, image_tokens, width], float32."""
         embeds: Tensor = self.projector(self.image_encoder(pixel_values).tokens)
         return embeds
 
@@ -77,12 +78,11 @@ class DecoderGraph(nn.Module):
         return decode_step(self.decoder, inputs, past_keys, past_values)
 
 
-def vision_spec(model: Vlm, image_size: int) -> GraphSpec:
+def vision_spec(model: Vlm, image_size: int, channels: int) -> GraphSpec:
     """The vision graph with an example."""
-    pixels = torch.linspace(-2, 2, 2 * 3 * image_size**2).view(2, 3, image_size, image_size)
     return GraphSpec(
         VisionGraph(model).eval(),
-        {"pixel_values": pixels},
+        {"pixel_values": pixels_example(image_size, channels)},
         {"pixel_values": {0: "batch"}},
         ["image_embeds"],
     )
@@ -104,7 +104,7 @@ def check_image_size(cache: TrainingCache, size: int) -> None:
         ExportError: the cached images are not of the model's size.
     """
     shape = cache.facts["image_shape"]
-    if shape != [size, size, 3]:
+    if shape[:2] != [size, size]:
         raise ExportError(
             f"the model takes {size} x {size} pixels, the cached images are {shape}; set "
             f"tokenize.image_size of the dataset to [{size}, {size}]"
@@ -363,9 +363,9 @@ class VlmPlan(GraphPlan[VlmExportConfig]):
 
     def graphs(self) -> dict[str, GraphSpec]:
         """See `GraphPlan`."""
-        model, size = self.stored.model, self.stored.spec.image_encoder.image_size
-        sizes = decoder_sizes(model.decoder)
-        return {"vision": vision_spec(model, size), "decoder": decoder_spec(model, sizes)}
+        model, encoder = self.stored.model, self.stored.spec.image_encoder
+        vision = vision_spec(model, encoder.image_size, encoder.channels)
+        return {"vision": vision, "decoder": decoder_spec(model, decoder_sizes(model.decoder))}
 
     def _samples(self, count: int) -> list[PromptSample]:
         return choose_samples(self.cache, self.stored, self.config.split, count)

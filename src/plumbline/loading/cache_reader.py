@@ -61,7 +61,7 @@ class TrainingCache:
 
     @property
     def images(self) -> NDArray[np.uint8]:
-        """[images, height, width, 3] uint8, memory-mapped."""
+        """[images, height, width, channels] uint8, memory-mapped; 3 channels, or 1."""
         shape = self.facts.get("image_shape")
         if shape is None:
             raise DataError(f"{self.folder}: this dataset has no images")

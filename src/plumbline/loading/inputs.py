@@ -101,15 +101,20 @@ def build_input(
 
 
 class ImageInput(Input):
-    """pixel_values [batch, 3, size, size], float32."""
+    """pixel_values [batch, channels, size, size], float32."""
 
     names = ("pixel_values",)
 
     def __init__(
         self, config: ImageInputConfig, cache: TrainingCache, *, image_size: int, **others: Any
     ) -> None:
-        """Read from the cache's images, which the operating system keeps in memory by itself."""
+        """Read from the cache's images, which the operating system keeps in memory by itself.
+
+        Raises:
+            DataError: there are none, or the settings' statistics are for other channels.
+        """
         self._config, self._images, self._size = config, cache.images, image_size
+        config.normalize.check_channels(self._images.shape[-1])
 
     def fetch(self, number: int) -> Value:
         """See `Input`."""

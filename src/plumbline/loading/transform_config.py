@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
+from plumbline.errors import DataError
 
 STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -39,6 +40,24 @@ class Normalization(Config):
             return STATISTICS[self.preset]
         return tuple(self.mean or ()), tuple(self.std or ())
 
+    @property
+    def channels(self) -> int:
+        """Of the images that it normalises."""
+        return len(self.statistics[0])
+
+    def check_channels(self, channels: int) -> None:
+        """Refuse images of other channels.
+
+        Raises:
+            DataError: names both settings.
+        """
+        if channels != self.channels:
+            raise DataError(
+                f"images have {channels} channels, the statistics {self.channels}: make "
+                "task.inputs.normalize and the dataset's tokenize.image_mode (rgb: 3, gray: 1) "
+                "agree"
+            )
+
 
 class AugmentConfig(Config):
     """What training does to an image before it is normalised; off by default."""
@@ -63,7 +82,19 @@ class ImageTransformConfig(Config):
 
     @field_validator("normalize")
     @classmethod
-    def _three_channels(cls, value: Normalization) -> Normalization:
-        if (channels := len(value.statistics[0])) != 3:
-            raise ValueError(f"images have 3 channels, the statistics {channels}")
+    def _colour_or_gray(cls, value: Normalization) -> Normalization:
+        if value.channels not in (1, 3):
+            raise ValueError(
+                f"images have 3 channels, or 1 with tokenize.image_mode gray, the statistics "
+                f"{value.channels}"
+            )
         return value
+
+    @model_validator(mode="after")
+    def _gray_has_no_saturation(self) -> "ImageTransformConfig":
+        if self.normalize.channels == 1 and self.augment.saturation:
+            raise ValueError(
+                f"augment.saturation is {self.augment.saturation}, but normalize is for images of "
+                "one channel, which have none: set it to 0"
+            )
+        return self

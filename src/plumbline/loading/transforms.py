@@ -37,9 +37,8 @@ def normalize_images(images: Tensor, normalization: Normalization) -> Tensor:
     Raises:
         DataError: the number of channels is not that of the statistics.
     """
+    normalization.check_channels(images.shape[1])
     mean, std = normalization.statistics
-    if images.shape[1] != len(mean):
-        raise DataError(f"images have {images.shape[1]} channels, the statistics {len(mean)}")
     # One multiply-add: (x / 255 - mean) / std.
     scale = torch.tensor([1 / (255 * s) for s in std]).view(1, -1, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(1, -1, 1, 1)
@@ -60,7 +59,7 @@ def augment_images(
     """Crop, mirror and recolour each image with draws from its own generator.
 
     Args:
-        images: [batch, channels, height, width], uint8; recolouring takes 3 channels.
+        images: [batch, channels, height, width], uint8; one channel is its own gray.
         config: what to do; all off gives `resize_images(images, size)`.
         size: side of the result, in pixels.
         generators: one per image, keyed by (seed, epoch, sample).

@@ -42,6 +42,9 @@ class ImageEncoderConfig(EncoderConfig):
     takes: ClassVar[tuple[str, ...] | None] = ("image",)
     image_size: int = Field(ge=8)
     """Side of the square input, in pixels."""
+    channels: Literal[1, 3] = 3
+    """Of the input; 1 is a network of 3 that sees the one channel three times, its weights
+    summed."""
 
 
 class ConvStemLayer(Config):

@@ -30,7 +30,15 @@ def encode_images(
     image_size: int,
     device: torch.device,
 ) -> torch.Tensor:
-    """Encode [batch, height, width, 3] uint8 images to tokens [batch, tokens, token_width]."""
+    """Encode uint8 images to tokens [batch, tokens, token_width].
+
+    Args:
+        encoder: evaluating, on the device.
+        images: [batch, height, width, channels].
+        normalize: as the encoder was trained.
+        image_size: side of the encoder's input, in pixels.
+        device: where to encode.
+    """
     stacked = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
     pixels = normalize_images(resize_images(stacked, image_size), normalize)
     with torch.inference_mode():
@@ -63,7 +71,7 @@ def cached_features(
 
     Args:
         encoder: frozen, evaluating.
-        images: [images, height, width, 3] uint8.
+        images: [images, height, width, channels] uint8.
         normalize: as the encoder was trained.
         image_size: side of the encoder's input, in pixels.
         folder: named by a digest of encoder, images and preprocessing.

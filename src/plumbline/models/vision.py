@@ -30,7 +30,7 @@ class ImageEncoder(Encoder):
         """Encode normalised images.
 
         Args:
-            pixel_values: [batch, 3, height, width], float, normalised per channel.
+            pixel_values: [batch, channels, height, width], float, normalised per channel.
             others: what a batch holds beside.
         """
         raise TypeError(f"{type(self).__name__} does not say how it encodes")
@@ -61,6 +61,8 @@ class VitEncoder(ImageEncoder):
         self.width = config.width
         self.token_width = config.width * len(config.feature_layers)
         self.tokens = (config.image_size // config.patch_size) ** 2
+        if config.channels == 1:
+            _take_gray(self.vit)
 
     def forward(self, pixel_values: Tensor, **others: Any) -> Encoded:
         """See `ImageEncoder.forward`."""
@@ -102,8 +104,10 @@ class TrunkEncoder(ImageEncoder):
             self.trunk = model.features
         else:
             raise ConfigError(f"arch = {config.arch!r}: has no convolutional trunk; use name: vit")
+        if config.channels == 1:
+            _take_gray(self.trunk)
         with torch.no_grad():
-            probe = torch.zeros(1, 3, config.image_size, config.image_size)
+            probe = torch.zeros(1, config.channels, config.image_size, config.image_size)
             shape = self.trunk.eval()(probe).shape
         self.trunk.train()
         self.width = self.token_width = int(shape[1])
@@ -149,6 +153,8 @@ class ResnetEncoder(ImageEncoder):
         self.trunk = nn.Sequential(*blocks)
         self.width = self.token_width = channels
         self.tokens = side * side
+        if config.channels == 1:
+            _take_gray(self.trunk)
 
     def forward(self, pixel_values: Tensor, **others: Any) -> Encoded:
         """See `ImageEncoder.forward`."""
@@ -156,6 +162,17 @@ class ResnetEncoder(ImageEncoder):
         maps = self.trunk(pixel_values.contiguous(memory_format=torch.channels_last))
         tokens = maps.flatten(2).transpose(1, 2)
         return Encoded(tokens, tokens.mean(dim=1))
+
+
+def _take_gray(network: nn.Module) -> None:
+    """Let a network of three channels take one, and give what three equal ones would have given.
+
+    So weights that were trained on colour can be used, and random ones keep the scale of theirs:
+    the sum of three of fan-in 3 k^2 varies as one of fan-in k^2.
+    """
+    first = next(part for part in network.modules() if isinstance(part, nn.Conv2d))
+    first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
+    first.in_channels = 1
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:

@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.errors import ConfigError
-from plumbline.loading.input_config import AnyInput, InputConfig
+from plumbline.loading.input_config import AnyInput, ImageInputConfig, InputConfig
 from plumbline.losses.registry import CLASS_LOSSES
 from plumbline.models.config import (
     CausalLmConfig,
@@ -16,7 +16,7 @@ from plumbline.models.config import (
     MaskedLmConfig,
     Seq2SeqConfig,
 )
-from plumbline.models.encoder_config import EncoderConfig
+from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
 
 
 class TaskConfig(Config):
@@ -203,6 +203,13 @@ def check_encoder(inputs: InputConfig, encoder: EncoderConfig, name: str) -> Non
             f"task.inputs.modality {inputs.modality!r}, but model.{name} takes "
             f"{' or '.join(encoder.takes) or 'raw texts, which only alignments give it'}"
         )
+    if isinstance(inputs, ImageInputConfig) and isinstance(encoder, ImageEncoderConfig):
+        given, taken = inputs.normalize.channels, encoder.channels
+        if given != taken:
+            raise ValueError(
+                f"task.inputs.normalize is for images of {given} channels, but model.{name}."
+                f"channels is {taken}: make them the same"
+            )
     longest, room = inputs.longest(), encoder.longest()
     if longest is not None and room is not None and longest > room:
         raise ValueError(

@@ -170,7 +170,8 @@ def collate(
     Returns:
         input_ids, labels [batch, seq]; position_ids [batch, image_tokens + seq];
         mask [batch, 1, image_tokens + seq, image_tokens + seq] bool; sample_index [batch]; and
-        image_features [batch, image_tokens, token_width] or pixel_values [batch, 3, size, size].
+        image_features [batch, image_tokens, token_width] or pixel_values
+        [batch, channels, size, size].
     """
     limit = config.max_text_tokens
     joined = [[join_segment(g, special_ids, limit) for g in s["segments"]] for s in samples]
@@ -220,7 +221,8 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
 
     Raises:
         CheckpointError: the start holds no aligned image encoder, or a file has changed.
-        DataError: the dataset has no text, or a split neither questions nor captions.
+        DataError: the dataset has no text, images of other channels than the encoder's, or a split
+            neither questions nor captions.
     """
     cache, seed = context.cache, context.seed
     encoder, aligned, encoder_digest = load_media_encoder(context.start)
@@ -241,6 +243,7 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
         caption_prompt=config.caption_prompt,
     )
     normalize = aligned.inputs.normalize
+    normalize.check_channels(cache.images.shape[-1])
     features = None
     if "image_encoder" in context.freeze:
         features = _frozen_features(encoder, spec, normalize, context, encoder_digest)

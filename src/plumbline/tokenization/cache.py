@@ -1,7 +1,7 @@
 """The training cache: every distinct medium decoded once, every distinct text tokenised once.
 
 A cache folder holds, of what the dataset has,
-  images.bin      uint8 [images, height, width, 3], row-major, memory-mapped
+  images.bin      uint8 [images, height, width, channels], row-major, memory-mapped
   audio.bin       float32 samples of all clips one after another, mono at `sample_rate`
   features.bin    float32 [steps of all arrays, channels]
   *.offsets.bin   int64 [clips + 1] in samples, or [arrays + 1] in steps: where each one begins
@@ -35,7 +35,7 @@ from plumbline.data.disk_index import DiskIndex
 from plumbline.data.parquet import column_names, count_rows, iter_table
 from plumbline.errors import DataError
 from plumbline.files import dump_json
-from plumbline.tokenization.media import MediaFile, open_media
+from plumbline.tokenization.media import ImageMode, MediaFile, open_media
 from plumbline.tokenization.tokenizer import (
     FILE_NAME,
     TokenizerConfig,
@@ -64,6 +64,8 @@ class TokenizeConfig(Config):
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     image_size: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=2, max_length=2)
     """Height and width of the cached images, in pixels; None: the one size that all have."""
+    image_mode: ImageMode = "rgb"
+    """Channels of the cached images: three, or one with the luma of ITU-R 601."""
     sample_rate: int = Field(16_000, ge=1000, le=MAX_SAMPLE_RATE)
     """Of the cached audio, in Hz; other rates are resampled."""
     max_tokens: int | None = Field(None, ge=2)
@@ -94,7 +96,7 @@ def build_cache(clean: Path, out: Path, config: TokenizeConfig, shapes: dict[str
     Args:
         clean: folder with `<split>.parquet`.
         out: empty folder; gets the files named at the top of this module.
-        config: tokenizer, image size, sample rate.
+        config: tokenizer, image size and channels, sample rate.
         shapes: content of shapes.json: sizes of the media, classes of the labels.
 
     Raises:
@@ -146,7 +148,9 @@ class _CacheWriter:
         self._parts = list({**self._labels, **shapes.get("values", {})} or {"": None})
         self._files = ExitStack()
         self._media: dict[str, MediaFile] = open_media(
-            out, config.image_size, config.sample_rate, shapes, self._files
+            *(out, config.image_size, config.image_mode, config.sample_rate),
+            shapes=shapes,
+            files=self._files,
         )
         self._indexes = {}
         for name in (*self._media, "texts"):

@@ -2,15 +2,21 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 
 from plumbline.data.arrays import decode_features
 from plumbline.data.clean_media import decoding
-from plumbline.data.images import decode_image, resize_image
+from plumbline.data.images import Mode, decode_image, resize_image
 from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import DataError
+
+ImageMode = Literal["rgb", "gray"]
+_MODES: dict[ImageMode, Mode] = {"rgb": "RGB", "gray": "L"}
+
+CHANNELS: dict[ImageMode, int] = {"rgb": 3, "gray": 1}
+"""Setting `tokenize.image_mode` -> channels of the cached images."""
 
 
 class MediaFile(Protocol):
@@ -32,20 +38,20 @@ class MediaFile(Protocol):
 class ImageFile:
     """images.bin."""
 
-    def __init__(self, out: BinaryIO, size: tuple[int, int]) -> None:
+    def __init__(self, out: BinaryIO, size: tuple[int, int], mode: ImageMode) -> None:
         """Write images of `size`, height and width in pixels, into `out`."""
-        self._out, self._size, self._count = out, size, 0
+        self._out, self._size, self._mode, self._count = out, size, mode, 0
 
     def append(self, data: bytes) -> None:
         """See `MediaFile`."""
         with decoding("image", data):
-            pixels = resize_image(decode_image(data), *self._size)
+            pixels = resize_image(decode_image(data, _MODES[self._mode]), *self._size)
         self._out.write(pixels.tobytes())
         self._count += 1
 
     def facts(self) -> dict[str, Any]:
         """See `MediaFile`."""
-        return {"images": self._count, "image_shape": [*self._size, 3]}
+        return {"images": self._count, "image_shape": [*self._size, CHANNELS[self._mode]]}
 
 
 class _RaggedFile:
@@ -117,6 +123,7 @@ class FeatureFile(_RaggedFile):
 def open_media(
     out: Path,
     image_size: list[int] | None,
+    image_mode: ImageMode,
     sample_rate: int,
     shapes: dict[str, Any],
     files: ExitStack,
@@ -132,7 +139,7 @@ def open_media(
         return files.enter_context((out / name).open("wb"))
 
     if size := _image_size(image_size, shapes):
-        media["image"] = ImageFile(create("images.bin"), size)
+        media["image"] = ImageFile(create("images.bin"), size, image_mode)
     if "audio" in shapes:
         media["audio"] = AudioFile(create("audio.bin"), create("audio.offsets.bin"), sample_rate)
     if "features" in shapes:
