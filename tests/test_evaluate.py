@@ -1,4 +1,4 @@
-"""E07: a stored model is measured from its folder, wherever it was trained."""
+"""A stored model is measured from its folder, wherever it was trained."""
 
 import json
 import shutil

@@ -43,7 +43,6 @@ def words(row: Row) -> Row:
 def test_no_figure_depends_on_the_batch_size(
     caches: Caches, stored_case: Folders, name: str
 ) -> None:
-    """N15."""
     first, *others = (evaluate(caches, stored_case, name, size) for size in (64, 1, 7))
     assert first.metrics
     for other in others:
@@ -58,7 +57,6 @@ def test_no_figure_depends_on_the_batch_size(
 def test_no_figure_of_an_alignment_depends_on_the_batch_size(
     caches: Caches, stored_case: Folders, name: str
 ) -> None:
-    """N15."""
     stored, cache = load_dual_encoder(stored_case(name)), caches(CASES[name].data)
     first, *others = (
         evaluate_alignment(stored, cache, AlignmentEvaluationConfig(batch_size=size), CPU)

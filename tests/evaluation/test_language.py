@@ -165,7 +165,7 @@ FRAMES: dict[str, tuple[list[int], list[int]]] = {
 def test_temperature_0_says_the_likeliest_token_again_and_again(
     open_lm: Callable[[str], Lm], name: str
 ) -> None:
-    """R05: also the only token to choose from."""
+    """Also the only token to choose from."""
     lm, (before, behind) = open_lm(name), FRAMES[name]
     for prompt in ("to be ", "q", "is the not"):
         ids = [*before, *encode(lm.text, prompt), *behind]
@@ -176,7 +176,7 @@ def test_temperature_0_says_the_likeliest_token_again_and_again(
 
 
 def test_equal_seeds_say_equal_texts(open_lm: Callable[[str], Lm]) -> None:
-    """R05: whatever the state of the global generator, which stays as it was."""
+    """Whatever the state of the global generator, which stays as it was."""
     lm = open_lm("causal_lm_packed")
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -189,7 +189,6 @@ def test_equal_seeds_say_equal_texts(open_lm: Callable[[str], Lm]) -> None:
 
 @torch.inference_mode()
 def test_only_the_likeliest_tokens_are_drawn(open_lm: Callable[[str], Lm]) -> None:
-    """R05."""
     lm = open_lm("causal_lm_packed")
     prompt = encode(lm.text, "to be ")
     scores = lm.model(input_ids=torch.tensor([prompt]))[0, -1]
@@ -205,7 +204,6 @@ def test_only_the_likeliest_tokens_are_drawn(open_lm: Callable[[str], Lm]) -> No
 def test_a_stop_text_ends_the_continuation_and_is_no_part_of_it(
     open_lm: Callable[[str], Lm],
 ) -> None:
-    """R05."""
     lm = open_lm("causal_lm_packed")
     whole = say(lm, seed=3)
     for stop in (whole[5:7], whole[12], whole[:2]):

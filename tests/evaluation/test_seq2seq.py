@@ -95,7 +95,6 @@ def test_beams_never_find_less_likely_targets_than_greed(job: TrainingJob) -> No
 
 @pytest.mark.parametrize("beams", [2, 4])
 def test_targets_do_not_depend_on_their_neighbours(job: TrainingJob, beams: int) -> None:
-    """N15."""
     sources = sources_of(job)
     first, *others = (
         write(job.model, sources, beams=beams, batch_size=size) for size in (64, 1, 7)

@@ -90,7 +90,6 @@ def lengths_of(mask: Tensor) -> list[int]:
 
 
 def test_features_of_unequal_length_are_padded_to_the_longest() -> None:
-    """X01."""
     made = features_input(standardize=False)
     batch = batch_of(made, 3)
     assert batch["steps"].shape == (3, 198, 3)
@@ -102,7 +101,6 @@ def test_features_of_unequal_length_are_padded_to_the_longest() -> None:
 
 
 def test_texts_of_unequal_length_are_framed_and_padded_to_the_longest() -> None:
-    """X01."""
     made = text_input()
     batch = batch_of(made, 3)
     assert batch["input_ids"].shape == (3, 200)
@@ -141,7 +139,7 @@ def test_words_are_dropped_in_training_alone_and_anew_each_epoch() -> None:
 
 
 def test_an_empty_text_still_has_its_frame() -> None:
-    """D05: no batch holds a sequence without a token."""
+    """No batch holds a sequence without a token."""
     made = TextInput(TextInputConfig(modality="text"), Ragged((0, 3)))  # type: ignore[arg-type]
     assert batch_of(made, 1)["input_ids"].tolist() == [[1, 2]]
 
@@ -173,7 +171,7 @@ def audio_input(cache: TrainingCache, memory: MemoryCache) -> AudioInput:
 def test_the_second_epoch_reads_nothing_and_is_augmented_anew(
     caches: Caches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """D11: what is kept stands before the augmentation."""
+    """What is kept stands before the augmentation."""
     memory = MemoryCache(2**24)
     made = audio_input(caches("clips"), memory)
     first = batch_of(made, 8, training=0)
@@ -190,7 +188,6 @@ def test_the_second_epoch_reads_nothing_and_is_augmented_anew(
 
 
 def test_the_memory_for_spectrograms_keeps_its_limit(caches: Caches) -> None:
-    """D11."""
     memory = MemoryCache(4000)
     made = audio_input(caches("clips"), memory)
     for _ in range(2):
@@ -214,7 +211,7 @@ def test_a_job_keeps_no_more_than_its_setting(make_job: Callable[..., TrainingJo
 def test_the_mask_reaches_the_model(
     make_job: Callable[..., TrainingJob], name: str, mask: str
 ) -> None:
-    """X02: under another mask the outputs are others; what is masked does not matter."""
+    """Under another mask the outputs are others; what is masked does not matter."""
     job = make_job(name)
     model = job.model.eval()
     batch = job.task.collate([job.train.sample(i, 0) for i in range(4)])["inputs"]
@@ -233,7 +230,7 @@ def test_the_mask_reaches_the_model(
 
 
 def test_an_unknown_modality_is_refused_with_the_nearest_name() -> None:
-    """X03: in the settings, before anything is built."""
+    """In the settings, before anything is built."""
     params = {"task": {"inputs": {"modality": "imagge"}}}
     with pytest.raises(ConfigError, match="'imagge': unknown; did you mean image"):
         check_config(ClassificationTaskConfig, {"inputs": "task.inputs"}, params)

@@ -59,7 +59,7 @@ def alone(encoder: Encoder, row: int, *, padding: int = 0) -> Any:
 def test_padding_has_no_influence_on_a_sequence(
     pooling: str, convs: list[dict[str, int]], layers: int
 ) -> None:
-    """X01: through strides and attention, for every length, flat or not."""
+    """Through strides and attention, for every length, flat or not."""
     flat = pooling == "none"
     encoder = built(sequence_config(pooling=pooling, convs=convs, layers=layers, flatten=flat))
     steps, mask = sequences()
@@ -90,7 +90,7 @@ def test_no_gradient_reaches_padding() -> None:
 @pytest.mark.parametrize("flatten", [False, True])
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_every_pooling_with_and_without_flattening(pooling: str, flatten: bool) -> None:
-    """S03: the shape that is announced is that of a real batch, and heads stand on it."""
+    """The shape that is announced is that of a real batch, and heads stand on it."""
     config = sequence_config(pooling=pooling, flatten=flatten, convs=STRIDED[:1])
     encoder = built(config)
     steps, mask = sequences()
@@ -113,7 +113,6 @@ def test_every_pooling_with_and_without_flattening(pooling: str, flatten: bool) 
 
 @torch.inference_mode()
 def test_without_pooling_the_logits_are_the_mean_of_those_of_the_steps() -> None:
-    """S03."""
     encoder = built(sequence_config(pooling="none", convs=[]))
     model = Classifier(encoder, {"": 3}, dropout=0.0).eval()
     steps, mask = sequences()

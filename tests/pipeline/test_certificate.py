@@ -1,4 +1,4 @@
-"""`plumbline.verify` on the real DAG: equal twice, and a planted difference is found (N17)."""
+"""`plumbline.verify` on the real DAG: equal twice, and a planted difference is found."""
 
 import json
 from pathlib import Path

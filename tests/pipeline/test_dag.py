@@ -1,4 +1,4 @@
-"""dvc.yaml tells the truth: about code, parameters and places (N01, C02, C13)."""
+"""dvc.yaml tells the truth: about code, parameters and places."""
 
 import importlib
 import re
@@ -113,7 +113,7 @@ def unlisted(settings: Any, written: Any, path: str) -> list[str]:
 
 
 def test_params_hold_every_setting_of_the_default_selection() -> None:
-    """H01, H02: what a stage knows can be overridden by name; unknown names are refused anyway."""
+    """What a stage knows can be overridden by name; unknown names are refused anyway."""
     from plumbline.config import check_config
     from plumbline.params import read_params
     from stages.check_params import specs

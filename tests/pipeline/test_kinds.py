@@ -230,7 +230,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_runs_from_its_cache_to_its_bundle(project: Path, name: str) -> None:
-    """K01, B08: one command a stage, whatever the kind."""
+    """One command a stage, whatever the kind."""
     finetune.main([name])
     history = (paths.finetuned(name) / "train.csv").read_text(encoding="utf-8").splitlines()
     assert len(history) > 2
@@ -248,7 +248,7 @@ def test_a_task_runs_from_its_cache_to_its_bundle(project: Path, name: str) -> N
 
 
 def test_an_audio_alignment_runs_to_its_figures(project: Path) -> None:
-    """A01, D03: recall both ways and zero-shot classes from clips with captions."""
+    """Recall both ways and zero-shot classes from clips with captions."""
     pretrain_alignment.main(["sounds"])
     evaluate_alignment.main(["sounds"])
     metrics = json.loads(paths.alignment_metrics("sounds").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Every parameter and every module, changed once: the stages that read it rerun, no other (N02).
+"""Every parameter and every module, changed once: the stages that read it rerun, no other.
 
 Expected is what follows from the stages' own settings, imports and inputs; found is what DVC says.
 """
@@ -130,7 +130,7 @@ def test_every_module_invalidates_the_stages_that_import_it_and_no_other(graph: 
 
 
 def test_a_new_entry_makes_its_own_stages_and_changes_the_report_alone(graph: Graph) -> None:
-    """C05: the others keep their keys."""
+    """The others keep their keys."""
     file = graph.folder / "params.yaml"
     text = file.read_bytes()
     graph.params["datasets"]["another"] = graph.params["datasets"]["scenes"]

@@ -1,4 +1,4 @@
-"""What one clone has computed, another restores from a remote: nothing runs twice (C05)."""
+"""What one clone has computed, another restores from a remote: nothing runs twice."""
 
 import json
 import uuid

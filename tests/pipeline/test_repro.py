@@ -1,4 +1,4 @@
-"""The DAG through dvc, on the smoke preset (C02, C04-C06, N02, N03, H05)."""
+"""The DAG through dvc, on the smoke preset."""
 
 import csv
 import io
@@ -199,7 +199,7 @@ SHARDED = "align.image.train.trainer.shard_layers"
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", ["false", "true"])
 def test_two_processes_train_through_dvc(reproduced: Checkout, sharded: str) -> None:
-    """Z01: the same losses, and the same folder, written by one of them."""
+    """The same losses, and the same folder, written by one of them."""
     place = reproduced.folder / "models/align/image"
     alone = {path.name: path.read_bytes() for path in place.iterdir()}
     settings = ["-S", f"{PROCESSES}=2", "-S", f"{SHARDED}={sharded}"]

@@ -1,4 +1,4 @@
-"""What a stage really reads is what dvc.yaml declares, no more and no less (N01, N02).
+"""What a stage really reads is what dvc.yaml declares, no more and no less.
 
 Each stage runs twice: in a checkout with everything in place, and traced in a folder with its
 declared inputs alone. Equal outputs mean that nothing else was read, by whatever library.

@@ -1,4 +1,4 @@
-"""Each stage is judged, and a difference is traced to where it began (N17)."""
+"""Each stage is judged, and a difference is traced to where it began."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""`python -m plumbline.verify`, from the command line to the certificate (N17, C08)."""
+"""`python -m plumbline.verify`, from the command line to the certificate."""
 
 import json
 import os

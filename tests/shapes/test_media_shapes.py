@@ -1,4 +1,4 @@
-"""Clips and features are described from each distinct cell (S01, S02, S04, S05)."""
+"""Clips and features are described from each distinct cell."""
 
 import io
 from pathlib import Path

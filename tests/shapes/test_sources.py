@@ -1,4 +1,4 @@
-"""Where a shape comes from, and what pooling leaves of it (S01, S02, S03)."""
+"""Where a shape comes from, and what pooling leaves of it."""
 
 from itertools import product
 

@@ -1,4 +1,4 @@
-"""Classes and values by part (S06, K08, D07)."""
+"""Classes and values by part."""
 
 from pathlib import Path
 from typing import Any

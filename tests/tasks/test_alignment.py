@@ -151,7 +151,7 @@ def test_validation_is_not_augmented_and_scores_all_widths() -> None:
 
 
 def test_one_width_is_drawn_per_batch_uniformly() -> None:
-    """A04: over 10,000 batches, each known by its first sample and its epoch."""
+    """Over 10,000 batches, each known by its first sample and its epoch."""
     drawing = task(widths=[2, 4, 8], sample_width=True)
     count = 10_000
     drawn = Counter(

@@ -40,7 +40,7 @@ def train(job: TrainingJob, steps: int) -> list[float]:
 def test_media_align_with_raw_texts_and_with_token_ids(
     make_job: MakeJob, name: str, text: dict[str, Any]
 ) -> None:
-    """A06: the encoder alone says what it reads."""
+    """The encoder alone says what it reads."""
     job = make_job(name, model={"text_encoder": text}, task={"loss": "info_nce"})
     batch = job.task.collate([job.train.sample(i, 0) for i in range(6)])
     strings = text["name"] == "ngrams"

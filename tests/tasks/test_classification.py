@@ -42,7 +42,7 @@ def gradients(job: TrainingJob, batch: Batch) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("name", "parts"), [("audio", 2), ("features", 2)])
 def test_a_head_learns_from_its_own_samples_alone(make_job: MakeJob, name: str, parts: int) -> None:
-    """K07: exactly no gradient reaches a head whose labels are not there."""
+    """Exactly no gradient reaches a head whose labels are not there."""
     job = make_job(name)
     batch = batch_of(job)
     assert len(batch["labels"]) == parts
@@ -60,7 +60,6 @@ def test_a_head_learns_from_its_own_samples_alone(make_job: MakeJob, name: str, 
 
 
 def test_the_gradients_of_the_heads_add_up_in_the_encoder(make_job: MakeJob) -> None:
-    """K07."""
     job = make_job("audio")
     batch = batch_of(job)
     whole = gradients(job, batch)["encoder.projection.weight"]
@@ -203,13 +202,13 @@ def test_an_unknown_loss_is_refused_with_the_nearest_name(make_job: MakeJob) -> 
 def test_settings_that_contradict_the_data_are_refused(
     make_job: MakeJob, model: dict[str, Any], task: dict[str, Any], message: str
 ) -> None:
-    """S06: a class count in conflict names both values."""
+    """A class count in conflict names both values."""
     with pytest.raises(ConfigError, match=message):
         make_job("features", model=model, task=task)
 
 
 def test_a_class_count_that_agrees_is_no_conflict(make_job: MakeJob) -> None:
-    """S06: classes come from the data settings, the heads follow."""
+    """Classes come from the data settings, the heads follow."""
     job = make_job("features", model={"num_classes": {"pain": 3, "stimulus": 2}})
     assert isinstance(job.model, Classifier)
     outputs = {name: head.out_features for name, head in job.model.heads.items()}  # type: ignore[union-attr]
@@ -217,7 +216,7 @@ def test_a_class_count_that_agrees_is_no_conflict(make_job: MakeJob) -> None:
 
 
 def test_declared_classes_reach_the_heads(tmp_path: Path, make_job: MakeJob) -> None:
-    """S06: one place says which classes there are and in which order."""
+    """One place says which classes there are and in which order."""
     (tmp_path / "clean").mkdir()
     rows = [{"sample_id": str(i), "image": picture(i), "label": "ab"[i % 2]} for i in range(4)]
     write_rows(tmp_path / "clean", "train", rows)

@@ -75,7 +75,7 @@ def trees(batch: Any) -> list[Tensor]:
 
 @ADDITIVE
 def test_padding_changes_nothing(make_job: MakeJob, name: str) -> None:
-    """N15: the loss of a sample is the same alone and beside longer neighbours."""
+    """The loss of a sample is the same alone and beside longer neighbours."""
     job = make_job(name)
     model, task = job.model.train(), job.validation_task or job.task
     together = samples(job.validation, 4) + last_samples(job.validation)
@@ -115,7 +115,7 @@ def accumulate(job: TrainingJob, window: list[Batch]) -> tuple[WindowSums, dict[
 
 @ALL
 def test_micro_batches_equal_their_batch(make_job: MakeJob, name: str) -> None:
-    """N06: sums, counts and gradients of a window do not depend on how it is cut."""
+    """Sums, counts and gradients of a window do not depend on how it is cut."""
     job = make_job(name)
     chosen = samples(job.train, 10)
     whole, expected = accumulate(job, [job.task.collate(chosen)])
@@ -162,7 +162,7 @@ def test_the_loss_is_the_one_written_out_by_hand(make_job: MakeJob, name: str) -
 def test_a_batch_of_ignored_labels_costs_nothing_and_teaches_nothing(
     make_job: MakeJob, name: str
 ) -> None:
-    """K11: no label is neither NaN nor a gradient."""
+    """No label is neither NaN nor a gradient."""
     job = make_job(name)
     batch = silence(job.task.collate(samples(job.train)))
     loss = job.task.loss(job.model.train(), batch)
@@ -176,7 +176,7 @@ def test_a_batch_of_ignored_labels_costs_nothing_and_teaches_nothing(
 def test_training_batches_depend_on_seed_epoch_and_place_alone(
     make_job: MakeJob, name: str
 ) -> None:
-    """N05: for any number of workers, in another run, and from the middle of an epoch on."""
+    """For any number of workers, in another run, and from the middle of an epoch on."""
 
     def batches(workers: int, epoch: int, start: int = 0, seed: int = 0) -> list[Batch]:
         job = make_job(name, seed=seed)
@@ -243,7 +243,7 @@ def test_samples_of_similar_length_can_be_put_together(make_job: MakeJob, name: 
 
 @ALL
 def test_forty_steps_halve_the_loss_of_twelve_samples(make_job: MakeJob, name: str) -> None:
-    """K01: whatever the kind, through the window as the trainer takes it."""
+    """Whatever the kind, through the window as the trainer takes it."""
     job = make_job(name)
     optimizer = torch.optim.AdamW(job.model.parameters(), lr=0.01)
     window = [job.task.collate(samples(job.train, 12)[at : at + 6]) for at in (0, 6)]

@@ -37,7 +37,7 @@ def stream(cache: TrainingCache, split: str) -> list[int]:
 def test_blocks_of_evaluation_predict_every_token_but_the_first_once(
     make_job: MakeJob, caches: Caches, block: int
 ) -> None:
-    """K02: labels are the tokens one place later."""
+    """Labels are the tokens one place later."""
     job = make_job("causal_lm_packed", task={"block_size": block})
     assert job.validation is not None
     expected = stream(caches("text"), "val")
@@ -82,7 +82,6 @@ def test_a_stream_shorter_than_a_block_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_row_is_framed_and_an_answer_alone_is_labelled(make_job: MakeJob, caches: Caches) -> None:
-    """K02."""
     rows, answers = (make_job(f"causal_lm_{name}") for name in ("rows", "answers"))
     text = caches("text").ids(int(caches("text").rows("train")["text"][0])).tolist()
     batch = rows.task.collate([rows.train.sample(0, 0)])
@@ -129,7 +128,7 @@ def masked(count: int, share: float = 0.15, epoch: int = 0, length: int = 50) ->
 
 @pytest.mark.parametrize("share", [0.15, 0.4])
 def test_the_share_of_tokens_to_guess_is_the_one_that_is_set(share: float) -> None:
-    """K03: within 3 sigma, and of those 80 % hidden, 10 % replaced, 10 % kept."""
+    """Within 3 sigma, and of those 80 % hidden, 10 % replaced, 10 % kept."""
     batch = masked(600, share)
     chosen = batch["labels"] != IGNORE_INDEX
     words = 600 * 50
@@ -149,7 +148,6 @@ def test_the_share_of_tokens_to_guess_is_the_one_that_is_set(share: float) -> No
 
 
 def test_what_is_hidden_is_drawn_anew_each_epoch() -> None:
-    """K03."""
     first, second, again = (masked(20, epoch=epoch) for epoch in (0, 1, 0))
     assert torch.equal(first["input_ids"], again["input_ids"])
     assert not torch.equal(first["labels"], second["labels"])
@@ -158,7 +156,6 @@ def test_what_is_hidden_is_drawn_anew_each_epoch() -> None:
 
 
 def test_a_short_row_has_something_to_guess_and_an_empty_one_nothing() -> None:
-    """K11."""
     batch = masked(200, share=0.01, length=2)
     assert (batch["labels"] != IGNORE_INDEX).any(dim=1).all()
     _, labels = mask_tokens(np.array([1, 2]), spec(), np.random.default_rng(0), FIRST_WORD)

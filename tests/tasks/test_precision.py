@@ -34,7 +34,6 @@ def losses_of(job: TrainingJob, batch: Batch, precision: str) -> list[float]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_bf16_trains_as_fp32_does_within_the_stated_tolerance(make_job: MakeJob, name: str) -> None:
-    """R06."""
     found = {}
     for precision in ("fp32", "bf16"):
         job = make_job(name)

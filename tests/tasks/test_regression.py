@@ -58,7 +58,7 @@ def test_repeated_measurements_all_count(tmp_path: Path, make_job: MakeJob) -> N
 
 
 def test_errors_weigh_by_their_rows(tmp_path: Path, make_job: MakeJob) -> None:
-    """K10: with mean 1 over the training samples; a row that says nothing weighs 1."""
+    """With mean 1 over the training samples; a row that says nothing weighs 1."""
     (tmp_path / "clean").mkdir()
     weights = ["3", None, "0", "4"]
     rows: list[Row] = [
@@ -107,7 +107,6 @@ def test_a_part_that_never_varies_is_learned_all_the_same(
 
 
 def test_a_part_without_a_number_teaches_its_head_nothing(make_job: MakeJob) -> None:
-    """K07."""
     job = make_job("regression")
     batch = job.task.collate([job.train.sample(i, 0) for i in range(8)])
     batch["targets"][:, 1] = float("nan")

@@ -19,14 +19,13 @@ SPECIAL = SpecialIds(pad=0, bos=1, eos=2)
 
 
 def test_decoder_inputs_are_the_labels_one_place_later() -> None:
-    """K04: behind bos; what carries no loss is padding, never the ignored label itself."""
+    """Behind bos; what carries no loss is padding, never the ignored label itself."""
     no = IGNORE_INDEX
     labels = np.array([[7, 8, 9, 2], [5, 2, no, no]])
     assert shift_right(labels, SPECIAL).tolist() == [[1, 7, 8, 9], [1, 5, 2, 0]]
 
 
 def test_a_batch_holds_sources_and_shifted_targets(make_job: MakeJob, caches: Caches) -> None:
-    """K04, X01."""
     job, cache = make_job("seq2seq"), caches("pairs")
     batch = job.task.collate([job.train.sample(i, 0) for i in range(5)])
     rows = cache.rows("train")
@@ -71,7 +70,6 @@ def test_a_target_token_sees_the_source_and_only_what_came_before(make_job: Make
 
 @torch.inference_mode()
 def test_the_mask_reaches_the_encoder(make_job: MakeJob) -> None:
-    """X02."""
     job = make_job("seq2seq")
     model: Any = job.model.eval()
     batch = job.task.collate([job.train.sample(i, 0) for i in range(3)])

@@ -72,7 +72,7 @@ def test_a_clip_of_two_parts_is_stored_once_and_comes_back(caches: Caches, tmp_p
 
 
 def test_each_part_has_classes_of_its_own(caches: Caches) -> None:
-    """S06: the data settings alone say which classes there are."""
+    """The data settings alone say which classes there are."""
     assert caches("clips").classes() == {"digit": sorted(DIGITS), "speaker": sorted(SPEAKERS)}
     assert caches("signals").classes() == {
         "pain": ["high", "low", "none"],
@@ -134,7 +134,7 @@ def long_questions(tmp_path: Path, limit: int) -> tuple[TrainingCache, list[Row]
 def test_questions_that_leave_no_label_are_listed_and_the_rest_is_learned(
     tmp_path: Path, make_job: Callable[..., TrainingJob]
 ) -> None:
-    """N07: what truncation takes is on the record, and nothing else is missing."""
+    """What truncation takes is on the record, and nothing else is missing."""
     limit = 41
     cache, rows = long_questions(tmp_path, limit)
     with (cache.folder / "lost_labels.csv").open() as file:
@@ -164,7 +164,6 @@ def test_questions_that_leave_no_label_are_listed_and_the_rest_is_learned(
 def test_questions_that_a_smaller_block_leaves_out_are_said(
     tmp_path: Path, make_job: Callable[..., TrainingJob], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """N07."""
     cache, _ = long_questions(tmp_path, 1000)
     assert not (cache.folder / "lost_labels.csv").exists()
     job = make_job("causal_lm_answers", cache=cache, task={"block_size": 40})

@@ -150,7 +150,7 @@ PAIRS = ["a red circle", "the blue square stands"] * 4 + [
 
 
 def test_one_vocabulary_serves_both_languages() -> None:
-    """T01: joint training keeps its limit, both languages come back, both are merged."""
+    """Joint training keeps its limit, both languages come back, both are merged."""
     joint = train_tokenizer(PAIRS, TokenizerConfig(vocab_size=320))
     assert joint.get_vocab_size() <= 320
     for text in PAIRS:

@@ -1,4 +1,4 @@
-"""Several processes train as one does: the same samples, sums, gradients and steps (N05, Z01-Z04).
+"""Several processes train as one does: the same samples, sums, gradients and steps.
 
 The processes are forked from the test with everything built, and meet over gloo on the loopback.
 """
@@ -97,7 +97,7 @@ def test_the_shares_of_all_processes_are_the_batches_of_one(
 def test_a_training_stopped_by_a_signal_to_one_process_goes_on_to_the_same_bits(
     make_job: MakeJob, together: Together, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """N04: all of them stop after the same step, and the main one saves the state once."""
+    """All of them stop after the same step, and the main one saves the state once."""
     monkeypatch.chdir(tmp_path)
     run = settings(epochs=3)
     whole = make_job("text")
@@ -196,7 +196,7 @@ def test_moving_statistics_are_the_same_in_all_processes(together: Together, toy
 def test_half_precision_and_accumulation_work_in_two_processes(
     make_job: MakeJob, together: Together, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """Z04: bf16 sums differ in their last bits only."""
+    """Bf16 sums differ in their last bits only."""
     monkeypatch.chdir(tmp_path)
     run = settings(precision="bf16", max_grad_norm=0.1, epochs=1)
     train(make_job("text"), run, Path("one"), Processes())

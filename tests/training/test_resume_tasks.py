@@ -1,6 +1,6 @@
 """Every kind of task: killed anywhere and resumed, and for any number of workers, the same bits.
 
-N04, N05, FP24, FP25: with shuffling, augmentation, dropped words and captions, drawn widths.
+With shuffling, augmentation, dropped words and captions, drawn widths.
 """
 
 import os

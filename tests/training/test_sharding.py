@@ -1,4 +1,4 @@
-"""Layers spread over the processes train as whole ones do (Z01)."""
+"""Layers spread over the processes train as whole ones do."""
 
 import copy
 import logging
@@ -195,7 +195,7 @@ def test_the_joined_model_is_the_plain_one(make_job: MakeJob, together: Together
 def test_a_sharded_training_that_was_ended_goes_on_to_the_same_bits(
     make_job: MakeJob, together: Together, tmp_path: Path, monkeypatch: Any, how: signal.Signals
 ) -> None:
-    """N04, FP22: neither a hang nor half a state."""
+    """FP22: neither a hang nor half a state."""
     monkeypatch.chdir(tmp_path)
     run = settings(processes=2, shard_layers=True, epochs=3, checkpoint={"every_steps": 1})
     whole_job = make_job("text")

@@ -1,4 +1,4 @@
-"""Clips are judged by their bytes alone (D04, FD36, FD37)."""
+"""Clips are judged by their bytes alone."""
 
 import struct
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Rows of audio, features, labels, values and parts (D07, N08, N09, FD33 to FD36, FD40)."""
+"""Rows of audio, features, labels, values and parts."""
 
 from collections.abc import Callable
 from pathlib import Path
