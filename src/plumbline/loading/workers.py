@@ -246,6 +246,7 @@ def _start(loader: DataLoader[Any], sockets: Path) -> tuple[Any, list[BaseProces
         _MultiProcessingDataLoaderIter.__init__(iterator, loader)
     except BaseException:
         _forget_processes(iterator)
+        iterator._shutdown = True  # nothing is left to do for its end
         for begun in _children_beside(before):
             begun.kill()
         raise
@@ -314,10 +315,13 @@ def _too_many_files(workers: int) -> str:
 
 @contextmanager
 def _naming_limits(workers: int) -> Iterator[None]:
-    """Say in one line that the limit on open files ends the talk with the loader processes."""
+    """Say in one line which limit of the system ends the talk with the loader processes."""
     try:
         yield
     except (RuntimeError, OSError) as error:
+        # Their locks lie in shared memory as well as the batches.
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise LoaderError(_undelivered(str(error), workers)) from error
         full = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
         if full or re.search("[Tt]oo many open files|items of ancdata", str(error)):
             raise LoaderError(_too_many_files(workers)) from error
