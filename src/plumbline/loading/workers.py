@@ -161,11 +161,22 @@ class _Watch:
         for process in self._processes:
             process.kill()
 
-    def end(self, iterator: Any) -> None:
-        """End the processes: those that do not answer within a moment are killed."""
+    def end(self, iterator: Any, *, emptied: bool) -> None:
+        """End the processes: those that do not answer within a moment are killed.
+
+        Where not all batches were taken none is asked, and torch's queues are closed beside the
+        training: an error in the middle of a wait, such as a signal's, may have left a lock of
+        theirs held, on which the question would wait.
+        """
         self._over.set()
         self._thread.join()
         _forget_processes(iterator)
+        if not emptied:
+            self._kill()
+            closing = threading.Thread(target=iterator._shutdown_workers, daemon=True)
+            closing.start()
+            closing.join(_END_S)
+            return
         killer = threading.Timer(_END_S, self._kill)
         killer.daemon = True
         killer.start()
@@ -218,11 +229,13 @@ def worker_batches(
     with scratch_folder(_folder_for_sockets()) as sockets, _naming_limits(workers):
         iterator, processes = _start(loader, sockets)
         watch = _Watch(watched.beats, processes, timeout_s)
+        emptied = False
         try:
             for _ in keys:
                 yield _next(iterator, watch, workers, timeout_s)
+            emptied = True
         finally:
-            watch.end(iterator)
+            watch.end(iterator, emptied=emptied)
 
 
 def _folder_for_sockets() -> str | None:
