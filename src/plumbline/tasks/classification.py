@@ -247,7 +247,6 @@ def build(
     )
     validation = source(split="val") if context.has_validation else None
     heads = {part: len(names) for part, names in classes.items()}
-    evaluating = partial(bound, training=False)
     return TrainingJob(
         model=Classifier(start.encoder, heads, model_config.head_dropout),
         task=Task("classification", partial(bound, training=True), smoothed),
@@ -256,21 +255,23 @@ def build(
         spec=spec,
         tokenizer=context.tokenizer(),
         inputs={**context.inputs(model_config.sources()), **start.digest},
-        validation_task=Task(
-            "classification",
-            evaluating,
-            smoothed,
-            validation_metrics=partial(
-                validation_metrics,
-                loader=evaluation_loader(validation, evaluating),
-                rows=validation,
-                parts=parts,
-            ),
-            metric_names=metric_names(validation, parts),
+        validation_task=_validation_task(
+            validation, partial(bound, training=False), smoothed, parts
         )
         if validation
         else None,
     )
+
+
+def _validation_task(
+    rows: LabelledRows, bound: partial[Batch], smoothed: partial[LossSum], parts: Sequence[str]
+) -> Task:
+    """The task without augmentation, with the figures of every head over the whole split."""
+    measured = partial(
+        validation_metrics, loader=evaluation_loader(rows, bound), rows=rows, parts=parts
+    )
+    names = metric_names(rows, parts)
+    return Task("classification", bound, smoothed, validation_metrics=measured, metric_names=names)
 
 
 def evaluation_loader(rows: LabelledRows, bound: partial[Batch], batch_size: int = 256) -> Loader:
