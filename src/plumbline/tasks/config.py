@@ -115,15 +115,26 @@ class VlmTaskConfig(TaskConfig):
         return "image"
 
 
-class CausalLmTaskConfig(TaskConfig):
+class PackedTaskConfig(TaskConfig):
+    """What work on running text shares: how rows become samples."""
+
+    block_size: int = Field(128, ge=2)
+    """Tokens seen at a time, or in front of which the next one is predicted; longer rows are
+    cut."""
+    pack: bool = True
+    """Read all rows as one stream, eos between them, in blocks without padding; text only."""
+
+    @property
+    @override
+    def has_lengths(self) -> bool:
+        return not self.pack
+
+
+class CausalLmTaskConfig(PackedTaskConfig):
     """What the causal language model reads."""
 
     text: Literal["text", "question_answer"] = "text"
     """The column `text`, or questions with answers, of which only the answers carry loss."""
-    block_size: int = Field(128, ge=2)
-    """Tokens in front of which the next one is predicted; longer rows are cut."""
-    pack: bool = True
-    """Read all rows as one stream, eos between them, in blocks without padding; text only."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
 
     @model_validator(mode="after")
@@ -131,11 +142,6 @@ class CausalLmTaskConfig(TaskConfig):
         if self.pack and self.text == "question_answer":
             raise ValueError("pack is true, but questions and answers are rows: set it to false")
         return self
-
-    @property
-    @override
-    def has_lengths(self) -> bool:
-        return not self.pack
 
     @override
     def check_model(self, model: Config) -> None:
@@ -148,20 +154,11 @@ class CausalLmTaskConfig(TaskConfig):
             )
 
 
-class MaskedLmTaskConfig(TaskConfig):
+class MaskedLmTaskConfig(PackedTaskConfig):
     """What the masked language model has to guess."""
 
-    block_size: int = Field(128, ge=2)
-    """Tokens seen at a time; longer rows are cut."""
-    pack: bool = True
-    """Read all rows as one stream, eos between them, in blocks without padding."""
     masked_share: float = Field(0.15, gt=0.0, lt=1.0)
     """Of tokens to guess: 80 % of them are hidden, 10 % replaced by any token, 10 % kept."""
-
-    @property
-    @override
-    def has_lengths(self) -> bool:
-        return not self.pack
 
     @override
     def check_model(self, model: Config) -> None:
