@@ -20,6 +20,19 @@ ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "test",
     "GIT_COMMITTER_EMAIL": "test@localhost",
 }
+STAGES = [
+    "prepare scenes",
+    "validate scenes",
+    "detect_shapes scenes",
+    "tokenize_text scenes",
+    "pretrain_alignment image",
+    "evaluate_alignment image",
+    "finetune vqa",
+    "evaluate_model vqa",
+    "export_model vqa",
+    "report",
+]
+"""Stage and key of all that the smoke preset runs behind `check_params`."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.pipeline.checkout import Checkout
+from tests.pipeline.checkout import STAGES, Checkout
 
 
 @pytest.fixture(scope="module")
@@ -88,21 +88,7 @@ def test_a_wrong_setting_is_refused_in_one_line_and_nothing_is_lost(
     assert (reproduced.folder / "models/tasks/vqa/digests.json").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        "prepare scenes",
-        "validate scenes",
-        "detect_shapes scenes",
-        "tokenize_text scenes",
-        "pretrain_alignment image",
-        "evaluate_alignment image",
-        "finetune vqa",
-        "evaluate_model vqa",
-        "export_model vqa",
-        "report",
-    ],
-)
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_prints_its_settings(reproduced: Checkout, stage: str) -> None:
     done = reproduced.run("python", "-m", *f"stages.{stage}".split(), "--cfg", "job")
     assert "${" not in done.stdout
