@@ -17,7 +17,14 @@ import pytest
 from plumbline.files import dump_json, read_json
 from tests.export.test_tasks import BOTH_FORMATS
 
-EVERY_KIND = ["vlm", *BOTH_FORMATS]
+EVERY_KIND = [
+    "vlm",
+    *(
+        # An environment is made for each: together more than a minute.
+        kind if kind == "text" else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in BOTH_FORMATS
+    ),
+]
 
 
 @pytest.fixture(params=EVERY_KIND)
