@@ -4,6 +4,7 @@
 process before, each in a process of its own. Above 2 s or 300 MB, or 1 s to refuse, it exits 1.
 """
 
+import functools
 import io
 import json
 import os
@@ -16,11 +17,14 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 
 MAX_CPU_S, MAX_MB, MAX_REFUSAL_S = 2.0, 300.0, 1.0
+MAX_CHARS = 400_000
+"""The default of `validate.max_text_chars`."""
 PLACES = ("validate", "cache", "bundle")
 MIB = 2**20
 
@@ -95,9 +99,10 @@ def _deep_png(share: float) -> bytes:
     return _png(side, side, 16, 6, row * side)
 
 
-def _rle_bmp(share: float) -> bytes:
-    width = height = 1200
-    runs = b"".join(b"\1" + bytes([n % 251]) for n in range(int(width * height * share / 2)))
+def _rle_bmp(share: float, *, side: int = 1200, length: int = 1) -> bytes:
+    width = height = int(side * share**0.5) // 4 * 4
+    row = b"".join(bytes([length, n % 251]) for n in range(width // length)) + b"\0\0"
+    runs = row * height + b"\0\1"
     head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
     start = 14 + 40 + 1024
     return b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start) + head + bytes(1024) + runs
@@ -115,10 +120,33 @@ def _sound(form: str, coding: str, rate: int, channels: int, seconds: float) -> 
     return buffer.getvalue()
 
 
+def _longest_sound(form: str, coding: str, rate: int, channels: int) -> bytes:
+    """The longest that the limits allow."""
+    from plumbline.data.audio import read_audio_header
+    from plumbline.data.undecodable import TooCostlyError
+
+    for seconds in range(299, 0, -15):
+        data = _sound(form, coding, rate, channels, seconds)
+        try:
+            read_audio_header(data)
+            return data
+        except TooCostlyError:
+            continue
+    raise SystemExit("no such sound is allowed")
+
+
 def _npy(kind: str, count: int) -> bytes:
+    from tests.faults.media_mutations import CHANNELS
+
     buffer = io.BytesIO()
-    np.save(buffer, np.ones((count // 4, 4), kind))
+    np.save(buffer, np.ones((count // CHANNELS, CHANNELS), kind))
     return buffer.getvalue()
+
+
+def _unknown_words(count: int) -> bytes:
+    """Characters that no tokenizer here has seen: every byte is a token."""
+    seen = np.random.default_rng(0).integers(0x1F300, 0x1F600, count, np.uint32)
+    return seen.astype("<u4").tobytes().decode("utf-32-le").encode()
 
 
 ALLOWED: dict[str, tuple[str, Callable[[], bytes]]] = {
@@ -158,11 +186,17 @@ ALLOWED: dict[str, tuple[str, Callable[[], bytes]]] = {
     "wav float": ("audio", lambda: _sound("WAV", "FLOAT", 22_050, 1, 300)),
     "flac": ("audio", lambda: _sound("FLAC", "PCM_16", 44_100, 2, 150)),
     "vorbis of many channels": ("audio", lambda: _sound("OGG", "VORBIS", 8000, 200, 30)),
-    "opus": ("audio", lambda: _sound("OGG", "OPUS", 48_000, 2, 200)),
+    "opus": ("audio", lambda: _longest_sound("OGG", "OPUS", 48_000, 2)),
     "mp3": ("audio", lambda: _sound("MP3", "MPEG_LAYER_III", 48_000, 2, 300)),
-    "gsm": ("audio", lambda: _sound("WAV", "GSM610", 48_000, 1, 300)),
+    "gsm": ("audio", lambda: _longest_sound("WAV", "GSM610", 48_000, 1)),
+    "ima adpcm": ("audio", lambda: _longest_sound("WAV", "IMA_ADPCM", 48_000, 2)),
+    "ms adpcm": ("audio", lambda: _longest_sound("WAV", "MS_ADPCM", 48_000, 2)),
     "bytes of numbers": ("features", lambda: _npy("|u1", 2**24)),
     "doubles": ("features", lambda: _npy("<f8", 2**22 - 16)),
+    "english": ("text", lambda: b"The quick brown fox jumps over it. " * (MAX_CHARS // 35)),
+    "one word": ("text", lambda: b"a" * MAX_CHARS),
+    "unknown characters": ("text", lambda: _unknown_words(MAX_CHARS)),
+    "accents to compose": ("text", lambda: "e\u0301".encode() * (MAX_CHARS // 2)),
 }
 """Name -> medium, and what makes the worst of its kind that the limits allow."""
 
@@ -187,20 +221,40 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes]]] = {
     "gif with 32 MB of comments": ("image", lambda: _comments(130_000)),
     "webp of 20 megapixels": ("image", lambda: _saved(_smooth(5000, 4000), "WEBP", method=0)),
     "avif of 24 megapixels": ("image", lambda: _saved(_smooth(6000, 4000), "AVIF", speed=10)),
-    "bmp of long runs": ("image", lambda: _rle_bmp(3.0)),
+    "bmp of long runs": ("image", lambda: _rle_bmp(1.5)),
     "vorbis of 255 channels": ("audio", lambda: _sound("OGG", "VORBIS", 192_000, 255, 5)),
     "ten minutes of opus in stereo": ("audio", lambda: _sound("OGG", "OPUS", 48_000, 2, 300)),
     "32 million numbers": ("features", lambda: _npy("|u1", 2**25 - 256)),
 }
 
 
+@functools.cache
+def _how(medium: str) -> Any:
+    """What validation, the cache and a bundle do with a cell."""
+    from plumbline.export.templates.text import TextReader
+    from plumbline.tokenization.tokenizer import TokenizerConfig, train_tokenizer
+    from plumbline.validation.text_check import clean_text
+    from tests.faults.media_mutations import MEDIA, Medium
+
+    if medium != "text":
+        return MEDIA[medium]
+    tokenizer = train_tokenizer(["The quick brown fox jumps over it."] * 2, TokenizerConfig())
+    file = tokenizer.to_str().encode()
+    reader = TextReader(cast("Any", SimpleNamespace(read=lambda _: file)), MAX_CHARS)
+    return Medium(
+        lambda data, _: fault if hasattr(fault := clean_text(data, MAX_CHARS), "reason") else None,
+        lambda data: tokenizer.encode_batch_fast([data.decode()], add_special_tokens=False)[0].ids,
+        lambda data: reader.encode(reader.check("text", data.decode())),
+        np.array,
+    )
+
+
 def _run(place: str, medium: str, data: bytes) -> str:
     """Do at `place` what is done with a cell; what came of it."""
     from plumbline.data.undecodable import UndecodableError
     from plumbline.export.templates.files import InputError
-    from tests.faults import media_mutations
 
-    how = media_mutations.MEDIA[medium]
+    how = _how(medium)
     if place == "validate":
         fault = how.check(data, "full")
         return f"refused: {fault.reason}, {fault.detail}" if fault else "clean"
@@ -234,6 +288,8 @@ def _measure(place: str, medium: str, file: Path) -> dict[str, Any]:
 def _small(medium: str) -> bytes:
     if medium == "image":
         return _saved(_smooth(20, 20), "PNG")
+    if medium == "text":
+        return b"The quick brown fox"
     return _sound("WAV", "PCM_16", 8000, 1, 1) if medium == "audio" else _npy("<f4", 12)
 
 

@@ -20,6 +20,7 @@ from plumbline.errors import DataError
 from plumbline.files import digest_of, read_json, sha256_file, write_digests
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
+from plumbline.tokenization import cache as token_cache
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 from plumbline.tokenization.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 
@@ -188,6 +189,7 @@ BUILD = """
 import json, sys
 from pathlib import Path
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
+from plumbline.tokenization import cache as token_cache
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 clean, out = Path(sys.argv[1]), Path(sys.argv[2])
 out.mkdir()
@@ -233,6 +235,15 @@ def test_numbers_do_not_depend_on_how_rows_are_batched(
             assert np.array_equal(
                 cache.rows(split)[name], numbers, equal_nan=numbers.dtype.kind == "f"
             ), name
+
+
+def test_how_much_text_is_encoded_at_once_changes_no_byte(
+    scenes_clean: Path, scenes_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_cache, "_ENCODED_BYTES", 40)
+    shutil.copytree(scenes_clean, tmp_path / "clean")
+    cache = cache_of(tmp_path / "clean", TokenizeConfig(tokenizer=TokenizerConfig(vocab_size=300)))
+    assert read_json(cache.folder / "digests.json") == read_json(scenes_cache / "digests.json")
 
 
 def test_texts_are_numbered_row_by_row(tmp_path: Path) -> None:

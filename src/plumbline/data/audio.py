@@ -37,7 +37,7 @@ MAX_LEVEL = 2.0**32
 
 _BLOCK_VALUES = 2**18
 _NS_PER_FRAME = 10  # what averaging takes, whatever the channels
-_NS_PER_VALUE = {"OPUS": 75, "GSM610": 90, "IMA_ADPCM": 45, "MS_ADPCM": 45}
+_NS_PER_VALUE = {"OPUS": 75, "GSM610": 110, "IMA_ADPCM": 60, "MS_ADPCM": 45}
 _NS_PER_OTHER_VALUE = 30
 
 

@@ -40,7 +40,7 @@ class LimitsConfig(Config):
     """Of an image, a clip or an array, encoded."""
     max_image_pixels: int = Field(MAX_PIXELS, ge=64, le=MAX_PIXELS)
     max_audio_s: float = Field(60.0, gt=0.0, le=MAX_SECONDS)
-    max_text_chars: int = Field(10_000, ge=1)
+    max_text_chars: int = Field(10_000, ge=1, le=400_000)
     max_new_tokens: int = Field(1000, ge=1)
     """What a request may ask for at most."""
 

@@ -29,6 +29,7 @@ from tokenizers import Tokenizer
 
 from plumbline.config import Config
 from plumbline.data.audio_headers import MAX_SAMPLE_RATE
+from plumbline.data.byte_columns import cut_rows
 from plumbline.data.columns import CONTENT, MEDIA, SPLITS, TEXTS
 from plumbline.data.csv_writer import CsvWriter
 from plumbline.data.disk_index import DiskIndex
@@ -46,6 +47,8 @@ from plumbline.tokenization.tokenizer import (
 from plumbline.tracking.progress import tracked
 
 TEXT_SCHEMA = pa.schema([("text", pa.string()), ("ids", pa.list_(pa.int32()))])
+_ENCODED_BYTES = 2**20
+"""Of text that is encoded at once: the tokenizer holds some 150 bytes for each token."""
 NUMBERED = (*MEDIA, *TEXTS)
 SAMPLE_SCHEMA = pa.schema(
     [("sample_id", pa.string())]
@@ -241,14 +244,22 @@ class _CacheWriter:
         if not texts:
             return
         assert self._tokenizer is not None  # there is text, so shapes.json has it
-        ids = [e.ids for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        self._longest = max(self._longest, *(len(i) for i in ids), 0)
+        column = pa.array(texts, pa.string())
+        cells = pa.record_batch([column], ["text"])
+        lengths, values = [], []
+        for start, stop in cut_rows(cells, _ENCODED_BYTES):
+            for encoding in self._tokenizer.encode_batch_fast(
+                texts[start:stop], add_special_tokens=False
+            ):
+                lengths.append(len(encoding))
+                values.append(np.array(encoding.ids, np.int32))
+        self._longest = max(self._longest, *lengths)
         if self._limit is not None:
             self._lengths.seek(0, 2)
-            self._lengths.write(np.array([len(i) for i in ids], np.int32).tobytes())
-        self._texts.write_batch(
-            pa.RecordBatch.from_pydict({"text": texts, "ids": ids}, TEXT_SCHEMA)
-        )
+            self._lengths.write(np.array(lengths, np.int32).tobytes())
+        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+        ids = pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(values)))
+        self._texts.write_batch(pa.RecordBatch.from_arrays([column, ids], schema=TEXT_SCHEMA))
 
     def _number_labels(self, batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
         rows, names = batch.num_rows, batch.schema.names

@@ -86,7 +86,8 @@ class ValidationConfig(Config):
     """Channels of features; null takes those of the first row whose features are good."""
     labels: dict[str, list[str]] = {}
     """Part -> the labels that it may have; the unnamed part is "". Others may have any."""
-    max_text_chars: int = Field(default=1_000_000, ge=1, le=MAX_CELL_BYTES // 4 - 1)
+    max_text_chars: int = Field(default=400_000, ge=1, le=MAX_CELL_BYTES // 4 - 1)
+    """A text whose every byte is a token takes some 600 bytes a character while it is encoded."""
     max_dropped_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of rows lost to faults or leaks above which validation fails.
 
