@@ -1,5 +1,6 @@
 """Stage `tokenize_text`: tokenizer, token ids and decoded images, each distinct value once."""
 
+import logging
 from collections.abc import Sequence
 
 from plumbline import paths
@@ -9,6 +10,11 @@ from plumbline.files import read_json, staged_output
 from plumbline.stage import StageSpec, count, each, parse_call, run_stage
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 from plumbline.tracking.record import record_run
+
+logger = logging.getLogger(__name__)
+
+FEWEST_LEVELS = 16
+"""Of 256: what shows anything spans more."""
 
 
 class TokenizeTextConfig(Config):
@@ -36,6 +42,13 @@ def main(arguments: Sequence[str]) -> None:
         build_cache(paths.clean(call.key), out, call.config.tokenize, shapes)
         facts = read_json(out / "cache.json")
         run.facts({f"cache/{k}": v for k, v in facts.items()})
+    darkest, brightest = facts.get("image_levels", (0, 255))
+    if brightest - darkest < FEWEST_LEVELS:
+        logger.warning(
+            "tokenize_text %s: all images lie between %d and %d of 0 to 255, as masks and values "
+            "of another range do: was their range meant?",
+            *(call.key, darkest, brightest),
+        )
     rows = {split: facts["rows"][split] for split in SPLITS if split in facts["rows"]}
     lost, cut = sum(facts["lost_labels"].values()), sum(facts["cut_answers"].values())
     call.report(

@@ -1,15 +1,19 @@
 """What `prepare` and `validate` say of a dataset: one line with the numbers, one for each fault."""
 
+import io
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 from plumbline.errors import DataError
-from stages import prepare, validate
+from stages import detect_shapes, prepare, tokenize_text, validate
 
 ROWS = "".join(f"café {i},b\n" if i % 4 == 0 else f"tea {i},a\n" for i in range(600))
 
@@ -34,6 +38,8 @@ def configure(prepare: dict[str, Any], validate: dict[str, Any]) -> None:
         "path": "data",
         "prepare": {"source": "csv", "columns": columns, **prepare},
         "validate": {"views": {"classify": ["text", "label"]}, **validate},
+        "detect_shapes": {},
+        "tokenize": {},
     }
     Path("params.yaml").write_text(yaml.safe_dump({"datasets": {"reviews": dataset}}), "utf-8")
 
@@ -79,3 +85,22 @@ def test_the_declared_encoding_loses_nothing(said: pytest.LogCaptureFixture) -> 
     assert said.messages[-1].startswith("validate reviews: 600 rows, 600 clean, 0 quarantined; see")
     warned = [line for line in said.messages if line.startswith("validate reviews: no split")]
     assert len(warned) == 2  # what is drawn for test and for val
+
+
+@pytest.mark.parametrize(("brightest", "warns"), [(3, True), (15, True), (16, False), (255, False)])
+def test_images_of_a_few_levels_are_said(
+    said: pytest.LogCaptureFixture, brightest: int, warns: bool
+) -> None:
+    configure({}, {})
+    Path("work/clean/reviews").mkdir(parents=True)
+    rows: dict[str, Any] = {"sample_id": [], "image": []}
+    for at in range(2):
+        buffer = io.BytesIO()
+        Image.new("L", (4, 4), at * brightest).save(buffer, "PNG")
+        rows["sample_id"].append(str(at))
+        rows["image"].append(buffer.getvalue())
+    pq.write_table(pa.table(rows), "work/clean/reviews/train.parquet")
+    detect_shapes.main(["reviews"])
+    tokenize_text.main(["reviews"])
+    lines = [line for line in said.messages if line.startswith("tokenize_text reviews: all images")]
+    assert [f"between 0 and {brightest} of" in line for line in lines] == [True] * warns

@@ -84,7 +84,7 @@ class Project:
         self.write(folder, {"report.json": dump_json(account)})
         described = {
             "rows": {"train": 7, "test": 3},
-            "image": {"channels": 3, "sizes": [{"height": 6, "width": 8, "images": 4}]},
+            "image": {"sizes": [{"height": 6, "width": 8, "images": 4}]},
             "texts": {"answer": {"rows": 10, "longest_chars": 5, "mean_chars": 3.5}},
             "answers": {"distinct": 2, "most_frequent": {"no": 3, "yes": 4}},
         }

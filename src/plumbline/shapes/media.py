@@ -50,7 +50,7 @@ class ImageShapes:
         if not ranked:
             return {}
         sizes = [{"height": h, "width": w, "images": n} for h, w, n in ranked]
-        return {"image": {"channels": 3, "sizes": sizes}}
+        return {"image": {"sizes": sizes}}
 
 
 class AudioShapes:

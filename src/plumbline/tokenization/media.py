@@ -41,6 +41,7 @@ class ImageFile:
     def __init__(self, out: BinaryIO, size: tuple[int, int], mode: ImageMode) -> None:
         """Write images of `size`, height and width in pixels, into `out`."""
         self._out, self._size, self._mode, self._count = out, size, mode, 0
+        self._darkest, self._brightest = 255, 0
 
     def append(self, data: bytes) -> None:
         """See `MediaFile`."""
@@ -48,10 +49,14 @@ class ImageFile:
             pixels = resize_image(decode_image(data, _MODES[self._mode]), *self._size)
         self._out.write(pixels.tobytes())
         self._count += 1
+        self._darkest = min(self._darkest, int(pixels.min()))
+        self._brightest = max(self._brightest, int(pixels.max()))
 
     def facts(self) -> dict[str, Any]:
         """See `MediaFile`."""
-        return {"images": self._count, "image_shape": [*self._size, CHANNELS[self._mode]]}
+        shape = [*self._size, CHANNELS[self._mode]]
+        levels = [self._darkest, self._brightest]
+        return {"images": self._count, "image_shape": shape, "image_levels": levels}
 
 
 class _RaggedFile:
