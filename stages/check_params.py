@@ -1,9 +1,12 @@
 """Stage `check_params`: params.yaml is what conf/ composes to, and every setting is valid.
 
+It writes what each stage reads of the settings, with the versions of the libraries that its code
+imports, into a file of its own below `work/settings`: the stage depends on that file, and so reruns
+when one of them changes and not when another one does.
+
 `python -m stages.check_params --write` (make params) composes params.yaml anew.
 """
 
-import importlib
 import os
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -13,7 +16,7 @@ from typing import Any
 from plumbline import paths
 from plumbline.config import check_config
 from plumbline.errors import ConfigError
-from plumbline.files import atomic_write
+from plumbline.files import read_json, staged_output
 from plumbline.names import check_name
 from plumbline.params import (
     check_environment,
@@ -22,31 +25,14 @@ from plumbline.params import (
     read_params,
     write_params,
 )
-from plumbline.stage import StageSpec, count, run_stage, say_done
+from plumbline.stage import count, run_stage, say_done, settings_text
 from plumbline.training.machine import asks_for_gpus, check_machine, count_gpus
+from stages import digest_code
 from stages.agreement import Settings, check_agreement, trainings
-
-STAGES = (
-    "prepare",
-    "validate",
-    "detect_shapes",
-    "tokenize_text",
-    "pretrain_alignment",
-    "evaluate_alignment",
-    "finetune",
-    "evaluate_model",
-    "export_model",
-    "report",
-)
-
+from stages.specs import specs
 
 GROUPS = {"datasets": "dataset", "align": "alignment", "tasks": "task"}
 """Mapping of params.yaml -> what one of its entries is called."""
-
-
-def specs() -> list[StageSpec[Any]]:
-    """What every stage reads of params.yaml."""
-    return [importlib.import_module(f"stages.{name}").SPEC for name in STAGES]
 
 
 def check_settings(params: dict[str, Any]) -> Settings:
@@ -112,6 +98,20 @@ def check_machine_of(settings: Settings) -> None:
         check_machine(f"{place}.train.trainer", training.train.trainer, training.threads, gpus)
 
 
+def write_settings(params: dict[str, Any], out: Path) -> None:
+    """Write for each stage and key what it reads, below the folder `out`: DVC hashes it.
+
+    Raises:
+        CheckpointError: `work/code` is damaged.
+    """
+    for spec in specs():
+        for key in [""] if spec.group is None else list(params.get(spec.group) or {}):
+            libraries = read_json(spec.code(key, params))["libraries"]
+            file = out / paths.settings(spec.name, key).relative_to(paths.SETTINGS)
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(settings_text(spec, key, params, libraries), encoding="utf-8")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Check, or with `--write` compose, params.yaml."""
     root = Path.cwd()
@@ -131,7 +131,10 @@ def main(arguments: Sequence[str]) -> None:
     check_machine_of(check_settings(params))
     for parent in paths.REPORT_READS:
         parent.mkdir(parents=True, exist_ok=True)  # a selection may leave one of them empty
-    atomic_write(paths.CHECK_PARAMS, "params.yaml has been checked\n")
+    if not paths.CODE.is_dir():  # run by hand
+        digest_code.main([])
+    with staged_output(paths.SETTINGS) as out:
+        write_settings(params, out)
     figures = [count(len(params[group]), unit) for group, unit in GROUPS.items()]
     say_done("check_params", *figures, "every setting valid", see=Path("params.yaml"))
 

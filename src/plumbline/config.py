@@ -232,14 +232,19 @@ def check_config(
     schema: type[ConfigT], sections: Mapping[str, str], params: Mapping[str, Any]
 ) -> ConfigT:
     """Validate sections of an already composed mapping; arguments and errors as `load_config`."""
-    values = {field: _pick(params, key) for field, key in sections.items()}
+    values = {field: pick(params, key) for field, key in sections.items()}
     try:
         return schema.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_describe_validation(schema, sections, error)) from None
 
 
-def _pick(params: Mapping[str, Any], dotted: str) -> Any:
+def pick(params: Mapping[str, Any], dotted: str) -> Any:
+    """The value at a dotted key.
+
+    Raises:
+        ConfigError: it is not there; the text gives the nearest one.
+    """
     value: Any = params
     walked: list[str] = []
     for part in dotted.split("."):

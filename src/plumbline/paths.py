@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-CHECK_PARAMS = Path("work/check_params.ok")
+CODE = Path("work/code")
+"""What code each stage runs: `digest_code`."""
+SETTINGS = Path("work/settings")
+"""What each stage reads of params.yaml: `check_params`."""
 ACCOUNT = "account.json"
 REPORT = Path("report")
 REPORT_READS = tuple(
@@ -17,6 +20,16 @@ REPORT_READS = tuple(
     )
 )
 """Parents of the outputs that the report depends on."""
+
+
+def code(stage: str, kind: str = "") -> Path:
+    """The code that a stage runs, for one kind of task where that makes a difference."""
+    return CODE / stage / f"{kind}.json" if kind else CODE / f"{stage}.json"
+
+
+def settings(stage: str, key: str = "") -> Path:
+    """What a stage reads of params.yaml."""
+    return SETTINGS / stage / f"{key}.json" if key else SETTINGS / f"{stage}.json"
 
 
 def raw(dataset: str) -> Path:

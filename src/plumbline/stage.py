@@ -1,5 +1,6 @@
 """The edge of every stage: command line in, exit code and one-line errors out."""
 
+import json
 import logging
 import os
 import sys
@@ -11,11 +12,14 @@ from typing import Any, Generic
 
 from omegaconf import OmegaConf
 
-from plumbline.config import Config, ConfigT, check_config, compose_yaml
+from plumbline import paths
+from plumbline.code_digest import CodeTree
+from plumbline.config import Config, ConfigT, check_config, compose_yaml, pick
 from plumbline.disk_errors import describe_os_error, refused_write
 from plumbline.errors import ConfigError, PlumblineError
+from plumbline.files import read_json
 from plumbline.names import check_name
-from plumbline.params import check_environment
+from plumbline.params import check_environment, describe_differences, list_differences
 from plumbline.text import one_line
 
 logger = logging.getLogger(__name__)
@@ -51,12 +55,18 @@ class StageSpec(Generic[ConfigT]):
         """
         if self.schema_of_kind is None:
             return self.schema
-        place = self.sections(key)["kind"]
-        kind = check_config(_Kind, {"kind": place}, params).kind
+        kind = self._kind(key, params)
         try:
             return self.schema_of_kind(kind)
         except ConfigError as error:
-            raise ConfigError(f"{place} = {kind!r}: {error}") from None
+            raise ConfigError(f"{self.sections(key)['kind']} = {kind!r}: {error}") from None
+
+    def code(self, key: str, params: Mapping[str, Any]) -> Path:
+        """Where `digest_code` says which code one run has."""
+        return paths.code(self.name, self._kind(key, params) if self.schema_of_kind else "")
+
+    def _kind(self, key: str, params: Mapping[str, Any]) -> str:
+        return check_config(_Kind, {"kind": self.sections(key)["kind"]}, params).kind
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,47 @@ def each(counts: Mapping[str, int]) -> str:
     return f" ({words})" if words else ""
 
 
+def settings_text(
+    spec: StageSpec[Any], key: str, params: Mapping[str, Any], libraries: Sequence[str]
+) -> str:
+    """What a stage reads of params.yaml, by dotted key, with the versions of its libraries.
+
+    Keys keep their order: heads and parts are built in it.
+    """
+    places = [*spec.sections(key).values(), *(f"versions.{name}" for name in libraries)]
+    read = {place: pick(params, place) for place in dict.fromkeys(places)}
+    return json.dumps(read, indent=1, ensure_ascii=False) + "\n"
+
+
+def check_unchanged(
+    spec: StageSpec[Any], key: str, params: Mapping[str, Any], *, with_settings: bool = True
+) -> None:
+    """Refuse to run under settings or code other than those that the outputs are cached by.
+
+    DVC compares files that `check_params` and `digest_code` wrote, so an edit since then, or a
+    stage that is forced alone, would store outputs under what did not make them. A stage that is
+    run by hand, without those files, has no such key.
+
+    Raises:
+        ConfigError: names the setting or the file that differs.
+    """
+    place, settings = spec.code(key, params), paths.settings(spec.name, key)
+    if not (place.is_file() and settings.is_file()):
+        return
+    recorded = read_json(place)
+    written = settings.read_text(encoding="utf-8")
+    current = settings_text(spec, key, params, recorded["libraries"])
+    if with_settings and written != current:
+        changed = list_differences(json.loads(written), json.loads(current))
+        what = describe_differences(changed, "there", "in params.yaml") or "the order of keys"
+        raise ConfigError(f"{settings} is stale: {what}; run dvc repro, or check_params before it")
+    if changed_code := CodeTree(Path.cwd()).changed(recorded["files"]):
+        raise ConfigError(
+            f"{place} is stale: {changed_code[0]} has changed since; run dvc repro, or digest_code "
+            "before it"
+        )
+
+
 def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[ConfigT]:
     """Read `[key] [override ...] [--cfg job]`; `--cfg job` prints the settings and ends there.
 
@@ -127,6 +178,7 @@ def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[Confi
         print(OmegaConf.to_yaml(OmegaConf.create(call.plain)), end="")
         raise SystemExit(0)
     check_environment(params)
+    check_unchanged(spec, key, params, with_settings=not rest)
     return call
 
 

@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from plumbline.data.images import decode_image, resize_image
-from plumbline.export.bundle import COMMON_DECODERS
-from plumbline.export.bundle import DECODERS as FOLDER_OF_DECODERS
+from plumbline.export.bundle import COMMON_DECODERS, CORE
 from plumbline.export.plan import DECODERS
 from plumbline.export.templates.files import InputError, TooLargeError
 from plumbline.export.templates.model import Model
@@ -103,8 +102,8 @@ def test_one_channel_of_statistics_makes_one_channel_of_luma() -> None:
 
 def test_a_bundle_decodes_with_the_files_of_training(bundle: Path) -> None:
     for name in (*COMMON_DECODERS, *DECODERS["image"]):
-        ours = (FOLDER_OF_DECODERS / f"{name}.py").read_bytes()
-        assert (bundle / "runtime" / f"{name}.py").read_bytes() == ours
+        ours = CORE / name
+        assert (bundle / "runtime" / ours.name).read_bytes() == ours.read_bytes()
     for script in (bundle / "runtime").glob("*.py"):
         assert not re.search(r"^\s*(from|import) plumbline", script.read_text("utf-8"), re.M)
 

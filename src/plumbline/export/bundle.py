@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from plumbline.data import undecodable
+import plumbline
 from plumbline.disk_errors import refused_write
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig, Format
@@ -47,9 +47,13 @@ COMMON_MODULES = (
     "worker",
     "workers",
 )
-DECODERS = Path(undecodable.__file__).parent
-COMMON_DECODERS = ("arrays", "library_lines", "undecodable")
-"""Modules of `plumbline.data` that every bundle has: it decodes with the files of training."""
+CORE = Path(plumbline.__file__).parents[1]
+COMMON_DECODERS = (
+    "plumbline/data/arrays.py",
+    "plumbline/data/library_lines.py",
+    "plumbline/data/undecodable.py",
+)
+"""Modules that every bundle has, below `CORE`: it decodes with the files of training."""
 COMMON_PACKAGES = ("numpy", "onnxruntime")
 BUILD_PACKAGES = ("onnx", "onnxscript", "safetensors", "torch", "torchvision", "transformers")
 
@@ -247,7 +251,7 @@ def _write_runtime(plan: GraphPlan[Any], config: ExportConfig, out: Path) -> Non
     (out / "runtime").mkdir()
     decoders = (*COMMON_DECODERS, *plan.decoders)
     sources = [TEMPLATES / f"{name}.py" for name in (*COMMON_MODULES, *plan.modules)]
-    for source in (*sources, *(DECODERS / f"{name}.py" for name in decoders)):
+    for source in (*sources, *(CORE / name for name in decoders)):
         text = source.read_text(encoding="utf-8")
         # In a bundle the decoders lie beside the modules that import them.
         text = text.replace("from plumbline.data.", "from .")

@@ -21,12 +21,18 @@ Request = dict[str, Any]
 
 DECODERS: dict[str, tuple[str, ...]] = {
     "image": (
-        *("images", "parts", "image_headers", "image_parts"),
-        *("avif_parts", "boxes", "tiff_entries", "tiff_parts"),
+        "plumbline/data/images.py",
+        "plumbline/data/parts.py",
+        "plumbline/data/image_headers.py",
+        "plumbline/data/image_parts.py",
+        "plumbline/data/avif_parts.py",
+        "plumbline/data/boxes.py",
+        "plumbline/data/tiff_entries.py",
+        "plumbline/data/tiff_parts.py",
     ),
-    "audio": ("audio", "audio_headers"),
+    "audio": ("plumbline/data/audio.py", "plumbline/data/audio_headers.py"),
 }
-"""Modality -> modules of `plumbline.data` that decode it, beside those that every bundle has."""
+"""Modality -> modules that decode it, beside those that every bundle has: copied as they are."""
 
 
 @dataclass(frozen=True)

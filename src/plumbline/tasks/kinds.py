@@ -32,18 +32,31 @@ class TaskKind:
     """Section `train.task`."""
     build: str
     """`module:function` from (JobContext, model settings, task settings) to a TrainingJob."""
+    starts_from_any: bool = True
+    """Whether it can start from a model of any kind, whose code it runs then."""
 
 
 KINDS: Registry[TaskKind] = Registry("kind of task")
-KINDS.register("vlm", TaskKind(VlmConfig, VlmTaskConfig, "plumbline.tasks.vlm:build"))
 KINDS.register(
-    "causal_lm", TaskKind(CausalLmConfig, CausalLmTaskConfig, "plumbline.tasks.causal_lm:build")
+    "vlm", TaskKind(VlmConfig, VlmTaskConfig, "plumbline.tasks.vlm:build", starts_from_any=False)
 )
 KINDS.register(
-    "masked_lm", TaskKind(MaskedLmConfig, MaskedLmTaskConfig, "plumbline.tasks.masked_lm:build")
+    "causal_lm",
+    TaskKind(
+        CausalLmConfig, CausalLmTaskConfig, "plumbline.tasks.causal_lm:build", starts_from_any=False
+    ),
 )
 KINDS.register(
-    "seq2seq", TaskKind(Seq2SeqConfig, Seq2SeqTaskConfig, "plumbline.tasks.seq2seq:build")
+    "masked_lm",
+    TaskKind(
+        MaskedLmConfig, MaskedLmTaskConfig, "plumbline.tasks.masked_lm:build", starts_from_any=False
+    ),
+)
+KINDS.register(
+    "seq2seq",
+    TaskKind(
+        Seq2SeqConfig, Seq2SeqTaskConfig, "plumbline.tasks.seq2seq:build", starts_from_any=False
+    ),
 )
 KINDS.register(
     "classification",

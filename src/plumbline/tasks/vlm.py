@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
+from plumbline.code_digest import digest_tree
 from plumbline.errors import CheckpointError, DataError
-from plumbline.files import STATE_DIR, digest_of, sha256_file
+from plumbline.files import STATE_DIR, digest_of
 from plumbline.loading import transforms
 from plumbline.loading.cache_reader import MediaRows, TrainingCache
 from plumbline.loading.input_config import ImageInputConfig
@@ -292,7 +293,7 @@ def _frozen_features(
             "images": cache.digests["images.bin"],
             "normalize": normalize.model_dump(),
             "config": spec.image_encoder.model_dump(mode="json"),
-            "code": [sha256_file(Path(str(module.__file__))) for module in FEATURE_CODE],
+            "code": [digest_tree(Path(str(module.__file__))) for module in FEATURE_CODE],
             "libraries": [torch.__version__, torchvision.__version__],
             "device": context.device.type,
             "threads": torch.get_num_threads(),

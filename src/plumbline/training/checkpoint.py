@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plumbline.code_digest import digest_tree
 from plumbline.disk_errors import describe_os_error
 from plumbline.errors import CheckpointError, OutputError
 from plumbline.files import (
@@ -29,7 +30,6 @@ from plumbline.files import (
     read_json,
     remove_folder,
     settle_folder,
-    sha256_file,
     staged_folder,
     verify_digests,
 )
@@ -249,7 +249,7 @@ def identify_run(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict
         if name.split(".")[0] in ("plumbline", "plugins", "stages", "__main__")
         and getattr(module, "__file__", None)
     )
-    code = {n: sha256_file(f) for n, f in modules if not n.startswith("plumbline.tracking")}
+    code = {n: digest_tree(f) for n, f in modules if not n.startswith("plumbline.tracking")}
     return {
         "settings": dict(settings),
         "inputs": dict(inputs),

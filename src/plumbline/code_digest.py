@@ -1,0 +1,255 @@
+"""The code that a stage runs: the closure of its imports, and a digest of each file's meaning.
+
+The closure is every file of ours that can shape what a stage writes:
+- what its script imports, anywhere in a file, also inside functions, with the packages around it;
+- what a text like "plumbline.tasks.vlm:build" names, where code of the stage loads such places;
+- what lies beside a module as data: `Path(__file__).parent / "templates"`, and what a text like
+  "plumbline/data/images.py" names, to be copied as it is;
+- what the project's plugins import, since every stage loads them.
+Imports that serve annotations alone do not count, and `plumbline.tracking` cannot change an output.
+
+Nothing is imported to find out, so files are those of the checkout or package that is asked.
+"""
+
+import ast
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import plumbline
+
+STAGES, PLUGINS = "stages", "plugins"
+UNLISTED = "plumbline.tracking"
+LOADER = "plumbline.registry.load_attribute"
+"""What imports the module that a text names."""
+
+PLACE = re.compile(r"((?:plumbline|plugins)(?:\.\w+)+):\w+")
+
+FILE = re.compile(r"plumbline(?:/\w+)+\.\w+")
+
+OTHER_NAMES = {"PIL": "pillow"}
+"""Module -> library, where the names differ."""
+
+BEHIND = {"onnx": ("onnx_ir", "protobuf")}
+"""Library -> those that shape its results and whose versions it does not fix."""
+
+
+@dataclass(frozen=True)
+class Closure:
+    """What a stage runs."""
+
+    files: Mapping[str, Path]
+    """Name below the folder of its package, such as `plumbline/losses/language.py` -> file."""
+    verbatim: frozenset[str]
+    """Names of those that are read as data: every byte of them counts."""
+    libraries: frozenset[str]
+    """What else their modules import, by the name under which it is installed."""
+
+    def digests(self) -> dict[str, str]:
+        """Name -> SHA-256: of a syntax tree without docstrings, or of the bytes."""
+        return {
+            name: digest_bytes(file) if name in self.verbatim else digest_tree(file)
+            for name, file in sorted(self.files.items())
+        }
+
+
+class CodeTree:
+    """The packages in which the code of a project lies."""
+
+    def __init__(self, project: Path, core: Path | None = None) -> None:
+        """Look at a project with the core that is imported, or that of the folder `core`."""
+        self._roots = {
+            "plumbline": core or Path(plumbline.__file__).parent,
+            STAGES: project / STAGES,
+            PLUGINS: project / PLUGINS,
+        }
+
+    def closure(
+        self, modules: Iterable[str], *, eager: bool = False, without: Collection[str] = ()
+    ) -> Closure:
+        """Every file of ours that modules can come to read, themselves included.
+
+        Args:
+            modules: names such as `stages.finetune`.
+            eager: follow only what an import of the modules runs.
+            without: modules that are not loaded by their place, though a table names it.
+        """
+        seen: dict[str, Path] = {}
+        places: set[str] = set()
+        data: set[Path] = set()
+        copied: set[str] = set()
+        libraries: set[str] = set()
+        loads_places = False
+        waiting = self._with_packages(modules)
+        while waiting:
+            name = waiting.pop()
+            file = self._file(name)
+            if name in seen or file is None or f"{name}.".startswith(f"{UNLISTED}."):
+                continue
+            seen[name] = file
+            found = _read(file, _stamp(file), name, eager=eager)
+            loads_places |= LOADER in found.imports and not eager
+            places |= found.places - set(without)
+            data |= found.data
+            copied |= found.copied
+            libraries |= found.libraries
+            waiting |= self._with_packages(found.imports)
+            if loads_places:
+                waiting |= self._with_packages(places)
+        read_as_data = {self._name(file): file for file in data}
+        read_as_data |= {name: self._roots["plumbline"].parent / name for name in copied}
+        files = {self._name(file): file for file in seen.values()} | read_as_data
+        return Closure(files, frozenset(read_as_data), frozenset(libraries))
+
+    def changed(self, digests: Mapping[str, str]) -> list[str]:
+        """Files that no longer have the digest that `Closure.digests` gave, by name."""
+        return [name for name, digest in digests.items() if not self._still(name, digest)]
+
+    def _still(self, name: str, digest: str) -> bool:
+        top, _, inner = name.partition("/")
+        file = self._roots[top] / inner
+        if not file.is_file():
+            return False
+        # What was read as data is digested by its bytes, whatever its name.
+        return digest in (
+            [digest_tree(file), digest_bytes(file)]
+            if file.suffix == ".py"
+            else [digest_bytes(file)]
+        )
+
+    def plugins(self) -> list[str]:
+        """Names of the modules that a user has put into the project."""
+        files = self._roots[PLUGINS].glob("*.py")
+        return sorted(f"{PLUGINS}.{file.stem}" for file in files if file.name[0] not in "._")
+
+    def stages(self) -> list[str]:
+        """Names of the modules of all stages."""
+        return sorted(f"{STAGES}.{file.stem}" for file in self._roots[STAGES].glob("[!_]*.py"))
+
+    def _file(self, module: str) -> Path | None:
+        """The file of a module of ours; None for what is not one."""
+        top, *rest = module.split(".")
+        if top not in self._roots:
+            return None
+        base = self._roots[top].joinpath(*rest)
+        for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+            if candidate.is_file():
+                return candidate
+        return None
+
+    def _with_packages(self, modules: Iterable[str]) -> set[str]:
+        ours = {module for module in modules if self._file(module)}
+        return {module.rsplit(".", n)[0] for module in ours for n in range(module.count(".") + 1)}
+
+    def _name(self, file: Path) -> str:
+        top, folder = next((t, f) for t, f in self._roots.items() if file.is_relative_to(f))
+        return f"{top}/{file.relative_to(folder).as_posix()}"
+
+
+def digest_tree(file: Path) -> str:
+    """SHA-256 of what a module says: its syntax tree without docstrings, comments and lines."""
+    return _digest_tree(file, _stamp(file))
+
+
+def digest_bytes(file: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """What changes with a file."""
+    stat = file.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
+@cache
+def _digest_tree(file: Path, stamp: tuple[int, int]) -> str:
+    tree = ast.parse(file.read_bytes())
+    for node in ast.walk(tree):
+        for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
+            if isinstance(body, list):
+                body[:] = [statement for statement in body if not _is_text(statement)]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_text(statement: ast.AST) -> bool:
+    """Whether a statement is a text that stands by itself, as docstrings of all sorts do."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one file names."""
+
+    imports: frozenset[str]
+    places: frozenset[str]
+    data: frozenset[Path]
+    copied: frozenset[str]
+    libraries: frozenset[str]
+
+
+@cache
+def _read(file: Path, stamp: tuple[int, int], module: str, *, eager: bool) -> _Found:
+    imports: set[str] = set()
+    places: set[str] = set()
+    data: set[Path] = set()
+    copied: set[str] = set()
+    is_package = file.name == "__init__.py"
+    for node in _nodes(ast.parse(file.read_bytes()), eager=eager):
+        imports.update(_imports(node, module, is_package))
+        data.update(_data_beside(node, file))
+        if isinstance(node, ast.Constant) and (place := PLACE.fullmatch(str(node.value))):
+            places.add(place[1])
+        if isinstance(node, ast.Constant) and FILE.fullmatch(str(node.value)):
+            copied.add(str(node.value))
+    libraries = {name.split(".")[0] for name in imports}
+    libraries = {OTHER_NAMES.get(name, name) for name in libraries}
+    libraries.update(behind for name in libraries.copy() for behind in BEHIND.get(name, ()))
+    return _Found(*map(frozenset, (imports, places, data, copied, libraries)))
+
+
+def _nodes(tree: ast.AST, *, eager: bool) -> Iterator[ast.AST]:
+    """All nodes that matter; `eager` leaves out what runs only when a function is called."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            continue
+        if eager and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        yield child
+        yield from _nodes(child, eager=eager)
+
+
+def _imports(node: ast.AST, module: str, is_package: bool) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    base = node.module or ""
+    if node.level:
+        parts = module.split(".")
+        kept = parts[: len(parts) - node.level + (1 if is_package else 0)]
+        base = ".".join([*kept, *([base] if base else [])])
+    return [base, *(f"{base}.{alias.name}" for alias in node.names)]
+
+
+def _data_beside(node: ast.AST, file: Path) -> Iterator[Path]:
+    """Files of a place that a module names as `Path(__file__).parent / "templates"`."""
+    if not (
+        isinstance(node, ast.BinOp)
+        and isinstance(node.right, ast.Constant)
+        and ast.unparse(node.left) in ("Path(__file__).parent", "Path(__file__).resolve().parent")
+    ):
+        return
+    place = file.parent / str(node.right.value)
+    if not place.is_dir():
+        yield place
+    for path in place.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield path

@@ -1,0 +1,24 @@
+"""The stages whose settings stand in params.yaml, in the order of the DAG."""
+
+import importlib
+from typing import Any
+
+from plumbline.stage import StageSpec
+
+STAGES = (
+    "prepare",
+    "validate",
+    "detect_shapes",
+    "tokenize_text",
+    "pretrain_alignment",
+    "evaluate_alignment",
+    "finetune",
+    "evaluate_model",
+    "export_model",
+    "report",
+)
+
+
+def specs() -> list[StageSpec[Any]]:
+    """What every stage reads of params.yaml."""
+    return [importlib.import_module(f"stages.{name}").SPEC for name in STAGES]
