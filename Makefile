@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help in-git setup repro test test-all faults media-faults check format params deps lock report \
+.PHONY: help in-git setup repro test test-all faults media-faults check format params lock report \
 	mlflow gc clean verify
 
 help:  ## This list
@@ -64,9 +64,6 @@ format: $(READY)  ## Put the code into its form
 
 params: $(READY)  ## Compose params.yaml from conf/
 	python -m stages.check_params --write
-
-deps: $(READY)  ## Write the code and libraries that each stage imports into dvc.yaml
-	python -m tools.code_deps --write
 
 lock:  ## Write requirements.lock from pyproject.toml, with hashes; keeps versions that fit (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --quiet -o requirements.lock

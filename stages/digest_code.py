@@ -17,6 +17,7 @@ from plumbline.models.spec import SPECS
 from plumbline.params import PACKAGES
 from plumbline.stage import count, run_stage, say_done
 from plumbline.tasks.kinds import KINDS
+from stages import ROOT
 from stages.specs import specs
 
 
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     """Write `work/code`."""
     with staged_output(paths.CODE) as out:
         written = 0
-        for place, closure in codes(CodeTree(Path.cwd())):
+        for place, closure in codes(CodeTree(ROOT)):
             file = out / place.relative_to(paths.CODE)
             file.parent.mkdir(exist_ok=True)
             file.write_text(dump_json(describe(closure)), encoding="utf-8")

@@ -66,6 +66,7 @@ class CodeTree:
             STAGES: project / STAGES,
             PLUGINS: project / PLUGINS,
         }
+        self._places: dict[str, Path | None] = {}
 
     def closure(
         self, modules: Iterable[str], *, eager: bool = False, without: Collection[str] = ()
@@ -113,12 +114,9 @@ class CodeTree:
         file = self._roots[top] / inner
         if not file.is_file():
             return False
-        # What was read as data is digested by its bytes, whatever its name.
-        return digest in (
-            [digest_tree(file), digest_bytes(file)]
-            if file.suffix == ".py"
-            else [digest_bytes(file)]
-        )
+        if file.suffix == ".py" and digest == digest_tree(file):
+            return True
+        return digest == digest_bytes(file)  # what is read as data, whatever its name
 
     def plugins(self) -> list[str]:
         """Names of the modules that a user has put into the project."""
@@ -131,6 +129,11 @@ class CodeTree:
 
     def _file(self, module: str) -> Path | None:
         """The file of a module of ours; None for what is not one."""
+        if module not in self._places:
+            self._places[module] = self._find(module)
+        return self._places[module]
+
+    def _find(self, module: str) -> Path | None:
         top, *rest = module.split(".")
         if top not in self._roots:
             return None
@@ -172,7 +175,15 @@ def _digest_tree(file: Path, stamp: tuple[int, int]) -> str:
         for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
             if isinstance(body, list):
                 body[:] = [statement for statement in body if not _is_text(statement)]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """A syntax tree as lists, without what is empty: versions of Python differ in such fields."""
+    if isinstance(value, ast.AST):
+        fields = [(n, _plain(v)) for n, v in ast.iter_fields(value) if v is not None and v != []]
+        return [type(value).__name__, fields]
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _is_text(statement: ast.AST) -> bool:

@@ -1,118 +1,99 @@
-"""What DVC itself says of an edit, asked in this process: a command per edit takes too long.
+"""What an edit would let DVC rerun, asked in this process: a command per edit takes too long.
 
-Only the reading of params.yaml is replaced, by a mapping that tests change in place; which stages
-an edit invalidates is DVC's own comparison with what it saved before.
+The stages and what they depend on are DVC's own; the small files that `digest_code` and
+`check_params` would write are made by their own functions, without running anything.
 """
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import dvc.dependency.param
-import dvc.utils.serialize
 import pytest
-from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
 
+from plumbline import paths
+from plumbline.code_digest import CodeTree
+from plumbline.params import PACKAGES
+from plumbline.stage import settings_text
+from stages.digest_code import codes, describe
+from stages.specs import specs
 from tests.pipeline.checkout import Checkout
-from tools.code_deps import is_code
 
-
-def look_up(params: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:
-    """What DVC reads of params.yaml for a stage, without its walk through all of the file."""
-    found = {}
-    for dotted in keys:
-        value: Any = params
-        for part in dotted.split("."):
-            if not isinstance(value, Mapping) or part not in value:
-                break
-            value = value[part]
-        else:
-            found[dotted] = value
-    return found
+CODE, CHECK = "digest_code", "check_params"
+"""The stages that write what all others depend on."""
 
 
 class Graph:
-    """The stages of a checkout, and what DVC says that an edit invalidates.
+    """The stages of a checkout, and what an edit invalidates.
 
-    `params` is what DVC reads of params.yaml; the file itself only has to differ when it does.
+    `params` is what `check_params` would read of params.yaml; tests change it in place.
     """
 
     def __init__(self, checkout: Checkout, params: dict[str, Any]) -> None:
         self.folder, self.params = checkout.folder, params
-        self._file = str(checkout.folder / "params.yaml")
-        self._saved: dict[str, Any] = {}
-        with self._reading():
-            self.repo = Repo(str(checkout.folder))
-            self.stages = {stage.name: stage for stage in self.repo.index.stages}
-            write_placeholders(self.stages.values())
-            for stage in self.stages.values():
-                for dep in stage.deps:
-                    self._save(dep)
-
-    def _save(self, dep: Any) -> None:
-        if isinstance(dep, ParamsDependency):
-            assert look_up(self.params, dep.params) == dep.read_params()
-            dep.save()
-        elif dep.fs_path in self._saved:
-            dep.hash_info = self._saved[dep.fs_path].hash_info
-        else:
-            dep.save()
-            self._saved[dep.fs_path] = dep
+        with self._inside():
+            self.repo = Repo(str(self.folder))
+            self.stages = {
+                stage.name: {os.path.relpath(dep.fs_path, self.folder) for dep in stage.deps}
+                for stage in self.repo.index.stages
+            }
+            """Name -> places that it depends on, relative to the checkout."""
+        self._tree = CodeTree(self.folder, self.folder / "src/plumbline")
+        self._codes = self.codes()
+        self._settings = self.settings()
 
     @contextmanager
-    def _reading(self, **patches: Any) -> Iterator[None]:
-        load = dvc.utils.serialize.load_path
-
-        def load_path(path: Any, fs: Any, **named: Any) -> Any:
-            ours = str(path) in (self._file, "params.yaml")
-            # A copy: what DVC saves must not change with the mapping.
-            return deepcopy(self.params) if ours else load(path, fs, **named)
-
+    def _inside(self) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
-            patch.setattr(dvc.utils.serialize, "load_path", load_path)
-            patch.setattr(dvc.dependency.param, "load_path", load_path)
-            for name, value in patches.items():
-                patch.setattr(ParamsDependency, name, value)
             yield
 
-    def invalidated_by_params(self) -> set[str]:
-        """Stages that a change of `params` invalidates, with that of the file."""
+    def codes(self) -> dict[str, dict[str, Any]]:
+        """Files of `work/code` -> their content."""
+        return {place.as_posix(): describe(closure) for place, closure in codes(self._tree)}
 
-        def read_params(dep: Any, **_: Any) -> dict[str, Any]:
-            return look_up(self.params, dep.params)
-
-        file = bool(self._saved[self._file].status())
-        with self._reading(read_params=read_params):
-            return {
-                name
-                for name, stage in self.stages.items()
-                for dep in stage.deps
-                if (dep.status() if isinstance(dep, ParamsDependency) else False)
-                or (file and dep.fs_path == self._file and not isinstance(dep, ParamsDependency))
-            }
-
-    def invalidated_by_files(self, *, code_only: bool = True) -> set[str]:
-        """Stages of which a file differs from what was saved; `code_only` skips the data."""
-        with self._reading():
-            changed = {
-                path
-                for path, dep in self._saved.items()
-                if (not code_only or is_code(Path(path).relative_to(self.folder).as_posix()))
-                and dep.status()
-            }
+    def files(self, stage: str, *, verbatim: bool = False) -> set[str]:
+        """Files of code that a stage runs; `verbatim`: those of which every byte counts."""
+        closures = {place.as_posix(): closure for place, closure in codes(self._tree)}
+        own = paths.code(stage.partition("@")[0]).as_posix()  # `check_params` reads all of them
         return {
-            name
-            for name, stage in self.stages.items()
-            if any(dep.fs_path in changed for dep in stage.deps)
+            name if name.split("/")[0] != "plumbline" else f"src/{name}"
+            for place in (self.stages[stage] | {own}) & set(closures)
+            for name in (closures[place].verbatim if verbatim else closures[place].files)
         }
+
+    def libraries(self, stage: str) -> list[str]:
+        """Libraries that a stage's code imports."""
+        (place,) = self.stages[stage] & set(self._codes)
+        return [name for name in PACKAGES if name in self._codes[place]["libraries"]]
+
+    def settings(self) -> dict[str, str]:
+        """Files of `work/settings` -> their content."""
+        return {
+            paths.settings(spec.name, key).as_posix(): settings_text(
+                spec, key, self.params, self.libraries(f"{spec.name}@{key}" if key else spec.name)
+            )
+            for spec in specs()
+            for key in (self.params[spec.group] if spec.group else [""])
+        }
+
+    def invalidated_by_params(self) -> set[str]:
+        """Stages that rerun after a change of `params`."""
+        return {CHECK} | self._readers(changed(self._settings, self.settings()))
+
+    def invalidated_by_files(self) -> set[str]:
+        """Stages that rerun after an edit of a file of code."""
+        differ = changed(self._codes, self.codes())
+        return {CODE} | ({CHECK} | self._readers(differ) if differ else set())
+
+    def _readers(self, places: set[str]) -> set[str]:
+        return {name for name, deps in self.stages.items() if deps & places}
 
     def resolved(self) -> set[str]:
         """The stages that there are now."""
-        with self._reading():
+        with self._inside():
             return {stage.name for stage in Repo(str(self.folder)).index.stages}
 
     def edges(self) -> set[tuple[str, str]]:
@@ -121,11 +102,18 @@ class Graph:
         return {(first.name, second.name) for first, second in graph.edges}
 
 
+def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """Keys under which two mappings differ; those that are new are nobody's yet."""
+    return {key for key, value in before.items() if after.get(key) != value}
+
+
 def write_placeholders(stages: Any) -> None:
     """Something at the place of every output, so that what depends on it can be saved."""
     for stage in stages:
         for out in stage.outs:
             path = Path(out.fs_path)
+            if stage.name in (CODE, CHECK):
+                continue
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix:
                 path.write_text("{}\n", encoding="utf-8")

@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 from dvc.repo import Repo
 
+from plumbline import paths
+from plumbline.files import read_json
 from tests.pipeline.checkout import ENVIRONMENT, ROOT
-from tools.code_deps import is_code
 from tools.trace_stage import OURS
 
 RECORD_OFF = '''"""Nothing is recorded: a stage's outputs cannot depend on its run record."""
@@ -63,6 +64,15 @@ class Declared:
         return [self.stage, *([self.key] if self.key else [])]
 
 
+def code_of(folder: Path, stage: str, places: tuple[str, ...]) -> Iterator[str]:
+    """Files of code that a stage depends on, by what `digest_code` wrote."""
+    own = paths.code(stage).as_posix()  # `check_params` reads them all
+    for place in (*places, own) if own not in places else places:
+        if place.startswith(f"{paths.CODE}/") and (folder / place).is_file():
+            for name in read_json(folder / place)["files"]:
+                yield name if name.split("/")[0] != "plumbline" else f"src/{name}"
+
+
 def declared_stages(folder: Path) -> list[Declared]:
     """All stages of a checkout, each after those that it depends on."""
     import networkx
@@ -71,16 +81,22 @@ def declared_stages(folder: Path) -> list[Declared]:
     found = []
     for stage in networkx.dfs_postorder_nodes(index.graph):
         name, _, key = stage.name.partition("@")
-        files = [d for d in stage.deps if not getattr(d, "params", None)]
-        relative = [Path(d.fs_path).relative_to(folder).as_posix() for d in files]
+        relative = [Path(d.fs_path).relative_to(folder).as_posix() for d in stage.deps]
         places = tuple(dict.fromkeys(relative))  # a task may start from its own data
+        if name == "digest_code":
+            continue  # it reads all of the code, and nothing else
         found.append(
             Declared(
                 stage=name,
                 key=key,
-                code=tuple(p for p in places if is_code(p)),
-                data=tuple(p for p in places if not is_code(p)),
-                params=tuple(p for d in stage.deps for p in getattr(d, "params", None) or ()),
+                code=tuple(code_of(folder, name, places)),
+                data=places,
+                params=tuple(
+                    key
+                    for place in places
+                    if place.startswith(f"{paths.SETTINGS}/")
+                    for key in read_json(folder / place)
+                ),
                 outs=tuple(Path(o.fs_path).relative_to(folder).as_posix() for o in stage.outs),
             )
         )
@@ -106,7 +122,7 @@ def only(params: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
 def make_sandbox(checkout: Path, folder: Path, declared: Declared) -> None:
     """A folder that holds the declared inputs of a stage, the declared keys, and a mute tracker.
 
-    Versions of libraries stay out: no stage reads one, and all stages check all of them.
+    All versions of libraries are there: no stage computes with one, and all check all of them.
     """
     for place in (*declared.code, *declared.data):
         source, target = checkout / place, folder / place
@@ -126,7 +142,7 @@ def make_sandbox(checkout: Path, folder: Path, declared: Declared) -> None:
         os.link(checkout / "src/plumbline/tracking/progress.py", shown)
     if "params.yaml" not in declared.data:
         params = yaml.safe_load((checkout / "params.yaml").read_text(encoding="utf-8"))
-        keys = tuple(key for key in declared.params if not key.startswith("versions."))
+        keys = (*(key for key in declared.params if not key.startswith("versions.")), "versions")
         (folder / "params.yaml").write_text(
             yaml.safe_dump(only(params, keys), sort_keys=False), encoding="utf-8"
         )

@@ -1,6 +1,5 @@
 """dvc.yaml tells the truth: about code, parameters and places."""
 
-import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -9,42 +8,41 @@ import pytest
 import yaml
 
 from plumbline import paths
+from plumbline.code_digest import CodeTree
+from plumbline.params import PACKAGES
 from plumbline.report.history import CURVES
-from tools import code_deps
+from plumbline.stage import StageSpec
+from stages.digest_code import codes, describe
+from stages.specs import STAGES, specs
 
 ROOT = Path(__file__).resolve().parents[2]
 DAG: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-KEYED = sorted(name for name, stage in DAG.items() if "foreach" in stage)
 ALL = sorted(DAG)
 
 
 def entry(name: str) -> dict[str, Any]:
-    return code_deps.entry(DAG[name])
+    """What a stage is made of, whether it stands once or for each key of a mapping."""
+    body: dict[str, Any] = DAG[name].get("do", DAG[name])
+    return body
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_deps_are_the_code_that_the_stage_imports_and_no_other(name: str) -> None:
-    declared = {dep for dep in entry(name)["deps"] if code_deps.is_code(dep)}
-    assert declared == set(code_deps.expected(name)), "make deps puts it right"
+@pytest.mark.parametrize("spec", specs(), ids=lambda spec: spec.name)
+def test_a_stage_depends_on_its_code_and_its_settings(spec: StageSpec[Any]) -> None:
+    kind = "${item.kind}" if spec.schema_of_kind else ""
+    key = "${key}" if spec.group else ""
+    small = [paths.code(spec.name, kind), paths.settings(spec.name, key)]
+    assert entry(spec.name)["deps"][:2] == [place.as_posix() for place in small]
+    assert DAG[spec.name].get("foreach") == (f"${{{spec.group}}}" if spec.group else None)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_versions_are_those_of_the_libraries_that_the_stage_imports(name: str) -> None:
-    declared = {param for param in entry(name).get("params", []) if code_deps.is_version(param)}
-    assert declared == set(code_deps.expected_versions(name)), "make deps puts it right"
-
-
-@pytest.mark.parametrize("name", sorted(set(ALL) - {"check_params"}))
-def test_params_are_what_the_stage_reads(name: str) -> None:
-    spec = importlib.import_module(f"stages.{name}").SPEC
-    declared = {p for p in entry(name)["params"] if not p.startswith("versions.")}
-    assert declared == set(spec.sections("${key}").values())
-    assert spec.name == name
-    assert DAG[name].get("foreach") == (f"${{{spec.group}}}" if spec.group else None)
+def test_stages_are_those_with_settings_and_the_two_that_write_what_they_depend_on() -> None:
+    assert list(DAG) == ["digest_code", "check_params", *STAGES]
+    assert set(entry("digest_code")["deps"]) == {"src/plumbline", "stages", "plugins"}
 
 
 PLACES = {
-    "check_params": {paths.CHECK_PARAMS},
+    "digest_code": {paths.CODE},
+    "check_params": {paths.SETTINGS},
     "prepare": {paths.raw("K")},
     "validate": {paths.clean("K"), paths.quarantine("K")},
     "detect_shapes": {paths.shapes("K")},
@@ -85,12 +83,9 @@ def test_only_metrics_stay_out_of_the_cache() -> None:
             assert next(iter(metric)).startswith("metrics/")
 
 
-def test_every_param_of_versions_is_known() -> None:
-    from plumbline.params import PACKAGES
-
-    named = {p for s in ALL for p in entry(s).get("params", []) if p.startswith("versions.")}
-    assert named <= {f"versions.{package}" for package in PACKAGES}
-    assert {f"versions.{package}" for package in PACKAGES} == named
+def test_every_library_with_a_version_is_imported_by_some_stage() -> None:
+    named = {name for _, code in codes(CodeTree(ROOT)) for name in describe(code)["libraries"]}
+    assert named == set(PACKAGES)
 
 
 def test_no_value_of_a_user_reaches_a_shell_but_the_key() -> None:
@@ -116,7 +111,6 @@ def test_params_hold_every_setting_of_the_default_selection() -> None:
     """What a stage knows can be overridden by name; unknown names are refused anyway."""
     from plumbline.config import check_config
     from plumbline.params import read_params
-    from stages.check_params import specs
 
     params = read_params(ROOT)
     for spec in specs():

@@ -1,6 +1,7 @@
 """Every parameter and every module, changed once: the stages that read it rerun, no other.
 
-Expected is what follows from the stages' own settings, imports and inputs; found is what DVC says.
+Expected is what follows from the stages' own settings and code; found is which of the files differ
+that they depend on.
 """
 
 import json
@@ -12,14 +13,12 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from stages.check_params import specs
+from plumbline import paths
+from stages.check_params import write_settings
+from stages.specs import specs
 from tests.pipeline.checkout import ROOT, Checkout, make_checkout
-from tests.pipeline.dvc_graph import Graph, write_placeholders
+from tests.pipeline.dvc_graph import CHECK, CODE, Graph, write_placeholders
 from tests.pipeline.every_kind import every_kind, leaves, put, write_project
-from tools import code_deps
-
-CHECK = "check_params"
-"""It reads all of params.yaml."""
 
 
 def other(value: Any) -> Any:
@@ -35,14 +34,14 @@ def other(value: Any) -> Any:
     return {"x": 1} if isinstance(value, dict) else "x"
 
 
-def runs(params: dict[str, Any]) -> dict[str, set[str]]:
+def runs(graph: Graph) -> dict[str, set[str]]:
     """Stage with its key -> the dotted keys that it reads, by what its own module says."""
     found = {}
     for spec in specs():
-        for key in params[spec.group] if spec.group else [""]:
-            read = set(spec.sections(key).values())
-            read |= {f"versions.{name}" for name in code_deps.libraries(spec.name)}
-            found[f"{spec.name}@{key}" if key else spec.name] = read
+        for key in graph.params[spec.group] if spec.group else [""]:
+            name = f"{spec.name}@{key}" if key else spec.name
+            found[name] = set(spec.sections(key).values())
+            found[name] |= {f"versions.{library}" for library in graph.libraries(name)}
     return found
 
 
@@ -51,25 +50,24 @@ def below(key: str, places: set[str]) -> bool:
 
 
 def mutate_params(graph: Graph, key: str, value: Any) -> set[str]:
-    """Stages that DVC would rerun with another value at `key`."""
-    file = graph.folder / "params.yaml"
-    text = file.read_bytes()
+    """Stages that would rerun with another value at `key`."""
     before = leaves(graph.params)[key]
     put(graph.params, key, value)
     try:
-        file.write_text(json.dumps(graph.params), encoding="utf-8")
         return graph.invalidated_by_params()
     finally:
         put(graph.params, key, before)
-        file.write_bytes(text)
 
 
-def mutate_file(graph: Graph, file: Path) -> set[str]:
-    """Stages that DVC would rerun with another line at the end of a file of code."""
+COMMENT, STATEMENT = b"\n# Changed.\n", b"\n_CHANGED = 1\n"
+
+
+def mutate_file(graph: Graph, file: Path, line: bytes) -> set[str]:
+    """Stages that would rerun with another line at the end of a file of code."""
     path = graph.folder / file
     text = path.read_bytes()
     try:
-        path.write_bytes(text + b"\n# Changed.\n")
+        path.write_bytes(text + line)
         return graph.invalidated_by_files()
     finally:
         path.write_bytes(text)
@@ -84,13 +82,13 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 
 
 def test_nothing_is_invalidated_without_an_edit(graph: Graph) -> None:
-    assert graph.invalidated_by_params() == set()
-    assert graph.invalidated_by_files(code_only=False) == set()
+    assert graph.invalidated_by_params() == {CHECK}  # that params.yaml differs is presumed
+    assert graph.invalidated_by_files() == {CODE}
     assert len(graph.stages) > 50
 
 
 def test_every_parameter_invalidates_the_stages_that_read_it_and_no_other(graph: Graph) -> None:
-    reads = runs(graph.params)
+    reads = runs(graph)
     wrong = {}
     keys = leaves(graph.params)
     for key, value in keys.items():
@@ -107,22 +105,27 @@ def code_files(root: Path) -> list[Path]:
     """Every module of ours and every template."""
     return sorted(
         path.relative_to(root)
-        for place in code_deps.TOPS.values()
+        for place in ("src/plumbline", "stages", "plugins")
         for path in (root / place).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and path.parts[-2] != "plugins"
     )
 
 
-def test_every_module_invalidates_the_stages_that_import_it_and_no_other(graph: Graph) -> None:
-    names = {name.partition("@")[0] for name in graph.stages}
-    closures = {name: code_deps.stage_closure(name) for name in names}
+def test_every_module_invalidates_the_stages_that_run_it_and_no_other(graph: Graph) -> None:
+    closures = {name: graph.files(name) for name in graph.stages}
+    copied = {name: graph.files(name, verbatim=True) for name in graph.stages}
     files = code_files(graph.folder)
     wrong = {}
     for file in files:
-        expected = {s for s in graph.stages if file in closures[s.partition("@")[0]]}
-        found = mutate_file(graph, file)
-        if found != expected:
-            wrong[file.as_posix()] = {"missing": expected - found, "too many": found - expected}
+        lines = (COMMENT, STATEMENT) if file.suffix == ".py" else (STATEMENT,)
+        for line in lines:
+            runs_it = copied if line == COMMENT else closures
+            expected = {name for name in graph.stages if file.as_posix() in runs_it[name]}
+            # `check_params` reads all of work/code.
+            known = any(file.as_posix() in files for files in runs_it.values())
+            found = mutate_file(graph, file, line)
+            if found != expected | {CODE} | ({CHECK} if known else set()):
+                wrong[file.as_posix(), line] = (expected - found, found - expected)
     modules = [file for file in files if file.suffix == ".py"]
     print(f"{len(modules)} modules and {len(files) - len(modules)} templates, {len(wrong)} wrong")
     assert wrong == {}
@@ -146,14 +149,13 @@ def test_a_new_entry_makes_its_own_stages_and_changes_the_report_alone(graph: Gr
     assert set(graph.stages) <= new
 
 
-def flow(params: dict[str, Any]) -> set[tuple[str, str]]:
+def flow(graph: Graph) -> set[tuple[str, str]]:
     """(stage, stage whose output it reads), from what the stages do."""
-    edges = {
-        ("report", name) for name in runs(params) if not name.startswith(("prepare", "report"))
-    }
+    params, names = graph.params, set(runs(graph))
+    edges = {("report", name) for name in names if not name.startswith(("prepare", "report"))}
+    edges |= {(name, first) for name in names for first in (CODE, CHECK)} | {(CHECK, CODE)}
     for name in params["datasets"]:
         edges |= {
-            (f"prepare@{name}", CHECK),
             (f"validate@{name}", f"prepare@{name}"),
             (f"detect_shapes@{name}", f"validate@{name}"),
             (f"tokenize_text@{name}", f"validate@{name}"),
@@ -174,23 +176,27 @@ def flow(params: dict[str, Any]) -> set[tuple[str, str]]:
 
 
 def test_a_stage_waits_for_those_whose_outputs_it_reads_and_for_no_other(graph: Graph) -> None:
-    assert graph.edges() == flow(graph.params)
+    assert graph.edges() == flow(graph)
 
 
 def test_only_names_of_data_and_starts_are_part_of_the_graph() -> None:
     """So another value of any other key leaves the stages and their inputs as they are."""
     text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
     used = set(re.findall(r"\$\{([^}]+)\}", text))
-    assert used == {"datasets", "align", "tasks", "key", "item.path", "item.data", "item.start"}
+    assert used == {"datasets", "align", "tasks", "key", "item.path", "item.data"} | {
+        "item.kind",
+        "item.start",
+    }
 
 
+ALIGNED = ("pretrain_alignment@image", "evaluate_alignment@image")
 EDITS = {
-    "seed": {CHECK, "pretrain_alignment@image", "finetune@vqa"},
-    "tasks.vqa.train.trainer.optim.lr": {CHECK, "finetune@vqa", "report"},
-    "tasks.vqa.start": {CHECK, "finetune@vqa", "report"},
-    "align.image.data": {CHECK, "pretrain_alignment@image", "evaluate_alignment@image", "report"},
-    "datasets.scenes.path": {CHECK, "prepare@scenes", "report"},
-    "versions.onnx": {CHECK, "export_model@vqa"},
+    "seed": {"pretrain_alignment@image", "finetune@vqa"},
+    "tasks.vqa.train.trainer.optim.lr": {"finetune@vqa", "report"},
+    "tasks.vqa.start": {"finetune@vqa", "report"},
+    "align.image.data": {*ALIGNED, "report"},
+    "datasets.scenes.path": {"prepare@scenes", "report"},
+    "versions.onnx": {"export_model@vqa"},
     "src/plumbline/losses/contrastive.py": {"pretrain_alignment@image"},
     "src/plumbline/export/templates/server.py": {"export_model@vqa"},
     "src/plumbline/tracking/record.py": set(),
@@ -204,26 +210,40 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """The smoke preset with placeholders as outputs, and a dvc.lock that says they are current."""
     checkout = make_checkout(tmp_path_factory.mktemp("locked") / "project")
     write_placeholders(Repo(str(checkout.folder)).index.stages)
+    checkout.run("dvc", "repro", "--single-item", CODE, CHECK)
     checkout.run("dvc", "commit", "--force")
     return checkout
 
 
-def test_the_command_gives_the_answer_that_is_asked_here_in_process(locked: Checkout) -> None:
+def test_the_command_gives_the_answer_that_is_asked_here_in_process(
+    locked: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the two stages that write the keys have run, `dvc status` names the others."""
     params = yaml.safe_load((locked.folder / "params.yaml").read_text(encoding="utf-8"))
     graph = Graph(locked, params)
     for edited, expected in EDITS.items():
         path = locked.folder / (edited if "/" in edited else "params.yaml")
         text = path.read_bytes()
         if "/" in edited:
-            assert mutate_file(graph, Path(edited)) == expected
-            path.write_bytes(text + b"\n# Changed.\n")
+            assert mutate_file(graph, Path(edited), STATEMENT) - {CODE, CHECK} == expected
+            path.write_bytes(text + STATEMENT)
         else:
             value = other(leaves(params)[edited])
-            assert mutate_params(graph, edited, value) == expected
+            assert mutate_params(graph, edited, value) - {CHECK} == expected
             changed = yaml.safe_load(text)
             put(changed, edited, value)
             path.write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
+            monkeypatch.chdir(locked.folder)
+            write_settings(changed, paths.SETTINGS)
+        first = {CODE} if "/" in edited else {CHECK}
+        assert set(json.loads(locked.run("dvc", "status", "--json").stdout)) >= first, edited
+        locked.run(
+            "dvc", "repro", "--single-item", CODE
+        )  # the other refuses what conf/ does not say
         status = json.loads(locked.run("dvc", "status", "--json").stdout)
         path.write_bytes(text)
-        assert set(status) == expected, edited
+        locked.run("dvc", "repro", "--single-item", CODE)
+        locked.run("dvc", "checkout", "--force", "work/settings")
+        assert set(status) - {CODE, CHECK} == expected, edited
+    locked.run("dvc", "repro", "--single-item", CODE, CHECK)
     assert json.loads(locked.run("dvc", "status", "--json").stdout) == {}

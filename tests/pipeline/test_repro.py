@@ -17,7 +17,7 @@ from dvc.utils.serialize import load_yaml
 from plumbline.config import check_config
 from plumbline.files import digest_of, read_json, verify_digests
 from plumbline.params import read_params
-from stages.check_params import specs
+from stages.specs import specs
 from tests.pipeline.checkout import STAGES, Checkout, make_checkout
 
 LR = "tasks.vqa.train.trainer.optim.lr"

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from plumbline import paths
+from plumbline.code_digest import BEHIND
+from plumbline.files import read_json
 from plumbline.params import PACKAGES
-from stages.check_params import STAGES, specs
+from stages import digest_code
+from stages.specs import STAGES, specs
 from tests.pipeline.checkout import ROOT, Checkout, make_checkout
 from tests.pipeline.every_kind import every_kind, write_project
 from tests.pipeline.harmless import HARMLESS
@@ -30,27 +32,12 @@ from tests.pipeline.sandbox import (
     trace,
     undeclared_reads,
 )
-from tools.code_deps import BEHIND, EAGER, PLUGINS
 
 ALL = ("check_params", *STAGES)
-ORDER = paths.CHECK_PARAMS.as_posix()
-"""A constant that makes everything wait for the check of the settings; nobody reads it."""
+PLUGINS = "plugins"
 
 EMBEDDED = "data/.gitkeep"
 """The path of a dataset that is made up: there is nothing to read."""
-
-TABLES = {
-    "pretrain_alignment": {
-        "src/plumbline/losses/classification.py",
-        "src/plumbline/models/classifier.py",
-        "src/plumbline/models/seq2seq.py",
-    },
-    "evaluate_alignment": {
-        "src/plumbline/models/classifier.py",
-        "src/plumbline/models/seq2seq.py",
-    },
-}
-"""Lines of tables that an alignment does not choose; which it chooses is known when it runs."""
 
 READ_ELSEWHERE = {
     "LimitsConfig.": "by the bundle's own scripts, from its contract",
@@ -100,6 +87,9 @@ def run_traced(folder: Path, params: dict[str, Any]) -> Traced:
     traced = Traced(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(checkout)
+        # What says what all stages declare.
+        digest_code.main([])
+        importlib.import_module("stages.check_params").main([])
         for declared in declared_stages(checkout):
             importlib.import_module(f"stages.{declared.stage}").main(declared.command[1:])
             sandbox = folder / declared.name
@@ -151,7 +141,7 @@ def unseen(run: Run) -> list[str]:
     return [
         place
         for place in run.declared.data
-        if place not in (ORDER, EMBEDDED) and not any(covers((place,), file) for file in seen)
+        if place != EMBEDDED and not any(covers((place,), file) for file in seen)
     ]
 
 
@@ -176,36 +166,20 @@ def test_every_declared_input_is_needed(traced: Traced, tmp_path: Path) -> None:
             assert digests(sandbox, run.declared.outs) != run.expected, place
 
 
-def test_every_declared_module_is_loaded_by_some_run_of_its_stage(traced: Traced) -> None:
+def test_every_declared_module_is_loaded_by_some_run_with_that_code(traced: Traced) -> None:
+    """For every stage, and every kind of task where that makes a difference."""
     if len(traced.stages) < len(ALL):
         pytest.skip("the settings of a single dataset need not load all")
-    vain = {}
-    for stage in traced.stages:
-        read = {*traced.union(stage, "files"), *modules(traced, stage)}
-        folders = {run.declared.name: run for run in traced.of(stage)}
-        declared = {
-            file
-            for run in folders.values()
-            for place in run.declared.code
-            if place != PLUGINS
-            for file in files_of(traced.folder / "project", place)
-        }
-        vain[stage] = declared - read - TABLES.get(stage, set())
-    assert {stage: sorted(files) for stage, files in vain.items() if files} == {}
-
-
-def modules(traced: Traced, stage: str) -> set[str]:
-    return {file for run in traced.of(stage) for file in run.found["modules"].values()}
-
-
-def files_of(root: Path, place: str) -> set[str]:
-    whole = root / place
-    paths = whole.rglob("*") if whole.is_dir() else [whole]
-    return {
-        path.relative_to(root).as_posix()
-        for path in paths
-        if path.is_file() and "__pycache__" not in path.parts
+    loaded: dict[tuple[str, tuple[str, ...]], set[str]] = {}
+    for run in traced.runs:
+        read = {*run.found["files"], *run.found["modules"].values()}
+        loaded.setdefault((run.declared.stage, run.declared.code), set()).update(read)
+    vain = {
+        stage: sorted(set(code) - read - {f"{PLUGINS}/__init__.py"})
+        for (stage, code), read in loaded.items()
+        if set(code) - read
     }
+    assert vain == {}
 
 
 def test_every_declared_section_is_read_by_some_run_of_its_stage(traced: Traced) -> None:
@@ -224,7 +198,7 @@ def test_every_declared_section_is_read_by_some_run_of_its_stage(traced: Traced)
 def test_versions_are_those_of_the_libraries_that_stages_import(traced: Traced) -> None:
     names = {name.replace("_", "-"): name for name in PACKAGES}
     wrong = {}
-    for stage in set(traced.stages) - set(EAGER):
+    for stage in set(traced.stages) - {"check_params"}:
         used = {names[name] for name in traced.union(stage, "libraries") if name in names}
         used |= {other for name in used for other in BEHIND.get(name, ())} | {"python"}
         declared = {
@@ -262,6 +236,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, Declar
     params = every_kind()
     params |= {"datasets": {"numbers": params["datasets"]["numbers"]}, "align": {}, "tasks": {}}
     checkout = write_project(tmp_path_factory.mktemp("prepared") / "project", params)
+    checkout.run(sys.executable, "-m", "stages.digest_code")
     checkout.run(sys.executable, "-m", "stages.check_params")
     return checkout, next(d for d in declared_stages(checkout.folder) if d.stage == "prepare")
 
@@ -279,7 +254,9 @@ def test_an_undeclared_read_is_caught(
 ) -> None:
     checkout, declared = prepared
     sandbox = tmp_path / "sandbox"
-    whole = replace(declared, code=("src/plumbline", "stages", PLUGINS))
+    # Without the digest of its code, since a line is added to it.
+    data = tuple(place for place in declared.data if not place.startswith("work/code"))
+    whole = replace(declared, code=("src/plumbline", "stages", PLUGINS), data=data)
     make_sandbox(checkout.folder, sandbox, whole)
     (sandbox / "note.txt").write_text("x", encoding="utf-8")
     (sandbox / "work/clean").mkdir(parents=True)
@@ -316,25 +293,14 @@ def test_a_stage_without_an_input_does_not_run(
         trace(tmp_path / "sandbox", declared)
 
 
-def test_what_plugins_import_becomes_a_dependency(tmp_path: Path) -> None:
+def test_what_plugins_import_becomes_part_of_the_code(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path / "project")
-    shutil.copytree(ROOT / "docs/examples/plugins", checkout.folder / "plugins", dirs_exist_ok=True)
-    ask = (sys.executable, "-m", "tools.code_deps")
-    done = checkout.run(*ask, check=False)
-    assert done.returncode == 1
-    assert "prepare: lacks src/plumbline/training/schedule.py" in done.stdout
-    before = (checkout.folder / "dvc.yaml").read_text(encoding="utf-8")
-    checkout.run(*ask, "--write")
-    assert checkout.run(*ask).returncode == 0
-    after = (checkout.folder / "dvc.yaml").read_text(encoding="utf-8")
-    plots = [
-        {
-            name: stage.get("do", stage).get("plots")
-            for name, stage in yaml.safe_load(text)["stages"].items()
-        }
-        for text in (before, after)
-    ]
-    assert any(plots[0].values())
-    assert plots[0] == plots[1]
-    kept = [line for line in before.splitlines() if line.strip().startswith(("#", "cmd:", "desc:"))]
-    assert all(line in after.splitlines() for line in kept)
+    file = checkout.folder / paths.code("prepare")
+    found = []
+    for folder in (None, ROOT / "docs/examples/plugins"):
+        if folder:
+            shutil.copytree(folder, checkout.folder / PLUGINS, dirs_exist_ok=True)
+        checkout.run(sys.executable, "-m", "stages.digest_code")
+        found.append(set(read_json(file)["files"]))
+    assert "plumbline/training/schedule.py" in found[1] - found[0]
+    assert {name for name in found[1] if name.startswith(f"{PLUGINS}/")}

@@ -24,6 +24,8 @@ from plumbline.reproduction.lock import (
 from plumbline.reproduction.tolerance import figures_of, read_tolerances
 from plumbline.waiting import run_command
 
+KEYS = ("digest_code", "check_params")
+"""Stages whose outputs are no results, but what the other stages are cached by."""
 VERSIONS = ("conf/versions.yaml", "params.yaml")
 """What `make setup` writes anew under another Python than the record's."""
 
@@ -98,7 +100,8 @@ def describe(root: Path) -> str | None:
         return None
     recorded, found = parse_lock(text, f"{LOCK} of HEAD"), read_lock(root / LOCK)
     common = [name for name in in_dag_order(read_graph(found)) if name in recorded]
-    first = next((n for n in common if differing_outputs(recorded[n], found[n])), None)
+    results = [name for name in common if name not in KEYS]
+    first = next((n for n in results if differing_outputs(recorded[n], found[n])), None)
     files = _own_files(root, recorded, found, common)
     if first is None or files is None:
         return None
