@@ -1,6 +1,7 @@
 """What all tests share: a quiet environment, and small artefacts that are built once."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,9 @@ os.environ["DVC_NO_ANALYTICS"] = "true"
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 for _name in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
     os.environ.pop(_name, None)
+
+# A shell lets what it starts in the background ignore it, and so all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     from plumbline.loading.cache_reader import TrainingCache

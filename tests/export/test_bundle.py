@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,20 @@ def test_a_bundle_tells_nothing_of_its_machine(bundle: Path, vlm_folder: Path) -
             content = path.read_bytes()
             assert not [text for text in forbidden if text.encode() in content], path.name
     assert read_json(bundle / "training.json")["start"] == "image"
+
+
+def test_a_bundle_starts_no_telemetry_of_its_runtime(bundle: Path, tmp_path: Path) -> None:
+    """The runtime's keeps a session's number where temporary files lie."""
+    switches = ("ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "CI")
+    plain = {name: value for name, value in os.environ.items() if name not in switches}
+    done = subprocess.run(
+        [sys.executable, "-I", str(bundle / "inference.py"), "--selftest"],
+        env=plain | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 AGAIN = """

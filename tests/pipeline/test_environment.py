@@ -222,7 +222,7 @@ def compare(plain: Checkout, odd: tuple[Checkout, dict[str, str]], stages: Seque
     expected, found = dict(contents(plain.folder)), dict(contents(checkout.folder))
     assert expected.keys() == found.keys()
     assert [name for name, content in expected.items() if content != found[name]] == []
-    assert not list(Path(other["TMPDIR"]).iterdir())
+    assert not list(Path(other["TMPDIR"]).iterdir())  # nor a session of some library's telemetry
 
 
 def test_the_environment_is_another_one(odd: tuple[Checkout, dict[str, str]]) -> None:
