@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbline.metrics.retrieval import bootstrap_interval
+from plumbline.metrics.intervals import bootstrap_interval
 
 Floats = NDArray[np.floating[Any]]
 Float64s = NDArray[np.float64]
