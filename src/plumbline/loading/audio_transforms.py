@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from plumbline.loading.audio_transform_config import AudioAugmentConfig, AudioTransformConfig
+from plumbline.loading.masks import padding_mask
 from plumbline.loading.mel import mel_filters
 
 _FLOOR = 1e-10  # power below which the logarithm is cut, as in Whisper
@@ -60,7 +61,7 @@ def log_mel(
         raise ValueError(f"lengths {lengths.tolist()}: must lie in 1..{waveforms.shape[1]}")
     counts = frame_counts(lengths, config)
     frames = int(counts.max())
-    mask = torch.arange(frames) < counts.unsqueeze(1)
+    mask = padding_mask(counts, frames)
     padded = _with_edges(waveforms, lengths, config)[:, : (frames - 1) * config.hop + config.fft]
     # From here on only the real frames of all clips, one after another.
     pieces = padded.unfold(1, config.fft, config.hop)[mask]

@@ -30,6 +30,7 @@ from plumbline.loading.input_config import (
     TextInputConfig,
 )
 from plumbline.loading.loader import pad_rows
+from plumbline.loading.masks import padding_mask
 from plumbline.loading.memory_cache import MemoryCache
 from plumbline.loading.transforms import (
     augment_images,
@@ -243,12 +244,11 @@ class FeaturesInput(Input):
 
 
 def _pad_steps(values: Sequence[Value]) -> tuple[torch.Tensor, torch.Tensor]:
-    lengths = np.array([len(value) for value in values])
-    steps = np.zeros((len(values), lengths.max(), values[0].shape[1]), np.float32)
+    lengths = torch.tensor([len(value) for value in values])
+    steps = np.zeros((len(values), int(lengths.max()), values[0].shape[1]), np.float32)
     for row, value in zip(steps, values, strict=True):
         row[: len(value)] = value
-    mask = np.arange(steps.shape[1]) < lengths[:, None]
-    return torch.from_numpy(steps), torch.from_numpy(mask)
+    return torch.from_numpy(steps), padding_mask(lengths, steps.shape[1])
 
 
 class TextInput(Input):
@@ -295,9 +295,8 @@ def collate_texts(texts: Sequence[Value], special_ids: SpecialIds, max_tokens: i
     """Frame and pad token ids: input_ids and attention_mask [batch, seq], int64."""
     framed = [frame_ids(ids, special_ids.bos, special_ids.eos, max_tokens) for ids in texts]
     input_ids = pad_rows(framed, special_ids.pad)
-    lengths = np.array([len(ids) for ids in framed])
-    mask = np.arange(input_ids.shape[1]) < lengths[:, None]
+    lengths = torch.tensor([len(ids) for ids in framed])
     return {
         "input_ids": torch.from_numpy(input_ids),
-        "attention_mask": torch.from_numpy(mask).long(),
+        "attention_mask": padding_mask(lengths, input_ids.shape[1]).long(),
     }

@@ -134,7 +134,7 @@ class Loader:
         """Number of batches in an epoch; with `max_tokens` it differs between epochs."""
         if self._config.max_tokens is None:
             return -(-self._used() // self._config.batch_size)
-        return len(self._plan(epoch))
+        return len(self.plan(epoch))
 
     def _used(self) -> int:
         """Samples of an epoch that end up in batches."""
@@ -146,7 +146,7 @@ class Loader:
         """Whether a process computes one sample alone in any of the first `epochs` epochs."""
         differ = self._config.max_tokens is not None
         sizes = {
-            len(batch) for epoch in range(epochs if differ else 1) for batch in self._plan(epoch)
+            len(batch) for epoch in range(epochs if differ else 1) for batch in self.plan(epoch)
         }
         return any(self._share.may_be_one_of(size) for size in sizes)
 
@@ -168,23 +168,14 @@ class Loader:
             return "set loader.drop_last to true, or choose another loader.batch_size"
         return "choose other limits of the batches, or fewer trainer.processes"
 
-    def epoch_order(self, epoch: int) -> list[int]:
-        """Sample indices in the order in which epoch `epoch` visits them.
-
-        Those that `drop_last` leaves out come last.
-        """
-        order, used = self._permutation(epoch), self._used()
-        visited = [int(i) for batch in self._plan(epoch) for i in batch]
-        return visited + [int(i) for i in order[used:]]
-
     def _permutation(self, epoch: int) -> Indices:
         count = len(self.source)
         if not self._shuffle:
             return np.arange(count)
         return keyed_generator(self._seed, "order", epoch).permutation(count)
 
-    def _plan(self, epoch: int) -> list[Indices]:
-        """The sample indices of each batch of an epoch."""
+    def plan(self, epoch: int) -> list[Indices]:
+        """The sample indices [samples] of each batch of an epoch, for all processes together."""
         order = self._permutation(epoch)[: self._used()]
         if not self._config.bucket_by_length or not len(order):
             return self._cut(order)
@@ -220,7 +211,7 @@ class Loader:
         A share without a sample, of a batch smaller than the number of processes, has no key but
         an empty `sample_index`; a stand-in has its other keys besides.
         """
-        keys = [self._share.keys(batch, epoch) for batch in self._plan(epoch)[start:]]
+        keys = [self._share.keys(batch, epoch) for batch in self.plan(epoch)[start:]]
         collate = partial(collate_share, self._collate)
         source = Keyed(self.source)
         if workers := self._config.workers:

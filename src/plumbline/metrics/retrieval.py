@@ -8,7 +8,7 @@ first k, and targets with equal scores stand in random order: a model that maps 
 point gets chance level, not 1.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,28 +59,11 @@ class Relation:
         object.__setattr__(self, "pairs", np.unique(self.pairs, axis=0))
 
 
-def number_distinct(keys: Iterable[Hashable]) -> tuple[Int64s, Int64s]:
-    """Give equal keys equal numbers, from 0 in the order in which they first appear.
-
-    Returns:
-        The number of every key [keys], and the first row of every distinct key [distinct].
-    """
-    numbers: dict[Hashable, int] = {}
-    first_rows: list[int] = []
-    ids: list[int] = []
-    for row, key in enumerate(keys):
-        number = numbers.setdefault(key, len(numbers))
-        if number == len(first_rows):
-            first_rows.append(row)
-        ids.append(number)
-    return np.array(ids, dtype=np.int64), np.array(first_rows, dtype=np.int64)
-
-
 def relation_of_rows(image_ids: Int64s, text_ids: Int64s) -> Relation:
     """Build the relation of a caption table.
 
     Args:
-        image_ids: [rows] number of each row's distinct image, from 0 (`number_distinct`).
+        image_ids: [rows] number of each row's distinct image, from 0.
         text_ids: [rows] number of each row's distinct text, from 0.
 
     Raises:

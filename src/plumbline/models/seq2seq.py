@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from plumbline.loading.masks import padding_mask
 from plumbline.models.config import Seq2SeqConfig
 from plumbline.models.pretrained import build_from_checkpoint
 from plumbline.models.spec import ModelSpec
@@ -82,7 +83,7 @@ class Seq2Seq(nn.Module):
         """
         special, device = self._special_ids, next(self.parameters()).device
         lengths = torch.tensor([len(source) for source in sources])
-        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+        mask = padding_mask(lengths, int(lengths.max()))
         ids = torch.full(mask.shape, special.pad)
         ids[mask] = torch.tensor([token for source in sources for token in source])
         positions = getattr(self.net.config, "max_position_embeddings", limit)
