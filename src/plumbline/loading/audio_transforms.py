@@ -33,7 +33,7 @@ def stack_waveforms(clips: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tenso
 
 
 def frame_counts(lengths: Tensor, config: AudioTransformConfig) -> Tensor:
-    """Frames whose centres lie within clips of `lengths` samples; at least 1 each."""
+    """Frames whose centres lie within clips of `lengths` samples: [batch], at least 1 each."""
     return (lengths - 1) // config.hop + 1
 
 

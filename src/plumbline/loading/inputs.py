@@ -62,7 +62,7 @@ class Input(ABC):
     def say_cut(  # noqa: B027 - most inputs cut nothing
         self, split: str, numbers: NDArray[np.integer[Any]]
     ) -> None:
-        """Log how many of the values with these numbers are cut, where any may be."""
+        """Log how many of the values with these numbers [values] are cut, where any may be."""
 
     @abstractmethod
     def collate(

@@ -74,7 +74,7 @@ class Share:
     only compute together."""
 
     def of(self, batch: Indices) -> Indices:
-        """This share's samples: those of all shares, in order, are the batch."""
+        """This share of the indices [samples]: those of all shares, in order, are the batch."""
         return np.array_split(batch, self.count)[self.rank]
 
     def may_be_one_of(self, size: int) -> bool:
@@ -83,7 +83,7 @@ class Share:
         return 1 in sizes or (self.stand_in and 0 in sizes)
 
     def keys(self, batch: Indices, epoch: int) -> list[tuple[int, int, bool]]:
-        """What to read for this share: sample, epoch, and whether the sample counts."""
+        """What to read of indices [samples] for this share: sample, epoch, whether it counts."""
         mine = self.of(batch)
         read = batch[-1:] if self.stand_in and not len(mine) else mine
         return [(int(index), epoch, len(mine) > 0) for index in read]

@@ -117,5 +117,5 @@ class DualEncoderSpec(ModelSpec):
 
 
 def unit(x: Tensor, width: int | None = None) -> Tensor:
-    """Cut the last dimension to `width` and scale to length 1, as Matryoshka embeddings need."""
+    """Cut [..., embed_dim] to [..., width] and scale to length 1, as Matryoshka embeddings need."""
     return functional.normalize(x if width is None else x[..., :width], dim=-1)
