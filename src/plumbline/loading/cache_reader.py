@@ -50,7 +50,7 @@ class TrainingCache:
         self._texts: pa.ChunkedArray = table["text"].combine_chunks()
         ids = table["ids"].combine_chunks()
         ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
-        self._offsets: Int32 = ids.offsets.to_numpy()
+        self._offsets: Int32 = ids.offsets.to_numpy()  # [texts + 1] into the ids of all texts
         self._ids: Int32 = ids.values.to_numpy()
         self._ragged: dict[str, tuple[Floats, NDArray[np.int64]]] = {}
 

@@ -160,6 +160,7 @@ class AudioInput(Input):
                 f"{rate} Hz: set tokenize.sample_rate of the dataset to the same"
             )
         augment = config.augment
+        # Then a clip has another spectrogram in every epoch, and none can be kept.
         self._changes_samples = bool(augment.shift_ms or augment.gain_db)
         self.channels = config.n_mels
 
@@ -176,6 +177,7 @@ class AudioInput(Input):
         return self._memory.get(number, lambda: self._spectrogram(number))
 
     def _spectrogram(self, number: int) -> Value:
+        # A copy: the memory map is read-only, which torch warns of.
         samples = torch.from_numpy(np.array(self._cache.audio(number)))
         steps, _ = log_mel(samples[None], torch.tensor([len(samples)]), self._config)
         spectrogram: Value = steps[0].numpy()
@@ -216,6 +218,7 @@ class FeaturesInput(Input):
         facts = cache.facts["features"]
         self.channels = int(facts["channels"])
         self._mean = np.array(facts["mean_of_channels"], np.float32)
+        # A channel that never changes has deviation 0: it becomes 0, not NaN.
         self._scale = 1 / np.maximum(np.array(facts["std_of_channels"], np.float32), 1e-6)
 
     def length(self, number: int) -> int:
@@ -284,6 +287,7 @@ class TextInput(Input):
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
     ) -> Batch:
         """See `Input`."""
+        # Before the framing, so that bos and eos are never dropped.
         if draws is not None and self._config.word_dropout:
             keep = 1 - self._config.word_dropout
             pairs = zip(values, draws, strict=True)

@@ -139,6 +139,7 @@ class Loader:
     def _used(self) -> int:
         """Samples of an epoch that end up in batches."""
         count, size = len(self.source), self._config.batch_size
+        # Where all samples make less than a batch, none would be left.
         drop = self._config.drop_last and self._shuffle and count > size
         return count - count % size if drop else count
 
@@ -180,6 +181,7 @@ class Loader:
         if not self._config.bucket_by_length or not len(order):
             return self._cut(order)
         assert self._lengths is not None
+        # Sorted within pools: batches of like lengths, and yet other neighbours in every epoch.
         size = POOL_BATCHES * self._config.batch_size if self._shuffle else len(order)
         pools = (order[at : at + size] for at in range(0, len(order), size))
         batches = [
@@ -189,6 +191,7 @@ class Loader:
         ]
         if not self._shuffle:
             return batches
+        # Sorting has put the short batches of a pool first.
         places = keyed_generator(self._seed, "batches", epoch).permutation(len(batches))
         return [batches[i] for i in places]
 
