@@ -53,10 +53,11 @@ faults: $(READY)  ## Kill every stage again and again; KILLS=300 SEED=0
 media-faults: $(READY)  ## Damage images, sounds and features; COUNT=30000 SEED=0
 	PYTHONPATH=src python -W ignore -m tests.faults.media_mutations --count $(or $(COUNT),30000) --seed $(or $(SEED),0)
 
-check: $(READY)  ## Lint, format and types
+check: $(READY)  ## Lint, format and types, and figures of how the code is kept
 	ruff check
 	ruff format --check
 	mypy
+	python -m tools.house
 
 format: $(READY)  ## Put the code into its form
 	ruff check --fix

@@ -1,13 +1,14 @@
 """Settings are checked in full, and whatever is wrong is one line that helps."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
-from plumbline.config import Config, check_config, compose_yaml, fix_threads, load_config
+from plumbline.config import Config, check_config, compose_yaml, fix_threads
 from plumbline.errors import ConfigError
 from plumbline.registry import OneOf, Registry
 
@@ -69,31 +70,34 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def load(
+    schema: type[Config],
+    sections: Mapping[str, str],
+    overrides: Sequence[str] = (),
+    *,
+    root: Path,
+) -> Any:
+    return check_config(schema, sections, compose_yaml(root, "params", overrides))
+
+
 def refusal(root: Path, *overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        load_config(StageSettings, SECTIONS, overrides, root=root)
+        load(StageSettings, SECTIONS, overrides, root=root)
     text = str(caught.value)
     assert "\n" not in text
     return text
 
 
 def test_sections_become_typed_settings_and_the_rest_is_not_read(root: Path) -> None:
-    settings = load_config(StageSettings, SECTIONS, root=root)
+    settings = load(StageSettings, SECTIONS, root=root)
     assert settings.train.optim.lr == 0.01
     assert isinstance(settings.train.model, LargeModel)
     assert settings.train.model.stem == [SmallModel(name="small")]
 
 
-def test_the_working_folder_is_the_default_place(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(root)
-    assert load_config(StageSettings, SECTIONS).seed == 0
-
-
 def test_overrides_win(root: Path) -> None:
     overrides = ["seed=7", "tasks.vqa.train.optim.lr=1e-4", "tasks.vqa.train.model.layers=5"]
-    settings = load_config(StageSettings, SECTIONS, overrides, root=root)
+    settings = load(StageSettings, SECTIONS, overrides, root=root)
     assert (settings.seed, settings.train.optim.lr) == (7, 1e-4)
     assert settings.train.model == LargeModel(
         name="large", layers=5, stem=[SmallModel(name="small")]
@@ -101,7 +105,7 @@ def test_overrides_win(root: Path) -> None:
 
 
 def test_settings_do_not_change(root: Path) -> None:
-    settings = load_config(StageSettings, SECTIONS, root=root)
+    settings = load(StageSettings, SECTIONS, root=root)
     with pytest.raises(ValidationError, match="frozen"):
         settings.seed = 1  # type: ignore[misc]
 
@@ -285,7 +289,7 @@ def test_a_setting_that_params_leaves_at_its_default_is_told_how_to_be_written(r
 
 def test_a_missing_params_file_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"params\.yaml: missing; run make params"):
-        load_config(StageSettings, SECTIONS, root=tmp_path)
+        load(StageSettings, SECTIONS, root=tmp_path)
 
 
 @pytest.mark.parametrize("text", ["seed: [1", "seed: ${nowhere}", "\tseed: 1", "a: 1\na: 2"])
@@ -301,13 +305,13 @@ def test_a_section_that_is_not_there_names_what_is(root: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"tasks\.vq\.train: not there; tasks holds vqa; .* vqa\?"
     ):
-        load_config(StageSettings, sections, root=root)
+        load(StageSettings, sections, root=root)
     with pytest.raises(
         ConfigError, match=r"zzz: not there; params\.yaml holds seed, tasks, other$"
     ):
-        load_config(StageSettings, {"seed": "zzz"}, root=root)
+        load(StageSettings, {"seed": "zzz"}, root=root)
     with pytest.raises(ConfigError, match=r"seed\.deep: not there; seed holds nothing"):
-        load_config(StageSettings, {"seed": "seed.deep"}, root=root)
+        load(StageSettings, {"seed": "seed.deep"}, root=root)
 
 
 def test_interpolations_are_resolved(tmp_path: Path) -> None:

@@ -206,32 +206,19 @@ def _suggest(name: str, valid: Iterator[str] | Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def load_config(
-    schema: type[ConfigT],
-    sections: Mapping[str, str],
-    overrides: Sequence[str] = (),
-    *,
-    root: Path | None = None,
+def check_config(
+    schema: type[ConfigT], sections: Mapping[str, str], params: Mapping[str, Any]
 ) -> ConfigT:
-    """Read the sections of params.yaml that a stage declares, and nothing else of it.
+    """Take the sections of params.yaml that a stage declares, and nothing else of it.
 
     Args:
         schema: what the stage wants, one field per entry of `sections`.
         sections: field name -> dotted key in params.yaml.
-        overrides: Hydra overrides from the command line, e.g. `tasks.vqa.train.optim.lr=1e-3`.
-        root: the folder with params.yaml; the working folder when None.
+        params: params.yaml, composed.
 
     Raises:
         ConfigError: one line naming the key, its value, the rule and the nearest valid name.
     """
-    params = compose_yaml(Path.cwd() if root is None else root, "params", overrides)
-    return check_config(schema, sections, params)
-
-
-def check_config(
-    schema: type[ConfigT], sections: Mapping[str, str], params: Mapping[str, Any]
-) -> ConfigT:
-    """Validate sections of an already composed mapping; arguments and errors as `load_config`."""
     values = {field: pick(params, key) for field, key in sections.items()}
     try:
         return schema.model_validate(values)

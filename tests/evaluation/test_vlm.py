@@ -11,7 +11,7 @@ from plumbline.files import write_digests
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.config import DecoderConfig, VlmConfig
 from plumbline.models.features import encode_images
-from plumbline.models.stored import StoredVlm, load_vlm, save_model
+from plumbline.models.stored import StoredVlm, load_model, save_model
 from plumbline.tasks.base import JobContext
 from plumbline.tasks.config import VlmTaskConfig
 from plumbline.tasks.vlm import build
@@ -32,7 +32,7 @@ def stored(
     folder.mkdir()
     save_model(folder, job.model, job.spec, job.tokenizer)
     write_digests(folder)
-    return load_vlm(folder)
+    return load_model(folder)
 
 
 def evaluate(stored: StoredVlm, cache: Path, batch_size: int = 256) -> Evaluation:

@@ -16,7 +16,7 @@ from plumbline.export.vlm import choose_samples, reference_answers
 from plumbline.files import dump_json, staged_folder, write_digests
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.config import VlmConfig
-from plumbline.models.stored import load_model, load_vlm, save_model
+from plumbline.models.stored import load_model, save_model
 from plumbline.tasks.base import JobContext
 from plumbline.tasks.config import VlmTaskConfig
 from plumbline.tasks.vlm import build
@@ -54,7 +54,7 @@ def vlm_folder(
     save_model(folder, job.model, job.spec, job.tokenizer)
     (folder / "config.json").write_text(dump_json(TRAINING), encoding="utf-8")
     write_digests(folder)
-    stored = load_vlm(folder)
+    stored = load_model(folder)
     samples = choose_samples(cache, stored, "test", CONFIG.parity_samples)
     said = reference_answers(stored, cache, samples, CONFIG.max_new_tokens).answers
     # Random weights never say the real end token: take the one that they say most.
@@ -75,13 +75,13 @@ def config() -> VlmExportConfig:
 @pytest.fixture
 def source(vlm_folder: Path, scenes_cache: Path) -> BundleSource:
     """What the bundle is made from, loaded anew."""
-    return BundleSource(load_vlm(vlm_folder), TrainingCache(scenes_cache), TRAINING, threads=1)
+    return BundleSource(load_model(vlm_folder), TrainingCache(scenes_cache), TRAINING, threads=1)
 
 
 @pytest.fixture(scope="session")
 def bundle(vlm_folder: Path, scenes_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `vlm_folder` in both formats; tests only read it."""
-    source = BundleSource(load_vlm(vlm_folder), TrainingCache(scenes_cache), TRAINING, threads=1)
+    source = BundleSource(load_model(vlm_folder), TrainingCache(scenes_cache), TRAINING, threads=1)
     out = tmp_path_factory.mktemp("exports") / "vqa"
     with staged_folder(out) as partial:
         write_bundle(source, CONFIG, partial)

@@ -130,10 +130,10 @@ from plumbline.export.config import VlmExportConfig
 from plumbline.export.plan import BundleSource
 from plumbline.files import read_json, staged_folder
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.models.stored import load_vlm
+from plumbline.models.stored import load_model
 assert str(Path(sys.argv[1])) in sys.modules["plumbline"].__path__[0]
 model, cache, out = (Path(a) for a in sys.argv[2:5])
-source = BundleSource(load_vlm(model), TrainingCache(cache), read_json(model / "config.json"), 1)
+source = BundleSource(load_model(model), TrainingCache(cache), read_json(model / "config.json"), 1)
 with staged_folder(out) as partial:
     write_bundle(source, VlmExportConfig.model_validate_json(sys.argv[5]), partial)
 """

@@ -15,7 +15,7 @@ from plumbline.export.plan import BundleSource
 from plumbline.export.templates.model import Model
 from plumbline.files import dump_json, read_json, write_digests
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.models.stored import load_vlm, save_model
+from plumbline.models.stored import load_model, save_model
 from plumbline.predict import main
 from tests.tiny import CASES, GRAY, VIT, make_cache
 
@@ -66,7 +66,7 @@ def test_the_bundle_of_a_gray_vlm_answers_as_its_checkpoint(
     folder, out = stored(job, tmp_path / "vlm"), tmp_path / "out"
     out.mkdir()
     config = VlmExportConfig(max_new_tokens=5, parity_samples=8, selftest_samples=2)
-    write_bundle(BundleSource(load_vlm(folder), gray_scenes, {}, threads=1), config, out)
+    write_bundle(BundleSource(load_model(folder), gray_scenes, {}, threads=1), config, out)
     for result in read_json(out / "metadata.json")["formats"].values():
         assert result["status"] == "ok"
         assert result["parity"]["token_agreement"] == 1.0

@@ -22,6 +22,7 @@ from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
 from plumbline.training.history import FitResult
 from plumbline.training.trainer import Trainer
+from tests.order import epoch_order
 
 SAMPLES, BATCH, TOO_LONG = 24, 4, 13
 IMPOSSIBLE = 10**15
@@ -86,9 +87,8 @@ def test_a_batch_without_memory_names_batch_size_and_step_and_keeps_the_state(
     with pytest.raises(TrainingError) as caught:
         train(tmp_path, ALLOCATORS[allocator])
     text = str(caught.value)
-    order = Loader(
-        Source(), collate, LoaderConfig(batch_size=BATCH), seed=0, shuffle=True
-    ).epoch_order(0)
+    loader = Loader(Source(), collate, LoaderConfig(batch_size=BATCH), seed=0, shuffle=True)
+    order = epoch_order(loader, 0)
     step = order.index(TOO_LONG) // BATCH
     assert step > 0
     assert text == (

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.nn import functional
 
-from plumbline.batch import IGNORE_INDEX, LossSum
-from plumbline.losses.language import causal_lm_loss, token_cross_entropy
+from plumbline.batch import IGNORE_INDEX
+from plumbline.losses.language import token_cross_entropy
 
 VOCAB = 11
 
@@ -47,15 +47,6 @@ def test_cross_entropy_equals_a_loop_over_the_labels_that_count(smoothing: float
     assert loss.count.item() == count == 19
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_causal_loss_compares_each_position_with_the_next_label(smoothing: float) -> None:
-    logits, labels = example()
-    loss = causal_lm_loss(logits, labels, label_smoothing=smoothing)
-    total, count = by_hand(logits[:, :-1], labels[:, 1:], smoothing)
-    assert loss.total.item() == pytest.approx(total, rel=1e-6)
-    assert loss.count.item() == count
-
-
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_uniform_logits_cost_log_vocab(smoothing: float) -> None:
     labels = torch.tensor([[3, IGNORE_INDEX, 5]])
@@ -63,12 +54,10 @@ def test_uniform_logits_cost_log_vocab(smoothing: float) -> None:
     assert loss.total.item() / loss.count.item() == pytest.approx(math.log(VOCAB), rel=1e-6)
 
 
-@pytest.mark.parametrize("loss_of", [token_cross_entropy, causal_lm_loss])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_all_ignored_costs_nothing_and_moves_nothing(loss_of: object, smoothing: float) -> None:
+def test_all_ignored_costs_nothing_and_moves_nothing(smoothing: float) -> None:
     logits, labels = example()
-    assert callable(loss_of)
-    loss: LossSum = loss_of(
+    loss = token_cross_entropy(
         logits, torch.full_like(labels, IGNORE_INDEX), label_smoothing=smoothing
     )
     assert loss.total.item() == 0.0
@@ -87,9 +76,9 @@ def test_no_position_at_all_costs_nothing() -> None:
 
 def test_micro_batches_give_the_gradient_of_one_batch() -> None:
     logits, labels = example()
-    first, second = (causal_lm_loss(logits[i : i + 2], labels[i : i + 2]) for i in (0, 2))
+    first, second = (token_cross_entropy(logits[i : i + 2], labels[i : i + 2]) for i in (0, 2))
     split = (first.total + second.total) / (first.count + second.count)
-    whole = causal_lm_loss(logits, labels)
+    whole = token_cross_entropy(logits, labels)
     torch.testing.assert_close(split, whole.total / whole.count, rtol=1e-6, atol=0)
     (expected,) = grad(whole.total / whole.count, logits)
     (gradient,) = grad(split, logits)
@@ -112,11 +101,9 @@ def test_an_ignored_position_has_no_gradient() -> None:
     assert gradient[~ignored].abs().sum(-1).min() > 0
 
 
-@pytest.mark.parametrize("loss_of", [token_cross_entropy, causal_lm_loss])
-def test_shapes_that_disagree_are_told(loss_of: object) -> None:
-    assert callable(loss_of)
+def test_shapes_that_disagree_are_told() -> None:
     with pytest.raises(ValueError, match=r"logits \(2, 3, 11\) do not fit labels \(2, 4\)"):
-        loss_of(torch.zeros(2, 3, VOCAB), torch.zeros(2, 4, dtype=torch.long))
+        token_cross_entropy(torch.zeros(2, 3, VOCAB), torch.zeros(2, 4, dtype=torch.long))
 
 
 def test_a_masked_token_is_compared_with_the_label_in_its_own_place() -> None:

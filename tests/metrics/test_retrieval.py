@@ -11,9 +11,7 @@ from plumbline.metrics.classification import top_k_accuracy
 from plumbline.metrics.retrieval import (
     Ranking,
     Relation,
-    bootstrap_interval,
     class_embeddings,
-    number_distinct,
     rank_positives,
     relation_of_rows,
     retrieval_report,
@@ -193,13 +191,9 @@ def test_rows_are_compared_by_cosine() -> None:
 
 
 def test_repeated_captions_and_images_are_right_for_each_other() -> None:
-    captions = ["zero", "one", "zero", "one", "two"]
-    clips = ["a", "b", "c", "b", "d"]
-    image_ids, image_rows = number_distinct(clips)
-    text_ids, text_rows = number_distinct(captions)
-    assert (image_ids.tolist(), image_rows.tolist()) == ([0, 1, 2, 1, 3], [0, 1, 2, 4])
-    assert (text_ids.tolist(), text_rows.tolist()) == ([0, 1, 0, 1, 2], [0, 1, 4])
-    relation = relation_of_rows(image_ids, text_ids)
+    images = np.array([0, 1, 2, 1, 3])
+    captions = np.array([0, 1, 0, 1, 2])  # zero, one, zero, one, two
+    relation = relation_of_rows(images, captions)
     assert relation.pairs.tolist() == [[0, 0], [1, 1], [2, 0], [3, 2]]
     digits = np.eye(3, dtype=np.float32)
     report = retrieval_report(digits[[0, 1, 0, 2]], digits, relation, ks=(1,))
@@ -260,43 +254,6 @@ def test_bad_embeddings_are_refused_by_name() -> None:
         rank_positives(good, good, relation, block=0)
     with pytest.raises(ValueError, match="k = 0"):
         retrieval_report(good, good, relation, ks=(0,))
-
-
-def test_bootstrap_interval_repeats_and_follows_the_seed() -> None:
-    hits = (np.arange(200) % 3 == 0).astype(np.float64)
-    assert bootstrap_interval(hits, 1) == bootstrap_interval(hits, 1)
-    assert bootstrap_interval(hits, 1, resamples=50) != bootstrap_interval(hits, 2, resamples=50)
-
-
-def test_bootstrap_interval_agrees_with_the_normal_approximation() -> None:
-    hits = np.concatenate([np.ones(300), np.zeros(600), np.full(100, 0.5)])
-    low, high = bootstrap_interval(hits, seed=0, resamples=4000)
-    spread = 1.96 * hits.std() / np.sqrt(1000)
-    assert low == pytest.approx(hits.mean() - spread, abs=0.1 * spread)
-    assert high == pytest.approx(hits.mean() + spread, abs=0.1 * spread)
-
-
-def test_bootstrap_interval_covers_the_true_rate_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    covered = 0
-    for trial in range(300):
-        hits = rng.binomial(1, 0.4, size=150).astype(np.float64)
-        low, high = bootstrap_interval(hits, seed=trial, resamples=200)
-        covered += low <= 0.4 <= high
-    assert 0.90 <= covered / 300 <= 0.99
-
-
-def test_bootstrap_interval_of_equal_values_is_that_value() -> None:
-    assert bootstrap_interval(np.ones(10), seed=0) == (1.0, 1.0)
-
-
-def test_bootstrap_interval_refuses_what_it_cannot_answer() -> None:
-    with pytest.raises(ValueError, match="no queries"):
-        bootstrap_interval(np.array([]), seed=0)
-    with pytest.raises(ValueError, match="resamples = 0"):
-        bootstrap_interval(np.ones(3), seed=0, resamples=0)
-    with pytest.raises(ValueError, match="level = 1"):
-        bootstrap_interval(np.ones(3), seed=0, level=1.0)
 
 
 def test_class_embeddings_are_the_unit_mean_of_unit_prompts() -> None:

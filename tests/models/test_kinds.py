@@ -28,10 +28,10 @@ from plumbline.models.stored import (
     load_dual_encoder,
     load_media_encoder,
     load_model,
-    load_vlm,
     read_spec,
     save_model,
 )
+from plumbline.models.vlm import VlmSpec
 from plumbline.registry import load_attribute
 from plumbline.tasks.base import TrainingJob
 from tests.tiny import CASES, TEXT
@@ -96,7 +96,7 @@ def test_storing_a_loaded_model_again_gives_the_same_bytes(
 LOADERS: list[tuple[str, Callable[[Path], object]]] = [
     ("alignment", load_dual_encoder),
     ("alignment", load_media_encoder),
-    ("vlm", load_vlm),
+    ("vlm", lambda folder: load_as(folder, VlmSpec)),
     ("causal_lm", lambda folder: load_as(folder, CausalLmSpec)),
     ("masked_lm", lambda folder: load_as(folder, MaskedLmSpec)),
     ("seq2seq", lambda folder: load_as(folder, Seq2SeqSpec)),

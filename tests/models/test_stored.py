@@ -15,9 +15,10 @@ from plumbline.loading.transform_config import Normalization
 from plumbline.models.config import DecoderConfig, VlmConfig
 from plumbline.models.encoders import build_encoder
 from plumbline.models.stored import (
+    load_as,
     load_dual_encoder,
     load_media_encoder,
-    load_vlm,
+    load_model,
     save_model,
 )
 from plumbline.models.vlm import Vlm, VlmSpec
@@ -64,7 +65,7 @@ def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 def test_a_vlm_comes_back_whole(vlm_folder: tuple[Path, Vlm, Tokenizer]) -> None:
     folder, model, tokenizer = vlm_folder
-    stored = load_vlm(folder)
+    stored = load_model(folder)
     assert same_weights(stored.model, model)
     assert not stored.model.training
     assert stored.spec.normalization.statistics == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -75,7 +76,7 @@ def test_a_vlm_comes_back_whole(vlm_folder: tuple[Path, Vlm, Tokenizer]) -> None
 def test_storing_a_loaded_model_again_gives_the_same_bytes(
     vlm_folder: tuple[Path, Vlm, Tokenizer], tmp_path: Path
 ) -> None:
-    stored = load_vlm(vlm_folder[0])
+    stored = load_model(vlm_folder[0])
     again = tmp_path / "again"
     again.mkdir()
     save_model(again, stored.model, stored.spec, stored.tokenizer)
@@ -104,7 +105,7 @@ def test_another_kind_of_model_is_refused_by_name(
     with pytest.raises(CheckpointError, match="vlm: holds a model of kind vlm, not alignment"):
         load_media_encoder(vlm_folder[0])
     with pytest.raises(CheckpointError, match="holds a model of kind alignment, not vlm"):
-        load_vlm(aligned_folder)
+        load_as(aligned_folder, VlmSpec)
 
 
 def test_an_unknown_key_in_the_spec_is_named(copy: Path) -> None:

@@ -5,10 +5,13 @@ import pytest
 import yaml
 
 from plumbline.errors import ConfigError
-from plumbline.report.dag import BOX_HEIGHT, BOX_WIDTH, draw, essential_edges, stage_graph
+from plumbline.report.dag import BOX_HEIGHT, BOX_WIDTH, STAGES, draw, essential_edges, stage_graph
 from plumbline.report.selection import Selection
 
 ROOT = Path(__file__).resolve().parents[2]
+DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+KEEPS_BOOKS = {"check_params", "digest_code"}
+"""They make no result: what they write is settings and digests of code."""
 
 PARAMS = {
     "datasets": {"scenes": {"path": "data/.gitkeep"}, "photos": {"path": "data/photos"}},
@@ -30,9 +33,9 @@ def edges_of_dvc() -> set[tuple[str, str]]:
     """Edges between stages as DVC finds them: a dep that is an out, is in one or holds one."""
     outs: dict[str, str] = {}
     deps: dict[str, list[str]] = {}
-    for stage, entry in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))[
-        "stages"
-    ].items():
+    for stage, entry in DAG.items():
+        if stage in KEEPS_BOOKS:
+            continue
         loop = entry.get("foreach", "").strip("${}")
         for key, item in PARAMS[loop].items() if loop else [("", {})]:
             names = {"${key}": key, **{f"${{item.{name}}}": v for name, v in item.items()}}
@@ -60,6 +63,11 @@ def edges_of_dvc() -> set[tuple[str, str]]:
 def test_the_graph_is_that_of_dvc_yaml() -> None:
     graph = stage_graph(selection())
     assert {(parent, node) for node in graph for parent in graph[node]} == edges_of_dvc()
+
+
+def test_stages_are_described_in_the_words_of_dvc_yaml() -> None:
+    words = {name: entry.get("do", entry)["desc"] for name, entry in DAG.items()}
+    assert {name: words[name] for name in words if name not in KEEPS_BOOKS} == STAGES
 
 
 def test_a_task_that_starts_from_nothing_has_no_alignment_above_it() -> None:
@@ -98,7 +106,7 @@ def test_every_stage_stands_below_what_it_depends_on() -> None:
 
 
 def test_an_empty_selection_is_drawn_too() -> None:
-    assert [box.stage for box in draw(Selection((), {}, {})).boxes] == ["check_params", "report"]
+    assert [box.stage for box in draw(Selection((), {}, {})).boxes] == ["report"]
 
 
 def test_tasks_that_start_from_each_other_are_refused() -> None:

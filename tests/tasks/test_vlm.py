@@ -12,7 +12,7 @@ from torch import Tensor
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.errors import CheckpointError, DataError
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.losses.language import causal_lm_loss
+from plumbline.losses.language import token_cross_entropy
 from plumbline.models.config import DecoderConfig, VlmConfig
 from plumbline.models.vlm import Vlm
 from plumbline.tasks.base import JobContext, TrainingJob
@@ -100,7 +100,7 @@ def test_the_loss_equals_the_causal_loss_over_whole_rows(vlm: TrainingJob) -> No
         hidden = model.hidden_states(
             batch["image_features"], batch["input_ids"], batch["position_ids"], batch["mask"]
         )
-        expected = causal_lm_loss(model.logits(hidden), batch["labels"])
+        expected = token_cross_entropy(model.logits(hidden[:, :-1]), batch["labels"][:, 1:])
     total, count = scored(vlm, batch)
     assert total == pytest.approx(expected.total.item(), rel=1e-6)
     assert count == expected.count.item()

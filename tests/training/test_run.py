@@ -16,7 +16,7 @@ from plumbline.files import read_json, write_digests
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.models.config import DecoderConfig, DualEncoderConfig, VlmConfig
-from plumbline.models.stored import load_dual_encoder, load_media_encoder, load_vlm
+from plumbline.models.stored import load_dual_encoder, load_media_encoder, load_model
 from plumbline.tasks import alignment as alignment_task
 from plumbline.tasks import vlm as vlm_task
 from plumbline.tasks.base import JobContext, TrainingJob
@@ -199,7 +199,7 @@ def test_a_frozen_encoder_is_stored_as_it_was_aligned(
     train(vlm(["image_encoder"]), "model", frozen=["image_encoder"])
     write_digests(Path("model"))
     encoder, _, _ = load_media_encoder(aligned_folder)
-    stored = load_vlm(Path("model")).model.image_encoder.state_dict()
+    stored = load_model(Path("model")).model.image_encoder.state_dict()
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(stored[name], tensor)
     figures = read_json(Path("model/metrics.json"))
@@ -214,7 +214,7 @@ def test_an_unfrozen_encoder_learns_with_the_rest(
     train(vlm([]), "model")
     write_digests(Path("model"))
     encoder, _, _ = load_media_encoder(aligned_folder)
-    stored = load_vlm(Path("model")).model.image_encoder.state_dict()
+    stored = load_model(Path("model")).model.image_encoder.state_dict()
     moved = [n for n, t in encoder.state_dict().items() if not torch.equal(stored[n], t)]
     assert "vit.conv_proj.weight" in moved
     assert read_json(Path("model/metrics.json"))["parameters"]["image_encoder"]["trained"] > 0

@@ -23,6 +23,7 @@ from plumbline.training.evaluation import evaluate_loss
 from plumbline.training.optim import build_optimizer
 from plumbline.training.processes import Processes
 from plumbline.training.sharding import ShardedLayers
+from tests.order import epoch_order
 from tests.tiny import CASES
 from tests.training.together import (
     CPU,
@@ -243,7 +244,8 @@ def test_an_odd_batch_ends_all_and_is_named_by_the_process_that_has_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     job = make_job("text")
-    order = Loader(job.train, job.task.collate, SHARDED.loader, seed=0, shuffle=True).epoch_order(0)
+    loader = Loader(job.train, job.task.collate, SHARDED.loader, seed=0, shuffle=True)
+    order = epoch_order(loader, 0)
     sample = order[0] if rank == 0 else order[SHARDED.loader.batch_size - 1]
 
     def told(processes: Processes) -> tuple[str, list[str]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from plumbline.batch import Batch, LossSum
 from plumbline.errors import ConfigError, TrainingError
+from tests.order import epoch_order
 
 BAD_SAMPLE = 13
 
@@ -42,7 +43,7 @@ FAULTS = ["nan", "inf", "gradient"]
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_loss_that_is_not_finite_stops_with_step_and_samples(toy: Any, fault: str) -> None:
     trainer = toy.trainer(task=with_bad_sample(toy, fault), validate_every_epochs=0)
-    order = trainer._train.epoch_order(0)
+    order = epoch_order(trainer._train, 0)
     step = order.index(BAD_SAMPLE) // 4
     with pytest.raises(TrainingError) as caught:
         trainer.fit()
@@ -143,7 +144,7 @@ def test_a_failing_batch_stops_with_step_samples_and_error(
     toy: Any, error: Exception, backward: bool
 ) -> None:
     trainer = toy.trainer(task=raising(toy, error, backward), validate_every_epochs=0)
-    order = trainer._train.epoch_order(0)
+    order = epoch_order(trainer._train, 0)
     step = order.index(BAD_SAMPLE) // 4
     with pytest.raises(TrainingError) as caught:
         trainer.fit()
@@ -179,7 +180,7 @@ def test_a_failing_batch_is_skipped_and_the_run_goes_on(
     rows = list(csv.DictReader((tmp_path / "skipped.csv").open()))
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     for epoch, row in enumerate(rows):
-        order = trainer._train.epoch_order(epoch)
+        order = epoch_order(trainer._train, epoch)
         window = 4 * accumulate
         at = order.index(BAD_SAMPLE) // window * window
         assert row["samples"].split() == [str(i) for i in order[at : at + window]]

@@ -90,7 +90,7 @@ def decode_array(cell: bytes, *, max_bytes: int = MAX_BYTES) -> NDArray[np.float
 
 
 def decode_features(cell: bytes, *, max_bytes: int = MAX_BYTES) -> NDArray[np.float32]:
-    """Decode a cell as `decode_array`, all of whose numbers must be finite as float32.
+    """Decode a cell as `decode_array`: [steps, channels], all finite as float32.
 
     Raises:
         UndecodableError: as `decode_array`, or a number is not finite.

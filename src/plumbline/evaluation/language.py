@@ -46,7 +46,7 @@ def unigram_entropy(train: Counter[int], labels: Counter[int]) -> float:
 
 
 def count_labels(loader: Loader, choose: Callable[[Batch], Tensor]) -> Counter[int]:
-    """Count the labels of all batches that `choose` takes out of them."""
+    """Count the labels, such as [batch, seq], that `choose` takes out of all batches."""
     counts: Counter[int] = Counter()
     for batch in loader.batches(epoch=0):
         values, times = np.unique(choose(batch).numpy(), return_counts=True)

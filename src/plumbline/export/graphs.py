@@ -104,7 +104,10 @@ DECODER_OUTPUTS = ["logits", "present_keys", "present_values"]
 
 
 def decoder_examples(sizes: DecoderSizes) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
-    """Example ids and cache of a decoder graph, and which of their lengths may differ."""
+    """Example inputs of a decoder graph, and which of their lengths may differ.
+
+    They are input_ids [batch, seq], and keys and values [layers, batch, kv_heads, past, head_dim].
+    """
     past = torch.linspace(-1, 1, sizes.layers * 2 * sizes.kv_heads * 5 * sizes.head_dim)
     past = past.view(sizes.layers, 2, sizes.kv_heads, 5, sizes.head_dim)
     inputs = {
@@ -136,7 +139,7 @@ def pixels_example(image_size: int, channels: int) -> Tensor:
 
 
 def ids_examples(vocab_size: int) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
-    """Example input_ids and attention_mask, one row padded, and their axes."""
+    """Example input_ids and attention_mask [batch, seq], one row padded, and their axes."""
     mask = torch.ones(2, 6, dtype=torch.int64)
     mask[1, 4:] = 0
     inputs = {"input_ids": torch.arange(12).view(2, 6) % vocab_size, "attention_mask": mask}

@@ -17,7 +17,7 @@ EXTERNAL_BYTES = 1_500_000_000
 """Weights beyond this lie in a file of their own: a protocol buffer holds 2 GiB at most."""
 
 
-def write_onnx(spec: GraphSpec, path: Path) -> dict[str, Any]:
+def write_onnx(spec: GraphSpec, path: Path) -> dict[str, object]:
     """Export a graph and check the file; the same model gives the same bytes anywhere.
 
     Returns:
@@ -44,8 +44,8 @@ def write_onnx(spec: GraphSpec, path: Path) -> dict[str, Any]:
         )
     assert program is not None
     _clear_origin(program.model)
-    values: list[Any] = list(program.model.graph.initializers.values())
-    weights = sum(value.const_value.nbytes for value in values)
+    held = [value.const_value for value in program.model.graph.initializers.values()]
+    weights = sum(value.nbytes for value in held if value is not None)
     external = external_name(path) if weights > EXTERNAL_BYTES else None
     ir.save(program.model, path, external_data=external)
     onnx.checker.check_model(str(path), full_check=True)
@@ -73,7 +73,7 @@ def _clear_origin(model: ir.Model) -> None:
         holder.doc_string = None
 
 
-def _describe(model: ir.Model) -> dict[str, Any]:
+def _describe(model: ir.Model) -> dict[str, object]:
     return {
         "opset": model.opset_imports[""],
         "ir_version": model.ir_version,
@@ -83,5 +83,6 @@ def _describe(model: ir.Model) -> dict[str, Any]:
     }
 
 
-def _shape(value: Any) -> list[Any]:
+def _shape(value: ir.Value) -> list[int | str]:
+    assert value.shape is not None, "the exporter knows every shape"
     return [dim if isinstance(dim, int) else str(dim.value) for dim in value.shape]

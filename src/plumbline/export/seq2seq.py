@@ -16,6 +16,7 @@ from plumbline.export.templates.model import Model
 from plumbline.export.templates.scores import log_softmax
 from plumbline.export.templates.seq2seq import Seq2SeqTask
 from plumbline.loading.loader import pad_rows
+from plumbline.loading.masks import padding_mask
 from plumbline.metrics.text_overlap import corpus_bleu
 from plumbline.tasks.seq2seq import PairRows
 from plumbline.tracking.progress import tracked
@@ -228,7 +229,8 @@ def _write(
     """Greedy targets of padded sources, and the logits [tokens, vocab] that they come from."""
     rules = task.contract["generation"]
     ids = pad_rows([np.array(source) for source in sources], 0)
-    mask = (np.arange(ids.shape[1]) < np.array([len(s) for s in sources])[:, None]).astype(np.int64)
+    lengths = torch.tensor([len(source) for source in sources])
+    mask = padding_mask(lengths, ids.shape[1]).long().numpy()
     hidden = task.encode([ids, mask])
     tokens = np.full((len(sources), 1), rules["start"], np.int64)
     steps: list[Floats] = []

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from plumbline.loading.audio_transform_config import AudioAugmentConfig, AudioTransformConfig
+from plumbline.loading.masks import padding_mask
 from plumbline.loading.mel import mel_filters
 
 _FLOOR = 1e-10  # power below which the logarithm is cut, as in Whisper
@@ -32,7 +33,7 @@ def stack_waveforms(clips: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tenso
 
 
 def frame_counts(lengths: Tensor, config: AudioTransformConfig) -> Tensor:
-    """Frames whose centres lie within clips of `lengths` samples; at least 1 each."""
+    """Frames whose centres lie within clips of `lengths` samples: [batch], at least 1 each."""
     return (lengths - 1) // config.hop + 1
 
 
@@ -60,12 +61,12 @@ def log_mel(
         raise ValueError(f"lengths {lengths.tolist()}: must lie in 1..{waveforms.shape[1]}")
     counts = frame_counts(lengths, config)
     frames = int(counts.max())
-    mask = torch.arange(frames) < counts.unsqueeze(1)
+    mask = padding_mask(counts, frames)
     padded = _with_edges(waveforms, lengths, config)[:, : (frames - 1) * config.hop + config.fft]
     # From here on only the real frames of all clips, one after another.
-    pieces = padded.unfold(1, config.fft, config.hop)[mask]
+    pieces = padded.unfold(1, config.fft, config.hop)[mask]  # [frames of all, fft]
     spectrum = torch.fft.rfft(pieces * _window(config.window, config.fft))
-    power = spectrum.real.square() + spectrum.imag.square()
+    power = spectrum.real.square() + spectrum.imag.square()  # [frames of all, fft // 2 + 1]
     mel = power @ _mel_filters(config.n_mels, config.fft, config.sample_rate)
     features = torch.zeros(len(lengths), frames, config.n_mels)
     features[mask] = _scale(mel.clamp(min=_FLOOR), counts, config).float()
@@ -92,7 +93,7 @@ def _with_edges(waveforms: Tensor, lengths: Tensor, config: AudioTransformConfig
 
 def _scale(mel: Tensor, counts: Tensor, config: AudioTransformConfig) -> Tensor:
     """Take the logarithm of [frames of all clips, n_mels] and bring it to the settings' range."""
-    clip = torch.arange(len(counts)).repeat_interleave(counts)
+    clip = torch.arange(len(counts)).repeat_interleave(counts)  # [frames of all]: whose frame it is
     zeros = torch.zeros(len(counts), dtype=mel.dtype)
     if config.scale == "log":
         values = mel.log()

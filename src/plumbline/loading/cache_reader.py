@@ -50,7 +50,7 @@ class TrainingCache:
         self._texts: pa.ChunkedArray = table["text"].combine_chunks()
         ids = table["ids"].combine_chunks()
         ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
-        self._offsets: Int32 = ids.offsets.to_numpy()
+        self._offsets: Int32 = ids.offsets.to_numpy()  # [texts + 1] into the ids of all texts
         self._ids: Int32 = ids.values.to_numpy()
         self._ragged: dict[str, tuple[Floats, NDArray[np.int64]]] = {}
 
@@ -89,12 +89,12 @@ class TrainingCache:
         return values[offsets[number] : offsets[number + 1]]
 
     def lengths(self, name: str) -> NDArray[np.int64]:
-        """Length of every clip in samples (`audio`) or array in steps (`features`)."""
+        """Length of every clip in samples (`audio`) or array in steps (`features`): [media]."""
         self._ragged_row(name, self.facts.get(name, {}).get("channels", 1), 0)
         return np.diff(self._ragged[name][1])
 
     def text_lengths(self) -> Int32:
-        """Token count of every text."""
+        """Token count of every text: [texts]."""
         return np.diff(self._offsets)
 
     def say_cut(
@@ -104,7 +104,7 @@ class TrainingCache:
 
         Args:
             split: its name.
-            lengths: of the values, each as often as it is there.
+            lengths: [values], each as often as it is there.
             limit: the longest that is not cut.
             what: the values, in the plural.
             setting: the key of the limit.
@@ -121,11 +121,11 @@ class TrainingCache:
         return text
 
     def ids(self, number: int) -> Int32:
-        """Token ids of a text, uncut, without bos and eos."""
+        """Token ids of a text: [tokens], uncut, without bos and eos."""
         return self._ids[self._offsets[number] : self._offsets[number + 1]]
 
     def rows(self, split: str) -> dict[str, Int32]:
-        """Numbers of a split's rows by column (media, texts, part, label); -1 where there is none.
+        """Numbers [rows] of a split by column (media, texts, part, label); -1 where there is none.
 
         Raises:
             DataError: there is no such split.
@@ -136,11 +136,11 @@ class TrainingCache:
         return {name: column.to_numpy().astype(np.int32) for name, column in filled.items()}
 
     def values(self, split: str) -> NDArray[np.float64]:
-        """The numbers to predict, in row order; NaN where a row has none."""
+        """The numbers to predict: [rows]; NaN where a row has none."""
         return np.array(self._split(split)["value"].fill_null(np.nan).to_numpy())
 
     def weights(self, split: str) -> NDArray[np.float64] | None:
-        """How much the values weigh, in row order, 1 where a row does not say; None: none says."""
+        """How much the values weigh: [rows], 1 where a row does not say; None: none says."""
         table = self._split(split)
         if "weight" not in table.column_names:
             return None
@@ -237,7 +237,7 @@ def group_samples(inputs: Int32, parts: Int32) -> NDArray[np.int64]:
 
 
 def group_rows(numbers: Int32) -> list[NDArray[np.int64]]:
-    """Rows that share a number, as arrays of row positions; rows numbered -1 are left out."""
+    """Positions of the rows that share a number, from numbers [rows]; those of -1 are left out."""
     order = np.argsort(numbers, kind="stable")
     order = order[np.searchsorted(numbers[order], 0) :]
     starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))

@@ -30,6 +30,7 @@ from plumbline.loading.input_config import (
     TextInputConfig,
 )
 from plumbline.loading.loader import pad_rows
+from plumbline.loading.masks import padding_mask
 from plumbline.loading.memory_cache import MemoryCache
 from plumbline.loading.transforms import (
     augment_images,
@@ -61,7 +62,7 @@ class Input(ABC):
     def say_cut(  # noqa: B027 - most inputs cut nothing
         self, split: str, numbers: NDArray[np.integer[Any]]
     ) -> None:
-        """Log how many of the values with these numbers are cut, where any may be."""
+        """Log how many of the values with these numbers [values] are cut, where any may be."""
 
     @abstractmethod
     def collate(
@@ -159,6 +160,7 @@ class AudioInput(Input):
                 f"{rate} Hz: set tokenize.sample_rate of the dataset to the same"
             )
         augment = config.augment
+        # Then a clip has another spectrogram in every epoch, and none can be kept.
         self._changes_samples = bool(augment.shift_ms or augment.gain_db)
         self.channels = config.n_mels
 
@@ -175,6 +177,7 @@ class AudioInput(Input):
         return self._memory.get(number, lambda: self._spectrogram(number))
 
     def _spectrogram(self, number: int) -> Value:
+        # A copy: the memory map is read-only, which torch warns of.
         samples = torch.from_numpy(np.array(self._cache.audio(number)))
         steps, _ = log_mel(samples[None], torch.tensor([len(samples)]), self._config)
         spectrogram: Value = steps[0].numpy()
@@ -215,6 +218,7 @@ class FeaturesInput(Input):
         facts = cache.facts["features"]
         self.channels = int(facts["channels"])
         self._mean = np.array(facts["mean_of_channels"], np.float32)
+        # A channel that never changes has deviation 0: it becomes 0, not NaN.
         self._scale = 1 / np.maximum(np.array(facts["std_of_channels"], np.float32), 1e-6)
 
     def length(self, number: int) -> int:
@@ -243,12 +247,11 @@ class FeaturesInput(Input):
 
 
 def _pad_steps(values: Sequence[Value]) -> tuple[torch.Tensor, torch.Tensor]:
-    lengths = np.array([len(value) for value in values])
-    steps = np.zeros((len(values), lengths.max(), values[0].shape[1]), np.float32)
+    lengths = torch.tensor([len(value) for value in values])
+    steps = np.zeros((len(values), int(lengths.max()), values[0].shape[1]), np.float32)
     for row, value in zip(steps, values, strict=True):
         row[: len(value)] = value
-    mask = np.arange(steps.shape[1]) < lengths[:, None]
-    return torch.from_numpy(steps), torch.from_numpy(mask)
+    return torch.from_numpy(steps), padding_mask(lengths, steps.shape[1])
 
 
 class TextInput(Input):
@@ -284,6 +287,7 @@ class TextInput(Input):
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
     ) -> Batch:
         """See `Input`."""
+        # Before the framing, so that bos and eos are never dropped.
         if draws is not None and self._config.word_dropout:
             keep = 1 - self._config.word_dropout
             pairs = zip(values, draws, strict=True)
@@ -295,9 +299,8 @@ def collate_texts(texts: Sequence[Value], special_ids: SpecialIds, max_tokens: i
     """Frame and pad token ids: input_ids and attention_mask [batch, seq], int64."""
     framed = [frame_ids(ids, special_ids.bos, special_ids.eos, max_tokens) for ids in texts]
     input_ids = pad_rows(framed, special_ids.pad)
-    lengths = np.array([len(ids) for ids in framed])
-    mask = np.arange(input_ids.shape[1]) < lengths[:, None]
+    lengths = torch.tensor([len(ids) for ids in framed])
     return {
         "input_ids": torch.from_numpy(input_ids),
-        "attention_mask": torch.from_numpy(mask).long(),
+        "attention_mask": padding_mask(lengths, input_ids.shape[1]).long(),
     }

@@ -74,7 +74,7 @@ class Share:
     only compute together."""
 
     def of(self, batch: Indices) -> Indices:
-        """This share's samples: those of all shares, in order, are the batch."""
+        """This share of the indices [samples]: those of all shares, in order, are the batch."""
         return np.array_split(batch, self.count)[self.rank]
 
     def may_be_one_of(self, size: int) -> bool:
@@ -83,7 +83,7 @@ class Share:
         return 1 in sizes or (self.stand_in and 0 in sizes)
 
     def keys(self, batch: Indices, epoch: int) -> list[tuple[int, int, bool]]:
-        """What to read for this share: sample, epoch, and whether the sample counts."""
+        """What to read of indices [samples] for this share: sample, epoch, whether it counts."""
         mine = self.of(batch)
         read = batch[-1:] if self.stand_in and not len(mine) else mine
         return [(int(index), epoch, len(mine) > 0) for index in read]
@@ -134,11 +134,12 @@ class Loader:
         """Number of batches in an epoch; with `max_tokens` it differs between epochs."""
         if self._config.max_tokens is None:
             return -(-self._used() // self._config.batch_size)
-        return len(self._plan(epoch))
+        return len(self.plan(epoch))
 
     def _used(self) -> int:
         """Samples of an epoch that end up in batches."""
         count, size = len(self.source), self._config.batch_size
+        # Where all samples make less than a batch, none would be left.
         drop = self._config.drop_last and self._shuffle and count > size
         return count - count % size if drop else count
 
@@ -146,7 +147,7 @@ class Loader:
         """Whether a process computes one sample alone in any of the first `epochs` epochs."""
         differ = self._config.max_tokens is not None
         sizes = {
-            len(batch) for epoch in range(epochs if differ else 1) for batch in self._plan(epoch)
+            len(batch) for epoch in range(epochs if differ else 1) for batch in self.plan(epoch)
         }
         return any(self._share.may_be_one_of(size) for size in sizes)
 
@@ -168,27 +169,19 @@ class Loader:
             return "set loader.drop_last to true, or choose another loader.batch_size"
         return "choose other limits of the batches, or fewer trainer.processes"
 
-    def epoch_order(self, epoch: int) -> list[int]:
-        """Sample indices in the order in which epoch `epoch` visits them.
-
-        Those that `drop_last` leaves out come last.
-        """
-        order, used = self._permutation(epoch), self._used()
-        visited = [int(i) for batch in self._plan(epoch) for i in batch]
-        return visited + [int(i) for i in order[used:]]
-
     def _permutation(self, epoch: int) -> Indices:
         count = len(self.source)
         if not self._shuffle:
             return np.arange(count)
         return keyed_generator(self._seed, "order", epoch).permutation(count)
 
-    def _plan(self, epoch: int) -> list[Indices]:
-        """The sample indices of each batch of an epoch."""
+    def plan(self, epoch: int) -> list[Indices]:
+        """The sample indices [samples] of each batch of an epoch, for all processes together."""
         order = self._permutation(epoch)[: self._used()]
         if not self._config.bucket_by_length or not len(order):
             return self._cut(order)
         assert self._lengths is not None
+        # Sorted within pools: batches of like lengths, and yet other neighbours in every epoch.
         size = POOL_BATCHES * self._config.batch_size if self._shuffle else len(order)
         pools = (order[at : at + size] for at in range(0, len(order), size))
         batches = [
@@ -198,6 +191,7 @@ class Loader:
         ]
         if not self._shuffle:
             return batches
+        # Sorting has put the short batches of a pool first.
         places = keyed_generator(self._seed, "batches", epoch).permutation(len(batches))
         return [batches[i] for i in places]
 
@@ -220,7 +214,7 @@ class Loader:
         A share without a sample, of a batch smaller than the number of processes, has no key but
         an empty `sample_index`; a stand-in has its other keys besides.
         """
-        keys = [self._share.keys(batch, epoch) for batch in self._plan(epoch)[start:]]
+        keys = [self._share.keys(batch, epoch) for batch in self.plan(epoch)[start:]]
         collate = partial(collate_share, self._collate)
         source = Keyed(self.source)
         if workers := self._config.workers:

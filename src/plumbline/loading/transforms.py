@@ -68,8 +68,9 @@ def augment_images(
     if config == AugmentConfig():
         return images
     images = pad(images, [config.padding] * 4)
-    reach = config.enlarge + 2 * config.padding
+    reach = config.enlarge + 2 * config.padding  # places of the crop, in pixels
     result = torch.empty(*images.shape[:2], size, size, dtype=images.dtype)
+    # numpy views of the same memory: cutting out image by image costs less there.
     pixels, cropped = images.numpy(), result.numpy()
     recolour = [
         (blend, amount)
@@ -80,6 +81,7 @@ def augment_images(
         )
         if amount
     ]
+    # [step, image]: drawn with the crop, so that each image takes its draws in one order.
     factors = np.ones((len(recolour), len(images)), dtype=np.float32)
     for row, (image, random) in enumerate(zip(pixels, generators, strict=True)):
         top, left = random.integers(0, reach + 1, size=2)
@@ -97,6 +99,7 @@ def _brighten(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:
+    # [batch, 1, 1, 1]: each image is blended with its own mean.
     gray = functional.rgb_to_grayscale(images).float().mean(dim=(1, 2, 3), keepdim=True)
     return _to_uint8(images * factor + (1 - factor) * gray)
 

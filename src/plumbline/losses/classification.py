@@ -25,7 +25,14 @@ class ClassLoss(Protocol):
         weights: Tensor | None = None,
         label_smoothing: float = 0.0,
     ) -> LossSum:
-        """Sum a loss over the rows whose label counts; arguments as in `class_cross_entropy`."""
+        """Sum a loss over the rows whose label counts.
+
+        Args:
+            logits: [batch, classes].
+            labels: [batch], `IGNORE_INDEX` where a row carries no loss.
+            weights: [classes], as in `class_cross_entropy`.
+            label_smoothing: as in `class_cross_entropy`.
+        """
         ...
 
 
@@ -83,8 +90,9 @@ def focal_loss(
 ) -> LossSum:
     """Sum the focal loss: cross-entropy whose terms shrink by (1 - p) ** gamma.
 
-    Arguments, count and errors as in `class_cross_entropy`, which is the case of `gamma` 0. The
-    weights are the alpha of the paper; with smoothing every class adds its share of the target.
+    Logits [batch, classes], labels [batch], weights [classes], count and errors as in
+    `class_cross_entropy`, which is the case of `gamma` 0. The weights are the alpha of the paper;
+    with smoothing every class adds its share of the target.
 
     Raises:
         ValueError: `gamma` lies below 1 without being 0: its gradient is not finite at p = 1.
@@ -95,10 +103,12 @@ def focal_loss(
     if gamma != 0 and gamma < 1:
         raise ValueError(f"gamma = {gamma}: must be 0 or at least 1")
     counted = labels != IGNORE_INDEX
-    log_p = functional.log_softmax(logits.float(), dim=1)
+    log_p = functional.log_softmax(logits.float(), dim=1)  # [batch, classes]
+    # expm1 keeps the digits of 1 - p where p is close to 1.
     terms = -log_p * (-torch.expm1(log_p)) ** gamma
     if weights is not None:
         terms = terms * weights.to(logits.device, torch.float32)
+    # An ignored label is no index: 0 stands in, and its row is dropped below.
     of_label = terms.gather(1, labels.where(counted, 0).unsqueeze(1)).squeeze(1)
     rows = (1 - label_smoothing) * of_label + label_smoothing * terms.mean(dim=1)
     return LossSum(rows.where(counted, 0.0).sum(), counted.sum())

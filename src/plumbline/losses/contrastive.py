@@ -49,7 +49,7 @@ def info_nce(
     Source: Radford et al. 2021, arXiv:2103.00020, figure 3; several positives: Khosla et al. 2020,
     arXiv:2004.11362, equation 2.
     """
-    logits = _at_least_float32(logit_scale * images @ texts.T)
+    logits = _at_least_float32(logit_scale * images @ texts.T)  # [image, text]
     total = (_soft_targets(logits, positives) + _soft_targets(logits.T, positives.T)) / 2
     return LossSum(total, torch.tensor(len(images), device=logits.device))
 
@@ -68,12 +68,19 @@ def sigmoid_pairs(
     logit_scale: Tensor | float,
     logit_bias: Tensor | float,
 ) -> LossSum:
-    """Sum the pairwise sigmoid loss; shapes as in `info_nce`, counted per image.
+    """Sum the pairwise sigmoid loss, counted per image.
+
+    Args:
+        images: [batch, width], unit length.
+        texts: [batch, width], unit length.
+        positives: [batch, batch] bool, as in `info_nce`.
+        logit_scale: 1 / temperature.
+        logit_bias: added to every logit, so that the many negatives do not outweigh at the start.
 
     Source: Zhai et al. 2023, arXiv:2303.15343, algorithm 1.
     """
     logits = _at_least_float32(logit_scale * images @ texts.T + logit_bias)
-    signs = positives.to(logits.dtype) * 2 - 1
+    signs = positives.to(logits.dtype) * 2 - 1  # 1 for a pair that fits, -1 for any other
     total = -functional.logsigmoid(signs * logits).sum()
     return LossSum(total, torch.tensor(len(images), device=logits.device))
 

@@ -29,19 +29,3 @@ def token_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: floa
         reduction="sum",
     )
     return LossSum(total, (labels != IGNORE_INDEX).sum())
-
-
-def causal_lm_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> LossSum:
-    """Sum next-token cross-entropy, in nats, over the targets that count.
-
-    Args:
-        logits: [batch, seq, vocab].
-        labels: [batch, seq] aligned with the inputs: the shift happens here and nowhere else.
-        label_smoothing: as in `token_cross_entropy`.
-
-    Raises:
-        ValueError: logits and labels disagree on [batch, seq].
-    """
-    if logits.shape[:-1] != labels.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")
-    return token_cross_entropy(logits[:, :-1], labels[:, 1:], label_smoothing=label_smoothing)

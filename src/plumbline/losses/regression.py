@@ -25,7 +25,10 @@ def squared_error(predictions: Tensor, values: Tensor, *, weights: Tensor | None
 def squared_error_terms(
     predictions: Tensor, values: Tensor, *, weights: Tensor | None = None
 ) -> Tensor:
-    """Compute what each value adds to `squared_error`: shaped as it, 0 where one is missing."""
+    """Compute what each value adds to `squared_error`: [batch] or [batch, outputs].
+
+    A missing value adds 0.
+    """
     if predictions.shape != values.shape or predictions.ndim not in (1, 2):
         raise ValueError(
             f"predictions {tuple(predictions.shape)} do not fit values {tuple(values.shape)}"
@@ -38,4 +41,5 @@ def squared_error_terms(
     terms = errors.where(~missing, 0.0).square()
     if weights is None:
         return terms
+    # Weights of rows [batch] meet [batch, outputs] along the rows, not the outputs.
     return terms * weights.to(terms).view(*weights.shape, *[1] * (terms.ndim - weights.ndim))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbline.metrics.retrieval import bootstrap_interval
+from plumbline.metrics.intervals import bootstrap_interval
 
 Floats = NDArray[np.floating[Any]]
 Float64s = NDArray[np.float64]
@@ -19,7 +19,7 @@ Int64s = NDArray[np.int64]
 
 
 def accuracy(predictions: Ints, labels: Ints) -> float:
-    """Share of the predictions that are right, in [0, 1].
+    """Share of the predictions [samples] that are their labels [samples], in [0, 1].
 
     Raises:
         ValueError: there are no samples, or the shapes differ.
@@ -51,7 +51,7 @@ def top_k_hits(scores: Floats, labels: Ints, k: int) -> Float64s:
     _check_scores(scores, labels)
     if k < 1:
         raise ValueError(f"k = {k}: must be at least 1")
-    own = scores[np.arange(len(labels)), labels][:, None]
+    own = scores[np.arange(len(labels)), labels][:, None]  # [samples, 1]
     above = (scores > own).sum(axis=1)
     tied = (scores == own).sum(axis=1)  # the label itself is one of them
     hits: Float64s = np.clip((k - above) / tied, 0.0, 1.0)
@@ -59,7 +59,7 @@ def top_k_hits(scores: Floats, labels: Ints, k: int) -> Float64s:
 
 
 def top_k_accuracy(scores: Floats, labels: Ints, k: int) -> float:
-    """Mean of `top_k_hits`."""
+    """Mean of `top_k_hits` over scores [samples, classes] and labels [samples]."""
     return float(top_k_hits(scores, labels, k).mean())
 
 
@@ -75,6 +75,7 @@ def confusion_matrix(predictions: Ints, labels: Ints, classes: int) -> Int64s:
     accuracy(predictions, labels)  # checks the shapes
     _check_range(labels, classes, "label")
     _check_range(predictions, classes, "prediction")
+    # int64: the number of a cell may not fit the dtype of labels, such as int8.
     cells = labels.astype(np.int64) * classes + predictions
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
@@ -99,9 +100,9 @@ class PerClass:
 
 
 def per_class(confusion: Int64s) -> PerClass:
-    """Precision, recall, F1 and support of each class from `confusion_matrix`."""
+    """Precision, recall, F1 and support of each class from a confusion [label, prediction]."""
     right = np.diag(confusion).astype(np.float64)
-    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)  # [classes] each
     return PerClass(
         precision=right / np.maximum(predicted, 1),
         recall=right / np.maximum(support, 1),
@@ -112,7 +113,7 @@ def per_class(confusion: Int64s) -> PerClass:
 
 
 def macro_f1(confusion: Int64s) -> float:
-    """Mean F1 over the classes that occur, as a label or as a prediction.
+    """Mean F1 over the classes of a confusion [label, prediction] that occur as either.
 
     A class that is never found has F1 0. A class of which there is neither a sample nor a
     prediction is left out: as scikit-learn does with `zero_division=0` and its own label list.
@@ -128,7 +129,9 @@ def macro_f1(confusion: Int64s) -> float:
 
 
 def balanced_accuracy(confusion: Int64s) -> float:
-    """Mean recall over the classes that have samples; 1 / classes for a constant answer.
+    """Mean recall over the classes of a confusion [label, prediction] that have samples.
+
+    It is 1 / classes for a constant answer.
 
     Raises:
         ValueError: there are no samples.
@@ -165,7 +168,7 @@ def expected_calibration_error(probabilities: Floats, labels: Ints, *, bins: int
 
 
 def log_loss(probabilities: Floats, labels: Ints) -> float:
-    """Mean negative log-likelihood of the labels, in nats.
+    """Mean negative log-likelihood, in nats, of labels [samples] under [samples, classes].
 
     A probability of 0 counts as the smallest step of its dtype at 1, as in scikit-learn, so that
     one sure mistake does not make the figure infinite.

@@ -16,7 +16,7 @@ Float64s = NDArray[np.float64]
 
 
 def mean_squared_error(predictions: Floats, values: Floats) -> float | None:
-    """Mean of the squared errors.
+    """Mean of the squared errors over [samples] or [samples, outputs].
 
     Raises:
         ValueError: the shapes differ, or an output has no value; so do all functions here.
@@ -25,15 +25,16 @@ def mean_squared_error(predictions: Floats, values: Floats) -> float | None:
 
 
 def mean_absolute_error(predictions: Floats, values: Floats) -> float | None:
-    """Mean of the absolute errors."""
+    """Mean of the absolute errors over [samples] or [samples, outputs]."""
     return _over_outputs(predictions, values, lambda p, v: float(np.mean(np.abs(p - v))))
 
 
 def r2(predictions: Floats, values: Floats) -> float | None:
     """Share of the variance that is explained: 1 - squared errors / squared deviations.
 
-    At most 1; 0 for the mean of the values; negative for worse; None where all values are equal:
-    there is no variance to explain.
+    Of [samples], or the mean over the columns of [samples, outputs]. At most 1; 0 for the mean of
+    the values; negative for worse; None where all values are equal: there is no variance to
+    explain.
     """
     return _over_outputs(predictions, values, _r2)
 
@@ -47,7 +48,10 @@ def _r2(predictions: Float64s, values: Float64s) -> float | None:
 
 
 def pearson(predictions: Floats, values: Floats) -> float | None:
-    """Pearson's correlation, in -1..1; None where all predictions or all values are equal."""
+    """Pearson's correlation of [samples] or [samples, outputs], in -1..1.
+
+    None where all predictions or all values of an output are equal.
+    """
     return _over_outputs(predictions, values, _pearson)
 
 
@@ -61,7 +65,7 @@ def _pearson(predictions: Float64s, values: Float64s) -> float | None:
 
 
 def regression_report(predictions: Floats, values: Floats) -> dict[str, float | None]:
-    """All figures under their flat names: mse, mae, r2, pearson."""
+    """All figures of [samples] or [samples, outputs] under flat names: mse, mae, r2, pearson."""
     return {
         "mse": mean_squared_error(predictions, values),
         "mae": mean_absolute_error(predictions, values),

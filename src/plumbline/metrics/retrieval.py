@@ -8,12 +8,14 @@ first k, and targets with equal scores stand in random order: a model that maps 
 point gets chance level, not 1.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from plumbline.metrics.intervals import bootstrap_interval
 
 Floats = NDArray[np.floating[Any]]
 Float32s = NDArray[np.float32]
@@ -57,28 +59,11 @@ class Relation:
         object.__setattr__(self, "pairs", np.unique(self.pairs, axis=0))
 
 
-def number_distinct(keys: Iterable[Hashable]) -> tuple[Int64s, Int64s]:
-    """Give equal keys equal numbers, from 0 in the order in which they first appear.
-
-    Returns:
-        The number of every key [keys], and the first row of every distinct key [distinct].
-    """
-    numbers: dict[Hashable, int] = {}
-    first_rows: list[int] = []
-    ids: list[int] = []
-    for row, key in enumerate(keys):
-        number = numbers.setdefault(key, len(numbers))
-        if number == len(first_rows):
-            first_rows.append(row)
-        ids.append(number)
-    return np.array(ids, dtype=np.int64), np.array(first_rows, dtype=np.int64)
-
-
 def relation_of_rows(image_ids: Int64s, text_ids: Int64s) -> Relation:
     """Build the relation of a caption table.
 
     Args:
-        image_ids: [rows] number of each row's distinct image, from 0 (`number_distinct`).
+        image_ids: [rows] number of each row's distinct image, from 0.
         text_ids: [rows] number of each row's distinct text, from 0.
 
     Raises:
@@ -296,39 +281,6 @@ def retrieval_report(
 def _certain_k(query_of_pair: Int64s, targets: int) -> int:
     """From which k on a positive of every query is among any first k of the targets."""
     return targets - int(np.bincount(query_of_pair).min()) + 1
-
-
-def bootstrap_interval(
-    hits: Float64s, seed: int, resamples: int = 1000, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of per-query values.
-
-    Queries are drawn with replacement. Only how often each distinct value is drawn matters, which
-    is multinomial, so the cost grows with the distinct values and not with the queries.
-
-    Args:
-        hits: [queries] per-query values, such as `Ranks.hits` returns.
-        seed: key of the random stream; equal arguments give equal bits.
-        resamples: number of bootstrap samples.
-        level: share of the bootstrap means inside the interval, in (0, 1).
-
-    Raises:
-        ValueError: no queries, no resamples, or a level outside (0, 1).
-
-    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
-    """
-    if not hits.size:
-        raise ValueError("no queries: an interval is undefined")
-    if resamples < 1:
-        raise ValueError(f"resamples = {resamples}: must be at least 1")
-    if not 0 < level < 1:
-        raise ValueError(f"level = {level}: must be between 0 and 1")
-    values, counts = np.unique(hits, return_counts=True)
-    rng = np.random.Generator(np.random.Philox(seed))
-    shares = counts / hits.size
-    means = [rng.multinomial(hits.size, shares) @ values / hits.size for _ in range(resamples)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def class_embeddings(text_embeddings: Floats) -> Float32s:

@@ -53,10 +53,12 @@ class Classifier(nn.Module):
         }
 
     def _reduce(self, logits: Tensor, encoded: Encoded) -> Tensor:
+        # [batch, outputs]: the encoder has pooled already.
         if logits.ndim == 2:
             return logits
         if encoded.mask is None:
             return logits.mean(dim=1)
+        # [batch, steps, 1]: the steps of padding count in neither sum.
         counted = encoded.mask.unsqueeze(-1).to(logits.dtype)
         mean: Tensor = (logits * counted).sum(dim=1) / counted.sum(dim=1)
         return mean

@@ -57,7 +57,9 @@ class DualEncoder(nn.Module):
         self.text_encoder = build_encoder(config.text_encoder, vocab_size=vocab_size, stored=stored)
         self.media_projection = nn.Linear(self.media_encoder.width, config.embed_dim, bias=False)
         self.text_projection = nn.Linear(self.text_encoder.width, config.embed_dim, bias=False)
+        # The logarithm learns, so that the scale stays positive and a step changes it by a factor.
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
+        # Nearly all pairs of a batch do not fit: the sigmoid loss starts from that, as SigLIP does.
         self.logit_bias = nn.Parameter(torch.tensor(-10.0))
         self._max_log_scale = math.log(1 / config.min_temperature)
 
@@ -92,6 +94,7 @@ class DualEncoder(nn.Module):
         return Embeddings(
             media=self.embed_media(**media),
             texts=self.embed_texts(**texts),
+            # Bounded in the forward pass, not by changing the parameter: the optimiser owns it.
             logit_scale=self.log_scale.clamp(max=self._max_log_scale).exp(),
             logit_bias=self.logit_bias,
         )
@@ -117,5 +120,5 @@ class DualEncoderSpec(ModelSpec):
 
 
 def unit(x: Tensor, width: int | None = None) -> Tensor:
-    """Cut the last dimension to `width` and scale to length 1, as Matryoshka embeddings need."""
+    """Cut [..., embed_dim] to [..., width] and scale to length 1, as Matryoshka embeddings need."""
     return functional.normalize(x if width is None else x[..., :width], dim=-1)

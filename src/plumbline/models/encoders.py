@@ -55,8 +55,10 @@ def pool(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:
     if pooling == "mean":
         return (tokens * counted).sum(dim=1) / counted.sum(dim=1).to(tokens.dtype)
     if pooling == "max":
+        # Below any value, so that padding never is the largest.
         return tokens.masked_fill(~counted, float("-inf")).amax(dim=1)
     if pooling == "last":
+        # argmax gives the first of equal values: of the flipped row, the last that counts.
         last = mask.shape[1] - 1 - mask.flip(1).int().argmax(dim=1)
         return tokens[torch.arange(tokens.shape[0], device=tokens.device), last]
     raise ValueError(f"pooling {pooling!r} does not reduce; it is mean, max or last")

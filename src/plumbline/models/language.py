@@ -40,6 +40,8 @@ def build_decoder(
     )
     if model is not None:
         table: Any = model.get_input_embeddings()
+        # A stored one has grown before it was stored. It never shrinks: the rows of a checkpoint
+        # beyond the tokenizer are often padding for the sake of the hardware.
         if stored is None and table.num_embeddings < vocab_size:
             model.resize_token_embeddings(vocab_size)
         return model
@@ -54,7 +56,7 @@ def build_decoder(
             intermediate_size=config.mlp_width,
             max_position_embeddings=config.max_positions,
             tie_word_embeddings=True,
-            attention_dropout=0.0,
+            attention_dropout=0.0,  # as in the published models of this type
             pad_token_id=pad,
         )
     )

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from plumbline.loading.masks import padding_mask
 from plumbline.models.config import Seq2SeqConfig
 from plumbline.models.pretrained import build_from_checkpoint
 from plumbline.models.spec import ModelSpec
@@ -82,8 +83,8 @@ class Seq2Seq(nn.Module):
         """
         special, device = self._special_ids, next(self.parameters()).device
         lengths = torch.tensor([len(source) for source in sources])
-        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
-        ids = torch.full(mask.shape, special.pad)
+        mask = padding_mask(lengths, int(lengths.max()))
+        ids = torch.full(mask.shape, special.pad)  # [batch, source_seq]
         ids[mask] = torch.tensor([token for source in sources for token in source])
         positions = getattr(self.net.config, "max_position_embeddings", limit)
         out = self.net.generate(
@@ -101,7 +102,7 @@ class Seq2Seq(nn.Module):
             forced_bos_token_id=None,
             forced_eos_token_id=None,
         )
-        return [_until(row[1:], special.eos) for row in out.tolist()]
+        return [_until(row[1:], special.eos) for row in out.tolist()]  # the first is bos
 
 
 def _until(ids: list[int], eos: int) -> list[int]:
@@ -133,6 +134,7 @@ def _build(
             activation_dropout=0.0,
             activation_function="gelu",
             init_std=config.width**-0.5,
+            # Embeddings of deviation width ** -0.5 times width ** 0.5 meet positions of order 1.
             scale_embedding=True,
             share_encoder_decoder_embeddings=True,
             tie_word_embeddings=True,

@@ -26,7 +26,9 @@ class MaskedConv(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Map [batch, steps, channels] and mask [batch, steps] to those of the strided steps."""
+        # Conv1d takes [batch, channels, steps].
         x = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        # An odd kernel is centred: strided step i has its centre at step i * stride.
         mask = mask[:, :: self.stride]
         return functional.gelu(self.norm(x)) * mask.unsqueeze(-1), mask
 
@@ -66,13 +68,15 @@ class SequenceEncoder(Encoder):
                 f"encoder.max_steps = {self._config.max_steps}: a sequence has {steps.shape[1]} "
                 "steps; raise it, or cut the inputs with inputs.max_steps"
             )
+        # Padding may hold anything, NaN included, which times 0 would stay NaN.
         x = steps.masked_fill(~mask.unsqueeze(-1), 0.0)
         for conv in self.convs:
             x, mask = conv(x, mask)
         x = self.dropout(self.projection(x))
         if self.layers is not None:
             x = self.layers(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state
-        x = self.norm(x) * mask.unsqueeze(-1)
+        # The norm gives padding its bias: zero again.
+        x = self.norm(x) * mask.unsqueeze(-1)  # [batch, steps, width]
         return Encoded(x, self._pool(x, mask), mask)
 
     def _pool(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -80,6 +84,7 @@ class SequenceEncoder(Encoder):
             return pool(x, mask, self._config.pooling)
         if not self._config.flatten:
             return x
+        # To the longest that may come: the heads need one width, whatever is in the batch.
         padded = functional.pad(x, (0, 0, 0, self._config.max_tokens - x.shape[1]))
         return padded.flatten(1)
 

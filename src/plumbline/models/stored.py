@@ -138,13 +138,6 @@ def load_dual_encoder(folder: Path) -> StoredDualEncoder:
     return Stored(stored.model, stored.spec, stored.tokenizer, stored.digests)
 
 
-def load_vlm(folder: Path) -> StoredVlm:
-    """Load a vision-language model; errors as `load_as`."""
-    stored = load_as(folder, VlmSpec)
-    assert isinstance(stored.model, Vlm)
-    return Stored(stored.model, stored.spec, stored.tokenizer, stored.digests)
-
-
 def load_media_encoder(folder: Path) -> tuple[Encoder, DualEncoderSpec, str]:
     """Load the image or audio side of an aligned pair; with its spec and its weights' digest.
 

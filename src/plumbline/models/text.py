@@ -71,6 +71,7 @@ class TextEncoder(Encoder):
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.bool()
         pooled = pool(hidden, mask, self._config.pooling)
+        # BERT gives padding a vector too; `Encoded` promises zeros there.
         return Encoded(hidden * mask.unsqueeze(-1), pooled, mask)
 
 
@@ -91,6 +92,7 @@ class NgramEncoder(Encoder):
     def forward(self, texts: Sequence[str], **others: Any) -> Encoded:
         """Encode raw texts; the empty one is the mean of no n-gram, a vector like another."""
         rows = [self._buckets(text) for text in texts]
+        # One flat list with where each text starts, which EmbeddingBag takes without padding.
         starts = [0]
         for row in rows[:-1]:
             starts.append(starts[-1] + len(row))

@@ -56,7 +56,8 @@ class VitEncoder(ImageEncoder):
             dropout=config.dropout,
             conv_stem_configs=stem or None,
         )
-        self.vit.heads = nn.Identity()
+        self.vit.heads = nn.Identity()  # its weights would be stored and never trained
+        # A layer may be counted from the end.
         self._feature_layers = [i % (config.layers + 1) for i in config.feature_layers]
         self.width = config.width
         self.token_width = config.width * len(config.feature_layers)
@@ -66,15 +67,16 @@ class VitEncoder(ImageEncoder):
 
     def forward(self, pixel_values: Tensor, **others: Any) -> Encoded:
         """See `ImageEncoder.forward`."""
-        x = self.vit._process_input(pixel_values)
+        x = self.vit._process_input(pixel_values)  # [batch, tokens, width]
         x = torch.cat([self.vit.class_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = self.vit.encoder.dropout(x + self.vit.encoder.pos_embedding)
-        states = [x]
+        states = [x]  # of every layer, from 0: the embeddings
         for layer in self.vit.encoder.layers:
             x = layer(x)
             states.append(x)
+        # [batch, tokens, width] without the first: the class token is not an image token.
         pooled = self.vit.encoder.ln(x)[:, 1:].mean(dim=1)
-        tokens = torch.cat([states[i][:, 1:] for i in self._feature_layers], dim=-1)
+        tokens = torch.cat([states[i][:, 1:] for i in self._feature_layers], dim=-1)  # side by side
         return Encoded(tokens, pooled)
 
 
@@ -99,6 +101,7 @@ class TrunkEncoder(ImageEncoder):
                 f"arch = {config.arch!r}: its maps have the channels last; use another"
             )
         if hasattr(model, "layer4"):
+            # Without the pooling and the classifier of a ResNet.
             self.trunk = nn.Sequential(*list(model.children())[:-2])
         elif hasattr(model, "features"):
             self.trunk = model.features
@@ -106,6 +109,8 @@ class TrunkEncoder(ImageEncoder):
             raise ConfigError(f"arch = {config.arch!r}: has no convolutional trunk; use name: vit")
         if config.channels == 1:
             _take_gray(self.trunk)
+        # What a trunk gives, its name does not say: ask it. In evaluation mode, so that the running
+        # statistics of its norms stay as they are.
         with torch.no_grad():
             probe = torch.zeros(1, config.channels, config.image_size, config.image_size)
             shape = self.trunk.eval()(probe).shape
@@ -115,7 +120,8 @@ class TrunkEncoder(ImageEncoder):
 
     def forward(self, pixel_values: Tensor, **others: Any) -> Encoded:
         """See `ImageEncoder.forward`."""
-        tokens = self.trunk(pixel_values).flatten(2).transpose(1, 2)
+        maps = self.trunk(pixel_values)  # [batch, width, rows, columns]
+        tokens = maps.flatten(2).transpose(1, 2)  # [batch, rows * columns, width]
         return Encoded(tokens, tokens.mean(dim=1))
 
 
@@ -170,6 +176,7 @@ def _take_gray(network: nn.Module) -> None:
     So weights that were trained on colour can be used, and random ones keep the scale of theirs:
     the sum of three of fan-in 3 k^2 varies as one of fan-in k^2.
     """
+    # modules() goes in the order in which they were made: the convolution that sees the pixels.
     first = next(part for part in network.modules() if isinstance(part, nn.Conv2d))
     first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
     first.in_channels = 1
@@ -182,6 +189,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
+            # weights_only: a pickle could run code.
             state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state)
     except (SafetensorError, UnpicklingError, RuntimeError, OSError) as error:

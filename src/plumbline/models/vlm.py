@@ -88,15 +88,16 @@ class Vlm(nn.Module):
         Returns:
             [batch, seq, width] for the text positions.
         """
-        text = self.decoder.get_input_embeddings()(input_ids)
-        image = self.embed_image(image_features).to(text.dtype)
+        text = self.decoder.get_input_embeddings()(input_ids)  # [batch, seq, width]
+        image = self.embed_image(image_features).to(text.dtype)  # [batch, image_tokens, width]
         hidden = self.decoder.model(
             inputs_embeds=torch.cat([image, text], dim=1),
             attention_mask=mask,
             position_ids=position_ids,
+            # Training and scoring see whole rows; the keys and values would only take memory.
             use_cache=False,
         ).last_hidden_state
-        states: Tensor = hidden[:, image.shape[1] :]
+        states: Tensor = hidden[:, image.shape[1] :]  # nothing is predicted at the image
         return states
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The stages of the selection as a graph, laid out in layers for drawing.
 
 Edges are those of dvc.yaml; one that follows from others (`tokenize_text` also reads what
-`validate` wrote) is left out of the drawing.
+`validate` wrote) is left out of the drawing. It is not read here: DVC refuses dvc.yaml as a
+dependency, so the page would depend on what is not in its key. A test compares both.
 """
 
 from collections.abc import Iterable
@@ -13,18 +14,18 @@ from plumbline.errors import ConfigError
 from plumbline.report.selection import Selection
 
 STAGES = {
-    "check_params": "Refuse settings that are stale or invalid",
     "prepare": "Bring a source into the canonical columns",
-    "validate": "Sort every row into clean or quarantine, with its reason",
-    "detect_shapes": "Describe the data and refuse what cannot train",
-    "tokenize_text": "Build the tokenizer, token ids and decoded media",
-    "pretrain_alignment": "Teach encoders of images or audio and of texts to meet in one space",
-    "evaluate_alignment": "Measure recall@k both ways",
-    "finetune": "Train the task's model, on top of what it starts from",
-    "evaluate_model": "Measure the model on one split, keep its predictions",
-    "export_model": "Write the bundle that runs by itself",
-    "report": "Write this page",
+    "validate": "Every row is clean or in quarantine with its reason",
+    "detect_shapes": "What the data looks like and whether it can be trained on",
+    "tokenize_text": "Tokenizer, token ids and decoded media, each distinct value once",
+    "pretrain_alignment": "Images or audio and their captions learn to meet in one space",
+    "evaluate_alignment": "Recall@k both ways, embeddings and examples",
+    "finetune": "A task's model learns on top of what it starts from",
+    "evaluate_model": "Figures and predictions of a task's model",
+    "export_model": "A bundle that runs by itself",
+    "report": "One self-contained page on everything of the current selection",
 }
+"""Stage -> what it does, in the words of dvc.yaml, without the stages that only keep the books."""
 
 BOX_WIDTH, BOX_HEIGHT = 152, 44
 _GAP_X, _GAP_Y, _MARGIN = 16, 26, 2
@@ -66,9 +67,9 @@ class Drawing:
 
 def stage_graph(selection: Selection) -> dict[str, set[str]]:
     """Every stage of the selection with the stages that it depends on, as dvc.yaml has them."""
-    graph: dict[str, set[str]] = {"check_params": set()}
+    graph: dict[str, set[str]] = {}
     for name in selection.datasets:
-        graph[f"prepare@{name}"] = {"check_params"}
+        graph[f"prepare@{name}"] = set()
         graph[f"validate@{name}"] = {f"prepare@{name}"}
         graph[f"detect_shapes@{name}"] = {f"validate@{name}"}
         graph[f"tokenize_text@{name}"] = {f"validate@{name}", f"detect_shapes@{name}"}
@@ -85,9 +86,7 @@ def stage_graph(selection: Selection) -> dict[str, set[str]]:
             graph[model].add(f"finetune@{other}")
         graph[f"evaluate_model@{name}"] = {cache, model}
         graph[f"export_model@{name}"] = {cache, model}
-    graph["report"] = {
-        node for node in graph if node != "check_params" and not node.startswith("prepare@")
-    }
+    graph["report"] = {node for node in graph if not node.startswith("prepare@")}
     return graph
 
 

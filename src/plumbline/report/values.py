@@ -46,7 +46,7 @@ class Values:
             heapq.heappushpop(self._heap, entry)
 
     def drawn(self) -> tuple[Floats, Floats, str]:
-        """True and predicted numbers to draw, and what they are in words."""
+        """True and predicted numbers [drawn] to draw, and what they are in words."""
         true, said = np.array(self._true), np.array(self._said)
         step = -(-len(true) // POINTS)
         words = (

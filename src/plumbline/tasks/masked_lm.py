@@ -11,6 +11,7 @@ from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.errors import DataError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource, pad_rows
+from plumbline.loading.masks import padding_mask
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.language import token_cross_entropy
 from plumbline.models.config import MaskedLmConfig
@@ -69,12 +70,11 @@ def collate(samples: Sequence[Sample], *, spec: MaskedLmSpec, seed: int, first_w
         )
         for sample in samples
     ]
-    lengths = np.array([len(ids) for ids, _ in rows])
+    lengths = torch.tensor([len(ids) for ids, _ in rows])
     input_ids = pad_rows([ids for ids, _ in rows], spec.special_ids.pad)
-    mask = np.arange(input_ids.shape[1]) < lengths[:, None]
     return {
         "input_ids": torch.from_numpy(input_ids),
-        "attention_mask": torch.from_numpy(mask).long(),
+        "attention_mask": padding_mask(lengths, input_ids.shape[1]).long(),
         "labels": torch.from_numpy(pad_rows([labels for _, labels in rows], IGNORE_INDEX)),
         "sample_index": torch.tensor(sample_numbers(samples)),
     }

@@ -11,6 +11,7 @@ from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.errors import DataError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import pad_rows
+from plumbline.loading.masks import padding_mask
 from plumbline.loading.random import keyed_seed
 from plumbline.losses.language import token_cross_entropy
 from plumbline.models.config import Seq2SeqConfig
@@ -73,12 +74,11 @@ def collate(samples: Sequence[Sample], *, special_ids: SpecialIds) -> Batch:
         in padding; decoder_input_ids: the labels one place later behind bos; sample_index.
     """
     input_ids = pad_rows([sample["source"] for sample in samples], special_ids.pad)
-    lengths = np.array([len(sample["source"]) for sample in samples])
-    mask = np.arange(input_ids.shape[1]) < lengths[:, None]
+    lengths = torch.tensor([len(sample["source"]) for sample in samples])
     labels = pad_rows([sample["labels"] for sample in samples], IGNORE_INDEX)
     return {
         "input_ids": torch.from_numpy(input_ids),
-        "attention_mask": torch.from_numpy(mask).long(),
+        "attention_mask": padding_mask(lengths, input_ids.shape[1]).long(),
         "decoder_input_ids": torch.from_numpy(shift_right(labels, special_ids)),
         "labels": torch.from_numpy(labels),
         "sample_index": torch.tensor(sample_numbers(samples)),

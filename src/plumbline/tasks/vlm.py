@@ -205,7 +205,7 @@ def _visual(samples: Sequence[Sample], normalize: Normalization, image_size: int
 def loss(model: nn.Module, batch: Batch) -> LossSum:
     """Next-token loss over answers and their eos; logits are computed nowhere else.
 
-    Equal to `causal_lm_loss` over the whole row, whose other labels are all ignored.
+    Equal to the loss over the whole row, whose other labels are all ignored.
     """
     assert isinstance(model, Vlm)
     features = batch.get("image_features")

@@ -7,5 +7,5 @@ from numpy.typing import NDArray
 
 
 def frame_ids(ids: NDArray[Any], bos: int, eos: int, limit: int) -> NDArray[np.int64]:
-    """Cut ids to `limit` and put bos and eos around them; so even the empty text has tokens."""
+    """Cut ids [tokens] to `limit` and put bos and eos around them, also around the empty text."""
     return np.concatenate([[bos], ids[:limit], [eos]]).astype(np.int64)

@@ -195,9 +195,10 @@ class VerdictStore:
     def draw_from_train(self, split: str, fraction: float, min_rows: int) -> int:
         """Move whole groups of good rows from train to `val` or `test`, and count the rows moved.
 
-        Val takes the groups at the low end of the hash, test those at the high end, as
-        `splits.assign_split` does. Where that gives fewer than `min_rows`, the next groups in hash
-        order follow. A group is passed over if it would take more than half of what train has.
+        Val takes the groups at the low end of the hash, test those at the high end: a group keeps
+        its split when rows are added, and a larger test fraction takes groups from train alone.
+        Where that gives fewer than `min_rows`, the next groups in hash order follow. A group is
+        passed over if it would take more than half of what train has.
         """
         low = split == "val"
         train = {"split": _TRAIN}

@@ -11,7 +11,7 @@ Float64s = NDArray[np.float64]
 
 
 def log_softmax(logits: NDArray[Any]) -> Float64s:
-    """Logarithms of the probabilities over the last axis, in float64.
+    """Logarithms of the probabilities over the last axis of [..., vocab], in float64.
 
     Raises:
         InputError: a logit is not finite.
@@ -24,7 +24,7 @@ def log_softmax(logits: NDArray[Any]) -> Float64s:
 
 
 def softmax(logits: NDArray[Any]) -> Float64s:
-    """Probabilities over the last axis, in float64; errors as `log_softmax`."""
+    """Probabilities over the last axis of [..., vocab], in float64; errors as `log_softmax`."""
     out: Float64s = np.exp(log_softmax(logits))
     return out
 

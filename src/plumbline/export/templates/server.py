@@ -32,10 +32,11 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
+from types import FrameType
 from typing import Any
 
 from runtime.guard import BundleError, printable  # type: ignore[import-not-found]
-from runtime.workers import Workers  # type: ignore[import-not-found]
+from runtime.workers import Settings, Workers  # type: ignore[import-not-found]
 
 RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65535),
@@ -73,10 +74,10 @@ class Server(ThreadingMixIn, TCPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Bind to the address of the settings."""
         self.settings = settings
-        self.workers: Any = None  # once they are ready: until then no request is taken
+        self.workers: Workers | None = None  # once they are ready: until then no request is taken
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         # Connections whose request has not arrived yet, in order of arrival, with their deadlines.
@@ -111,7 +112,7 @@ class Server(ThreadingMixIn, TCPServer):
         with contextlib.suppress(OSError):  # the client may have been faster
             connection.shutdown(socket.SHUT_RDWR)
 
-    def request_arrived(self, connection: Any) -> None:
+    def request_arrived(self, connection: socket.socket) -> None:
         """Take a connection off the clock: the rest of the work is ours."""
         with self._lock:
             self._sending.pop(connection, None)
@@ -177,13 +178,14 @@ class Handler(BaseHTTPRequestHandler):
             self.log_error("%s: %s", type(error).__name__, " ".join(str(error).split())[:200])
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error"})
 
-    def _route(self) -> tuple[HTTPStatus, dict[str, Any]]:
+    def _route(self) -> tuple[HTTPStatus, dict[str, object]]:
         method = ROUTES.get(self.path)
         if method is None:
             raise RequestError(HTTPStatus.NOT_FOUND, f"no such route; there is {', '.join(ROUTES)}")
         if self.command != method:
             raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED, f"use {method}")
         workers = self.server.workers
+        assert workers is not None, "no request is taken before they are ready"
         if self.path == "/health":
             state = workers.state()
             down = state["status"] == "down"
@@ -219,7 +221,7 @@ class Handler(BaseHTTPRequestHandler):
             raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
         return int(lengths[0])
 
-    def _send(self, status: HTTPStatus, value: dict[str, Any]) -> None:
+    def _send(self, status: HTTPStatus, value: dict[str, object]) -> None:
         body = json.dumps(value, allow_nan=False).encode() + b"\n"
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -243,14 +245,14 @@ class Handler(BaseHTTPRequestHandler):
             pass  # silence, or gone: nothing more to do for this client
 
 
-def load_settings(path: Path) -> dict[str, Any]:
-    """Read and check server.json.
+def load_settings(path: Path, format: str | None = None) -> Settings:
+    """Read and check server.json, and add the format that was chosen.
 
     Raises:
         BundleError: unreadable, or a setting is missing, unknown, or out of range.
     """
     try:
-        settings: dict[str, Any] = json.loads(path.read_bytes())
+        settings = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path.name}: not readable as JSON ({error})") from None
     if not isinstance(settings, dict) or set(settings) != {"host", *RANGES}:
@@ -261,14 +263,14 @@ def load_settings(path: Path) -> dict[str, Any]:
         value, kind = settings[name], (int, float) if name.endswith("_s") else int
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
             raise BundleError(f"{path.name}: {name} = {value!r}: expected {low:g} to {high:g}")
-    return settings
+    return Settings(**settings, format=format)
 
 
-def _stop(signal_number: int, frame: Any) -> None:
+def _stop(signal_number: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def _listen(settings: dict[str, Any]) -> Server:
+def _listen(settings: Settings) -> Server:
     """A server at the address of its settings.
 
     Raises:
@@ -299,8 +301,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     signal.signal(signal.SIGTERM, _stop)
     try:
-        settings = load_settings(folder / "server.json") | {"format": parsed.format}
-        settings |= {k: v for k in ("host", "port") if (v := getattr(parsed, k)) is not None}
+        settings = load_settings(folder / "server.json", parsed.format)
+        if parsed.host is not None:
+            settings["host"] = parsed.host
+        if parsed.port is not None:
+            settings["port"] = parsed.port
         # Bound first: an address that is taken costs no loading of models.
         with _listen(settings) as server, contextlib.closing(_start_workers(settings)) as workers:
             server.workers = workers
@@ -312,7 +317,7 @@ def main(arguments: Sequence[str]) -> int:
         return 130
 
 
-def _start_workers(settings: dict[str, Any]) -> Workers:
+def _start_workers(settings: Settings) -> Workers:
     isolated = ["-I"] if sys.flags.isolated else []
     return Workers([sys.executable, "-P", *isolated, __file__, "--worker"], settings)
 

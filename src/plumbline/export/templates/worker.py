@@ -55,7 +55,7 @@ def _serve(channel: Connection, folder: Path) -> None:
         _say(channel, reply)
 
 
-def _say(channel: Connection, value: Any) -> None:
+def _say(channel: Connection, value: object) -> None:
     channel.send_bytes(json.dumps(value, allow_nan=False).encode())
 
 

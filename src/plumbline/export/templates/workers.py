@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
 from multiprocessing import Pipe
-from typing import Any
+from typing import Any, TypedDict
 
 from .guard import BundleError, printable
 
@@ -27,7 +27,23 @@ POLL_S = 0.2
 TRIES, FORGET_S = 2, 60.0
 """A request that ended so many workers is refused unread until none was ended for so long."""
 
-Reply = tuple[int, dict[str, Any]]
+Reply = tuple[int, dict[str, object]]
+"""Status and the JSON of the answer."""
+
+
+class Settings(TypedDict):
+    """What server.json holds, and the format that was chosen."""
+
+    host: str
+    port: int
+    max_body_bytes: int
+    max_connections: int
+    max_concurrent: int
+    read_timeout_s: float
+    queue_timeout_s: float
+    answer_timeout_s: float
+    answer_memory_bytes: int
+    format: str | None
 
 
 class LostError(Exception):
@@ -128,7 +144,7 @@ class Strikes:
 class Workers:
     """As many workers as answers may be computed at the same time, each kept by a thread."""
 
-    def __init__(self, command: Sequence[str], settings: dict[str, Any]) -> None:
+    def __init__(self, command: Sequence[str], settings: Settings) -> None:
         """Start them and wait until all have loaded the model.
 
         Args:
@@ -145,8 +161,8 @@ class Workers:
         self._workers: dict[int, Worker] = {}
         self._busy = self._restarts = 0
         self._strikes = Strikes()
-        self._count: int = settings["max_concurrent"]
-        first: list[Future[dict[str, Any]]] = [Future() for _ in range(self._count)]
+        self._count = settings["max_concurrent"]
+        first: list[Future[dict[str, object]]] = [Future() for _ in range(self._count)]
         for slot, loaded in enumerate(first):
             threading.Thread(target=self._keep, args=(slot, loaded), daemon=True).start()
         try:
@@ -169,7 +185,7 @@ class Workers:
                 return HTTPStatus.SERVICE_UNAVAILABLE, {"error": "busy; try again later"}
         return job.result()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """How things stand, for /health."""
         with self._lock:
             up = sum(worker.alive() for worker in self._workers.values())
@@ -194,7 +210,7 @@ class Workers:
                 worker.end()
             self._workers.clear()
 
-    def _keep(self, slot: int, loaded: Future[dict[str, Any]]) -> None:
+    def _keep(self, slot: int, loaded: Future[dict[str, object]]) -> None:
         """The thread of a worker: start it, give it work, start its successor."""
         worker = self._start(slot, loaded)
         while worker is not None and not self._closing.is_set():
@@ -236,10 +252,16 @@ class Workers:
         worker.end()
         return self._start(slot, None)
 
-    def _start(self, slot: int, loaded: Future[dict[str, Any]] | None) -> Worker | None:
+    def _start(self, slot: int, loaded: Future[dict[str, object]] | None) -> Worker | None:
         """Start a worker; None: the first start failed, or the server is closing."""
-        names = ("format", "answer_timeout_s", "answer_memory_bytes")
-        hello = json.dumps({name: self._settings[name] for name in names}).encode()
+        settings = self._settings
+        hello = json.dumps(
+            {
+                "format": settings["format"],
+                "answer_timeout_s": settings["answer_timeout_s"],
+                "answer_memory_bytes": settings["answer_memory_bytes"],
+            }
+        ).encode()
         while not self._closing.is_set():
             worker = None
             try:
