@@ -22,6 +22,7 @@ from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
 from plumbline.training.history import FitResult
 from plumbline.training.trainer import Trainer
+from tests.training.together import ALONE
 
 SAMPLES, BATCH, TOO_LONG = 24, 4, 13
 IMPOSSIBLE = 10**15
@@ -65,6 +66,7 @@ def train(folder: Path, allocate: Callable[[], Any], **settings: Any) -> FitResu
         loader,
         None,
         TrainerConfig.model_validate({**base, **settings}),
+        ALONE,
         store=CheckpointStore(folder, "f"),
         seed=0,
         fingerprint="f",

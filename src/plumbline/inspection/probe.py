@@ -106,6 +106,7 @@ def _trainer(
         ),
         None,
         settings,
+        target.machine,
         store=CheckpointStore(folder, ""),
         seed=target.config.seed,
         fingerprint="",

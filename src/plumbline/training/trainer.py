@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,6 @@ from plumbline.loading.loader import Loader
 from plumbline.loading.random import keyed_seed
 from plumbline.loading.workers import LoaderError, naming_dead_workers
 from plumbline.metrics.known import drop_undefined
-from plumbline.models.device import resolve_device, resolve_precision
 from plumbline.models.weights import local, plain_tensors
 from plumbline.tasks.base import Task
 from plumbline.tracking.progress import progress
@@ -34,6 +32,7 @@ from plumbline.training.gpu import GpuFigures
 from plumbline.training.history import FitResult, History, Row
 from plumbline.training.length import check_patience, check_splits, epoch_ends
 from plumbline.training.lone_samples import check_lone_samples
+from plumbline.training.machine import Machine
 from plumbline.training.optim import build_optimizer, describe_groups, set_lr
 from plumbline.training.processes import PeerError, Processes
 from plumbline.training.schedule import Plateau, lr_factor, resolve_warmup
@@ -66,6 +65,7 @@ class Trainer:
         train: Loader,
         validation: Loader | None,
         config: TrainerConfig,
+        machine: Machine,
         *,
         store: CheckpointStore,
         seed: int,
@@ -73,7 +73,6 @@ class Trainer:
         frozen: Sequence[str] = (),
         validation_task: Task | None = None,
         on_log: OnLog | None = None,
-        processes: Processes | None = None,
     ) -> None:
         """Bind everything and check that it fits together.
 
@@ -83,20 +82,16 @@ class Trainer:
                 batch too small for the model's norms, or a metric that the task does not measure.
         """
         check_splits(train, validation, config)
-        self._processes = processes or Processes()
-        self.device = self._processes.device or resolve_device(config.device)
-        self.precision = resolve_precision(config.precision, self.device)
+        self._machine, self._processes = machine, machine.processes
         freeze(model, frozen)
         self._frozen = list(frozen)
         self._frozen_before = frozen_digests(model, frozen)
         sharded = self._processes.sharded
         self._sharded = ShardedLayers(model, self._processes) if sharded else None
-        self.model = model.to(self.device)
+        self.model = model.to(machine.device)
         self._optimizer = build_optimizer(model, config.optim)
-        self._scaler = torch.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self._gradients = Gradients(
-            self.model, task, self.device, self.precision, self._scaler, self._processes
-        )
+        self._scaler = torch.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
+        self._gradients = Gradients(self.model, task, machine, self._scaler)
         self._task, self._train, self._validation, self._config = task, train, validation, config
         self._validation_task = validation_task or task
         self.store, self._seed, self.fingerprint = store, seed, fingerprint
@@ -106,8 +101,7 @@ class Trainer:
         self.total_steps = ends[-1]
         self._warmup = resolve_warmup(config.schedule, self.total_steps)
         check_patience(ends, config)
-        mode: dict[str, Any] = {"device": self.device, "precision": self.precision}
-        check_lone_samples(self.model, task, train, len(ends), frozen=self._frozen, **mode)
+        check_lone_samples(self.model, task, train, len(ends), frozen=self._frozen, machine=machine)
         self.clock, self.best, self.history = Clock(), Best(), History()
         self._plateau, self._stopping = Plateau(), EarlyStopping(config)
         if config.validates:
@@ -123,7 +117,7 @@ class Trainer:
             SystemExit: a signal asked to stop; the state is saved first.
         """
         self._resume()
-        gpu = GpuFigures(self.device)
+        gpu = GpuFigures(self._machine.device)
         shown = progress("training", self.total_steps, "steps", quiet=not self._processes.is_main)
         with naming_dead_workers(), self._stop, shown as update, self._saved_where_data_fails():
             update(self.clock.global_step, "")
@@ -151,8 +145,8 @@ class Trainer:
             if self._processes.is_main:
                 self.store.load_best(self.model)
         facts = {
-            "device": str(self.device),
-            "precision": self.precision,
+            "device": str(self._machine.device),
+            "precision": self._machine.precision,
             "parameter_groups": describe_groups(self.model, self._config.optim),
             **gpu.facts(),
         }
@@ -241,7 +235,7 @@ class Trainer:
                 samples = asked.numbers(window)
                 raise TrainingError(stop_text(fault, samples, self.clock)) from error
         # Only here has the error let go of the tensors that its traceback held.
-        if self.device.type == "cuda":
+        if self._machine.device.type == "cuda":
             torch.cuda.empty_cache()
         return fault
 
@@ -267,7 +261,7 @@ class Trainer:
         if (limit := self._config.max_grad_norm) is not None:
             # The clamp and its small number as in torch's clip_grads_with_norm_.
             share = torch.clamp(limit / (norm + 1e-6), max=1.0)
-            torch._foreach_mul_(here, share.to(self.device))
+            torch._foreach_mul_(here, share.to(self._machine.device))
         return float(norm)
 
     def _skip(self, fault: Fault, window: list[Batch], buffers: Buffers | None) -> None:
@@ -335,9 +329,7 @@ class Trainer:
         task = self._validation_task
         with self._processes.lockstep():
             batches = self._stop.while_waiting(self._validation.batches(epoch=0))
-            loss = evaluate_loss(
-                self.model, task, batches, self.device, self.precision, self._processes
-            )
+            loss = evaluate_loss(self.model, task, batches, self._machine)
             of_split = self._processes.by_model(lambda: dict(task.validation_metrics(self.model)))
         measured = {"loss": loss, **task.loss_metrics(loss), **of_split}
         check_metrics(self._config, measured, self._task.name)
