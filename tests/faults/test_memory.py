@@ -69,7 +69,6 @@ def train(folder: Path, allocate: Callable[[], Any], **settings: Any) -> FitResu
         ALONE,
         store=CheckpointStore(folder, "f"),
         seed=0,
-        fingerprint="f",
     )
     return trainer.fit()
 

@@ -86,7 +86,6 @@ def run(folder: Path, when: str, attack: Callable[[], None], failing_batch: str 
         ALONE,
         store=store,
         seed=0,
-        fingerprint="f",
         on_log=log,
     ).fit()
 

@@ -16,7 +16,8 @@ from plumbline.loading.loader_config import LoaderConfig
 from plumbline.tasks.base import Task
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
-from plumbline.training.trainer import OnLog, Trainer
+from plumbline.training.progress import OnLog
+from plumbline.training.trainer import Trainer
 from tests.training.together import ALONE, Together, run_together
 
 SEED = 11
@@ -119,7 +120,6 @@ class Toy:
                 keep_every_epochs=config.checkpoint.keep_every_epochs,
             ),
             seed=SEED,
-            fingerprint=fingerprint,
             frozen=frozen,
             on_log=on_log or self.record,
         )

@@ -61,7 +61,7 @@ def build(
     train = Loader(points, TASK.collate, settings, seed=SEED, shuffle=True, share=share)
     store = CheckpointStore(folder, "f" * 64, keep_every_epochs=0)
     return Trainer(
-        model, TASK, train, None, config, ALONE, store=store, seed=SEED, fingerprint="f" * 64,
+        model, TASK, train, None, config, ALONE, store=store, seed=SEED,
         frozen=frozen,
     )  # fmt: skip
 
@@ -143,5 +143,4 @@ def test_another_fault_of_the_sample_is_left_to_its_step(tmp_path: Path) -> None
         ALONE,
         store=store,
         seed=SEED,
-        fingerprint="f" * 64,
     )

@@ -94,7 +94,7 @@ def test_more_skipped_steps_than_allowed_stop(toy: Any) -> None:
     )
     with pytest.raises(TrainingError, match="more than 2 skipped steps"):
         trainer.fit()
-    assert trainer.clock.skipped == 3
+    assert trainer.progress.clock.skipped == 3
     assert all(
         torch.equal(a, b)
         for a, b in zip(trainer.model.parameters(), toy.regressor().parameters(), strict=True)

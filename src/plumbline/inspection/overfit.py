@@ -35,7 +35,7 @@ class Course:
 
     def after(self, trainer: Trainer) -> bool:
         """Take a step; false when the loss is low enough."""
-        row = trainer.history.steps[-1]
+        row = trainer.progress.history.steps[-1]
         if not self.losses:
             self.idle = _without_gradient(trainer.model)
         self.losses.append(float(row["loss"]))

@@ -14,10 +14,10 @@ from plumbline import paths
 from plumbline.errors import TrainingError
 from plumbline.files import digest_of, dump_json, staged_folder
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.loading.loader import Loader
+from plumbline.loading.loader import Loader, SampleSource
 from plumbline.models.stored import save_model
 from plumbline.registry import load_attribute
-from plumbline.tasks.base import JobContext, TrainingJob
+from plumbline.tasks.base import JobContext, Task, TrainingJob
 from plumbline.training.checkpoint import (
     CheckpointStore,
     fingerprint_run,
@@ -29,9 +29,10 @@ from plumbline.training.freeze import set_training_mode
 from plumbline.training.history import FitResult
 from plumbline.training.machine import Machine
 from plumbline.training.processes import Processes
+from plumbline.training.progress import OnLog
 from plumbline.training.sections import TrainingConfig
 from plumbline.training.skipping import FAILURES
-from plumbline.training.trainer import OnLog, Trainer
+from plumbline.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def train_to_folder(
         if not config.train.trainer.checkpoint.keep_after_success:
             trainer.store.remove()
     identity = {
-        "fingerprint": trainer.fingerprint,
+        "fingerprint": trainer.store.fingerprint,
         "inputs_sha256": digest_of(dict(job.inputs)),
         "processes": machine.processes.count,
     }
@@ -120,7 +121,6 @@ def _prepared(
     stage: str, config: TrainingConfig, job: TrainingJob, machine: Machine, on_log: OnLog
 ) -> Iterator[Trainer]:
     """A trainer that holds its training state."""
-    trainer = config.train.trainer
     settings = {
         **_that_shape_results(config.model_dump(mode="json")),
         "device": machine.device.type,
@@ -129,29 +129,20 @@ def _prepared(
     identity = identify_run(settings, job.inputs)
     fingerprint = fingerprint_run(identity)
     with _state_folder(stage, fingerprint, machine.processes) as folder:
-        store = CheckpointStore(
-            folder,
-            fingerprint,
-            identity=identity,
-            keep_every_epochs=trainer.checkpoint.keep_every_epochs,
-        )
         yield Trainer(
             job.model,
             job.task,
-            Loader(
-                job.train,
-                job.task.collate,
-                config.train.loader,
-                seed=config.seed,
-                shuffle=True,
-                share=machine.processes.share,
-            ),
-            _validation_loader(config, job, machine.processes),
-            trainer,
+            _loader(config, job.train, job.task, machine, shuffle=True),
+            _validation_loader(config, job, machine),
+            config.train.trainer,
             machine,
-            store=store,
+            store=CheckpointStore(
+                folder,
+                fingerprint,
+                identity=identity,
+                keep_every_epochs=config.train.trainer.checkpoint.keep_every_epochs,
+            ),
             seed=config.seed,
-            fingerprint=fingerprint,
             frozen=config.train.freeze,
             validation_task=job.validation_task,
             on_log=on_log,
@@ -170,6 +161,22 @@ def _that_shape_results(settings: Mapping[str, Any]) -> dict[str, Any]:
         for group, values in settings.get("train", {}).items()
     }
     return {**settings, "train": train}
+
+
+def _loader(
+    config: TrainingConfig, source: SampleSource, task: Task, machine: Machine, *, shuffle: bool
+) -> Loader:
+    """The batches of a split, of each the share of this process."""
+    share = machine.processes.share
+    loader, seed = config.train.loader, config.seed
+    return Loader(source, task.collate, loader, seed=seed, shuffle=shuffle, share=share)
+
+
+def _validation_loader(config: TrainingConfig, job: TrainingJob, machine: Machine) -> Loader | None:
+    if job.validation is None or not config.train.trainer.validates:
+        return None
+    task = job.validation_task or job.task
+    return _loader(config, job.validation, task, machine, shuffle=False)
 
 
 @contextmanager
@@ -196,22 +203,6 @@ def _flops(config: TrainingConfig, job: TrainingJob, machine: Machine) -> dict[s
         return {}
     samples = len(batch["sample_index"])
     return {"flops": {"samples": samples, "forward": flops.forward, "step": flops.step}}
-
-
-def _validation_loader(
-    config: TrainingConfig, job: TrainingJob, processes: Processes
-) -> Loader | None:
-    if job.validation is None or not config.train.trainer.validates:
-        return None
-    collate = (job.validation_task or job.task).collate
-    return Loader(
-        job.validation,
-        collate,
-        config.train.loader,
-        seed=config.seed,
-        shuffle=False,
-        share=processes.share,
-    )
 
 
 def count_parameters(model: nn.Module) -> dict[str, dict[str, int]]:
