@@ -16,7 +16,6 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from plumbline.batch import Batch, LossSum
 from plumbline.tasks.base import Task
 from plumbline.training.config import OptimConfig
+from plumbline.training.machine import Machine
 from plumbline.training.optim import build_optimizer
 from plumbline.training.processes import Processes
 from plumbline.training.sharding import ShardedLayers
@@ -37,6 +37,7 @@ from plumbline.training.window import Gradients
 
 WIDTH, LAYERS, LENGTH, SAMPLES = 768, 12, 32, 4
 STEPS, REPEATS = 6, 3
+TIMEOUT_S = 600.0
 CPU = torch.device("cpu")
 
 
@@ -84,7 +85,7 @@ def train(processes: Processes) -> tuple[int, list[float]]:
     optimizer = build_optimizer(model, OptimConfig())
     task = Task(name="stack", loss=loss, collate=lambda samples: {})
     scaler = torch.GradScaler("cpu", enabled=False)
-    gradients = Gradients(model, task, CPU, "fp32", scaler, processes)
+    gradients = Gradients(model, task, Machine(CPU, "fp32", processes), scaler)
     ids = torch.randint(256, (SAMPLES, LENGTH))
     mine = processes.share.of(ids.numpy())
     batch = {"ids": torch.from_numpy(mine), "sample_index": torch.arange(len(mine))}
@@ -108,7 +109,7 @@ def in_two(folder: Path, *, sharded: bool) -> tuple[int, list[float]]:
         if (pid := os.fork()) == 0:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            found = train(replace(Processes.join(CPU), sharded=sharded))
+            found = train(Processes.join(CPU, TIMEOUT_S, sharded=sharded))
             (folder / str(rank)).write_bytes(pickle.dumps(found))
             os._exit(0)
         children.append(pid)

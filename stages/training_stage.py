@@ -3,19 +3,16 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from plumbline.config import fix_threads
 from plumbline.files import output_lock
 from plumbline.stage import Call, StageSpec, count, parse_call
 from plumbline.tracking.record import record_run
-from plumbline.training.launch import enter_process, rank, run_processes
+from plumbline.training.launch import decide_machine, enter_process, rank, run_processes
 from plumbline.training.machine import asks_for_gpus, check_machine
 from plumbline.training.overfit_check import check_overfit
 from plumbline.training.sections import TrainingConfig
-
-if TYPE_CHECKING:
-    from plumbline.training.processes import Processes
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -26,21 +23,21 @@ def run_training_stage(
     """Train what the settings say and write the folder `place(key)`."""
     call = parse_call(spec, arguments)
     fix_threads(call.config.threads)
-    processes = call.config.train.trainer.processes
-    if not rank():
+    trainer, own = call.config.train.trainer, rank()
+    if not own:
         _check_machine(f"{spec.sections(call.key)['train']}.trainer", call.config)
-    check = call.config.train.trainer.overfit_check
-    if check is not None and rank() is None:
-        check_overfit(f"{spec.group}.{call.key}", arguments[1:], check)
-    if processes > 1 and rank() is None:
-        run_processes(f"stages.{spec.name}", arguments, processes)
-        return
-    if rank() is not None:
-        enter_process(processes)
-    if rank():
-        _follow(spec, call)
+    if own is None:
+        if trainer.overfit_check is not None:
+            check_overfit(f"{spec.group}.{call.key}", arguments[1:], trainer.overfit_check)
+        if trainer.processes > 1:
+            run_processes(f"stages.{spec.name}", arguments, trainer.processes)
+            return
     else:
-        _lead(spec, call, place(call.key))
+        enter_process(trainer.processes)
+    if own:
+        _follow(call)
+    else:
+        _lead(spec, call, place(call.key), together=own is not None)
 
 
 def _check_machine(place: str, config: TrainingConfig) -> None:
@@ -52,14 +49,14 @@ def _check_machine(place: str, config: TrainingConfig) -> None:
         check_machine(place, trainer, config.threads, torch.cuda.device_count())
 
 
-def _lead(spec: StageSpec[Config], call: Call[Config], out: Path) -> None:
-    from plumbline.training.run import TrainingRun, open_job, train_to_folder
+def _lead(spec: StageSpec[Config], call: Call[Config], out: Path, *, together: bool) -> None:
+    from plumbline.training.run import open_job, train_to_folder
 
     with record_run(stage=spec.name, key=call.key, config=call.plain) as run, output_lock(out):
-        processes = _join(call.config)
-        training = TrainingRun.of(f"{spec.name}@{call.key}", call.config)
-        job = open_job(call.config)
-        facts = train_to_folder(training, job, out, on_log=run.metrics, processes=processes)
+        machine = decide_machine(call.config, together=together)
+        job = open_job(call.config, machine)
+        name = f"{call.stage}@{call.key}"
+        facts = train_to_folder(name, call.config, job, machine, out, on_log=run.metrics)
         run.facts(facts)
         run.artifact(out / "metrics.json")
     call.report(*_figures(facts, call.config), see=out / "metrics.json")
@@ -81,21 +78,11 @@ def _figures(facts: Mapping[str, Any], config: TrainingConfig) -> Iterator[str]:
     yield f"on {facts['device']} in {facts['precision']}"
 
 
-def _follow(spec: StageSpec[Config], call: Call[Config]) -> None:
+def _follow(call: Call[Config]) -> None:
     """Be one of the processes that write nothing and say nothing."""
-    from plumbline.training.run import TrainingRun, open_job, train_along
+    from plumbline.training.run import open_job, train_along
 
     logging.getLogger().setLevel(logging.ERROR)
-    processes = _join(call.config)
-    training = TrainingRun.of(f"{spec.name}@{call.key}", call.config)
-    train_along(training, open_job(call.config), processes)
-
-
-def _join(config: TrainingConfig) -> "Processes":
-    from plumbline.models.device import resolve_device
-    from plumbline.training.processes import Processes
-
-    if rank() is None:
-        return Processes()
-    trainer = config.train.trainer
-    return Processes.join(resolve_device(trainer.device), trainer.timeout_s)
+    machine = decide_machine(call.config, together=True)
+    job = open_job(call.config, machine)
+    train_along(f"{call.stage}@{call.key}", call.config, job, machine)

@@ -22,7 +22,11 @@ from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
 from plumbline.training.history import FitResult
 from plumbline.training.trainer import Trainer
+<<<<<<< HEAD
 from tests.order import epoch_order
+=======
+from tests.training.together import ALONE
+>>>>>>> w_trainer
 
 SAMPLES, BATCH, TOO_LONG = 24, 4, 13
 IMPOSSIBLE = 10**15
@@ -66,9 +70,9 @@ def train(folder: Path, allocate: Callable[[], Any], **settings: Any) -> FitResu
         loader,
         None,
         TrainerConfig.model_validate({**base, **settings}),
+        ALONE,
         store=CheckpointStore(folder, "f"),
         seed=0,
-        fingerprint="f",
     )
     return trainer.fit()
 

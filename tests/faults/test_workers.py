@@ -18,6 +18,7 @@ from plumbline.tasks.base import Task
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
 from plumbline.training.trainer import Trainer
+from tests.training.together import ALONE
 
 SAMPLES = 400
 
@@ -82,9 +83,9 @@ def run(folder: Path, when: str, attack: Callable[[], None], failing_batch: str 
         loader,
         None,
         config,
+        ALONE,
         store=store,
         seed=0,
-        fingerprint="f",
         on_log=log,
     ).fit()
 

@@ -25,6 +25,7 @@ from plumbline.tasks.config import AlignmentTaskConfig
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.window import Gradients
 from tests.tiny import TEXT, VIT
+from tests.training.together import ALONE
 
 SPECIAL = SpecialIds(pad=0, bos=1, eos=2)
 IMAGES = ImageInputConfig(modality="image")
@@ -284,8 +285,8 @@ def test_gradients_do_not_depend_on_how_a_window_is_cut(
 
     def gradients(batches: list[Batch]) -> list[Tensor]:
         model.zero_grad()
-        scaler, device = torch.GradScaler("cpu", enabled=False), torch.device("cpu")
-        once = Gradients(model, aligning, device, "fp32", scaler)
+        scaler = torch.GradScaler("cpu", enabled=False)
+        once = Gradients(model, aligning, ALONE, scaler)
         sums = once.accumulate(batches, range(len(batches)))
         return [p.grad / sums.count for p in model.parameters() if p.grad is not None]
 

@@ -17,6 +17,7 @@ from plumbline.tasks.base import TrainingJob
 from plumbline.training.window import Gradients, WindowSums
 from tests.tasks import references
 from tests.tiny import CASES
+from tests.training.together import ALONE
 
 CPU = torch.device("cpu")
 MakeJob = Callable[..., TrainingJob]
@@ -104,7 +105,7 @@ def test_padding_changes_no_embedding(make_job: MakeJob, name: str) -> None:
 def accumulate(job: TrainingJob, window: list[Batch]) -> tuple[WindowSums, dict[str, Tensor]]:
     job.model.train().zero_grad()
     scaler = torch.GradScaler("cpu", enabled=False)
-    once = Gradients(job.model, job.task, CPU, "fp32", scaler)
+    once = Gradients(job.model, job.task, ALONE, scaler)
     sums = once.accumulate(window, range(len(window)))
     return sums, {
         name: parameter.grad.clone()

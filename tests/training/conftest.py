@@ -16,8 +16,9 @@ from plumbline.loading.loader_config import LoaderConfig
 from plumbline.tasks.base import Task
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
-from plumbline.training.trainer import OnLog, Trainer
-from tests.training.together import Together, run_together
+from plumbline.training.progress import OnLog
+from plumbline.training.trainer import Trainer
+from tests.training.together import ALONE, Together, run_together
 
 SEED = 11
 WIDTH = 3
@@ -94,11 +95,12 @@ class Toy:
         validation: int | None = 7,
         frozen: Sequence[str] = (),
         fingerprint: str = "f" * 64,
+        precision: str = "fp32",
         on_log: OnLog | None = None,
         **settings: Any,
     ) -> Trainer:
         """A trainer of `Regressor` unless a model is given; `settings` go to TrainerConfig."""
-        base = {"device": "cpu", "precision": "fp32", "schedule": {"name": "constant"}}
+        base = {"device": "cpu", "schedule": {"name": "constant"}}
         config = TrainerConfig.model_validate({**base, **settings})
         loader = LoaderConfig(batch_size=batch_size)
 
@@ -111,13 +113,13 @@ class Toy:
             load(samples, 0, True),
             None if validation is None else load(validation, 1, False),
             config,
+            replace(ALONE, precision=precision),
             store=CheckpointStore(
                 self.folder,
                 fingerprint,
                 keep_every_epochs=config.checkpoint.keep_every_epochs,
             ),
             seed=SEED,
-            fingerprint=fingerprint,
             frozen=frozen,
             on_log=on_log or self.record,
         )

@@ -11,8 +11,7 @@ from plumbline.batch import LossSum
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.training.evaluation import evaluate_loss, to_device
-
-CPU = torch.device("cpu")
+from tests.training.together import ALONE
 
 
 def loader(toy: Any, task: Any, batch_size: int) -> Loader:
@@ -23,7 +22,7 @@ def loader(toy: Any, task: Any, batch_size: int) -> Loader:
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 9])
 def test_the_mean_does_not_depend_on_the_batch_size(toy: Any, batch_size: int) -> None:
     model, task, points = toy.regressor(dropout=0.5), toy.scripted([]), toy.points(9)
-    found = evaluate_loss(model, task, loader(toy, task, batch_size).batches(0), CPU, "fp32")
+    found = evaluate_loss(model, task, loader(toy, task, batch_size).batches(0), ALONE)
     errors = (model.eval()(points.x).squeeze(1) - points.y).square()[points.counts]
     assert found == pytest.approx(errors.mean().item(), rel=1e-12)
     assert all(p.grad is None for p in model.parameters())
@@ -31,7 +30,7 @@ def test_the_mean_does_not_depend_on_the_batch_size(toy: Any, batch_size: int) -
 
 def test_the_model_is_left_evaluating(toy: Any) -> None:
     model, task = toy.regressor().train(), toy.scripted([])
-    evaluate_loss(model, task, loader(toy, task, 4).batches(0), CPU, "fp32")
+    evaluate_loss(model, task, loader(toy, task, 4).batches(0), ALONE)
     assert not model.training
 
 
@@ -40,7 +39,7 @@ def test_a_split_without_any_target_costs_nothing(toy: Any) -> None:
         return LossSum(torch.tensor(0.0), torch.tensor(0))
 
     task = replace(toy.scripted([]), loss=nothing)
-    assert evaluate_loss(toy.regressor(), task, loader(toy, task, 4).batches(0), CPU, "fp32") == 0.0
+    assert evaluate_loss(toy.regressor(), task, loader(toy, task, 4).batches(0), ALONE) == 0.0
 
 
 def test_strings_stay_where_tensors_move() -> None:

@@ -8,6 +8,7 @@ from transformers import BertConfig, BertModel
 from plumbline.batch import Batch, LossSum
 from plumbline.tasks.base import Task
 from plumbline.training.flops import StepFlops, count_step
+from tests.training.together import ALONE
 
 BATCH, STEPS, WIDTH, HEADS = 3, 5, 8, 2
 
@@ -34,7 +35,7 @@ def count(model: nn.Module, **batch: Tensor) -> StepFlops:
         return LossSum(total, torch.tensor(1))
 
     task = Task("toy", collate=lambda samples: {}, loss=loss)
-    return count_step(model, task, batch, torch.device("cpu"), "fp32")
+    return count_step(model, task, batch, ALONE)
 
 
 def test_a_linear_layer_costs_two_operations_a_weight_and_its_gradients_twice_as_much() -> None:

@@ -16,6 +16,7 @@ from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
 from plumbline.training.trainer import Trainer
 from tests.training.conftest import SEED, TASK, WIDTH, Points, Regressor
+from tests.training.together import ALONE
 
 
 class Normed(Regressor):
@@ -60,7 +61,7 @@ def build(
     train = Loader(points, TASK.collate, settings, seed=SEED, shuffle=True, share=share)
     store = CheckpointStore(folder, "f" * 64, keep_every_epochs=0)
     return Trainer(
-        model, TASK, train, None, config, store=store, seed=SEED, fingerprint="f" * 64,
+        model, TASK, train, None, config, ALONE, store=store, seed=SEED,
         frozen=frozen,
     )  # fmt: skip
 
@@ -134,5 +135,12 @@ def test_another_fault_of_the_sample_is_left_to_its_step(tmp_path: Path) -> None
     store = CheckpointStore(tmp_path, "f" * 64, keep_every_epochs=0)
     task = replace(TASK, loss=failing)
     Trainer(
-        Normed(batch_norm), task, train, None, config, store=store, seed=SEED, fingerprint="f" * 64
+        Normed(batch_norm),
+        task,
+        train,
+        None,
+        config,
+        ALONE,
+        store=store,
+        seed=SEED,
     )

@@ -1,6 +1,7 @@
 """What settings ask of the machine, with GPUs that there are and are not."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,10 @@ import torch
 
 from plumbline.errors import ConfigError
 from plumbline.training.config import TrainerConfig
-from plumbline.training.machine import asks_for_gpus, check_machine, count_gpus
+from plumbline.training.launch import decide_machine
+from plumbline.training.machine import Machine, asks_for_gpus, check_machine, count_gpus
+from plumbline.training.processes import Processes
+from tests.training.together import run_together, settings
 
 PLACE = "tasks.t.train.trainer"
 REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
@@ -53,3 +57,28 @@ def test_processes_that_outnumber_the_cores_are_said(caplog: pytest.LogCaptureFi
 
 def test_gpus_are_counted_as_torch_counts_them() -> None:
     assert count_gpus() == torch.cuda.device_count()
+
+
+def test_a_process_that_is_alone_computes_as_the_settings_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RANK", "1")  # of whatever started it: nothing here is to wait for others
+    before = torch.get_num_threads()
+    try:
+        asked = settings(precision="bf16").model_copy(update={"threads": before + 1})
+        assert decide_machine(asked) == Machine(torch.device("cpu"), "bf16", Processes())
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_processes_that_train_together_know_their_places(tmp_path: Path, sharded: bool) -> None:
+    config = settings(processes=2, shard_layers=sharded)
+
+    def decided(_: Processes) -> Machine:
+        return decide_machine(config, together=True)
+
+    for rank, machine in enumerate(run_together(tmp_path, decided)):
+        assert (machine.device.type, machine.precision) == ("cpu", "fp32")
+        assert machine.processes == Processes(rank, 2, machine.device, sharded)

@@ -5,6 +5,7 @@ The processes are forked from the test with everything built, and meet over gloo
 
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from plumbline.training.processes import Processes
 from plumbline.training.window import Gradients
 from tests.tiny import CASES
 from tests.training.together import (
-    CPU,
+    ALONE,
     CUTS,
     MakeJob,
     Together,
@@ -185,7 +186,7 @@ def test_moving_statistics_are_the_same_in_all_processes(together: Together, toy
         mine = processes.share.of(np.arange(8))
         batch = task.collate([toy.points(8).sample(int(i), 0) for i in mine])
         scaler = torch.GradScaler("cpu", enabled=False)
-        Gradients(model, task, CPU, "fp32", scaler, processes).accumulate([batch], [0])
+        Gradients(model, task, replace(ALONE, processes=processes), scaler).accumulate([batch], [0])
         return model.norm.running_mean.clone()
 
     first, second = together(moved)

@@ -285,7 +285,7 @@ def test_a_signal_saves_the_state_at_the_next_step_and_ends_the_process(
     assert signal.getsignal(number) == before
     latest = CheckpointStore(toy.folder, "").latest()
     assert latest is not None
-    assert latest.name == f"step-{trainer.clock.micro_step}"
+    assert latest.name == f"step-{trainer.progress.clock.micro_step}"
     assert resumed(toy) == uninterrupted(make_toy())
 
 

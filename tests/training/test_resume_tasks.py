@@ -16,9 +16,11 @@ from torch import nn
 from plumbline.batch import Batch
 from plumbline.files import read_digests
 from plumbline.tasks.base import Task, TrainingJob
-from plumbline.training.run import TrainingRun, train_to_folder
+from plumbline.training.processes import Processes
+from plumbline.training.sections import TrainingConfig
 from tests.tiny import CASES
 from tests.training.together import settings as common_settings
+from tests.training.together import train as train_with
 
 MakeJob = Callable[..., TrainingJob]
 
@@ -29,21 +31,24 @@ MICRO_BATCHES = 5
 """Of an epoch: windows of two, two and one."""
 
 
-def run(workers: int = 0, **trainer: Any) -> TrainingRun:
+def run(workers: int = 0, **trainer: Any) -> TrainingConfig:
     return common_settings(batch_size=1, workers=workers, checkpoint={"every_steps": 1}, **trainer)
 
 
-def fitting(job: TrainingJob, settings: TrainingRun) -> TrainingRun:
+def fitting(job: TrainingJob, settings: TrainingConfig) -> TrainingConfig:
     """The settings with the batch size that gives the epoch its micro-batches."""
     size = -(-len(job.train) // MICRO_BATCHES)
-    loader = settings.loader.model_copy(update={"batch_size": size})
-    return replace(settings, loader=loader)
+    loader = settings.train.loader.model_copy(update={"batch_size": size})
+    train = settings.train.model_copy(update={"loader": loader})
+    return settings.model_copy(update={"train": train})
 
 
-def train(job: TrainingJob, settings: TrainingRun, out: str) -> dict[str, str]:
+def train(job: TrainingJob, settings: TrainingConfig, out: str) -> dict[str, str]:
     torch.manual_seed(os.getpid())  # what a new process begins with must not matter
-    train_to_folder(fitting(job, settings), job, Path(out), on_log=lambda step, values: None)
-    return read_digests(Path(out))
+    train_with(job, fitting(job, settings), Path(out), Processes())
+    found = read_digests(Path(out))
+    del found["config.json"]  # the settings, in which numbers of workers differ
+    return found
 
 
 class Killed(Exception):

@@ -14,15 +14,15 @@ from torch import nn
 from plumbline.batch import Batch, LossSum
 from plumbline.files import read_json, write_digests
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.loading.loader_config import LoaderConfig
 from plumbline.models.config import DecoderConfig, DualEncoderConfig, VlmConfig
 from plumbline.models.stored import load_dual_encoder, load_media_encoder, load_model
 from plumbline.tasks import alignment as alignment_task
 from plumbline.tasks import vlm as vlm_task
 from plumbline.tasks.base import JobContext, TrainingJob
 from plumbline.tasks.config import AlignmentTaskConfig, VlmTaskConfig
-from plumbline.training.config import TrainerConfig
-from plumbline.training.run import TrainingRun, train_to_folder
+from plumbline.training.launch import decide_machine
+from plumbline.training.run import train_to_folder
+from tests.training.together import settings as common_settings
 
 Build = Callable[[], TrainingJob]
 
@@ -75,24 +75,16 @@ def vlm(scenes_cache: Path, aligned_folder: Path) -> Callable[[list[str]], Build
     return with_frozen
 
 
-def run(**settings: Any) -> TrainingRun:
-    frozen, workers = settings.pop("frozen", []), settings.pop("workers", 0)
+def fit(build: Build, out: Path, on_log: Any = None, **settings: Any) -> dict[str, Any]:
+    """Train what is built into the folder `out`; the facts of the run record."""
     base: dict[str, Any] = {
-        "epochs": 2,
-        "precision": "fp32",
-        "device": "cpu",
-        "optim": {"lr": 0.01},
+        "batch_size": 8,
+        "grad_accum_steps": 1,
         "checkpoint": {"every_steps": 1},
     }
-    return TrainingRun(
-        stage="train@tiny",
-        settings={"seed": 0},
-        loader=LoaderConfig(batch_size=8, workers=workers),
-        trainer=TrainerConfig.model_validate(base | settings),
-        seed=0,
-        threads=1,
-        frozen=frozen,
-    )
+    config = common_settings(**base | settings)
+    machine = decide_machine(config)
+    return train_to_folder("train@tiny", config, build(), machine, out, on_log=on_log or ignore)
 
 
 def ignore(step: int, values: Mapping[str, float]) -> None:
@@ -102,14 +94,14 @@ def ignore(step: int, values: Mapping[str, float]) -> None:
 def train(build: Build, name: str, on_log: Any = ignore, **settings: Any) -> dict[str, bytes]:
     out = Path(name)
     out.mkdir()
-    train_to_folder(run(**settings), build(), out, on_log=on_log)
+    fit(build, out, on_log, **settings)
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
 def test_a_run_writes_model_history_settings_and_figures(alignment: Build) -> None:
     out = Path("model")
     out.mkdir()
-    facts = train_to_folder(run(), alignment(), out, on_log=ignore)
+    facts = fit(alignment, out)
     assert {p.name for p in out.iterdir()} == {
         "model.safetensors",
         "model.json",
@@ -121,7 +113,7 @@ def test_a_run_writes_model_history_settings_and_figures(alignment: Build) -> No
         "micro.csv",
         "val.csv",
     }
-    assert read_json(out / "config.json") == {"seed": 0}
+    assert read_json(out / "config.json")["train"]["loader"]["batch_size"] == 8
     figures = read_json(out / "metrics.json")
     assert (figures["optimizer_steps"], figures["epochs"], figures["samples"]) == (6, 2, 48)
     assert figures["skipped_steps"] == 0
@@ -143,7 +135,7 @@ def test_a_run_writes_model_history_settings_and_figures(alignment: Build) -> No
 def test_the_stored_model_is_the_best_one(alignment: Build) -> None:
     job = alignment()
     Path("model").mkdir()
-    train_to_folder(run(), job, Path("model"), on_log=ignore)
+    fit(lambda: job, Path("model"))
     write_digests(Path("model"))
     stored = load_dual_encoder(Path("model"))
     for name, tensor in job.model.state_dict().items():
@@ -151,7 +143,11 @@ def test_the_stored_model_is_the_best_one(alignment: Build) -> None:
 
 
 def test_a_second_run_writes_the_same_bytes_for_any_number_of_workers(alignment: Build) -> None:
-    assert train(alignment, "one") == train(alignment, "other", workers=2)
+    one, other = train(alignment, "one"), train(alignment, "other", workers=2)
+    # The settings, the number of workers among them, and the digests of all files.
+    differing = {name for name in one if one[name] != other[name]}
+    assert one.keys() == other.keys()
+    assert differing == {"config.json", "digests.json"}
 
 
 def test_training_state_goes_after_success_unless_it_is_kept(alignment: Build) -> None:
@@ -187,16 +183,16 @@ def test_a_killed_alignment_ends_in_the_same_bytes(alignment: Build, at: int) ->
 
 def test_a_killed_vlm_ends_in_the_same_bytes(vlm: Callable[[list[str]], Build]) -> None:
     build = vlm(["image_encoder"])
-    expected = train(build, "whole", frozen=["image_encoder"])
+    expected = train(build, "whole", freeze=["image_encoder"])
     with pytest.raises(Killed):
-        train(build, "killed", on_log=dying(4), frozen=["image_encoder"])
-    assert train(build, "resumed", frozen=["image_encoder"]) == expected
+        train(build, "killed", on_log=dying(4), freeze=["image_encoder"])
+    assert train(build, "resumed", freeze=["image_encoder"]) == expected
 
 
 def test_a_frozen_encoder_is_stored_as_it_was_aligned(
     vlm: Callable[[list[str]], Build], aligned_folder: Path
 ) -> None:
-    train(vlm(["image_encoder"]), "model", frozen=["image_encoder"])
+    train(vlm(["image_encoder"]), "model", freeze=["image_encoder"])
     write_digests(Path("model"))
     encoder, _, _ = load_media_encoder(aligned_folder)
     stored = load_model(Path("model")).model.image_encoder.state_dict()
@@ -221,7 +217,7 @@ def test_an_unfrozen_encoder_learns_with_the_rest(
 
 
 def test_training_makes_the_loss_smaller(vlm: Callable[[list[str]], Build]) -> None:
-    train(vlm(["image_encoder"]), "model", frozen=["image_encoder"], epochs=10)
+    train(vlm(["image_encoder"]), "model", freeze=["image_encoder"], epochs=10)
     with Path("model/val.csv").open(encoding="utf-8") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     assert losses[-1] < 0.7 * losses[0]

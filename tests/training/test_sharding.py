@@ -26,7 +26,7 @@ from plumbline.training.sharding import ShardedLayers
 from tests.order import epoch_order
 from tests.tiny import CASES
 from tests.training.together import (
-    CPU,
+    ALONE,
     MakeJob,
     Together,
     ended,
@@ -90,10 +90,10 @@ def test_a_sharded_training_ends_as_one_in_one_process(
     monkeypatch.chdir(tmp_path)
     optim = {"optim": {"lr": 0.01, "name": optimizer}, "max_grad_norm": 0.1}
     frozen = ["image_encoder"] if name == "vlm" else []
-    run = replace(settings(batch_size=6, **optim), frozen=frozen)
+    run = settings(batch_size=6, freeze=frozen, **optim)
     train(exact(make_job(name)), run, Path("one"), Processes())
     job = exact(make_job(name))
-    run = replace(settings(batch_size=6, processes=2, shard_layers=True, **optim), frozen=frozen)
+    run = settings(batch_size=6, freeze=frozen, processes=2, shard_layers=True, **optim)
     assert together(lambda p: train(job, run, Path("two"), p)) == ["led", "followed"]
     one, two = (read_json(Path(folder) / "metrics.json") for folder in ("one", "two"))
     for figure in ("optimizer_steps", "samples", "targets", "parameters"):
@@ -160,8 +160,9 @@ def test_one_layer_at_a_time_is_whole(make_job: MakeJob, together: Together) -> 
 
         for layer in layers:
             layer.register_forward_pre_hook(lambda *_: counts.append(whole_layers()))
-        loader = Loader(job.train, job.task.collate, SHARDED.loader, seed=0, shuffle=False)
-        evaluate_loss(job.model, job.task, loader.batches(0), CPU, "fp32", spread(processes))
+        loader = Loader(job.train, job.task.collate, SHARDED.train.loader, seed=0, shuffle=False)
+        machine = replace(ALONE, processes=spread(processes))
+        evaluate_loss(job.model, job.task, loader.batches(0), machine)
         after = [whole_layers()]
         gradients_of(job, spread(processes), 3)
         return counts, after[0] + whole_layers()
@@ -244,9 +245,16 @@ def test_an_odd_batch_ends_all_and_is_named_by_the_process_that_has_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     job = make_job("text")
+<<<<<<< HEAD
     loader = Loader(job.train, job.task.collate, SHARDED.loader, seed=0, shuffle=True)
     order = epoch_order(loader, 0)
     sample = order[0] if rank == 0 else order[SHARDED.loader.batch_size - 1]
+=======
+    order = Loader(
+        job.train, job.task.collate, SHARDED.train.loader, seed=0, shuffle=True
+    ).epoch_order(0)
+    sample = order[0] if rank == 0 else order[SHARDED.train.loader.batch_size - 1]
+>>>>>>> w_trainer
 
     def told(processes: Processes) -> tuple[str, list[str]]:
         said: list[str] = []

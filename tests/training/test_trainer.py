@@ -147,7 +147,7 @@ def test_the_schedule_makes_as_many_steps_as_the_optimizer(toy: Any) -> None:
     expected = [0.2 * lr_factor(config, step, total) for step in range(total)]
     assert [row["lr"] for row in result.history.steps] == expected
     assert max(expected) == expected[3] == 0.2
-    (steps_of_adam,) = {int(s["step"]) for s in trainer._optimizer.state.values()}
+    (steps_of_adam,) = {int(s["step"]) for s in trainer._step.optimizer.state.values()}
     assert steps_of_adam == total
 
 
@@ -178,7 +178,7 @@ def test_losses_are_per_target_that_counts(toy: Any) -> None:
         task=watched(toy, seen), grad_accum_steps=2, validation=None, validate_every_epochs=0
     )
     steps = trainer.fit().history.steps
-    micro = trainer.history.micro
+    micro = trainer.progress.history.micro
     assert [row["count"] for row in micro] == [int(b["counts"].sum()) for b in seen]
     for number, row in enumerate(steps):
         window = micro[2 * number : 2 * number + 2]

@@ -95,7 +95,7 @@ def test_more_skipped_steps_than_allowed_stop(toy: Any) -> None:
     )
     with pytest.raises(TrainingError, match="more than 2 skipped steps"):
         trainer.fit()
-    assert trainer.clock.skipped == 3
+    assert trainer.progress.clock.skipped == 3
     assert all(
         torch.equal(a, b)
         for a, b in zip(trainer.model.parameters(), toy.regressor().parameters(), strict=True)
@@ -331,11 +331,8 @@ def test_a_frozen_part_that_a_bug_changes_is_named(toy: Any) -> None:
         trainer.fit()
 
 
-def test_fp16_lowers_its_scale_instead_of_giving_up(
-    toy: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fp16_lowers_its_scale_instead_of_giving_up(toy: Any) -> None:
     # As on a GPU: the scale begins at 65536, too high for a sum over many targets.
-    monkeypatch.setattr("plumbline.training.trainer.resolve_precision", lambda *given: "fp16")
     task = toy.scripted([])
 
     def collate_float32(samples: Any) -> Batch:
@@ -350,6 +347,7 @@ def test_fp16_lowers_its_scale_instead_of_giving_up(
         epochs=20,
         validate_every_epochs=0,
         validation=None,
+        precision="fp16",
     )
     losses = [row["loss"] for row in trainer.fit().history.steps]
     assert losses[-1] < losses[0]

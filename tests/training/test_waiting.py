@@ -88,15 +88,15 @@ def test_a_signal_ends_the_wait_for_data_and_saves_the_state_of_the_last_step(
     settings = {"validate_every_steps": 2} if part == "validation within an epoch" else {}
     toy = make_toy()
     trainer = trainer_of(toy, **settings)
-    loader = trainer._train if part == "train" else trainer._validation
+    loader = trainer._train if part == "train" else trainer._validation.loader
     act_at(loader, 5, ask_to_stop(number), workers=workers)
     with pytest.raises(SystemExit) as ended:
         trainer.fit()
     assert ended.value.code == 128 + number
     latest = CheckpointStore(toy.folder, "").latest()
-    assert trainer.clock.micro_step > 0 or part == "train"
+    assert trainer.progress.clock.micro_step > 0 or part == "train"
     assert latest is not None
-    assert latest.name == f"step-{trainer.clock.micro_step}"
+    assert latest.name == f"step-{trainer.progress.clock.micro_step}"
     assert ending(trainer_of(toy, **settings)) == ending(trainer_of(make_toy(), **settings))
 
 
@@ -124,7 +124,7 @@ def test_loader_processes_that_stand_still_end_the_training_in_one_line(toy: Toy
     )
     latest = CheckpointStore(toy.folder, "").latest()
     assert latest is not None
-    assert latest.name == f"step-{trainer.clock.micro_step}"
+    assert latest.name == f"step-{trainer.progress.clock.micro_step}"
     assert threading.active_count() == threads
 
 

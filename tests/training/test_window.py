@@ -13,6 +13,7 @@ from plumbline.batch import Batch, LossSum
 from plumbline.losses.contrastive import info_nce, matryoshka, shared_positives, sigmoid_pairs
 from plumbline.tasks.base import Task, WindowLoss
 from plumbline.training.window import Gradients
+from tests.training.together import ALONE
 
 PAIRS, WIDTH = 64, 8
 CUTS = [[16] * 4, [7] * 9 + [1], [1] * 64]
@@ -95,9 +96,8 @@ def cut(toy: Any, sizes: Sequence[int]) -> list[Batch]:
 def gradients(model: nn.Module, task: Task, window: Sequence[Batch]) -> dict[str, Tensor]:
     """Gradients of the mean over the window; a parameter without one has zeros."""
     model.zero_grad()
-    device = torch.device("cpu")
     scaler = torch.GradScaler("cpu", enabled=False)
-    sums = Gradients(model, task, device, "fp32", scaler).accumulate(window, range(len(window)))
+    sums = Gradients(model, task, ALONE, scaler).accumulate(window, range(len(window)))
     assert sums.count == PAIRS
     zero = torch.zeros(())
     return {
@@ -174,8 +174,8 @@ def test_a_frozen_tower_is_passed_by(toy: Any) -> None:
 
 
 def test_micro_batches_of_a_whole_window_are_recorded_with_its_loss(toy: Any) -> None:
-    scaler, device = torch.GradScaler("cpu", enabled=False), torch.device("cpu")
-    pass_over = Gradients(PairModel(), pair_task(), device, "fp32", scaler)
+    scaler = torch.GradScaler("cpu", enabled=False)
+    pass_over = Gradients(PairModel(), pair_task(), ALONE, scaler)
     sums = pass_over.accumulate(cut(toy, CUTS[1]), range(10))
     assert [count for _, count in sums.micro] == CUTS[1]
     assert {loss for loss, _ in sums.micro} == {sums.total / PAIRS}
@@ -250,7 +250,7 @@ def test_a_window_is_embedded_and_lost_in_the_precision_that_is_set(
         return LossSum((images - texts).square().sum(), torch.tensor(len(images)))
 
     task = replace(pair_task(), window=WindowLoss(embed=embed_floats, loss=loss))
-    model, cpu = PairModel().float(), torch.device("cpu")
+    model, machine = PairModel().float(), replace(ALONE, precision=precision)
     scaler = torch.GradScaler("cpu", enabled=False)
-    Gradients(model, task, cpu, precision, scaler).accumulate(cut(toy, [32, 32]), range(2))
+    Gradients(model, task, machine, scaler).accumulate(cut(toy, [32, 32]), range(2))
     assert set(seen) == {("embed", dtype), ("loss", dtype)}

@@ -16,15 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from plumbline.batch import Batch
+from plumbline.config import Config
 from plumbline.loading.loader import Keyed, Share, collate_share
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.tasks.base import TrainingJob
+from plumbline.tasks.config import TaskConfig
 from plumbline.training.config import TrainerConfig
+from plumbline.training.launch import decide_machine
+from plumbline.training.machine import Machine
 from plumbline.training.processes import Processes
-from plumbline.training.run import TrainingRun, train_along, train_to_folder
+from plumbline.training.run import train_along, train_to_folder
+from plumbline.training.sections import TrainingConfig, TrainSection
 from plumbline.training.window import Gradients, WindowSums
 
 CPU = torch.device("cpu")
+ALONE = Machine(CPU, "fp32", Processes())
 MakeJob = Callable[..., TrainingJob]
 Together = Callable[[Callable[[Processes], Any]], list[Any]]
 
@@ -101,14 +107,24 @@ def gradients_of(
 ) -> tuple[WindowSums, dict[str, Tensor]]:
     job.model.eval().zero_grad()
     scaler = torch.GradScaler("cpu", enabled=False)
-    whole = Gradients(job.model, job.task, CPU, "fp32", scaler, processes)
+    whole = Gradients(job.model, job.task, replace(ALONE, processes=processes), scaler)
     window = share_of_window(job, processes.share)[:micro_batches]
     sums = whole.accumulate(window, range(len(window)))
     found = {n: p.grad for n, p in job.model.named_parameters() if p.grad is not None}
     return sums, {name: gradient.clone() for name, gradient in found.items()}
 
 
-def settings(batch_size: int = 5, workers: int = 0, **trainer: Any) -> TrainingRun:
+class TinyConfig(TrainingConfig):
+    """The settings of a job that a test has built itself."""
+
+    @property
+    def builder(self) -> str:
+        raise NotImplementedError
+
+
+def settings(
+    batch_size: int = 5, workers: int = 0, freeze: Sequence[str] = (), **trainer: Any
+) -> TrainingConfig:
     base = {
         "device": "cpu",
         "precision": "fp32",
@@ -116,28 +132,29 @@ def settings(batch_size: int = 5, workers: int = 0, **trainer: Any) -> TrainingR
         "grad_accum_steps": 2,
         "optim": {"lr": 0.01},
     }
-    return TrainingRun(
-        stage="test",
-        settings={},
+    train = TrainSection(
+        model=Config(),
+        freeze=list(freeze),
+        task=TaskConfig(),
         loader=LoaderConfig(batch_size=batch_size, workers=workers),
         trainer=TrainerConfig.model_validate(base | trainer),
-        seed=0,
-        threads=1,
-        frozen=(),
     )
+    return TinyConfig(seed=0, threads=1, data="tiny", train=train)
 
 
-def train(job: TrainingJob, run: TrainingRun, out: Path, processes: Processes) -> str:
+def train(job: TrainingJob, config: TrainingConfig, out: Path, processes: Processes) -> str:
     """Train in this process, as the stage does; what it says of itself."""
+    met = replace(processes, sharded=config.train.trainer.shard_layers)
+    machine = replace(decide_machine(config), processes=met)
     if not processes.is_main:
-        train_along(run, job, processes)
+        train_along("test", config, job, machine)
         return "followed"
-    train_to_folder(run, job, out, on_log=lambda step, values: None, processes=processes)
+    train_to_folder("test", config, job, machine, out, on_log=lambda step, values: None)
     return "led"
 
 
 def ended(
-    job: TrainingJob, run: TrainingRun, processes: Processes, batch: int, how: signal.Signals
+    job: TrainingJob, config: TrainingConfig, processes: Processes, batch: int, how: signal.Signals
 ) -> str:
     """Train to the folder `parted`, with a signal to the second process at one of its batches."""
     collate, batches = job.task.collate, itertools.count()
@@ -148,7 +165,7 @@ def ended(
         return collate(samples)
 
     broken = replace(job, task=replace(job.task, collate=ending))
-    return train(broken, run, Path("parted"), processes)
+    return train(broken, config, Path("parted"), processes)
 
 
 def states(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from plumbline.inspection.outputs import run_loss, tensors_of
 from plumbline.inspection.predictions import Prediction
 from plumbline.inspection.result import Report, table
 from plumbline.inspection.target import Target
-from plumbline.models.device import resolve_device, to_device
+from plumbline.models.device import to_device
 from plumbline.models.weights import save_tensors
 from plumbline.registry import load_attribute
 
@@ -88,7 +88,7 @@ def describe(tensor: Tensor) -> dict[str, Any]:
 def inspect(target: Target, options: argparse.Namespace) -> Report:
     """Run one batch through a model, in evaluation mode, and describe what it computes."""
     job, config = target.job, target.config.train
-    device = resolve_device(config.trainer.device)
+    device = target.machine.device
     batch = to_device(target.batch(options.samples), device)
     model = job.model.to(device)
     record = _Record(model, options.depth, options.tensors is not None)

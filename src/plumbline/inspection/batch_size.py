@@ -16,7 +16,6 @@ from plumbline.errors import ConfigError, TrainingError
 from plumbline.inspection.probe import draw_samples, run_probe
 from plumbline.inspection.result import Report, table
 from plumbline.inspection.target import Target
-from plumbline.models.device import resolve_device, resolve_precision
 from plumbline.training.skipping import is_out_of_memory
 from plumbline.training.trainer import Trainer
 
@@ -98,9 +97,7 @@ def inspect(target: Target, options: argparse.Namespace) -> Report:
     Raises:
         TrainingError: not even the smallest fits.
     """
-    trainer = target.config.train.trainer
-    device = resolve_device(trainer.device)
-    memory = Memory(device)
+    memory = Memory(target.machine.device)
     limit = memory.limit() if options.memory_mb is None else options.memory_mb << 20
     largest = min(options.max, len(target.job.train))
     ends = time.monotonic() + options.seconds
@@ -140,9 +137,9 @@ def inspect(target: Target, options: argparse.Namespace) -> Report:
             "limit_bytes": limit,
             "stopped": stopped,
             "repeats": options.repeats,
-            "precision": resolve_precision(trainer.precision, device),
+            "precision": target.machine.precision,
             "trials": [{**asdict(t), "samples_per_s": t.samples_per_s} for t in trials],
-            "machine": _machine(device),
+            "machine": _machine(target.machine.device),
         },
     )
 

@@ -13,7 +13,7 @@ from plumbline.files import atomic_write
 from plumbline.inspection.outputs import run_loss, tensors_of
 from plumbline.inspection.result import Report
 from plumbline.inspection.target import Target
-from plumbline.models.device import resolve_device, to_device
+from plumbline.models.device import to_device
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def inspect(target: Target, options: argparse.Namespace) -> Report:
     """
     writer = WRITERS[_ending(options.out)] if options.out else None
     job = target.job
-    device = resolve_device(target.config.train.trainer.device)
+    device = target.machine.device
     batch = to_device(target.batch(options.samples), device)
     shapes: dict[str, dict[str, list[int]]] = {}
 

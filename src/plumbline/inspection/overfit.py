@@ -35,7 +35,7 @@ class Course:
 
     def after(self, trainer: Trainer) -> bool:
         """Take a step; false when the loss is low enough."""
-        row = trainer.history.steps[-1]
+        row = trainer.progress.history.steps[-1]
         if not self.losses:
             self.idle = _without_gradient(trainer.model)
         self.losses.append(float(row["loss"]))
@@ -88,7 +88,7 @@ def _without_smoothing(target: Target) -> TrainingJob:
         return target.job
     task = task.model_copy(update={"label_smoothing": 0.0})
     config = target.config.model_copy(update={"train": train.model_copy(update={"task": task})})
-    return open_job(config)
+    return open_job(config, target.machine)
 
 
 def _changing(job: TrainingJob, numbers: list[int]) -> list[str]:

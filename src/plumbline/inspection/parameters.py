@@ -5,7 +5,6 @@ from typing import Any
 
 from plumbline.inspection.result import Report, table
 from plumbline.inspection.target import Target
-from plumbline.models.device import resolve_device, resolve_precision
 from plumbline.training.flops import count_step
 from plumbline.training.freeze import set_training_mode
 
@@ -21,14 +20,11 @@ COLUMNS = {
 
 def inspect(target: Target, options: argparse.Namespace) -> Report:
     """Count what a model is made of, and what one batch of training computes."""
-    model, trainer = target.job.model, target.config.train.trainer
-    device = resolve_device(trainer.device)
+    model = target.job.model
     batch = target.batch(options.samples)
-    model.to(device)
+    model.to(target.machine.device)
     set_training_mode(model, target.config.train.freeze)
-    flops = count_step(
-        model, target.job.task, batch, device, resolve_precision(trainer.precision, device)
-    )
+    flops = count_step(model, target.job.task, batch, target.machine)
     parts: dict[str, dict[str, int]] = {}
     for name, parameter in model.named_parameters():
         part = parts.setdefault(name.split(".")[0], {"parameters": 0, "trained": 0, "bytes": 0})

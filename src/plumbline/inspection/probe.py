@@ -91,7 +91,7 @@ def _trainer(
     steps = len(numbers) // batch_size
 
     def on_log(step: int, values: object) -> None:
-        if not on_step(trainer) or len(trainer.history.steps) >= steps:
+        if not on_step(trainer) or len(trainer.progress.history.steps) >= steps:
             raise _Enough
 
     trainer = Trainer(
@@ -106,9 +106,9 @@ def _trainer(
         ),
         None,
         settings,
+        target.machine,
         store=CheckpointStore(folder, ""),
         seed=target.config.seed,
-        fingerprint="",
         frozen=target.config.train.freeze,
         on_log=on_log,
     )

@@ -10,6 +10,8 @@ from plumbline.config import compose_yaml
 from plumbline.errors import ConfigError
 from plumbline.stage import Call, StageSpec, parse_call
 from plumbline.training.alignment_sections import PRETRAIN_ALIGNMENT
+from plumbline.training.launch import decide_machine
+from plumbline.training.machine import Machine
 from plumbline.training.sections import TrainingConfig
 from plumbline.training.task_sections import FINETUNE
 
@@ -51,6 +53,7 @@ class Target:
 
     key: str
     config: TrainingConfig
+    machine: Machine
     job: "TrainingJob"
 
     def batch(self, samples: int | None = None) -> "Batch":
@@ -82,8 +85,6 @@ def open_target(call: Call[TrainingConfig]) -> Target:
     Raises:
         PlumblineError: the data or the start is missing, damaged or does not fit the settings.
     """
-    import torch
-
     from plumbline import paths
     from plumbline.training.freeze import freeze
     from plumbline.training.run import open_job
@@ -93,7 +94,7 @@ def open_target(call: Call[TrainingConfig]) -> Target:
             f"{paths.cache(call.config.data)}: not there yet; run "
             f"dvc repro tokenize_text@{call.config.data}"
         )
-    torch.set_num_threads(call.config.threads)
-    job = open_job(call.config)
+    machine = decide_machine(call.config)
+    job = open_job(call.config, machine)
     freeze(job.model, call.config.train.freeze)
-    return Target(call.key, call.config, job)
+    return Target(call.key, call.config, machine, job)

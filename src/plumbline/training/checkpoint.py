@@ -93,7 +93,7 @@ class CheckpointStore:
             keep_every_epochs: the state after so many epochs stays as a snapshot.
         """
         self.folder = folder
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self._identity = identity
         self._keep_every = keep_every_epochs
 
@@ -166,10 +166,10 @@ class CheckpointStore:
         """
         verify_digests(path, remedy=self._without(path))
         state = TrainingState(**read_json(path / "state.json"))
-        if state.fingerprint != self._fingerprint:
+        if state.fingerprint != self.fingerprint:
             raise CheckpointError(
                 f"{path}: belongs to another run (fingerprint {state.fingerprint[:12]}, this one "
-                f"has {self._fingerprint[:12]}){self._compare(path)}; remove it"
+                f"has {self.fingerprint[:12]}){self._compare(path)}; remove it"
             )
         if state.best.get("value") is not None:  # hours before it is needed
             verify_digests(self.folder / "best", remedy=self._anew())

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from plumbline.batch import Batch
 from plumbline.models.device import autocast, to_device
 from plumbline.tasks.base import Task
+from plumbline.training.machine import Machine
 from plumbline.training.window import Buffers
 
 
@@ -85,19 +86,16 @@ class _Ledger:
         return spent
 
 
-def count_step(
-    model: nn.Module, task: Task, batch: Batch, device: torch.device, precision: str
-) -> StepFlops:
+def count_step(model: nn.Module, task: Task, batch: Batch, machine: Machine) -> StepFlops:
     """Count the operations of the loss of a batch and of its gradients.
 
     The model is left as it was, without gradients.
 
     Args:
-        model: on `device`, in the mode that it trains in.
+        model: on the machine's device, in the mode that it trains in.
         task: gives the loss.
         batch: as its collate makes one.
-        device: where to compute.
-        precision: in which the forward pass runs; it does not change the counts.
+        machine: where to compute; the precision does not change the counts.
     """
     buffers = Buffers(model)
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -107,8 +105,8 @@ def count_step(
     hooks = _watch(model, ledger)
     try:
         with counter, sdpa_kernel(SDPBackend.MATH):
-            with autocast(device, precision):
-                loss = task.loss(model, to_device(batch, device)).total
+            with autocast(machine.device, machine.precision):
+                loss = task.loss(model, to_device(batch, machine.device)).total
             forward = ledger.close()
             if loss.requires_grad:
                 _follow(loss, ledger)

@@ -1,4 +1,7 @@
-"""Starting the processes of one training. No torch until there is more than one to start."""
+"""Starting the processes of one training, and deciding what each computes on.
+
+No torch until it is needed: a wrong setting is told before it loads.
+"""
 
 import ctypes
 import logging
@@ -8,6 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from plumbline.errors import ConfigError, TrainingError
+from plumbline.training.machine import Machine
+from plumbline.training.sections import TrainingConfig
 
 _STOPPED = tuple(128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 """Exit codes of a training that has saved its state after a signal."""
@@ -69,6 +74,30 @@ def enter_process(wanted: int) -> None:
             f"trainer.processes = {wanted}, but torchrun started {there}: make them equal"
         )
     end_with_parent()  # it saves its state first
+
+
+def decide_machine(config: TrainingConfig, *, together: bool = False) -> Machine:
+    """Decide, once, what this process computes on; of several, meet the others.
+
+    Args:
+        config: what is asked for.
+        together: whether it is one of those that torchrun started.
+
+    Raises:
+        ConfigError: the machine lacks what is asked for.
+    """
+    import torch
+
+    from plumbline.models.device import resolve_device, resolve_precision
+    from plumbline.training.processes import Processes
+
+    trainer = config.train.trainer
+    torch.set_num_threads(config.threads)  # sums of floats depend on their number
+    device, processes = resolve_device(trainer.device), Processes()
+    if together:
+        processes = Processes.join(device, trainer.timeout_s, sharded=trainer.shard_layers)
+        device = processes.device or device  # "cuda" is now one of them
+    return Machine(device, resolve_precision(trainer.precision, device), processes)
 
 
 def end_with_parent() -> None:

@@ -10,6 +10,7 @@ from plumbline.loading.loader import Loader
 from plumbline.models.device import autocast, to_device
 from plumbline.tasks.base import Task
 from plumbline.training.freeze import set_training_mode
+from plumbline.training.machine import Machine
 from plumbline.training.skipping import FAILURES
 from plumbline.training.window import Buffers
 
@@ -24,8 +25,7 @@ def check_lone_samples(
     epochs: int,
     *,
     frozen: Sequence[str],
-    device: torch.device,
-    precision: str,
+    machine: Machine,
 ) -> None:
     """Refuse batches that would end the training at whatever step they come.
 
@@ -45,8 +45,8 @@ def check_lone_samples(
         return
     buffers = Buffers(model)
     try:
-        batch = to_device(task.collate([train.source.sample(0, 0)]), device)
-        with torch.no_grad(), autocast(device, precision):
+        batch = to_device(task.collate([train.source.sample(0, 0)]), machine.device)
+        with torch.no_grad(), autocast(machine.device, machine.precision):
             task.loss(model, batch)
     except FAILURES as error:
         if _REFUSAL in str(error):

@@ -1,4 +1,4 @@
-"""What settings ask of the machine: refused before data is prepared, and before a training begins.
+"""The machine of a training: what settings ask of it, and what it then computes on.
 
 No torch here: `check_params` asks as well.
 """
@@ -6,12 +6,35 @@ No torch here: `check_params` asks as well.
 import logging
 import os
 import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from plumbline.errors import ConfigError
 from plumbline.training.config import TrainerConfig
 from plumbline.waiting import run_command
 
+if TYPE_CHECKING:
+    import torch
+
+    from plumbline.training.processes import Processes
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one process computes on; `launch.decide_machine` makes it once, all else is handed it.
+
+    Device and precision shape every float of a training, so nothing below the stage may decide them
+    again and come to another answer.
+    """
+
+    device: "torch.device"
+    """Of several processes with GPUs, each has its own."""
+    precision: str
+    """fp32, bf16 or fp16: in which forward passes run."""
+    processes: "Processes"
+    """All that train together, and which of them this one is."""
 
 
 def asks_for_gpus(trainer: TrainerConfig) -> bool:

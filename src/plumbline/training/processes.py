@@ -63,12 +63,13 @@ class Processes:
     """Whether the model is spread over them, so that none can make a pass without the others."""
 
     @classmethod
-    def join(cls, device: torch.device, timeout_s: float) -> "Processes":
+    def join(cls, device: torch.device, timeout_s: float, *, sharded: bool = False) -> "Processes":
         """Meet the others, as the environment that torchrun gives says.
 
         Args:
             device: what to compute on.
             timeout_s: how long one waits for another, now and later.
+            sharded: whether the model will be spread over them.
 
         Returns:
             This process's place among them, with its own GPU where `device` is one.
@@ -76,7 +77,7 @@ class Processes:
         from accelerate import PartialState
 
         state = PartialState(cpu=device.type == "cpu", timeout=timedelta(seconds=timeout_s))
-        return cls(state.process_index, state.num_processes, state.device)
+        return cls(state.process_index, state.num_processes, state.device, sharded)
 
     @property
     def is_main(self) -> bool:

@@ -5,42 +5,39 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from plumbline import paths
 from plumbline.errors import TrainingError
 from plumbline.files import digest_of, dump_json, staged_folder
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.loading.loader import Loader
-from plumbline.loading.loader_config import LoaderConfig
-from plumbline.models.device import resolve_device, resolve_precision
+from plumbline.loading.loader import Loader, SampleSource
 from plumbline.models.stored import save_model
 from plumbline.registry import load_attribute
-from plumbline.tasks.base import JobContext, TrainingJob
+from plumbline.tasks.base import JobContext, Task, TrainingJob
 from plumbline.training.checkpoint import (
     CheckpointStore,
     fingerprint_run,
     identify_run,
     training_state_folder,
 )
-from plumbline.training.config import TrainerConfig
 from plumbline.training.flops import count_step
 from plumbline.training.freeze import set_training_mode
 from plumbline.training.history import FitResult
+from plumbline.training.machine import Machine
 from plumbline.training.processes import Processes
+from plumbline.training.progress import OnLog
 from plumbline.training.sections import TrainingConfig
 from plumbline.training.skipping import FAILURES
-from plumbline.training.trainer import OnLog, Trainer
+from plumbline.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
-def open_job(config: TrainingConfig) -> TrainingJob:
+def open_job(config: TrainingConfig, machine: Machine) -> TrainingJob:
     """Build the model, data and task of a training from its dataset's cache.
 
     Raises:
@@ -52,82 +49,58 @@ def open_job(config: TrainingConfig) -> TrainingJob:
         seed=config.seed,
         start=config.start_folder,
         freeze=train.freeze,
-        device=resolve_device(train.trainer.device),
+        device=machine.device,
         cache_bytes=train.loader.cache_mb << 20,
     )
     job: TrainingJob = load_attribute(config.builder)(context, train.model, train.task)
     return job
 
 
-@dataclass(frozen=True)
-class TrainingRun:
-    """The settings of one training that do not depend on the kind of work."""
-
-    stage: str
-    settings: Mapping[str, Any]
-    """Everything resolved, as plain JSON types: part of the fingerprint, stored with the model."""
-    loader: LoaderConfig
-    trainer: TrainerConfig
-    seed: int
-    threads: int
-    frozen: Sequence[str]
-
-    @classmethod
-    def of(cls, stage: str, config: TrainingConfig) -> "TrainingRun":
-        """What the settings of a stage say of its training."""
-        return cls(
-            stage=stage,
-            settings=config.model_dump(mode="json"),
-            loader=config.train.loader,
-            trainer=config.train.trainer,
-            seed=config.seed,
-            threads=config.threads,
-            frozen=config.train.freeze,
-        )
-
-
 def train_to_folder(
-    run: TrainingRun,
+    stage: str,
+    config: TrainingConfig,
     job: TrainingJob,
+    machine: Machine,
     out: Path,
     *,
     on_log: OnLog,
-    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Train a job and publish its model, history and figures as the folder `out`.
 
     The training state goes only when `out` stands: a full disk at the end costs no training.
 
     Args:
-        run: the settings.
+        stage: with its key, such as finetune@vqa: where the training state lies.
+        config: the settings, which go into the fingerprint and are stored with the model.
         job: the model, its data and its task.
+        machine: what to compute on; of several processes the main one, the others `train_along`.
         out: where the model goes.
         on_log: hears of every step and validation.
-        processes: the main one of several; the others `train_along`.
 
     Returns:
         Facts for the run record: device, precision, parameters, counts, operations of a step.
     """
-    together = processes or Processes()
-    with _prepared(run, job, together, on_log) as trainer:
+    with _prepared(stage, config, job, machine, on_log) as trainer:
         with staged_folder(out) as partial:
             result = trainer.fit()
             figures = _figures(result, count_parameters(job.model))
             save_model(partial, job.model, job.spec, job.tokenizer)
             result.history.write(partial)
-            (partial / "config.json").write_text(dump_json(dict(run.settings)), encoding="utf-8")
+            (partial / "config.json").write_text(
+                dump_json(config.model_dump(mode="json")), encoding="utf-8"
+            )
             (partial / "metrics.json").write_text(dump_json(figures), encoding="utf-8")
-        if not run.trainer.checkpoint.keep_after_success:
+        if not config.train.trainer.checkpoint.keep_after_success:
             trainer.store.remove()
     identity = {
-        "fingerprint": trainer.fingerprint,
+        "fingerprint": trainer.store.fingerprint,
         "inputs_sha256": digest_of(dict(job.inputs)),
-        "processes": together.count,
+        "processes": machine.processes.count,
     }
-    return {**result.facts, **figures, **identity, **_flops(run, job, trainer.device)}
+    return {**result.facts, **figures, **identity, **_flops(config, job, machine)}
 
 
-def train_along(run: TrainingRun, job: TrainingJob, processes: Processes) -> None:
+def train_along(stage: str, config: TrainingConfig, job: TrainingJob, machine: Machine) -> None:
     """Take part in a training whose main process is another one.
 
     Raises:
@@ -135,55 +108,44 @@ def train_along(run: TrainingRun, job: TrainingJob, processes: Processes) -> Non
             sharded.
     """
     try:
-        with _prepared(run, job, processes, lambda step, values: None) as trainer:
+        with _prepared(stage, config, job, machine, lambda step, values: None) as trainer:
             trainer.fit()
     except TrainingError as error:
-        if run.trainer.shard_layers:
-            logger.error("process %d: %s", processes.rank, error)
+        if config.train.trainer.shard_layers:
+            logger.error("process %d: %s", machine.processes.rank, error)
         raise SystemExit(1) from error
 
 
 @contextmanager
 def _prepared(
-    run: TrainingRun, job: TrainingJob, processes: Processes, on_log: OnLog
+    stage: str, config: TrainingConfig, job: TrainingJob, machine: Machine, on_log: OnLog
 ) -> Iterator[Trainer]:
     """A trainer that holds its training state."""
-    torch.set_num_threads(run.threads)
-    processes = replace(processes, sharded=run.trainer.shard_layers)
-    device = processes.device or resolve_device(run.trainer.device)
-    machine = {
-        "device": device.type,
-        "precision": resolve_precision(run.trainer.precision, device),
+    settings = {
+        **_that_shape_results(config.model_dump(mode="json")),
+        "device": machine.device.type,
+        "precision": machine.precision,
     }
-    identity = identify_run({**_that_shape_results(run.settings), **machine}, job.inputs)
+    identity = identify_run(settings, job.inputs)
     fingerprint = fingerprint_run(identity)
-    with _state_folder(run.stage, fingerprint, processes) as folder:
-        store = CheckpointStore(
-            folder,
-            fingerprint,
-            identity=identity,
-            keep_every_epochs=run.trainer.checkpoint.keep_every_epochs,
-        )
+    with _state_folder(stage, fingerprint, machine.processes) as folder:
         yield Trainer(
             job.model,
             job.task,
-            Loader(
-                job.train,
-                job.task.collate,
-                run.loader,
-                seed=run.seed,
-                shuffle=True,
-                share=processes.share,
+            _loader(config, job.train, job.task, machine, shuffle=True),
+            _validation_loader(config, job, machine),
+            config.train.trainer,
+            machine,
+            store=CheckpointStore(
+                folder,
+                fingerprint,
+                identity=identity,
+                keep_every_epochs=config.train.trainer.checkpoint.keep_every_epochs,
             ),
-            _validation_loader(run, job, processes),
-            run.trainer,
-            store=store,
-            seed=run.seed,
-            fingerprint=fingerprint,
-            frozen=run.frozen,
+            seed=config.seed,
+            frozen=config.train.freeze,
             validation_task=job.validation_task,
             on_log=on_log,
-            processes=processes,
         )
 
 
@@ -201,6 +163,22 @@ def _that_shape_results(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "train": train}
 
 
+def _loader(
+    config: TrainingConfig, source: SampleSource, task: Task, machine: Machine, *, shuffle: bool
+) -> Loader:
+    """The batches of a split, of each the share of this process."""
+    share = machine.processes.share
+    loader, seed = config.train.loader, config.seed
+    return Loader(source, task.collate, loader, seed=seed, shuffle=shuffle, share=share)
+
+
+def _validation_loader(config: TrainingConfig, job: TrainingJob, machine: Machine) -> Loader | None:
+    if job.validation is None or not config.train.trainer.validates:
+        return None
+    task = job.validation_task or job.task
+    return _loader(config, job.validation, task, machine, shuffle=False)
+
+
 @contextmanager
 def _state_folder(stage: str, fingerprint: str, processes: Processes) -> Iterator[Path]:
     """The folder of the training state, which the main process holds for all."""
@@ -211,29 +189,20 @@ def _state_folder(stage: str, fingerprint: str, processes: Processes) -> Iterato
         yield processes.from_main(lambda: folder)
 
 
-def _flops(run: TrainingRun, job: TrainingJob, device: torch.device) -> dict[str, Any]:
+def _flops(config: TrainingConfig, job: TrainingJob, machine: Machine) -> dict[str, Any]:
     """Operations of the first batch, once the model is safe; nothing where there is no memory."""
-    if run.trainer.shard_layers:
+    if config.train.trainer.shard_layers:
         return {}  # the whole model may not fit
-    loader = run.loader.model_copy(update={"workers": 0})
-    batches = Loader(job.train, job.task.collate, loader, seed=run.seed, shuffle=True).batches(0)
+    loader = config.train.loader.model_copy(update={"workers": 0})
+    batches = Loader(job.train, job.task.collate, loader, seed=config.seed, shuffle=True).batches(0)
     batch = next(batches)
-    precision = resolve_precision(run.trainer.precision, device)
-    set_training_mode(job.model, run.frozen)
+    set_training_mode(job.model, config.train.freeze)
     try:
-        flops = count_step(job.model, job.task, batch, device, precision)
+        flops = count_step(job.model, job.task, batch, machine)
     except FAILURES:
         return {}
     samples = len(batch["sample_index"])
     return {"flops": {"samples": samples, "forward": flops.forward, "step": flops.step}}
-
-
-def _validation_loader(run: TrainingRun, job: TrainingJob, processes: Processes) -> Loader | None:
-    if job.validation is None or not run.trainer.validates:
-        return None
-    collate = (job.validation_task or job.task).collate
-    share = processes.share
-    return Loader(job.validation, collate, run.loader, seed=run.seed, shuffle=False, share=share)
 
 
 def count_parameters(model: nn.Module) -> dict[str, dict[str, int]]:

@@ -1,7 +1,7 @@
 """From the micro-batches of one optimiser step to the gradients of their loss."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from plumbline.batch import Batch
 from plumbline.loading.loader import computes, counts
 from plumbline.models.device import autocast, to_device
 from plumbline.tasks.base import Embedded, Task, WindowLoss
+from plumbline.training.machine import Machine
 from plumbline.training.processes import Processes
 
 
@@ -44,10 +45,13 @@ class Gradients:
 
     model: nn.Module
     task: Task
-    device: torch.device
-    precision: str
+    machine: Machine
     scaler: torch.GradScaler
-    processes: Processes = field(default_factory=Processes)
+
+    @property
+    def processes(self) -> Processes:
+        """Those whose gradients add up."""
+        return self.machine.processes
 
     def accumulate(self, window: Sequence[Batch], seeds: Sequence[int]) -> WindowSums:
         """Add the gradients of a window's sum to those of the parameters.
@@ -86,8 +90,8 @@ class Gradients:
             if not computes(batch):
                 losses.append((0.0, 0))
                 continue
-            with autocast(self.device, self.precision):
-                loss = self.task.loss(self.model, to_device(batch, self.device))
+            with autocast(self.machine.device, self.machine.precision):
+                loss = self.task.loss(self.model, to_device(batch, self.machine.device))
             total, count = (loss.total, loss.count) if counts(batch) else (loss.total * 0, 0)
             if total.requires_grad:
                 self.scaler.scale(total).backward()
@@ -119,7 +123,7 @@ class Gradients:
             for part, batch in zip(embedded, window, strict=True)
         ]
         everyones = self.processes.gather(parts)
-        with autocast(self.device, self.precision):
+        with autocast(self.machine.device, self.machine.precision):
             loss = rule.loss(self.model, everyones)
         with self.processes.agreed():
             self._differentiate(loss.total, parts)
@@ -137,8 +141,8 @@ class Gradients:
         if not computes(batch):
             return {}
         torch.manual_seed(seed)
-        with autocast(self.device, self.precision):
-            return rule.embed(self.model, to_device(batch, self.device))
+        with autocast(self.machine.device, self.machine.precision):
+            return rule.embed(self.model, to_device(batch, self.machine.device))
 
     @staticmethod
     def _leaves(embedded: Embedded) -> dict[str, Tensor]:

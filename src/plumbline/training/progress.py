@@ -1,0 +1,56 @@
+"""Where a training stands: all that changes in it beside the model, its optimiser and scaler."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from plumbline.training.checkpoint import TrainingState
+from plumbline.training.clock import Best, Clock
+from plumbline.training.config import TrainerConfig
+from plumbline.training.history import History
+from plumbline.training.schedule import Plateau
+from plumbline.training.stopping import EarlyStopping
+
+OnLog = Callable[[int, Mapping[str, float]], None]
+"""(global_step, values): called once per optimiser step and validation."""
+
+
+class Progress:
+    """The progress of one training, shared by what steps, validates and saves."""
+
+    def __init__(self, config: TrainerConfig) -> None:
+        """Nothing is done yet."""
+        self.clock, self.best, self.history = Clock(), Best(), History()
+        self.plateau, self.stopping = Plateau(), EarlyStopping(config)
+
+    def take(self, metrics: Mapping[str, float], config: TrainerConfig, warmup: int) -> bool:
+        """Draw what follows from a validation; true where it is the best so far.
+
+        Args:
+            metrics: those that have a value.
+            config: says which one is monitored, and which are watched.
+            warmup: optimiser steps before which the rate is not lowered.
+        """
+        value = metrics.get(config.monitor, math.nan)  # without a value it is never the best
+        self.stopping.update(metrics)
+        if config.schedule.name == "plateau" and self.clock.global_step >= warmup:
+            self.plateau.update(value, config.direction, config.schedule)
+        return self.best.update(value, config.direction, self.clock)
+
+    def state(self) -> dict[str, Any]:
+        """All of it as plain data: fields of `TrainingState`."""
+        return {
+            "clock": asdict(self.clock),
+            "best": asdict(self.best),
+            "history": self.history.state(),
+            "plateau": asdict(self.plateau),
+            "stopping": self.stopping.state(),
+        }
+
+    def load(self, state: TrainingState) -> None:
+        """The inverse of `state`."""
+        self.clock, self.best = Clock(**state.clock), Best(**state.best)
+        self.history = History.from_state(state.history)
+        self.plateau = Plateau(**state.plateau)
+        self.stopping.load_state(state.stopping)

@@ -1,0 +1,190 @@
+"""One optimiser step: the gradients of a window of micro-batches, clipped, and the update."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from plumbline.batch import Batch
+from plumbline.errors import TrainingError
+from plumbline.loading.random import keyed_seed
+from plumbline.models.weights import local
+from plumbline.training.config import TrainerConfig
+from plumbline.training.freeze import set_training_mode
+from plumbline.training.history import Row
+from plumbline.training.machine import Machine
+from plumbline.training.optim import set_lr
+from plumbline.training.processes import PeerError, Processes
+from plumbline.training.progress import OnLog, Progress
+from plumbline.training.schedule import lr_factor
+from plumbline.training.sharding import gradient_norm
+from plumbline.training.skipping import (
+    FAILURES,
+    Fault,
+    failure,
+    not_finite,
+    skip_step,
+    stop_text,
+)
+from plumbline.training.window import Buffers, Gradients, WindowSums
+
+
+@dataclass(frozen=True)
+class OptimizerStep:
+    """Makes the steps of one training; what each was, it writes to clock, history and log."""
+
+    gradients: Gradients
+    """Of the model that is trained, by the loss of its task."""
+    optimizer: torch.optim.Optimizer
+    config: TrainerConfig
+    progress: Progress
+    on_log: OnLog
+    total_steps: int
+    """Of the whole training: how far the schedule reaches."""
+    seed: int
+    frozen: Sequence[str]
+    """Parts of the model that stay as they are."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        return self.gradients.model
+
+    @property
+    def machine(self) -> Machine:
+        """What it is trained on."""
+        return self.gradients.machine
+
+    def __call__(self, window: Sequence[Batch]) -> float:
+        """Make one step over a window; a failure or what is not finite is skipped where set so.
+
+        Args:
+            window: the micro-batches of the step.
+
+        Returns:
+            The loss per target, of all processes together; NaN where the window failed.
+
+        Raises:
+            TrainingError: the step cannot be made, and the settings do not say to skip it.
+        """
+        clock, scaler = self.progress.clock, self.gradients.scaler
+        set_training_mode(self.model, self.frozen)
+        factor = lr_factor(self.config.schedule, clock.global_step, self.total_steps)
+        set_lr(self.optimizer, factor * self.progress.plateau.share)
+        self.optimizer.zero_grad(set_to_none=True)
+        # A spoilt batch must not leave its mark on moving statistics either.
+        skips = "skip" in (self.config.non_finite, self.config.failing_batch)
+        buffers = Buffers(self.model) if skips else None
+        sums = self._accumulate(window)
+        self._pass_over(window)
+        if isinstance(sums, Fault):
+            self._skip(sums, window, buffers)
+            return math.nan
+        if sums.count and scaler.is_enabled():
+            scaler.unscale_(self.optimizer)
+        # Sums become means only here, over the whole window: micro-batches and processes with
+        # unequal counts of targets weigh as in one batch.
+        norm = self._scale_and_clip(1 / max(sums.count, 1))
+        loss = sums.total / max(sums.count, 1)
+        clock.targets += sums.count
+        if math.isfinite(loss) and math.isfinite(norm):
+            if sums.count:  # a window without a target has no gradient, and is no step
+                self._update_weights(window)
+        elif scaler.is_enabled() and math.isfinite(loss):
+            scaler.update()  # the gradients overflowed their scale: try the window's next
+        else:
+            self._skip(not_finite(loss, norm, self.config), window, buffers)
+            if sums.count and scaler.is_enabled():
+                scaler.update()
+        self._record(sums, loss, norm)
+        return loss
+
+    def _pass_over(self, window: Sequence[Batch]) -> None:
+        """Count the window's samples as used before it can fail: a resumed run begins after it."""
+        here = sum(len(batch["sample_index"]) for batch in window)
+        samples = self.machine.processes.sum([here])
+        self.progress.clock.pass_over(len(window), int(samples[0]))
+
+    def _accumulate(self, window: Sequence[Batch]) -> WindowSums | Fault:
+        """Add up the gradients of a window: in `.grad` those of the sum, not yet of the mean."""
+        processes = self.machine.processes
+        first = self.progress.clock.micro_step
+        # Each process draws its own dropout; a single one needs no number of its own.
+        own = [processes.rank] if processes.rank else []
+        seeds = [keyed_seed(self.seed, "step", first + i, *own) for i in range(len(window))]
+        try:
+            return self.gradients.accumulate(window, seeds)
+        except FAILURES as error:
+            fault = failure(error, window, self.config)
+            if fault.stops:
+                # Of a sharded model the others are within a layer, and cannot be asked.
+                asked = Processes() if processes.sharded else processes
+                samples = asked.numbers(window)
+                raise TrainingError(stop_text(fault, samples, self.progress.clock)) from error
+        # Only here has the error let go of the tensors that its traceback held.
+        if self.machine.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return fault
+
+    def _scale_and_clip(self, scale: float) -> float:
+        """Turn gradients of sums into those of the mean, clip them, return the norm before."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not gradients:
+            return 0.0
+        here = [local(gradient) for gradient in gradients]  # the shards of this process
+        torch._foreach_mul_(here, scale)
+        norm = gradient_norm(gradients, self.machine.processes)
+        if (limit := self.config.max_grad_norm) is not None:
+            # The clamp and its small number as in torch's clip_grads_with_norm_.
+            factor = torch.clamp(limit / (norm + 1e-6), max=1.0)
+            # It stays a tensor on the device: no wait for its value before the gradients are cut.
+            torch._foreach_mul_(here, factor.to(self.machine.device))
+        return float(norm)
+
+    def _update_weights(self, window: Sequence[Batch]) -> None:
+        """Let the optimiser step; all processes do, or none goes on."""
+        try:
+            with self.machine.processes.agreed():
+                self.gradients.scaler.step(self.optimizer)
+        except (torch.OutOfMemoryError, PeerError) as error:
+            # Never skipped: some of the weights may have been updated already.
+            fault = failure(error, window, self.config)
+            samples = self.machine.processes.numbers(window)
+            raise TrainingError(stop_text(fault, samples, self.progress.clock)) from error
+        self.gradients.scaler.update()
+        self.progress.clock.global_step += 1
+
+    def _skip(self, fault: Fault, window: Sequence[Batch], buffers: Buffers | None) -> None:
+        """Leave a window out, with the model as it was before it."""
+        samples = self.machine.processes.numbers(window)
+        skip_step(fault, samples, self.progress.clock, self.progress.history, self.config)
+        self.optimizer.zero_grad(set_to_none=True)
+        if buffers is not None:
+            buffers.restore()
+
+    def _record(self, sums: WindowSums, loss: float, norm: float) -> None:
+        """Write the step and its micro-batches to the history, and the step to the log."""
+        clock, history = self.progress.clock, self.progress.history
+        first = clock.micro_step - len(sums.micro)  # the clock has passed over the window
+        history.micro += [
+            {
+                "micro_step": first + i,
+                "global_step": clock.global_step,
+                "loss": micro_loss,
+                "count": count,
+            }
+            for i, (micro_loss, count) in enumerate(sums.micro)
+        ]
+        row: Row = {
+            "global_step": clock.global_step,
+            "micro_step": clock.micro_step,
+            "epoch": clock.epoch,
+            "samples": clock.samples,
+            "loss": loss,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": norm,
+        }
+        history.steps.append(row)
+        self.on_log(clock.global_step, {f"train/{n}": row[n] for n in ("loss", "lr", "grad_norm")})
