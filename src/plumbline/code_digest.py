@@ -223,7 +223,13 @@ def _read(file: Path, stamp: tuple[int, int], module: str, *, eager: bool) -> _F
     libraries = {name.split(".")[0] for name in imports}
     libraries = {OTHER_NAMES.get(name, name) for name in libraries}
     libraries.update(behind for name in libraries.copy() for behind in BEHIND.get(name, ()))
-    return _Found(*map(frozenset, (imports, places, data, copied, libraries)))
+    return _Found(
+        frozenset(imports),
+        frozenset(places),
+        frozenset(data),
+        frozenset(copied),
+        frozenset(libraries),
+    )
 
 
 def _nodes(tree: ast.AST, *, eager: bool) -> Iterator[ast.AST]:

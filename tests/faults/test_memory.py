@@ -22,11 +22,8 @@ from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
 from plumbline.training.history import FitResult
 from plumbline.training.trainer import Trainer
-<<<<<<< HEAD
 from tests.order import epoch_order
-=======
 from tests.training.together import ALONE
->>>>>>> w_trainer
 
 SAMPLES, BATCH, TOO_LONG = 24, 4, 13
 IMPOSSIBLE = 10**15

@@ -245,16 +245,9 @@ def test_an_odd_batch_ends_all_and_is_named_by_the_process_that_has_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     job = make_job("text")
-<<<<<<< HEAD
-    loader = Loader(job.train, job.task.collate, SHARDED.loader, seed=0, shuffle=True)
+    loader = Loader(job.train, job.task.collate, SHARDED.train.loader, seed=0, shuffle=True)
     order = epoch_order(loader, 0)
-    sample = order[0] if rank == 0 else order[SHARDED.loader.batch_size - 1]
-=======
-    order = Loader(
-        job.train, job.task.collate, SHARDED.train.loader, seed=0, shuffle=True
-    ).epoch_order(0)
     sample = order[0] if rank == 0 else order[SHARDED.train.loader.batch_size - 1]
->>>>>>> w_trainer
 
     def told(processes: Processes) -> tuple[str, list[str]]:
         said: list[str] = []
