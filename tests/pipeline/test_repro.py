@@ -1,6 +1,7 @@
 """The DAG through dvc, on the smoke preset."""
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from dvc.utils.serialize import load_yaml
 
+from plumbline import paths
 from plumbline.config import check_config
 from plumbline.files import digest_of, read_json, verify_digests
 from plumbline.params import read_params
@@ -51,7 +53,7 @@ def test_each_stage_says_one_line_and_nothing_else_is_printed(reproduced: Checko
     log = (reproduced.folder / ".plumbline/repro.log").read_text(encoding="utf-8")
     lines = [line for line in log.splitlines() if not DVC_LINES.fullmatch(line)]
     lines = [line for line in lines if not any(words in line for words in WARNINGS)]
-    assert [line.partition(": ")[0] for line in lines] == ["check_params", *STAGES]
+    assert [line.partition(": ")[0] for line in lines] == ["digest_code", "check_params", *STAGES]
     for line in lines:
         figures, _, place = line.partition(": ")[2].rpartition("; see ")
         assert any(character.isdigit() for character in figures), line
@@ -86,7 +88,7 @@ def test_plots_are_drawn_by_dvc(reproduced: Checkout) -> None:
 def test_the_settings_of_every_stage_are_stored_beside_the_digests_of_its_outputs(
     reproduced: Checkout,
 ) -> None:
-    """In the committed dvc.lock, and in those outputs that a setting without effect may change."""
+    """By a digest in the committed dvc.lock, and in those outputs that any setting may change."""
     params = read_params(reproduced.folder)
     lock = load_yaml(reproduced.folder / "dvc.lock")["stages"]
     copies = {
@@ -102,7 +104,11 @@ def test_the_settings_of_every_stage_are_stored_beside_the_digests_of_its_output
             used = check_config(spec.schema_for(key, params), spec.sections(key), params)
             expected = digest_of(used.model_dump(mode="json"))
             stage = lock[f"{spec.name}@{key}" if key else spec.name]
-            stored = stage["params"]["params.yaml"]
+            place = paths.settings(spec.name, key)
+            (digest,) = [d["md5"] for d in stage["deps"] if d["path"] == place.as_posix()]
+            content = (reproduced.folder / place).read_bytes()
+            assert hashlib.md5(content, usedforsecurity=False).hexdigest() == digest
+            stored = json.loads(content)
             values = {field: stored[place] for field, place in spec.sections(key).items()}
             again = spec.schema_for(key, params).model_validate(values)
             assert digest_of(again.model_dump(mode="json")) == expected, spec.name
@@ -129,7 +135,7 @@ def test_outputs_hold_no_path_of_the_machine(reproduced: Checkout) -> None:
 def test_a_changed_lr_reruns_its_task_alone_and_back_again_nothing(reproduced: Checkout) -> None:
     before = (reproduced.folder / "dvc.lock").read_text(encoding="utf-8")
     changed = reproduced.stages_run("dvc", "exp", "run", "-S", f"{LR}=0.003")
-    # The experiment composes params.yaml, so that is checked; its output is a constant.
+    # The experiment composes params.yaml, so that is checked first.
     expected = ["check_params", "finetune@vqa", "evaluate_model@vqa", "export_model@vqa", "report"]
     assert changed == expected
     reproduced.run("git", "checkout", "params.yaml")
