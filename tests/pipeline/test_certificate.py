@@ -44,7 +44,7 @@ def test_a_clock_in_the_token_cache_is_located(checkout: Checkout) -> None:
     assert certificate["first_difference"] == tokens["name"] == "tokenize_text@scenes"
     assert (tokens["output"], tokens["file"]) == ("work/cache/scenes", "cache.json")
     assert tokens["changed_inputs"] == []
-    assert len(before) == 4
+    assert len(before) == 5
     assert {stage["status"] for stage in before} == {"equal"}
 
 
