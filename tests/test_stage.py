@@ -1,5 +1,6 @@
 """The edge of a stage: its command line, its exit codes, its one-line errors."""
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from plumbline import paths
+from plumbline.code_digest import digest_tree
 from plumbline.config import Config
 from plumbline.errors import ConfigError, DataError
-from plumbline.stage import StageSpec, parse_call, run_stage
+from plumbline.params import installed_versions
+from plumbline.stage import StageSpec, parse_call, run_stage, settings_text
 
 
 class Settings(Config):
@@ -64,6 +68,60 @@ def test_cfg_job_prints_the_resolved_settings_and_ends(capsys: pytest.CaptureFix
         parse_call(KEYED, ["vqa", "seed=3", "--cfg", "job"])
     assert ended.value.code == 0
     assert yaml.safe_load(capsys.readouterr().out) == {"seed": 3, "train": {"lr": 0.1}}
+
+
+@pytest.fixture
+def recorded() -> Path:
+    """What `digest_code` and `check_params` write for the stage; its module."""
+    module = Path("stages/finetune.py")
+    module.parent.mkdir()
+    module.write_text("STEPS = 1\n", encoding="utf-8")
+    code, settings = paths.code("finetune"), paths.settings("finetune", "vqa")
+    for file in (code, settings):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    digests = {"stages/finetune.py": digest_tree(module)}
+    code.write_text(json.dumps({"files": digests, "libraries": ["torch"]}), encoding="utf-8")
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params["versions"] = installed_versions()
+    Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    settings.write_text(settings_text(KEYED, "vqa", params, ["torch"]), encoding="utf-8")
+    return module
+
+
+def test_settings_of_a_stage_are_what_it_reads_and_the_versions_of_its_code(recorded: Path) -> None:
+    parse_call(KEYED, ["vqa"])
+    assert json.loads(paths.settings("finetune", "vqa").read_text(encoding="utf-8")) == {
+        "seed": 0,
+        "tasks.vqa.train": {"lr": 0.1},
+        "versions.torch": installed_versions()["torch"],
+    }
+
+
+def test_a_setting_that_changed_since_is_refused_and_an_override_is_not(recorded: Path) -> None:
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("lr: 0.1", "lr: 0.2"), encoding="utf-8")
+    told = (
+        r"work/settings/finetune/vqa\.json is stale: tasks\.vqa\.train\.lr: 0\.1 there, 0\.2 in "
+        r"params\.yaml; run dvc repro"
+    )
+    with pytest.raises(ConfigError, match=told):
+        parse_call(KEYED, ["vqa"])
+    assert parse_call(KEYED, ["vqa", "seed=3"]).plain["seed"] == 3
+    Path("params.yaml").write_text(text + "other: 1\n", encoding="utf-8")
+    parse_call(KEYED, ["vqa"])  # nobody reads that
+
+
+def test_code_that_changed_since_is_refused_and_a_comment_is_not(recorded: Path) -> None:
+    recorded.write_text("STEPS = 1  # A comment.\n", encoding="utf-8")
+    parse_call(KEYED, ["vqa"])
+    recorded.write_text("STEPS = 2\n", encoding="utf-8")
+    told = (
+        r"work/code/finetune\.json is stale: stages/finetune\.py has changed since; run dvc repro"
+    )
+    with pytest.raises(ConfigError, match=told):
+        parse_call(KEYED, ["vqa"])
+    with pytest.raises(ConfigError, match=told):
+        parse_call(KEYED, ["vqa", "seed=3"])
 
 
 def run(monkeypatch: pytest.MonkeyPatch, error: BaseException | None = None) -> list[str]:

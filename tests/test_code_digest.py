@@ -1,0 +1,153 @@
+"""Which files a stage runs is found without importing them; a digest says what a module means."""
+
+from pathlib import Path
+
+import pytest
+
+from plumbline.code_digest import CodeTree, digest_bytes, digest_tree
+
+MODULE = '''"""What it is."""
+
+import os  # for paths
+
+LIMIT = 3
+"""Of what."""
+
+
+class Thing:
+    """A thing."""
+
+    size: int = 0
+    """In pixels."""
+
+    def area(self) -> int:
+        """Its area."""
+        # Squares only.
+        return self.size ** 2
+'''
+
+
+def write(root: Path, files: dict[str, str]) -> CodeTree:
+    """A project whose core lies in it; packages get their `__init__.py`."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        for folder in path.relative_to(root).parents:
+            if folder.name and folder.name != "src" and path.suffix == ".py":
+                (root / folder / "__init__.py").touch()
+    return CodeTree(root, root / "src/plumbline")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("# Squares only.", "# Only squares."),
+        ('"""In pixels."""', '"""In centimetres."""'),
+        ('    """A thing."""\n', ""),
+        ("import os  # for paths\n", "import os\n\n\n"),
+        ("self.size ** 2", "(self.size\n                ** 2)"),
+    ],
+)
+def test_what_nobody_runs_changes_no_digest(tmp_path: Path, old: str, new: str) -> None:
+    one, two = tmp_path / "one.py", tmp_path / "two.py"
+    assert old in MODULE
+    one.write_text(MODULE, encoding="utf-8")
+    two.write_text(MODULE.replace(old, new), encoding="utf-8")
+    assert digest_tree(one) == digest_tree(two)
+    assert digest_bytes(one) != digest_bytes(two)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("LIMIT = 3", "LIMIT = 4"),
+        ("LIMIT = 3", "LIMIT = 3.0"),
+        ("LIMIT = 3", "LIMIT = None"),
+        ("** 2", "* 2"),
+        ("import os", "import os.path"),
+        ("size: int = 0", "size: int"),
+        ('LIMIT = 3\n"""Of what."""', 'LIMIT = """Of what."""'),
+    ],
+)
+def test_what_is_run_changes_the_digest(tmp_path: Path, old: str, new: str) -> None:
+    one, two = tmp_path / "one.py", tmp_path / "two.py"
+    assert old in MODULE
+    one.write_text(MODULE, encoding="utf-8")
+    two.write_text(MODULE.replace(old, new), encoding="utf-8")
+    assert digest_tree(one) != digest_tree(two)
+
+
+FILES = {
+    "stages/train.py": "from plumbline.job import run\n",
+    "plugins/own.py": "import plumbline.helper\n",
+    "src/plumbline/job.py": (
+        "from typing import TYPE_CHECKING\n"
+        "import numpy\n"
+        "from plumbline.registry import load_attribute\n"
+        "if TYPE_CHECKING:\n"
+        "    from plumbline.types import Job\n"
+        "def run():\n"
+        "    from plumbline.inside import late\n"
+        "    import PIL\n"
+        "    return load_attribute('plumbline.kinds.one:build')\n"
+        "OTHER = 'plumbline.kinds.two:build'\n"
+        "COPIED = ('plumbline/data/images.py',)\n"
+    ),
+    "src/plumbline/registry.py": "def load_attribute(place): ...\n",
+    "src/plumbline/types.py": "",
+    "src/plumbline/inside.py": "from plumbline.tracking.record import record\nlate = 1\n",
+    "src/plumbline/helper.py": "",
+    "src/plumbline/tracking/record.py": "record = 1\n",
+    "src/plumbline/kinds/one.py": (
+        "from pathlib import Path\n"
+        "from . import shared\n"
+        "TEMPLATES = Path(__file__).parent / 'pages'\n"
+    ),
+    "src/plumbline/kinds/two.py": "import torch\n",
+    "src/plumbline/kinds/shared.py": "import onnx\n",
+    "src/plumbline/kinds/pages/page.html": "<p>",
+    "src/plumbline/data/images.py": "",
+    "src/plumbline/unused.py": "",
+}
+
+
+def test_the_closure_is_what_can_be_run_and_nothing_else(tmp_path: Path) -> None:
+    tree = write(tmp_path, FILES)
+    found = tree.closure(["stages.train"], without={"plumbline.kinds.two"})
+    ours = {name for name in found.files if not name.endswith("__init__.py")}
+    assert ours == {
+        "stages/train.py",
+        "plumbline/job.py",
+        "plumbline/registry.py",
+        "plumbline/inside.py",
+        "plumbline/kinds/one.py",
+        "plumbline/kinds/shared.py",
+        "plumbline/kinds/pages/page.html",
+        "plumbline/data/images.py",
+    }
+    assert found.verbatim == {"plumbline/kinds/pages/page.html", "plumbline/data/images.py"}
+    assert found.libraries >= {"numpy", "pillow", "onnx", "onnx_ir", "protobuf"}
+    assert "torch" not in found.libraries
+    assert "plumbline/kinds/two.py" in tree.closure(["stages.train"]).files
+    assert tree.plugins() == ["plugins.own"]
+
+
+def test_an_import_alone_runs_no_function(tmp_path: Path) -> None:
+    found = write(tmp_path, FILES).closure(["stages.train"], eager=True)
+    assert "plumbline/job.py" in found.files
+    assert not {"plumbline/inside.py", "plumbline/kinds/one.py"} & set(found.files)
+
+
+def test_a_file_that_changed_or_went_is_named(tmp_path: Path) -> None:
+    tree = write(tmp_path, FILES)
+    digests = tree.closure(["stages.train"]).digests()
+    assert tree.changed(digests) == []
+    job, images = tmp_path / "src/plumbline/job.py", tmp_path / "src/plumbline/data/images.py"
+    job.write_text(FILES["src/plumbline/job.py"] + "# A comment.\n", encoding="utf-8")
+    assert tree.changed(digests) == []
+    images.write_text("# A comment in what is copied.\n", encoding="utf-8")
+    job.write_text(FILES["src/plumbline/job.py"] + "MORE = 1\n", encoding="utf-8")
+    (tmp_path / "src/plumbline/kinds/shared.py").unlink()
+    names = ["plumbline/data/images.py", "plumbline/job.py", "plumbline/kinds/shared.py"]
+    assert tree.changed(digests) == names
