@@ -298,3 +298,27 @@ def two_workers(toy: Toy) -> Loader:
     return Loader(
         toy.points(20), collate, LoaderConfig(batch_size=4, workers=2), seed=0, shuffle=True
     )
+
+
+OPEN = """
+import sys
+from plumbline.loading.loader import Loader
+from plumbline.loading.loader_config import LoaderConfig
+
+class Numbers:
+    def __len__(self): return 40
+    def length(self, index): return 1
+    def sample(self, index, epoch): return {"sample_index": index}
+
+config = LoaderConfig(batch_size=2, workers=2)
+batches = Loader(Numbers(), list, config, seed=0, shuffle=True).batches(0)
+next(batches)
+sys.exit(3)
+"""
+
+
+def test_a_process_that_ends_with_batches_open_waits_for_no_loader_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN], capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (3, b"")

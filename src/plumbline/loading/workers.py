@@ -4,6 +4,7 @@ Three things can leave a training waiting for them: one dies, one cannot hand ov
 of them stand still. torch notices the first alone.
 """
 
+import atexit
 import ctypes
 import errno
 import logging
@@ -154,10 +155,11 @@ class _Watch:
             seen, last = beats, now
             if idle_s >= self._limit_s:
                 self.stalled = True
-                self._kill()
+                self.kill()
                 return
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """End the processes at once."""
         for process in self._processes:
             process.kill()
 
@@ -172,12 +174,12 @@ class _Watch:
         self._thread.join()
         _forget_processes(iterator)
         if not emptied:
-            self._kill()
+            self.kill()
             closing = threading.Thread(target=iterator._shutdown_workers, daemon=True)
             closing.start()
             closing.join(_END_S)
             return
-        killer = threading.Timer(_END_S, self._kill)
+        killer = threading.Timer(_END_S, self.kill)
         killer.daemon = True
         killer.start()
         try:
@@ -186,7 +188,7 @@ class _Watch:
             logger.debug("while ending loader processes: %s", error)
         finally:
             killer.cancel()
-            self._kill()
+            self.kill()
 
 
 def _enter_worker(number: int) -> None:
@@ -230,11 +232,19 @@ def worker_batches(
         iterator, processes = _start(loader, sockets)
         watch = _Watch(watched.beats, processes, timeout_s)
         emptied = False
+
+        def abandon() -> None:
+            _forget_processes(iterator)
+            watch.kill()
+
+        # A process that ends with batches open would ask them by a signal that they leave alone.
+        atexit.register(abandon)
         try:
             for _ in keys:
                 yield _next(iterator, watch, workers, timeout_s)
             emptied = True
         finally:
+            atexit.unregister(abandon)
             watch.end(iterator, emptied=emptied)
 
 
