@@ -65,7 +65,9 @@ class Graph:
         }
 
     def libraries(self, stage: str) -> list[str]:
-        """Libraries that a stage's code imports."""
+        """Libraries that a stage's code imports; none of a stage that was not there at first."""
+        if stage not in self.stages:
+            return []
         (place,) = self.stages[stage] & set(self._codes)
         return [name for name in PACKAGES if name in self._codes[place]["libraries"]]
 

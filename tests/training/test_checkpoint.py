@@ -178,12 +178,13 @@ def test_the_fingerprint_covers_settings_inputs_and_code(
     assert fingerprint_run(identify_run({"seed": 0, "lr": 0.1}, {"data": "a"})) == base
     assert fingerprint_run(identify_run({"lr": 0.2, "seed": 0}, {"data": "a"})) != base
     assert fingerprint_run(identify_run({"lr": 0.1, "seed": 0}, {"data": "b"})) != base
-    edited = tmp_path / "checkpoint.py"
-    edited.write_text(
-        Path(checkpoint.__file__).read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8"
-    )
-    monkeypatch.setattr(checkpoint, "__file__", str(edited))
-    assert fingerprint_run(identify_run({"lr": 0.1, "seed": 0}, {"data": "a"})) != base
+    text = Path(checkpoint.__file__).read_text(encoding="utf-8")
+    for line, changes in (("# edited\n", False), ("EDITED = 1\n", True)):
+        edited = tmp_path / f"{changes}.py"
+        edited.write_text(text + line, encoding="utf-8")
+        monkeypatch.setattr(checkpoint, "__file__", str(edited))
+        again = fingerprint_run(identify_run({"lr": 0.1, "seed": 0}, {"data": "a"}))
+        assert (again != base) == changes
 
 
 def test_the_fingerprint_does_not_depend_on_where_the_code_lies(
