@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from plumbline.config import Config
-from plumbline.metrics.text_overlap import BleuTokenizer
+from plumbline.metrics.scripts import BleuTokenizer
 
 Split = Literal["train", "val", "test"]
 

@@ -2,6 +2,10 @@
 
 import unicodedata
 from collections.abc import Iterable
+from typing import Literal
+
+BleuTokenizer = Literal["auto", "13a", "intl", "zh", "char", "none"]
+"""How texts are cut for BLEU, as sacrebleu calls it; `auto` by their script."""
 
 _UNSPACED = (
     (0x0E00, 0x0EFF),  # Thai, Lao

@@ -6,12 +6,8 @@ BLEU is that of sacrebleu, imported on first use because it is slow to import.
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Literal
 
-from plumbline.metrics.scripts import is_chinese, is_mostly_unspaced
-
-BleuTokenizer = Literal["auto", "13a", "intl", "zh", "char", "none"]
-"""How texts are cut for BLEU, as sacrebleu calls it."""
+from plumbline.metrics.scripts import BleuTokenizer, is_chinese, is_mostly_unspaced
 
 
 def normalize_answer(text: str) -> str:
