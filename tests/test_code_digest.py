@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from plumbline.code_digest import CodeTree, digest_bytes, digest_tree
+from plumbline.code_digest import CodeTree, digest_tree
+from plumbline.files import sha256_file
 
 MODULE = '''"""What it is."""
 
@@ -69,7 +70,7 @@ def test_a_digest_changes_with_what_is_run_and_with_nothing_else(
     one.write_text(MODULE, encoding="utf-8")
     two.write_text(MODULE.replace(old, new), encoding="utf-8")
     assert (digest_tree(one) != digest_tree(two)) == changes
-    assert digest_bytes(one) != digest_bytes(two)
+    assert sha256_file(one) != sha256_file(two)
 
 
 FILES = {

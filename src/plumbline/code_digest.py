@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 import plumbline
+from plumbline.files import sha256_file
 
 STAGES, PLUGINS = "stages", "plugins"
 UNLISTED = "plumbline.tracking"
@@ -51,7 +52,7 @@ class Closure:
     def digests(self) -> dict[str, str]:
         """Name -> SHA-256: of a syntax tree without docstrings, or of the bytes."""
         return {
-            name: digest_bytes(file) if name in self.verbatim else digest_tree(file)
+            name: sha256_file(file) if name in self.verbatim else digest_tree(file)
             for name, file in sorted(self.files.items())
         }
 
@@ -116,7 +117,7 @@ class CodeTree:
             return False
         if file.suffix == ".py" and digest == digest_tree(file):
             return True
-        return digest == digest_bytes(file)  # what is read as data, whatever its name
+        return digest == sha256_file(file)  # what is read as data, whatever its name
 
     def plugins(self) -> list[str]:
         """Names of the modules that a user has put into the project."""
@@ -155,11 +156,6 @@ class CodeTree:
 def digest_tree(file: Path) -> str:
     """SHA-256 of what a module says: its syntax tree without docstrings, comments and lines."""
     return _digest_tree(file, _stamp(file))
-
-
-def digest_bytes(file: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _stamp(file: Path) -> tuple[int, int]:

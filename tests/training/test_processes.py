@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -31,10 +32,25 @@ from tests.training.together import (
     exact,
     failing,
     gradients_of,
+    run_together,
     settings,
     states,
     train,
 )
+
+
+def test_a_process_goes_on_only_when_all_have_met(tmp_path: Path, monkeypatch: Any) -> None:
+    met, original = tmp_path / "met", accelerate.PartialState
+
+    def connect(**options: Any) -> accelerate.PartialState:
+        state = original(**options)
+        if state.process_index == 1:
+            time.sleep(0.5)  # the first one, which holds the addresses of all, could end meanwhile
+            met.touch()
+        return state
+
+    monkeypatch.setattr("accelerate.PartialState", connect)
+    assert run_together(tmp_path, lambda _: met.exists()) == [True, True]
 
 
 @pytest.mark.parametrize("micro_batches", [1, len(CUTS)])

@@ -73,11 +73,18 @@ class Processes:
 
         Returns:
             This process's place among them, with its own GPU where `device` is one.
+
+        Raises:
+            TrainingError: another one is gone before all have met.
         """
         from accelerate import PartialState
 
         state = PartialState(cpu=device.type == "cpu", timeout=timedelta(seconds=timeout_s))
-        return cls(state.process_index, state.num_processes, state.device, sharded)
+        joined = cls(state.process_index, state.num_processes, state.device, sharded)
+        # The first process holds the addresses of all: were it to fail and end once its own
+        # connections stand, a slower one would stop here with a trace in place of one line.
+        joined.sum([0.0])
+        return joined
 
     @property
     def is_main(self) -> bool:
