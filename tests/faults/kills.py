@@ -6,6 +6,7 @@ in the end every output has the digests of a run that was never killed. Prints o
 """
 
 import argparse
+import csv
 import json
 import os
 import random
@@ -39,7 +40,7 @@ class Target:
     folders: tuple[str, ...]
     """Outputs with digests."""
     files: tuple[str, ...] = ()
-    """Outputs that are single JSON files."""
+    """Outputs that are single files, JSON or CSV."""
     group: str = ""
     """Of a training: align or tasks."""
     overrides: tuple[str, ...] = ()
@@ -221,12 +222,27 @@ def faulty_places(checkout: Checkout, target: Target) -> list[str]:
             found.append(f"{target.stage}: {error!r}")
     for name in target.files:
         try:
-            json.loads((checkout.folder / name).read_text(encoding="utf-8"))
+            read_whole(checkout.folder / name)
         except FileNotFoundError:
             pass
         except ValueError as error:
             found.append(f"{target.stage}: {name}: {error!r}")
     return found
+
+
+def read_whole(file: Path) -> None:
+    """Read a file that has no digest, to its end.
+
+    Raises:
+        ValueError: it is not whole.
+    """
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".json":
+        json.loads(text)
+        return
+    head, *rows = csv.reader(text.splitlines())
+    if not text.endswith("\n") or any(len(row) != len(head) for row in rows):
+        raise ValueError(f"ends in {text[-20:]!r}")
 
 
 def newest_state(checkout: Checkout, target: Target) -> int:

@@ -71,4 +71,4 @@ def test_the_record_of_a_checkout_is_had_again(reproduced: Checkout) -> None:
     assert certificate["passed"], certificate
     assert certificate["compared_with"] == "the committed dvc.lock"
     assert {stage["status"] for stage in certificate["stages"]} == {"equal"}
-    assert len(certificate["stages"]) == 11
+    assert len(certificate["stages"]) == 12
