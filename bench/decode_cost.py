@@ -231,7 +231,7 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes]]] = {
 @functools.cache
 def _how(medium: str) -> Any:
     """What validation, the cache and a bundle do with a cell."""
-    from plumbline.export.templates.text import TextReader
+    from plumbline.export.runtime.text import TextReader
     from plumbline.tokenization.tokenizer import TokenizerConfig, train_tokenizer
     from plumbline.validation.text_check import clean_text
     from tests.faults.media_mutations import MEDIA, Medium
@@ -252,7 +252,7 @@ def _how(medium: str) -> Any:
 def _run(place: str, medium: str, data: bytes) -> str:
     """Do at `place` what is done with a cell; what came of it."""
     from plumbline.data.undecodable import UndecodableError
-    from plumbline.export.templates.files import InputError
+    from plumbline.export.runtime.files import InputError
 
     how = _how(medium)
     if place == "validate":

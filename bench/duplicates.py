@@ -22,20 +22,22 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from plumbline.evaluation.alignment import evaluate_alignment
-from plumbline.evaluation.config import AlignmentEvaluationConfig
 from plumbline.files import write_digests
+from plumbline.kinds.alignment import train as alignment
+from plumbline.kinds.alignment.evaluate import evaluate_alignment
+from plumbline.kinds.alignment.settings import (
+    AlignmentEvaluationConfig,
+    AlignmentTaskConfig,
+    DualEncoderConfig,
+)
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
-from plumbline.models.config import DualEncoderConfig
 from plumbline.models.stored import Stored
 from plumbline.sources.scenes import SCHEMA, ScenesConfig, scene_rows
-from plumbline.tasks import alignment
-from plumbline.tasks.base import JobContext
-from plumbline.tasks.config import AlignmentTaskConfig
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 from plumbline.tokenization.tokenizer import TokenizerConfig
+from plumbline.training.task import JobContext
 
 SPLITS = {"train": (0, 800), "test": (800, 1000)}
 BATCH, THREADS = 100, 2

@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 import numpy as np
 from PIL import Image
 
-from plumbline.export.templates.model import agree
+from plumbline.export.runtime.model import agree
 
 GOOD_CLIENTS, PAUSE_S = 4, 0.1
 """Each asks, waits for the answer, and then as long."""

@@ -27,12 +27,12 @@ import torch
 from torch import Tensor, nn
 
 from plumbline.batch import Batch, LossSum
-from plumbline.tasks.base import Task
 from plumbline.training.config import OptimConfig
 from plumbline.training.machine import Machine
 from plumbline.training.optim import build_optimizer
 from plumbline.training.processes import Processes
 from plumbline.training.sharding import ShardedLayers
+from plumbline.training.task import Task
 from plumbline.training.window import Gradients
 
 WIDTH, LAYERS, LENGTH, SAMPLES = 768, 12, 32, 4

@@ -25,15 +25,14 @@ from torch import nn
 
 from plumbline.batch import Batch
 from plumbline.files import write_digests
+from plumbline.kinds.vlm.model import Vlm
+from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
+from plumbline.kinds.vlm.train import DialogueSource, collate, loss
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.transform_config import Normalization
-from plumbline.models.config import VlmConfig
 from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
-from plumbline.models.vlm import Vlm
 from plumbline.sources.scenes import ScenesConfig, read_scenes
-from plumbline.tasks.config import VlmTaskConfig
-from plumbline.tasks.vlm import DialogueSource, collate, loss
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 from plumbline.tokenization.tokenizer import SpecialIds, TokenizerConfig
 

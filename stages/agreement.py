@@ -6,11 +6,12 @@ from typing import Any
 
 from plumbline import paths
 from plumbline.errors import ConfigError
+from plumbline.kinds.alignment.settings import AlignmentTaskConfig
+from plumbline.kinds.classification.settings import ClassificationTaskConfig
+from plumbline.kinds.headed.settings import ClassifierConfig, HeadedTaskConfig
 from plumbline.loading.input_config import AudioInputConfig, ImageInputConfig, InputConfig
-from plumbline.models.config import ClassifierConfig
 from plumbline.shapes.detect import ShapesConfig
 from plumbline.sources.base import Source
-from plumbline.tasks.config import AlignmentTaskConfig, ClassificationTaskConfig, HeadedTaskConfig
 from plumbline.tokenization.cache import TokenizeConfig
 from plumbline.tokenization.media import CHANNELS
 from plumbline.training.sections import TrainingConfig

@@ -7,8 +7,8 @@ from pydantic import Field
 
 from plumbline import paths
 from plumbline.config import Config, fix_threads
-from plumbline.evaluation.config import AlignmentEvaluationConfig
 from plumbline.files import dump_json, staged_output
+from plumbline.kinds.alignment.settings import AlignmentEvaluationConfig
 from plumbline.report.first_figures import DETAILS, in_words, write_figures
 from plumbline.report.history import write_curves
 from plumbline.stage import StageSpec, parse_call, run_stage
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     import numpy as np
     import torch
 
-    from plumbline.evaluation.alignment import evaluate_alignment
+    from plumbline.kinds.alignment.evaluate import evaluate_alignment
     from plumbline.loading.cache_reader import TrainingCache
     from plumbline.models.device import resolve_device
     from plumbline.models.stored import load_dual_encoder

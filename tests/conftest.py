@@ -26,7 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     from plumbline.loading.cache_reader import TrainingCache
-    from plumbline.tasks.base import TrainingJob
+    from plumbline.training.task import TrainingJob
 
     MakeJob = Callable[..., TrainingJob]
 
@@ -101,11 +101,10 @@ def caches(
 @pytest.fixture(scope="session")
 def aligned_folder(scenes_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stored dual encoder with random weights, as `pretrain_alignment` writes one."""
+    from plumbline.kinds.alignment.settings import AlignmentTaskConfig, DualEncoderConfig
+    from plumbline.kinds.alignment.train import build
     from plumbline.loading.cache_reader import TrainingCache
-    from plumbline.models.config import DualEncoderConfig
-    from plumbline.tasks.alignment import build
-    from plumbline.tasks.base import JobContext
-    from plumbline.tasks.config import AlignmentTaskConfig
+    from plumbline.training.task import JobContext
     from tests.tiny import TEXT, VIT
 
     sides = {
@@ -121,14 +120,13 @@ def aligned_folder(scenes_cache: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def make_job(caches: Callable[[str], "TrainingCache"], aligned_folder: Path) -> "MakeJob":
     """Builds the training of a case of `tests.tiny`, with other settings where some are given."""
-    from plumbline.models.config import DualEncoderConfig
+    from plumbline.kinds.alignment.settings import AlignmentTaskConfig, DualEncoderConfig
     from plumbline.registry import load_attribute
-    from plumbline.tasks.base import JobContext, TrainingJob
-    from plumbline.tasks.config import AlignmentTaskConfig
     from plumbline.tasks.kinds import KINDS, TaskKind
+    from plumbline.training.task import JobContext, TrainingJob
     from tests.tiny import CASES
 
-    aligning = TaskKind(DualEncoderConfig, AlignmentTaskConfig, "plumbline.tasks.alignment:build")
+    aligning = TaskKind(DualEncoderConfig, AlignmentTaskConfig, "plumbline.kinds.alignment.train:build")
 
     def make(
         name: str,

@@ -1,6 +1,6 @@
 """The words that all layers share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,3 +28,8 @@ class LossSum:
     """Scalar: the sum over everything that counts, in nats."""
     count: Tensor
     """Scalar: how many targets the sum is over; 0 when all are ignored (then total is 0 too)."""
+
+
+def sample_numbers(samples: Sequence[Sample]) -> list[int]:
+    """The numbers of samples, for the record of a step that went wrong."""
+    return [int(sample["index"]) for sample in samples]

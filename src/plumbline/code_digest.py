@@ -2,7 +2,7 @@
 
 The closure is every file of ours that can shape what a stage writes:
 - what its script imports, anywhere in a file, also inside functions, with the packages around it;
-- what a text like "plumbline.tasks.vlm:build" names, where code of the stage loads such places;
+- what a text like "plumbline.kinds.vlm.train:build" names, where code of the stage loads such places;
 - what lies beside a module as data: `Path(__file__).parent / "templates"`, and what a text like
   "plumbline/data/images.py" names, to be copied as it is;
 - what the project's plugins import, since every stage loads them.

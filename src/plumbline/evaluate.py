@@ -32,13 +32,13 @@ def evaluate(folder: Path, cache: Path, settings: Mapping[str, Any]) -> dict[str
         CheckpointError: the folder holds no model, or a file has changed.
         ConfigError: a setting is wrong, or the cache has another tokenizer than the model.
     """
-    from plumbline.evaluation.alignment import evaluate_alignment
-    from plumbline.evaluation.config import AlignmentEvaluationConfig
     from plumbline.evaluation.kinds import EVALUATIONS
     from plumbline.evaluation.result import Evaluation, EvaluationJob, settle
+    from plumbline.kinds.alignment.evaluate import evaluate_alignment
+    from plumbline.kinds.alignment.model import DualEncoderSpec
+    from plumbline.kinds.alignment.settings import AlignmentEvaluationConfig
     from plumbline.loading.cache_reader import TrainingCache
     from plumbline.models.device import resolve_device
-    from plumbline.models.dual_encoder import DualEncoderSpec
     from plumbline.models.stored import load_dual_encoder, load_model
     from plumbline.registry import load_attribute
     from plumbline.tokenization.tokenizer import FILE_NAME

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from plumbline.errors import DataError
-from plumbline.evaluation.alignment import evaluate_alignment
-from plumbline.evaluation.config import AlignmentEvaluationConfig
+from plumbline.kinds.alignment.evaluate import evaluate_alignment
+from plumbline.kinds.alignment.settings import AlignmentEvaluationConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import load_dual_encoder
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from plumbline.errors import DataError
-from plumbline.evaluation.classification import evaluate, softmax
-from plumbline.evaluation.config import ClassificationEvaluationConfig
 from plumbline.evaluation.result import Evaluation, EvaluationJob
+from plumbline.kinds.classification.evaluate import evaluate, softmax
+from plumbline.kinds.classification.settings import ClassificationEvaluationConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.metrics.known import figure_name
 from plumbline.models.stored import load_model

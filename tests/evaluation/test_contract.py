@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from plumbline.evaluation.alignment import evaluate_alignment
-from plumbline.evaluation.config import AlignmentEvaluationConfig
 from plumbline.evaluation.kinds import EVALUATIONS
 from plumbline.evaluation.result import Evaluation, EvaluationJob, Row, write_evaluation
+from plumbline.kinds.alignment.evaluate import evaluate_alignment
+from plumbline.kinds.alignment.settings import AlignmentEvaluationConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import load_dual_encoder, load_model
 from plumbline.registry import load_attribute

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from plumbline.evaluation.generation import answer_nll, generate_answers
+from plumbline.kinds.vlm.generation import answer_nll, generate_answers
+from plumbline.kinds.vlm.model import Vlm
+from plumbline.kinds.vlm.settings import VlmConfig
 from plumbline.losses.language import token_cross_entropy
-from plumbline.models.config import DecoderConfig, VlmConfig
+from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
-from plumbline.models.vlm import Vlm
 
 VOCAB, BOS, EOS = 12, 1, 2
 PROMPTS = [[5, 6], [7], [8, 9, 3], [5, 6], [4, 4], []]

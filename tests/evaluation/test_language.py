@@ -12,22 +12,22 @@ from tokenizers import Tokenizer
 
 from plumbline.batch import IGNORE_INDEX
 from plumbline.errors import DataError
-from plumbline.evaluation.config import LanguageEvaluationConfig, SamplingConfig
 from plumbline.evaluation.kinds import EVALUATIONS
-from plumbline.evaluation.language import unigram_entropy
 from plumbline.evaluation.result import (
     Evaluation,
     EvaluationJob,
     settle,
     write_evaluation,
 )
-from plumbline.evaluation.sampling import continue_text
 from plumbline.files import read_json, write_json
+from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
+from plumbline.kinds.causal_lm.sampling import continue_text
+from plumbline.kinds.language.evaluate import unigram_entropy
+from plumbline.kinds.language.settings import LanguageEvaluationConfig, SamplingConfig
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.models.language import CausalLm, CausalLmSpec
 from plumbline.models.stored import Stored, load_as, load_model
 from plumbline.registry import load_attribute
-from plumbline.tasks.base import TrainingJob
+from plumbline.training.task import TrainingJob
 from tests.tiny import CASES
 
 CPU = torch.device("cpu")

@@ -9,14 +9,14 @@ import torch
 from pydantic import ValidationError
 from transformers import BartConfig, BartForConditionalGeneration
 
-from plumbline.evaluation.config import Seq2SeqEvaluationConfig
 from plumbline.evaluation.result import EvaluationJob
-from plumbline.evaluation.seq2seq import evaluate, write_targets
+from plumbline.kinds.seq2seq.evaluate import evaluate, write_targets
+from plumbline.kinds.seq2seq.model import Seq2Seq
+from plumbline.kinds.seq2seq.settings import Seq2SeqEvaluationConfig
+from plumbline.kinds.seq2seq.train import PairRows
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.models.seq2seq import Seq2Seq
 from plumbline.models.stored import load_model
-from plumbline.tasks.base import TrainingJob
-from plumbline.tasks.seq2seq import PairRows
+from plumbline.training.task import TrainingJob
 
 BOS, EOS = 1, 2
 MakeJob = Callable[..., TrainingJob]

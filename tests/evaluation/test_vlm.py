@@ -4,17 +4,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from plumbline.evaluation.config import VlmEvaluationConfig
 from plumbline.evaluation.result import Evaluation
-from plumbline.evaluation.vlm import VlmEvaluator
 from plumbline.files import write_digests
+from plumbline.kinds.vlm.evaluate import VlmEvaluator
+from plumbline.kinds.vlm.features import encode_images
+from plumbline.kinds.vlm.settings import VlmConfig, VlmEvaluationConfig, VlmTaskConfig
+from plumbline.kinds.vlm.train import build
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.models.config import DecoderConfig, VlmConfig
-from plumbline.models.features import encode_images
+from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.stored import StoredVlm, load_model, save_model
-from plumbline.tasks.base import JobContext
-from plumbline.tasks.config import VlmTaskConfig
-from plumbline.tasks.vlm import build
+from plumbline.training.task import JobContext
 
 CPU = torch.device("cpu")
 

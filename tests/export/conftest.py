@@ -9,17 +9,16 @@ import pytest
 import torch
 
 from plumbline.export.bundle import write_bundle
-from plumbline.export.config import ExportConfig, VlmExportConfig
+from plumbline.export.config import ExportConfig
 from plumbline.export.kinds import EXPORTS
 from plumbline.export.plan import BundleSource
-from plumbline.export.vlm import choose_samples, reference_answers
 from plumbline.files import dump_json, staged_folder, write_digests
+from plumbline.kinds.vlm.export import choose_samples, reference_answers
+from plumbline.kinds.vlm.settings import VlmConfig, VlmExportConfig, VlmTaskConfig
+from plumbline.kinds.vlm.train import build
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.models.config import VlmConfig
 from plumbline.models.stored import load_model, save_model
-from plumbline.tasks.base import JobContext
-from plumbline.tasks.config import VlmTaskConfig
-from plumbline.tasks.vlm import build
+from plumbline.training.task import JobContext
 from tests.tiny import CASES
 
 CONFIG = VlmExportConfig(max_new_tokens=12, parity_samples=30, selftest_samples=3)

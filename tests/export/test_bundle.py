@@ -9,10 +9,10 @@ import pytest
 from plumbline.errors import ExportError
 from plumbline.export import bundle as bundle_module
 from plumbline.export.bundle import write_bundle
-from plumbline.export.config import VlmExportConfig
 from plumbline.export.plan import BundleSource
-from plumbline.export.templates.model import Model
+from plumbline.export.runtime.model import Model
 from plumbline.files import dump_json, read_digests, read_json, verify_digests, write_digests
+from plumbline.kinds.vlm.settings import VlmExportConfig
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"max_new_tokens": 4, "parity_samples": 4, "selftest_samples": 1}
@@ -51,7 +51,7 @@ def test_whoever_may_read_one_file_may_read_them_all(bundle: Path) -> None:
 
 
 def test_scripts_are_copied_as_they_are_beside_the_decoders(bundle: Path) -> None:
-    templates = ROOT / "src/plumbline/export/templates"
+    templates = ROOT / "src/plumbline/export/runtime"
     decoders = ROOT / "src/plumbline/data"
     copies = {path.name: path for path in (bundle / "runtime").iterdir()}
     assert "classifier.py" not in copies  # what this kind does not need

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from plumbline.export.templates.contract import check_shape
-from plumbline.export.templates.files import BundleError
-from plumbline.export.templates.guard import check_code
-from plumbline.export.templates.model import Model, selftest
+from plumbline.export.runtime.contract import check_shape
+from plumbline.export.runtime.files import BundleError
+from plumbline.export.runtime.guard import check_code
+from plumbline.export.runtime.model import Model, selftest
 from plumbline.files import dump_json, read_json, write_digests
 from tests.export.test_tasks import BOTH_FORMATS
 

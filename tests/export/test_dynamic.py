@@ -9,14 +9,14 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from plumbline.export.classifier import HeadedGraph
 from plumbline.export.graphs import GraphSpec, ids_examples
 from plumbline.export.onnx_writer import write_onnx
 from plumbline.export.plan import BundleSource
-from plumbline.export.templates.files import open_graph
-from plumbline.export.templates.model import Model
+from plumbline.export.runtime.files import open_graph
+from plumbline.export.runtime.model import Model
 from plumbline.export.torchscript import write_torchscript
-from plumbline.models.classifier import Classifier, encoder_for
+from plumbline.kinds.headed.export import HeadedGraph
+from plumbline.kinds.headed.model import Classifier, encoder_for
 from plumbline.models.encoder_config import AnyEncoder
 from tests.tiny import SEQUENCE, TEXT, VIT
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from plumbline.evaluation.config import SamplingConfig
-from plumbline.evaluation.sampling import continue_text
 from plumbline.export.plan import BundleSource
-from plumbline.export.seq2seq import SourceGraph, TargetGraph
-from plumbline.export.templates.model import Model
-from plumbline.export.templates.seq2seq import Seq2SeqTask
-from plumbline.export.templates.text import TextReader
-from plumbline.tasks.seq2seq import PairRows
+from plumbline.export.runtime.model import Model
+from plumbline.export.runtime.text import TextReader
+from plumbline.kinds.causal_lm.sampling import continue_text
+from plumbline.kinds.language.settings import SamplingConfig
+from plumbline.kinds.seq2seq.export import SourceGraph, TargetGraph
+from plumbline.kinds.seq2seq.runtime import Seq2SeqTask
+from plumbline.kinds.seq2seq.train import PairRows
 
 SourceOf = Callable[[str], BundleSource]
 BundleOf = Callable[..., Path]

@@ -9,10 +9,10 @@ from plumbline.export import onnx_writer
 from plumbline.export.graphs import decoder_sizes
 from plumbline.export.onnx_writer import write_onnx
 from plumbline.export.plan import BundleSource
-from plumbline.export.templates.model import Model
-from plumbline.export.templates.vlm import VlmTask
+from plumbline.export.runtime.model import Model
 from plumbline.export.torchscript import write_torchscript
-from plumbline.export.vlm import DecoderGraph, VisionGraph, vision_spec
+from plumbline.kinds.vlm.export import DecoderGraph, VisionGraph, vision_spec
+from plumbline.kinds.vlm.runtime import VlmTask
 
 TOLERANCE = 2e-4  # float32 kernels sum in other orders; the logits here are around 1
 

@@ -10,10 +10,10 @@ import pytest
 
 from plumbline.errors import DataError
 from plumbline.export.bundle import write_bundle
-from plumbline.export.config import VlmExportConfig
 from plumbline.export.plan import BundleSource
-from plumbline.export.templates.model import Model
+from plumbline.export.runtime.model import Model
 from plumbline.files import dump_json, read_json, write_digests
+from plumbline.kinds.vlm.settings import VlmExportConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import load_model, save_model
 from plumbline.predict import main

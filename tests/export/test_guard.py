@@ -11,7 +11,7 @@ import pytest
 
 from plumbline.files import read_json, write_digests
 
-TEMPLATES = Path(__file__).parents[2] / "src/plumbline/export/templates"
+TEMPLATES = Path(__file__).parents[2] / "src/plumbline/export/runtime"
 PLANTED = "open({!r}, 'w').close()\n"
 """Code that leaves a trace where it runs."""
 

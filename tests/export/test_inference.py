@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from plumbline.evaluation.generation import generate_answers
 from plumbline.export.plan import BundleSource
 from plumbline.files import dump_json, read_json, write_digests
-from plumbline.models.features import encode_images
+from plumbline.kinds.vlm.features import encode_images
+from plumbline.kinds.vlm.generation import generate_answers
 
 WITHOUT_TORCH = """
 import runpy, sys

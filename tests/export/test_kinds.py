@@ -13,16 +13,16 @@ from transformers import (
 )
 
 from plumbline.export.bundle import write_bundle
-from plumbline.export.config import VlmExportConfig
 from plumbline.export.plan import BundleSource
 from plumbline.files import read_json, write_digests
+from plumbline.kinds.vlm.model import Vlm, VlmSpec
+from plumbline.kinds.vlm.settings import VlmConfig, VlmExportConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import ImageInputConfig
-from plumbline.models.config import DecoderConfig, VlmConfig
+from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.encoder_config import TorchvisionConfig
 from plumbline.models.encoders import build_encoder
 from plumbline.models.stored import Stored
-from plumbline.models.vlm import Vlm, VlmSpec
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 from plumbline.tokenization.tokenizer import SpecialIds, TokenizerConfig, load_tokenizer

@@ -8,8 +8,8 @@ from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
 from plumbline.export.parity import Parity, check_parity
 from plumbline.export.plan import BundleSource
-from plumbline.export.templates.model import Model
-from plumbline.export.vlm import choose_samples, measure_parity, reference_answers
+from plumbline.export.runtime.model import Model
+from plumbline.kinds.vlm.export import choose_samples, measure_parity, reference_answers
 
 PERFECT = Parity(
     samples=10,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from plumbline.errors import ConfigError, DataError
-from plumbline.export.templates.model import Model, agree
+from plumbline.export.runtime.model import Model, agree
 from plumbline.files import read_json
 from plumbline.models.stored import load_model
 from plumbline.predict import main

@@ -13,10 +13,10 @@ from PIL import Image
 from plumbline.data.images import decode_image, resize_image
 from plumbline.export.bundle import COMMON_DECODERS, CORE
 from plumbline.export.plan import DECODERS
-from plumbline.export.templates.files import InputError, TooLargeError
-from plumbline.export.templates.model import Model
-from plumbline.export.templates.pixel_values import Preprocessor
-from plumbline.export.templates.vlm import VlmTask
+from plumbline.export.runtime.files import InputError, TooLargeError
+from plumbline.export.runtime.model import Model
+from plumbline.export.runtime.pixel_values import Preprocessor
+from plumbline.kinds.vlm.runtime import VlmTask
 from plumbline.loading.transform_config import STATISTICS, Normalization
 from plumbline.loading.transforms import normalize_images
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from plumbline.export.templates.files import InputError
-from plumbline.export.templates.scores import choose_token, next_probabilities, softmax
+from plumbline.export.runtime.files import InputError
+from plumbline.export.runtime.scores import choose_token, next_probabilities, softmax
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4, 3e38])

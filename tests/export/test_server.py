@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from plumbline.export.templates.model import Model, agree
+from plumbline.export.runtime.model import Model, agree
 from plumbline.files import dump_json, read_json
 
 WITHOUT_TORCH = """

@@ -19,8 +19,8 @@ import yaml
 from plumbline.errors import ExportError
 from plumbline.export.bundle import write_bundle
 from plumbline.export.plan import BundleSource
-from plumbline.export.templates.files import InputError
-from plumbline.export.templates.model import Model
+from plumbline.export.runtime.files import InputError
+from plumbline.export.runtime.model import Model
 from plumbline.files import dump_json, read_json, verify_digests, write_digests
 from plumbline.models.encoder_config import NgramEncoderConfig
 from tests.export.conftest import settings_of

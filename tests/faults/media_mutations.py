@@ -24,8 +24,8 @@ from plumbline.data.arrays import decode_features, encode_array
 from plumbline.data.audio import decode_mono
 from plumbline.data.images import decode_image, read_size, resize_image
 from plumbline.data.undecodable import MAX_BYTES, UndecodableError
-from plumbline.export.templates.files import InputError
-from plumbline.export.templates.inputs import AudioReader, FeaturesReader, ImageReader
+from plumbline.export.runtime.files import InputError
+from plumbline.export.runtime.inputs import AudioReader, FeaturesReader, ImageReader
 from plumbline.validation.audio_check import AudioLimits, check_audio
 from plumbline.validation.features_check import FeatureLimits, check_features
 from plumbline.validation.image_check import ImageLimits, check_image

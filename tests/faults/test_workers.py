@@ -14,9 +14,9 @@ from plumbline.batch import Batch, LossSum, Sample
 from plumbline.errors import TrainingError
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
-from plumbline.tasks.base import Task
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
+from plumbline.training.task import Task
 from plumbline.training.trainer import Trainer
 from tests.training.together import ALONE
 

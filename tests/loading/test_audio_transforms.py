@@ -16,7 +16,7 @@ from transformers import WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
 from plumbline.data.audio import decode_mono
-from plumbline.export.templates import audio_features
+from plumbline.export.runtime import audio_features
 from plumbline.loading.audio_transform_config import AudioAugmentConfig, AudioTransformConfig
 from plumbline.loading.audio_transforms import (
     augment_waveforms,

@@ -13,6 +13,7 @@ from torch import Tensor
 from plumbline.batch import Batch
 from plumbline.config import check_config
 from plumbline.errors import ConfigError, DataError
+from plumbline.kinds.classification.settings import ClassificationTaskConfig
 from plumbline.loading.audio_transforms import log_mel
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import (
@@ -24,9 +25,8 @@ from plumbline.loading.input_config import (
 from plumbline.loading.inputs import AudioInput, FeaturesInput, Input, TextInput, build_input
 from plumbline.loading.memory_cache import MemoryCache
 from plumbline.loading.random import keyed_generator
-from plumbline.tasks.base import TrainingJob
-from plumbline.tasks.config import ClassificationTaskConfig
 from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.task import TrainingJob
 from tests.tiny import CASES, COVERED, MOVED, SPECTROGRAM
 
 Caches = Callable[[str], TrainingCache]

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from plumbline.models.config import DualEncoderConfig
-from plumbline.models.dual_encoder import DualEncoder, unit
+from plumbline.kinds.alignment.model import DualEncoder, unit
+from plumbline.kinds.alignment.settings import DualEncoderConfig
 from plumbline.models.encoder_config import TextEncoderConfig, VitConfig
 from plumbline.models.text import TextEncoder
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from plumbline.config import check_config
 from plumbline.errors import ConfigError
-from plumbline.models.classifier import Classifier, encoder_for
-from plumbline.models.config import ClassifierConfig, DualEncoderConfig
+from plumbline.kinds.alignment.settings import DualEncoderConfig
+from plumbline.kinds.headed.model import Classifier, encoder_for
+from plumbline.kinds.headed.settings import ClassifierConfig
 from plumbline.models.encoder_config import (
     ENCODERS,
     NgramEncoderConfig,

@@ -7,12 +7,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from plumbline.kinds.vlm import features
+from plumbline.kinds.vlm.features import cached_features, encode_images
 from plumbline.loading.transform_config import Normalization
 from plumbline.loading.transforms import normalize_images
-from plumbline.models import features
 from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
-from plumbline.models.features import cached_features, encode_images
 from plumbline.models.vision import ImageEncoder
 
 CPU = torch.device("cpu")

@@ -19,9 +19,11 @@ from transformers import (
 from plumbline.batch import Batch
 from plumbline.errors import CheckpointError, ConfigError
 from plumbline.files import read_json, write_digests
-from plumbline.models.classifier import ClassifierSpec
-from plumbline.models.language import CausalLmSpec, MaskedLmSpec
-from plumbline.models.seq2seq import Seq2SeqSpec
+from plumbline.kinds.causal_lm.model import CausalLmSpec
+from plumbline.kinds.classification.model import ClassifierSpec
+from plumbline.kinds.masked_lm.model import MaskedLmSpec
+from plumbline.kinds.seq2seq.model import Seq2SeqSpec
+from plumbline.kinds.vlm.model import VlmSpec
 from plumbline.models.spec import SPECS, ModelSpec
 from plumbline.models.stored import (
     load_as,
@@ -31,9 +33,8 @@ from plumbline.models.stored import (
     read_spec,
     save_model,
 )
-from plumbline.models.vlm import VlmSpec
 from plumbline.registry import load_attribute
-from plumbline.tasks.base import TrainingJob
+from plumbline.training.task import TrainingJob
 from tests.tiny import CASES, TEXT
 
 MakeJob = Callable[..., TrainingJob]

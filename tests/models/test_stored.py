@@ -10,9 +10,11 @@ from tokenizers import Tokenizer
 
 from plumbline.errors import CheckpointError
 from plumbline.files import read_json, write_digests
+from plumbline.kinds.vlm.model import Vlm, VlmSpec
+from plumbline.kinds.vlm.settings import VlmConfig
 from plumbline.loading.input_config import ImageInputConfig
 from plumbline.loading.transform_config import Normalization
-from plumbline.models.config import DecoderConfig, VlmConfig
+from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.encoders import build_encoder
 from plumbline.models.stored import (
     load_as,
@@ -21,7 +23,6 @@ from plumbline.models.stored import (
     load_model,
     save_model,
 )
-from plumbline.models.vlm import Vlm, VlmSpec
 from plumbline.tokenization.tokenizer import SpecialIds, load_tokenizer
 
 

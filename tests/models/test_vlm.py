@@ -9,11 +9,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from plumbline.models.config import DecoderConfig, VlmConfig
+from plumbline.kinds.vlm.model import Projector, Vlm
+from plumbline.kinds.vlm.settings import VlmConfig
+from plumbline.models.decoder import build_decoder
+from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
-from plumbline.models.language import build_decoder
-from plumbline.models.vlm import Projector, Vlm
 
 VOCAB, PAD = 40, 0
 

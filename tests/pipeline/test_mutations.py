@@ -198,7 +198,7 @@ EDITS = {
     "datasets.scenes.path": {"prepare@scenes", "report"},
     "versions.onnx": {"export_model@vqa"},
     "src/plumbline/losses/contrastive.py": {"pretrain_alignment@image"},
-    "src/plumbline/export/templates/server.py": {"export_model@vqa"},
+    "src/plumbline/export/runtime/server.py": {"export_model@vqa"},
     "src/plumbline/tracking/record.py": set(),
     "src/plumbline/report/templates/report.css": {"report"},
 }

@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 from plumbline.batch import Batch, Sample
 from plumbline.errors import DataError
+from plumbline.kinds.alignment.model import DualEncoder, Embeddings, unit
+from plumbline.kinds.alignment.settings import AlignmentTaskConfig, DualEncoderConfig
+from plumbline.kinds.alignment.train import PairSource, _bind, build
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import ImageInputConfig
 from plumbline.loading.inputs import ImageInput
 from plumbline.loading.transform_config import AugmentConfig
 from plumbline.losses.contrastive import info_nce, shared_positives, sigmoid_pairs
-from plumbline.models.config import DualEncoderConfig
-from plumbline.models.dual_encoder import DualEncoder, Embeddings, unit
-from plumbline.tasks.alignment import PairSource, _bind, build
-from plumbline.tasks.base import JobContext, Task, TrainingJob, no_metrics
-from plumbline.tasks.config import AlignmentTaskConfig
 from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.task import JobContext, Task, TrainingJob, no_metrics
 from plumbline.training.window import Gradients
 from tests.tiny import TEXT, VIT
 from tests.training.together import ALONE

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from plumbline.errors import ConfigError, DataError
-from plumbline.evaluation.alignment import Embedder, evaluate_alignment
-from plumbline.evaluation.config import AlignmentEvaluationConfig
+from plumbline.kinds.alignment.evaluate import Embedder, evaluate_alignment
+from plumbline.kinds.alignment.settings import AlignmentEvaluationConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import load_dual_encoder
-from plumbline.tasks.base import TrainingJob
+from plumbline.training.task import TrainingJob
 from tests.tiny import NGRAMS, TEXT
 
 CPU = torch.device("cpu")

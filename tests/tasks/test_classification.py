@@ -13,16 +13,16 @@ from torch import Tensor
 
 from plumbline.batch import IGNORE_INDEX, Batch
 from plumbline.errors import CheckpointError, ConfigError, DataError
+from plumbline.kinds.classification.rows import LabelledRows
+from plumbline.kinds.headed.model import Classifier, head_name
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import ImageInputConfig
 from plumbline.loading.inputs import build_input
 from plumbline.metrics.known import METRICS, figure_name, split_part
-from plumbline.models.classifier import Classifier, head_name
 from plumbline.models.encoders import Encoded
 from plumbline.models.stored import load_dual_encoder, load_model
-from plumbline.tasks.base import TrainingJob
-from plumbline.tasks.headed_rows import LabelledRows
 from plumbline.training.freeze import freeze
+from plumbline.training.task import TrainingJob
 from tests.tasks import references
 from tests.tiny import SEQUENCE, SIZES, SPECTROGRAM, make_cache, picture, write_rows
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
+from plumbline.kinds.alignment.train import embed
 from plumbline.loading.loader import Loader, SampleSource
 from plumbline.loading.loader_config import LoaderConfig
-from plumbline.tasks.alignment import embed
-from plumbline.tasks.base import TrainingJob
+from plumbline.training.task import TrainingJob
 from plumbline.training.window import Gradients, WindowSums
 from tests.tasks import references
 from tests.tiny import CASES

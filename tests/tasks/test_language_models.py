@@ -11,14 +11,14 @@ from pydantic import ValidationError
 
 from plumbline.batch import IGNORE_INDEX, Batch
 from plumbline.errors import DataError
+from plumbline.kinds.causal_lm.settings import CausalLmTaskConfig
+from plumbline.kinds.language.rows import TokenBlocks
+from plumbline.kinds.masked_lm.model import MaskedLmSpec
+from plumbline.kinds.masked_lm.settings import MaskedLmConfig
+from plumbline.kinds.masked_lm.train import bind_collate, mask_tokens
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.models.config import MaskedLmConfig
-from plumbline.models.language import MaskedLmSpec
-from plumbline.tasks.base import TrainingJob
-from plumbline.tasks.config import CausalLmTaskConfig
-from plumbline.tasks.masked_lm import bind_collate, mask_tokens
-from plumbline.tasks.token_rows import TokenBlocks
 from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.task import TrainingJob
 from tests.tiny import make_cache, write_rows
 
 Caches = Callable[[str], TrainingCache]

@@ -7,7 +7,7 @@ import torch
 
 from plumbline.batch import Batch
 from plumbline.models.device import autocast
-from plumbline.tasks.base import TrainingJob
+from plumbline.training.task import TrainingJob
 from tests.tiny import CASES
 
 CPU = torch.device("cpu")

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from plumbline.errors import ConfigError, DataError
-from plumbline.evaluation.config import RegressionEvaluationConfig
-from plumbline.evaluation.regression import evaluate
 from plumbline.evaluation.result import EvaluationJob
+from plumbline.kinds.regression.evaluate import evaluate
+from plumbline.kinds.regression.model import RegressorSpec
+from plumbline.kinds.regression.rows import NumberedRows
+from plumbline.kinds.regression.settings import RegressionEvaluationConfig
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.models.classifier import RegressorSpec
 from plumbline.models.stored import load_model
-from plumbline.tasks.base import TrainingJob
-from plumbline.tasks.headed_rows import NumberedRows
+from plumbline.training.task import TrainingJob
 from tests.tiny import Row, array, make_cache, write_rows
 
 MakeJob = Callable[..., TrainingJob]

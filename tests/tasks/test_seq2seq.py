@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from plumbline.batch import IGNORE_INDEX
+from plumbline.kinds.seq2seq.train import shift_right
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.tasks.base import TrainingJob
-from plumbline.tasks.seq2seq import shift_right
 from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.task import TrainingJob
 
 MakeJob = Callable[..., TrainingJob]
 Caches = Callable[[str], TrainingCache]

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.errors import CheckpointError, DataError
+from plumbline.kinds.vlm.model import Vlm
+from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
+from plumbline.kinds.vlm.train import DialogueSource, build, join_segment, segment_mask
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.losses.language import token_cross_entropy
-from plumbline.models.config import DecoderConfig, VlmConfig
-from plumbline.models.vlm import Vlm
-from plumbline.tasks.base import JobContext, TrainingJob
-from plumbline.tasks.config import VlmTaskConfig
-from plumbline.tasks.vlm import DialogueSource, build, join_segment, segment_mask
+from plumbline.models.decoder_config import DecoderConfig
 from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.task import JobContext, TrainingJob
 
 SPECIAL = SpecialIds(pad=0, bos=1, eos=2)
 DECODER = DecoderConfig(width=16, layers=2, heads=2, kv_heads=1, mlp_width=16)

@@ -20,8 +20,8 @@ from plumbline.errors import DataError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
-from plumbline.tasks.base import TrainingJob
 from plumbline.tokenization.media import open_media
+from plumbline.training.task import TrainingJob
 from tests.tiny import (
     DATA,
     DIGITS,

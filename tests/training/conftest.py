@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from plumbline.batch import Batch, LossSum, Sample
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
-from plumbline.tasks.base import Task
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
 from plumbline.training.progress import OnLog
+from plumbline.training.task import Task
 from plumbline.training.trainer import Trainer
 from tests.training.together import ALONE, Together, run_together
 

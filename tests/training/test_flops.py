@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from plumbline.batch import Batch, LossSum
-from plumbline.tasks.base import Task
 from plumbline.training.flops import StepFlops, count_step
+from plumbline.training.task import Task
 from tests.training.together import ALONE
 
 BATCH, STEPS, WIDTH, HEADS = 3, 5, 8, 2

@@ -15,9 +15,9 @@ from torch import nn
 
 from plumbline.batch import Batch
 from plumbline.files import read_digests
-from plumbline.tasks.base import Task, TrainingJob
 from plumbline.training.processes import Processes
 from plumbline.training.sections import TrainingConfig
+from plumbline.training.task import Task, TrainingJob
 from tests.tiny import CASES
 from tests.training.together import settings as common_settings
 from tests.training.together import train as train_with

@@ -13,15 +13,16 @@ from torch import nn
 
 from plumbline.batch import Batch, LossSum
 from plumbline.files import read_json, write_digests
+from plumbline.kinds.alignment import train as alignment_task
+from plumbline.kinds.alignment.settings import AlignmentTaskConfig, DualEncoderConfig
+from plumbline.kinds.vlm import train as vlm_task
+from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.models.config import DecoderConfig, DualEncoderConfig, VlmConfig
+from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.stored import load_dual_encoder, load_media_encoder, load_model
-from plumbline.tasks import alignment as alignment_task
-from plumbline.tasks import vlm as vlm_task
-from plumbline.tasks.base import JobContext, TrainingJob
-from plumbline.tasks.config import AlignmentTaskConfig, VlmTaskConfig
 from plumbline.training.launch import decide_machine
 from plumbline.training.run import train_to_folder
+from plumbline.training.task import JobContext, TrainingJob
 from tests.training.together import settings as common_settings
 
 Build = Callable[[], TrainingJob]

@@ -14,11 +14,11 @@ from plumbline.batch import LossSum
 from plumbline.errors import ConfigError, TrainingError
 from plumbline.files import read_json, verify_digests
 from plumbline.metrics.known import METRICS, Metric
-from plumbline.tasks.base import no_metrics, perplexity_of
 from plumbline.training.clock import Best, Clock
 from plumbline.training.config import TrainerConfig
 from plumbline.training.length import count_validations, epoch_ends
 from plumbline.training.stopping import Waiting
+from plumbline.training.task import no_metrics, perplexity_of
 
 NAN = math.nan
 SCORE = {"monitor": "score", "mode": "min"}

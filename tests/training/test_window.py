@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from plumbline.batch import Batch, LossSum
 from plumbline.losses.contrastive import info_nce, matryoshka, shared_positives, sigmoid_pairs
-from plumbline.tasks.base import Task, WindowLoss
+from plumbline.training.task import Task, WindowLoss
 from plumbline.training.window import Gradients
 from tests.training.together import ALONE
 

@@ -19,14 +19,14 @@ from plumbline.batch import Batch
 from plumbline.config import Config
 from plumbline.loading.loader import Keyed, Share, collate_share
 from plumbline.loading.loader_config import LoaderConfig
-from plumbline.tasks.base import TrainingJob
-from plumbline.tasks.config import TaskConfig
 from plumbline.training.config import TrainerConfig
 from plumbline.training.launch import decide_machine
 from plumbline.training.machine import Machine
 from plumbline.training.processes import Processes
 from plumbline.training.run import train_along, train_to_folder
 from plumbline.training.sections import TrainingConfig, TrainSection
+from plumbline.training.task import TrainingJob
+from plumbline.training.task_config import TaskConfig
 from plumbline.training.window import Gradients, WindowSums
 
 CPU = torch.device("cpu")

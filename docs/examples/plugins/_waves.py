@@ -17,17 +17,17 @@ from plumbline.evaluation.config import TaskEvaluationConfig
 from plumbline.evaluation.result import Evaluation, EvaluationJob
 from plumbline.export.config import ExportConfig
 from plumbline.export.plan import BundlePlan
+from plumbline.kinds.headed.model import encoder_for
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import FeaturesInputConfig
 from plumbline.loading.inputs import Input, build_input
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.loading.random import keyed_seed
-from plumbline.models.classifier import encoder_for
 from plumbline.models.device import to_device
 from plumbline.models.encoders import Encoded, Encoder
 from plumbline.models.spec import ModelSpec
-from plumbline.tasks.base import JobContext, Task, TrainingJob
+from plumbline.training.task import JobContext, Task, TrainingJob
 
 
 class RecurrentEncoder(Encoder):

@@ -20,9 +20,9 @@ from plumbline.models.encoder_config import ENCODERS, AnyEncoder, EncoderConfig
 from plumbline.models.spec import SPECS
 from plumbline.sources.base import SOURCES, Source
 from plumbline.sources.rows import make_batches
-from plumbline.tasks.config import TaskConfig
 from plumbline.tasks.kinds import KINDS, TaskKind
 from plumbline.training.schedule import SCHEDULES, ScheduleConfig, ScheduleCurve
+from plumbline.training.task_config import TaskConfig
 
 
 class WavesSource(Source):

@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 
-from plumbline.evaluation.config import (
-    ClassificationEvaluationConfig,
-    LanguageEvaluationConfig,
-    RegressionEvaluationConfig,
-    Seq2SeqEvaluationConfig,
-    TaskEvaluationConfig,
-    VlmEvaluationConfig,
-)
+from plumbline.evaluation.config import TaskEvaluationConfig
+from plumbline.kinds.classification.settings import ClassificationEvaluationConfig
+from plumbline.kinds.language.settings import LanguageEvaluationConfig
+from plumbline.kinds.regression.settings import RegressionEvaluationConfig
+from plumbline.kinds.seq2seq.settings import Seq2SeqEvaluationConfig
+from plumbline.kinds.vlm.settings import VlmEvaluationConfig
 from plumbline.registry import Registry
 
 
@@ -26,15 +24,15 @@ class EvaluationKind:
 EVALUATIONS: Registry[EvaluationKind] = Registry("kind of task")
 
 for _kind, _settings, _evaluate in (
-    ("vlm", VlmEvaluationConfig, "plumbline.evaluation.vlm:evaluate"),
-    ("causal_lm", LanguageEvaluationConfig, "plumbline.evaluation.causal_lm:evaluate"),
-    ("masked_lm", LanguageEvaluationConfig, "plumbline.evaluation.masked_lm:evaluate"),
-    ("seq2seq", Seq2SeqEvaluationConfig, "plumbline.evaluation.seq2seq:evaluate"),
+    ("vlm", VlmEvaluationConfig, "plumbline.kinds.vlm.evaluate:evaluate"),
+    ("causal_lm", LanguageEvaluationConfig, "plumbline.kinds.causal_lm.evaluate:evaluate"),
+    ("masked_lm", LanguageEvaluationConfig, "plumbline.kinds.masked_lm.evaluate:evaluate"),
+    ("seq2seq", Seq2SeqEvaluationConfig, "plumbline.kinds.seq2seq.evaluate:evaluate"),
     (
         "classification",
         ClassificationEvaluationConfig,
-        "plumbline.evaluation.classification:evaluate",
+        "plumbline.kinds.classification.evaluate:evaluate",
     ),
-    ("regression", RegressionEvaluationConfig, "plumbline.evaluation.regression:evaluate"),
+    ("regression", RegressionEvaluationConfig, "plumbline.kinds.regression.evaluate:evaluate"),
 ):
     EVALUATIONS.register(_kind, EvaluationKind(_settings, _evaluate))

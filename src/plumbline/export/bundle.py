@@ -24,9 +24,9 @@ from plumbline.export.kinds import EXPORTS
 from plumbline.export.onnx_writer import external_name, write_onnx
 from plumbline.export.parity import check_parity
 from plumbline.export.plan import BundlePlan, BundleSource, GraphPlan, Readme, check_split
+from plumbline.export.runtime.files import open_graph
+from plumbline.export.runtime.model import CONTRACT_VERSION, Model
 from plumbline.export.selftest import write_selftest
-from plumbline.export.templates.files import open_graph
-from plumbline.export.templates.model import CONTRACT_VERSION, Model
 from plumbline.files import dump_json, write_digests
 from plumbline.models.stored import ARCHITECTURE, SPEC
 from plumbline.models.weights import WEIGHTS, save_weights

@@ -2,13 +2,12 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from plumbline.config import Config
 from plumbline.data.audio_headers import MAX_SECONDS
 from plumbline.data.image_parts import MAX_PIXELS
 from plumbline.data.undecodable import MAX_BYTES
-from plumbline.evaluation.config import SamplingConfig
 
 Format = Literal["onnx", "torchscript"]
 
@@ -82,52 +81,3 @@ class ExportConfig(Config):
             raise ValueError(
                 f"{setting} {tokens} is above limits.max_new_tokens {self.limits.max_new_tokens}"
             )
-
-
-class VlmExportConfig(ExportConfig):
-    """Section `export` of a vision-language task."""
-
-    max_new_tokens: int = Field(64, ge=1)
-    """Longest answer."""
-
-    @model_validator(mode="after")
-    def _within_limits(self) -> "VlmExportConfig":
-        self.check_longest("max_new_tokens", self.max_new_tokens)
-        return self
-
-
-class CausalLmExportConfig(ExportConfig):
-    """Section `export` of a causal language model."""
-
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
-    """What the bundle does where a request says nothing."""
-    prompt_tokens: int = Field(16, ge=1)
-    """Tokens of each parity sample that are given; as many again are generated and compared."""
-
-    @model_validator(mode="after")
-    def _within_limits(self) -> "CausalLmExportConfig":
-        self.check_longest("sampling.max_new_tokens", self.sampling.max_new_tokens)
-        return self
-
-
-class MaskedLmExportConfig(ExportConfig):
-    """Section `export` of a masked language model."""
-
-    candidates: int = Field(5, ge=1, le=1000)
-    """Tokens named for a gap where a request does not say how many."""
-
-
-class Seq2SeqExportConfig(ExportConfig):
-    """Section `export` of an encoder-decoder; parity is measured greedily."""
-
-    beams: int = Field(4, ge=1, le=64)
-    """Hypotheses kept where a request does not say how many; 1: greedy."""
-    length_penalty: float = Field(1.0, ge=-10.0, le=10.0)
-    max_new_tokens: int = Field(100, ge=1)
-    parity_tokens: int = Field(32, ge=1)
-    """Longest target that is written for parity."""
-
-    @model_validator(mode="after")
-    def _within_limits(self) -> "Seq2SeqExportConfig":
-        self.check_longest("max_new_tokens", self.max_new_tokens)
-        return self

@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-from plumbline.export.config import (
-    CausalLmExportConfig,
-    ExportConfig,
-    MaskedLmExportConfig,
-    Seq2SeqExportConfig,
-    VlmExportConfig,
-)
+from plumbline.export.config import ExportConfig
+from plumbline.kinds.causal_lm.settings import CausalLmExportConfig
+from plumbline.kinds.masked_lm.settings import MaskedLmExportConfig
+from plumbline.kinds.seq2seq.settings import Seq2SeqExportConfig
+from plumbline.kinds.vlm.settings import VlmExportConfig
 from plumbline.registry import Registry
 
 
@@ -25,11 +23,11 @@ class ExportKind:
 EXPORTS: Registry[ExportKind] = Registry("kind of task")
 
 for _kind, _settings, _plan in (
-    ("vlm", VlmExportConfig, "plumbline.export.vlm:VlmPlan"),
-    ("causal_lm", CausalLmExportConfig, "plumbline.export.language:CausalPlan"),
-    ("masked_lm", MaskedLmExportConfig, "plumbline.export.language:MaskedPlan"),
-    ("seq2seq", Seq2SeqExportConfig, "plumbline.export.seq2seq:Seq2SeqPlan"),
-    ("classification", ExportConfig, "plumbline.export.classifier:ClassificationPlan"),
-    ("regression", ExportConfig, "plumbline.export.classifier:RegressionPlan"),
+    ("vlm", VlmExportConfig, "plumbline.kinds.vlm.export:VlmPlan"),
+    ("causal_lm", CausalLmExportConfig, "plumbline.kinds.causal_lm.export:CausalPlan"),
+    ("masked_lm", MaskedLmExportConfig, "plumbline.kinds.masked_lm.export:MaskedPlan"),
+    ("seq2seq", Seq2SeqExportConfig, "plumbline.kinds.seq2seq.export:Seq2SeqPlan"),
+    ("classification", ExportConfig, "plumbline.kinds.classification.export:ClassificationPlan"),
+    ("regression", ExportConfig, "plumbline.kinds.regression.export:RegressionPlan"),
 ):
     EXPORTS.register(_kind, ExportKind(_settings, _plan))

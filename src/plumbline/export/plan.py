@@ -11,7 +11,7 @@ from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
 from plumbline.export.graphs import GraphSpec
 from plumbline.export.parity import Parity
-from plumbline.export.templates.model import Model
+from plumbline.export.runtime.model import Model
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import Stored
 

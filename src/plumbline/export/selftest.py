@@ -5,7 +5,7 @@ from typing import Any
 
 from plumbline.errors import ExportError
 from plumbline.export.plan import GraphPlan, Request
-from plumbline.export.templates.model import Model, agree
+from plumbline.export.runtime.model import Model, agree
 from plumbline.files import dump_json
 
 TOLERANCE = 1e-3

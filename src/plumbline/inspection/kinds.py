@@ -7,12 +7,12 @@ PREDICTIONS: Registry[str] = Registry("kind of task")
 settings `train.task` to a `plumbline.inspection.predictions.Prediction` by head."""
 
 for _kind, _place in (
-    ("vlm", "plumbline.inspection.predictions:vlm"),
-    ("causal_lm", "plumbline.inspection.predictions:tokens"),
-    ("masked_lm", "plumbline.inspection.predictions:tokens"),
-    ("seq2seq", "plumbline.inspection.predictions:tokens"),
-    ("classification", "plumbline.inspection.predictions:classes"),
-    ("regression", "plumbline.inspection.predictions:numbers"),
-    ("alignment", "plumbline.inspection.predictions:pairs"),
+    ("vlm", "plumbline.kinds.vlm.ask:vlm"),
+    ("causal_lm", "plumbline.kinds.language.ask:tokens"),
+    ("masked_lm", "plumbline.kinds.language.ask:tokens"),
+    ("seq2seq", "plumbline.kinds.language.ask:tokens"),
+    ("classification", "plumbline.kinds.classification.ask:classes"),
+    ("regression", "plumbline.kinds.regression.ask:numbers"),
+    ("alignment", "plumbline.kinds.alignment.ask:pairs"),
 ):
     PREDICTIONS.register(_kind, _place)

@@ -15,7 +15,7 @@ from plumbline.inspection.outputs import tensors_of
 from plumbline.inspection.probe import draw_samples, run_probe
 from plumbline.inspection.result import Report
 from plumbline.inspection.target import Target
-from plumbline.tasks.base import TrainingJob
+from plumbline.training.task import TrainingJob
 from plumbline.training.trainer import Trainer
 
 SETTLED = 3

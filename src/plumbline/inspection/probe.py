@@ -11,10 +11,10 @@ from plumbline.loading.loader import Loader, SampleSource
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.loading.random import keyed_generator
 from plumbline.scratch import scratch_folder
-from plumbline.tasks.base import TrainingJob
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
 from plumbline.training.schedule import ScheduleConfig
+from plumbline.training.task import TrainingJob
 from plumbline.training.trainer import Trainer
 
 OnStep = Callable[[Trainer], bool]

@@ -17,7 +17,7 @@ from plumbline.training.task_sections import FINETUNE
 
 if TYPE_CHECKING:
     from plumbline.batch import Batch
-    from plumbline.tasks.base import TrainingJob
+    from plumbline.training.task import TrainingJob
 
 SPECS: dict[str, StageSpec[Any]] = {"tasks": FINETUNE, "align": PRETRAIN_ALIGNMENT}
 

@@ -2,7 +2,7 @@
 
 A clip's frames depend on its own samples alone: the ends are mirrored (or silent) per clip, never
 the ends of the padded batch. All is computed in float64, because in float32 the quiet bands hold
-rounding noise that differs between libraries. `plumbline.export.templates.audio_features` computes
+rounding noise that differs between libraries. `plumbline.export.runtime.audio_features` computes
 the same without torch, and a test compares them.
 """
 

@@ -31,12 +31,12 @@ SPECS: Registry[str] = Registry("kind of model")
 """Kind -> `module:class` of its spec."""
 
 for _kind, _place in (
-    ("alignment", "plumbline.models.dual_encoder:DualEncoderSpec"),
-    ("vlm", "plumbline.models.vlm:VlmSpec"),
-    ("causal_lm", "plumbline.models.language:CausalLmSpec"),
-    ("masked_lm", "plumbline.models.language:MaskedLmSpec"),
-    ("seq2seq", "plumbline.models.seq2seq:Seq2SeqSpec"),
-    ("classification", "plumbline.models.classifier:ClassifierSpec"),
-    ("regression", "plumbline.models.classifier:RegressorSpec"),
+    ("alignment", "plumbline.kinds.alignment.model:DualEncoderSpec"),
+    ("vlm", "plumbline.kinds.vlm.model:VlmSpec"),
+    ("causal_lm", "plumbline.kinds.causal_lm.model:CausalLmSpec"),
+    ("masked_lm", "plumbline.kinds.masked_lm.model:MaskedLmSpec"),
+    ("seq2seq", "plumbline.kinds.seq2seq.model:Seq2SeqSpec"),
+    ("classification", "plumbline.kinds.classification.model:ClassifierSpec"),
+    ("regression", "plumbline.kinds.regression.model:RegressorSpec"),
 ):
     SPECS.register(_kind, _place)

@@ -14,10 +14,10 @@ from torch import nn
 
 from plumbline.errors import CheckpointError
 from plumbline.files import dump_json, read_json, sha256_file, verify_digests
-from plumbline.models.dual_encoder import DualEncoder, DualEncoderSpec
+from plumbline.kinds.alignment.model import DualEncoder, DualEncoderSpec
+from plumbline.kinds.vlm.model import Vlm, VlmSpec
 from plumbline.models.encoders import Encoder, build_encoder
 from plumbline.models.spec import SPECS, ModelSpec
-from plumbline.models.vlm import Vlm, VlmSpec
 from plumbline.models.weights import WEIGHTS, load_weights, save_weights
 from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import FILE_NAME, load_tokenizer

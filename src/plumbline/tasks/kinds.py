@@ -3,23 +3,15 @@
 from dataclasses import dataclass
 
 from plumbline.config import Config
-from plumbline.models.config import (
-    CausalLmConfig,
-    ClassifierConfig,
-    MaskedLmConfig,
-    Seq2SeqConfig,
-    VlmConfig,
-)
+from plumbline.kinds.causal_lm.settings import CausalLmConfig, CausalLmTaskConfig
+from plumbline.kinds.classification.settings import ClassificationTaskConfig
+from plumbline.kinds.headed.settings import ClassifierConfig
+from plumbline.kinds.masked_lm.settings import MaskedLmConfig, MaskedLmTaskConfig
+from plumbline.kinds.regression.settings import RegressionTaskConfig
+from plumbline.kinds.seq2seq.settings import Seq2SeqConfig, Seq2SeqTaskConfig
+from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
 from plumbline.registry import Registry
-from plumbline.tasks.config import (
-    CausalLmTaskConfig,
-    ClassificationTaskConfig,
-    MaskedLmTaskConfig,
-    RegressionTaskConfig,
-    Seq2SeqTaskConfig,
-    TaskConfig,
-    VlmTaskConfig,
-)
+from plumbline.training.task_config import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -38,31 +30,31 @@ class TaskKind:
 
 KINDS: Registry[TaskKind] = Registry("kind of task")
 KINDS.register(
-    "vlm", TaskKind(VlmConfig, VlmTaskConfig, "plumbline.tasks.vlm:build", starts_from_any=False)
+    "vlm", TaskKind(VlmConfig, VlmTaskConfig, "plumbline.kinds.vlm.train:build", starts_from_any=False)
 )
 KINDS.register(
     "causal_lm",
     TaskKind(
-        CausalLmConfig, CausalLmTaskConfig, "plumbline.tasks.causal_lm:build", starts_from_any=False
+        CausalLmConfig, CausalLmTaskConfig, "plumbline.kinds.causal_lm.train:build", starts_from_any=False
     ),
 )
 KINDS.register(
     "masked_lm",
     TaskKind(
-        MaskedLmConfig, MaskedLmTaskConfig, "plumbline.tasks.masked_lm:build", starts_from_any=False
+        MaskedLmConfig, MaskedLmTaskConfig, "plumbline.kinds.masked_lm.train:build", starts_from_any=False
     ),
 )
 KINDS.register(
     "seq2seq",
     TaskKind(
-        Seq2SeqConfig, Seq2SeqTaskConfig, "plumbline.tasks.seq2seq:build", starts_from_any=False
+        Seq2SeqConfig, Seq2SeqTaskConfig, "plumbline.kinds.seq2seq.train:build", starts_from_any=False
     ),
 )
 KINDS.register(
     "classification",
-    TaskKind(ClassifierConfig, ClassificationTaskConfig, "plumbline.tasks.classification:build"),
+    TaskKind(ClassifierConfig, ClassificationTaskConfig, "plumbline.kinds.classification.train:build"),
 )
 KINDS.register(
     "regression",
-    TaskKind(ClassifierConfig, RegressionTaskConfig, "plumbline.tasks.regression:build"),
+    TaskKind(ClassifierConfig, RegressionTaskConfig, "plumbline.kinds.regression.train:build"),
 )

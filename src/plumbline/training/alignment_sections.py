@@ -2,9 +2,8 @@
 
 from pydantic import model_validator
 
-from plumbline.models.config import DualEncoderConfig
+from plumbline.kinds.alignment.settings import AlignmentTaskConfig, DualEncoderConfig
 from plumbline.stage import StageSpec
-from plumbline.tasks.config import AlignmentTaskConfig
 from plumbline.training.sections import TrainingConfig, TrainSection
 
 
@@ -32,7 +31,7 @@ class PretrainAlignmentConfig(TrainingConfig):
     @property
     def builder(self) -> str:
         """See `TrainingConfig`."""
-        return "plumbline.tasks.alignment:build"
+        return "plumbline.kinds.alignment.train:build"
 
 
 PRETRAIN_ALIGNMENT = StageSpec(

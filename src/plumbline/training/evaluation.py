@@ -8,8 +8,8 @@ from torch import nn
 from plumbline.batch import Batch
 from plumbline.loading.loader import computes, counts
 from plumbline.models.device import autocast, to_device
-from plumbline.tasks.base import Task
 from plumbline.training.machine import Machine
+from plumbline.training.task import Task
 
 
 @torch.inference_mode()

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from plumbline.batch import Batch
 from plumbline.models.device import autocast, to_device
-from plumbline.tasks.base import Task
 from plumbline.training.machine import Machine
+from plumbline.training.task import Task
 from plumbline.training.window import Buffers
 
 

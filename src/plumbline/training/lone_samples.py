@@ -8,10 +8,10 @@ from torch import nn
 from plumbline.errors import ConfigError
 from plumbline.loading.loader import Loader
 from plumbline.models.device import autocast, to_device
-from plumbline.tasks.base import Task
 from plumbline.training.freeze import set_training_mode
 from plumbline.training.machine import Machine
 from plumbline.training.skipping import FAILURES
+from plumbline.training.task import Task
 from plumbline.training.window import Buffers
 
 _REFUSAL = "more than 1 value per channel"

@@ -17,7 +17,6 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import Loader, SampleSource
 from plumbline.models.stored import save_model
 from plumbline.registry import load_attribute
-from plumbline.tasks.base import JobContext, Task, TrainingJob
 from plumbline.training.checkpoint import (
     CheckpointStore,
     fingerprint_run,
@@ -32,6 +31,7 @@ from plumbline.training.processes import Processes
 from plumbline.training.progress import OnLog
 from plumbline.training.sections import TrainingConfig
 from plumbline.training.skipping import FAILURES
+from plumbline.training.task import JobContext, Task, TrainingJob
 from plumbline.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)

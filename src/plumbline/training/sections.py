@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 
 from plumbline.config import Config
 from plumbline.loading.loader_config import LoaderConfig
-from plumbline.tasks.config import TaskConfig
 from plumbline.training.config import TrainerConfig
+from plumbline.training.task_config import TaskConfig
 
 
 class TrainSection(Config):

@@ -13,7 +13,6 @@ from plumbline.batch import Batch
 from plumbline.errors import TrainingError
 from plumbline.loading.loader import Loader
 from plumbline.loading.workers import LoaderError, naming_dead_workers
-from plumbline.tasks.base import Task
 from plumbline.tracking.progress import progress
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig
@@ -31,6 +30,7 @@ from plumbline.training.sharding import ShardedLayers
 from plumbline.training.signals import StopRequest, WaitInterrupted
 from plumbline.training.step import OptimizerStep
 from plumbline.training.stopping import check_metrics
+from plumbline.training.task import Task
 from plumbline.training.validation import Validation
 from plumbline.training.window import Gradients
 

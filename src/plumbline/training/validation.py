@@ -7,13 +7,13 @@ from torch import nn
 
 from plumbline.loading.loader import Loader
 from plumbline.metrics.known import drop_undefined
-from plumbline.tasks.base import Task
 from plumbline.training.config import TrainerConfig
 from plumbline.training.evaluation import evaluate_loss
 from plumbline.training.machine import Machine
 from plumbline.training.progress import OnLog, Progress
 from plumbline.training.signals import StopRequest
 from plumbline.training.stopping import check_metrics
+from plumbline.training.task import Task
 
 
 @dataclass(frozen=True)

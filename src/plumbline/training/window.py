@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from plumbline.batch import Batch
 from plumbline.loading.loader import computes, counts
 from plumbline.models.device import autocast, to_device
-from plumbline.tasks.base import Embedded, Task, WindowLoss
 from plumbline.training.machine import Machine
 from plumbline.training.processes import Processes
+from plumbline.training.task import Embedded, Task, WindowLoss
 
 
 @dataclass(frozen=True)

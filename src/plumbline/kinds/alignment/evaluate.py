@@ -1,0 +1,195 @@
+"""How well images or clips and captions find each other."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from plumbline.errors import ConfigError, DataError
+from plumbline.kinds.alignment.settings import AlignmentEvaluationConfig
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.inputs import Input, build_input, collate_texts
+from plumbline.metrics.classification import accuracy
+from plumbline.metrics.known import drop_undefined
+from plumbline.metrics.retrieval import (
+    class_embeddings,
+    relation_of_rows,
+    retrieval_report,
+    zero_shot,
+)
+from plumbline.models.device import to_device
+from plumbline.models.stored import StoredDualEncoder
+from plumbline.tracking.progress import tracked
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class AlignmentEvaluation:
+    """What the evaluation of an alignment gives."""
+
+    metrics: dict[str, float]
+    media: NDArray[np.int32]
+    """[media] numbers in the cache."""
+    texts: NDArray[np.int32]
+    """[texts] numbers in the cache."""
+    media_embeddings: Floats
+    """[media, embed_dim], unit length."""
+    text_embeddings: Floats
+    """[texts, embed_dim], unit length."""
+    examples: list[dict[str, Any]]
+
+
+def evaluate_alignment(
+    stored: StoredDualEncoder,
+    cache: TrainingCache,
+    config: AlignmentEvaluationConfig,
+    device: torch.device,
+) -> AlignmentEvaluation:
+    """Embed a split and measure recall@k both ways; every caption of a medium is a positive.
+
+    Queries and candidates are the distinct media and captions: one that is there again is the same
+    candidate. Media with the same caption are each a positive of it. With prompt templates the
+    captions of the dataset's classes also classify the media.
+
+    Raises:
+        DataError: the split has no captioned image or clip.
+        ConfigError: templates are given, but the dataset has no labels.
+    """
+    stored.model.to(device).eval()
+    modality = stored.spec.inputs.modality
+    rows = [r for r in cache.by_medium(config.split, stored.spec.inputs.source) if len(r.captions)]
+    if not rows:
+        raise DataError(f"{cache.folder}: no {modality} with a caption in split {config.split!r}")
+    embedder = Embedder(stored, cache, device, config.batch_size)
+    of_rows = np.concatenate([np.full(len(r.captions), r.number, np.int32) for r in rows])
+    media, medium_of_pair = np.unique(of_rows, return_inverse=True)
+    texts, text_of_pair = np.unique(np.concatenate([r.captions for r in rows]), return_inverse=True)
+    media_embeddings = embedder.embed_media(media)
+    text_embeddings = embedder.embed_texts([cache.text(int(number)) for number in texts])
+    report = retrieval_report(
+        media_embeddings,
+        text_embeddings,
+        relation_of_rows(medium_of_pair, text_of_pair),
+        ks=tuple(config.ks),
+        widths=tuple(stored.spec.widths),
+        interval_seed=0,
+    )
+    cut = stored.spec.max_text_tokens
+    cache.say_cut(
+        config.split, cache.text_lengths()[texts], cut, "captions", "task.max_text_tokens"
+    )
+    metrics = {name.replace("image", modality): value for name, value in report.items()}
+    shown, pairs = config.examples, np.stack([medium_of_pair, text_of_pair], axis=1)
+    metrics[f"{modality}s"] = float(len(media))
+    metrics["texts"] = float(len(texts))
+    if config.zero_shot:
+        metrics["zero_shot_accuracy"] = _zero_shot(embedder, cache, config)
+    scores = media_embeddings[:shown] @ text_embeddings.T
+    right = [set(pairs[pairs[:, 0] == at, 1].tolist()) for at in range(len(scores))]
+    examples = [
+        {"medium": int(number), "found": _best_texts(cache, texts, score, known)}
+        for number, score, known in zip(media[:shown], scores, right, strict=True)
+    ]
+    figures = drop_undefined(metrics)
+    return AlignmentEvaluation(figures, media, texts, media_embeddings, text_embeddings, examples)
+
+
+class Embedder:
+    """Maps media of a cache and texts to unit vectors."""
+
+    def __init__(
+        self,
+        stored: StoredDualEncoder,
+        cache: TrainingCache,
+        device: torch.device,
+        batch_size: int,
+    ) -> None:
+        """Take a model that is on `device` and evaluating."""
+        self._stored, self._device, self._size = stored, device, batch_size
+        self.source = stored.spec.inputs.source
+        encoder = stored.spec.model.image_encoder
+        size = encoder.image_size if encoder else None
+        self._inputs: Input = build_input(stored.spec.inputs, cache, image_size=size)
+
+    def embed_media(self, numbers: NDArray[np.int32]) -> Floats:
+        """Embed media by their numbers: [media, embed_dim]."""
+        blocks = []
+        parts = np.split(numbers, range(self._size, len(numbers), self._size))
+        for part in tracked(parts, "embedding media", len(numbers), "media", len):
+            block = [int(number) for number in part]
+            batch = self._inputs.collate([self._inputs.fetch(i) for i in block], block, None)
+            with torch.inference_mode():
+                blocks.append(self._unit(self._stored.model.embed_media(**self._move(batch))))
+        return np.concatenate(blocks)
+
+    def embed_texts(self, texts: list[str]) -> Floats:
+        """Embed raw texts: [texts, embed_dim]."""
+        blocks = []
+        parts = [texts[at : at + self._size] for at in range(0, len(texts), self._size)]
+        for part in tracked(parts, "embedding texts", len(texts), "texts", len):
+            batch = self._collate_texts(part)
+            with torch.inference_mode():
+                blocks.append(self._unit(self._stored.model.embed_texts(**self._move(batch))))
+        return np.concatenate(blocks)
+
+    def _collate_texts(self, texts: list[str]) -> dict[str, Any]:
+        spec = self._stored.spec
+        if spec.model.text_encoder.takes_strings or spec.special_ids is None:
+            return {"texts": texts}
+        encoded = self._stored.text.encode_batch_fast(texts, add_special_tokens=False)
+        ids = [np.array(one.ids, np.int64) for one in encoded]
+        return collate_texts(ids, spec.special_ids, spec.max_text_tokens)
+
+    def _move(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return to_device(batch, self._device)
+
+    def _unit(self, embedded: torch.Tensor) -> Floats:
+        unit: Floats = functional.normalize(embedded, dim=-1).float().cpu().numpy()
+        return unit
+
+
+def _zero_shot(
+    embedder: Embedder, cache: TrainingCache, config: AlignmentEvaluationConfig
+) -> float | None:
+    """Accuracy of the class whose prompts lie nearest, over all labelled rows of the split.
+
+    None where all have one label.
+    """
+    classes = cache.classes()
+    if not classes:
+        raise ConfigError(
+            f"evaluate.zero_shot: {cache.folder} has no labels to put into the templates; set it "
+            "to []"
+        )
+    part, names = next(iter(classes.items()))
+    prompts = [template.replace("{label}", name) for name in names for template in config.zero_shot]
+    texts = embedder.embed_texts(prompts).reshape(len(names), len(config.zero_shot), -1)
+    rows = cache.rows(config.split)
+    source = embedder.source
+    number = cache.facts["parts"].index(part)
+    chosen = (rows["label"] >= 0) & (rows[source] >= 0) & (rows["part"] == number)
+    labels = rows["label"][chosen]
+    if len(np.unique(labels)) < 2:
+        return None
+    media, medium_of_row = np.unique(rows[source][chosen], return_inverse=True)
+    predicted = zero_shot(embedder.embed_media(media), class_embeddings(texts))
+    return accuracy(predicted[medium_of_row], labels)
+
+
+def _best_texts(
+    cache: TrainingCache, texts: NDArray[np.int32], scores: Floats, right: set[int]
+) -> list[dict[str, Any]]:
+    """The five texts that score most for a medium."""
+    best = np.argsort(-scores, kind="stable")[:5].tolist()
+    return [
+        {
+            "text": cache.text(int(texts[i])),
+            "score": round(float(scores[i]), 4),
+            "right": i in right,
+        }
+        for i in best
+    ]

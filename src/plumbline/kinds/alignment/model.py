@@ -1,0 +1,124 @@
+"""Two encoders that meet in one space: the model of alignment."""
+
+import math
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedConfig
+
+from plumbline.kinds.alignment.settings import DualEncoderConfig
+from plumbline.loading.input_config import AnyInput
+from plumbline.models.encoders import build_encoder
+from plumbline.models.spec import ModelSpec
+from plumbline.tokenization.tokenizer import SpecialIds
+
+
+class Embeddings(NamedTuple):
+    """Both sides of a batch in the shared space, not yet normalised, and the logits' scale."""
+
+    media: Tensor
+    """[batch, embed_dim], of images or clips."""
+    texts: Tensor
+    """[texts, embed_dim]."""
+    logit_scale: Tensor
+    """Scalar: 1 / temperature, bounded above."""
+    logit_bias: Tensor
+    """Scalar; only the sigmoid loss uses it."""
+
+
+class DualEncoder(nn.Module):
+    """An encoder of images or audio and one of text, each with a linear map into one space."""
+
+    def __init__(
+        self,
+        config: DualEncoderConfig,
+        vocab_size: int,
+        channels: int | None = None,
+        stored: Path | None = None,
+    ) -> None:
+        """Build with random weights from torch's generator.
+
+        Args:
+            config: the encoders and their space.
+            vocab_size: number of token ids.
+            channels: of the steps that an audio encoder takes.
+            stored: folder with the architecture of a text encoder that came from a checkpoint.
+        """
+        super().__init__()
+        self.config = config
+        if config.image_encoder is not None:
+            self.image_encoder = build_encoder(config.image_encoder)
+        else:
+            assert config.audio_encoder is not None
+            self.audio_encoder = build_encoder(config.audio_encoder, channels=channels)
+        self.text_encoder = build_encoder(config.text_encoder, vocab_size=vocab_size, stored=stored)
+        self.media_projection = nn.Linear(self.media_encoder.width, config.embed_dim, bias=False)
+        self.text_projection = nn.Linear(self.text_encoder.width, config.embed_dim, bias=False)
+        # The logarithm learns, so that the scale stays positive and a step changes it by a factor.
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.initial_temperature)))
+        # Nearly all pairs of a batch do not fit: the sigmoid loss starts from that, as SigLIP does.
+        self.logit_bias = nn.Parameter(torch.tensor(-10.0))
+        self._max_log_scale = math.log(1 / config.min_temperature)
+
+    @property
+    def media_encoder(self) -> Any:
+        """The encoder of the side that is not text."""
+        return self.image_encoder if self.config.image_encoder else self.audio_encoder
+
+    @property
+    def architecture(self) -> PreTrainedConfig | None:
+        """What must be stored beside the weights of parts that came from a checkpoint."""
+        return getattr(self.text_encoder, "architecture", None)
+
+    def embed_media(self, **inputs: Any) -> Tensor:
+        """Map the inputs of a batch, such as `pixel_values`, to [batch, embed_dim]."""
+        embedded: Tensor = self.media_projection(self.media_encoder(**inputs).pooled)
+        return embedded
+
+    def embed_texts(self, **inputs: Any) -> Tensor:
+        """Map `input_ids` and `attention_mask` [texts, seq], or `texts`, to [texts, embed_dim].
+
+        A frozen encoder is left out of the graph, so that the projection after it still learns.
+        """
+        pooled = self.text_encoder(**inputs).pooled
+        if not any(p.requires_grad for p in self.text_encoder.parameters()):
+            pooled = pooled.detach()
+        embedded: Tensor = self.text_projection(pooled)
+        return embedded
+
+    def forward(self, media: dict[str, Any], texts: dict[str, Any]) -> Embeddings:
+        """Embed both sides; what they hold as in `embed_media` and `embed_texts`."""
+        return Embeddings(
+            media=self.embed_media(**media),
+            texts=self.embed_texts(**texts),
+            # Bounded in the forward pass, not by changing the parameter: the optimiser owns it.
+            logit_scale=self.log_scale.clamp(max=self._max_log_scale).exp(),
+            logit_bias=self.logit_bias,
+        )
+
+
+class DualEncoderSpec(ModelSpec):
+    """How to build and feed an aligned pair of encoders."""
+
+    kind: Literal["alignment"] = "alignment"
+    model: DualEncoderConfig
+    inputs: AnyInput
+    """How images or clips reach their encoder."""
+    channels: int | None = None
+    vocab_size: int
+    special_ids: SpecialIds | None
+    max_text_tokens: int
+    widths: list[int]
+    """Embedding widths that were trained as prefixes; empty: the full one alone."""
+
+    def build(self, architecture: Path | None) -> DualEncoder:
+        """See `ModelSpec`."""
+        return DualEncoder(self.model, self.vocab_size, self.channels, architecture)
+
+
+def unit(x: Tensor, width: int | None = None) -> Tensor:
+    """Cut [..., embed_dim] to [..., width] and scale to length 1, as Matryoshka embeddings need."""
+    return functional.normalize(x if width is None else x[..., :width], dim=-1)

@@ -1,0 +1,110 @@
+"""Settings of an alignment. No torch here: a wrong setting is told before it loads."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+from typing_extensions import override
+
+from plumbline.config import Config
+from plumbline.evaluation.config import Split
+from plumbline.loading.input_config import AnyInput
+from plumbline.models.encoder_config import (
+    AnyImageEncoder,
+    AnySequenceEncoder,
+    AnyTextEncoder,
+)
+from plumbline.training.task_config import TaskConfig, check_encoder
+
+
+class AlignmentEvaluationConfig(Config):
+    """Section `evaluate` of an alignment."""
+
+    split: Split = "test"
+    ks: list[Annotated[int, Field(ge=1)]] = Field([1, 5, 10], min_length=1)
+    batch_size: int = Field(256, ge=1)
+    examples: int = Field(8, ge=0)
+    """Media shown in the report with the captions found for them."""
+    zero_shot: list[str] = Field(default_factory=list)
+    """Prompt templates, such as "a photo of a {label}": their captions classify the media."""
+
+
+class DualEncoderConfig(Config):
+    """Two encoders and the space that they share: images or audio on one side, text on the other.
+
+    One of `image_encoder` and `audio_encoder` is given.
+    """
+
+    image_encoder: AnyImageEncoder | None = None
+    audio_encoder: AnySequenceEncoder | None = None
+    text_encoder: AnyTextEncoder
+    embed_dim: int = Field(128, ge=2)
+    initial_temperature: float = Field(0.07, gt=0.0)
+    min_temperature: float = Field(0.01, gt=0.0)
+
+    @model_validator(mode="after")
+    def _one_medium(self) -> "DualEncoderConfig":
+        if (self.image_encoder is None) == (self.audio_encoder is None):
+            raise ValueError("set one of image_encoder and audio_encoder, and the other to null")
+        audio = self.audio_encoder
+        if audio is not None and audio.pooling == "none" and not audio.flatten:
+            raise ValueError("audio_encoder.pooling none leaves no one vector: set flatten to true")
+        return self
+
+    def sources(self) -> list[str]:
+        """The checkpoints that parts start from."""
+        images = self.image_encoder.sources() if self.image_encoder else []
+        return [*images, *self.text_encoder.sources()]
+
+    def without_sources(self) -> "DualEncoderConfig":
+        """The same model once it is trained: where its parts came from no longer matters."""
+        update: dict[str, object] = {"text_encoder": self.text_encoder.without_sources()}
+        if self.image_encoder:
+            update["image_encoder"] = self.image_encoder.without_sources()
+        return self.model_copy(update=update)
+
+
+class AlignmentTaskConfig(TaskConfig):
+    """What alignment optimises."""
+
+    inputs: AnyInput
+    """How images or clips reach their encoder."""
+    loss: Literal["info_nce", "sigmoid"] = "info_nce"
+    widths: list[int] = Field(default_factory=list)
+    """Matryoshka prefix widths; empty: the full width alone."""
+    sample_width: bool = False
+    """Draw one of the widths per batch instead of adding them all up."""
+    text_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Probability that a caption is replaced by the empty text in training."""
+    max_text_tokens: int = Field(62, ge=1)
+    """Longer captions are cut; bos and eos come on top."""
+
+    @field_validator("widths")
+    @classmethod
+    def _distinct(cls, widths: list[int]) -> list[int]:
+        if any(width < 1 for width in widths) or len(set(widths)) != len(widths):
+            raise ValueError("widths must be positive and distinct")
+        return widths
+
+    @model_validator(mode="after")
+    def _something_to_sample(self) -> "AlignmentTaskConfig":
+        if self.sample_width and not self.widths:
+            raise ValueError("sample_width is true, but widths is empty")
+        return self
+
+    @override
+    def check_model(self, model: Config) -> None:
+        assert isinstance(model, DualEncoderConfig)
+        if self.widths and max(self.widths) > model.embed_dim:
+            raise ValueError(
+                f"task.widths: {max(self.widths)} is larger than model.embed_dim {model.embed_dim}"
+            )
+        longest = model.text_encoder.longest()
+        if longest is not None and self.max_text_tokens + 2 > longest:
+            raise ValueError(
+                f"task.max_text_tokens {self.max_text_tokens}: with bos and eos that is more than "
+                f"model.text_encoder.max_tokens {longest}"
+            )
+        medium = "image" if model.image_encoder else "audio"
+        encoder = model.image_encoder or model.audio_encoder
+        assert encoder is not None, "one of them is given"
+        check_encoder(self.inputs, encoder, f"{medium}_encoder")

@@ -1,0 +1,243 @@
+"""Task `alignment`: images or clips and their captions meet in one space."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from plumbline.batch import Batch, LossSum, Sample
+from plumbline.errors import DataError
+from plumbline.kinds.alignment.model import DualEncoder, DualEncoderSpec
+from plumbline.kinds.alignment.settings import AlignmentTaskConfig, DualEncoderConfig
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.inputs import Input, build_input, collate_texts
+from plumbline.loading.random import keyed_generator, keyed_seed
+from plumbline.losses.contrastive import (
+    info_nce,
+    matryoshka,
+    shared_positives,
+    sigmoid_pairs,
+)
+from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.task import Embedded, JobContext, Task, TrainingJob, WindowLoss
+
+
+class PairSource:
+    """One sample per captioned medium of a split; training draws one of its captions per epoch."""
+
+    def __init__(
+        self,
+        cache: TrainingCache,
+        split: str,
+        inputs: Input,
+        config: AlignmentTaskConfig,
+        *,
+        seed: int,
+        training: bool,
+    ) -> None:
+        """Find the captioned images or clips.
+
+        Raises:
+            DataError: there is none in this split.
+        """
+        self._cache, self._inputs, self._config = cache, inputs, config
+        self._seed, self._training = seed, training
+        rows = cache.by_medium(split, config.inputs.source)
+        self._rows = [row for row in rows if len(row.captions)]
+        if not self._rows:
+            raise DataError(
+                f"{cache.folder}: no {config.inputs.modality} with a caption in split {split!r}"
+            )
+        inputs.say_cut(split, np.array([row.number for row in self._rows]))
+        lengths = cache.text_lengths()[np.concatenate([row.captions for row in self._rows])]
+        limit = config.max_text_tokens
+        cache.say_cut(split, lengths, limit, "captions", "task.max_text_tokens")
+
+    def __len__(self) -> int:
+        """Number of media."""
+        return len(self._rows)
+
+    def length(self, index: int) -> int:
+        """Steps of a sample's medium."""
+        return self._inputs.length(self._rows[index].number)
+
+    def sample(self, index: int, epoch: int) -> Sample:
+        """A medium and one of its captions: drawn anew each epoch, or the first to evaluate."""
+        rows = self._rows[index]
+        chosen, dropped = 0, False
+        if self._training:
+            random = keyed_generator(self._seed, "caption", epoch, index)
+            chosen = int(random.integers(len(rows.captions)))
+            dropped = random.random() < self._config.text_dropout
+        number = int(rows.captions[chosen])
+        return {
+            "index": index,
+            "epoch": epoch,
+            "medium_number": rows.number,
+            "medium": self._inputs.fetch(rows.number),
+            # The empty text has no number of its own: all dropped captions are one text.
+            "text_number": -1 if dropped else number,
+            "text": "" if dropped else self._cache.text(number),
+            "ids": self._cache.ids(number)[:0] if dropped else self._cache.ids(number),
+        }
+
+
+def collate(
+    samples: Sequence[Sample],
+    *,
+    inputs: Input,
+    config: AlignmentTaskConfig,
+    special_ids: SpecialIds | None,
+    seed: int,
+    training: bool,
+) -> Batch:
+    """Stack pairs; each distinct caption of the batch is given once.
+
+    Args:
+        samples: of `PairSource`.
+        inputs: stacks the media.
+        config: widths and the longest caption.
+        special_ids: frame the captions; None for a text encoder that takes strings.
+        seed: of the augmentation and of the drawn width.
+        training: whether to augment and draw.
+
+    Returns:
+        media: what `inputs` collates; texts: input_ids, attention_mask [texts, seq], or texts;
+        text_index [batch]: the row of each medium's caption; medium_number, text_number [batch]:
+        equal where medium or caption is the same, -1 for a dropped caption; widths [n]: the
+        embedding widths of this batch, empty for the full one; sample_index [batch].
+    """
+    draws = None
+    if training:
+        draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
+    text_numbers = np.array([s["text_number"] for s in samples])
+    _, first, text_index = np.unique(text_numbers, return_index=True, return_inverse=True)
+    texts: dict[str, Any] = {"texts": [samples[i]["text"] for i in first]}
+    if special_ids is not None:
+        ids = [samples[i]["ids"] for i in first]
+        texts = collate_texts(ids, special_ids, config.max_text_tokens)
+    names = [s["index"] for s in samples]
+    return {
+        "media": inputs.collate([s["medium"] for s in samples], names, draws),
+        "texts": texts,
+        "text_index": torch.from_numpy(text_index),
+        "medium_number": torch.tensor([s["medium_number"] for s in samples]),
+        "text_number": torch.from_numpy(text_numbers),
+        "widths": torch.tensor(_widths(config, samples[0], seed, training), dtype=torch.long),
+        "sample_index": torch.tensor(names),
+    }
+
+
+def _widths(config: AlignmentTaskConfig, first: Sample, seed: int, training: bool) -> list[int]:
+    if not (config.sample_width and training):
+        return config.widths
+    random = keyed_generator(seed, "width", first["epoch"], first["index"])
+    return [config.widths[int(random.integers(len(config.widths)))]]
+
+
+def embed(model: nn.Module, batch: Batch) -> Embedded:
+    """Embed a micro-batch, with what its part in the loss of a window needs."""
+    out = model(batch["media"], batch["texts"])
+    return {
+        "media": out.media,
+        "texts": out.texts[batch["text_index"]],
+        "logit_scale": out.logit_scale,
+        "logit_bias": out.logit_bias,
+        **{name: batch[name] for name in ("medium_number", "text_number", "widths")},
+    }
+
+
+def window_loss(
+    model: nn.Module, window: Sequence[Embedded], *, config: AlignmentTaskConfig
+) -> LossSum:
+    """The contrastive loss of all pairs of a window, counted per pair.
+
+    What is one for the whole window, such as a drawn width, comes from its first micro-batch: so
+    it is the same however the window is cut.
+    """
+    media, texts, media_numbers, text_numbers = (
+        torch.cat([part[name] for part in window])
+        for name in ("media", "texts", "medium_number", "text_number")
+    )
+    scale, bias = window[0]["logit_scale"], window[0]["logit_bias"]
+    if config.loss == "info_nce":
+        pair_loss = partial(info_nce, logit_scale=scale)
+    else:
+        pair_loss = partial(sigmoid_pairs, logit_scale=scale, logit_bias=bias)
+    widths = window[0]["widths"].tolist() or [media.shape[1]]
+    positives = shared_positives(media_numbers, text_numbers)
+    return matryoshka(media, texts, positives, widths, pair_loss)
+
+
+def loss(model: nn.Module, batch: Batch, *, config: AlignmentTaskConfig) -> LossSum:
+    """The contrastive loss of a batch, counted per pair."""
+    return window_loss(model, [embed(model, batch)], config=config)
+
+
+def build(
+    context: JobContext, model_config: DualEncoderConfig, config: AlignmentTaskConfig
+) -> TrainingJob:
+    """Build model, data and task from a cache.
+
+    Raises:
+        DataError: the dataset has no text, or a split no captioned image or clip.
+    """
+    cache, seed = context.cache, context.seed
+    if cache.facts["special_ids"] is None:
+        raise DataError(f"{cache.folder}: this dataset has no text")
+    special_ids = SpecialIds(**cache.facts["special_ids"])
+    image_size = model_config.image_encoder.image_size if model_config.image_encoder else None
+    inputs = build_input(
+        config.inputs, cache, image_size=image_size, cache_bytes=context.cache_bytes
+    )
+    torch.manual_seed(keyed_seed(seed, "weights"))
+    spec = DualEncoderSpec(
+        model=model_config.without_sources(),
+        inputs=config.inputs,
+        channels=getattr(inputs, "channels", None),
+        vocab_size=cache.facts["vocab_size"],
+        special_ids=special_ids,
+        max_text_tokens=config.max_text_tokens,
+        widths=config.widths,
+    )
+    source = partial(PairSource, cache, inputs=inputs, config=config, seed=seed)
+    task = partial(
+        _bind,
+        inputs=inputs,
+        config=config,
+        special_ids=None if model_config.text_encoder.takes_strings else special_ids,
+        seed=seed,
+    )
+    return TrainingJob(
+        model=DualEncoder(model_config, spec.vocab_size, spec.channels),
+        task=task(training=True),
+        train=source(split="train", training=True),
+        validation=source(split="val", training=False) if context.has_validation else None,
+        spec=spec,
+        tokenizer=context.tokenizer(),
+        inputs=context.inputs(model_config.sources()),
+        validation_task=task(training=False),
+    )
+
+
+def _bind(
+    *,
+    inputs: Input,
+    config: AlignmentTaskConfig,
+    special_ids: SpecialIds | None,
+    seed: int,
+    training: bool,
+) -> Task:
+    bound = partial(
+        collate,
+        inputs=inputs,
+        config=config,
+        special_ids=special_ids,
+        seed=seed,
+        training=training,
+    )
+    window = WindowLoss(embed=embed, loss=partial(window_loss, config=config))
+    return Task("alignment", bound, partial(loss, config=config), window=window)

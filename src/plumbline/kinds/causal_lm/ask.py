@@ -1,0 +1,24 @@
+"""Ask a stored model to go on from a prompt."""
+
+from pathlib import Path
+from typing import Any
+
+from plumbline.asking import Answer, Options, _cut
+
+
+def answer_causal_lm(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
+    """What the model adds to a prompt."""
+    from plumbline.config import check_config
+    from plumbline.kinds.causal_lm.sampling import continue_text
+    from plumbline.kinds.language.settings import SamplingConfig
+
+    given = {name: getattr(options, name) for name in SamplingConfig.model_fields}
+    given = {name: value for name, value in given.items() if value is not None}
+    flags = {name: f"--{name.replace('_', '-')}" for name in given}
+    values = {flags[name]: value for name, value in given.items()}
+    config = check_config(SamplingConfig, flags, values)
+    said = continue_text(stored.model, stored.spec, stored.text, options.prompt, config)
+    return {"prompt": options.prompt, "text": said.text, **_cut(said.cut_tokens)}
+
+
+SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "stop", "seed")

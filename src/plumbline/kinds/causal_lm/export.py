@@ -1,0 +1,201 @@
+"""The bundle of a causal language model: a decoder with a cache."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from plumbline.batch import IGNORE_INDEX
+from plumbline.errors import ExportError
+from plumbline.export.graphs import (
+    GraphSpec,
+    decoder_sizes,
+    text_decoder_spec,
+)
+from plumbline.export.parity import Parity, common_prefix, until
+from plumbline.export.plan import (
+    Readme,
+    SelftestSample,
+    max_difference,
+    spread,
+)
+from plumbline.export.runtime.model import Model
+from plumbline.export.runtime.scores import log_softmax
+from plumbline.kinds.causal_lm import train as causal_lm
+from plumbline.kinds.causal_lm.runtime import CausalTask
+from plumbline.kinds.causal_lm.sampling import continue_text
+from plumbline.kinds.causal_lm.settings import CausalLmExportConfig
+from plumbline.kinds.language.export import Floats, LanguagePlan
+from plumbline.kinds.language.settings import SamplingConfig
+from plumbline.tracking.progress import tracked
+
+BATCH_ROWS = 64
+Cut = tuple[list[int], int]
+"""Token ids, and how many of them are given."""
+
+
+class CausalPlan(LanguagePlan[CausalLmExportConfig]):
+    """See `GraphPlan`."""
+
+    modules = ("language", "decoding", "text")
+    readme = Readme(
+        title="A model that goes on from a text",
+        answer="It holds the text that is added and why it ended (`finish`: end, stop or length); "
+        "`--temperature 0` always takes the likeliest token, and equal seeds give equal texts.",
+        example={"prompt": "Once", "max_new_tokens": 20, "temperature": 0.8, "seed": 1},
+        graphs={"decoder": "tokens to logits, with a key-value cache"},
+    )
+    _reference: tuple[list[list[int]], list[Floats]] | None = None
+
+    @property
+    def _column(self) -> str:
+        return "question" if self.stored.spec.text == "question_answer" else "text"
+
+    @property
+    def _positions(self) -> int:
+        return int(self.stored.model.decoder.config.max_position_embeddings)
+
+    def contract(self) -> dict[str, Any]:
+        """See `GraphPlan`."""
+        spec = self.stored.spec
+        rows = "question_answer" if spec.text == "question_answer" else "rows"
+        return {
+            "task": "causal_lm",
+            "text": {
+                "special_ids": spec.special_ids.model_dump(),
+                "framing": "stream" if spec.packed else rows,
+                "max_positions": self._positions,
+            },
+            "sampling": self.config.sampling.model_dump(mode="json"),
+            "decoder": self.description(),
+        }
+
+    def description(self) -> dict[str, Any]:
+        """See `GraphPlan`."""
+        return asdict(decoder_sizes(self.stored.model.decoder))
+
+    def graphs(self) -> dict[str, GraphSpec]:
+        """See `GraphPlan`."""
+        decoder = self.stored.model.decoder
+        return {"decoder": text_decoder_spec(decoder, decoder_sizes(decoder))}
+
+    def _sequences(self) -> list[Cut]:
+        """Samples of the split as evaluation reads them, cut to what is given and as much more."""
+        spec, split = self.stored.spec, self.config.split
+        rows = causal_lm.open_rows(self.cache, split, spec, seed=0, training=False)
+        most = min(self.config.prompt_tokens, self._positions // 2)
+        found: list[Cut] = []
+        for place in spread(len(rows), self.config.parity_samples):
+            sample = rows.sample(place, 0)
+            ids = [int(token) for token in sample["ids"]]
+            given = min(most, len(ids) - 1)
+            if spec.text == "question_answer":
+                given = int(np.argmax(sample["labels"] != IGNORE_INDEX))
+            if 0 < given < len(ids) and given + most <= self._positions:
+                found.append((ids[: given + most], given))
+        if not found:
+            raise ExportError(f"{self.cache.folder}: no sample in split {split!r} is long enough")
+        return found
+
+    @torch.inference_mode()
+    def _refer(self, sequences: list[Cut]) -> tuple[list[list[int]], list[Floats]]:
+        """What the checkpoint adds greedily, and its logits [tokens, vocab] of what is there."""
+        model, special = self.stored.model, self.stored.spec.special_ids
+        added: list[list[int]] = [[] for _ in sequences]
+        logits: list[Floats] = [np.zeros((0, 0), np.float32) for _ in sequences]
+        for rows in _alike(sequences):
+            given = sequences[rows[0]][1]
+            ids = torch.tensor([sequences[row][0] for row in rows])
+            out = model.decoder.generate(
+                ids[:, :given],
+                attention_mask=torch.ones_like(ids[:, :given]),
+                max_new_tokens=ids.shape[1] - given,
+                do_sample=False,
+                eos_token_id=special.eos,
+                pad_token_id=special.pad,
+            )
+            known = model(input_ids=ids[:, :-1])[:, given - 1 :].numpy()
+            for at, row in enumerate(rows):
+                added[row] = until(out[at, given:].tolist(), special.eos)
+                logits[row] = known[at]
+        return added, logits
+
+    def measure(self, exported: Model) -> Parity:
+        """See `GraphPlan`; the loss is that of the tokens behind what is given."""
+        task = exported.task
+        assert isinstance(task, CausalTask)
+        sequences, eos = self._sequences(), self.stored.spec.special_ids.eos
+        if self._reference is None:
+            self._reference = self._refer(sequences)
+        added, known = self._reference
+        worst, equal = 0.0, 0
+        losses: tuple[list[float], list[float]] = ([], [])
+        for rows in tracked(_alike(sequences), "comparing", len(sequences), "texts", len):
+            given = sequences[rows[0]][1]
+            ids = np.array([sequences[row][0] for row in rows], np.int64)
+            forced, greedy = _forced(task, ids, given), _greedy(task, ids, given)
+            for at, row in enumerate(rows):
+                worst = max(worst, max_difference([known[row]], [forced[:, at]]))
+                equal += common_prefix(added[row], until(greedy[at], eos))
+                for side, logits in zip(losses, (known[row], forced[:, at]), strict=True):
+                    scores = log_softmax(logits)
+                    side += (-scores[np.arange(len(scores)), ids[at, given:]]).tolist()
+        total = sum(len(tokens) for tokens in added)
+        return Parity(
+            samples=len(sequences),
+            decision="token",
+            decisions=total,
+            agreement=equal / total,
+            metric="loss",
+            metric_difference=abs(float(np.mean(losses[0])) - float(np.mean(losses[1]))),
+            max_input_difference=self._text_difference(task.text, self._column),
+            max_logits_difference=worst,
+        )
+
+    def selftest(self, exported: Model) -> list[SelftestSample]:
+        """See `GraphPlan`; greedily, since a draw near a border may fall on either side."""
+        stored, samples = self.stored, []
+        added = min(24, self._positions // 2)
+        for prompt in self._texts(self._column, self.config.selftest_samples):
+            said = continue_text(
+                stored.model,
+                stored.spec,
+                stored.text,
+                prompt,
+                SamplingConfig(max_new_tokens=added, temperature=0.0),
+            )
+            request = {"prompt": prompt, "max_new_tokens": added, "temperature": 0, "stop": []}
+            samples.append(SelftestSample(request, "", {"text": said.text}))
+        return samples
+
+
+def _alike(sequences: list[Cut]) -> Iterator[list[int]]:
+    """Indices of sequences of which as many tokens are given, and as many there."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, (ids, given) in enumerate(sequences):
+        groups.setdefault((len(ids), given), []).append(index)
+    for rows in groups.values():
+        for at in range(0, len(rows), BATCH_ROWS):
+            yield rows[at : at + BATCH_ROWS]
+
+
+def _forced(task: CausalTask, ids: NDArray[np.int64], given: int) -> Floats:
+    """Logits [tokens, batch, vocab] of the tokens behind what is given, one by one."""
+    decoding = task.decoding(len(ids))
+    steps = [decoding.prefill(ids[:, :given])]
+    for column in range(given, ids.shape[1] - 1):
+        steps.append(decoding.step(ids[:, column]))
+    return np.stack(steps)
+
+
+def _greedy(task: CausalTask, ids: NDArray[np.int64], given: int) -> list[list[int]]:
+    """The likeliest tokens behind what is given, as many as are there."""
+    decoding = task.decoding(len(ids))
+    tokens = [decoding.prefill(ids[:, :given]).argmax(axis=-1)]
+    for _ in range(given, ids.shape[1] - 1):
+        tokens.append(decoding.step(tokens[-1]).argmax(axis=-1))
+    rows: list[list[int]] = np.stack(tokens, axis=1).tolist()
+    return rows

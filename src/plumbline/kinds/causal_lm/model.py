@@ -1,0 +1,58 @@
+"""The causal language model, from sizes or from a checkpoint."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedConfig,
+)
+
+from plumbline.kinds.causal_lm.settings import CausalLmConfig
+from plumbline.models.decoder import build_decoder
+from plumbline.models.spec import ModelSpec
+from plumbline.tokenization.tokenizer import SpecialIds
+
+
+class CausalLm(nn.Module):
+    """A causal decoder that says how likely each next token is."""
+
+    def __init__(
+        self, config: CausalLmConfig, vocab_size: int, pad: int, stored: Path | None = None
+    ) -> None:
+        """Build as `build_decoder` does."""
+        super().__init__()
+        self._config = config
+        decoder: Any = build_decoder(config.decoder, vocab_size, pad, stored)
+        self.decoder = decoder
+
+    @property
+    def architecture(self) -> PreTrainedConfig | None:
+        """What must be stored beside the weights of one that came from a checkpoint."""
+        return self.decoder.config if self._config.decoder.pretrained else None
+
+    def forward(self, input_ids: Tensor, **others: Any) -> Tensor:
+        """Map ids [batch, seq] to logits [batch, seq, vocab] of the token after each.
+
+        Padding stands at the end of a row, where no token that counts can see it.
+        """
+        logits: Tensor = self.decoder(input_ids=input_ids, use_cache=False).logits
+        return logits
+
+
+class CausalLmSpec(ModelSpec):
+    """How to build and feed a causal language model."""
+
+    kind: Literal["causal_lm"] = "causal_lm"
+    model: CausalLmConfig
+    vocab_size: int
+    special_ids: SpecialIds
+    text: Literal["text", "question_answer"]
+    """What it was trained on: a running text, or answers to questions."""
+    block_size: int
+    """Tokens that it was trained to see at a time."""
+    packed: bool
+
+    def build(self, architecture: Path | None) -> CausalLm:
+        """See `ModelSpec`."""
+        return CausalLm(self.model, self.vocab_size, self.special_ids.pad, architecture)

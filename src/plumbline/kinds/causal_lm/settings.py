@@ -1,0 +1,64 @@
+"""Settings of a causal language model. No torch here."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import override
+
+from plumbline.config import Config
+from plumbline.export.config import ExportConfig
+from plumbline.kinds.language.settings import PackedTaskConfig, SamplingConfig
+from plumbline.models.decoder_config import DecoderConfig
+
+
+class CausalLmExportConfig(ExportConfig):
+    """Section `export` of a causal language model."""
+
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    """What the bundle does where a request says nothing."""
+    prompt_tokens: int = Field(16, ge=1)
+    """Tokens of each parity sample that are given; as many again are generated and compared."""
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> "CausalLmExportConfig":
+        self.check_longest("sampling.max_new_tokens", self.sampling.max_new_tokens)
+        return self
+
+
+class CausalLmConfig(Config):
+    """A causal language model."""
+
+    decoder: DecoderConfig = Field(default_factory=DecoderConfig)
+
+    def sources(self) -> list[str]:
+        """The checkpoints that parts start from."""
+        return [self.decoder.pretrained] if self.decoder.pretrained else []
+
+    def without_sources(self) -> "CausalLmConfig":
+        """The same model once it is trained."""
+        decoder = self.decoder.model_copy(update={"pretrained": None})
+        return self.model_copy(update={"decoder": decoder})
+
+
+class CausalLmTaskConfig(PackedTaskConfig):
+    """What the causal language model reads."""
+
+    text: Literal["text", "question_answer"] = "text"
+    """The column `text`, or questions with answers, of which only the answers carry loss."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _stream_of_text(self) -> "CausalLmTaskConfig":
+        if self.pack and self.text == "question_answer":
+            raise ValueError("pack is true, but questions and answers are rows: set it to false")
+        return self
+
+    @override
+    def check_model(self, model: Config) -> None:
+        assert isinstance(model, CausalLmConfig)
+        decoder = model.decoder
+        if not decoder.pretrained and self.block_size > decoder.max_positions:
+            raise ValueError(
+                f"task.block_size {self.block_size} is longer than model.decoder.max_positions "
+                f"{decoder.max_positions}"
+            )

@@ -1,0 +1,94 @@
+"""Task `causal_lm`: which token comes next, in running text or in answers to questions."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import nn
+
+from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
+from plumbline.errors import DataError
+from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
+from plumbline.kinds.causal_lm.settings import CausalLmConfig, CausalLmTaskConfig
+from plumbline.kinds.language.rows import TokenBlocks, TokenRows
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.loader import SampleSource, pad_rows
+from plumbline.loading.random import keyed_seed
+from plumbline.losses.language import token_cross_entropy
+from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
+
+
+def collate(samples: Sequence[Sample], *, pad: int) -> Batch:
+    """Pad rows at their end.
+
+    Returns:
+        input_ids [batch, seq] without each row's last token; labels [batch, seq], the token after
+        each input, `IGNORE_INDEX` where none counts; sample_index [batch].
+    """
+    ids = pad_rows([sample["ids"][:-1] for sample in samples], pad)
+    labels = pad_rows([sample["labels"][1:] for sample in samples], IGNORE_INDEX)
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "labels": torch.from_numpy(labels),
+        "sample_index": torch.tensor(sample_numbers(samples)),
+    }
+
+
+def loss(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0) -> LossSum:
+    """Next-token cross-entropy; `collate` has shifted the labels, so no logit is wasted."""
+    logits = model(**batch)
+    return token_cross_entropy(logits, batch["labels"], label_smoothing=label_smoothing)
+
+
+def open_rows(
+    cache: TrainingCache, split: str, spec: CausalLmSpec, *, seed: int, training: bool
+) -> SampleSource:
+    """The samples of a split as the spec of a model says it reads them.
+
+    Raises:
+        DataError: the split has none.
+    """
+    if spec.packed:
+        return TokenBlocks(cache, split, spec.block_size, seed=seed, training=training)
+    asks = spec.text == "question_answer"
+    return TokenRows(cache, split, spec.block_size, question_answer=asks)
+
+
+def build(
+    context: JobContext, model_config: CausalLmConfig, config: CausalLmTaskConfig
+) -> TrainingJob:
+    """Build model, data and task from a cache.
+
+    Raises:
+        DataError: the dataset has no text, or a split none that fits.
+    """
+    cache, seed = context.cache, context.seed
+    if cache.facts["special_ids"] is None:
+        raise DataError(f"{cache.folder}: this dataset has no text")
+    special_ids = SpecialIds(**cache.facts["special_ids"])
+    spec = CausalLmSpec(
+        model=model_config.without_sources(),
+        vocab_size=cache.facts["vocab_size"],
+        special_ids=special_ids,
+        text=config.text,
+        block_size=config.block_size,
+        packed=config.pack,
+    )
+    torch.manual_seed(keyed_seed(seed, "weights"))
+    bound = partial(collate, pad=special_ids.pad)
+    smoothed = partial(loss, label_smoothing=config.label_smoothing)
+    return TrainingJob(
+        model=CausalLm(model_config, spec.vocab_size, special_ids.pad),
+        task=Task("causal_lm", bound, smoothed, loss_metrics=perplexity_of),
+        train=open_rows(cache, "train", spec, seed=seed, training=True),
+        validation=(
+            open_rows(cache, "val", spec, seed=seed, training=False)
+            if context.has_validation
+            else None
+        ),
+        spec=spec,
+        tokenizer=context.tokenizer(),
+        inputs=context.inputs(model_config.sources()),
+        validation_task=Task("causal_lm", bound, loss, loss_metrics=perplexity_of),
+    )

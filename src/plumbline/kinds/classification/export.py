@@ -1,0 +1,56 @@
+"""The bundle of a classifier."""
+
+from typing import Any
+
+import numpy as np
+
+from plumbline.batch import IGNORE_INDEX
+from plumbline.kinds.classification.evaluate import softmax
+from plumbline.kinds.classification.rows import LabelledRows
+from plumbline.kinds.headed.export import Floats, HeadedPlan
+
+
+class ClassificationPlan(HeadedPlan):
+    """See `GraphPlan`."""
+
+    verb = "tells the class of"
+    answer = (
+        "It holds the class, the confidence and the probabilities of all classes, under `heads` "
+        "where the model tells several things at once."
+    )
+    decision, metric = "class", "accuracy"
+
+    def _heads(self) -> dict[str, Any]:
+        classes = self.stored.spec.classes
+        return {part: {"classes": names} for part, names in classes.items()}
+
+    def _rows(self, inputs: Any) -> LabelledRows:
+        parts = list(self.stored.spec.classes)
+        return LabelledRows(
+            *(self.cache, self.config.split, inputs, self.inputs.source, parts),
+            classes=self.stored.spec.classes,
+        )
+
+    def _agreement(self, known: dict[str, Floats], got: dict[str, Floats]) -> tuple[float, int]:
+        same = np.stack([known[name].argmax(axis=1) == got[name].argmax(axis=1) for name in known])
+        return float(same.mean()), same.size
+
+    def _metric(self, rows: LabelledRows, places: list[int], outputs: dict[str, Floats]) -> float:
+        hits = []
+        for at, part in enumerate(self.stored.spec.classes):
+            labels = rows.labels[places, at]
+            chosen = outputs[part].argmax(axis=1)
+            hits += (chosen == labels)[labels != IGNORE_INDEX].tolist()
+        return float(np.mean(hits)) if hits else 0.0
+
+    def _expected(self, logits: dict[str, Floats]) -> dict[str, Any]:
+        heads = {}
+        for part, names in self.stored.spec.classes.items():
+            row = logits[part]
+            probabilities = softmax(row[None])[0]
+            heads[part] = {
+                "class": names[int(row.argmax())],
+                "confidence": float(probabilities.max()),
+                "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
+            }
+        return next(iter(heads.values())) if len(heads) == 1 else {"heads": heads}

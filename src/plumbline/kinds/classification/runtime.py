@@ -1,0 +1,33 @@
+"""Classes with their probabilities, one result per head."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from plumbline.export.runtime.files import Floats
+from plumbline.export.runtime.scores import softmax
+from plumbline.kinds.headed.runtime import HeadedTask
+
+
+class ClassificationTask(HeadedTask):
+    """The likeliest class of each head."""
+
+    head = {"classes": [str]}
+
+    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Give class, confidence and the probabilities of all classes, by head where several."""
+        logits = self.logits(self.inputs(request))
+        heads = {
+            head: _classify(logits[head][0], facts["classes"])
+            for head, facts in self.contract["heads"].items()
+        }
+        return next(iter(heads.values())) if len(heads) == 1 else {"heads": heads}
+
+
+def _classify(logits: Floats, classes: list[str]) -> dict[str, Any]:
+    probabilities = softmax(logits)
+    best = int(logits.argmax())
+    return {
+        "class": classes[best],
+        "confidence": float(probabilities[best]),
+        "probabilities": dict(zip(classes, probabilities.tolist(), strict=True)),
+    }

@@ -1,0 +1,294 @@
+"""The bundles of classifiers and regressors: one graph from a medium or text to all heads."""
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from plumbline.errors import ExportError
+from plumbline.export.config import ExportConfig
+from plumbline.export.graphs import GraphSpec, ids_examples, pixels_example
+from plumbline.export.media import SUFFIXES, audio_turns, encode_medium, image_turns
+from plumbline.export.parity import Parity
+from plumbline.export.plan import (
+    DECODERS,
+    GraphPlan,
+    Readme,
+    Request,
+    SelftestSample,
+    max_difference,
+    spread,
+)
+from plumbline.export.runtime.model import Model
+from plumbline.kinds.headed.model import Classifier
+from plumbline.kinds.headed.runtime import HeadedTask
+from plumbline.kinds.vlm.export import check_image_size, image_contract
+from plumbline.loading.input_config import (
+    AudioInputConfig,
+    FeaturesInputConfig,
+    ImageInputConfig,
+    InputConfig,
+    TextInputConfig,
+)
+from plumbline.loading.inputs import build_input
+from plumbline.models.encoder_config import BaseTextEncoderConfig, ImageEncoderConfig
+from plumbline.tracking.progress import tracked
+
+Floats = NDArray[np.float32]
+
+SPECTROGRAM_TOLERANCE = 1e-4
+"""Of numpy's spectrograms from torch's."""
+
+EXAMPLES: dict[str, str] = {"text": "a short text, as the model knows them"}
+NAMES = {
+    "image": "an image",
+    "audio": "a clip",
+    "features": "a sequence of feature vectors (an .npy file of numbers [steps, channels])",
+    "text": "a text",
+}
+PACKAGES = {
+    "image": ("pillow",),
+    "audio": ("soundfile", "soxr"),
+    "features": (),
+    "text": ("tokenizers",),
+}
+MODULES = {
+    "image": ("pixel_values",),
+    "audio": ("audio_features",),
+    "features": (),
+    "text": ("text",),
+}
+
+
+class HeadedGraph(nn.Module):
+    """A headed model whose inputs come one by one and whose logits go out in order."""
+
+    def __init__(self, model: Classifier, names: list[str]) -> None:
+        super().__init__()
+        self.model, self._names = model, names
+
+    def forward(self, first: Tensor, second: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Map the inputs to logits [batch, outputs] of every head."""
+        given = [first] if second is None else [first, second]
+        return tuple(self.model(**dict(zip(self._names, given, strict=True))).values())
+
+
+class HeadedPlan(GraphPlan[ExportConfig]):
+    """What classification and regression share."""
+
+    verb: str
+
+    @property
+    def inputs(self) -> InputConfig:
+        """How inputs reach the model."""
+        config: InputConfig = self.stored.spec.inputs
+        return config
+
+    @property
+    def packages(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `GraphPlan`."""
+        return PACKAGES[self.inputs.modality]
+
+    @property
+    def modules(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `GraphPlan`."""
+        return ("classifier", *MODULES[self.inputs.modality])
+
+    @property
+    def decoders(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `GraphPlan`."""
+        return DECODERS.get(self.inputs.modality, ())
+
+    @property
+    def readme(self) -> Readme:  # type: ignore[override]
+        """See `GraphPlan`."""
+        modality = self.inputs.modality
+        return Readme(
+            title=f"A model that {self.verb} {NAMES[modality]}",
+            answer=self.answer,
+            example={modality: EXAMPLES.get(modality, "FILE")},
+            graphs={"model": f"{NAMES[modality]}, preprocessed, to the outputs of every head"},
+            suffix=SUFFIXES[modality],
+        )
+
+    answer: str
+
+    def check(self) -> None:
+        """See `GraphPlan`."""
+        encoder = self.stored.spec.model.encoder
+        if isinstance(encoder, BaseTextEncoderConfig) and encoder.takes_strings:
+            raise ExportError(
+                f"encoder {encoder.name}: reads raw texts, which no graph does; set "  # type: ignore[attr-defined]
+                "export.formats: [] for the weights alone"
+            )
+        if self.inputs.modality not in PACKAGES:
+            raise ExportError(
+                f"inputs.modality = {self.inputs.modality!r}: the bundle's scripts do not read it; "
+                "set export.formats: [] for the weights alone"
+            )
+        if isinstance(encoder, ImageEncoderConfig):
+            check_image_size(self.cache, encoder.image_size)
+
+    def contract(self) -> dict[str, Any]:
+        """See `GraphPlan`."""
+        spec = self.stored.spec
+        return {"task": spec.kind, "input": self._input_contract(), "heads": self._heads()}
+
+    @abstractmethod
+    def _heads(self) -> dict[str, Any]: ...
+
+    def _input_contract(self) -> dict[str, Any]:
+        spec, config = self.stored.spec, self.inputs
+        encoder = spec.model.encoder
+        most = getattr(encoder, "max_steps", None)
+        if isinstance(config, ImageInputConfig):
+            return image_contract(encoder.image_size, config.normalize)
+        if isinstance(config, AudioInputConfig):
+            settings = config.model_dump(mode="json", exclude={"augment"})
+            return {**settings, "max_steps": most, "dtype": "float32"}
+        if isinstance(config, FeaturesInputConfig):
+            facts = self.cache.facts["features"]
+            known = facts if config.standardize else {}
+            return {
+                "modality": "features",
+                "channels": facts["channels"],
+                "mean": known.get("mean_of_channels"),
+                "std": known.get("std_of_channels"),
+                "cut": config.max_steps,
+                "max_steps": most,
+                "dtype": "float32",
+            }
+        if isinstance(config, TextInputConfig):
+            special = spec.special_ids and spec.special_ids.model_dump()
+            return {"modality": "text", "special_ids": special, "max_tokens": config.max_tokens}
+        return {"modality": config.modality}
+
+    def description(self) -> dict[str, Any]:
+        """See `GraphPlan`."""
+        encoder = self.stored.model.encoder
+        return {"encoder": type(encoder).__name__, "width": encoder.width}
+
+    def graphs(self) -> dict[str, GraphSpec]:
+        """See `GraphPlan`."""
+        spec, modality = self.stored.spec, self.inputs.modality
+        if modality == "image":
+            encoder = spec.model.encoder
+            pixels = pixels_example(encoder.image_size, encoder.channels)
+            inputs, dynamic = {"pixel_values": pixels}, {"pixel_values": {0: "batch"}}
+        elif modality == "text":
+            inputs, dynamic = ids_examples(spec.vocab_size)
+        else:
+            steps = min(9, getattr(spec.model.encoder, "max_steps", 9))
+            mask = torch.ones(2, steps, dtype=torch.bool)
+            mask[1, steps * 2 // 3 :] = False
+            values = torch.linspace(-2, 2, 2 * steps * spec.channels).view(2, steps, spec.channels)
+            inputs = {"steps": values, "mask": mask}
+            axes = {0: "batch", 1: "steps"}
+            dynamic = {"steps": axes, "mask": axes}
+        module = HeadedGraph(self.stored.model, list(inputs)).eval()
+        return {"model": GraphSpec(module, inputs, dynamic, [f"logits_{i}" for i in self._order()])}
+
+    def _order(self) -> range:
+        return range(len(self.stored.model.heads))
+
+    @abstractmethod
+    def _rows(self, inputs: Any) -> Any:
+        """The samples of the split, with `numbers` of their inputs."""
+
+    def measure(self, exported: Model) -> Parity:
+        """See `GraphPlan`."""
+        task = exported.task
+        assert isinstance(task, HeadedTask)
+        size = getattr(self.stored.spec.model.encoder, "image_size", None)
+        inputs = build_input(self.inputs, self.cache, image_size=size)
+        rows = self._rows(inputs)
+        places = spread(len(rows), self.config.parity_samples)
+        ours: list[dict[str, Floats]] = []
+        theirs: list[dict[str, Floats]] = []
+        differences = []
+        for place in tracked(places, "comparing", len(places), "samples"):
+            number = int(rows.numbers[place])
+            batch = inputs.collate([inputs.fetch(number)], [number], None)
+            given = task.inputs(self._request(number))
+            differences.append(max_difference([v.numpy() for v in batch.values()], given))
+            with torch.inference_mode():
+                logits = self.stored.model(**batch)
+            ours.append({name: value.numpy() for name, value in logits.items()})
+            theirs.append(task.logits(given))
+        stacked = [
+            {name: np.concatenate([row[name] for row in side]) for name in side[0]}
+            for side in (ours, theirs)
+        ]
+        return self._compare(rows, places, stacked[0], stacked[1], max(differences))
+
+    def _compare(
+        self,
+        rows: Any,
+        places: list[int],
+        known: dict[str, Floats],
+        got: dict[str, Floats],
+        input_difference: float,
+    ) -> Parity:
+        agreement, decisions = self._agreement(known, got)
+        figures = [self._metric(rows, places, side) for side in (known, got)]
+        return Parity(
+            samples=len(places),
+            decision=self.decision,
+            decisions=decisions,
+            agreement=agreement,
+            metric=self.metric,
+            metric_difference=abs(figures[0] - figures[1]),
+            max_input_difference=input_difference,
+            max_logits_difference=max_difference(
+                list(known.values()), [got[name] for name in known]
+            ),
+            input_tolerance=SPECTROGRAM_TOLERANCE if self.inputs.modality == "audio" else 1e-6,
+        )
+
+    decision: str
+    metric: str
+
+    @abstractmethod
+    def _agreement(self, known: dict[str, Floats], got: dict[str, Floats]) -> tuple[float, int]: ...
+
+    @abstractmethod
+    def _metric(self, rows: Any, places: list[int], outputs: dict[str, Floats]) -> float: ...
+
+    def _request(self, number: int) -> Request:
+        modality = self.inputs.modality
+        return {modality: encode_medium(self.cache, modality, number)}
+
+    def selftest(self, exported: Model) -> list[SelftestSample]:
+        """See `GraphPlan`."""
+        size = getattr(self.stored.spec.model.encoder, "image_size", None)
+        inputs = build_input(self.inputs, self.cache, image_size=size)
+        rows = self._rows(inputs)
+        samples = []
+        for place in spread(len(rows), self.config.selftest_samples):
+            number = int(rows.numbers[place])
+            batch = inputs.collate([inputs.fetch(number)], [number], None)
+            with torch.inference_mode():
+                logits = {k: v[0].numpy() for k, v in self.stored.model(**batch).items()}
+            request = self._request(number)
+            samples.append(
+                SelftestSample(request, SUFFIXES[self.inputs.modality], self._expected(logits))
+            )
+        return samples
+
+    @abstractmethod
+    def _expected(self, logits: dict[str, Floats]) -> dict[str, Any]: ...
+
+    def preprocessing(self) -> dict[str, Request]:
+        """See `GraphPlan`."""
+        modality = self.inputs.modality
+        if modality == "image":
+            turns = image_turns(self.cache.images[0])
+        elif modality == "audio":
+            rate = self.cache.facts["audio"]["sample_rate"]
+            turns = audio_turns(np.array(self.cache.audio(0))[: rate * 2], rate)
+        else:
+            return {}
+        return {name: {modality: data} for name, data in turns.items()}

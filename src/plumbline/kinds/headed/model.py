@@ -1,0 +1,81 @@
+"""An encoder with linear heads: classification with one head a part, and regression."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from plumbline.models.encoder_config import EncoderConfig
+from plumbline.models.encoders import Encoded, Encoder, build_encoder
+
+
+class Classifier(nn.Module):
+    """A shared encoder, and for each part of the dataset a head of its own."""
+
+    def __init__(self, encoder: Encoder, heads: dict[str, int], dropout: float) -> None:
+        """Join an encoder with new heads.
+
+        Args:
+            encoder: of whatever modality.
+            heads: part -> number of outputs; parts may be called anything.
+            dropout: before the heads.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.parts = list(heads)
+        self.heads = nn.ModuleDict(
+            {head_name(part): nn.Linear(encoder.width, outputs) for part, outputs in heads.items()}
+        )
+
+    @property
+    def architecture(self) -> PreTrainedConfig | None:
+        """What must be stored beside the weights of an encoder that came from a checkpoint."""
+        return getattr(self.encoder, "architecture", None)
+
+    def forward(self, **inputs: Any) -> dict[str, Tensor]:
+        """Map a batch's inputs to logits [batch, outputs] by part.
+
+        With pooling none and no flattening a head runs on every step, and the row's logits are
+        the mean over its steps.
+        """
+        encoded: Encoded = self.encoder(**inputs)
+        pooled = self.dropout(encoded.pooled)
+        return {
+            part: self._reduce(head(pooled), encoded)
+            for part, head in zip(self.parts, self.heads.values(), strict=True)
+        }
+
+    def _reduce(self, logits: Tensor, encoded: Encoded) -> Tensor:
+        # [batch, outputs]: the encoder has pooled already.
+        if logits.ndim == 2:
+            return logits
+        if encoded.mask is None:
+            return logits.mean(dim=1)
+        # [batch, steps, 1]: the steps of padding count in neither sum.
+        counted = encoded.mask.unsqueeze(-1).to(logits.dtype)
+        mean: Tensor = (logits * counted).sum(dim=1) / counted.sum(dim=1)
+        return mean
+
+
+def head_name(part: str) -> str:
+    """Name of the module of a part's head: no attribute of modules, and no other part's.
+
+    Characters that a name of parameters cannot have, and the underscore that marks them, stand as
+    their code in hexadecimal.
+
+    >>> head_name("pain"), head_name(""), head_name("left.hand_2")
+    ('head_pain', 'head_', 'head_left_2e_hand_5f_2')
+    """
+    return "head_" + re.sub(r"[^0-9A-Za-z]", lambda found: f"_{ord(found[0]):x}_", part)
+
+
+def encoder_for(
+    config: EncoderConfig, channels: int | None, vocab_size: int, stored: Path | None = None
+) -> Encoder:
+    """Build an encoder of whatever modality with what its kind needs to know."""
+    known = {"channels": channels, "vocab_size": vocab_size, "stored": stored}
+    encoder: Encoder = build_encoder(config, **{name: known[name] for name in config.needs})
+    return encoder

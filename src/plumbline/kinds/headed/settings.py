@@ -1,0 +1,49 @@
+"""Settings that classification and regression share. No torch here."""
+
+from typing import Self
+
+from pydantic import Field
+from typing_extensions import override
+
+from plumbline.config import Config
+from plumbline.loading.input_config import AnyInput
+from plumbline.models.encoder_config import (
+    AnyEncoder,
+)
+from plumbline.training.task_config import TaskConfig, check_encoder
+
+
+class ClassifierConfig(Config):
+    """An encoder with a linear head for each part of the dataset, or for each number."""
+
+    encoder: AnyEncoder | None = None
+    """None: the one of the alignment or classifier in the task's `start`."""
+    head_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    num_classes: dict[str, int] = Field(default_factory=dict)
+    """Part -> classes, for those who want it checked; the data settings decide."""
+
+    def sources(self) -> list[str]:
+        """The checkpoints that parts start from."""
+        return self.encoder.sources() if self.encoder else []
+
+    def without_sources(self) -> Self:
+        """The same model once it is trained."""
+        encoder = self.encoder and self.encoder.without_sources()
+        return self.model_copy(update={"encoder": encoder})
+
+
+class HeadedTaskConfig(TaskConfig):
+    """What classification and regression share."""
+
+    inputs: AnyInput
+
+    @override
+    def start_modality(self, model: Config) -> str | None:
+        assert isinstance(model, ClassifierConfig)
+        return self.inputs.modality if model.encoder is None else None
+
+    @override
+    def check_model(self, model: Config) -> None:
+        assert isinstance(model, ClassifierConfig)
+        if model.encoder is not None:
+            check_encoder(self.inputs, model.encoder, "encoder")

@@ -1,0 +1,89 @@
+"""The encoder of a headed model: a new one, or that of the model that training starts from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from plumbline.errors import CheckpointError, ConfigError
+from plumbline.kinds.alignment.model import DualEncoder, DualEncoderSpec
+from plumbline.kinds.classification.model import ClassifierSpec
+from plumbline.kinds.headed.model import Classifier, encoder_for
+from plumbline.kinds.headed.settings import ClassifierConfig
+from plumbline.kinds.regression.model import RegressorSpec
+from plumbline.loading.input_config import InputConfig
+from plumbline.loading.inputs import Input, build_input
+from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
+from plumbline.models.encoders import Encoder
+from plumbline.models.stored import holds_model, load_model
+from plumbline.training.task import JobContext
+from plumbline.training.task_config import check_encoder
+
+
+@dataclass(frozen=True)
+class Start:
+    """The encoder that a headed model begins with, and how its inputs reach it."""
+
+    encoder: Encoder
+    config: EncoderConfig
+    inputs: Input
+    input_config: InputConfig
+    digest: dict[str, str]
+
+
+def start_encoder(
+    context: JobContext, model_config: ClassifierConfig, input_config: InputConfig
+) -> Start:
+    """Build the encoder of a headed model, or take the one that the task starts from.
+
+    Raises:
+        ConfigError: the settings name no encoder and the start has none, or one for other inputs.
+        CheckpointError: the start is damaged, or its inputs are of another modality.
+    """
+    config = model_config.encoder
+    trained: Encoder | None = None
+    digest: dict[str, str] = {}
+    if config is None:
+        trained, config, spec, digest = _stored_encoder(context.start)
+        if spec.inputs.modality != input_config.modality:
+            raise CheckpointError(
+                f"{context.start}: its encoder takes {spec.inputs.modality}, but "
+                f"task.inputs.modality is {input_config.modality}"
+            )
+        try:  # of an encoder that the settings name they have been checked
+            check_encoder(input_config, config, "encoder")
+        except ValueError as error:
+            raise ConfigError(f"{context.start}: {error}") from None
+    size = config.image_size if isinstance(config, ImageEncoderConfig) else None
+    inputs = build_input(
+        input_config, context.cache, image_size=size, cache_bytes=context.cache_bytes
+    )
+    channels = getattr(inputs, "channels", None)
+    if trained is None:
+        trained = encoder_for(config, channels, context.cache.facts["vocab_size"])
+    elif spec.channels != channels:
+        raise CheckpointError(
+            f"{context.start}: its encoder takes {spec.channels} channels, but task.inputs give "
+            f"{channels}"
+        )
+    return Start(trained, config, inputs, input_config, digest)
+
+
+_Fed = ClassifierSpec | RegressorSpec | DualEncoderSpec
+
+
+def _stored_encoder(folder: Path) -> tuple[Encoder, EncoderConfig, _Fed, dict[str, str]]:
+    if not holds_model(folder):
+        raise ConfigError(
+            f"model.encoder is null, but the task's start = {folder.as_posix()} holds no model: "
+            "set model.encoder, or start from an alignment"
+        )
+    stored = load_model(folder)
+    model, spec = stored.model, stored.spec
+    digests = {f"start/{name}": digest for name, digest in stored.digests.items()}
+    if isinstance(model, Classifier) and isinstance(spec, ClassifierSpec | RegressorSpec):
+        assert spec.model.encoder is not None, "a stored model says which encoder it has"
+        return model.encoder, spec.model.encoder, spec, digests
+    if isinstance(model, DualEncoder) and isinstance(spec, DualEncoderSpec):
+        config = spec.model.image_encoder or spec.model.audio_encoder
+        assert config is not None, "an alignment has an encoder of media"
+        return model.media_encoder, config, spec, digests
+    raise CheckpointError(f"{folder}: a model of kind {spec.kind} has no encoder to start from")

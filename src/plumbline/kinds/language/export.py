@@ -1,0 +1,47 @@
+"""What the bundles of language models share."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plumbline.errors import ExportError
+from plumbline.export.plan import (
+    ConfigT,
+    GraphPlan,
+    max_difference,
+    spread,
+)
+from plumbline.export.runtime.text import TextReader
+
+TEXT_CHARS = 300
+"""Of a text of the dataset: what is compared of its ids, and what the self-test stores."""
+
+Floats = NDArray[np.float32]
+
+
+class LanguagePlan(GraphPlan[ConfigT]):
+    """What both kinds of language model share."""
+
+    packages = ("tokenizers",)
+
+    def _texts(self, column: str, count: int) -> list[str]:
+        """Beginnings of texts of the split.
+
+        Raises:
+            ExportError: there is none.
+        """
+        numbers = self.cache.rows(self.config.split)[column]
+        numbers = numbers[numbers >= 0]
+        if not len(numbers):
+            raise ExportError(f"{self.cache.folder}: no {column} in split {self.config.split!r}")
+        texts = [self.cache.text(int(numbers[place])) for place in spread(len(numbers), count)]
+        cut = [text[:TEXT_CHARS].strip() for text in texts]
+        return [text for text in cut if text] or ["a"]
+
+    def _text_difference(self, reader: TextReader, column: str) -> float:
+        """Of the script's ids from the tokenizer's own."""
+        worst = 0.0
+        for text in self._texts(column, self.config.parity_samples):
+            known = self.stored.text.encode(text, add_special_tokens=False).ids
+            pair = [np.array(ids, np.int64) for ids in (known, reader.encode(text))]
+            worst = max(worst, max_difference(pair[:1], pair[1:]))
+        return worst

@@ -1,0 +1,46 @@
+"""A causal decoder with its key-value cache."""
+
+from typing import Any
+
+import numpy as np
+
+from plumbline.export.runtime.contract import COUNT, Shape
+from plumbline.export.runtime.files import Floats, Graph, Ids
+
+SIZES: Shape = {"width": COUNT, "layers": COUNT, "kv_heads": COUNT, "head_dim": COUNT}
+"""Section `decoder` of a contract."""
+
+
+class Decoding:
+    """A batch of texts in the making."""
+
+    def __init__(self, decoder: Graph, sizes: dict[str, Any], batch: int) -> None:
+        """Begin with an empty cache.
+
+        Args:
+            decoder: from [embeddings,] ids, keys and values to logits, keys and values.
+            sizes: section `decoder` of the contract; `image_tokens` where it sees images first.
+            batch: number of texts.
+        """
+        self._decoder, self._width = decoder, sizes["width"]
+        self._sees_images = "image_tokens" in sizes
+        shape = (sizes["layers"], batch, sizes["kv_heads"], 0, sizes["head_dim"])
+        self._keys = self._values = np.zeros(shape, np.float32)
+
+    def prefill(self, input_ids: Ids, image_embeds: Floats | None = None) -> Floats:
+        """See image embeddings [batch, image_tokens, width] if any, then ids [batch, seq].
+
+        Returns:
+            Logits [batch, vocab] of the token after the last.
+        """
+        inputs: tuple[Any, ...] = (input_ids, self._keys, self._values)
+        if self._sees_images:
+            if image_embeds is None:
+                image_embeds = np.zeros((len(input_ids), 0, self._width), np.float32)
+            inputs = (image_embeds, *inputs)
+        logits, self._keys, self._values = self._decoder(inputs)
+        return logits
+
+    def step(self, tokens: Ids) -> Floats:
+        """See one more token each, [batch]; returns the logits [batch, vocab] of the next."""
+        return self.prefill(tokens[:, None])

@@ -1,0 +1,46 @@
+"""Settings that the causal and the masked language model share. No torch here."""
+
+from pydantic import Field
+from typing_extensions import override
+
+from plumbline.config import Config
+from plumbline.evaluation.config import TaskEvaluationConfig
+from plumbline.training.task_config import TaskConfig
+
+
+class SamplingConfig(Config):
+    """How a language model goes on from a prompt."""
+
+    max_new_tokens: int = Field(200, ge=1)
+    temperature: float = Field(1.0, ge=0.0)
+    """0: always the likeliest token."""
+    top_k: int | None = Field(None, ge=1)
+    """Draw from this many likeliest tokens only."""
+    top_p: float | None = Field(None, gt=0.0, le=1.0)
+    """Draw from the likeliest tokens that have this much of the probability together."""
+    stop: list[str] = Field(default_factory=list)
+    """Texts that end the continuation; they are not part of it."""
+    seed: int = 0
+
+
+class LanguageEvaluationConfig(TaskEvaluationConfig):
+    """Section `evaluate` of a causal or masked language model."""
+
+    prompts: list[str] = Field(default_factory=list)
+    """Beginnings that a causal model continues, for the report."""
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+
+
+class PackedTaskConfig(TaskConfig):
+    """What work on running text shares: how rows become samples."""
+
+    block_size: int = Field(128, ge=2)
+    """Tokens seen at a time, or in front of which the next one is predicted; longer rows are
+    cut."""
+    pack: bool = True
+    """Read all rows as one stream, eos between them, in blocks without padding; text only."""
+
+    @property
+    @override
+    def has_lengths(self) -> bool:
+        return not self.pack

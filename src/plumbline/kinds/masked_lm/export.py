@@ -1,0 +1,146 @@
+"""The bundle of a masked language model: all places of a text at once."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plumbline.batch import IGNORE_INDEX
+from plumbline.export.graphs import (
+    GraphSpec,
+    ids_examples,
+    pair_mask,
+)
+from plumbline.export.parity import Parity
+from plumbline.export.plan import (
+    Readme,
+    SelftestSample,
+    max_difference,
+    spread,
+)
+from plumbline.export.runtime.model import Model
+from plumbline.export.runtime.scores import log_softmax
+from plumbline.kinds.language.export import LanguagePlan
+from plumbline.kinds.masked_lm import train as masked_lm
+from plumbline.kinds.masked_lm.ask import takes_space
+from plumbline.kinds.masked_lm.model import MaskedLm
+from plumbline.kinds.masked_lm.runtime import MaskedTask
+from plumbline.kinds.masked_lm.settings import MaskedLmExportConfig
+from plumbline.tracking.progress import tracked
+
+
+class MaskedGraph(nn.Module):
+    """A masked language model under an explicit mask, the same at any length."""
+
+    def __init__(self, model: MaskedLm) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map ids and mask [batch, seq] to logits [batch, seq, vocab]."""
+        logits: Tensor = self.model(input_ids, pair_mask(attention_mask))
+        return logits
+
+
+class MaskedPlan(LanguagePlan[MaskedLmExportConfig]):
+    """See `GraphPlan`."""
+
+    modules = ("language", "decoding", "text")
+
+    @property
+    def readme(self) -> Readme:  # type: ignore[override]
+        """See `GraphPlan`."""
+        mask = self._mask_text
+        return Readme(
+            title="A model that fills the gaps of a text",
+            answer=f"It holds the filled text and, for each `{mask}`, the likeliest tokens with "
+            "their probabilities.",
+            example={"text": f"this is {mask} text", "candidates": 3},
+            graphs={"model": "tokens to the logits of what stands in each place"},
+        )
+
+    @property
+    def _mask_text(self) -> str:
+        return str(self.stored.text.id_to_token(self.stored.spec.mask_id))
+
+    def contract(self) -> dict[str, Any]:
+        """See `GraphPlan`."""
+        spec = self.stored.spec
+        return {
+            "task": "masked_lm",
+            "text": {
+                "special_ids": spec.special_ids.model_dump(),
+                "framing": "stream" if spec.packed else "rows",
+                "max_tokens": spec.block_size,
+            },
+            "mask": {
+                "id": spec.mask_id,
+                "text": self._mask_text,
+                "takes_space": takes_space(self.stored.text),
+            },
+            "candidates": self.config.candidates,
+        }
+
+    def graphs(self) -> dict[str, GraphSpec]:
+        """See `GraphPlan`."""
+        inputs, dynamic = ids_examples(self.stored.spec.vocab_size)
+        module = MaskedGraph(self.stored.model).eval()
+        return {"model": GraphSpec(module, inputs, dynamic, ["logits"])}
+
+    @torch.inference_mode()
+    def measure(self, exported: Model) -> Parity:
+        """See `GraphPlan`; what is hidden is what evaluation hides."""
+        task, spec, split = exported.task, self.stored.spec, self.config.split
+        assert isinstance(task, MaskedTask)
+        rows = masked_lm.open_rows(self.cache, split, spec, seed=0, training=False)
+        collate = masked_lm.bind_collate(spec, 0)
+        worst, equal = 0.0, list[bool]()
+        losses: tuple[list[float], list[float]] = ([], [])
+        places = spread(len(rows), self.config.parity_samples)
+        for place in tracked(places, "comparing", len(places), "samples"):
+            batch = collate([rows.sample(place, 0)])
+            arrays = [batch[name].numpy() for name in ("input_ids", "attention_mask")]
+            known = self.stored.model(batch["input_ids"], batch["attention_mask"])[0].numpy()
+            got = task.logits(arrays)[0]
+            worst = max(worst, max_difference([known], [got]))
+            labels = batch["labels"][0].numpy()
+            hidden = np.flatnonzero(labels != IGNORE_INDEX)
+            equal += (known[hidden].argmax(axis=1) == got[hidden].argmax(axis=1)).tolist()
+            for side, logits in zip(losses, (known, got), strict=True):
+                side += (-log_softmax(logits[hidden])[range(len(hidden)), labels[hidden]]).tolist()
+        return Parity(
+            samples=len(places),
+            decision="token",
+            decisions=len(equal),
+            agreement=float(np.mean(equal)) if equal else 1.0,
+            metric="loss",
+            metric_difference=abs(float(np.mean(losses[0])) - float(np.mean(losses[1]))),
+            max_input_difference=self._text_difference(task.text, "text"),
+            max_logits_difference=worst,
+        )
+
+    @torch.inference_mode()
+    def selftest(self, exported: Model) -> list[SelftestSample]:
+        """See `GraphPlan`."""
+        samples = []
+        for text in self._texts("text", self.config.selftest_samples):
+            request = {"text": self._with_gap(text)}
+            arrays = exported.task.inputs(request)
+            logits = self.stored.model(*(torch.from_numpy(array) for array in arrays))[0]
+            place = arrays[0][0].tolist().index(self.stored.spec.mask_id)
+            best = self.stored.text.decode([int(logits[place].argmax())])
+            before, _, behind = request["text"].partition(self._mask_text)
+            if exported.contract["mask"]["takes_space"]:
+                before = before.removesuffix(" ")
+            samples.append(SelftestSample(request, "", {"text": before + best + behind}))
+        return samples
+
+    def _with_gap(self, text: str) -> str:
+        """A text of the dataset, short enough for the model, with its middle word hidden."""
+        limit = self.stored.spec.block_size // 2
+        while len(self.stored.text.encode(text, add_special_tokens=False).ids) > limit:
+            text = text[: len(text) // 2]
+        words = text.split(" ")
+        words[len(words) // 2] = self._mask_text
+        return " ".join(words)

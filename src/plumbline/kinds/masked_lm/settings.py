@@ -1,0 +1,58 @@
+"""Settings of a masked language model. No torch here."""
+
+from pydantic import Field, model_validator
+from typing_extensions import override
+
+from plumbline.config import Config
+from plumbline.export.config import ExportConfig
+from plumbline.kinds.language.settings import PackedTaskConfig
+
+
+class MaskedLmExportConfig(ExportConfig):
+    """Section `export` of a masked language model."""
+
+    candidates: int = Field(5, ge=1, le=1000)
+    """Tokens named for a gap where a request does not say how many."""
+
+
+class MaskedLmConfig(Config):
+    """A BERT-type masked language model: from these sizes, or from a checkpoint."""
+
+    pretrained: str | None = None
+    """A local folder or a hub id; then the sizes below are not used."""
+    width: int = Field(128, ge=8)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    mlp_width: int = Field(512, ge=8)
+    max_positions: int = Field(512, ge=4)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "MaskedLmConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    def sources(self) -> list[str]:
+        """The checkpoints that parts start from."""
+        return [self.pretrained] if self.pretrained else []
+
+    def without_sources(self) -> "MaskedLmConfig":
+        """The same model once it is trained."""
+        return self.model_copy(update={"pretrained": None})
+
+
+class MaskedLmTaskConfig(PackedTaskConfig):
+    """What the masked language model has to guess."""
+
+    masked_share: float = Field(0.15, gt=0.0, lt=1.0)
+    """Of tokens to guess: 80 % of them are hidden, 10 % replaced by any token, 10 % kept."""
+
+    @override
+    def check_model(self, model: Config) -> None:
+        assert isinstance(model, MaskedLmConfig)
+        if not model.pretrained and self.block_size > model.max_positions:
+            raise ValueError(
+                f"task.block_size {self.block_size} is longer than model.max_positions "
+                f"{model.max_positions}"
+            )

@@ -1,0 +1,143 @@
+"""Task `masked_lm`: which tokens stand in the places that are hidden, drawn anew each epoch."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
+from plumbline.errors import DataError
+from plumbline.kinds.language.rows import Ids, TokenBlocks, TokenRows
+from plumbline.kinds.masked_lm.model import MaskedLm, MaskedLmSpec
+from plumbline.kinds.masked_lm.settings import MaskedLmConfig, MaskedLmTaskConfig
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.loader import SampleSource, pad_rows
+from plumbline.loading.masks import padding_mask
+from plumbline.loading.random import keyed_generator, keyed_seed
+from plumbline.losses.language import token_cross_entropy
+from plumbline.tokenization.tokenizer import SPECIAL_TOKENS, SpecialIds, mask_id
+from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
+
+
+def mask_tokens(
+    ids: Ids, spec: MaskedLmSpec, random: np.random.Generator, first_word: int
+) -> tuple[Ids, Ids]:
+    """Choose tokens to guess and hide them.
+
+    Args:
+        ids: [seq], framed.
+        spec: share of tokens, ids of the mask and of what is never hidden.
+        random: keyed by (seed, epoch, sample).
+        first_word: the lowest id that may replace a token.
+
+    Returns:
+        The ids with 80 % of the chosen ones hidden, 10 % replaced and 10 % kept; and the labels,
+        `IGNORE_INDEX` where nothing is to be guessed. At least one token is chosen.
+
+    Source: Devlin et al. 2019, arXiv:1810.04805, section 3.1; drawn anew: Liu et al. 2019,
+    arXiv:1907.11692, section 4.1.
+    """
+    special = [spec.special_ids.pad, spec.special_ids.bos, spec.special_ids.eos]
+    words = np.flatnonzero(~np.isin(ids, special))
+    chosen = words[random.random(len(words)) < spec.masked_share]
+    if not len(chosen) and len(words):
+        chosen = words[[int(random.integers(len(words)))]]
+    labels = np.full(len(ids), IGNORE_INDEX, np.int64)
+    labels[chosen] = ids[chosen]
+    hidden = ids.astype(np.int64)
+    fate = random.random(len(chosen))
+    hidden[chosen[fate < 0.8]] = spec.mask_id
+    replaced = chosen[(fate >= 0.8) & (fate < 0.9)]
+    hidden[replaced] = random.integers(first_word, spec.vocab_size, len(replaced))
+    return hidden, labels
+
+
+def collate(samples: Sequence[Sample], *, spec: MaskedLmSpec, seed: int, first_word: int) -> Batch:
+    """Hide tokens and pad rows.
+
+    Returns:
+        input_ids, attention_mask, labels [batch, seq]; sample_index [batch].
+    """
+    rows = [
+        mask_tokens(
+            sample["ids"][: spec.block_size],
+            spec,
+            keyed_generator(seed, "mask", sample["epoch"], sample["index"]),
+            first_word,
+        )
+        for sample in samples
+    ]
+    lengths = torch.tensor([len(ids) for ids, _ in rows])
+    input_ids = pad_rows([ids for ids, _ in rows], spec.special_ids.pad)
+    return {
+        "input_ids": torch.from_numpy(input_ids),
+        "attention_mask": padding_mask(lengths, input_ids.shape[1]).long(),
+        "labels": torch.from_numpy(pad_rows([labels for _, labels in rows], IGNORE_INDEX)),
+        "sample_index": torch.tensor(sample_numbers(samples)),
+    }
+
+
+def loss(model: nn.Module, batch: Batch) -> LossSum:
+    """Cross-entropy of the hidden tokens, each in its own place: nothing is shifted."""
+    return token_cross_entropy(model(**batch), batch["labels"])
+
+
+def open_rows(
+    cache: TrainingCache, split: str, spec: MaskedLmSpec, *, seed: int, training: bool
+) -> SampleSource:
+    """The samples of a split as the spec of a model says it reads them.
+
+    Raises:
+        DataError: the split has none.
+    """
+    if spec.packed:
+        return TokenBlocks(cache, split, spec.block_size, seed=seed, training=training)
+    return TokenRows(cache, split, spec.block_size, question_answer=False)
+
+
+def bind_collate(spec: MaskedLmSpec, seed: int) -> partial[Batch]:
+    """`collate` with its settings; words that may replace others come after the special tokens."""
+    first_word = len(SPECIAL_TOKENS["bpe"])
+    return partial(collate, spec=spec, seed=seed, first_word=first_word)
+
+
+def build(
+    context: JobContext, model_config: MaskedLmConfig, config: MaskedLmTaskConfig
+) -> TrainingJob:
+    """Build model, data and task from a cache.
+
+    Raises:
+        ConfigError: the tokenizer has no mask.
+        DataError: the dataset has no text, or a split none that fits.
+    """
+    cache, seed = context.cache, context.seed
+    tokenizer = context.tokenizer()
+    if tokenizer is None:
+        raise DataError(f"{cache.folder}: this dataset has no text")
+    special_ids = SpecialIds(**cache.facts["special_ids"])
+    spec = MaskedLmSpec(
+        model=model_config.without_sources(),
+        vocab_size=cache.facts["vocab_size"],
+        special_ids=special_ids,
+        mask_id=mask_id(tokenizer),
+        masked_share=config.masked_share,
+        block_size=config.block_size,
+        packed=config.pack,
+    )
+    torch.manual_seed(keyed_seed(seed, "weights"))
+    task = Task("masked_lm", bind_collate(spec, seed), loss, loss_metrics=perplexity_of)
+    return TrainingJob(
+        model=MaskedLm(model_config, spec.vocab_size, special_ids.pad),
+        task=task,
+        train=open_rows(cache, "train", spec, seed=seed, training=True),
+        validation=(
+            open_rows(cache, "val", spec, seed=seed, training=False)
+            if context.has_validation
+            else None
+        ),
+        spec=spec,
+        tokenizer=tokenizer,
+        inputs=context.inputs(model_config.sources()),
+    )

@@ -1,0 +1,149 @@
+"""Task `regression`: a number per part of the dataset, from any modality."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from plumbline.batch import Batch, LossSum, Sample, sample_numbers
+from plumbline.errors import ConfigError, DataError
+from plumbline.kinds.headed.model import Classifier
+from plumbline.kinds.headed.rows import parts_with_samples
+from plumbline.kinds.headed.settings import ClassifierConfig
+from plumbline.kinds.headed.start import start_encoder
+from plumbline.kinds.regression.model import RegressorSpec
+from plumbline.kinds.regression.rows import NumberedRows
+from plumbline.kinds.regression.settings import RegressionTaskConfig
+from plumbline.loading.inputs import Input
+from plumbline.loading.random import keyed_generator, keyed_seed
+from plumbline.losses.regression import squared_error
+from plumbline.shapes.moments import Moments
+from plumbline.training.task import JobContext, Task, TrainingJob
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What numbers and their weights are measured in."""
+
+    mean: NDArray[np.float64]
+    """[parts] of the numbers in training."""
+    std: NDArray[np.float64]
+    """[parts] standard deviations of the same."""
+    weight: float | None = None
+    """Mean weight in training; None: all numbers weigh the same."""
+
+    @classmethod
+    def of(cls, spec: RegressorSpec) -> "Scale":
+        """The scale that a model was trained in."""
+        mean, std = ([of[part] for part in spec.parts] for of in (spec.mean, spec.std))
+        return cls(np.array(mean), np.array(std))
+
+
+def collate(
+    samples: Sequence[Sample], *, inputs: Input, scale: Scale, seed: int, training: bool
+) -> Batch:
+    """Stack inputs and standardised numbers.
+
+    Returns:
+        what `inputs` collates, under `inputs`; targets [batch, parts] float32, NaN where there is
+        none; weights [batch, parts] float32, where numbers have weights; sample_index [batch].
+    """
+    draws = None
+    if training:
+        draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
+    numbers = sample_numbers(samples)
+    targets = (np.stack([sample["targets"] for sample in samples]) - scale.mean) / scale.std
+    weights: Batch = {}
+    if scale.weight is not None:
+        stacked = np.stack([sample["weights"] for sample in samples]) / scale.weight
+        weights["weights"] = torch.from_numpy(stacked.astype(np.float32))
+    return {
+        **weights,
+        "inputs": inputs.collate([sample["value"] for sample in samples], numbers, draws),
+        "targets": torch.from_numpy(targets.astype(np.float32)),
+        "sample_index": torch.tensor(numbers),
+    }
+
+
+def loss(model: nn.Module, batch: Batch, *, parts: Sequence[str]) -> LossSum:
+    """Squared error of the standardised numbers, over those that are there."""
+    outputs = model(**batch["inputs"])
+    predicted = torch.cat([outputs[part] for part in parts], dim=1)
+    return squared_error(predicted, batch["targets"], weights=batch.get("weights"))
+
+
+def mean_weight(rows: NumberedRows) -> float:
+    """Mean weight over the numbers of a split.
+
+    Raises:
+        ConfigError: there are no weights, or all are 0.
+    """
+    if rows.weights is None:
+        raise ConfigError(
+            "task.row_weights is true, but the dataset has no column weight: map one in "
+            "prepare.columns, or set it to false"
+        )
+    mean = float(rows.weights[~np.isnan(rows.values)].mean())
+    if not mean:
+        raise ConfigError("task.row_weights is true, but all training rows weigh 0")
+    return mean
+
+
+def moments_of(rows: NumberedRows) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each part over its samples: [parts] each."""
+    found = []
+    for values in rows.values.T:
+        moments = Moments(1)
+        moments.add(values[~np.isnan(values), None])
+        found.append((moments.mean()[0], moments.std()[0]))
+    return [mean for mean, _ in found], [std for _, std in found]
+
+
+def build(
+    context: JobContext, model_config: ClassifierConfig, config: RegressionTaskConfig
+) -> TrainingJob:
+    """Build model, data and task from a cache.
+
+    Raises:
+        ConfigError: no encoder, or weights asked for that the dataset does not have.
+        DataError: the dataset has no numbers, or a split none.
+    """
+    cache, seed = context.cache, context.seed
+    if not cache.facts["values"]:
+        raise DataError(f"{cache.folder}: this dataset has no values to predict")
+    torch.manual_seed(keyed_seed(seed, "weights"))
+    start = start_encoder(context, model_config, config.inputs)
+    source_column = config.inputs.source
+    parts = parts_with_samples(cache.facts["values"], cache, source_column, "value")
+    source = partial(NumberedRows, cache, inputs=start.inputs, source=source_column, parts=parts)
+    train = source(split="train")
+    mean, std = moments_of(train)
+    spec = RegressorSpec(
+        model=model_config.model_copy(update={"encoder": start.config}).without_sources(),
+        inputs=config.inputs,
+        channels=getattr(start.inputs, "channels", None),
+        parts=parts,
+        mean=dict(zip(parts, mean, strict=True)),
+        std={part: found or 1.0 for part, found in zip(parts, std, strict=True)},
+        vocab_size=cache.facts["vocab_size"],
+        special_ids=cache.facts["special_ids"],
+    )
+    scale = Scale.of(spec)
+    if config.row_weights:
+        scale = replace(scale, weight=mean_weight(train))
+    bound = partial(collate, inputs=start.inputs, scale=scale, seed=seed)
+    squared = partial(loss, parts=parts)
+    return TrainingJob(
+        model=Classifier(start.encoder, dict.fromkeys(parts, 1), model_config.head_dropout),
+        task=Task("regression", partial(bound, training=True), squared),
+        train=train,
+        validation=source(split="val") if context.has_validation else None,
+        spec=spec,
+        tokenizer=context.tokenizer(),
+        inputs={**context.inputs(model_config.sources()), **start.digest},
+        validation_task=Task("regression", partial(bound, training=False), squared),
+    )

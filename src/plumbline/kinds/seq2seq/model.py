@@ -1,0 +1,162 @@
+"""Encoder-decoder models: a text in, another text out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    MarianConfig,
+    MarianMTModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from plumbline.kinds.seq2seq.settings import Seq2SeqConfig
+from plumbline.loading.masks import padding_mask
+from plumbline.models.pretrained import build_from_checkpoint
+from plumbline.models.spec import ModelSpec
+from plumbline.tokenization.tokenizer import SpecialIds
+
+
+class Seq2Seq(nn.Module):
+    """An encoder-decoder; the decoder is given the labels one place later, behind bos."""
+
+    def __init__(
+        self,
+        config: Seq2SeqConfig,
+        vocab_size: int,
+        special_ids: SpecialIds,
+        stored: Path | None = None,
+    ) -> None:
+        """Build from sizes, or load a checkpoint; `stored` holds a trained one's architecture.
+
+        Raises:
+            ConfigError: the checkpoint cannot be loaded.
+        """
+        super().__init__()
+        self._config, self._special_ids = config, special_ids
+        self.net: Any = _build(config, vocab_size, special_ids, stored)
+
+    @property
+    def architecture(self) -> PreTrainedConfig | None:
+        """What must be stored beside the weights of one that came from a checkpoint."""
+        return self.net.config if self._config.pretrained else None
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor, **others: Any
+    ) -> Tensor:
+        """Logits [batch, target_seq, vocab] of the token after each decoder input.
+
+        Args:
+            input_ids: [batch, source_seq], int64.
+            attention_mask: [batch, source_seq], 1 where a token counts.
+            decoder_input_ids: [batch, target_seq]; padding stands at the end, where no token that
+                counts can see it.
+            others: what a batch holds beside.
+        """
+        out = self.net(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            use_cache=False,
+        )
+        logits: Tensor = out.logits
+        return logits
+
+    @torch.inference_mode()
+    def generate(
+        self, sources: Sequence[Sequence[int]], *, beams: int, length_penalty: float, limit: int
+    ) -> list[list[int]]:
+        """Find the likeliest targets by beam search; one beam is greedy decoding.
+
+        Args:
+            sources: token ids of each source, framed as in training.
+            beams: hypotheses kept per source.
+            length_penalty: a hypothesis is scored by its log-likelihood over length ** this.
+            limit: longest target in tokens, with eos.
+
+        Returns:
+            Token ids of each target, without bos and eos.
+        """
+        special, device = self._special_ids, next(self.parameters()).device
+        lengths = torch.tensor([len(source) for source in sources])
+        mask = padding_mask(lengths, int(lengths.max()))
+        ids = torch.full(mask.shape, special.pad)  # [batch, source_seq]
+        ids[mask] = torch.tensor([token for source in sources for token in source])
+        positions = getattr(self.net.config, "max_position_embeddings", limit)
+        out = self.net.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.long().to(device),
+            num_beams=beams,
+            length_penalty=length_penalty,
+            early_stopping=beams > 1,
+            max_new_tokens=min(limit, positions),
+            do_sample=False,
+            # As in training, whatever a checkpoint was used to.
+            decoder_start_token_id=special.bos,
+            eos_token_id=special.eos,
+            pad_token_id=special.pad,
+            forced_bos_token_id=None,
+            forced_eos_token_id=None,
+        )
+        return [_until(row[1:], special.eos) for row in out.tolist()]  # the first is bos
+
+
+def _until(ids: list[int], eos: int) -> list[int]:
+    return ids[: ids.index(eos)] if eos in ids else ids
+
+
+def _build(
+    config: Seq2SeqConfig, vocab_size: int, special_ids: SpecialIds, stored: Path | None
+) -> PreTrainedModel:
+    model = build_from_checkpoint(
+        AutoModelForSeq2SeqLM,
+        stored=stored,
+        pretrained=config.pretrained,
+        setting="model.pretrained",
+    )
+    return model or MarianMTModel(
+        MarianConfig(
+            vocab_size=vocab_size,
+            d_model=config.width,
+            encoder_layers=config.encoder_layers,
+            decoder_layers=config.decoder_layers,
+            encoder_attention_heads=config.heads,
+            decoder_attention_heads=config.heads,
+            encoder_ffn_dim=config.mlp_width,
+            decoder_ffn_dim=config.mlp_width,
+            max_position_embeddings=config.max_positions,
+            dropout=config.dropout,
+            attention_dropout=0.0,
+            activation_dropout=0.0,
+            activation_function="gelu",
+            init_std=config.width**-0.5,
+            # Embeddings of deviation width ** -0.5 times width ** 0.5 meet positions of order 1.
+            scale_embedding=True,
+            share_encoder_decoder_embeddings=True,
+            tie_word_embeddings=True,
+            pad_token_id=special_ids.pad,
+            bos_token_id=special_ids.bos,
+            eos_token_id=special_ids.eos,
+            decoder_start_token_id=special_ids.bos,
+            forced_eos_token_id=None,
+        )
+    )
+
+
+class Seq2SeqSpec(ModelSpec):
+    """How to build and feed an encoder-decoder."""
+
+    kind: Literal["seq2seq"] = "seq2seq"
+    model: Seq2SeqConfig
+    vocab_size: int
+    special_ids: SpecialIds
+    max_source_tokens: int
+    max_target_tokens: int
+
+    def build(self, architecture: Path | None) -> Seq2Seq:
+        """See `ModelSpec`."""
+        return Seq2Seq(self.model, self.vocab_size, self.special_ids, architecture)

@@ -1,0 +1,157 @@
+"""A text into another: greedily or by beam search."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from plumbline.export.runtime.contract import COUNT, ID, SPECIAL_IDS, Shape
+from plumbline.export.runtime.files import Files, Floats, Graph, InputError
+from plumbline.export.runtime.inputs import Arrays, ids_and_mask
+from plumbline.export.runtime.model import Task
+from plumbline.export.runtime.scores import Float64s, log_softmax
+from plumbline.export.runtime.text import TextReader
+
+MAX_BEAMS = 64
+DEAD = -1.0e9
+"""Score of a hypothesis that does not count."""
+
+NextScores = Callable[[list[list[int]]], Float64s]
+"""Targets so far, of equal length -> log-probabilities [targets, vocab] of their next tokens."""
+
+
+class Seq2SeqTask(Task):
+    """Writes the target of a source."""
+
+    required = ("source",)
+    parts = frozenset({"encoder", "decoder"})
+
+    @staticmethod
+    def shape(contract: Mapping[str, Any]) -> Shape:
+        """See `Task`."""
+        return {
+            "text": {"special_ids": SPECIAL_IDS, "max_source_tokens": COUNT},
+            "decoding": {"beams": COUNT, "length_penalty": float, "max_new_tokens": COUNT},
+            "generation": {"start": ID, "eos": ID, "suppressed": [ID], "max_positions": COUNT},
+        }
+
+    def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
+        super().__init__(contract, files, graphs)
+        self.fields = self.fields_of(contract)
+        self.text = TextReader(files, contract["limits"]["max_text_chars"])
+
+    @staticmethod
+    def fields_of(contract: Mapping[str, Any]) -> dict[str, str]:
+        """Name of each field of a request -> its type."""
+        return {
+            "source": "text",
+            "beams": "integer",
+            "length_penalty": "number",
+            "max_new_tokens": "integer",
+        }
+
+    def inputs(self, request: Mapping[str, Any]) -> Arrays:
+        """input_ids and attention_mask [1, seq] of the source, cut and closed by eos."""
+        text = self.contract["text"]
+        ids = self._source(request)
+        return ids_and_mask([*ids[: text["max_source_tokens"]], text["special_ids"]["eos"]])
+
+    def _source(self, request: Mapping[str, Any]) -> list[int]:
+        return self.text.encode(self.text.check("source", request["source"]))
+
+    def cut_tokens(self, request: Mapping[str, Any]) -> int:
+        """See `Task`: of a source that is too long, its end."""
+        longest = int(self.contract["text"]["max_source_tokens"])
+        return max(0, len(self._source(request)) - longest)
+
+    def encode(self, arrays: Arrays) -> Floats:
+        """Hidden states [batch, seq, width] of sources."""
+        return self.graphs["encoder"](arrays)[0]
+
+    def decode(self, hidden: Floats, mask: Any, targets: Any) -> Floats:
+        """Logits [batch, vocab] of the token after each target [batch, seq]."""
+        return self.graphs["decoder"]([hidden, mask, targets])[0]
+
+    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the target, its score and why it ended: end or length."""
+        settings = self._settings(request)
+        arrays = self.inputs(request)
+        tokens, score = self.generate(arrays, **settings)
+        ended = tokens[-1] == self.contract["generation"]["eos"]
+        text = self.text.decode(tokens[:-1] if ended else tokens)
+        return {"text": text, "score": score, "finish": "end" if ended else "length"}
+
+    def _settings(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        settings = {**self.contract["decoding"]}
+        settings |= {name: request[name] for name in settings if name in request}
+        ranges: dict[str, tuple[float, float]] = {
+            "beams": (1, MAX_BEAMS),
+            "length_penalty": (-10, 10),
+            "max_new_tokens": (1, self.contract["limits"]["max_new_tokens"]),
+        }
+        for name, (low, high) in ranges.items():
+            if not low <= settings[name] <= high:
+                raise InputError(f"{name}: {settings[name]:g} is outside {low:g} to {high:g}")
+        most = self.contract["generation"]["max_positions"]
+        settings["max_new_tokens"] = min(settings["max_new_tokens"], most)
+        return settings
+
+    def ruled(self, scores: Float64s) -> Float64s:
+        """Scores [targets, vocab] with those out that the model never says."""
+        scores[:, self.contract["generation"]["suppressed"]] = -np.inf
+        return scores
+
+    def generate(
+        self, arrays: Arrays, *, beams: int, length_penalty: float, max_new_tokens: int
+    ) -> tuple[list[int], float]:
+        """Token ids of the target, with eos unless cut off, and its log-likelihood by length."""
+        rules, hidden = self.contract["generation"], self.encode(arrays)
+
+        def next_scores(targets: list[list[int]]) -> Float64s:
+            rows = [np.repeat(array, len(targets), axis=0) for array in (hidden, arrays[1])]
+            begun = np.array([[rules["start"], *target] for target in targets], np.int64)
+            return self.ruled(log_softmax(self.decode(rows[0], rows[1], begun)))
+
+        if beams == 1:
+            return _greedy(next_scores, rules["eos"], max_new_tokens, length_penalty)
+        return _beam_search(next_scores, rules["eos"], max_new_tokens, beams, length_penalty)
+
+
+def _greedy(
+    next_scores: NextScores, eos: int, limit: int, length_penalty: float
+) -> tuple[list[int], float]:
+    tokens, total = list[int](), 0.0
+    while len(tokens) < limit and tokens[-1:] != [eos]:
+        scores = next_scores([tokens])[0]
+        tokens.append(int(scores.argmax()))
+        total += float(scores[tokens[-1]])
+    return tokens, total / len(tokens) ** length_penalty
+
+
+def _beam_search(
+    next_scores: NextScores, eos: int, limit: int, beams: int, length_penalty: float
+) -> tuple[list[int], float]:
+    """Keep the likeliest targets until as many as there are beams have ended, or none can gain.
+
+    Source: transformers, `GenerationMixin._beam_search` with early_stopping; the same targets.
+    """
+    running: list[list[int]] = [[]]
+    sums = np.zeros(1)
+    finished: list[tuple[float, list[int]]] = []
+    for length in range(1, limit + 1):
+        scores = (next_scores(running) + sums[:, None]).ravel()
+        vocab = len(scores) // len(running)
+        best = np.argsort(-scores, kind="stable")[: 2 * beams]
+        candidates = [[*running[place // vocab], int(place % vocab)] for place in best]
+        ended = np.array([c[-1] == eos or length == limit for c in candidates])
+        for rank in range(min(beams, len(best))):
+            if ended[rank]:
+                score = float(scores[best[rank]])
+                finished.append((score / length**length_penalty, candidates[rank]))
+        finished = sorted(finished, key=lambda entry: -entry[0])[:beams]
+        open_ranks = [rank for rank in range(len(best)) if not ended[rank]][:beams]
+        if len(finished) == beams or not open_ranks:
+            break
+        running, sums = [candidates[rank] for rank in open_ranks], scores[best[open_ranks]]
+    score, tokens = finished[0]
+    return tokens, score

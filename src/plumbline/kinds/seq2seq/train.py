@@ -1,0 +1,131 @@
+"""Task `seq2seq`: a source text in, its target text out."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
+from plumbline.errors import DataError
+from plumbline.kinds.language.rows import Ids
+from plumbline.kinds.seq2seq.model import Seq2Seq, Seq2SeqSpec
+from plumbline.kinds.seq2seq.settings import Seq2SeqConfig, Seq2SeqTaskConfig
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.loader import pad_rows
+from plumbline.loading.masks import padding_mask
+from plumbline.loading.random import keyed_seed
+from plumbline.losses.language import token_cross_entropy
+from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
+
+
+class PairRows:
+    """The rows of a split that have a source and a target."""
+
+    def __init__(self, cache: TrainingCache, split: str, spec: Seq2SeqSpec) -> None:
+        """Find the rows.
+
+        Raises:
+            DataError: there is none.
+        """
+        self._cache, self._spec = cache, spec
+        rows = cache.rows(split)
+        pairs = np.stack([rows["source"], rows["target"]], axis=1)
+        self.numbers = pairs[(pairs >= 0).all(axis=1)]
+        """[pairs, 2] text numbers of source and target."""
+        if not len(self.numbers):
+            raise DataError(f"{cache.folder}: no row with source and target in split {split!r}")
+        lengths = cache.text_lengths()[self.numbers]
+        for at, what in enumerate(("source", "target")):
+            setting = f"max_{what}_tokens"
+            limit: int = getattr(spec, setting)
+            cache.say_cut(split, lengths[:, at], limit, f"{what}s", f"task.{setting}")
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.numbers)
+
+    def length(self, index: int) -> int:
+        """Tokens of source and target together, framed and cut."""
+        source, target = self._cache.text_lengths()[self.numbers[index]]
+        spec = self._spec
+        return int(min(source, spec.max_source_tokens) + min(target, spec.max_target_tokens)) + 2
+
+    def source_ids(self, index: int) -> Ids:
+        """The framed source: cut, then eos."""
+        ids = self._cache.ids(int(self.numbers[index, 0]))[: self._spec.max_source_tokens]
+        return np.append(ids, self._spec.special_ids.eos)
+
+    def sample(self, index: int, epoch: int) -> Sample:
+        """Source and target ids, each cut and closed by eos."""
+        target = self._cache.ids(int(self.numbers[index, 1]))[: self._spec.max_target_tokens]
+        labels = np.append(target, self._spec.special_ids.eos)
+        return {"index": index, "source": self.source_ids(index), "labels": labels}
+
+
+def collate(samples: Sequence[Sample], *, special_ids: SpecialIds) -> Batch:
+    """Pad sources and targets.
+
+    Returns:
+        input_ids, attention_mask [batch, source_seq]; labels [batch, target_seq], `IGNORE_INDEX`
+        in padding; decoder_input_ids: the labels one place later behind bos; sample_index.
+    """
+    input_ids = pad_rows([sample["source"] for sample in samples], special_ids.pad)
+    lengths = torch.tensor([len(sample["source"]) for sample in samples])
+    labels = pad_rows([sample["labels"] for sample in samples], IGNORE_INDEX)
+    return {
+        "input_ids": torch.from_numpy(input_ids),
+        "attention_mask": padding_mask(lengths, input_ids.shape[1]).long(),
+        "decoder_input_ids": torch.from_numpy(shift_right(labels, special_ids)),
+        "labels": torch.from_numpy(labels),
+        "sample_index": torch.tensor(sample_numbers(samples)),
+    }
+
+
+def shift_right(labels: Ids, special_ids: SpecialIds) -> Ids:
+    """Decoder inputs [batch, seq] of labels [batch, seq]: bos, then all but the last label."""
+    shifted = np.full_like(labels, special_ids.bos)
+    shifted[:, 1:] = np.where(labels[:, :-1] == IGNORE_INDEX, special_ids.pad, labels[:, :-1])
+    return shifted
+
+
+def loss(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0) -> LossSum:
+    """Cross-entropy of the target tokens and their eos."""
+    return token_cross_entropy(model(**batch), batch["labels"], label_smoothing=label_smoothing)
+
+
+def build(
+    context: JobContext, model_config: Seq2SeqConfig, config: Seq2SeqTaskConfig
+) -> TrainingJob:
+    """Build model, data and task from a cache.
+
+    Raises:
+        DataError: the dataset has no text, or a split no pair.
+    """
+    cache, seed = context.cache, context.seed
+    if cache.facts["special_ids"] is None:
+        raise DataError(f"{cache.folder}: this dataset has no text")
+    special_ids = SpecialIds(**cache.facts["special_ids"])
+    spec = Seq2SeqSpec(
+        model=model_config.without_sources(),
+        vocab_size=cache.facts["vocab_size"],
+        special_ids=special_ids,
+        max_source_tokens=config.max_source_tokens,
+        max_target_tokens=config.max_target_tokens,
+    )
+    torch.manual_seed(keyed_seed(seed, "weights"))
+    bound = partial(collate, special_ids=special_ids)
+    smoothed = partial(loss, label_smoothing=config.label_smoothing)
+    return TrainingJob(
+        model=Seq2Seq(model_config, spec.vocab_size, special_ids),
+        task=Task("seq2seq", bound, smoothed),
+        train=PairRows(cache, "train", spec),
+        validation=PairRows(cache, "val", spec) if context.has_validation else None,
+        spec=spec,
+        tokenizer=context.tokenizer(),
+        inputs=context.inputs(model_config.sources()),
+        # Validation measures the likelihood itself, so that its perplexity is one.
+        validation_task=Task("seq2seq", bound, loss, loss_metrics=perplexity_of),
+    )

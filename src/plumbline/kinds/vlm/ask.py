@@ -1,0 +1,46 @@
+"""Ask a stored model about an image."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plumbline.asking import Answer, Options, _cut, read_image
+from plumbline.config import Config
+from plumbline.errors import ConfigError
+from plumbline.inspection.predictions import Outputs, Prediction, _softmax
+
+
+def vlm(outputs: Outputs, config: Config) -> dict[str, Prediction]:
+    """The next token of an answer; logits are computed for answers alone."""
+    return {"tokens": _softmax(outputs["decoder.lm_head"])}
+
+
+def answer_vlm(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
+    """Answer a question about an image, or describe it where there is none."""
+    from plumbline.kinds.vlm.features import encode_images
+    from plumbline.kinds.vlm.generation import generate_answers
+
+    spec, model = stored.spec, stored.model
+    size = spec.image_encoder.image_size
+    pixels = read_image(options.image, size, spec.normalization.channels)[np.newaxis]
+    features = encode_images(model.image_encoder, pixels, spec.normalization, size, device)
+    prompt = spec.caption_prompt if options.question is None else options.question
+    whole = stored.text.encode(prompt, add_special_tokens=False).ids
+    ids = whole[: spec.max_text_tokens]
+    if not ids:
+        raise ConfigError("--question: empty; ask something, or leave it out for a caption")
+    answer = generate_answers(
+        model,
+        features.to(device),
+        [0],
+        [ids],
+        bos=spec.special_ids.bos,
+        eos=spec.special_ids.eos,
+        max_new_tokens=options.max_new_tokens or 64,
+    )[0]
+    return {
+        "prompt": prompt,
+        "answer": stored.text.decode(answer),
+        **_cut(len(whole) - len(ids)),
+    }

@@ -1,0 +1,209 @@
+"""How well a vision-language model answers and describes."""
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from plumbline.errors import DataError
+from plumbline.evaluation.result import Evaluation, EvaluationJob
+from plumbline.kinds.vlm.features import BATCH_IMAGES, encode_images
+from plumbline.kinds.vlm.generation import answer_nll, generate_answers
+from plumbline.kinds.vlm.settings import VlmEvaluationConfig
+from plumbline.kinds.vlm.train import say_cut_texts
+from plumbline.loading.cache_reader import MediaRows, TrainingCache
+from plumbline.metrics.perplexity import perplexity
+from plumbline.metrics.rouge import rouge
+from plumbline.metrics.text_overlap import (
+    corpus_bleu,
+    exact_match,
+    normalize_answer,
+    question_only_baseline,
+    token_f1,
+)
+from plumbline.models.stored import StoredVlm
+
+Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One prompt about one image, and what came out."""
+
+    kind: str
+    """question or caption."""
+    image: int
+    prompt: str
+    references: list[str]
+    prediction: str
+    correct: bool
+
+
+def evaluate(job: EvaluationJob) -> Evaluation:
+    """Answer every question and describe every captioned image of the split.
+
+    Raises:
+        DataError: there is neither.
+    """
+    assert isinstance(job.config, VlmEvaluationConfig)
+    return VlmEvaluator(job.stored, job.cache, job.config, job.device).evaluate()
+
+
+class VlmEvaluator:
+    """Answers the prompts of one split; features of its images are computed once."""
+
+    def __init__(
+        self,
+        stored: StoredVlm,
+        cache: TrainingCache,
+        config: VlmEvaluationConfig,
+        device: torch.device,
+    ) -> None:
+        """Encode the split's images with the model's own encoder."""
+        self._stored, self._cache, self._config = stored, cache, config
+        stored.model.to(device).eval()
+        self._rows = cache.by_medium(config.split, "image")
+        if self._rows:
+            say_cut_texts(cache, config.split, self._rows, stored.spec.max_text_tokens)
+        numbers = np.array([row.number for row in self._rows], np.int64)
+        size = stored.spec.image_encoder.image_size
+        encoder, normalize = stored.model.image_encoder, stored.spec.normalization
+        self._features = torch.cat(
+            [
+                encode_images(encoder, cache.images[block], normalize, size, device)
+                for block in np.split(numbers, range(BATCH_IMAGES, len(numbers), BATCH_IMAGES))
+            ]
+        ).to(device)
+
+    def evaluate(self) -> Evaluation:
+        """Answer every question and describe every captioned image of the split.
+
+        Raises:
+            DataError: there is neither.
+        """
+        metrics: dict[str, float | None] = {}
+        predictions: list[Prediction] = []
+        by_prompt: list[dict[str, Any]] = []
+        signature = None
+        if any(len(row.questions) for row in self._rows):
+            answered, figures = self._answer_questions()
+            predictions += answered
+            metrics |= figures
+            by_prompt = _by_prompt(answered)
+        if any(len(row.captions) for row in self._rows):
+            described, figures, signature = self._describe_images()
+            predictions += described
+            metrics |= figures
+        if not predictions:
+            raise DataError(f"split {self._config.split!r} has neither questions nor captions")
+        return Evaluation(
+            metrics,
+            [asdict(prediction) for prediction in predictions],
+            {"by_prompt": by_prompt},
+            {"bleu_signature": signature},
+        )
+
+    def _generate(self, at: list[int], prompts: list[Ids]) -> list[str]:
+        special = self._stored.spec.special_ids
+        limit = self._stored.spec.max_text_tokens
+        answers = generate_answers(
+            self._stored.model,
+            self._features,
+            at,
+            [prompt[:limit] for prompt in prompts],
+            bos=special.bos,
+            eos=special.eos,
+            max_new_tokens=self._config.max_new_tokens,
+            batch_size=self._config.batch_size,
+        )
+        return self._stored.text.decode_batch(answers)
+
+    def _answer_questions(self) -> tuple[list[Prediction], dict[str, float | None]]:
+        cache = self._cache
+        at = [i for i, row in enumerate(self._rows) for _ in row.questions]
+        pairs: NDArray[np.int32] = np.concatenate([row.questions for row in self._rows])
+        limit = self._stored.spec.max_text_tokens  # as training cut them
+        prompts = [cache.ids(int(q))[:limit].tolist() for q in pairs[:, 0]]
+        answers = [cache.ids(int(a))[:limit].tolist() for a in pairs[:, 1]]
+        predicted = self._generate(at, prompts)
+        questions = [cache.text(int(q)) for q in pairs[:, 0]]
+        references = [cache.text(int(a)) for a in pairs[:, 1]]
+        predictions = [
+            Prediction(
+                "question",
+                self._rows[i].number,
+                question,
+                [reference],
+                text,
+                normalize_answer(text) == normalize_answer(reference),
+            )
+            for i, question, reference, text in zip(
+                at, questions, references, predicted, strict=True
+            )
+        ]
+        guesses = self._guess(questions)
+        total, count = answer_nll(
+            self._stored.model,
+            self._features,
+            at,
+            prompts,
+            answers,
+            bos=self._stored.spec.special_ids.bos,
+            eos=self._stored.spec.special_ids.eos,
+            batch_size=self._config.batch_size,
+        )
+        figures: dict[str, float | None] = {
+            "exact_match": exact_match(predicted, references),
+            "token_f1": token_f1(predicted, references),
+            "question_only_exact_match": exact_match(guesses, references),
+            "answer_perplexity": perplexity(total, count),
+            "questions": float(len(questions)),
+        }
+        return predictions, figures
+
+    def _guess(self, questions: list[str]) -> list[str]:
+        """The best answers that can be had without looking: what training says most often."""
+        rows = self._cache.rows("train")
+        asked = (rows["question"] >= 0) & (rows["answer"] >= 0)
+        text = self._cache.text
+        return question_only_baseline(
+            [text(int(q)) for q in rows["question"][asked]],
+            [text(int(a)) for a in rows["answer"][asked]],
+            questions,
+        )
+
+    def _describe_images(self) -> tuple[list[Prediction], dict[str, float | None], str]:
+        at = [i for i, row in enumerate(self._rows) if len(row.captions)]
+        prompt = self._stored.spec.caption_prompt
+        ids = self._stored.text.encode(prompt, add_special_tokens=False).ids
+        predicted = self._generate(at, [ids] * len(at))
+        references = [self._captions(self._rows[i]) for i in at]
+        bleu, signature = corpus_bleu(predicted, references, self._config.bleu_tokenizer)
+        overlap = rouge(predicted, references)
+        predictions = [
+            Prediction("caption", self._rows[i].number, prompt, known, text, text in known)
+            for i, known, text in zip(at, references, predicted, strict=True)
+        ]
+        figures: dict[str, float | None] = {
+            "caption_bleu": bleu,
+            **{f"caption_{name}": value for name, value in overlap.items()},
+            "captions": float(len(at)),
+        }
+        return predictions, figures, signature
+
+    def _captions(self, row: MediaRows) -> list[str]:
+        return [self._cache.text(int(number)) for number in row.captions]
+
+
+def _by_prompt(predictions: list[Prediction]) -> list[dict[str, Any]]:
+    groups: dict[str, list[bool]] = defaultdict(list)
+    for prediction in predictions:
+        groups[" ".join(prediction.prompt.split()[:2])].append(prediction.correct)
+    ranked = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [
+        {"question": start, "count": len(hits), "exact_match": sum(hits) / len(hits)}
+        for start, hits in ranked
+    ]

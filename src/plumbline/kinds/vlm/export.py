@@ -1,0 +1,400 @@
+"""The bundle of a vision-language model: image to embeddings, then a decoder with a cache."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from plumbline.errors import ExportError
+from plumbline.export.graphs import (
+    DECODER_OUTPUTS,
+    DecoderSizes,
+    GraphSpec,
+    decode_step,
+    decoder_examples,
+    decoder_sizes,
+    pixels_example,
+)
+from plumbline.export.media import encode_png, image_turns
+from plumbline.export.parity import Parity, common_prefix, until
+from plumbline.export.plan import DECODERS, GraphPlan, Readme, Request, SelftestSample, spread
+from plumbline.export.runtime.model import Model
+from plumbline.kinds.vlm.features import encode_images
+from plumbline.kinds.vlm.generation import generate_answers
+from plumbline.kinds.vlm.model import Vlm
+from plumbline.kinds.vlm.runtime import VlmTask
+from plumbline.kinds.vlm.settings import VlmExportConfig
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.input_config import ImageInputConfig
+from plumbline.loading.transform_config import Normalization
+from plumbline.loading.transforms import normalize_images
+from plumbline.metrics.text_overlap import normalize_answer
+from plumbline.models.stored import StoredVlm
+from plumbline.tracking.progress import tracked
+
+BATCH_PROMPTS = 64
+
+Ids = list[int]
+Floats = NDArray[np.float32]
+
+
+class VisionGraph(nn.Module):
+    """Image encoder and projector."""
+
+    def __init__(self, model: Vlm) -> None:
+        super().__init__()
+        self.image_encoder, self.projector = model.image_encoder, model.projector
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Map [batch, channels, height, width] to [batch, image_tokens, width], float32."""
+        embeds: Tensor = self.projector(self.image_encoder(pixel_values).tokens)
+        return embeds
+
+
+class DecoderGraph(nn.Module):
+    """One graph for the prompt and for every token after it."""
+
+    def __init__(self, model: Vlm) -> None:
+        super().__init__()
+        self.decoder = model.decoder
+
+    def forward(
+        self, image_embeds: Tensor, input_ids: Tensor, past_keys: Tensor, past_values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See an image, then ids.
+
+        Args:
+            image_embeds: [batch, images, width]; `images` is 0 after the prompt.
+            input_ids: [batch, seq], int64.
+            past_keys: as in `decode_step`, as what is returned.
+            past_values: as `past_keys`.
+        """
+        text = self.decoder.get_input_embeddings()(input_ids)
+        inputs = torch.cat([image_embeds, text], dim=1)
+        return decode_step(self.decoder, inputs, past_keys, past_values)
+
+
+def vision_spec(model: Vlm, image_size: int, channels: int) -> GraphSpec:
+    """The vision graph with an example."""
+    return GraphSpec(
+        VisionGraph(model).eval(),
+        {"pixel_values": pixels_example(image_size, channels)},
+        {"pixel_values": {0: "batch"}},
+        ["image_embeds"],
+    )
+
+
+def decoder_spec(model: Vlm, sizes: DecoderSizes) -> GraphSpec:
+    """The decoder graph, with example inputs."""
+    inputs, dynamic = decoder_examples(sizes)
+    embeds = torch.linspace(-1, 1, 2 * 3 * sizes.width).view(2, 3, sizes.width)
+    inputs = {"image_embeds": embeds, **inputs}
+    dynamic = {"image_embeds": {0: "batch", 1: "images"}, **dynamic}
+    return GraphSpec(DecoderGraph(model).eval(), inputs, dynamic, DECODER_OUTPUTS)
+
+
+def check_image_size(cache: TrainingCache, size: int) -> None:
+    """Refuse a second resize: torchvision's cannot be repeated exactly without torch.
+
+    Raises:
+        ExportError: the cached images are not of the model's size.
+    """
+    shape = cache.facts["image_shape"]
+    if shape[:2] != [size, size]:
+        raise ExportError(
+            f"the model takes {size} x {size} pixels, the cached images are {shape}; set "
+            f"tokenize.image_size of the dataset to [{size}, {size}]"
+        )
+
+
+DECODE = {
+    channels: f"first frame, EXIF orientation, transparency on white, {scale}"
+    for channels, scale in (
+        (3, "16 bits to 8 where their range is known, RGB"),
+        (1, "16 bits to 8 where their range is known, luma"),
+    )
+}
+"""Channels -> how the decoder in the bundle brings an image to them, in words."""
+
+
+def image_contract(size: int, normalization: Normalization) -> dict[str, Any]:
+    """Section `input` of a contract for images."""
+    mean, std = normalization.statistics
+    return {
+        "modality": "image",
+        "decode": DECODE[len(mean)],
+        "resize": "bicubic",
+        "height": size,
+        "width": size,
+        "mean": list(mean),
+        "std": list(std),
+        "layout": "NCHW",
+        "dtype": "float32",
+    }
+
+
+@dataclass(frozen=True)
+class PromptSample:
+    """One prompt about one image."""
+
+    image: int
+    """Number of the image in the cache."""
+    text: str
+    ids: list[int]
+    """Token ids of the text as evaluation takes them, cut, without bos."""
+    references: list[str]
+
+
+def choose_samples(
+    cache: TrainingCache, stored: StoredVlm, split: str, count: int
+) -> list[PromptSample]:
+    """Take up to `count` questions and caption prompts, evenly spread over a split.
+
+    Raises:
+        DataError: there is no such split.
+        ExportError: it has neither questions nor captions.
+    """
+    prompt = stored.spec.caption_prompt
+    prompt_ids = stored.text.encode(prompt, add_special_tokens=False).ids
+    limit = stored.spec.max_text_tokens
+    every: list[PromptSample] = []
+    for row in cache.by_medium(split, "image"):
+        for question, answer in row.questions.tolist():
+            ids = cache.ids(question)[:limit].tolist()
+            known = [cache.text(answer)]
+            every.append(PromptSample(row.number, cache.text(question), ids, known))
+        if len(row.captions):
+            known = [cache.text(int(number)) for number in row.captions]
+            every.append(PromptSample(row.number, prompt, prompt_ids[:limit], known))
+    if not every:
+        raise ExportError(f"{cache.folder}: no question and no caption in split {split!r}")
+    return [every[i] for i in spread(len(every), count)]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the checkpoint makes of the samples."""
+
+    answers: list[Ids]
+    """Token ids, with eos unless cut off at the longest length."""
+    texts: list[str]
+    logits: list[Floats]
+    """[answer, vocab] of each sample: the scores that its tokens were chosen by."""
+
+
+def reference_answers(
+    stored: StoredVlm, cache: TrainingCache, samples: Sequence[PromptSample], max_new_tokens: int
+) -> Reference:
+    """Answer the samples as evaluation does, on the CPU."""
+    spec = stored.spec
+    images = cache.images[[sample.image for sample in samples]]
+    features = encode_images(
+        stored.model.image_encoder,
+        images,
+        spec.normalization,
+        spec.image_encoder.image_size,
+        torch.device("cpu"),
+    )
+    answers = generate_answers(
+        stored.model,
+        features,
+        range(len(samples)),
+        [sample.ids for sample in samples],
+        bos=spec.special_ids.bos,
+        eos=spec.special_ids.eos,
+        max_new_tokens=max_new_tokens,
+        batch_size=BATCH_PROMPTS,
+    )
+    eos = spec.special_ids.eos
+    ended = [a if len(a) == max_new_tokens else [*a, eos] for a in answers]
+    logits = [
+        _reference_logits(stored, feature, [*sample.ids, spec.special_ids.bos], answer)
+        for feature, sample, answer in zip(features, samples, ended, strict=True)
+    ]
+    return Reference(ended, stored.text.decode_batch(answers), logits)
+
+
+@torch.inference_mode()
+def _reference_logits(
+    stored: StoredVlm, features: torch.Tensor, prompt: Ids, answer: Ids
+) -> Floats:
+    """Logits [answer, vocab] of the checkpoint over a whole sequence, without a cache."""
+    model = stored.model
+    ids = torch.tensor([[*prompt, *answer[:-1]]])
+    text = model.decoder.get_input_embeddings()(ids)
+    inputs = torch.cat([model.embed_image(features[None]).to(text.dtype), text], dim=1)
+    hidden = model.decoder.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+    logits: Floats = model.logits(hidden[0, -len(answer) :]).numpy()
+    return logits
+
+
+def measure_parity(
+    exported: Model,
+    stored: StoredVlm,
+    cache: TrainingCache,
+    samples: Sequence[PromptSample],
+    reference: Reference,
+) -> Parity:
+    """Compare pixels, logits along the greedy path, tokens and exact match on the samples.
+
+    The exported side is the bundle's own script, from an encoded image and a text to an answer.
+    """
+    task = exported.task
+    assert isinstance(task, VlmTask)
+    eos, limit = stored.spec.special_ids.eos, exported.contract["text"]["max_new_tokens"]
+    prompts = [task.prompt_ids(sample.text) for sample in samples]
+    pngs = [encode_png(cache.images[sample.image]) for sample in samples]
+    pixels = np.stack([task.preprocessor.pixel_values(png) for png in pngs])
+    worst, equal, total, texts = 0.0, 0, 0, [""] * len(samples)
+    for rows in tracked(_equal_batches(prompts), "comparing", len(samples), "samples", len):
+        embeds = task.embed(pixels[rows])
+        ids = np.array([prompts[row] for row in rows], np.int64)
+        logits = _greedy_logits(task, embeds, ids, eos, limit)
+        for at, row in enumerate(rows):
+            expected = reference.answers[row]
+            got = until(logits[:, at].argmax(axis=-1).tolist(), eos)
+            texts[row] = task.text.decode([token for token in got if token != eos])
+            common = common_prefix(expected, got)
+            equal, total = equal + common, total + len(expected)
+            # Beyond the first different token the two see different texts.
+            compared = min(common + 1, len(expected), len(got))
+            difference = np.abs(reference.logits[row][:compared] - logits[:compared, at])
+            worst = max(worst, float(difference.max()))
+    return Parity(
+        samples=len(samples),
+        decision="token",
+        decisions=total,
+        agreement=equal / total,
+        metric="exact_match",
+        metric_difference=abs(_match(texts, samples) - _match(reference.texts, samples)),
+        max_input_difference=_pixel_difference(stored, cache, samples, pixels),
+        max_logits_difference=worst,
+    )
+
+
+def _greedy_logits(
+    task: VlmTask, embeds: Floats, ids: NDArray[np.int64], eos: int, limit: int
+) -> Floats:
+    """Logits [steps, batch, vocab] until every answer of the batch has ended."""
+    decoding = task.decoding(len(ids))
+    steps = [decoding.prefill(ids, embeds)]
+    ended = steps[-1].argmax(axis=-1) == eos
+    while len(steps) < limit and not ended.all():
+        steps.append(decoding.step(steps[-1].argmax(axis=-1)))
+        ended |= steps[-1].argmax(axis=-1) == eos
+    return np.stack(steps)
+
+
+def _equal_batches(prompts: Sequence[Ids]) -> Iterator[list[int]]:
+    """Indices of prompts of equal length, at most `BATCH_PROMPTS` together."""
+    by_length: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(index)
+    for rows in by_length.values():
+        for at in range(0, len(rows), BATCH_PROMPTS):
+            yield rows[at : at + BATCH_PROMPTS]
+
+
+def _pixel_difference(
+    stored: StoredVlm, cache: TrainingCache, samples: Sequence[PromptSample], pixels: Floats
+) -> float:
+    images = torch.from_numpy(cache.images[[sample.image for sample in samples]])
+    known = normalize_images(images.permute(0, 3, 1, 2), stored.spec.normalization).numpy()
+    return float(np.abs(known - pixels).max())
+
+
+def _match(texts: Sequence[str], samples: Sequence[PromptSample]) -> float:
+    hits = [
+        normalize_answer(text) in {normalize_answer(known) for known in sample.references}
+        for text, sample in zip(texts, samples, strict=True)
+    ]
+    return sum(hits) / len(hits)
+
+
+class VlmPlan(GraphPlan[VlmExportConfig]):
+    """See `GraphPlan`."""
+
+    packages = ("pillow", "tokenizers")
+    modules = ("vlm", "decoding", "pixel_values", "text")
+    decoders = DECODERS["image"]
+    readme = Readme(
+        title="A model that answers questions about images",
+        answer="It holds the answer, its confidence (the product of the probabilities of its "
+        "tokens), and whether it came to its end or was cut off (`finish`); without a question "
+        "(`--describe`) the image is described.",
+        example={"image": "FILE", "question": "what is in the picture?"},
+        graphs={
+            "vision": "image to embeddings",
+            "decoder": "embeddings and tokens to logits, with a key-value cache",
+        },
+        suffix=".png",
+    )
+    _reference: Reference | None = None
+
+    def check(self) -> None:
+        """See `GraphPlan`."""
+        check_image_size(self.cache, self.stored.spec.image_encoder.image_size)
+        assert isinstance(self.stored.spec.inputs, ImageInputConfig)
+
+    def contract(self) -> dict[str, Any]:
+        """See `GraphPlan`."""
+        spec = self.stored.spec
+        return {
+            "task": "vlm",
+            "input": image_contract(spec.image_encoder.image_size, spec.normalization),
+            "text": {
+                "special_ids": spec.special_ids.model_dump(),
+                "caption_prompt": spec.caption_prompt,
+                "max_prompt_tokens": spec.max_text_tokens,
+                "max_new_tokens": self.config.max_new_tokens,
+                "decoding": "greedy",
+            },
+            "decoder": self.description(),
+        }
+
+    def description(self) -> dict[str, Any]:
+        """See `GraphPlan`."""
+        model = self.stored.model
+        return {**asdict(decoder_sizes(model.decoder)), "image_tokens": model.image_encoder.tokens}
+
+    def graphs(self) -> dict[str, GraphSpec]:
+        """See `GraphPlan`."""
+        model, encoder = self.stored.model, self.stored.spec.image_encoder
+        vision = vision_spec(model, encoder.image_size, encoder.channels)
+        return {"vision": vision, "decoder": decoder_spec(model, decoder_sizes(model.decoder))}
+
+    def _samples(self, count: int) -> list[PromptSample]:
+        return choose_samples(self.cache, self.stored, self.config.split, count)
+
+    def measure(self, exported: Model) -> Parity:
+        """See `GraphPlan`."""
+        samples = self._samples(self.config.parity_samples)
+        if self._reference is None:
+            self._reference = reference_answers(
+                self.stored, self.cache, samples, self.config.max_new_tokens
+            )
+        return measure_parity(exported, self.stored, self.cache, samples, self._reference)
+
+    def selftest(self, exported: Model) -> list[SelftestSample]:
+        """See `GraphPlan`."""
+        samples = self._samples(self.config.selftest_samples)
+        answers = reference_answers(
+            self.stored, self.cache, samples, self.config.max_new_tokens
+        ).texts
+        return [
+            SelftestSample(
+                {"image": encode_png(self.cache.images[sample.image]), "question": sample.text},
+                ".png",
+                {"answer": answer},
+            )
+            for sample, answer in zip(samples, answers, strict=True)
+        ]
+
+    def preprocessing(self) -> dict[str, Request]:
+        """See `GraphPlan`."""
+        first = self._samples(1)[0].image
+        return {name: {"image": png} for name, png in image_turns(self.cache.images[first]).items()}

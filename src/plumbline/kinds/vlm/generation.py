@@ -1,0 +1,133 @@
+"""Greedy decoding in batches, with a key-value cache."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from plumbline.kinds.vlm.model import Vlm
+from plumbline.losses.language import token_cross_entropy
+from plumbline.tracking.progress import tracked
+
+
+@torch.inference_mode()
+def generate_answers(
+    model: Vlm,
+    image_features: Tensor,
+    image_of_prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    *,
+    bos: int,
+    eos: int,
+    max_new_tokens: int,
+    batch_size: int = 256,
+) -> list[list[int]]:
+    """Answer each prompt about its image, greedily.
+
+    Prompts are sorted into batches of equal length, so nothing is padded and an answer does not
+    depend on its neighbours but for the order of float sums.
+
+    Args:
+        model: in evaluation mode.
+        image_features: [images, image_tokens, token_width], from the image encoder.
+        image_of_prompt: for each prompt, the row of its image.
+        prompts: token ids without bos.
+        bos: begins the answer.
+        eos: ends it; not part of what is returned.
+        max_new_tokens: longest answer.
+        batch_size: prompts decoded together.
+
+    Returns:
+        Token ids of each answer, in the order of the prompts.
+    """
+    answers: list[list[int]] = [[] for _ in prompts]
+    batches = _equal_batches([len(prompt) for prompt in prompts], batch_size)
+    for rows in tracked(batches, "answering", len(prompts), "prompts", len):
+        ids = torch.tensor([[*prompts[i], bos] for i in rows], device=image_features.device)
+        features = image_features[[image_of_prompt[i] for i in rows]]
+        decoded = _decode_batch(model, features, ids, eos, max_new_tokens)
+        for row, answer in zip(rows, decoded, strict=True):
+            answers[row] = answer
+    return answers
+
+
+def _equal_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of at most `batch_size` whose lengths are equal, shortest first."""
+    by_length: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        by_length.setdefault(length, []).append(index)
+    for length in sorted(by_length):
+        rows = by_length[length]
+        for at in range(0, len(rows), batch_size):
+            yield rows[at : at + batch_size]
+
+
+def _decode_batch(
+    model: Vlm, image_features: Tensor, ids: Tensor, eos: int, max_new_tokens: int
+) -> list[list[int]]:
+    text = model.decoder.get_input_embeddings()(ids)
+    inputs = torch.cat([model.embed_image(image_features).to(text.dtype), text], dim=1)
+    cache = DynamicCache()
+    tokens: list[Tensor] = []
+    ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    for _ in range(max_new_tokens):
+        hidden = model.decoder.model(
+            inputs_embeds=inputs, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        token = model.logits(hidden[:, -1]).argmax(dim=-1)
+        tokens.append(token)
+        ended |= token == eos
+        if bool(ended.all()):
+            break
+        inputs = model.decoder.get_input_embeddings()(token[:, None])
+    return [_until(row, eos) for row in torch.stack(tokens, dim=1).tolist()]
+
+
+def _until(ids: list[int], eos: int) -> list[int]:
+    return ids[: ids.index(eos)] if eos in ids else ids
+
+
+@torch.inference_mode()
+def answer_nll(
+    model: Vlm,
+    image_features: Tensor,
+    image_of_prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    bos: int,
+    eos: int,
+    batch_size: int = 256,
+) -> tuple[float, int]:
+    """Negative log-likelihood of given answers and their eos.
+
+    Args:
+        model: in evaluation mode.
+        image_features: [images, image_tokens, token_width].
+        image_of_prompt: for each prompt, the row of its image.
+        prompts: token ids without bos.
+        answers: token ids without eos.
+        bos: begins an answer.
+        eos: ends it.
+        batch_size: sequences scored together.
+
+    Returns:
+        The sum in nats, and the number of tokens that it is over.
+    """
+    total, count = 0.0, 0
+    pairs = list(zip(prompts, answers, strict=True))
+    batches = _equal_batches([len(p) * 100_000 + len(a) for p, a in pairs], batch_size)
+    for rows in tracked(batches, "scoring", len(pairs), "answers", len):
+        answered = len(pairs[rows[0]][1]) + 1
+        ids = torch.tensor([[*pairs[i][0], bos, *pairs[i][1], eos] for i in rows])
+        ids = ids.to(image_features.device)
+        text = model.decoder.get_input_embeddings()(ids[:, :-1])
+        image = model.embed_image(image_features[[image_of_prompt[i] for i in rows]])
+        hidden = model.decoder.model(
+            inputs_embeds=torch.cat([image.to(text.dtype), text], dim=1), use_cache=False
+        ).last_hidden_state
+        loss = token_cross_entropy(model.logits(hidden[:, -answered:]), ids[:, -answered:])
+        total += float(loss.total.double())
+        count += int(loss.count)
+    return total, count

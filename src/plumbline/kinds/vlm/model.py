@@ -1,0 +1,131 @@
+"""The vision-language model: frozen image encoder, projector, causal decoder."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from plumbline.kinds.vlm.settings import VlmConfig
+from plumbline.loading.input_config import AnyInput, ImageInputConfig
+from plumbline.loading.transform_config import Normalization
+from plumbline.models.decoder import build_decoder
+from plumbline.models.encoder_config import AnyImageEncoder
+from plumbline.models.encoders import build_encoder
+from plumbline.models.spec import ModelSpec
+from plumbline.models.vision import ImageEncoder
+from plumbline.tokenization.tokenizer import SpecialIds
+
+
+class Projector(nn.Module):
+    """Two layers that map image tokens to the width of the decoder, and where each token lies.
+
+    The decoder's rotary positions are relative; a token's own place in the image is learned here.
+    """
+
+    def __init__(self, tokens: int, token_width: int, hidden: int, decoder_width: int) -> None:
+        """Build with random weights; the norm first, for features of any scale."""
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(token_width),
+            nn.Linear(token_width, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, decoder_width),
+        )
+        self.position = nn.Parameter(torch.randn(tokens, decoder_width) * 0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [batch, tokens, token_width] to [batch, tokens, decoder_width]."""
+        projected: Tensor = self.layers(features) + self.position
+        return projected
+
+
+class Vlm(nn.Module):
+    """Answers a prompt about an image: projected image tokens, then text, through the decoder."""
+
+    def __init__(
+        self,
+        image_encoder: ImageEncoder,
+        config: VlmConfig,
+        vocab_size: int,
+        pad: int,
+        stored: Path | None = None,
+    ) -> None:
+        """Join a given encoder with a new projector and decoder; `stored` as in `build_decoder`."""
+        super().__init__()
+        self.config = config
+        self.image_encoder = image_encoder
+        decoder: Any = build_decoder(config.decoder, vocab_size, pad, stored)
+        self.decoder = decoder
+        width = int(decoder.get_input_embeddings().embedding_dim)
+        self.projector = Projector(
+            image_encoder.tokens, image_encoder.token_width, config.projector_width, width
+        )
+
+    @property
+    def architecture(self) -> PreTrainedConfig | None:
+        """What must be stored beside the weights of parts that came from a checkpoint."""
+        return self.decoder.config if self.config.decoder.pretrained else None
+
+    def embed_image(self, features: Tensor) -> Tensor:
+        """Map encoder tokens [batch, image_tokens, token_width] to the decoder's width."""
+        projected: Tensor = self.projector(features)
+        return projected
+
+    def hidden_states(
+        self, image_features: Tensor, input_ids: Tensor, position_ids: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Run the decoder over image tokens followed by text.
+
+        Args:
+            image_features: [batch, image_tokens, token_width], from the image encoder.
+            input_ids: [batch, seq], int64.
+            position_ids: [batch, image_tokens + seq], int64.
+            mask: [batch, 1, image_tokens + seq, image_tokens + seq], true where a position sees
+                another.
+
+        Returns:
+            [batch, seq, width] for the text positions.
+        """
+        text = self.decoder.get_input_embeddings()(input_ids)  # [batch, seq, width]
+        image = self.embed_image(image_features).to(text.dtype)  # [batch, image_tokens, width]
+        hidden = self.decoder.model(
+            inputs_embeds=torch.cat([image, text], dim=1),
+            attention_mask=mask,
+            position_ids=position_ids,
+            # Training and scoring see whole rows; the keys and values would only take memory.
+            use_cache=False,
+        ).last_hidden_state
+        states: Tensor = hidden[:, image.shape[1] :]  # nothing is predicted at the image
+        return states
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Map hidden states [..., width] to logits [..., vocab]."""
+        out: Tensor = self.decoder.lm_head(hidden)
+        return out
+
+
+class VlmSpec(ModelSpec):
+    """How to build and feed a vision-language model."""
+
+    kind: Literal["vlm"] = "vlm"
+    image_encoder: AnyImageEncoder
+    model: VlmConfig
+    vocab_size: int
+    special_ids: SpecialIds
+    inputs: AnyInput
+    """How images reach the encoder; as in the alignment that it comes from."""
+    max_text_tokens: int
+    caption_prompt: str
+
+    @property
+    def normalization(self) -> Normalization:
+        """Of the images."""
+        assert isinstance(self.inputs, ImageInputConfig), "it comes from an image alignment"
+        return self.inputs.normalize
+
+    def build(self, architecture: Path | None) -> Vlm:
+        """See `ModelSpec`."""
+        encoder = build_encoder(self.image_encoder)
+        return Vlm(encoder, self.model, self.vocab_size, self.special_ids.pad, architecture)

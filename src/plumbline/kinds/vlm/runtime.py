@@ -1,0 +1,105 @@
+"""Answers to questions about images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from plumbline.export.runtime.contract import COUNT, SPECIAL_IDS, Shape
+from plumbline.export.runtime.files import Files, Floats, Graph, InputError
+from plumbline.export.runtime.inputs import INPUTS, Arrays, ImageReader
+from plumbline.export.runtime.model import Task
+from plumbline.export.runtime.scores import softmax
+from plumbline.export.runtime.text import TextReader
+from plumbline.kinds.language.runtime import SIZES, Decoding
+
+
+class VlmTask(Task):
+    """Answers a question about an image, or describes it."""
+
+    required = ("image",)
+    parts = frozenset({"vision", "decoder"})
+
+    @staticmethod
+    def shape(contract: Mapping[str, Any]) -> Shape:
+        """See `Task`."""
+        text = {
+            "special_ids": SPECIAL_IDS,
+            "caption_prompt": str,
+            "max_prompt_tokens": COUNT,
+            "max_new_tokens": COUNT,
+        }
+        decoder = {**SIZES, "image_tokens": COUNT}
+        return {
+            "input": {"modality": {"image"}, **INPUTS["image"]},
+            "text": text,
+            "decoder": decoder,
+        }
+
+    def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
+        super().__init__(contract, files, graphs)
+        self.fields = self.fields_of(contract)
+        self.text = TextReader(files, contract["limits"]["max_text_chars"])
+        self.preprocessor = ImageReader(contract["input"], contract["limits"]).preprocessor
+
+    @staticmethod
+    def fields_of(contract: Mapping[str, Any]) -> dict[str, str]:
+        """Name of each field of a request -> its type."""
+        return {"image": "file", "question": "text", "describe": "flag"}
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Token ids that lead the answer: the question, cut to its longest length, then bos.
+
+        Raises:
+            InputError: the question is empty, too long, or no text.
+        """
+        text = self.contract["text"]
+        ids = self._encode(question)
+        return [*ids[: text["max_prompt_tokens"]], text["special_ids"]["bos"]]
+
+    def _encode(self, question: str) -> list[int]:
+        return self.text.encode(self.text.check("question", question))
+
+    def cut_tokens(self, request: Mapping[str, Any]) -> int:
+        """See `Task`: of a question that is too long, its end."""
+        question = request.get("question")
+        tokens = 0 if question is None else len(self._encode(question))
+        return max(0, tokens - int(self.contract["text"]["max_prompt_tokens"]))
+
+    def inputs(self, request: Mapping[str, Any]) -> Arrays:
+        """Pixel values [1, 3, height, width] and the ids of the prompt [1, seq]."""
+        question = request.get("question")
+        if question is not None and request.get("describe"):
+            raise InputError("question: not together with describe")
+        prompt = self.contract["text"]["caption_prompt"] if question is None else question
+        ids = np.array([self.prompt_ids(prompt)], np.int64)
+        return [self.preprocessor.pixel_values(request["image"])[None], ids]
+
+    def embed(self, pixel_values: Floats) -> Floats:
+        """Map [batch, 3, height, width] to [batch, image_tokens, width]."""
+        return self.graphs["vision"]([pixel_values])[0]
+
+    def decoding(self, batch: int) -> Decoding:
+        """Begin a batch of answers."""
+        return Decoding(self.graphs["decoder"], self.contract["decoder"], batch)
+
+    def generate(self, image_embeds: Floats, prompt: Sequence[int]) -> tuple[list[int], float]:
+        """Answer one prompt greedily: token ids, with eos unless cut off, and the confidence."""
+        text, tokens, confidence = self.contract["text"], list[int](), 1.0
+        decoding = self.decoding(1)
+        logits = decoding.prefill(np.array([prompt], np.int64), image_embeds)
+        while True:
+            tokens.append(int(logits[0].argmax()))
+            confidence *= float(softmax(logits[0])[tokens[-1]])
+            if tokens[-1] == text["special_ids"]["eos"] or len(tokens) == text["max_new_tokens"]:
+                return tokens, confidence
+            logits = decoding.step(np.array(tokens[-1:], np.int64))
+
+    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the answer and its confidence: the product of the probabilities of its tokens."""
+        pixels, ids = self.inputs(request)
+        tokens, confidence = self.generate(self.embed(pixels), ids[0].tolist())
+        ended = tokens[-1] == self.contract["text"]["special_ids"]["eos"]
+        said = self.text.decode(tokens[:-1] if ended else tokens)
+        finish = "end" if ended else "length"
+        return {"answer": said, "confidence": confidence, "finish": finish}

@@ -1,0 +1,309 @@
+"""Task `vlm`: answers and captions about an image.
+
+The questions of an image share one sequence: image tokens once, then a segment per question,
+`prompt <bos> answer <eos>`. A segment sees the image and itself, at positions that begin after the
+image, so it gets what it would get in a sequence of its own, at about half the work.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from numpy.typing import NDArray
+from torch import nn
+
+from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
+from plumbline.code_digest import digest_tree
+from plumbline.errors import CheckpointError, DataError
+from plumbline.files import STATE_DIR, digest_of
+from plumbline.kinds.vlm import features as encoded_features
+from plumbline.kinds.vlm.features import cached_features
+from plumbline.kinds.vlm.model import Vlm, VlmSpec
+from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
+from plumbline.loading import transforms
+from plumbline.loading.cache_reader import MediaRows, TrainingCache
+from plumbline.loading.input_config import ImageInputConfig
+from plumbline.loading.loader import pad_rows
+from plumbline.loading.random import keyed_generator, keyed_seed
+from plumbline.loading.transform_config import Normalization
+from plumbline.loading.transforms import normalize_images, resize_images, stack_images
+from plumbline.losses.language import token_cross_entropy
+from plumbline.models import vision
+from plumbline.models.stored import load_media_encoder
+from plumbline.models.vision import ImageEncoder
+from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
+
+FEATURE_CODE = (vision, encoded_features, transforms)
+"""The modules that decide what a frozen encoder's features are."""
+
+Ids = NDArray[np.int32]
+Segment = tuple[Ids, Ids]
+"""Token ids of a prompt and of its answer."""
+
+
+class DialogueSource:
+    """One sample per image of a split: its questions, and captions under the caption prompt."""
+
+    def __init__(
+        self,
+        cache: TrainingCache,
+        split: str,
+        config: VlmTaskConfig,
+        caption_prompt: Ids,
+        features: NDArray[np.float32] | None,
+        *,
+        seed: int,
+        training: bool,
+    ) -> None:
+        """Find the images that have something to say.
+
+        Args:
+            cache: texts and images.
+            split: name of the split.
+            config: how many captions and questions an epoch draws.
+            caption_prompt: ids of `config.caption_prompt`.
+            features: [images, tokens, token_width] of the frozen encoder, by image number; None
+                when the encoder trains and must see pixels.
+            seed: of the draws.
+            training: draw anew each epoch; else take all questions and the first caption.
+
+        Raises:
+            DataError: the split has neither questions nor captions.
+        """
+        self._cache, self._config, self._features = cache, config, features
+        self._images = cache.images if features is None else None
+        self._caption_prompt, self._seed, self._training = caption_prompt, seed, training
+        captions, questions = config.captions_per_image != 0, config.questions_per_image != 0
+        self._rows = [
+            row
+            for row in cache.by_medium(split, "image")
+            if (captions and len(row.captions)) or (questions and len(row.questions))
+        ]
+        if not self._rows:
+            raise DataError(f"{cache.folder}: no question and no caption in split {split!r}")
+        say_cut_texts(cache, split, self._rows, config.max_text_tokens)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._rows)
+
+    def sample(self, index: int, epoch: int) -> Sample:
+        """An image with this epoch's segments."""
+        rows = self._rows[index]
+        visual: dict[str, Any] = {}
+        if self._images is not None:
+            visual["pixels"] = self._images[rows.number]
+        if self._features is not None:
+            visual["features"] = self._features[rows.number]
+        return {"index": index, "segments": self._segments(rows, index, epoch), **visual}
+
+    def _segments(self, rows: MediaRows, index: int, epoch: int) -> list[Segment]:
+        captions, questions = rows.captions[:1], rows.questions
+        if self._training:
+            random = keyed_generator(self._seed, "dialogue", epoch, index)
+            captions = random.permutation(rows.captions)[: self._config.captions_per_image]
+            questions = random.permutation(rows.questions)[: self._config.questions_per_image]
+        else:
+            captions = captions[: self._config.captions_per_image]
+            questions = questions[:0] if self._config.questions_per_image == 0 else questions
+        said = [(self._caption_prompt, self._cache.ids(int(c))) for c in captions]
+        return said + [(self._cache.ids(int(q)), self._cache.ids(int(a))) for q, a in questions]
+
+
+def say_cut_texts(cache: TrainingCache, split: str, rows: Sequence[MediaRows], limit: int) -> None:
+    """Log how many captions, questions and answers are cut."""
+    lengths = cache.text_lengths()
+    pairs = np.concatenate([row.questions for row in rows])
+    captions = np.concatenate([row.captions for row in rows])
+    texts = {"captions": captions, "questions": pairs[:, 0], "answers": pairs[:, 1]}
+    for what, numbers in texts.items():
+        cache.say_cut(split, lengths[numbers], limit, what, "task.max_text_tokens")
+
+
+def join_segment(segment: Segment, special_ids: SpecialIds, limit: int) -> tuple[Ids, Ids]:
+    """One segment as ids and labels: `prompt <bos> answer <eos>`, prompt and bos unlabelled."""
+    prompt, answer = segment[0][:limit], segment[1][:limit]
+    ids = np.concatenate([prompt, [special_ids.bos], answer, [special_ids.eos]])
+    labels = ids.copy()
+    labels[: len(prompt) + 1] = IGNORE_INDEX
+    return ids, labels
+
+
+def segment_mask(segment: NDArray[np.int64], image_tokens: int) -> NDArray[np.bool_]:
+    """Who sees whom: the image itself, every text token the image and its segment's past.
+
+    Args:
+        segment: [batch, seq], the number of each text position's segment from 1, 0 for padding.
+        image_tokens: image positions before the text.
+
+    Returns:
+        [batch, 1, image_tokens + seq, image_tokens + seq]; padding sees the image, so that no row
+        of the softmax is empty.
+    """
+    batch = segment.shape[0]
+    whole = np.concatenate([np.full((batch, image_tokens), -1), segment], axis=1)
+    same = whole[:, :, None] == whole[:, None, :]
+    past = np.tri(whole.shape[1], dtype=bool)
+    seen = same & (whole != 0)[:, None, :]
+    seen |= (whole == -1)[:, None, :]
+    mask: NDArray[np.bool_] = (seen & past)[:, None]
+    return mask
+
+
+def collate(
+    samples: Sequence[Sample],
+    *,
+    config: VlmTaskConfig,
+    normalize: Normalization,
+    special_ids: SpecialIds,
+    image_size: int,
+    image_tokens: int,
+) -> Batch:
+    """Pack the segments of each image into one row and pad the rows.
+
+    Returns:
+        input_ids, labels [batch, seq]; position_ids [batch, image_tokens + seq];
+        mask [batch, 1, image_tokens + seq, image_tokens + seq] bool; sample_index [batch]; and
+        image_features [batch, image_tokens, token_width] or pixel_values
+        [batch, channels, size, size].
+    """
+    limit = config.max_text_tokens
+    joined = [[join_segment(g, special_ids, limit) for g in s["segments"]] for s in samples]
+    input_ids = pad_rows([np.concatenate([i for i, _ in row]) for row in joined], special_ids.pad)
+    labels = pad_rows([np.concatenate([la for _, la in row]) for row in joined], IGNORE_INDEX)
+    segment = pad_rows(
+        [np.concatenate([np.full(len(i), n) for n, (i, _) in enumerate(r, 1)]) for r in joined], 0
+    )
+    positions = pad_rows([np.concatenate([np.arange(len(i)) for i, _ in r]) for r in joined], 0)
+    image_positions = np.tile(np.arange(image_tokens), (len(samples), 1))
+    position_ids = np.concatenate([image_positions, image_tokens + positions], axis=1)
+    return {
+        "input_ids": torch.from_numpy(input_ids),
+        "labels": torch.from_numpy(labels),
+        "position_ids": torch.from_numpy(position_ids),
+        "mask": torch.from_numpy(segment_mask(segment, image_tokens)),
+        "sample_index": torch.tensor([s["index"] for s in samples]),
+        **_visual(samples, normalize, image_size),
+    }
+
+
+def _visual(samples: Sequence[Sample], normalize: Normalization, image_size: int) -> Batch:
+    if "features" in samples[0]:
+        return {"image_features": torch.from_numpy(np.stack([s["features"] for s in samples]))}
+    images = stack_images([s["pixels"] for s in samples], [s["index"] for s in samples])
+    pixels = normalize_images(resize_images(images, image_size), normalize)
+    return {"pixel_values": pixels}
+
+
+def loss(model: nn.Module, batch: Batch) -> LossSum:
+    """Next-token loss over answers and their eos; logits are computed nowhere else.
+
+    Equal to the loss over the whole row, whose other labels are all ignored.
+    """
+    assert isinstance(model, Vlm)
+    features = batch.get("image_features")
+    if features is None:
+        features = model.image_encoder(batch["pixel_values"]).tokens
+    hidden = model.hidden_states(features, batch["input_ids"], batch["position_ids"], batch["mask"])
+    labels = batch["labels"][:, 1:]
+    labelled = labels != IGNORE_INDEX
+    return token_cross_entropy(model.logits(hidden[:, :-1][labelled]), labels[labelled])
+
+
+def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -> TrainingJob:
+    """Build model, data and task from a cache and the aligned encoder that training starts from.
+
+    Raises:
+        CheckpointError: the start holds no aligned image encoder, or a file has changed.
+        DataError: the dataset has no text, images of other channels than the encoder's, or a split
+            neither questions nor captions.
+    """
+    cache, seed = context.cache, context.seed
+    encoder, aligned, encoder_digest = load_media_encoder(context.start)
+    if not isinstance(encoder, ImageEncoder) or not isinstance(aligned.inputs, ImageInputConfig):
+        raise CheckpointError(f"{context.start}: its encoder does not see images")
+    torch.manual_seed(keyed_seed(seed, "weights"))
+    if cache.facts["special_ids"] is None:
+        raise DataError(f"{cache.folder}: this dataset has no text")
+    special_ids = SpecialIds(**cache.facts["special_ids"])
+    assert aligned.model.image_encoder is not None
+    spec = VlmSpec(
+        image_encoder=aligned.model.image_encoder,
+        model=model_config.without_sources(),
+        vocab_size=cache.facts["vocab_size"],
+        special_ids=special_ids,
+        inputs=aligned.inputs,
+        max_text_tokens=config.max_text_tokens,
+        caption_prompt=config.caption_prompt,
+    )
+    normalize = aligned.inputs.normalize
+    normalize.check_channels(cache.images.shape[-1])
+    features = None
+    if "image_encoder" in context.freeze:
+        features = _frozen_features(encoder, spec, normalize, context, encoder_digest)
+    tokenizer = context.tokenizer()
+    assert tokenizer is not None, "a dataset with special ids has a tokenizer"
+    prompt = np.array(tokenizer.encode(config.caption_prompt, add_special_tokens=False).ids)
+    source = partial(DialogueSource, cache, config=config, caption_prompt=prompt, features=features)
+    task = Task(
+        name="vlm",
+        collate=partial(
+            collate,
+            config=config,
+            normalize=normalize,
+            special_ids=special_ids,
+            image_size=spec.image_encoder.image_size,
+            image_tokens=encoder.tokens,
+        ),
+        loss=loss,
+        loss_metrics=perplexity_of,
+    )
+    validation = None
+    if context.has_validation:
+        validation = source(split="val", seed=seed, training=False)
+    return TrainingJob(
+        model=Vlm(encoder, model_config, spec.vocab_size, special_ids.pad),
+        task=task,
+        train=source(split="train", seed=seed, training=True),
+        validation=validation,
+        spec=spec,
+        tokenizer=tokenizer,
+        inputs={**context.inputs(model_config.sources()), "start": encoder_digest},
+    )
+
+
+def _frozen_features(
+    encoder: ImageEncoder,
+    spec: VlmSpec,
+    normalize: Normalization,
+    context: JobContext,
+    encoder_digest: str,
+) -> NDArray[np.float32]:
+    cache = context.cache
+    key = digest_of(
+        {
+            "encoder": encoder_digest,
+            "images": cache.digests["images.bin"],
+            "normalize": normalize.model_dump(),
+            "config": spec.image_encoder.model_dump(mode="json"),
+            "code": [digest_tree(Path(str(module.__file__))) for module in FEATURE_CODE],
+            "libraries": [torch.__version__, torchvision.__version__],
+            "device": context.device.type,
+            "threads": torch.get_num_threads(),
+        }
+    )
+    root = Path(os.environ.get("DVC_ROOT", "."))
+    return cached_features(
+        encoder,
+        cache.images,
+        normalize,
+        spec.image_encoder.image_size,
+        folder=root / STATE_DIR / "features" / key[:16],
+        device=context.device,
+    )
