@@ -20,11 +20,13 @@ from plumbline.files import (
     output_lock,
     read_digests,
     read_json,
+    staged_folder,
     staged_output,
     verify_digests,
     write_digests,
     write_json,
 )
+from plumbline.loading.workers import LoaderError
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 
@@ -340,3 +342,18 @@ def test_a_digest_list_that_names_no_file_is_damaged(text: str) -> None:
     (folder / DIGESTS).write_bytes(text.encode("latin-1"))
     with pytest.raises(CheckpointError, match=r"digests\.json: damaged"):
         verify_digests(folder)
+
+
+def test_an_error_that_names_its_cause_is_not_told_as_a_full_disk(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        pytest.raises(LoaderError, match=r"^give /dev/shm more room$"),
+        staged_folder(tmp_path / "out"),
+    ):
+        raise LoaderError("give /dev/shm more room") from full
+    with (
+        pytest.raises(OutputError, match="out: the disk is full"),
+        staged_folder(tmp_path / "out"),
+    ):
+        raise RuntimeError("cannot write") from full
+    assert list(tmp_path.iterdir()) == []

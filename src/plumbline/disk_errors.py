@@ -4,7 +4,7 @@ import errno
 import resource
 from pathlib import Path
 
-from plumbline.errors import OutputError
+from plumbline.errors import OutputError, PlumblineError
 
 _NO_ROOM = {
     errno.ENOSPC: "the disk is full; free some space (make gc lists what can go) and run again",
@@ -24,10 +24,12 @@ _SAID = {
 def refused_write(error: BaseException | None) -> int | None:
     """Why there was no room for what should be written: ENOSPC, EDQUOT or EFBIG.
 
-    None where neither an error nor one that led to it says so. SQLite, safetensors and tokenizers
-    have errors of their own for it, the last a bare Exception.
+    None where neither an error nor one that led to it says so, or where one names another cause.
+    SQLite, safetensors and tokenizers have errors of their own for it, the last a bare Exception.
     """
     while error is not None:
+        if isinstance(error, PlumblineError) and error.names_cause:
+            return None
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return error.errno
         for words, code in _SAID.items():

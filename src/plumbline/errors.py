@@ -4,6 +4,9 @@
 class PlumblineError(Exception):
     """Base of every error raised on purpose; its text is shown without a traceback."""
 
+    names_cause = False
+    """Whether its text names what led to it, so that a full disk is not looked for behind it."""
+
 
 class ConfigError(PlumblineError):
     """A setting is unknown, of the wrong type, out of range or contradicts another one."""

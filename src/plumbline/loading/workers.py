@@ -51,6 +51,8 @@ _GOES_ON = "then run again: the training goes on from its last state"
 class LoaderError(TrainingError):
     """The loader processes give no batch; the training itself stands between two steps."""
 
+    names_cause = True  # a full /dev/shm is no full disk
+
 
 def refuse_dead_worker(error: BaseException) -> None:
     """Raise if an error says that a loader process died, which is no fault of the batch at hand.
