@@ -6,15 +6,12 @@ from typing import Any
 
 from plumbline import paths
 from plumbline.errors import ConfigError
-from plumbline.kinds.alignment.settings import AlignmentTaskConfig
-from plumbline.kinds.classification.settings import ClassificationTaskConfig
-from plumbline.kinds.headed.settings import ClassifierConfig, HeadedTaskConfig
 from plumbline.loading.input_config import AudioInputConfig, ImageInputConfig, InputConfig
 from plumbline.shapes.detect import ShapesConfig
 from plumbline.sources.base import Source
 from plumbline.tokenization.cache import TokenizeConfig
 from plumbline.tokenization.media import CHANNELS
-from plumbline.training.sections import TrainingConfig
+from plumbline.training.sections import TrainingConfig, TrainSection
 from plumbline.validation.validate import ValidationConfig
 from stages.detect_shapes import DetectShapesConfig
 from stages.evaluate_alignment import EvaluateAlignmentConfig
@@ -152,11 +149,9 @@ def _check_training(place: str, training: TrainingConfig, dataset: Dataset) -> N
             f"{place}.train.trainer.validate_every_{every}: there will be no validation split: "
             f"{why}, or switch validation off (0 epochs, null steps)"
         )
-    if isinstance(train.task, AlignmentTaskConfig | HeadedTaskConfig):
-        _check_inputs(f"{place}.train.task.inputs", train.task.inputs, dataset)
-    if isinstance(train.task, ClassificationTaskConfig):
-        assert isinstance(train.model, ClassifierConfig)
-        _check_classes(f"{place}.train", train.task, train.model, dataset)
+    if (inputs := train.task.reads()) is not None:
+        _check_inputs(f"{place}.train.task.inputs", inputs, dataset)
+    _check_classes(f"{place}.train", train, dataset)
     for part, source in _text_checkpoints(train.model.model_dump()):
         tokenizer = dataset.tokenize.tokenizer.pretrained
         if source != tokenizer:
@@ -190,14 +185,9 @@ def _check_channels(place: str, inputs: ImageInputConfig, dataset: Dataset) -> N
         )
 
 
-def _check_classes(
-    place: str, task: ClassificationTaskConfig, model: ClassifierConfig, dataset: Dataset
-) -> None:
+def _check_classes(place: str, train: TrainSection, dataset: Dataset) -> None:
     """Class counts and weights beside the classes that the dataset declares, where it does."""
-    weights = task.class_weights if isinstance(task.class_weights, dict) else {}
-    said = {f"task.class_weights.{part}": (part, len(of)) for part, of in weights.items()}
-    said |= {f"model.num_classes.{part}": (part, n) for part, n in model.num_classes.items()}
-    for key, (part, count) in said.items():
+    for key, (part, count) in train.task.class_counts(train.model).items():
         declared = dataset.shapes.classes.get(part)
         if declared is not None and len(declared) != count:
             raise ConfigError(
@@ -236,7 +226,8 @@ def _check_start(
     aligned = settings.get(("pretrain_alignment", start.name))
     if wanted is None or stage != "pretrain_alignment" or aligned is None:
         return
-    inputs = aligned.train.task.inputs
+    inputs = aligned.train.task.reads()
+    assert inputs is not None, "an alignment says how its media reach their encoder"
     if inputs.modality != wanted:
         raise ConfigError(
             f"{place}.start = {start.as_posix()!r}: its encoder takes {inputs.modality}, and this "

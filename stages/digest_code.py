@@ -10,44 +10,34 @@ from typing import Any
 
 from plumbline import paths
 from plumbline.code_digest import Closure, CodeTree
-from plumbline.evaluation.kinds import EVALUATIONS
-from plumbline.export.kinds import EXPORTS
 from plumbline.files import dump_json, staged_output
-from plumbline.models.spec import SPECS
+from plumbline.kind import ALIGNMENT, KINDS, Kind, known_kinds
 from plumbline.params import PACKAGES
-from plumbline.stage import count, run_stage, say_done
-from plumbline.tasks.kinds import KINDS
+from plumbline.stage import StageSpec, count, run_stage, say_done
 from stages import ROOT
 from stages.specs import specs
 
 
-def work_of(kind: str) -> set[str]:
-    """The modules that train, evaluate and export a kind of task."""
-    named = [KINDS[kind].build] if kind in KINDS else []
-    named += [EVALUATIONS[kind].evaluate] if kind in EVALUATIONS else []
-    named += [EXPORTS[kind].plan] if kind in EXPORTS else []
-    return {place.split(":")[0] for place in named}
+def roles_of(spec: StageSpec[Any], kind: Kind) -> list[str]:
+    """The modules of a kind that a stage runs, with the models that its training starts from."""
+    modules = [kind.place(role) for role in spec.roles]
+    if "train" in spec.roles:
+        starts = [known_kinds()[name] for name in kind.settings.starts_from]
+        modules += [start.place(role) for start in starts for role in ("settings", "model")]
+    return modules
 
 
-def not_run_by(stage: str, kind: str) -> set[str]:
-    """The modules in which tables name other kinds, and that no run of this one loads."""
-    models = {name: place.split(":")[0] for name, place in SPECS.entries().items()}
-    own = work_of(kind) | {models[kind]} if kind in models else work_of(kind)
-    if stage == "finetune" and KINDS[kind].starts_from_any:
-        own |= set(models.values())
-    named = {module for other in KINDS for module in work_of(other)} | set(models.values())
-    return named - own
+def closure_of(tree: CodeTree, spec: StageSpec[Any], kind: Kind | None = None) -> Closure:
+    """What a stage runs, for one kind of work where it runs a kind's modules."""
+    modules = roles_of(spec, kind) if kind else []
+    return tree.closure(["stages", f"stages.{spec.name}", *tree.plugins(), *modules])
 
 
-def closure_of(tree: CodeTree, stage: str, kind: str = "") -> Closure:
-    """What a stage runs for one kind of work; without `kind`, what it runs for any."""
-    start = ["stages", f"stages.{stage}", *tree.plugins()]
-    if stage == "check_params":
-        # It calls nothing of the others but their settings.
-        return tree.closure([*start, *tree.stages()], eager=True)
-    if not kind:
-        return tree.closure(start)
-    return tree.closure(start, without=not_run_by(stage, kind))
+def settings_closure(tree: CodeTree) -> Closure:
+    """What `check_params` runs: of the other stages and of all kinds the settings alone."""
+    kinds = [kind.place("settings") for kind in known_kinds().values()]
+    start = ["stages", "stages.check_params", *tree.plugins(), *tree.stages(), *kinds]
+    return tree.closure(start, eager=True)
 
 
 def describe(closure: Closure) -> dict[str, Any]:
@@ -61,14 +51,14 @@ def describe(closure: Closure) -> dict[str, Any]:
 
 def codes(tree: CodeTree) -> Iterator[tuple[Path, Closure]]:
     """Every file of `work/code` with the code that it is about."""
-    yield paths.code("check_params"), closure_of(tree, "check_params")
+    yield paths.code("check_params"), settings_closure(tree)
     for spec in specs():
         if spec.schema_of_kind:
-            for kind in KINDS:
-                yield paths.code(spec.name, kind), closure_of(tree, spec.name, kind)
+            for name, kind in KINDS.entries().items():
+                yield paths.code(spec.name, name), closure_of(tree, spec, kind)
         else:
-            kind = "alignment" if spec.group == "align" else ""
-            yield paths.code(spec.name), closure_of(tree, spec.name, kind)
+            kind_of_group = ALIGNMENT if spec.group == "align" else None
+            yield paths.code(spec.name), closure_of(tree, spec, kind_of_group)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,31 +1,33 @@
 """Stage `evaluate_alignment`: recall@k both ways, embeddings and examples."""
 
-import io
 from collections.abc import Sequence
 
-from pydantic import Field
+from pydantic import create_model
+from typing_extensions import override
 
 from plumbline import paths
-from plumbline.config import Config, fix_threads
-from plumbline.files import dump_json, staged_output
-from plumbline.kinds.alignment.settings import AlignmentEvaluationConfig
-from plumbline.report.first_figures import DETAILS, in_words, write_figures
-from plumbline.report.history import write_curves
-from plumbline.stage import StageSpec, parse_call, run_stage
-from plumbline.tracking.record import record_run
+from plumbline.kind import ALIGNMENT, Kind
+from plumbline.stage import StageSpec, run_stage
+from stages.evaluation_stage import EVALUATES, EvaluateConfig, Places, run_evaluation_stage
 
 
-class EvaluateAlignmentConfig(Config):
+class EvaluateAlignmentConfig(EvaluateConfig):
     """What is evaluated, on which split."""
 
-    threads: int = Field(ge=1)
-    data: str
-    evaluate: AlignmentEvaluationConfig
+    @property
+    @override
+    def work(self) -> Kind:
+        return ALIGNMENT
 
 
 SPEC = StageSpec(
     name="evaluate_alignment",
-    schema=EvaluateAlignmentConfig,
+    schema=create_model(
+        "EvaluateAlignmentConfig",
+        __base__=EvaluateAlignmentConfig,
+        evaluate=(ALIGNMENT.settings.evaluate, ...),
+    ),
+    roles=EVALUATES,
     group="align",
     sections=lambda key: {
         "threads": "threads",
@@ -34,41 +36,17 @@ SPEC = StageSpec(
     },
 )
 
+PLACES = Places(
+    model=paths.aligned,
+    evaluation=paths.alignment_evaluation,
+    metrics=paths.alignment_metrics,
+    curves=paths.alignment_curves,
+)
+
 
 def main(arguments: Sequence[str]) -> None:
     """Write `metrics/align/<name>.json` and `work/evaluation/align/<name>`."""
-    call = parse_call(SPEC, arguments)
-    fix_threads(call.config.threads)
-    import numpy as np
-    import torch
-
-    from plumbline.kinds.alignment.evaluate import evaluate_alignment
-    from plumbline.loading.cache_reader import TrainingCache
-    from plumbline.models.device import resolve_device
-    from plumbline.models.stored import load_dual_encoder
-
-    torch.set_num_threads(call.config.threads)
-    with (
-        record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
-        staged_output(paths.alignment_evaluation(call.key)) as out,
-    ):
-        result = evaluate_alignment(
-            load_dual_encoder(paths.aligned(call.key)),
-            TrainingCache(paths.cache(call.config.data)),
-            call.config.evaluate,
-            resolve_device("auto"),
-        )
-        for name in ("media", "texts", "media_embeddings", "text_embeddings"):
-            buffer = io.BytesIO()
-            np.save(buffer, getattr(result, name), allow_pickle=False)
-            (out / f"{name}.npy").write_bytes(buffer.getvalue())
-        (out / "examples.json").write_text(dump_json(result.examples), encoding="utf-8")
-        (out / "config.json").write_text(dump_json(call.plain), encoding="utf-8")
-        write_figures(result.metrics, {}, out, paths.alignment_metrics(call.key))
-        write_curves(paths.aligned(call.key), paths.alignment_curves(call.key))
-        run.metrics(0, result.metrics)
-        run.artifact(paths.alignment_metrics(call.key))
-    call.report(*in_words(result.metrics), see=paths.alignment_evaluation(call.key) / DETAILS)
+    run_evaluation_stage(SPEC, arguments, PLACES)
 
 
 if __name__ == "__main__":

@@ -2,27 +2,24 @@
 
 from collections.abc import Sequence
 
-from pydantic import Field, create_model
+from pydantic import create_model
+from typing_extensions import override
 
 from plumbline import paths
-from plumbline.config import Config, fix_threads
-from plumbline.evaluation.config import TaskEvaluationConfig
-from plumbline.evaluation.kinds import EVALUATIONS
-from plumbline.files import dump_json, staged_output
-from plumbline.registry import load_attribute
-from plumbline.report.first_figures import DETAILS, in_words, write_figures
-from plumbline.report.history import write_curves
-from plumbline.stage import StageSpec, parse_call, run_stage
-from plumbline.tracking.record import record_run
+from plumbline.kind import KINDS, Kind
+from plumbline.stage import StageSpec, run_stage
+from stages.evaluation_stage import EVALUATES, EvaluateConfig, Places, run_evaluation_stage
 
 
-class EvaluateModelConfig(Config):
+class EvaluateModelConfig(EvaluateConfig):
     """What is evaluated, on which split."""
 
-    threads: int = Field(ge=1)
     kind: str
-    data: str
-    evaluate: TaskEvaluationConfig
+
+    @property
+    @override
+    def work(self) -> Kind:
+        return KINDS[self.kind]
 
 
 def schema_of_kind(kind: str) -> type[EvaluateModelConfig]:
@@ -31,7 +28,7 @@ def schema_of_kind(kind: str) -> type[EvaluateModelConfig]:
     Raises:
         ConfigError: there is no such kind.
     """
-    settings = EVALUATIONS[kind].settings
+    settings = KINDS[kind].settings.evaluate
     return create_model(
         "EvaluateModelConfig", __base__=EvaluateModelConfig, evaluate=(settings, ...)
     )
@@ -41,6 +38,7 @@ SPEC = StageSpec(
     name="evaluate_model",
     schema=EvaluateModelConfig,
     schema_of_kind=schema_of_kind,
+    roles=EVALUATES,
     group="tasks",
     sections=lambda key: {
         "threads": "threads",
@@ -50,37 +48,17 @@ SPEC = StageSpec(
     },
 )
 
+PLACES = Places(
+    model=paths.finetuned,
+    evaluation=paths.task_evaluation,
+    metrics=paths.task_metrics,
+    curves=paths.task_curves,
+)
+
 
 def main(arguments: Sequence[str]) -> None:
     """Write `metrics/tasks/<task>.json` and `work/evaluation/tasks/<task>`."""
-    call = parse_call(SPEC, arguments)
-    fix_threads(call.config.threads)
-    import torch
-
-    from plumbline.evaluation.result import EvaluationJob, settle, write_evaluation
-    from plumbline.loading.cache_reader import TrainingCache
-    from plumbline.models.device import resolve_device
-    from plumbline.models.stored import load_model
-
-    torch.set_num_threads(call.config.threads)
-    with (
-        record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
-        staged_output(paths.task_evaluation(call.key)) as out,
-    ):
-        job = EvaluationJob(
-            stored=load_model(paths.finetuned(call.key)),
-            cache=TrainingCache(paths.cache(call.config.data)),
-            config=call.config.evaluate,
-            device=resolve_device("auto"),
-        )
-        metrics, result = settle(load_attribute(EVALUATIONS[call.config.kind].evaluate)(job))
-        write_evaluation(result, out)
-        (out / "config.json").write_text(dump_json(call.plain), encoding="utf-8")
-        write_figures(metrics, result.details, out, paths.task_metrics(call.key))
-        write_curves(paths.finetuned(call.key), paths.task_curves(call.key))
-        run.metrics(0, metrics)
-        run.artifact(paths.task_metrics(call.key))
-    call.report(*in_words(metrics), see=paths.task_evaluation(call.key) / DETAILS)
+    run_evaluation_stage(SPEC, arguments, PLACES)
 
 
 if __name__ == "__main__":

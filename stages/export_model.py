@@ -7,9 +7,10 @@ from pydantic import Field, create_model
 
 from plumbline import paths
 from plumbline.config import Config, fix_threads
+from plumbline.errors import ConfigError
 from plumbline.export.config import ExportConfig
-from plumbline.export.kinds import EXPORTS
 from plumbline.files import read_json, staged_output
+from plumbline.kind import KINDS
 from plumbline.stage import StageSpec, parse_call, run_stage
 from plumbline.tracking.record import record_run
 
@@ -29,7 +30,9 @@ def schema_of_kind(kind: str) -> type[ExportModelConfig]:
     Raises:
         ConfigError: there is no such kind.
     """
-    settings = EXPORTS[kind].settings
+    settings = KINDS[kind].settings.export
+    if settings is None:
+        raise ConfigError("models of this kind are not exported; leave `export` out")
     return create_model("ExportModelConfig", __base__=ExportModelConfig, export=(settings, ...))
 
 
@@ -37,6 +40,7 @@ SPEC = StageSpec(
     name="export_model",
     schema=ExportModelConfig,
     schema_of_kind=schema_of_kind,
+    roles=("settings", "model", "export"),
     group="tasks",
     sections=lambda key: {
         "threads": "threads",

@@ -120,13 +120,9 @@ def aligned_folder(scenes_cache: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def make_job(caches: Callable[[str], "TrainingCache"], aligned_folder: Path) -> "MakeJob":
     """Builds the training of a case of `tests.tiny`, with other settings where some are given."""
-    from plumbline.kinds.alignment.settings import AlignmentTaskConfig, DualEncoderConfig
-    from plumbline.registry import load_attribute
-    from plumbline.tasks.kinds import KINDS, TaskKind
+    from plumbline.kind import known_kinds
     from plumbline.training.task import JobContext, TrainingJob
     from tests.tiny import CASES
-
-    aligning = TaskKind(DualEncoderConfig, AlignmentTaskConfig, "plumbline.kinds.alignment.train:build")
 
     def make(
         name: str,
@@ -136,13 +132,13 @@ def make_job(caches: Callable[[str], "TrainingCache"], aligned_folder: Path) -> 
         **context: Any,
     ) -> TrainingJob:
         case = CASES[name]
-        kind = aligning if case.kind == "alignment" else KINDS[case.kind]
-        made: TrainingJob = load_attribute(kind.build)(
+        kind = known_kinds()[case.kind]
+        made: TrainingJob = kind.role("train").build(
             JobContext(
                 **({"cache": caches(case.data), "seed": 0, "start": aligned_folder} | context)
             ),
-            kind.model.model_validate(case.model | (model or {})),
-            kind.task.model_validate(case.task | (task or {})),
+            kind.settings.model.model_validate(case.model | (model or {})),
+            kind.settings.task.model_validate(case.task | (task or {})),
         )
         return made
 

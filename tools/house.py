@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 SOURCE = "src/plumbline"
 CODE = (SOURCE, "stages", "tools")
-COMMENTED = ("training", "tasks", "models", "loading", "export")
+COMMENTED = ("training", "kinds", "loading", "export")
 """Packages where tensors, time or trust are at stake."""
-COMPARED = ("losses", "metrics", "training", "tasks", "models")
+COMPARED = ("losses", "metrics", "training", "kinds")
 """Packages whose tests compare numbers."""
 LONG_FUNCTION, LONG_FILE = 60, 400
 

@@ -1,7 +1,8 @@
 """What the kinds of work share to answer a request by a stored model."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,57 @@ def read_image(path: Path, size: int, channels: int) -> Any:
     """
     mode: Mode = "L" if channels == 1 else "RGB"
     try:
-        return resize_image(decode_image(_read(path), mode), size, size)
+        return resize_image(decode_image(read_bytes(path), mode), size, size)
     except UndecodableError as error:
         raise DataError(f"{path}: no image that can be decoded ({error})") from None
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file that an option names.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
 
 
-def _cut(tokens: int) -> Answer:
+def say_cut_tokens(tokens: int) -> Answer:
     """What an answer says of an input that was cut."""
     return {"cut_tokens": tokens} if tokens > 0 else {}
 
 
-Predictor = Callable[[Any, Options, Any, Path], Answer]
+def positive(flag: str) -> Callable[[str], int]:
+    """The type of an option that is a number of things."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < 1:
+            raise ConfigError(f"{flag} = {value}: at least 1")
+        return value
+
+    return number
+
+
+ANSWER_TOKENS: Mapping[str, Any] = {
+    "max_new_tokens": {
+        "type": positive("--max-new-tokens"),
+        "metavar": "N",
+        "help": "longest answer",
+    }
+}
+"""The option of every kind that writes."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """How a kind of model is asked from a command line."""
+
+    answer: Callable[[Any, Options, Any, Path], Answer]
+    """From (stored model on a device, options, device, its folder) to an answer."""
+    required: str | None
+    """The option that must be given; None: the modality of the model's inputs."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The others: name -> what `ArgumentParser.add_argument` takes beside it."""

@@ -2,11 +2,11 @@
 
 The closure is every file of ours that can shape what a stage writes:
 - what its script imports, anywhere in a file, also inside functions, with the packages around it;
-- what a text like "plumbline.kinds.vlm.train:build" names, where code of the stage loads such places;
+- what a text like "plumbline.models.vision:VitEncoder" names, where its code loads such places;
 - what lies beside a module as data: `Path(__file__).parent / "templates"`, and what a text like
   "plumbline/data/images.py" names, to be copied as it is;
-- what the project's plugins import, since every stage loads them.
-Imports that serve annotations alone do not count, and `plumbline.tracking` cannot change an output.
+- what the modules of the project's plugins import, since every stage loads them.
+Imports that serve annotations alone do not count, and `UNLISTED` cannot change an output.
 
 Nothing is imported to find out, so files are those of the checkout or package that is asked.
 """
@@ -14,7 +14,7 @@ Nothing is imported to find out, so files are those of the checkout or package t
 import ast
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,13 +23,15 @@ import plumbline
 from plumbline.files import sha256_file
 
 STAGES, PLUGINS = "stages", "plugins"
-UNLISTED = "plumbline.tracking"
+UNLISTED = ("plumbline.tracking", "plumbline.kind")
+"""What no output can come from: of the table of kinds a stage runs what its names lead to, and
+those modules are listed."""
 LOADER = "plumbline.registry.load_attribute"
 """What imports the module that a text names."""
 
 PLACE = re.compile(r"((?:plumbline|plugins)(?:\.\w+)+):\w+")
 
-FILE = re.compile(r"plumbline(?:/\w+)+\.\w+")
+FILE = re.compile(r"(?:plumbline|plugins)(?:/\w+)+\.\w+")
 
 OTHER_NAMES = {"PIL": "pillow"}
 """Module -> library, where the names differ."""
@@ -69,15 +71,12 @@ class CodeTree:
         }
         self._places: dict[str, Path | None] = {}
 
-    def closure(
-        self, modules: Iterable[str], *, eager: bool = False, without: Collection[str] = ()
-    ) -> Closure:
+    def closure(self, modules: Iterable[str], *, eager: bool = False) -> Closure:
         """Every file of ours that modules can come to read, themselves included.
 
         Args:
             modules: names such as `stages.finetune`.
             eager: follow only what an import of the modules runs.
-            without: modules that are not loaded by their place, though a table names it.
         """
         seen: dict[str, Path] = {}
         places: set[str] = set()
@@ -89,12 +88,12 @@ class CodeTree:
         while waiting:
             name = waiting.pop()
             file = self._file(name)
-            if name in seen or file is None or f"{name}.".startswith(f"{UNLISTED}."):
+            if name in seen or file is None or _unlisted(name):
                 continue
             seen[name] = file
             found = _read(file, _stamp(file), name, eager=eager)
             loads_places |= LOADER in found.imports and not eager
-            places |= found.places - set(without)
+            places |= found.places
             data |= found.data
             copied |= found.copied
             libraries |= found.libraries
@@ -102,7 +101,7 @@ class CodeTree:
             if loads_places:
                 waiting |= self._with_packages(places)
         read_as_data = {self._name(file): file for file in data}
-        read_as_data |= {name: self._roots["plumbline"].parent / name for name in copied}
+        read_as_data |= {name: self._named(name) for name in copied}
         files = {self._name(file): file for file in seen.values()} | read_as_data
         return Closure(files, frozenset(read_as_data), frozenset(libraries))
 
@@ -111,13 +110,17 @@ class CodeTree:
         return [name for name, digest in digests.items() if not self._still(name, digest)]
 
     def _still(self, name: str, digest: str) -> bool:
-        top, _, inner = name.partition("/")
-        file = self._roots[top] / inner
+        file = self._named(name)
         if not file.is_file():
             return False
         if file.suffix == ".py" and digest == digest_tree(file):
             return True
         return digest == sha256_file(file)  # what is read as data, whatever its name
+
+    def _named(self, name: str) -> Path:
+        """The file of a name in `Closure.files`."""
+        top, _, inner = name.partition("/")
+        return self._roots[top] / inner
 
     def plugins(self) -> list[str]:
         """Names of the modules that a user has put into the project."""
@@ -151,6 +154,10 @@ class CodeTree:
     def _name(self, file: Path) -> str:
         top, folder = next((t, f) for t, f in self._roots.items() if file.is_relative_to(f))
         return f"{top}/{file.relative_to(folder).as_posix()}"
+
+
+def _unlisted(module: str) -> bool:
+    return any(f"{module}.".startswith(f"{name}.") for name in UNLISTED)
 
 
 def digest_tree(file: Path) -> str:

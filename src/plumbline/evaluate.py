@@ -16,7 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from plumbline import paths
 from plumbline.config import check_config
 from plumbline.errors import ConfigError, PlumblineError
+from plumbline.kind import known_kinds
 from plumbline.names import check_name
+from plumbline.plugins import load_plugins
 from plumbline.text import one_line
 
 
@@ -32,15 +34,10 @@ def evaluate(folder: Path, cache: Path, settings: Mapping[str, Any]) -> dict[str
         CheckpointError: the folder holds no model, or a file has changed.
         ConfigError: a setting is wrong, or the cache has another tokenizer than the model.
     """
-    from plumbline.evaluation.kinds import EVALUATIONS
     from plumbline.evaluation.result import Evaluation, EvaluationJob, settle
-    from plumbline.kinds.alignment.evaluate import evaluate_alignment
-    from plumbline.kinds.alignment.model import DualEncoderSpec
-    from plumbline.kinds.alignment.settings import AlignmentEvaluationConfig
     from plumbline.loading.cache_reader import TrainingCache
     from plumbline.models.device import resolve_device
-    from plumbline.models.stored import load_dual_encoder, load_model
-    from plumbline.registry import load_attribute
+    from plumbline.models.stored import load_model
     from plumbline.tokenization.tokenizer import FILE_NAME
 
     stored, data = load_model(folder), TrainingCache(cache)
@@ -52,17 +49,15 @@ def evaluate(folder: Path, cache: Path, settings: Mapping[str, Any]) -> dict[str
         )
     params = {"evaluate": dict(settings)}
     sections = {name: f"evaluate.{name}" for name in settings}
-    if isinstance(stored.spec, DualEncoderSpec):
-        config = check_config(AlignmentEvaluationConfig, sections, params)
-        return evaluate_alignment(load_dual_encoder(folder), data, config, device).metrics
-    kind = EVALUATIONS[stored.spec.kind]
-    job = EvaluationJob(stored, data, check_config(kind.settings, sections, params), device)
-    result: Evaluation = load_attribute(kind.evaluate)(job)
+    kind = known_kinds()[stored.spec.kind]
+    config = check_config(kind.settings.evaluate, sections, params)
+    result: Evaluation = kind.role("evaluate").evaluate(EvaluationJob(stored, data, config, device))
     return settle(result)[0]
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print the figures as JSON."""
+    load_plugins(Path.cwd() / "plugins")
     parser = argparse.ArgumentParser(prog="python -m plumbline.evaluate", description=__doc__)
     parser.add_argument("model", type=Path, help="a folder that a training stage wrote")
     parser.add_argument("--data", required=True, help="a dataset, or the folder of a cache")

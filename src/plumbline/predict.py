@@ -10,31 +10,17 @@ an encoder-decoder        --source 'a dog runs' --beams 4
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from plumbline import paths
-from plumbline.asking import Answer, Options, Predictor, _read
+from plumbline.asking import Answer, Ask, Options, read_bytes
 from plumbline.errors import ConfigError, PlumblineError
-from plumbline.kinds.causal_lm.ask import SAMPLING, answer_causal_lm
-from plumbline.kinds.classification.ask import answer_classification
-from plumbline.kinds.masked_lm.ask import answer_masked_lm
-from plumbline.kinds.regression.ask import answer_regression
-from plumbline.kinds.seq2seq.ask import answer_seq2seq
-from plumbline.kinds.vlm.ask import answer_vlm
+from plumbline.kind import KINDS, Kind, known_kinds
 from plumbline.names import check_name
+from plumbline.plugins import load_plugins
 from plumbline.text import one_line, shown
-
-PREDICTORS: dict[str, tuple[Predictor, str | None, tuple[str, ...]]] = {
-    "vlm": (answer_vlm, "image", ("question", "max_new_tokens")),
-    "classification": (answer_classification, None, ()),
-    "regression": (answer_regression, None, ()),
-    "causal_lm": (answer_causal_lm, "prompt", SAMPLING),
-    "masked_lm": (answer_masked_lm, "text", ("candidates",)),
-    "seq2seq": (answer_seq2seq, "source", ("beams", "length_penalty", "max_new_tokens")),
-}
-"""Kind -> what answers, what must be given (None: the modality of its inputs), what may be."""
 
 
 def predict(folder: Path, options: Options) -> Answer:
@@ -57,38 +43,44 @@ def predict(folder: Path, options: Options) -> Answer:
     from plumbline.models.stored import load_model, read_spec
 
     spec: Any = read_spec(folder)
-    if spec.kind not in PREDICTORS:
+    ask = _ask_of(known_kinds()[spec.kind])
+    if ask is None:
         raise ConfigError(f"{folder}: a model of kind {spec.kind} is not asked from here")
-    predictor, required, optional = PREDICTORS[spec.kind]
-    needed = spec.inputs.modality if required is None else required
-    _check_options(options, spec.kind, needed, optional)
+    needed = spec.inputs.modality if ask.required is None else ask.required
+    _check_options(options, spec.kind, needed, ask)
     if needed in FILES:
-        _read(getattr(options, needed))
+        read_bytes(getattr(options, needed))
     device = resolve_device("auto")
     stored = load_model(folder)
     stored.model.to(device)
-    return {**predictor(stored, options, device, folder), "device": str(device)}
+    return {**ask.answer(stored, options, device, folder), "device": str(device)}
+
+
+def _ask_of(kind: Kind) -> Ask | None:
+    """How a kind is asked; None: it is not."""
+    return getattr(kind.role("ask"), "ASK", None) if kind.has("ask") else None
 
 
 FILES = ("image", "audio", "features")
 NOT_ASKED = ("task", "model")
 
 
-def _check_options(options: Options, kind: str, needed: str, optional: Sequence[str]) -> None:
+def _check_options(options: Options, kind: str, needed: str, ask: Ask) -> None:
     given = [n for n, v in vars(options).items() if v is not None and n not in NOT_ASKED]
     if needed not in given:
         raise ConfigError(f"--{needed}: missing; a model of kind {kind} is asked with it")
     for name in given:
-        if name != needed and name not in optional:
-            flags = ", ".join(f"--{n.replace('_', '-')}" for n in (needed, *optional))
-            raise ConfigError(f"--{name.replace('_', '-')}: not for kind {kind}; it takes {flags}")
-    for name in ("max_new_tokens", "candidates", "beams"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} = {value}: at least 1")
+        if name != needed and name not in ask.options:
+            flags = ", ".join(_flag(option) for option in (needed, *ask.options))
+            raise ConfigError(f"{_flag(name)}: not for kind {kind}; it takes {flags}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; which options a model takes is known once its kind is."""
+    """The command line: the options of all kinds; which ones a model takes, its kind says."""
     parser = argparse.ArgumentParser(
         prog="python -m plumbline.predict",
         description=__doc__,
@@ -96,25 +88,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("task", help="a task of params.yaml, such as vqa")
     parser.add_argument("--model", type=Path, help="a model folder in place of the task's")
-    for name in FILES:
-        parser.add_argument(f"--{name}", type=Path, metavar="FILE")
-    parser.add_argument("--question", help="left out: describe the image")
-    for name in ("text", "prompt", "source"):
-        parser.add_argument(f"--{name}")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
-    parser.add_argument("--temperature", type=float, metavar="X", help="0: the likeliest tokens")
-    parser.add_argument("--top-k", type=int, metavar="N")
-    parser.add_argument("--top-p", type=float, metavar="X")
-    parser.add_argument("--stop", action="append", metavar="TEXT", help="may be given repeatedly")
-    parser.add_argument("--seed", type=int, metavar="N")
-    parser.add_argument("--candidates", type=int, metavar="N", help="tokens named for a gap")
-    parser.add_argument("--beams", type=int, metavar="N", help="1: greedy")
-    parser.add_argument("--length-penalty", type=float, metavar="X")
+    flags: dict[str, Mapping[str, Any]] = {
+        **{name: {"type": Path, "metavar": "FILE"} for name in FILES},
+        "text": {"metavar": "TEXT"},
+    }
+    for kind in KINDS.entries().values():
+        if ask := _ask_of(kind):
+            required: dict[str, Mapping[str, Any]] = (
+                {} if ask.required is None else {ask.required: {}}
+            )
+            flags = {**required, **flags, **ask.options}
+    for name, settings in flags.items():
+        parser.add_argument(_flag(name), **settings)
     return parser
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print the answer as one JSON line."""
+    load_plugins(Path.cwd() / "plugins")
     options = build_parser().parse_args(arguments)
     if options.model is None:
         check_name("task", options.task)

@@ -46,6 +46,8 @@ class StageSpec(Generic[ConfigT]):
     """The mapping whose keys it runs for: datasets, align or tasks; None: it runs once."""
     schema_of_kind: Callable[[str], type[ConfigT]] | None = None
     """Kind of the task -> `schema` with the settings of that kind; None: it serves all kinds."""
+    roles: tuple[str, ...] = ()
+    """The modules of its kind that it runs, beside those that its own code names."""
 
     def schema_for(self, key: str, params: Mapping[str, Any]) -> type[ConfigT]:
         """The schema of one run.

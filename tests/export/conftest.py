@@ -10,9 +10,9 @@ import torch
 
 from plumbline.export.bundle import write_bundle
 from plumbline.export.config import ExportConfig
-from plumbline.export.kinds import EXPORTS
 from plumbline.export.plan import BundleSource
 from plumbline.files import dump_json, staged_folder, write_digests
+from plumbline.kind import KINDS
 from plumbline.kinds.vlm.export import choose_samples, reference_answers
 from plumbline.kinds.vlm.settings import VlmConfig, VlmExportConfig, VlmTaskConfig
 from plumbline.kinds.vlm.train import build
@@ -126,7 +126,9 @@ def settings_of(name: str, **changes: Any) -> ExportConfig:
     small: dict[str, Any] = {"parity_samples": 9, "selftest_samples": 2, **changes}
     if kind == "seq2seq":
         small = {"max_new_tokens": 8, "beams": 3, **small}
-    return EXPORTS[kind].settings.model_validate(small)
+    schema = KINDS[kind].settings.export
+    assert schema is not None
+    return schema.model_validate(small)
 
 
 @pytest.fixture(scope="session")

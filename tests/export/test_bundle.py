@@ -10,9 +10,9 @@ from plumbline.errors import ExportError
 from plumbline.export import bundle as bundle_module
 from plumbline.export.bundle import write_bundle
 from plumbline.export.plan import BundleSource
-from plumbline.export.runtime.model import Model
 from plumbline.files import dump_json, read_digests, read_json, verify_digests, write_digests
 from plumbline.kinds.vlm.settings import VlmExportConfig
+from tests.export.opening import model_of
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"max_new_tokens": 4, "parity_samples": 4, "selftest_samples": 1}
@@ -33,7 +33,8 @@ def test_a_bundle_holds_what_is_needed_to_run_it(bundle: Path) -> None:
         "requirements.txt",
         "runtime/__init__.py",
         "runtime/images.py",
-        "runtime/vlm.py",
+        "runtime/language.py",
+        "runtime/task.py",
         "selftest/0.png",
         "selftest/selftest.json",
         "server.json",
@@ -50,16 +51,24 @@ def test_whoever_may_read_one_file_may_read_them_all(bundle: Path) -> None:
     assert modes == {(bundle / "contract.json").stat().st_mode & 0o777}
 
 
+KINDS_OF = {"task.py": "vlm", "language.py": "language"}
+"""Module of the bundle -> the kind that it is from."""
+
+
 def test_scripts_are_copied_as_they_are_beside_the_decoders(bundle: Path) -> None:
-    templates = ROOT / "src/plumbline/export/runtime"
-    decoders = ROOT / "src/plumbline/data"
+    core = ROOT / "src/plumbline"
+    folders = [core / "export/runtime", core / "data"]
+    kinds = {name: core / f"kinds/{kind}/runtime.py" for name, kind in KINDS_OF.items()}
     copies = {path.name: path for path in (bundle / "runtime").iterdir()}
-    assert "classifier.py" not in copies  # what this kind does not need
-    assert "audio.py" not in copies
+    assert not {"headed.py", "audio.py"} & copies.keys()  # what this kind does not need
     copies |= {name: bundle / name for name in ("inference.py", "server.py", "Dockerfile")}
     for name, path in copies.items():
-        source = templates / name if (templates / name).exists() else decoders / name
-        expected = source.read_text(encoding="utf-8").replace("from plumbline.data.", "from .")
+        places = [kinds[name]] if name in kinds else [folder / name for folder in folders]
+        source = next(place for place in places if place.exists())
+        expected = source.read_text(encoding="utf-8")
+        for module in ("plumbline.data.", "plumbline.export.runtime."):
+            expected = expected.replace(f"from {module}", "from .")
+        expected = expected.replace("from plumbline.kinds.language.runtime ", "from .language ")
         assert path.read_text(encoding="utf-8") == expected
 
 
@@ -126,7 +135,7 @@ AGAIN = """
 import sys
 from pathlib import Path
 from plumbline.export.bundle import write_bundle
-from plumbline.export.config import VlmExportConfig
+from plumbline.kinds.vlm.settings import VlmExportConfig
 from plumbline.export.plan import BundleSource
 from plumbline.files import read_json, staged_folder
 from plumbline.loading.cache_reader import TrainingCache
@@ -171,7 +180,7 @@ def test_a_format_that_fails_is_reported_and_the_others_are_kept(
     assert formats["onnx"] == {"status": "failed", "error": "RuntimeError: no kernel in model.py"}
     assert formats["torchscript"]["status"] == "ok"
     assert not list(tmp_path.glob("*.onnx"))
-    assert Model(tmp_path).format == "torchscript"
+    assert model_of(tmp_path).format == "torchscript"
 
 
 def test_it_is_an_error_when_every_format_fails(

@@ -14,8 +14,9 @@ import pytest
 from plumbline.export.runtime.contract import check_shape
 from plumbline.export.runtime.files import BundleError
 from plumbline.export.runtime.guard import check_code
-from plumbline.export.runtime.model import Model, selftest
+from plumbline.export.runtime.model import selftest
 from plumbline.files import dump_json, read_json, write_digests
+from tests.export.opening import model_of
 from tests.export.test_tasks import BOTH_FORMATS
 
 DELETE = object()
@@ -50,7 +51,7 @@ def fault(folder: Path) -> str:
     """What a bundle says of itself; empty: that it is well."""
     try:
         check_code(folder)
-        selftest(Model(folder))
+        selftest(model_of(folder))
     except BundleError as error:
         return str(error)
     return ""

@@ -13,11 +13,12 @@ from plumbline.export.graphs import GraphSpec, ids_examples
 from plumbline.export.onnx_writer import write_onnx
 from plumbline.export.plan import BundleSource
 from plumbline.export.runtime.files import open_graph
-from plumbline.export.runtime.model import Model
 from plumbline.export.torchscript import write_torchscript
 from plumbline.kinds.headed.export import HeadedGraph
-from plumbline.kinds.headed.model import Classifier, encoder_for
+from plumbline.kinds.headed.model import Classifier
 from plumbline.models.encoder_config import AnyEncoder
+from plumbline.models.encoders import encoder_for
+from tests.export.opening import model_of
 from tests.tiny import SEQUENCE, TEXT, VIT
 
 TOLERANCE = 1e-5  # float32 kernels sum in other orders; the logits here are around 1
@@ -92,7 +93,7 @@ def test_an_encoder_in_onnx_serves_every_batch_and_length(name: str, tmp_path: P
 def test_a_padded_batch_gives_what_its_rows_give_alone(
     bundle_of: Callable[..., Path], name: str, format: str
 ) -> None:
-    run = Model(bundle_of(name), format=format).task.graphs["model"]
+    run = model_of(bundle_of(name), format=format).task.graphs["model"]
     kind = "text" if name in ("text", "masked_lm_rows") else "steps_mean"
     inputs, _ = examples(kind, 3, 12)
     if name == "audio":
@@ -113,7 +114,7 @@ def test_a_padded_batch_gives_what_its_rows_give_alone(
 def test_sources_and_targets_of_any_length_are_served_together_or_alone(
     bundle_of: Callable[..., Path], source_of: Callable[[str], BundleSource], format: str
 ) -> None:
-    task: Any = Model(bundle_of("seq2seq"), format=format).task
+    task: Any = model_of(bundle_of("seq2seq"), format=format).task
     model = source_of("seq2seq").stored.model
     for batch, length, written in ((1, 1, 1), (3, 7, 4), (2, 12, 9)):
         inputs, _ = examples("text", batch, length)

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from plumbline.export.plan import BundleSource
-from plumbline.export.runtime.model import Model
 from plumbline.export.runtime.text import TextReader
 from plumbline.kinds.causal_lm.sampling import continue_text
 from plumbline.kinds.language.settings import SamplingConfig
 from plumbline.kinds.seq2seq.export import SourceGraph, TargetGraph
 from plumbline.kinds.seq2seq.runtime import Seq2SeqTask
 from plumbline.kinds.seq2seq.train import PairRows
+from tests.export.opening import model_of
 
 SourceOf = Callable[[str], BundleSource]
 BundleOf = Callable[..., Path]
@@ -23,7 +23,7 @@ BundleOf = Callable[..., Path]
 
 def seq2seq_task(source: BundleSource, bundle: Path, eos: int) -> Seq2SeqTask:
     """The script over PyTorch modules in place of exported graphs."""
-    task = Model(bundle).task
+    task = model_of(bundle).task
     assert isinstance(task, Seq2SeqTask)
     net = source.stored.model.net
     modules: dict[str, Any] = {"encoder": SourceGraph(net), "decoder": TargetGraph(net)}
@@ -69,7 +69,7 @@ def test_greedy_continuations_are_those_of_the_checkpoint(
     source_of: SourceOf, bundle_of: BundleOf, name: str, prompt: str
 ) -> None:
     formats = () if name == "causal_lm_packed" else ("torchscript",)
-    stored, model = source_of(name).stored, Model(bundle_of(name, *formats))
+    stored, model = source_of(name).stored, model_of(bundle_of(name, *formats))
     for tokens in (1, 20, 500):
         config = SamplingConfig(max_new_tokens=tokens, temperature=0.0)
         expected = continue_text(stored.model, stored.spec, stored.text, prompt, config)
@@ -82,7 +82,7 @@ CAUSAL = ["causal_lm_packed", "causal_lm_answers"]
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_what_may_be_added_takes_nothing_from_the_prompt(bundle_of: BundleOf, name: str) -> None:
-    model = Model(bundle_of(name))
+    model = model_of(bundle_of(name))
     asked = {"prompt": "to be or not", "temperature": 0}
     whole = model.task.inputs(asked)[0]
     positions = model.contract["text"]["max_positions"]
@@ -101,7 +101,7 @@ def test_what_may_be_added_takes_nothing_from_the_prompt(bundle_of: BundleOf, na
 def test_of_a_prompt_that_is_too_long_the_end_is_kept_and_the_rest_is_told(
     bundle_of: BundleOf, name: str
 ) -> None:
-    model = Model(bundle_of(name))
+    model = model_of(bundle_of(name))
     positions = model.contract["text"]["max_positions"]
     ids = model.task.text.encode("whether " * 30)  # type: ignore[attr-defined]
     framed = [*ids, model.contract["text"]["special_ids"]["bos"]] if "answers" in name else ids
@@ -124,7 +124,7 @@ def test_of_any_text_that_is_too_long_the_answer_says_how_much_was_cut(
     bundle: Path, bundle_of: BundleOf, name: str, field: str, section: str, key: str
 ) -> None:
     folder = bundle if name == "vlm" else bundle_of(name)
-    model = Model(folder)
+    model = model_of(folder)
     most, text = model.contract[section][key], "whether tis noble " * 20
     asked: dict[str, Any] = {field: text}
     if name == "vlm":
@@ -135,7 +135,7 @@ def test_of_any_text_that_is_too_long_the_answer_says_how_much_was_cut(
 
 
 def test_a_stop_ends_the_text_before_it_and_a_seed_repeats_it(bundle_of: BundleOf) -> None:
-    model = Model(bundle_of("causal_lm_packed"))
+    model = model_of(bundle_of("causal_lm_packed"))
     asked = {"prompt": "to be", "max_new_tokens": 30, "seed": 5}
     whole = model.predict(asked)
     assert model.predict(asked) == whole
@@ -147,7 +147,7 @@ def test_a_stop_ends_the_text_before_it_and_a_seed_repeats_it(bundle_of: BundleO
 
 
 def test_one_likeliest_token_is_the_greedy_one(bundle_of: BundleOf) -> None:
-    model = Model(bundle_of("causal_lm_packed"))
+    model = model_of(bundle_of("causal_lm_packed"))
     asked = {"prompt": "to be", "max_new_tokens": 12}
     greedy = model.predict({**asked, "temperature": 0})["text"]
     assert model.predict({**asked, "temperature": 2.0, "top_k": 1})["text"] == greedy
@@ -157,7 +157,7 @@ def test_one_likeliest_token_is_the_greedy_one(bundle_of: BundleOf) -> None:
 def test_each_gap_is_filled_with_what_the_checkpoint_finds_likeliest(
     source_of: SourceOf, bundle_of: BundleOf
 ) -> None:
-    stored, model = source_of("masked_lm_rows").stored, Model(bundle_of("masked_lm_rows"))
+    stored, model = source_of("masked_lm_rows").stored, model_of(bundle_of("masked_lm_rows"))
     answer = model.predict({"text": "t<mask> be or <mask>ot", "candidates": 4})
     assert [len(found) for found in answer["masks"]] == [4, 4]
     mask, special = stored.spec.mask_id, stored.spec.special_ids

@@ -9,10 +9,10 @@ from plumbline.export import onnx_writer
 from plumbline.export.graphs import decoder_sizes
 from plumbline.export.onnx_writer import write_onnx
 from plumbline.export.plan import BundleSource
-from plumbline.export.runtime.model import Model
 from plumbline.export.torchscript import write_torchscript
 from plumbline.kinds.vlm.export import DecoderGraph, VisionGraph, vision_spec
 from plumbline.kinds.vlm.runtime import VlmTask
+from tests.export.opening import model_of
 
 TOLERANCE = 2e-4  # float32 kernels sum in other orders; the logits here are around 1
 
@@ -30,7 +30,7 @@ SHAPES = [
 
 @pytest.fixture(scope="module", params=["onnx", "torchscript"])
 def exported(bundle: Path, request: pytest.FixtureRequest) -> VlmTask:
-    task = Model(bundle, format=request.param).task
+    task = model_of(bundle, format=request.param).task
     assert isinstance(task, VlmTask)
     return task
 

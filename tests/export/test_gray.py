@@ -11,12 +11,12 @@ import pytest
 from plumbline.errors import DataError
 from plumbline.export.bundle import write_bundle
 from plumbline.export.plan import BundleSource
-from plumbline.export.runtime.model import Model
 from plumbline.files import dump_json, read_json, write_digests
 from plumbline.kinds.vlm.settings import VlmExportConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import load_model, save_model
 from plumbline.predict import main
+from tests.export.opening import model_of
 from tests.tiny import CASES, GRAY, VIT, make_cache
 
 MakeJob = Callable[..., Any]
@@ -74,7 +74,7 @@ def test_the_bundle_of_a_gray_vlm_answers_as_its_checkpoint(
     assert [axis.dim_value for axis in graph.input[0].type.tensor_type.shape.dim[1:]] == [1, 16, 16]
     request = read_json(out / "selftest/selftest.json")["answers"][0]["request"]
     image = out / request["image"]
-    expected = Model(out).predict(request | {"image": image.read_bytes()})["answer"]
+    expected = model_of(out).predict(request | {"image": image.read_bytes()})["answer"]
     flags = ["--image", str(image), "--question", request["question"], "--max-new-tokens", "5"]
     main(["any", "--model", str(folder), *flags])
     assert f'"answer": "{expected}"' in capsys.readouterr().out
@@ -94,7 +94,7 @@ def test_the_bundle_of_a_gray_classifier_takes_one_channel(
     for result in read_json(bundle / "metadata.json")["formats"].values():
         assert result["status"] == "ok"
         assert result["parity"]["max_input_difference"] == 0
-    task: Any = Model(bundle).task
+    task: Any = model_of(bundle).task
     request = read_json(bundle / "selftest/selftest.json")["answers"][0]["request"]
     given = task.inputs({"image": (bundle / request["image"]).read_bytes()})
     assert [np.asarray(value).shape for value in given] == [(1, 1, 16, 16)]

@@ -8,8 +8,8 @@ from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
 from plumbline.export.parity import Parity, check_parity
 from plumbline.export.plan import BundleSource
-from plumbline.export.runtime.model import Model
 from plumbline.kinds.vlm.export import choose_samples, measure_parity, reference_answers
+from tests.export.opening import model_of
 
 PERFECT = Parity(
     samples=10,
@@ -56,7 +56,7 @@ def test_other_weights_are_found_out(bundle: Path, source: BundleSource) -> None
     with torch.no_grad():
         stored.model.decoder.model.layers[0].mlp.down_proj.weight.mul_(1.5)
     reference = reference_answers(stored, cache, samples, 12)
-    parity = measure_parity(Model(bundle), stored, cache, samples, reference)
+    parity = measure_parity(model_of(bundle), stored, cache, samples, reference)
     assert parity.max_logits_difference > 0.01
     assert parity.agreement < 1.0
     assert parity.max_input_difference == 0.0

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from plumbline.errors import ConfigError, DataError
-from plumbline.export.runtime.model import Model, agree
+from plumbline.export.runtime.model import agree
 from plumbline.files import read_json
 from plumbline.models.stored import load_model
 from plumbline.predict import main
+from tests.export.opening import model_of
 from tests.tiny import CASES
 
 FolderOf = Callable[[str], Path]
@@ -61,7 +62,7 @@ def test_the_checkpoint_and_the_bundle_say_the_same(
 ) -> None:
     bundle = bundle_of(name)
     request = read_json(bundle / "selftest/selftest.json")["answers"][0]["request"]
-    model = Model(bundle)
+    model = model_of(bundle)
     request = {k: v for k, v in request.items() if k not in ("stop", "temperature")} | ASKED[name]
     flags, asked = [], {}
     for field, value in request.items():

@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from plumbline.export.runtime.model import Model, agree
+from plumbline.export.runtime.model import agree
 from plumbline.files import dump_json, read_json
+from tests.export.opening import model_of
 
 WITHOUT_TORCH = """
 import runpy, sys
@@ -293,7 +294,7 @@ def test_every_kind_is_served_by_its_own_fields(
         assert agree(sample["answer"], answer, 1e-3)
         for wrong in ({}, {"image": "aGVsbG8="}, dict.fromkeys(body, 3)):
             assert ask(port, "POST", "/predict", json.dumps(wrong).encode())[0] == 400
-        assert ask(port, "GET", "/health")[1]["fields"] == Model(bundle).task.fields
+        assert ask(port, "GET", "/health")[1]["fields"] == model_of(bundle).task.fields
     finally:
         process.terminate()
         process.communicate(timeout=10)

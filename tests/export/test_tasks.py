@@ -18,12 +18,13 @@ import yaml
 
 from plumbline.errors import ExportError
 from plumbline.export.bundle import write_bundle
-from plumbline.export.plan import BundleSource
+from plumbline.export.config import ExportConfig
+from plumbline.export.plan import BundlePlan, BundleSource
 from plumbline.export.runtime.files import InputError
-from plumbline.export.runtime.model import Model
 from plumbline.files import dump_json, read_json, verify_digests, write_digests
 from plumbline.models.encoder_config import NgramEncoderConfig
 from tests.export.conftest import settings_of
+from tests.export.opening import model_of
 from tests.export.test_inference import run
 from tests.tiny import CASES, RATE
 
@@ -106,7 +107,7 @@ def test_a_class_comes_with_confidence_and_probabilities_for_every_head(
 ) -> None:
     bundle = bundle_of("audio")
     clip = (bundle / "selftest/0.wav").read_bytes()
-    answers = [Model(bundle, format=f).predict({"audio": clip}) for f in ("onnx", "torchscript")]
+    answers = [model_of(bundle, format=f).predict({"audio": clip}) for f in ("onnx", "torchscript")]
     assert set(answers[0]["heads"]) == {"digit", "speaker"}
     for head, answer in answers[0]["heads"].items():
         probabilities = answer["probabilities"]
@@ -189,7 +190,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     bundle_of: BundleOf, name: str, request_: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as refused:
-        Model(bundle_of(name)).predict(request_)
+        model_of(bundle_of(name)).predict(request_)
     assert "\n" not in str(refused.value)
 
 
@@ -260,15 +261,14 @@ def test_a_split_that_is_not_there_is_one_line(source_of: SourceOf, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["image", "regression", "masked_lm_rows", "seq2seq"])
 def test_other_weights_are_found_out(bundle_of: BundleOf, source_of: SourceOf, name: str) -> None:
-    from plumbline.export.kinds import EXPORTS
-    from plumbline.registry import load_attribute
+    from plumbline.kind import KINDS
 
     source = source_of(name)
     with torch.no_grad():
         for parameter in source.stored.model.parameters():
             parameter.mul_(1.2)
-    plan = load_attribute(EXPORTS[CASES[name].kind].plan)(source, settings_of(name))
-    parity = plan.measure(Model(bundle_of(name)))
+    plan = KINDS[CASES[name].kind].role("export").PLAN(source, settings_of(name))
+    parity = plan.measure(model_of(bundle_of(name)))
     assert parity.max_logits_difference > 0.001
     assert parity.max_input_difference < 1e-4
 
@@ -297,13 +297,34 @@ def test_the_stage_exports_every_kind(
 
 
 def test_the_settings_in_conf_are_those_of_the_classes() -> None:
-    from plumbline.export.kinds import EXPORTS
+    from plumbline.kind import KINDS
 
     folder = Path(__file__).parents[2] / "conf/export"
     base = yaml.safe_load((folder / "default.yaml").read_text(encoding="utf-8"))
-    for kind, entry in EXPORTS.entries().items():
+    for kind, entry in KINDS.entries().items():
+        schema = entry.settings.export
+        assert schema is not None
         file = folder / f"{kind}.yaml"
         values = base | (yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {})
         values.pop("defaults", None)
-        assert entry.settings.model_validate(values) == entry.settings()
-        assert values.keys() == entry.settings.model_fields.keys()
+        assert schema.model_validate(values) == schema()
+        assert values.keys() == schema.model_fields.keys()
+
+
+class Weights(BundlePlan[ExportConfig]):
+    """A kind without graphs."""
+
+    def contract(self) -> dict[str, Any]:
+        return {"task": "regression"}
+
+
+def test_a_kind_without_graphs_exports_its_weights_alone(
+    source_of: SourceOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plumbline.kinds.regression.export.PLAN", Weights)
+    said = "kind regression have no graphs: set export.formats to"
+    with pytest.raises(ExportError, match=said):
+        write_bundle(source_of("regression"), settings_of("regression"), tmp_path)
+    write_bundle(source_of("regression"), settings_of("regression", formats=[]), tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+    assert read_json(tmp_path / "contract.json")["formats"] == {}

@@ -57,7 +57,7 @@ def tricky(bundle_of: BundleOf, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A bundle whose task spins, sleeps, eats memory or dies where the text says so."""
     out = tmp_path_factory.mktemp("tricky") / "bundle"
     shutil.copytree(bundle_of("text"), out)
-    with (out / "runtime/classifier.py").open("a", encoding="utf-8") as file:
+    with (out / "runtime/headed.py").open("a", encoding="utf-8") as file:
         file.write(TRICKS)
     write_digests(out)
     return out

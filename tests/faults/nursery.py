@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 MODULES = {
-    "evaluate_alignment": ["plumbline.evaluation.alignment", "plumbline.models.stored"],
-    "evaluate_model": ["plumbline.evaluation.vlm", "plumbline.models.stored"],
-    "export_model": ["plumbline.export.bundle", "plumbline.export.vlm", "plumbline.models.stored"],
-    "finetune": ["plumbline.training.run", "plumbline.tasks.vlm", "plumbline.models.stored"],
-    "pretrain_alignment": ["plumbline.training.run", "plumbline.tasks.alignment"],
+    "evaluate_alignment": ["plumbline.kinds.alignment.evaluate", "plumbline.models.stored"],
+    "evaluate_model": ["plumbline.kinds.vlm.evaluate", "plumbline.models.stored"],
+    "export_model": [
+        "plumbline.export.bundle",
+        "plumbline.kinds.vlm.export",
+        "plumbline.models.stored",
+    ],
+    "finetune": ["plumbline.training.run", "plumbline.kinds.vlm.train", "plumbline.models.stored"],
+    "pretrain_alignment": ["plumbline.training.run", "plumbline.kinds.alignment.train"],
     "report": ["plumbline.report.page", "plumbline.report.selection"],
 }
 """What a stage imports within its `main`; the rest comes with the stage."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from plumbline.config import check_config
 from plumbline.errors import ConfigError
 from plumbline.kinds.alignment.settings import DualEncoderConfig
-from plumbline.kinds.headed.model import Classifier, encoder_for
+from plumbline.kinds.headed.model import Classifier
 from plumbline.kinds.headed.settings import ClassifierConfig
 from plumbline.models.encoder_config import (
     ENCODERS,
@@ -19,7 +19,7 @@ from plumbline.models.encoder_config import (
     SequenceEncoderConfig,
     TextEncoderConfig,
 )
-from plumbline.models.encoders import Encoder, pool
+from plumbline.models.encoders import Encoder, encoder_for, pool
 from plumbline.models.text import NgramEncoder
 from tests.tiny import NGRAMS, SEQUENCE, TEXT, VIT
 

@@ -10,19 +10,14 @@ from tokenizers import Tokenizer
 
 from plumbline.errors import CheckpointError
 from plumbline.files import read_json, write_digests
+from plumbline.kinds.alignment.model import load_dual_encoder
 from plumbline.kinds.vlm.model import Vlm, VlmSpec
 from plumbline.kinds.vlm.settings import VlmConfig
 from plumbline.loading.input_config import ImageInputConfig
 from plumbline.loading.transform_config import Normalization
 from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.encoders import build_encoder
-from plumbline.models.stored import (
-    load_as,
-    load_dual_encoder,
-    load_media_encoder,
-    load_model,
-    save_model,
-)
+from plumbline.models.stored import load_as, load_encoder, load_model, save_model
 from plumbline.tokenization.tokenizer import SpecialIds, load_tokenizer
 
 
@@ -94,17 +89,20 @@ def test_a_dual_encoder_comes_back_evaluating(aligned_folder: Path) -> None:
 
 def test_the_image_side_alone_is_that_of_the_pair(aligned_folder: Path) -> None:
     whole = load_dual_encoder(aligned_folder)
-    encoder, spec, digest = load_media_encoder(aligned_folder)
+    encoder, part, digest = load_encoder(aligned_folder)
     assert same_weights(encoder, whole.model.image_encoder)
-    assert spec == whole.spec
+    assert part == whole.spec.encoder_part()
+    assert part.name == "image_encoder"
     assert digest == whole.digests["model.safetensors"]
 
 
 def test_another_kind_of_model_is_refused_by_name(
     vlm_folder: tuple[Path, Vlm, Tokenizer], aligned_folder: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match="vlm: holds a model of kind vlm, not alignment"):
-        load_media_encoder(vlm_folder[0])
+    with pytest.raises(
+        CheckpointError, match="vlm: a model of kind vlm has no encoder to start from"
+    ):
+        load_encoder(vlm_folder[0])
     with pytest.raises(CheckpointError, match="holds a model of kind alignment, not vlm"):
         load_as(aligned_folder, VlmSpec)
 
@@ -123,7 +121,7 @@ def test_a_changed_file_is_refused(copy: Path) -> None:
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    for load in (load_dual_encoder, load_media_encoder):
+    for load in (load_dual_encoder, load_encoder):
         with pytest.raises(CheckpointError, match=r"model\.safetensors: its bytes changed"):
             load(copy)
 
@@ -139,4 +137,4 @@ def test_a_published_folder_that_is_no_model_is_refused(copy: Path, name: str) -
     (copy / name).unlink()
     write_digests(copy)
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
-        load_media_encoder(copy)
+        load_encoder(copy)

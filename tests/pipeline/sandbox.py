@@ -40,6 +40,10 @@ def record_run(**_):
 PARTIAL = re.compile(r"(^|/)\..+\.(partial|before)-\d+")
 
 
+KEYLESS = ("src/plumbline/kind.py",)
+"""Code that no stage declares, beside the tracker: a table whose entries are declared each."""
+
+
 class StageFailed(AssertionError):
     """A stage ended with an error in its sandbox."""
 
@@ -140,6 +144,9 @@ def make_sandbox(checkout: Path, folder: Path, declared: Declared) -> None:
     shown = record.with_name("progress.py")  # it speaks and returns nothing
     if not shown.exists():
         os.link(checkout / "src/plumbline/tracking/progress.py", shown)
+    for table in KEYLESS:
+        if not (folder / table).exists():
+            os.link(checkout / table, folder / table)
     if "params.yaml" not in declared.data:
         params = yaml.safe_load((checkout / "params.yaml").read_text(encoding="utf-8"))
         keys = (*(key for key in declared.params if not key.startswith("versions.")), "versions")
@@ -187,7 +194,10 @@ def _files(place: Path) -> Iterator[Path]:
 def undeclared_reads(declared: Declared, found: Mapping[str, Any]) -> list[str]:
     """Files, modules and settings that a run read though dvc.yaml does not declare them."""
     own = (*declared.outs, ".plumbline", ".ckpt")
-    allowed = (*declared.code, *declared.data, "params.yaml", "src/plumbline/tracking")
+    allowed = (
+        *(*declared.code, *declared.data, *KEYLESS),
+        *("params.yaml", "src/plumbline/tracking"),
+    )
     read = [
         *found["files"],
         *(file for name, file in found["modules"].items() if name.split(".")[0] in OURS),

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     checkout = make_checkout(tmp_path_factory.mktemp("extending") / "project")
     for name in FILES:
         assert not (checkout.folder / name).exists()
+        (checkout.folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(EXAMPLES / name, checkout.folder / name)
     checkout.replace("conf/config.yaml", "experiment: smoke", "experiment: waves")
     stage(checkout, "check_params", "--write")
@@ -60,15 +62,60 @@ def test_the_new_encoder_loss_and_schedule_serve_a_task_that_was_there(extended:
     assert rates[-1] == pytest.approx(1e-2 * 0.3 ** ((len(rates) - 1 - 2) // 20))
 
 
-def test_models_and_bundles_are_whole(extended: Checkout) -> None:
+def test_the_bundles_run_by_themselves_and_agree_with_the_models(extended: Checkout) -> None:
     for task, kind in (("forecast", "forecast"), ("tempo", "classification")):
-        spec = json.loads(
-            (extended.folder / f"models/tasks/{task}/model.json").read_text(encoding="utf-8")
-        )
-        assert spec["kind"] == kind
         bundle = extended.folder / "exports" / task
-        assert (bundle / "model.safetensors").is_file()
-        assert json.loads((bundle / "contract.json").read_text(encoding="utf-8"))["formats"] == {}
+        assert json.loads((bundle / "contract.json").read_text(encoding="utf-8"))["task"] == kind
+        formats = json.loads((bundle / "metadata.json").read_text(encoding="utf-8"))["formats"]
+        assert formats.keys() == {"onnx", "torchscript"}
+        for described in formats.values():
+            assert described["status"] == "ok"
+            assert described["parity"]["max_logits_difference"] < 1e-4
+        code = f"import sys; sys.path.insert(0, {str(bundle)!r}); sys.modules['torch'] = None"
+        run = f"{code}; import runpy; sys.argv = ['inference.py', '--selftest']; "
+        run += f"runpy.run_path({str(bundle / 'inference.py')!r}, run_name='__main__')"
+        done = subprocess.run(
+            [sys.executable, "-c", run], cwd=bundle, capture_output=True, text=True, check=False
+        )
+        assert json.loads(done.stdout)["selftest"] == "ok", done.stderr
+
+
+def test_the_new_kind_is_asked_and_evaluated_from_the_command_line(extended: Checkout) -> None:
+    file = extended.folder / "exports/forecast/selftest/0.npy"
+    said = json.loads(
+        extended.run(
+            *(sys.executable, "-m", "plumbline.predict", "forecast", "--features", str(file))
+        ).stdout
+    )
+    assert len(said["next"]) == 2
+    figures = json.loads(
+        extended.run(
+            *(sys.executable, "-m", "plumbline.evaluate", "models/tasks/forecast"),
+            *("--data", "waves"),
+        ).stdout
+    )
+    assert figures == pytest.approx(metrics(extended, "forecast"))
+
+
+def test_the_new_kind_is_in_the_report(extended: Checkout) -> None:
+    stage(extended, "report")
+    page = (extended.folder / "report/index.html").read_text(encoding="utf-8")
+    assert "Forecast of a sequence" in page
+    assert "unchanged" in page.lower()
+
+
+def test_a_new_kind_is_nothing_to_the_code_of_the_others(
+    extended: Checkout, tmp_path: Path
+) -> None:
+    """Its folder is in its own closures, and in that of the stage that reads all settings."""
+    stage(extended, "digest_code")
+    named = {
+        path.relative_to(extended.folder / "work/code").as_posix()
+        for path in (extended.folder / "work/code").rglob("*.json")
+        if "plugins/forecast/" in path.read_text(encoding="utf-8")
+    }
+    stages = ("finetune", "evaluate_model", "export_model")
+    assert named == {"check_params.json", *(f"{name}/forecast.json" for name in stages)}
 
 
 def test_no_file_of_the_project_was_touched(extended: Checkout) -> None:
@@ -83,6 +130,8 @@ def test_inspection_knows_the_new_task(extended: Checkout) -> None:
     asked = (sys.executable, "-m", "plumbline.inspect", "forecast", "parameters", "--json")
     parts = json.loads(extended.run(*asked).stdout)["parts"]
     assert [part["part"] for part in parts] == ["encoder", "head"]
+    seen = json.loads(extended.run(*asked[:4], "activations", "--json").stdout)
+    assert [row["name"] for row in seen["predictions"]] == ["next: logits"]
 
 
 def test_settings_of_plugins_are_checked_like_all_others(extended: Checkout) -> None:
@@ -100,13 +149,6 @@ def test_settings_of_plugins_are_checked_like_all_others(extended: Checkout) -> 
         assert "Traceback" not in done.stderr
 
 
-def test_a_kind_without_graphs_says_so(extended: Checkout) -> None:
-    asked = ("stages.export_model", "forecast", "tasks.forecast.export.formats=[onnx]")
-    done = extended.run(sys.executable, "-m", *asked, check=False)
-    assert done.returncode == 1
-    assert "models of kind forecast have no graphs: set export.formats to []" in done.stderr
-
-
 def test_a_plugin_costs_stages_without_torch_nothing(extended: Checkout) -> None:
     code = "import sys, stages.validate; sys.exit('torch' in sys.modules)"
     extended.run(sys.executable, "-c", code)
@@ -122,7 +164,8 @@ def test_the_page_shows_the_files_as_they_are() -> None:
         assert text == (EXAMPLES / name).read_text(encoding="utf-8")
     for name in FILES:
         assert name in page
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page):
+    words = re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", words):
         assert (ROOT / "docs" / target).exists(), target
 
 

@@ -127,7 +127,10 @@ def test_a_language_model_shows_continuations_and_how_they_were_drawn(empty_proj
     empty_project.add_dataset("plays", images=False)
     metrics = {"loss": 1.5, "perplexity": 4.48, "unigram_loss": 3.25, "tokens": 1000.0}
     rows = [{"kind": "continuation", "prompt": "ROMEO:", "prediction": "\nO, my\n  lord"}]
-    details = {"sampling": {"temperature": 0.8, "top_k": None, "stop": [], "seed": 0}}
+    details = {
+        "sampling": {"temperature": 0.8, "top_k": None, "stop": [], "seed": 0},
+        "title": "Causal language model",  # as the evaluation writes it, by the kind's settings
+    }
     empty_project.add_evaluated("speak", "plays", "causal_lm", metrics, rows, details=details)
     page = render_page(empty_project.chosen())
     Outline(page)

@@ -14,12 +14,13 @@ from torch import nn
 from plumbline.batch import Batch, LossSum
 from plumbline.files import read_json, write_digests
 from plumbline.kinds.alignment import train as alignment_task
+from plumbline.kinds.alignment.model import load_dual_encoder
 from plumbline.kinds.alignment.settings import AlignmentTaskConfig, DualEncoderConfig
 from plumbline.kinds.vlm import train as vlm_task
 from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.decoder_config import DecoderConfig
-from plumbline.models.stored import load_dual_encoder, load_media_encoder, load_model
+from plumbline.models.stored import load_encoder, load_model
 from plumbline.training.launch import decide_machine
 from plumbline.training.run import train_to_folder
 from plumbline.training.task import JobContext, TrainingJob
@@ -195,7 +196,7 @@ def test_a_frozen_encoder_is_stored_as_it_was_aligned(
 ) -> None:
     train(vlm(["image_encoder"]), "model", freeze=["image_encoder"])
     write_digests(Path("model"))
-    encoder, _, _ = load_media_encoder(aligned_folder)
+    encoder, _, _ = load_encoder(aligned_folder)
     stored = load_model(Path("model")).model.image_encoder.state_dict()
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(stored[name], tensor)
@@ -210,7 +211,7 @@ def test_an_unfrozen_encoder_learns_with_the_rest(
 ) -> None:
     train(vlm([]), "model")
     write_digests(Path("model"))
-    encoder, _, _ = load_media_encoder(aligned_folder)
+    encoder, _, _ = load_encoder(aligned_folder)
     stored = load_model(Path("model")).model.image_encoder.state_dict()
     moved = [n for n, t in encoder.state_dict().items() if not torch.equal(stored[n], t)]
     assert "vit.conv_proj.weight" in moved

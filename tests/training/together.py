@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from plumbline.batch import Batch
 from plumbline.config import Config
+from plumbline.kind import Kind
 from plumbline.loading.loader import Keyed, Share, collate_share
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.training.config import TrainerConfig
@@ -118,7 +119,7 @@ class TinyConfig(TrainingConfig):
     """The settings of a job that a test has built itself."""
 
     @property
-    def builder(self) -> str:
+    def work(self) -> Kind:
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Waves: a source, an encoder, a loss, a schedule, and a kind of task that forecasts."""
+"""Waves: a source, an encoder, a loss, a metric and a schedule."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,21 +8,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from plumbline.config import Config
 from plumbline.data.arrays import encode_array
-from plumbline.evaluation.config import TaskEvaluationConfig
-from plumbline.evaluation.kinds import EVALUATIONS, EvaluationKind
-from plumbline.export.config import ExportConfig
-from plumbline.export.kinds import EXPORTS, ExportKind
-from plumbline.loading.input_config import FeaturesInputConfig
 from plumbline.losses.registry import CLASS_LOSSES
-from plumbline.models.encoder_config import ENCODERS, AnyEncoder, EncoderConfig
-from plumbline.models.spec import SPECS
+from plumbline.metrics.known import METRICS, Metric
+from plumbline.models.encoder_config import ENCODERS, EncoderConfig
 from plumbline.sources.base import SOURCES, Source
 from plumbline.sources.rows import make_batches
-from plumbline.tasks.kinds import KINDS, TaskKind
 from plumbline.training.schedule import SCHEDULES, ScheduleConfig, ScheduleCurve
-from plumbline.training.task_config import TaskConfig
 
 
 class WavesSource(Source):
@@ -56,25 +48,14 @@ class WavesSource(Source):
         }
 
 
-class RecurrentConfig(EncoderConfig):
-    """A recurrent network over steps."""
+class CausalConfig(EncoderConfig):
+    """Convolutions over the steps up to each one."""
 
-    builder: ClassVar[str] = "plugins._waves:RecurrentEncoder"
+    builder: ClassVar[str] = "plugins._waves:CausalEncoder"
     needs: ClassVar[tuple[str, ...]] = ("channels",)
-    name: Literal["recurrent"]
+    name: Literal["causal"]
     width: int = Field(ge=1)
-
-
-class ForecastModelConfig(Config):
-    """Section `train.model` of a forecast."""
-
-    encoder: AnyEncoder
-
-
-class ForecastTaskConfig(TaskConfig):
-    """Section `train.task` of a forecast."""
-
-    inputs: FeaturesInputConfig
+    layers: int = Field(ge=1)
 
 
 def stairs(config: ScheduleConfig, step: int, warmup: int, total: int) -> float:
@@ -83,13 +64,7 @@ def stairs(config: ScheduleConfig, step: int, warmup: int, total: int) -> float:
 
 
 SOURCES.register("waves", WavesSource)
-ENCODERS.register("recurrent", RecurrentConfig)
+ENCODERS.register("causal", CausalConfig)
 CLASS_LOSSES.register("brier", "plugins._waves:brier")
 SCHEDULES.register("stairs", ScheduleCurve(stairs, options={"steps": 20.0, "factor": 0.5}))
-
-KINDS.register(
-    "forecast", TaskKind(ForecastModelConfig, ForecastTaskConfig, "plugins._waves:build")
-)
-SPECS.register("forecast", "plugins._waves:ForecastSpec")
-EVALUATIONS.register("forecast", EvaluationKind(TaskEvaluationConfig, "plugins._waves:evaluate"))
-EXPORTS.register("forecast", ExportKind(ExportConfig, "plugins._waves:ForecastPlan"))
+METRICS.register("unchanged_mse", Metric("min"))

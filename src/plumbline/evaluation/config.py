@@ -10,15 +10,15 @@ from plumbline.metrics.scripts import BleuTokenizer
 Split = Literal["train", "val", "test"]
 
 
-class TaskEvaluationConfig(Config):
-    """What the section `evaluate` of every task has."""
+class EvaluationConfig(Config):
+    """What every section `evaluate` has."""
 
     split: Split = "test"
     batch_size: int = Field(256, ge=1)
     """Samples computed together; no figure depends on it."""
 
 
-class WrittenEvaluationConfig(TaskEvaluationConfig):
+class WrittenEvaluationConfig(EvaluationConfig):
     """What evaluations of written texts share."""
 
     bleu_tokenizer: BleuTokenizer = "auto"

@@ -1,5 +1,6 @@
 """The folder that runs by itself: model, contract, scripts, server, self-test."""
 
+import importlib
 import importlib.metadata
 import json
 import logging
@@ -8,19 +9,17 @@ import shlex
 import shutil
 import string
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import plumbline
 from plumbline.disk_errors import refused_write
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig, Format
 from plumbline.export.graphs import GraphSpec
-from plumbline.export.kinds import EXPORTS
 from plumbline.export.onnx_writer import external_name, write_onnx
 from plumbline.export.parity import check_parity
 from plumbline.export.plan import BundlePlan, BundleSource, GraphPlan, Readme, check_split
@@ -28,32 +27,31 @@ from plumbline.export.runtime.files import open_graph
 from plumbline.export.runtime.model import CONTRACT_VERSION, Model
 from plumbline.export.selftest import write_selftest
 from plumbline.files import dump_json, write_digests
+from plumbline.kind import known_kinds
 from plumbline.models.stored import ARCHITECTURE, SPEC
 from plumbline.models.weights import WEIGHTS, save_weights
-from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import FILE_NAME
 
-TEMPLATES = Path(__file__).parent / "templates"
+RUNTIME = Path(__file__).parent / "runtime"
 SCRIPTS = ("inference.py", "server.py", "Dockerfile")
-COMMON_MODULES = (
-    "__init__",
-    "contract",
-    "files",
-    "guard",
-    "inputs",
-    "model",
-    "refusals",
-    "scores",
-    "worker",
-    "workers",
-)
-CORE = Path(plumbline.__file__).parents[1]
-COMMON_DECODERS = (
+COMMON_CODE = (
+    "plumbline/export/runtime/__init__.py",
+    "plumbline/export/runtime/contract.py",
+    "plumbline/export/runtime/files.py",
+    "plumbline/export/runtime/guard.py",
+    "plumbline/export/runtime/inputs.py",
+    "plumbline/export/runtime/model.py",
+    "plumbline/export/runtime/refusals.py",
+    "plumbline/export/runtime/scores.py",
+    "plumbline/export/runtime/worker.py",
+    "plumbline/export/runtime/workers.py",
     "plumbline/data/arrays.py",
     "plumbline/data/library_lines.py",
     "plumbline/data/undecodable.py",
 )
-"""Modules that every bundle has, below `CORE`: it decodes with the files of training."""
+"""What every bundle runs: it decodes with the files of training."""
+OURS = re.compile(r"(?m)^( *)from ((?:plumbline|plugins)[\w.]*) (?=import )")
+"""An import of what lies beside a module in a bundle."""
 COMMON_PACKAGES = ("numpy", "onnxruntime")
 BUILD_PACKAGES = ("onnx", "onnxscript", "safetensors", "torch", "torchvision", "transformers")
 
@@ -71,7 +69,8 @@ def write_bundle(source: BundleSource, config: ExportConfig, out: Path) -> dict[
             model disagrees with the checkpoint.
     """
     started = time.monotonic()
-    plan: BundlePlan[Any] = load_attribute(EXPORTS[source.stored.spec.kind].plan)(source, config)
+    kind = known_kinds()[source.stored.spec.kind]
+    plan: BundlePlan[Any] = kind.role("export").PLAN(source, config)
     graphs = _graph_plan(plan) if config.formats else None
     if graphs:
         check_split(source.cache, config.split)
@@ -238,29 +237,64 @@ def _prove(
     for name, result in formats.items():
         if result.error:
             continue
-        parity = plan.measure(Model(out, format=name))
+        parity = plan.measure(Model(out, format=name, task_class=plan.task_class()))
         check_parity(name, parity, config)
         result.parity = parity.facts()
-    write_selftest(Model(out), plan, out / "selftest")
+    write_selftest(Model(out, task_class=plan.task_class()), plan, out / "selftest")
 
 
 def _write_runtime(plan: GraphPlan[Any], config: ExportConfig, out: Path) -> None:
     """Copy the scripts as they are, and write the settings and requirements beside them."""
     for name in SCRIPTS:
-        shutil.copyfile(TEMPLATES / name, out / name)
+        shutil.copyfile(RUNTIME / name, out / name)
     (out / "runtime").mkdir()
-    decoders = (*COMMON_DECODERS, *plan.decoders)
-    sources = [TEMPLATES / f"{name}.py" for name in (*COMMON_MODULES, *plan.modules)]
-    for source in (*sources, *(CORE / name for name in decoders)):
-        text = source.read_text(encoding="utf-8")
-        # In a bundle the decoders lie beside the modules that import them.
-        text = text.replace("from plumbline.data.", "from .")
-        (out / "runtime" / source.name).write_text(text, encoding="utf-8")
+    for name, text in bundled_code(plan.runtime).items():
+        (out / "runtime" / f"{name}.py").write_text(text, encoding="utf-8")
     (out / "README.md").write_text(_readme(plan.readme), encoding="utf-8")
     _write_json(out / "server.json", config.server.model_dump(mode="json"))
     packages = sorted((*COMMON_PACKAGES, *plan.packages))
     pins = [f"{name}=={importlib.metadata.version(name)}\n" for name in packages]
     (out / "requirements.txt").write_text("".join(pins), encoding="utf-8")
+
+
+def bundled_code(runtime: Sequence[str]) -> dict[str, str]:
+    """The modules of a bundle's folder `runtime` by name, which import each other alone.
+
+    Args:
+        runtime: as in `GraphPlan`.
+
+    Raises:
+        ExportError: two have one name, or one cannot be imported without what is not among them.
+    """
+    places = [file.removesuffix(".py").replace("/", ".") for file in (*COMMON_CODE, *runtime)]
+    task = places[len(COMMON_CODE)]
+    names = {place: "task" if place == task else _name_in_bundle(place) for place in places}
+    modules: dict[str, str] = {}
+    for place, name in names.items():
+        if name in modules:
+            raise ExportError(f"{place}: a bundle has another module of the name {name}")
+        file = Path(str(importlib.import_module(place).__file__))
+        text = file.read_text(encoding="utf-8")
+        for indent, other in OURS.findall(text):
+            # What only some bundles have is imported in a function, by those that use it.
+            if not indent and other not in names:
+                raise ExportError(
+                    f"{file}: imports {other}, which the bundle does not have; name its file in "
+                    "the plan's `runtime`, or do without"
+                )
+        modules[name] = OURS.sub(
+            lambda found: f"{found[1]}from .{names.get(found[2]) or _name_in_bundle(found[2])} ",
+            text,
+        )
+    return modules
+
+
+def _name_in_bundle(place: str) -> str:
+    """The last part of a module's name, or that of the folder that it is the runtime of."""
+    *folders, last = place.split(".")
+    if last == "__init__":
+        return last
+    return folders[-1] if last == "runtime" else last
 
 
 def _readme(readme: Readme) -> str:
@@ -278,7 +312,7 @@ def _readme(readme: Readme) -> str:
             ("json", f'base64.b64encode(Path("{place}").read_bytes()).decode()'),
         )
     }
-    return string.Template((TEMPLATES / "README.md").read_text(encoding="utf-8")).substitute(
+    return string.Template((RUNTIME / "README.md").read_text(encoding="utf-8")).substitute(
         title=readme.title,
         answer=readme.answer,
         commands=f"python inference.py {' '.join(flags)}",

@@ -1,4 +1,4 @@
-"""Cached media as the encoded files that a bundle is asked with."""
+"""Media in bundles: how they reach the model, and the encoded files that a bundle is asked with."""
 
 import io
 from typing import Any
@@ -8,7 +8,10 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
+from plumbline.errors import ExportError
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.input_config import FeaturesInputConfig
+from plumbline.loading.transform_config import Normalization
 
 SUFFIXES = {"image": ".png", "audio": ".wav", "features": ".npy", "text": ""}
 """Modality -> suffix of its encoded files."""
@@ -100,4 +103,61 @@ def audio_turns(samples: NDArray[np.float32], sample_rate: int) -> dict[str, byt
         "stereo.wav": encode_wav(pair, sample_rate),
         "rate.wav": encode_wav(samples, sample_rate * 3 // 2, "PCM_16"),
         "short.wav": encode_wav(samples[:40], sample_rate),
+    }
+
+
+def check_image_size(cache: TrainingCache, size: int) -> None:
+    """Refuse a second resize: torchvision's cannot be repeated exactly without torch.
+
+    Raises:
+        ExportError: the cached images are not of the model's size.
+    """
+    shape = cache.facts["image_shape"]
+    if shape[:2] != [size, size]:
+        raise ExportError(
+            f"the model takes {size} x {size} pixels, the cached images are {shape}; set "
+            f"tokenize.image_size of the dataset to [{size}, {size}]"
+        )
+
+
+DECODE = {
+    channels: f"first frame, EXIF orientation, transparency on white, {scale}"
+    for channels, scale in (
+        (3, "16 bits to 8 where their range is known, RGB"),
+        (1, "16 bits to 8 where their range is known, luma"),
+    )
+}
+"""Channels -> how the decoder in the bundle brings an image to them, in words."""
+
+
+def image_contract(size: int, normalization: Normalization) -> dict[str, Any]:
+    """Section `input` of a contract for images."""
+    mean, std = normalization.statistics
+    return {
+        "modality": "image",
+        "decode": DECODE[len(mean)],
+        "resize": "bicubic",
+        "height": size,
+        "width": size,
+        "mean": list(mean),
+        "std": list(std),
+        "layout": "NCHW",
+        "dtype": "float32",
+    }
+
+
+def features_contract(
+    config: FeaturesInputConfig, cache: TrainingCache, max_steps: int | None
+) -> dict[str, Any]:
+    """Section `input` of a contract for features; `max_steps`: the most that the model takes."""
+    facts = cache.facts["features"]
+    known = facts if config.standardize else {}
+    return {
+        "modality": "features",
+        "channels": facts["channels"],
+        "mean": known.get("mean_of_channels"),
+        "std": known.get("std_of_channels"),
+        "cut": config.max_steps,
+        "max_steps": max_steps,
+        "dtype": "float32",
     }

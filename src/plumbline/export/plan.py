@@ -1,5 +1,6 @@
 """The contract between a kind of model and the bundle: what is special, in one class a kind."""
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
 from plumbline.export.graphs import GraphSpec
 from plumbline.export.parity import Parity
-from plumbline.export.runtime.model import Model
+from plumbline.export.runtime.model import Model, Task
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import Stored
 
@@ -19,8 +20,9 @@ Request = dict[str, Any]
 """Values by field, files as bytes: what a bundle is asked."""
 
 
-DECODERS: dict[str, tuple[str, ...]] = {
+READERS: dict[str, tuple[str, ...]] = {
     "image": (
+        "plumbline/export/runtime/pixel_values.py",
         "plumbline/data/images.py",
         "plumbline/data/parts.py",
         "plumbline/data/image_headers.py",
@@ -30,9 +32,15 @@ DECODERS: dict[str, tuple[str, ...]] = {
         "plumbline/data/tiff_entries.py",
         "plumbline/data/tiff_parts.py",
     ),
-    "audio": ("plumbline/data/audio.py", "plumbline/data/audio_headers.py"),
+    "audio": (
+        "plumbline/export/runtime/audio_features.py",
+        "plumbline/data/audio.py",
+        "plumbline/data/audio_headers.py",
+    ),
+    "features": (),
+    "text": ("plumbline/export/runtime/text.py",),
 }
-"""Modality -> modules that decode it, beside those that every bundle has: copied as they are."""
+"""Modality -> code that reads it, beside what every bundle has: copied as it is."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +106,16 @@ class BundlePlan(ABC, Generic[ConfigT]):
 class GraphPlan(BundlePlan[ConfigT]):
     """Base of the plans of kinds that have graphs, and so a bundle that answers requests."""
 
-    modules: tuple[str, ...]
-    """Modules of the templates that it needs beside those that all need."""
-    decoders: tuple[str, ...] = ()
-    """Modules of `plumbline.data` that it needs beside those that all need."""
+    runtime: tuple[str, ...]
+    """Files of code that answer in a bundle, copied as they are beside what every bundle has: the
+    kind's own first, whose `TASK` it is, such as plumbline/kinds/vlm/runtime.py."""
     readme: Readme
+
+    def task_class(self) -> type[Task]:
+        """What answers in the bundle."""
+        module = self.runtime[0].removesuffix(".py").replace("/", ".")
+        task: type[Task] = importlib.import_module(module).TASK
+        return task
 
     def check(self) -> None:
         """Refuse what no graph can be made of.

@@ -7,14 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from plumbline.inspection.attention import AttentionWatch, head_entropies
-from plumbline.inspection.kinds import PREDICTIONS
 from plumbline.inspection.outputs import run_loss, tensors_of
 from plumbline.inspection.predictions import Prediction
 from plumbline.inspection.result import Report, table
 from plumbline.inspection.target import Target
 from plumbline.models.device import to_device
 from plumbline.models.weights import save_tensors
-from plumbline.registry import load_attribute
 
 COLUMNS = {
     "name": "output of",
@@ -95,8 +93,8 @@ def inspect(target: Target, options: argparse.Namespace) -> Report:
     with AttentionWatch(model, record.attention):
         loss = run_loss(model, lambda: job.task.loss(model, batch), record.layer)
     predictions: dict[str, Prediction] = {}
-    if job.task.name in PREDICTIONS:
-        predictions = load_attribute(PREDICTIONS[job.task.name])(record.outputs, config.task)
+    if (kind := target.config.work).has("ask"):
+        predictions = kind.role("ask").predictions(record.outputs, config.task)
     layers = len(record.layers)
     for head, prediction in predictions.items():
         record.add(f"{head}: logits", prediction.logits)

@@ -20,5 +20,6 @@ Outputs = Mapping[str, Any]
 """Name of a module -> what it gave when it was first called; the model itself is ""."""
 
 
-def _softmax(logits: Tensor) -> Prediction:
+def softmax_of(logits: Tensor) -> Prediction:
+    """One of all classes: logits [..., classes]."""
     return Prediction(logits, logits.float().softmax(dim=-1))

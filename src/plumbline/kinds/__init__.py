@@ -1,1 +1,1 @@
-"""TODO kinds."""
+"""The kinds of work: a folder each, with one module a role; `plumbline.kind` has the table."""

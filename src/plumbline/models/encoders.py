@@ -1,5 +1,6 @@
 """What encoders of images, sequences and text have in common."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +42,25 @@ def build_encoder(config: EncoderConfig, **context: Any) -> Any:
             `channels` for sequences.
     """
     return load_attribute(config.builder)(config, **context)
+
+
+def encoder_for(
+    config: EncoderConfig,
+    channels: int | None,
+    vocab_size: int | None,
+    stored: Path | None = None,
+) -> Encoder:
+    """Build an encoder of whatever modality with what its kind needs to know.
+
+    Args:
+        config: of the encoder.
+        channels: of the steps that it takes.
+        vocab_size: number of the token ids that it takes.
+        stored: folder with the architecture of one that came from a checkpoint.
+    """
+    known = {"channels": channels, "vocab_size": vocab_size, "stored": stored}
+    encoder: Encoder = build_encoder(config, **{name: known[name] for name in config.needs})
+    return encoder
 
 
 def pool(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:

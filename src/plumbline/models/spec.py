@@ -1,16 +1,30 @@
-"""What is stored beside weights, so that they can be used without what trained them.
+"""What is stored beside weights, so that they can be used without what trained them."""
 
-No torch here: plugins register their kinds in `SPECS`, and every stage loads plugins.
-"""
-
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plumbline.config import Config
-from plumbline.registry import Registry
+from plumbline.loading.input_config import InputConfig
+from plumbline.models.encoder_config import EncoderConfig
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+@dataclass(frozen=True)
+class EncoderPart:
+    """The encoder of a model that another training can start with."""
+
+    name: str
+    """Of the module, such as image_encoder."""
+    config: EncoderConfig
+    inputs: InputConfig
+    """How media or texts reach it."""
+    channels: int | None
+    """Of the steps that it takes; None: it takes no steps."""
+    vocab_size: int | None
+    """Number of the token ids that it takes."""
 
 
 class ModelSpec(Config):
@@ -26,17 +40,6 @@ class ModelSpec(Config):
         """
         raise TypeError(f"{type(self).__name__} does not say how its model is built")
 
-
-SPECS: Registry[str] = Registry("kind of model")
-"""Kind -> `module:class` of its spec."""
-
-for _kind, _place in (
-    ("alignment", "plumbline.kinds.alignment.model:DualEncoderSpec"),
-    ("vlm", "plumbline.kinds.vlm.model:VlmSpec"),
-    ("causal_lm", "plumbline.kinds.causal_lm.model:CausalLmSpec"),
-    ("masked_lm", "plumbline.kinds.masked_lm.model:MaskedLmSpec"),
-    ("seq2seq", "plumbline.kinds.seq2seq.model:Seq2SeqSpec"),
-    ("classification", "plumbline.kinds.classification.model:ClassifierSpec"),
-    ("regression", "plumbline.kinds.regression.model:RegressorSpec"),
-):
-    SPECS.register(_kind, _place)
+    def encoder_part(self) -> EncoderPart | None:
+        """The encoder that another training can start with; None: there is none."""
+        return None

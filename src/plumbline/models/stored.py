@@ -14,12 +14,10 @@ from torch import nn
 
 from plumbline.errors import CheckpointError
 from plumbline.files import dump_json, read_json, sha256_file, verify_digests
-from plumbline.kinds.alignment.model import DualEncoder, DualEncoderSpec
-from plumbline.kinds.vlm.model import Vlm, VlmSpec
-from plumbline.models.encoders import Encoder, build_encoder
-from plumbline.models.spec import SPECS, ModelSpec
+from plumbline.kind import known_kinds
+from plumbline.models.encoders import Encoder, encoder_for
+from plumbline.models.spec import EncoderPart, ModelSpec
 from plumbline.models.weights import WEIGHTS, load_weights, save_weights
-from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import FILE_NAME, load_tokenizer
 
 SPEC = "model.json"
@@ -45,10 +43,6 @@ class Stored(Generic[ModelT, SpecT]):
         """The tokenizer of a model that reads or writes text."""
         assert self.tokenizer is not None, f"{self.spec.kind} has no tokenizer"
         return self.tokenizer
-
-
-StoredDualEncoder = Stored[DualEncoder, DualEncoderSpec]
-StoredVlm = Stored[Vlm, VlmSpec]
 
 
 def save_model(
@@ -90,9 +84,10 @@ def read_spec(folder: Path) -> ModelSpec:
     if not holds_model(folder):
         raise CheckpointError(f"{folder / SPEC}: missing; {folder} holds no model")
     kind = str(read_json(folder / SPEC).get("kind"))
-    if kind not in SPECS:
-        raise CheckpointError(f"{folder / SPEC}: kind {kind!r} is none of {', '.join(SPECS)}")
-    schema: type[ModelSpec] = load_attribute(SPECS[kind])
+    kinds = known_kinds()
+    if kind not in kinds:
+        raise CheckpointError(f"{folder / SPEC}: kind {kind!r} is none of {', '.join(kinds)}")
+    schema: type[ModelSpec] = kinds[kind].role("model").SPEC
     try:
         return schema.model_validate_json((folder / SPEC).read_bytes())
     except ValidationError as error:
@@ -131,29 +126,17 @@ def load_as(folder: Path, schema: type[SpecT]) -> "Stored[nn.Module, SpecT]":
     return Stored(stored.model, stored.spec, stored.tokenizer, stored.digests)
 
 
-def load_dual_encoder(folder: Path) -> StoredDualEncoder:
-    """Load an aligned pair of encoders; errors as `load_as`."""
-    stored = load_as(folder, DualEncoderSpec)
-    assert isinstance(stored.model, DualEncoder)
-    return Stored(stored.model, stored.spec, stored.tokenizer, stored.digests)
-
-
-def load_media_encoder(folder: Path) -> tuple[Encoder, DualEncoderSpec, str]:
-    """Load the image or audio side of an aligned pair; with its spec and its weights' digest.
+def load_encoder(folder: Path) -> tuple[Encoder, EncoderPart, str]:
+    """Load the encoder alone of a model that has one; with what it takes and its weights' digest.
 
     Raises:
-        CheckpointError: the folder is no such model, or a file has changed.
+        CheckpointError: the folder holds no such model, or a file has changed.
     """
     digests = verify_digests(folder)
     spec = read_spec(folder)
-    if not isinstance(spec, DualEncoderSpec):
-        raise CheckpointError(f"{folder}: holds a model of kind {spec.kind}, not alignment")
-    if spec.model.image_encoder is not None:
-        encoder = build_encoder(spec.model.image_encoder)
-        part = "image_encoder."
-    else:
-        assert spec.model.audio_encoder is not None
-        encoder = build_encoder(spec.model.audio_encoder, channels=spec.channels)
-        part = "audio_encoder."
-    load_weights(encoder, folder / WEIGHTS, prefix=part)
-    return encoder.eval(), spec, digests[WEIGHTS]
+    part = spec.encoder_part()
+    if part is None:
+        raise CheckpointError(f"{folder}: a model of kind {spec.kind} has no encoder to start from")
+    encoder = encoder_for(part.config, part.channels, part.vocab_size)
+    load_weights(encoder, folder / WEIGHTS, prefix=f"{part.name}.")
+    return encoder.eval(), part, digests[WEIGHTS]

@@ -202,7 +202,7 @@ def collect_task(name: str, data: str, anchor: str) -> TaskResult:
     if "predictions.parquet" in digests:
         blocks += prediction_blocks(verified(folder, "predictions.parquet"), scene)
     return TaskResult(
-        kind=str(settings.get("kind", "")),
+        kind=str(details.get("title") or settings.get("kind", "")),
         split=split,
         metrics=figures_of(folder),
         blocks=blocks,

@@ -66,14 +66,6 @@ PARITY = {
     "exact_match_difference": "Difference of the exact match",
 }
 
-KINDS = {
-    "vlm": "Vision-language model",
-    "causal_lm": "Causal language model",
-    "masked_lm": "Masked language model",
-    "seq2seq": "Sequence to sequence",
-}
-"""Kinds of task whose name is no word."""
-
 SHARES = frozenset(
     {
         "accuracy",
@@ -103,7 +95,7 @@ SHARES = frozenset(
 """Figures from 0 to 1, or at most 1."""
 
 _LABELS = {
-    "metric": {**TRAINING, **METRICS, **KINDS},
+    "metric": {**TRAINING, **METRICS},
     "training": TRAINING,
     "parity": PARITY,
 }

@@ -11,12 +11,12 @@ from typing import Any
 from torch import nn
 
 from plumbline import paths
-from plumbline.errors import TrainingError
+from plumbline.errors import CheckpointError, TrainingError
 from plumbline.files import digest_of, dump_json, staged_folder
+from plumbline.kind import Kind
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import Loader, SampleSource
-from plumbline.models.stored import save_model
-from plumbline.registry import load_attribute
+from plumbline.models.stored import holds_model, read_spec, save_model
 from plumbline.training.checkpoint import (
     CheckpointStore,
     fingerprint_run,
@@ -52,8 +52,19 @@ def open_job(config: TrainingConfig, machine: Machine) -> TrainingJob:
         device=machine.device,
         cache_bytes=train.loader.cache_mb << 20,
     )
-    job: TrainingJob = load_attribute(config.builder)(context, train.model, train.task)
+    _check_start(config.start_folder, config.work)
+    job: TrainingJob = config.work.role("train").build(context, train.model, train.task)
     return job
+
+
+def _check_start(folder: Path, kind: Kind) -> None:
+    """Refuse a start of a kind whose code is not part of this training's key."""
+    known = kind.settings.starts_from
+    if known and holds_model(folder) and (found := read_spec(folder).kind) not in known:
+        raise CheckpointError(
+            f"{folder}: holds a model of kind {found}; a training of kind {kind.name} starts from "
+            f"{' or '.join(known)}"
+        )
 
 
 def train_to_folder(

@@ -3,12 +3,16 @@
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from plumbline.config import Config
+from plumbline.kind import Kind, KindSettings
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.training.config import TrainerConfig
 from plumbline.training.task_config import TaskConfig
+
+TRAINS = ("settings", "model", "train")
+"""The roles of its kind that a training runs."""
 
 
 class TrainSection(Config):
@@ -34,6 +38,8 @@ class TrainSection(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainSection":
         self.task.check_model(self.model)
+        if self.loader.batch_size * self.trainer.grad_accum_steps == 1:
+            self.task.check_lone_sample()
         if not self.task.has_lengths:
             by_length = {
                 "bucket_by_length": self.loader.bucket_by_length,
@@ -47,6 +53,16 @@ class TrainSection(Config):
         return self
 
 
+def train_section(settings: KindSettings) -> type[TrainSection]:
+    """The section `train` of one kind of work."""
+    return create_model(
+        "TrainSection",
+        __base__=TrainSection,
+        model=(settings.model, ...),
+        task=(settings.task, ...),
+    )
+
+
 class TrainingConfig(Config, ABC):
     """What every training has."""
 
@@ -57,8 +73,8 @@ class TrainingConfig(Config, ABC):
 
     @property
     @abstractmethod
-    def builder(self) -> str:
-        """`module:function` from (JobContext, model settings, task settings) to a TrainingJob."""
+    def work(self) -> Kind:
+        """The kind of work that is trained."""
 
     @property
     def start_folder(self) -> Path:

@@ -17,6 +17,14 @@ class TaskConfig(Config):
         """The modality of the encoder that training takes from its start; None: it takes none."""
         return None
 
+    def reads(self) -> InputConfig | None:
+        """How media or texts reach the encoder, where this section says it."""
+        return None
+
+    def class_counts(self, model: Config) -> dict[str, tuple[str, int]]:
+        """What is said of numbers of classes: key in the section `train` -> (part, classes)."""
+        return {}
+
     def check_model(self, model: Config) -> None:
         """Refuse a section `model` that this work cannot be done with.
 
@@ -24,6 +32,13 @@ class TaskConfig(Config):
 
         Raises:
             ValueError: names both settings.
+        """
+
+    def check_lone_sample(self) -> None:
+        """Refuse an optimiser step of one sample, where that is nothing to learn from.
+
+        Raises:
+            ValueError: names the settings that make it.
         """
 
 

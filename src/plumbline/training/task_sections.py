@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from pydantic import create_model
+from typing_extensions import override
 
+from plumbline.kind import KINDS, Kind
 from plumbline.stage import StageSpec
-from plumbline.tasks.kinds import KINDS
-from plumbline.training.sections import TrainingConfig, TrainSection
+from plumbline.training.sections import TRAINS, TrainingConfig, train_section
 
 
 class FinetuneConfig(TrainingConfig):
@@ -16,13 +17,13 @@ class FinetuneConfig(TrainingConfig):
     start: str
 
     @property
-    def builder(self) -> str:
-        """See `TrainingConfig`."""
-        return KINDS[self.kind].build
+    @override
+    def work(self) -> Kind:
+        return KINDS[self.kind]
 
     @property
+    @override
     def start_folder(self) -> Path:
-        """See `TrainingConfig`."""
         return Path(self.start)
 
 
@@ -32,10 +33,7 @@ def schema_of_kind(kind: str) -> type[FinetuneConfig]:
     Raises:
         ConfigError: there is no such kind.
     """
-    entry = KINDS[kind]
-    train = create_model(
-        "TrainSection", __base__=TrainSection, model=(entry.model, ...), task=(entry.task, ...)
-    )
+    train = train_section(KINDS[kind].settings)
     return create_model("FinetuneConfig", __base__=FinetuneConfig, train=(train, ...))
 
 
@@ -43,6 +41,7 @@ FINETUNE = StageSpec(
     name="finetune",
     schema=FinetuneConfig,
     schema_of_kind=schema_of_kind,
+    roles=TRAINS,
     group="tasks",
     sections=lambda key: {
         "seed": "seed",

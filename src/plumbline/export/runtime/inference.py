@@ -102,9 +102,10 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     warnings.simplefilter("ignore")  # Pillow's, on images that are refused with our own error
     try:
-        contract = read_contract(Files(Path(FOLDER)))
-        parsed = _parse_arguments(arguments, find_task(contract).fields_of(contract))
-        model = Model(Path(FOLDER), format=parsed.format)
+        task_class = find_task()
+        contract = read_contract(Files(Path(FOLDER)), task_class)
+        parsed = _parse_arguments(arguments, task_class.fields_of(contract))
+        model = Model(Path(FOLDER), format=parsed.format, task_class=task_class)
         if parsed.batch:
             return run_batch(model, parsed.batch)
         result = selftest(model) if parsed.selftest else _answer(model, parsed)

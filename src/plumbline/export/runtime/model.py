@@ -14,16 +14,6 @@ from .inputs import Arrays, fingerprint
 
 CONTRACT_VERSION = 2
 
-TASKS = {
-    "vlm": "vlm:VlmTask",
-    "classification": "classifier:ClassificationTask",
-    "regression": "classifier:RegressionTask",
-    "causal_lm": "language:CausalTask",
-    "masked_lm": "language:MaskedTask",
-    "seq2seq": "seq2seq:Seq2SeqTask",
-}
-"""Task of the contract -> module and class beside this one."""
-
 TYPES: dict[str, tuple[type, ...]] = {
     "file": (bytes,),
     "text": (str,),
@@ -38,6 +28,8 @@ TYPES: dict[str, tuple[type, ...]] = {
 class Task(ABC):
     """Base of the tasks: what a kind of model makes of a request."""
 
+    name: str
+    """What contract.json calls it."""
     fields: dict[str, str]
     """Name of a field -> one of `TYPES`."""
     required: tuple[str, ...] = ()
@@ -45,6 +37,11 @@ class Task(ABC):
     """Whether the model's inputs are the same bits on any processor."""
     parts: frozenset[str]
     """Of the model: the graphs that every format has."""
+
+    @staticmethod
+    @abstractmethod
+    def fields_of(contract: Mapping[str, Any]) -> dict[str, str]:
+        """Name of each field of a request -> its type."""
 
     @staticmethod
     @abstractmethod
@@ -75,7 +72,12 @@ class Model:
     """The bundle: `Model().predict({"image": data, ...})`. Safe to use from threads."""
 
     def __init__(
-        self, folder: str | Path | None = None, *, format: str | None = None, threads: int = 0
+        self,
+        folder: str | Path | None = None,
+        *,
+        format: str | None = None,
+        threads: int = 0,
+        task_class: type[Task] | None = None,
     ) -> None:
         """Check and open the files.
 
@@ -83,13 +85,14 @@ class Model:
             folder: the bundle; None: the one that this file lies in.
             format: onnx or torchscript; None: the default of the contract.
             threads: compute threads; 0: as in the contract.
+            task_class: what answers; None: the one of the bundle.
 
         Raises:
             BundleError: a file is missing or has changed, or the format is not there.
         """
         self.files = Files(bundle_folder() if folder is None else Path(folder))
-        self.contract = read_contract(self.files)
-        task_class = find_task(self.contract)
+        task_class = task_class or find_task()
+        self.contract = read_contract(self.files, task_class)
         formats = self.contract["formats"]
         self.format = format or self.contract["default_format"]
         if self.format not in formats:
@@ -148,7 +151,7 @@ def bundle_folder() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
-def read_contract(files: Files) -> dict[str, Any]:
+def read_contract(files: Files, task_class: type[Task]) -> dict[str, Any]:
     """Read contract.json.
 
     Raises:
@@ -158,8 +161,8 @@ def read_contract(files: Files) -> dict[str, Any]:
     contract: dict[str, Any] = _read_json(files, "contract.json")
     if not isinstance(contract, dict) or contract.get("contract_version") != CONTRACT_VERSION:
         raise BundleError("contract.json: of another version than the scripts")
-    check_shape(contract, {"task": set(TASKS)}, "contract.json")
-    check_shape(contract, {**COMMON, **find_task(contract).shape(contract)}, "contract.json")
+    check_shape(contract, {"task": {task_class.name}}, "contract.json")
+    check_shape(contract, {**COMMON, **task_class.shape(contract)}, "contract.json")
     return contract
 
 
@@ -170,20 +173,20 @@ def _read_json(files: Files, name: str) -> Any:
         raise BundleError(f"{name}: not readable as JSON ({error})") from None
 
 
-def find_task(contract: Mapping[str, Any]) -> Any:
-    """The class that answers the requests of a contract; `fields_of` says what they hold.
+def find_task() -> type[Task]:
+    """What answers in the bundle that this file is part of.
 
     Raises:
-        BundleError: its module is not part of this bundle.
+        BundleError: it is missing.
     """
-    module, _, name = TASKS[contract["task"]].partition(":")
+    place = f"{__package__}.task"
     try:
-        return getattr(importlib.import_module(f".{module}", __package__), name)
+        task: type[Task] = importlib.import_module(place).TASK
     except ModuleNotFoundError as error:
-        if error.name != f"{__package__}.{module}":
+        if error.name != place:
             raise  # a package that is not installed
-        text = f"task = {contract['task']!r}: this bundle's scripts do not have it"
-        raise BundleError(f"contract.json: {text}; copy the whole bundle") from None
+        raise BundleError("runtime/task.py: missing; copy the whole bundle") from None
+    return task
 
 
 def selftest(model: Model) -> dict[str, Any]:

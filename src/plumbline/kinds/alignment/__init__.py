@@ -1,1 +1,1 @@
-"""TODO alignment."""
+"""Two encoders that meet in one space."""

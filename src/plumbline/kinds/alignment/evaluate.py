@@ -1,6 +1,5 @@
 """How well images or clips and captions find each other."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,11 +8,12 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from plumbline.errors import ConfigError, DataError
+from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
+from plumbline.kinds.alignment.model import StoredDualEncoder
 from plumbline.kinds.alignment.settings import AlignmentEvaluationConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.inputs import Input, build_input, collate_texts
 from plumbline.metrics.classification import accuracy
-from plumbline.metrics.known import drop_undefined
 from plumbline.metrics.retrieval import (
     class_embeddings,
     relation_of_rows,
@@ -21,34 +21,12 @@ from plumbline.metrics.retrieval import (
     zero_shot,
 )
 from plumbline.models.device import to_device
-from plumbline.models.stored import StoredDualEncoder
 from plumbline.tracking.progress import tracked
 
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class AlignmentEvaluation:
-    """What the evaluation of an alignment gives."""
-
-    metrics: dict[str, float]
-    media: NDArray[np.int32]
-    """[media] numbers in the cache."""
-    texts: NDArray[np.int32]
-    """[texts] numbers in the cache."""
-    media_embeddings: Floats
-    """[media, embed_dim], unit length."""
-    text_embeddings: Floats
-    """[texts, embed_dim], unit length."""
-    examples: list[dict[str, Any]]
-
-
-def evaluate_alignment(
-    stored: StoredDualEncoder,
-    cache: TrainingCache,
-    config: AlignmentEvaluationConfig,
-    device: torch.device,
-) -> AlignmentEvaluation:
+def evaluate(job: EvaluationJob) -> Evaluation:
     """Embed a split and measure recall@k both ways; every caption of a medium is a positive.
 
     Queries and candidates are the distinct media and captions: one that is there again is the same
@@ -58,13 +36,20 @@ def evaluate_alignment(
     Raises:
         DataError: the split has no captioned image or clip.
         ConfigError: templates are given, but the dataset has no labels.
+
+    Returns:
+        Figures; embeddings [media, embed_dim] and [texts, embed_dim] of unit length, beside the
+        numbers of media and texts in the cache; examples.
     """
-    stored.model.to(device).eval()
+    stored, cache, config = job.stored, job.cache, job.config
+    assert isinstance(config, AlignmentEvaluationConfig)
+    stored.model.to(job.device).eval()
     modality = stored.spec.inputs.modality
     rows = [r for r in cache.by_medium(config.split, stored.spec.inputs.source) if len(r.captions)]
     if not rows:
         raise DataError(f"{cache.folder}: no {modality} with a caption in split {config.split!r}")
-    embedder = Embedder(stored, cache, device, config.batch_size)
+    embedder = Embedder(stored, cache, job.device, config.batch_size)
+    # [pairs]: the medium and the caption of each pair, by the numbers of the cache
     of_rows = np.concatenate([np.full(len(r.captions), r.number, np.int32) for r in rows])
     media, medium_of_pair = np.unique(of_rows, return_inverse=True)
     texts, text_of_pair = np.unique(np.concatenate([r.captions for r in rows]), return_inverse=True)
@@ -78,24 +63,26 @@ def evaluate_alignment(
         widths=tuple(stored.spec.widths),
         interval_seed=0,
     )
-    cut = stored.spec.max_text_tokens
-    cache.say_cut(
-        config.split, cache.text_lengths()[texts], cut, "captions", "task.max_text_tokens"
-    )
-    metrics = {name.replace("image", modality): value for name, value in report.items()}
+    lengths, cut = cache.text_lengths()[texts], stored.spec.max_text_tokens
+    cache.say_cut(config.split, lengths, cut, "captions", "task.max_text_tokens")
+    metrics: dict[str, float | None] = {
+        name.replace("image", modality): value for name, value in report.items()
+    }
     shown, pairs = config.examples, np.stack([medium_of_pair, text_of_pair], axis=1)
     metrics[f"{modality}s"] = float(len(media))
     metrics["texts"] = float(len(texts))
     if config.zero_shot:
         metrics["zero_shot_accuracy"] = _zero_shot(embedder, cache, config)
+    # [shown, texts]: cosines, since both sides are of unit length
     scores = media_embeddings[:shown] @ text_embeddings.T
-    right = [set(pairs[pairs[:, 0] == at, 1].tolist()) for at in range(len(scores))]
-    examples = [
-        {"medium": int(number), "found": _best_texts(cache, texts, score, known)}
-        for number, score, known in zip(media[:shown], scores, right, strict=True)
-    ]
-    figures = drop_undefined(metrics)
-    return AlignmentEvaluation(figures, media, texts, media_embeddings, text_embeddings, examples)
+    examples = _examples(cache, media[:shown], texts, scores, pairs)
+    arrays = {
+        "media": media,
+        "texts": texts,
+        "media_embeddings": media_embeddings,
+        "text_embeddings": text_embeddings,
+    }
+    return Evaluation(metrics, arrays=arrays, examples=examples)
 
 
 class Embedder:
@@ -167,6 +154,7 @@ def _zero_shot(
         )
     part, names = next(iter(classes.items()))
     prompts = [template.replace("{label}", name) for name in names for template in config.zero_shot]
+    # [classes, templates, embed_dim]
     texts = embedder.embed_texts(prompts).reshape(len(names), len(config.zero_shot), -1)
     rows = cache.rows(config.split)
     source = embedder.source
@@ -178,6 +166,29 @@ def _zero_shot(
     media, medium_of_row = np.unique(rows[source][chosen], return_inverse=True)
     predicted = zero_shot(embedder.embed_media(media), class_embeddings(texts))
     return accuracy(predicted[medium_of_row], labels)
+
+
+def _examples(
+    cache: TrainingCache,
+    media: NDArray[np.int32],
+    texts: NDArray[np.int32],
+    scores: Floats,
+    pairs: NDArray[np.intp],
+) -> list[Row]:
+    """What is found for the first media, and which of it is right.
+
+    Args:
+        cache: of the dataset.
+        media: [shown] numbers.
+        texts: [texts] numbers.
+        scores: [shown, texts].
+        pairs: [pairs, 2]: position of a medium and of a caption of it.
+    """
+    right = [set(pairs[pairs[:, 0] == at, 1].tolist()) for at in range(len(scores))]
+    return [
+        {"medium": int(number), "found": _best_texts(cache, texts, score, known)}
+        for number, score, known in zip(media, scores, right, strict=True)
+    ]
 
 
 def _best_texts(

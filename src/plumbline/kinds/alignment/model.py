@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
+from typing_extensions import override
 
 from plumbline.kinds.alignment.settings import DualEncoderConfig
 from plumbline.loading.input_config import AnyInput
 from plumbline.models.encoders import build_encoder
-from plumbline.models.spec import ModelSpec
+from plumbline.models.spec import EncoderPart, ModelSpec
+from plumbline.models.stored import Stored, load_as
 from plumbline.tokenization.tokenizer import SpecialIds
 
 
@@ -114,11 +116,31 @@ class DualEncoderSpec(ModelSpec):
     widths: list[int]
     """Embedding widths that were trained as prefixes; empty: the full one alone."""
 
+    @override
     def build(self, architecture: Path | None) -> DualEncoder:
-        """See `ModelSpec`."""
         return DualEncoder(self.model, self.vocab_size, self.channels, architecture)
+
+    @override
+    def encoder_part(self) -> EncoderPart:
+        images = self.model.image_encoder
+        config = images or self.model.audio_encoder
+        assert config is not None, "an alignment has an encoder of media"
+        name = "image_encoder" if images else "audio_encoder"
+        return EncoderPart(name, config, self.inputs, self.channels, None)
 
 
 def unit(x: Tensor, width: int | None = None) -> Tensor:
     """Cut [..., embed_dim] to [..., width] and scale to length 1, as Matryoshka embeddings need."""
     return functional.normalize(x if width is None else x[..., :width], dim=-1)
+
+
+SPEC = DualEncoderSpec
+
+StoredDualEncoder = Stored[DualEncoder, DualEncoderSpec]
+
+
+def load_dual_encoder(folder: Path) -> StoredDualEncoder:
+    """Load an aligned pair of encoders; errors as `load_as`."""
+    stored = load_as(folder, DualEncoderSpec)
+    assert isinstance(stored.model, DualEncoder)
+    return Stored(stored.model, stored.spec, stored.tokenizer, stored.digests)

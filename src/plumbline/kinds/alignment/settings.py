@@ -6,26 +6,15 @@ from pydantic import Field, field_validator, model_validator
 from typing_extensions import override
 
 from plumbline.config import Config
-from plumbline.evaluation.config import Split
-from plumbline.loading.input_config import AnyInput
+from plumbline.evaluation.config import EvaluationConfig
+from plumbline.kind import KindSettings
+from plumbline.loading.input_config import AnyInput, InputConfig
 from plumbline.models.encoder_config import (
     AnyImageEncoder,
     AnySequenceEncoder,
     AnyTextEncoder,
 )
 from plumbline.training.task_config import TaskConfig, check_encoder
-
-
-class AlignmentEvaluationConfig(Config):
-    """Section `evaluate` of an alignment."""
-
-    split: Split = "test"
-    ks: list[Annotated[int, Field(ge=1)]] = Field([1, 5, 10], min_length=1)
-    batch_size: int = Field(256, ge=1)
-    examples: int = Field(8, ge=0)
-    """Media shown in the report with the captions found for them."""
-    zero_shot: list[str] = Field(default_factory=list)
-    """Prompt templates, such as "a photo of a {label}": their captions classify the media."""
 
 
 class DualEncoderConfig(Config):
@@ -92,6 +81,10 @@ class AlignmentTaskConfig(TaskConfig):
         return self
 
     @override
+    def reads(self) -> InputConfig:
+        return self.inputs
+
+    @override
     def check_model(self, model: Config) -> None:
         assert isinstance(model, DualEncoderConfig)
         if self.widths and max(self.widths) > model.embed_dim:
@@ -108,3 +101,27 @@ class AlignmentTaskConfig(TaskConfig):
         encoder = model.image_encoder or model.audio_encoder
         assert encoder is not None, "one of them is given"
         check_encoder(self.inputs, encoder, f"{medium}_encoder")
+
+    @override
+    def check_lone_sample(self) -> None:
+        raise ValueError(
+            "loader.batch_size 1 and trainer.grad_accum_steps 1: a pair is told from the others of "
+            "its optimiser step, and there would be none; raise one of them"
+        )
+
+
+class AlignmentEvaluationConfig(EvaluationConfig):
+    """Section `evaluate` of an alignment."""
+
+    ks: list[Annotated[int, Field(ge=1)]] = Field([1, 5, 10], min_length=1)
+    examples: int = Field(8, ge=0)
+    """Media shown in the report with the captions found for them."""
+    zero_shot: list[str] = Field(default_factory=list)
+    """Prompt templates, such as "a photo of a {label}": their captions classify the media."""
+
+
+SETTINGS = KindSettings(
+    model=DualEncoderConfig,
+    task=AlignmentTaskConfig,
+    evaluate=AlignmentEvaluationConfig,
+)

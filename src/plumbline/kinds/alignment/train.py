@@ -67,7 +67,7 @@ class PairSource:
     def sample(self, index: int, epoch: int) -> Sample:
         """A medium and one of its captions: drawn anew each epoch, or the first to evaluate."""
         rows = self._rows[index]
-        chosen, dropped = 0, False
+        chosen, dropped = 0, False  # in validation the first caption, so that epochs compare
         if self._training:
             random = keyed_generator(self._seed, "caption", epoch, index)
             chosen = int(random.integers(len(rows.captions)))
@@ -114,6 +114,7 @@ def collate(
     if training:
         draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
     text_numbers = np.array([s["text_number"] for s in samples])
+    # The row of each medium's caption among the distinct ones, each of which is encoded once.
     _, first, text_index = np.unique(text_numbers, return_index=True, return_inverse=True)
     texts: dict[str, Any] = {"texts": [samples[i]["text"] for i in first]}
     if special_ids is not None:
@@ -143,7 +144,7 @@ def embed(model: nn.Module, batch: Batch) -> Embedded:
     out = model(batch["media"], batch["texts"])
     return {
         "media": out.media,
-        "texts": out.texts[batch["text_index"]],
+        "texts": out.texts[batch["text_index"]],  # [batch, embed_dim]: again one a medium
         "logit_scale": out.logit_scale,
         "logit_bias": out.logit_bias,
         **{name: batch[name] for name in ("medium_number", "text_number", "widths")},
@@ -167,6 +168,7 @@ def window_loss(
         pair_loss = partial(info_nce, logit_scale=scale)
     else:
         pair_loss = partial(sigmoid_pairs, logit_scale=scale, logit_bias=bias)
+    # [window, embed_dim] each; without prefix widths the full one alone
     widths = window[0]["widths"].tolist() or [media.shape[1]]
     positives = shared_positives(media_numbers, text_numbers)
     return matryoshka(media, texts, positives, widths, pair_loss)
@@ -193,6 +195,7 @@ def build(
     inputs = build_input(
         config.inputs, cache, image_size=image_size, cache_bytes=context.cache_bytes
     )
+    # Right before the model: its weights are the next draws.
     torch.manual_seed(keyed_seed(seed, "weights"))
     spec = DualEncoderSpec(
         model=model_config.without_sources(),

@@ -1,1 +1,1 @@
-"""TODO causal_lm."""
+"""Texts that go on from a prompt."""

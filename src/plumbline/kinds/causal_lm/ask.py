@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from plumbline.asking import Answer, Options, _cut
+from plumbline.asking import ANSWER_TOKENS, Answer, Ask, Options, say_cut_tokens
+from plumbline.kinds.language.ask import of_tokens
 
 
-def answer_causal_lm(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
+def answer(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
     """What the model adds to a prompt."""
     from plumbline.config import check_config
     from plumbline.kinds.causal_lm.sampling import continue_text
@@ -18,7 +19,20 @@ def answer_causal_lm(stored: Any, options: Options, device: Any, folder: Path) -
     values = {flags[name]: value for name, value in given.items()}
     config = check_config(SamplingConfig, flags, values)
     said = continue_text(stored.model, stored.spec, stored.text, options.prompt, config)
-    return {"prompt": options.prompt, "text": said.text, **_cut(said.cut_tokens)}
+    return {"prompt": options.prompt, "text": said.text, **say_cut_tokens(said.cut_tokens)}
 
 
-SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "stop", "seed")
+ASK = Ask(
+    answer,
+    required="prompt",
+    options={
+        **ANSWER_TOKENS,
+        "temperature": {"type": float, "metavar": "X", "help": "0: the likeliest tokens"},
+        "top_k": {"type": int, "metavar": "N"},
+        "top_p": {"type": float, "metavar": "X"},
+        "stop": {"action": "append", "metavar": "TEXT", "help": "may be given repeatedly"},
+        "seed": {"type": int, "metavar": "N"},
+    },
+)
+
+predictions = of_tokens

@@ -17,6 +17,7 @@ from plumbline.export.graphs import (
 )
 from plumbline.export.parity import Parity, common_prefix, until
 from plumbline.export.plan import (
+    READERS,
     Readme,
     SelftestSample,
     max_difference,
@@ -40,7 +41,11 @@ Cut = tuple[list[int], int]
 class CausalPlan(LanguagePlan[CausalLmExportConfig]):
     """See `GraphPlan`."""
 
-    modules = ("language", "decoding", "text")
+    runtime = (
+        "plumbline/kinds/causal_lm/runtime.py",
+        "plumbline/kinds/language/runtime.py",
+        *READERS["text"],
+    )
     readme = Readme(
         title="A model that goes on from a text",
         answer="It holds the text that is added and why it ended (`finish`: end, stop or length); "
@@ -199,3 +204,6 @@ def _greedy(task: CausalTask, ids: NDArray[np.int64], given: int) -> list[list[i
         tokens.append(decoding.step(tokens[-1]).argmax(axis=-1))
     rows: list[list[int]] = np.stack(tokens, axis=1).tolist()
     return rows
+
+
+PLAN = CausalPlan

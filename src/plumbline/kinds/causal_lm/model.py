@@ -56,3 +56,6 @@ class CausalLmSpec(ModelSpec):
     def build(self, architecture: Path | None) -> CausalLm:
         """See `ModelSpec`."""
         return CausalLm(self.model, self.vocab_size, self.special_ids.pad, architecture)
+
+
+SPEC = CausalLmSpec

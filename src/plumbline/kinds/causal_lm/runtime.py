@@ -19,6 +19,8 @@ MAX_STOPS = 16
 class CausalTask(Task):
     """Goes on from a prompt."""
 
+    name = "causal_lm"
+
     required = ("prompt",)
     parts = frozenset({"decoder"})
 
@@ -136,3 +138,6 @@ class CausalTask(Task):
         ends = [text.index(stop) for stop in stops if stop in text]
         text = text[: min(ends)] if ends else text
         return {"text": text, "tokens": len(tokens), "finish": finish}
+
+
+TASK = CausalTask

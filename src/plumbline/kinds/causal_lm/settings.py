@@ -7,22 +7,13 @@ from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.export.config import ExportConfig
-from plumbline.kinds.language.settings import PackedTaskConfig, SamplingConfig
+from plumbline.kind import KindSettings
+from plumbline.kinds.language.settings import (
+    LanguageEvaluationConfig,
+    PackedTaskConfig,
+    SamplingConfig,
+)
 from plumbline.models.decoder_config import DecoderConfig
-
-
-class CausalLmExportConfig(ExportConfig):
-    """Section `export` of a causal language model."""
-
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
-    """What the bundle does where a request says nothing."""
-    prompt_tokens: int = Field(16, ge=1)
-    """Tokens of each parity sample that are given; as many again are generated and compared."""
-
-    @model_validator(mode="after")
-    def _within_limits(self) -> "CausalLmExportConfig":
-        self.check_longest("sampling.max_new_tokens", self.sampling.max_new_tokens)
-        return self
 
 
 class CausalLmConfig(Config):
@@ -62,3 +53,26 @@ class CausalLmTaskConfig(PackedTaskConfig):
                 f"task.block_size {self.block_size} is longer than model.decoder.max_positions "
                 f"{decoder.max_positions}"
             )
+
+
+class CausalLmExportConfig(ExportConfig):
+    """Section `export` of a causal language model."""
+
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    """What the bundle does where a request says nothing."""
+    prompt_tokens: int = Field(16, ge=1)
+    """Tokens of each parity sample that are given; as many again are generated and compared."""
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> "CausalLmExportConfig":
+        self.check_longest("sampling.max_new_tokens", self.sampling.max_new_tokens)
+        return self
+
+
+SETTINGS = KindSettings(
+    title="Causal language model",
+    model=CausalLmConfig,
+    task=CausalLmTaskConfig,
+    evaluate=LanguageEvaluationConfig,
+    export=CausalLmExportConfig,
+)

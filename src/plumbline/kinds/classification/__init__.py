@@ -1,1 +1,1 @@
-"""TODO classification."""
+"""One class for each part of the dataset."""

@@ -1,24 +1,28 @@
 """Ask a stored model for classes."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plumbline.asking import Answer, Options
+from plumbline.asking import Answer, Ask, Options
 from plumbline.config import Config
-from plumbline.inspection.predictions import Outputs, Prediction, _softmax
-from plumbline.kinds.headed.ask import _outputs
+from plumbline.kinds.headed.ask import outputs_of
+
+if TYPE_CHECKING:
+    from plumbline.inspection.predictions import Outputs, Prediction
 
 
-def classes(outputs: Outputs, config: Config) -> dict[str, Prediction]:
+def predictions(outputs: "Outputs", config: Config) -> "dict[str, Prediction]":
     """Of each part one class."""
-    return {head: _softmax(logits) for head, logits in outputs[""].items()}
+    from plumbline.inspection.predictions import softmax_of
+
+    return {head: softmax_of(logits) for head, logits in outputs[""].items()}
 
 
-def answer_classification(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
+def answer(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
     """The class of each head, with the probabilities of all classes."""
     from plumbline.kinds.classification.evaluate import softmax
 
-    (logits, cut), heads = _outputs(stored, options, device, folder), {}
+    (logits, cut), heads = outputs_of(stored, options, device, folder), {}
     for part, names in stored.spec.classes.items():
         row = softmax(logits[part])[0]
         heads[part] = {
@@ -28,3 +32,6 @@ def answer_classification(stored: Any, options: Options, device: Any, folder: Pa
         }
     answer: Answer = next(iter(heads.values())) if len(heads) == 1 else {"heads": heads}
     return {**answer, **cut}
+
+
+ASK = Ask(answer, required=None)

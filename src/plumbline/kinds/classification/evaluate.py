@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumbline.batch import IGNORE_INDEX
-from plumbline.evaluation.config import TaskEvaluationConfig
+from plumbline.evaluation.config import EvaluationConfig
 from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
 from plumbline.kinds.classification.model import ClassifierSpec
 from plumbline.kinds.classification.rows import LabelledRows
@@ -27,7 +27,7 @@ def evaluate(job: EvaluationJob) -> Evaluation:
     """
     spec, config, cache = job.stored.spec, job.config, job.cache
     assert isinstance(spec, ClassifierSpec)
-    assert isinstance(config, TaskEvaluationConfig)
+    assert isinstance(config, EvaluationConfig)
     encoder = spec.model.encoder
     size = encoder.image_size if isinstance(encoder, ImageEncoderConfig) else None
     inputs = build_input(spec.inputs, cache, image_size=size)

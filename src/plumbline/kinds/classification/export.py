@@ -13,6 +13,7 @@ from plumbline.kinds.headed.export import Floats, HeadedPlan
 class ClassificationPlan(HeadedPlan):
     """See `GraphPlan`."""
 
+    answers = "plumbline/kinds/classification/runtime.py"
     verb = "tells the class of"
     answer = (
         "It holds the class, the confidence and the probabilities of all classes, under `heads` "
@@ -54,3 +55,6 @@ class ClassificationPlan(HeadedPlan):
                 "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
             }
         return next(iter(heads.values())) if len(heads) == 1 else {"heads": heads}
+
+
+PLAN = ClassificationPlan

@@ -11,6 +11,8 @@ from plumbline.kinds.headed.runtime import HeadedTask
 class ClassificationTask(HeadedTask):
     """The likeliest class of each head."""
 
+    name = "classification"
+
     head = {"classes": [str]}
 
     def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,3 +33,6 @@ def _classify(logits: Floats, classes: list[str]) -> dict[str, Any]:
         "confidence": float(probabilities[best]),
         "probabilities": dict(zip(classes, probabilities.tolist(), strict=True)),
     }
+
+
+TASK = ClassificationTask

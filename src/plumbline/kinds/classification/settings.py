@@ -3,15 +3,15 @@
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
+from typing_extensions import override
 
+from plumbline.config import Config
 from plumbline.errors import ConfigError
-from plumbline.evaluation.config import TaskEvaluationConfig
-from plumbline.kinds.headed.settings import HeadedTaskConfig
+from plumbline.evaluation.config import EvaluationConfig
+from plumbline.export.config import ExportConfig
+from plumbline.kind import KindSettings
+from plumbline.kinds.headed.settings import STARTS_FROM, ClassifierConfig, HeadedTaskConfig
 from plumbline.losses.registry import CLASS_LOSSES
-
-
-class ClassificationEvaluationConfig(TaskEvaluationConfig):
-    """Section `evaluate` of a classification task."""
 
 
 class ClassificationTaskConfig(HeadedTaskConfig):
@@ -33,3 +33,24 @@ class ClassificationTaskConfig(HeadedTaskConfig):
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return name
+
+    @override
+    def class_counts(self, model: Config) -> dict[str, tuple[str, int]]:
+        assert isinstance(model, ClassifierConfig)
+        weights = self.class_weights if isinstance(self.class_weights, dict) else {}
+        said = {f"task.class_weights.{part}": (part, len(of)) for part, of in weights.items()}
+        counts = {f"model.num_classes.{part}": (part, n) for part, n in model.num_classes.items()}
+        return said | counts
+
+
+class ClassificationEvaluationConfig(EvaluationConfig):
+    """Section `evaluate` of a classification task."""
+
+
+SETTINGS = KindSettings(
+    model=ClassifierConfig,
+    task=ClassificationTaskConfig,
+    evaluate=ClassificationEvaluationConfig,
+    export=ExportConfig,
+    starts_from=STARTS_FROM,
+)

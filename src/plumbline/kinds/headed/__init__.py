@@ -1,1 +1,1 @@
-"""TODO headed."""
+"""What classification and regression share: an encoder with heads."""

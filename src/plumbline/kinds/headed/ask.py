@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from plumbline import paths
-from plumbline.asking import Answer, Options, _cut, _read, read_image
+from plumbline.asking import Answer, Options, read_bytes, read_image, say_cut_tokens
 from plumbline.data.arrays import decode_features
 from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import ConfigError, DataError
@@ -40,14 +40,14 @@ def headed_inputs(stored: Any, options: Options, folder: Path) -> tuple[dict[str
             return {"texts": [options.text]}, {}
         ids = stored.text.encode(options.text, add_special_tokens=False).ids
         batch = collate_texts([np.array(ids, np.int64)], stored.spec.special_ids, config.max_tokens)
-        return batch, _cut(len(ids) - config.max_tokens)
+        return batch, say_cut_tokens(len(ids) - config.max_tokens)
     path: Path = getattr(options, modality)
     try:
         if modality == "audio":
-            samples = torch.from_numpy(decode_mono(_read(path), config.sample_rate))
+            samples = torch.from_numpy(decode_mono(read_bytes(path), config.sample_rate))
             steps, mask = log_mel(samples[None], torch.tensor([len(samples)]), config)
             return {"steps": steps, "mask": mask}, {}
-        values = decode_features(_read(path))
+        values = decode_features(read_bytes(path))
     except UndecodableError as error:
         raise DataError(f"{path}: no {modality} that can be decoded ({error})") from None
     if values.shape[1] != stored.spec.channels:
@@ -72,7 +72,7 @@ def _standardize(values: Any, config: Any, folder: Path) -> Any:
     return ((values - mean) * (1 / std)).astype(np.float32)
 
 
-def _outputs(
+def outputs_of(
     stored: Any, options: Options, device: Any, folder: Path
 ) -> tuple[dict[str, Any], Answer]:
     """The outputs of every head, and what the answer says of an input that was cut."""

@@ -11,10 +11,18 @@ from torch import Tensor, nn
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
 from plumbline.export.graphs import GraphSpec, ids_examples, pixels_example
-from plumbline.export.media import SUFFIXES, audio_turns, encode_medium, image_turns
+from plumbline.export.media import (
+    SUFFIXES,
+    audio_turns,
+    check_image_size,
+    encode_medium,
+    features_contract,
+    image_contract,
+    image_turns,
+)
 from plumbline.export.parity import Parity
 from plumbline.export.plan import (
-    DECODERS,
+    READERS,
     GraphPlan,
     Readme,
     Request,
@@ -25,7 +33,6 @@ from plumbline.export.plan import (
 from plumbline.export.runtime.model import Model
 from plumbline.kinds.headed.model import Classifier
 from plumbline.kinds.headed.runtime import HeadedTask
-from plumbline.kinds.vlm.export import check_image_size, image_contract
 from plumbline.loading.input_config import (
     AudioInputConfig,
     FeaturesInputConfig,
@@ -55,12 +62,6 @@ PACKAGES = {
     "features": (),
     "text": ("tokenizers",),
 }
-MODULES = {
-    "image": ("pixel_values",),
-    "audio": ("audio_features",),
-    "features": (),
-    "text": ("text",),
-}
 
 
 class HeadedGraph(nn.Module):
@@ -79,6 +80,9 @@ class HeadedGraph(nn.Module):
 class HeadedPlan(GraphPlan[ExportConfig]):
     """What classification and regression share."""
 
+    answers: str
+    """File of code with the `TASK` of the kind."""
+
     verb: str
 
     @property
@@ -93,14 +97,9 @@ class HeadedPlan(GraphPlan[ExportConfig]):
         return PACKAGES[self.inputs.modality]
 
     @property
-    def modules(self) -> tuple[str, ...]:  # type: ignore[override]
+    def runtime(self) -> tuple[str, ...]:  # type: ignore[override]
         """See `GraphPlan`."""
-        return ("classifier", *MODULES[self.inputs.modality])
-
-    @property
-    def decoders(self) -> tuple[str, ...]:  # type: ignore[override]
-        """See `GraphPlan`."""
-        return DECODERS.get(self.inputs.modality, ())
+        return self.answers, "plumbline/kinds/headed/runtime.py", *READERS[self.inputs.modality]
 
     @property
     def readme(self) -> Readme:  # type: ignore[override]
@@ -150,17 +149,7 @@ class HeadedPlan(GraphPlan[ExportConfig]):
             settings = config.model_dump(mode="json", exclude={"augment"})
             return {**settings, "max_steps": most, "dtype": "float32"}
         if isinstance(config, FeaturesInputConfig):
-            facts = self.cache.facts["features"]
-            known = facts if config.standardize else {}
-            return {
-                "modality": "features",
-                "channels": facts["channels"],
-                "mean": known.get("mean_of_channels"),
-                "std": known.get("std_of_channels"),
-                "cut": config.max_steps,
-                "max_steps": most,
-                "dtype": "float32",
-            }
+            return features_contract(config, self.cache, most)
         if isinstance(config, TextInputConfig):
             special = spec.special_ids and spec.special_ids.model_dump()
             return {"modality": "text", "special_ids": special, "max_tokens": config.max_tokens}

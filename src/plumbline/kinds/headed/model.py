@@ -6,9 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
+from typing_extensions import override
 
+from plumbline.kinds.headed.settings import ClassifierConfig
+from plumbline.loading.input_config import AnyInput
 from plumbline.models.encoder_config import EncoderConfig
-from plumbline.models.encoders import Encoded, Encoder, build_encoder
+from plumbline.models.encoders import Encoded, Encoder, encoder_for
+from plumbline.models.spec import EncoderPart, ModelSpec
+from plumbline.tokenization.tokenizer import SpecialIds
 
 
 class Classifier(nn.Module):
@@ -72,10 +77,31 @@ def head_name(part: str) -> str:
     return "head_" + re.sub(r"[^0-9A-Za-z]", lambda found: f"_{ord(found[0]):x}_", part)
 
 
-def encoder_for(
-    config: EncoderConfig, channels: int | None, vocab_size: int, stored: Path | None = None
-) -> Encoder:
-    """Build an encoder of whatever modality with what its kind needs to know."""
-    known = {"channels": channels, "vocab_size": vocab_size, "stored": stored}
-    encoder: Encoder = build_encoder(config, **{name: known[name] for name in config.needs})
-    return encoder
+class HeadedSpec(ModelSpec):
+    """How to build and feed an encoder with heads."""
+
+    model: ClassifierConfig
+    inputs: AnyInput
+    channels: int | None
+    """Of the steps that a sequence encoder takes."""
+    vocab_size: int
+    special_ids: SpecialIds | None
+
+    def heads(self) -> dict[str, int]:
+        """Part -> outputs of its head."""
+        raise TypeError(f"{type(self).__name__} does not say which heads it has")
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """How the encoder is built; where it came from no longer matters."""
+        assert self.model.encoder is not None, "a stored model says which encoder it has"
+        return self.model.encoder
+
+    @override
+    def build(self, architecture: Path | None) -> Classifier:
+        encoder = encoder_for(self.encoder, self.channels, self.vocab_size, stored=architecture)
+        return Classifier(encoder, self.heads(), self.model.head_dropout)
+
+    @override
+    def encoder_part(self) -> EncoderPart:
+        return EncoderPart("encoder", self.encoder, self.inputs, self.channels, self.vocab_size)

@@ -6,7 +6,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from plumbline.config import Config
-from plumbline.loading.input_config import AnyInput
+from plumbline.loading.input_config import AnyInput, InputConfig
 from plumbline.models.encoder_config import (
     AnyEncoder,
 )
@@ -43,7 +43,15 @@ class HeadedTaskConfig(TaskConfig):
         return self.inputs.modality if model.encoder is None else None
 
     @override
+    def reads(self) -> InputConfig:
+        return self.inputs
+
+    @override
     def check_model(self, model: Config) -> None:
         assert isinstance(model, ClassifierConfig)
         if model.encoder is not None:
             check_encoder(self.inputs, model.encoder, "encoder")
+
+
+STARTS_FROM = ("alignment", "classification", "regression")
+"""The kinds whose encoder a headed model can start with."""

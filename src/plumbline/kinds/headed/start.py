@@ -4,15 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plumbline.errors import CheckpointError, ConfigError
-from plumbline.kinds.alignment.model import DualEncoder, DualEncoderSpec
-from plumbline.kinds.classification.model import ClassifierSpec
-from plumbline.kinds.headed.model import Classifier, encoder_for
 from plumbline.kinds.headed.settings import ClassifierConfig
-from plumbline.kinds.regression.model import RegressorSpec
 from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input
 from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
-from plumbline.models.encoders import Encoder
+from plumbline.models.encoders import Encoder, encoder_for
+from plumbline.models.spec import EncoderPart
 from plumbline.models.stored import holds_model, load_model
 from plumbline.training.task import JobContext
 from plumbline.training.task_config import check_encoder
@@ -42,10 +39,11 @@ def start_encoder(
     trained: Encoder | None = None
     digest: dict[str, str] = {}
     if config is None:
-        trained, config, spec, digest = _stored_encoder(context.start)
-        if spec.inputs.modality != input_config.modality:
+        trained, part, digest = _stored_encoder(context.start)
+        config = part.config
+        if part.inputs.modality != input_config.modality:
             raise CheckpointError(
-                f"{context.start}: its encoder takes {spec.inputs.modality}, but "
+                f"{context.start}: its encoder takes {part.inputs.modality}, but "
                 f"task.inputs.modality is {input_config.modality}"
             )
         try:  # of an encoder that the settings name they have been checked
@@ -59,31 +57,26 @@ def start_encoder(
     channels = getattr(inputs, "channels", None)
     if trained is None:
         trained = encoder_for(config, channels, context.cache.facts["vocab_size"])
-    elif spec.channels != channels:
+    elif part.channels != channels:
         raise CheckpointError(
-            f"{context.start}: its encoder takes {spec.channels} channels, but task.inputs give "
+            f"{context.start}: its encoder takes {part.channels} channels, but task.inputs give "
             f"{channels}"
         )
     return Start(trained, config, inputs, input_config, digest)
 
 
-_Fed = ClassifierSpec | RegressorSpec | DualEncoderSpec
-
-
-def _stored_encoder(folder: Path) -> tuple[Encoder, EncoderConfig, _Fed, dict[str, str]]:
+def _stored_encoder(folder: Path) -> tuple[Encoder, EncoderPart, dict[str, str]]:
     if not holds_model(folder):
         raise ConfigError(
             f"model.encoder is null, but the task's start = {folder.as_posix()} holds no model: "
             "set model.encoder, or start from an alignment"
         )
     stored = load_model(folder)
-    model, spec = stored.model, stored.spec
-    digests = {f"start/{name}": digest for name, digest in stored.digests.items()}
-    if isinstance(model, Classifier) and isinstance(spec, ClassifierSpec | RegressorSpec):
-        assert spec.model.encoder is not None, "a stored model says which encoder it has"
-        return model.encoder, spec.model.encoder, spec, digests
-    if isinstance(model, DualEncoder) and isinstance(spec, DualEncoderSpec):
-        config = spec.model.image_encoder or spec.model.audio_encoder
-        assert config is not None, "an alignment has an encoder of media"
-        return model.media_encoder, config, spec, digests
-    raise CheckpointError(f"{folder}: a model of kind {spec.kind} has no encoder to start from")
+    part = stored.spec.encoder_part()
+    if part is None:
+        raise CheckpointError(
+            f"{folder}: a model of kind {stored.spec.kind} has no encoder to start from"
+        )
+    encoder = stored.model.get_submodule(part.name)
+    assert isinstance(encoder, Encoder)
+    return encoder, part, {f"start/{name}": digest for name, digest in stored.digests.items()}

@@ -1,1 +1,1 @@
-"""TODO language."""
+"""What language models share."""

@@ -35,6 +35,7 @@ class TokenBlocks:
         numbers = cache.rows(split)["text"]
         eos = SpecialIds(**cache.facts["special_ids"]).eos
         texts = [cache.ids(int(number)) for number in numbers if number >= 0]
+        # eos stands between texts, not behind the last one.
         joined = [part for text in texts for part in (text, np.array([eos], text.dtype))][:-1]
         self._stream: Ids = np.concatenate(joined) if joined else np.zeros(0, np.int32)
         self._size, self._seed, self._training = block_size, seed, training
@@ -44,7 +45,7 @@ class TokenBlocks:
                 f"{cache.folder}: split {split!r} has {len(self._stream)} tokens of text, at least "
                 f"{needed} are needed (task.block_size = {block_size})"
             )
-        predicted = len(self._stream) - 1
+        predicted = len(self._stream) - 1  # all but the first
         self._count = -(-predicted // block_size)
         if training:
             # Where there are several blocks, one is given up, so that the grid has room to move.
@@ -60,6 +61,7 @@ class TokenBlocks:
         start = index * self._size
         if self._training:
             random = keyed_generator(self._seed, "grid", epoch)
+            # Of the epoch alone: one grid for all blocks, so that none overlap.
             start += int(random.integers(self._room + 1))
         ids = self._stream[start : start + self._size + 1]
         return {"index": index, "epoch": epoch, "ids": ids, "labels": ids}
@@ -80,7 +82,7 @@ class TokenRows:
         self._special = SpecialIds(**cache.facts["special_ids"])
         rows = cache.rows(split)
         names = ("question", "answer") if question_answer else ("text",)
-        chosen = np.stack([rows[name] for name in names], axis=1)
+        chosen = np.stack([rows[name] for name in names], axis=1)  # [rows, texts of a row]
         self._rows = chosen[(chosen >= 0).all(axis=1)]
         if question_answer:
             # A question that fills the block leaves nothing to learn (the cache counts such rows

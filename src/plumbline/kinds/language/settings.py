@@ -4,7 +4,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from plumbline.config import Config
-from plumbline.evaluation.config import TaskEvaluationConfig
+from plumbline.evaluation.config import EvaluationConfig
 from plumbline.training.task_config import TaskConfig
 
 
@@ -23,7 +23,7 @@ class SamplingConfig(Config):
     seed: int = 0
 
 
-class LanguageEvaluationConfig(TaskEvaluationConfig):
+class LanguageEvaluationConfig(EvaluationConfig):
     """Section `evaluate` of a causal or masked language model."""
 
     prompts: list[str] = Field(default_factory=list)

@@ -1,1 +1,1 @@
-"""TODO masked_lm."""
+"""Gaps of a text, filled."""

@@ -4,22 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
-from plumbline.asking import Answer, Options
+from plumbline.asking import Answer, Ask, Options, positive
 from plumbline.errors import ConfigError
+from plumbline.kinds.language.ask import of_tokens
 
 
-def takes_space(tokenizer: Tokenizer) -> bool:
-    """Whether the space before a word is part of its token."""
-    return type(tokenizer.model).__name__ in ("BPE", "Unigram")
-
-
-def answer_masked_lm(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
+def answer(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
     """The likeliest tokens of each gap of a text."""
     import torch
 
-    from plumbline.kinds.masked_lm.ask import takes_space
+    from plumbline.kinds.masked_lm.model import takes_space
     from plumbline.kinds.masked_lm.runtime import fill_gaps, gap_ids, split_gaps
 
     spec, tokenizer = stored.spec, stored.text
@@ -46,3 +40,18 @@ def answer_masked_lm(stored: Any, options: Options, device: Any, folder: Path) -
 def decode_with(stored: Any) -> Callable[[list[int]], str]:
     """The text of token ids."""
     return lambda ids: str(stored.text.decode(ids))
+
+
+ASK = Ask(
+    answer,
+    required="text",
+    options={
+        "candidates": {
+            "type": positive("--candidates"),
+            "metavar": "N",
+            "help": "tokens named for a gap",
+        }
+    },
+)
+
+predictions = of_tokens

@@ -14,6 +14,7 @@ from plumbline.export.graphs import (
 )
 from plumbline.export.parity import Parity
 from plumbline.export.plan import (
+    READERS,
     Readme,
     SelftestSample,
     max_difference,
@@ -23,8 +24,7 @@ from plumbline.export.runtime.model import Model
 from plumbline.export.runtime.scores import log_softmax
 from plumbline.kinds.language.export import LanguagePlan
 from plumbline.kinds.masked_lm import train as masked_lm
-from plumbline.kinds.masked_lm.ask import takes_space
-from plumbline.kinds.masked_lm.model import MaskedLm
+from plumbline.kinds.masked_lm.model import MaskedLm, takes_space
 from plumbline.kinds.masked_lm.runtime import MaskedTask
 from plumbline.kinds.masked_lm.settings import MaskedLmExportConfig
 from plumbline.tracking.progress import tracked
@@ -46,7 +46,7 @@ class MaskedGraph(nn.Module):
 class MaskedPlan(LanguagePlan[MaskedLmExportConfig]):
     """See `GraphPlan`."""
 
-    modules = ("language", "decoding", "text")
+    runtime = ("plumbline/kinds/masked_lm/runtime.py", *READERS["text"])
 
     @property
     def readme(self) -> Readme:  # type: ignore[override]
@@ -144,3 +144,6 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig]):
         words = text.split(" ")
         words[len(words) // 2] = self._mask_text
         return " ".join(words)
+
+
+PLAN = MaskedPlan

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import (
     AutoModelForMaskedLM,
@@ -70,6 +71,11 @@ def _build_masked(
     )
 
 
+def takes_space(tokenizer: Tokenizer) -> bool:
+    """Whether the space before a word is part of its token."""
+    return type(tokenizer.model).__name__ in ("BPE", "Unigram")
+
+
 class MaskedLmSpec(ModelSpec):
     """How to build and feed a masked language model."""
 
@@ -85,3 +91,6 @@ class MaskedLmSpec(ModelSpec):
     def build(self, architecture: Path | None) -> MaskedLm:
         """See `ModelSpec`."""
         return MaskedLm(self.model, self.vocab_size, self.special_ids.pad, architecture)
+
+
+SPEC = MaskedLmSpec

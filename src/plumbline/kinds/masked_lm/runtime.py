@@ -18,6 +18,8 @@ MAX_CANDIDATES = 1000
 class MaskedTask(Task):
     """Says what may stand in the gaps of a text."""
 
+    name = "masked_lm"
+
     required = ("text",)
     parts = frozenset({"model"})
 
@@ -110,3 +112,6 @@ def fill_gaps(
         masks.append(found)
         filled += str(found[0]["text"]) + segment
     return {"text": filled, "masks": masks}
+
+
+TASK = MaskedTask

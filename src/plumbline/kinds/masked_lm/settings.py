@@ -5,14 +5,8 @@ from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.export.config import ExportConfig
-from plumbline.kinds.language.settings import PackedTaskConfig
-
-
-class MaskedLmExportConfig(ExportConfig):
-    """Section `export` of a masked language model."""
-
-    candidates: int = Field(5, ge=1, le=1000)
-    """Tokens named for a gap where a request does not say how many."""
+from plumbline.kind import KindSettings
+from plumbline.kinds.language.settings import LanguageEvaluationConfig, PackedTaskConfig
 
 
 class MaskedLmConfig(Config):
@@ -56,3 +50,19 @@ class MaskedLmTaskConfig(PackedTaskConfig):
                 f"task.block_size {self.block_size} is longer than model.max_positions "
                 f"{model.max_positions}"
             )
+
+
+class MaskedLmExportConfig(ExportConfig):
+    """Section `export` of a masked language model."""
+
+    candidates: int = Field(5, ge=1, le=1000)
+    """Tokens named for a gap where a request does not say how many."""
+
+
+SETTINGS = KindSettings(
+    title="Masked language model",
+    model=MaskedLmConfig,
+    task=MaskedLmTaskConfig,
+    evaluate=LanguageEvaluationConfig,
+    export=MaskedLmExportConfig,
+)

@@ -42,12 +42,13 @@ def mask_tokens(
     special = [spec.special_ids.pad, spec.special_ids.bos, spec.special_ids.eos]
     words = np.flatnonzero(~np.isin(ids, special))
     chosen = words[random.random(len(words)) < spec.masked_share]
+    # A row with nothing to guess would count for nothing.
     if not len(chosen) and len(words):
         chosen = words[[int(random.integers(len(words)))]]
     labels = np.full(len(ids), IGNORE_INDEX, np.int64)
     labels[chosen] = ids[chosen]
     hidden = ids.astype(np.int64)
-    fate = random.random(len(chosen))
+    fate = random.random(len(chosen))  # [chosen]: hidden, replaced or kept
     hidden[chosen[fate < 0.8]] = spec.mask_id
     replaced = chosen[(fate >= 0.8) & (fate < 0.9)]
     hidden[replaced] = random.integers(first_word, spec.vocab_size, len(replaced))

@@ -1,1 +1,1 @@
-"""TODO regression."""
+"""Numbers in the units of the data."""

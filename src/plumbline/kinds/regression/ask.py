@@ -1,24 +1,31 @@
 """Ask a stored model for numbers."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plumbline.asking import Answer, Options
+from plumbline.asking import Answer, Ask, Options
 from plumbline.config import Config
-from plumbline.inspection.predictions import Outputs, Prediction
-from plumbline.kinds.headed.ask import _outputs
+from plumbline.kinds.headed.ask import outputs_of
+
+if TYPE_CHECKING:
+    from plumbline.inspection.predictions import Outputs, Prediction
 
 
-def numbers(outputs: Outputs, config: Config) -> dict[str, Prediction]:
+def predictions(outputs: "Outputs", config: Config) -> "dict[str, Prediction]":
     """A number is its own prediction."""
+    from plumbline.inspection.predictions import Prediction
+
     return {head: Prediction(values, None) for head, values in outputs[""].items()}
 
 
-def answer_regression(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
+def answer(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
     """The number of each head, in the units of the data."""
-    (outputs, cut), spec = _outputs(stored, options, device, folder), stored.spec
+    (outputs, cut), spec = outputs_of(stored, options, device, folder), stored.spec
     values = {
         part: float(outputs[part][0, 0]) * spec.std[part] + spec.mean[part] for part in spec.parts
     }
     answer = {"value": next(iter(values.values()))} if len(values) == 1 else {"values": values}
     return {**answer, **cut}
+
+
+ASK = Ask(answer, required=None)

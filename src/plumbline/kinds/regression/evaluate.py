@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from plumbline.evaluation.config import TaskEvaluationConfig
+from plumbline.evaluation.config import EvaluationConfig
 from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
 from plumbline.kinds.headed.evaluate import predict
 from plumbline.kinds.regression.model import RegressorSpec
@@ -28,7 +28,7 @@ def evaluate(job: EvaluationJob) -> Evaluation:
     """
     spec, config, cache = job.stored.spec, job.config, job.cache
     assert isinstance(spec, RegressorSpec)
-    assert isinstance(config, TaskEvaluationConfig)
+    assert isinstance(config, EvaluationConfig)
     encoder = spec.model.encoder
     size = encoder.image_size if isinstance(encoder, ImageEncoderConfig) else None
     inputs = build_input(spec.inputs, cache, image_size=size)

@@ -11,6 +11,7 @@ from plumbline.kinds.regression.rows import NumberedRows
 class RegressionPlan(HeadedPlan):
     """See `GraphPlan`."""
 
+    answers = "plumbline/kinds/regression/runtime.py"
     verb = "gives a number for"
     answer = "It holds the value, or the `values` of all heads, in the units of the training data."
     decision, metric = "value", "mse"
@@ -44,3 +45,6 @@ class RegressionPlan(HeadedPlan):
             part: float(logits[part][0]) * spec.std[part] + spec.mean[part] for part in spec.parts
         }
         return {"value": next(iter(values.values()))} if len(values) == 1 else {"values": values}
+
+
+PLAN = RegressionPlan

@@ -9,6 +9,8 @@ from plumbline.kinds.headed.runtime import HeadedTask
 class RegressionTask(HeadedTask):
     """The number of each head, in the units of the data."""
 
+    name = "regression"
+
     head = {"mean": float, "std": float}
 
     def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,3 +21,6 @@ class RegressionTask(HeadedTask):
             for head, facts in self.contract["heads"].items()
         }
         return {"value": next(iter(values.values()))} if len(values) == 1 else {"values": values}
+
+
+TASK = RegressionTask

@@ -1,1 +1,1 @@
-"""TODO seq2seq."""
+"""A text into another."""

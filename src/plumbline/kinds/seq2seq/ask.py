@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from plumbline.asking import Answer, Options, _cut
+from plumbline.asking import ANSWER_TOKENS, Answer, Ask, Options, positive, say_cut_tokens
+from plumbline.kinds.language.ask import of_tokens
 
 
-def answer_seq2seq(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
+def answer(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
     """The target of a source."""
     spec = stored.spec
     ids = stored.text.encode(options.source, add_special_tokens=False).ids
@@ -19,5 +20,18 @@ def answer_seq2seq(stored: Any, options: Options, device: Any, folder: Path) -> 
     return {
         "source": options.source,
         "text": stored.text.decode(target),
-        **_cut(len(ids) - spec.max_source_tokens),
+        **say_cut_tokens(len(ids) - spec.max_source_tokens),
     }
+
+
+ASK = Ask(
+    answer,
+    required="source",
+    options={
+        "beams": {"type": positive("--beams"), "metavar": "N", "help": "1: greedy"},
+        "length_penalty": {"type": float, "metavar": "X"},
+        **ANSWER_TOKENS,
+    },
+)
+
+predictions = of_tokens

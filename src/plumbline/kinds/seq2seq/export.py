@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from plumbline.export.graphs import IDS_AXES, GraphSpec, ids_examples, pair_mask
 from plumbline.export.parity import Parity, common_prefix, until
-from plumbline.export.plan import GraphPlan, Readme, SelftestSample, max_difference, spread
+from plumbline.export.plan import READERS, GraphPlan, Readme, SelftestSample, max_difference, spread
 from plumbline.export.runtime.model import Model
 from plumbline.export.runtime.scores import log_softmax
 from plumbline.kinds.seq2seq.runtime import Seq2SeqTask
@@ -69,7 +69,7 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig]):
     """See `GraphPlan`."""
 
     packages = ("tokenizers",)
-    modules = ("seq2seq", "text")
+    runtime = ("plumbline/kinds/seq2seq/runtime.py", *READERS["text"])
     readme = Readme(
         title="A model that writes one text for another",
         answer="It holds the text, its score (log-likelihood over length ** length_penalty) and "
@@ -242,3 +242,6 @@ def _write(
         ended |= tokens[:, -1] == rules["eos"]
     logits = np.stack(steps, axis=1)
     return tokens[:, 1:].tolist(), list(logits)
+
+
+PLAN = Seq2SeqPlan

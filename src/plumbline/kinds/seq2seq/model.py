@@ -160,3 +160,6 @@ class Seq2SeqSpec(ModelSpec):
     def build(self, architecture: Path | None) -> Seq2Seq:
         """See `ModelSpec`."""
         return Seq2Seq(self.model, self.vocab_size, self.special_ids, architecture)
+
+
+SPEC = Seq2SeqSpec

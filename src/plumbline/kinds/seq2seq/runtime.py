@@ -23,6 +23,8 @@ NextScores = Callable[[list[list[int]]], Float64s]
 class Seq2SeqTask(Task):
     """Writes the target of a source."""
 
+    name = "seq2seq"
+
     required = ("source",)
     parts = frozenset({"encoder", "decoder"})
 
@@ -155,3 +157,6 @@ def _beam_search(
         running, sums = [candidates[rank] for rank in open_ranks], scores[best[open_ranks]]
     score, tokens = finished[0]
     return tokens, score
+
+
+TASK = Seq2SeqTask

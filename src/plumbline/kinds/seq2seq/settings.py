@@ -6,33 +6,8 @@ from typing_extensions import override
 from plumbline.config import Config
 from plumbline.evaluation.config import WrittenEvaluationConfig
 from plumbline.export.config import ExportConfig
+from plumbline.kind import KindSettings
 from plumbline.training.task_config import TaskConfig
-
-
-class Seq2SeqEvaluationConfig(WrittenEvaluationConfig):
-    """Section `evaluate` of an encoder-decoder."""
-
-    beams: int = Field(4, ge=1)
-    """Hypotheses kept per source; 1: greedy."""
-    length_penalty: float = 1.0
-    """Scores are divided by length to this power: higher values favour longer texts."""
-    max_new_tokens: int = Field(100, ge=1)
-
-
-class Seq2SeqExportConfig(ExportConfig):
-    """Section `export` of an encoder-decoder; parity is measured greedily."""
-
-    beams: int = Field(4, ge=1, le=64)
-    """Hypotheses kept where a request does not say how many; 1: greedy."""
-    length_penalty: float = Field(1.0, ge=-10.0, le=10.0)
-    max_new_tokens: int = Field(100, ge=1)
-    parity_tokens: int = Field(32, ge=1)
-    """Longest target that is written for parity."""
-
-    @model_validator(mode="after")
-    def _within_limits(self) -> "Seq2SeqExportConfig":
-        self.check_longest("max_new_tokens", self.max_new_tokens)
-        return self
 
 
 class Seq2SeqConfig(Config):
@@ -80,3 +55,38 @@ class Seq2SeqTaskConfig(TaskConfig):
                 f"task.max_source_tokens, max_target_tokens: up to {longest} with what frames "
                 f"them, more than model.max_positions {model.max_positions}"
             )
+
+
+class Seq2SeqEvaluationConfig(WrittenEvaluationConfig):
+    """Section `evaluate` of an encoder-decoder."""
+
+    beams: int = Field(4, ge=1)
+    """Hypotheses kept per source; 1: greedy."""
+    length_penalty: float = 1.0
+    """Scores are divided by length to this power: higher values favour longer texts."""
+    max_new_tokens: int = Field(100, ge=1)
+
+
+class Seq2SeqExportConfig(ExportConfig):
+    """Section `export` of an encoder-decoder; parity is measured greedily."""
+
+    beams: int = Field(4, ge=1, le=64)
+    """Hypotheses kept where a request does not say how many; 1: greedy."""
+    length_penalty: float = Field(1.0, ge=-10.0, le=10.0)
+    max_new_tokens: int = Field(100, ge=1)
+    parity_tokens: int = Field(32, ge=1)
+    """Longest target that is written for parity."""
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> "Seq2SeqExportConfig":
+        self.check_longest("max_new_tokens", self.max_new_tokens)
+        return self
+
+
+SETTINGS = KindSettings(
+    title="Sequence to sequence",
+    model=Seq2SeqConfig,
+    task=Seq2SeqTaskConfig,
+    evaluate=Seq2SeqEvaluationConfig,
+    export=Seq2SeqExportConfig,
+)

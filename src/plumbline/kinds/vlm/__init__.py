@@ -1,1 +1,1 @@
-"""TODO vlm."""
+"""Answers about an image, and descriptions of it."""

@@ -1,22 +1,26 @@
 """Ask a stored model about an image."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plumbline.asking import Answer, Options, _cut, read_image
+from plumbline.asking import ANSWER_TOKENS, Answer, Ask, Options, read_image, say_cut_tokens
 from plumbline.config import Config
 from plumbline.errors import ConfigError
-from plumbline.inspection.predictions import Outputs, Prediction, _softmax
+
+if TYPE_CHECKING:
+    from plumbline.inspection.predictions import Outputs, Prediction
 
 
-def vlm(outputs: Outputs, config: Config) -> dict[str, Prediction]:
+def predictions(outputs: "Outputs", config: Config) -> "dict[str, Prediction]":
     """The next token of an answer; logits are computed for answers alone."""
-    return {"tokens": _softmax(outputs["decoder.lm_head"])}
+    from plumbline.inspection.predictions import softmax_of
+
+    return {"tokens": softmax_of(outputs["decoder.lm_head"])}
 
 
-def answer_vlm(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
+def answer(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
     """Answer a question about an image, or describe it where there is none."""
     from plumbline.kinds.vlm.features import encode_images
     from plumbline.kinds.vlm.generation import generate_answers
@@ -42,5 +46,12 @@ def answer_vlm(stored: Any, options: Options, device: Any, folder: Path) -> Answ
     return {
         "prompt": prompt,
         "answer": stored.text.decode(answer),
-        **_cut(len(whole) - len(ids)),
+        **say_cut_tokens(len(whole) - len(ids)),
     }
+
+
+ASK = Ask(
+    answer,
+    required="image",
+    options={"question": {"help": "left out: describe the image"}, **ANSWER_TOKENS},
+)

@@ -12,6 +12,7 @@ from plumbline.errors import DataError
 from plumbline.evaluation.result import Evaluation, EvaluationJob
 from plumbline.kinds.vlm.features import BATCH_IMAGES, encode_images
 from plumbline.kinds.vlm.generation import answer_nll, generate_answers
+from plumbline.kinds.vlm.model import StoredVlm
 from plumbline.kinds.vlm.settings import VlmEvaluationConfig
 from plumbline.kinds.vlm.train import say_cut_texts
 from plumbline.loading.cache_reader import MediaRows, TrainingCache
@@ -24,7 +25,6 @@ from plumbline.metrics.text_overlap import (
     question_only_baseline,
     token_f1,
 )
-from plumbline.models.stored import StoredVlm
 
 Ids = list[int]
 

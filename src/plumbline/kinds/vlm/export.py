@@ -19,21 +19,19 @@ from plumbline.export.graphs import (
     decoder_sizes,
     pixels_example,
 )
-from plumbline.export.media import encode_png, image_turns
+from plumbline.export.media import check_image_size, encode_png, image_contract, image_turns
 from plumbline.export.parity import Parity, common_prefix, until
-from plumbline.export.plan import DECODERS, GraphPlan, Readme, Request, SelftestSample, spread
+from plumbline.export.plan import READERS, GraphPlan, Readme, Request, SelftestSample, spread
 from plumbline.export.runtime.model import Model
 from plumbline.kinds.vlm.features import encode_images
 from plumbline.kinds.vlm.generation import generate_answers
-from plumbline.kinds.vlm.model import Vlm
+from plumbline.kinds.vlm.model import StoredVlm, Vlm
 from plumbline.kinds.vlm.runtime import VlmTask
 from plumbline.kinds.vlm.settings import VlmExportConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import ImageInputConfig
-from plumbline.loading.transform_config import Normalization
 from plumbline.loading.transforms import normalize_images
 from plumbline.metrics.text_overlap import normalize_answer
-from plumbline.models.stored import StoredVlm
 from plumbline.tracking.progress import tracked
 
 BATCH_PROMPTS = 64
@@ -95,46 +93,6 @@ def decoder_spec(model: Vlm, sizes: DecoderSizes) -> GraphSpec:
     inputs = {"image_embeds": embeds, **inputs}
     dynamic = {"image_embeds": {0: "batch", 1: "images"}, **dynamic}
     return GraphSpec(DecoderGraph(model).eval(), inputs, dynamic, DECODER_OUTPUTS)
-
-
-def check_image_size(cache: TrainingCache, size: int) -> None:
-    """Refuse a second resize: torchvision's cannot be repeated exactly without torch.
-
-    Raises:
-        ExportError: the cached images are not of the model's size.
-    """
-    shape = cache.facts["image_shape"]
-    if shape[:2] != [size, size]:
-        raise ExportError(
-            f"the model takes {size} x {size} pixels, the cached images are {shape}; set "
-            f"tokenize.image_size of the dataset to [{size}, {size}]"
-        )
-
-
-DECODE = {
-    channels: f"first frame, EXIF orientation, transparency on white, {scale}"
-    for channels, scale in (
-        (3, "16 bits to 8 where their range is known, RGB"),
-        (1, "16 bits to 8 where their range is known, luma"),
-    )
-}
-"""Channels -> how the decoder in the bundle brings an image to them, in words."""
-
-
-def image_contract(size: int, normalization: Normalization) -> dict[str, Any]:
-    """Section `input` of a contract for images."""
-    mean, std = normalization.statistics
-    return {
-        "modality": "image",
-        "decode": DECODE[len(mean)],
-        "resize": "bicubic",
-        "height": size,
-        "width": size,
-        "mean": list(mean),
-        "std": list(std),
-        "layout": "NCHW",
-        "dtype": "float32",
-    }
 
 
 @dataclass(frozen=True)
@@ -319,8 +277,12 @@ class VlmPlan(GraphPlan[VlmExportConfig]):
     """See `GraphPlan`."""
 
     packages = ("pillow", "tokenizers")
-    modules = ("vlm", "decoding", "pixel_values", "text")
-    decoders = DECODERS["image"]
+    runtime = (
+        "plumbline/kinds/vlm/runtime.py",
+        "plumbline/kinds/language/runtime.py",
+        *READERS["image"],
+        *READERS["text"],
+    )
     readme = Readme(
         title="A model that answers questions about images",
         answer="It holds the answer, its confidence (the product of the probabilities of its "
@@ -398,3 +360,6 @@ class VlmPlan(GraphPlan[VlmExportConfig]):
         """See `GraphPlan`."""
         first = self._samples(1)[0].image
         return {name: {"image": png} for name, png in image_turns(self.cache.images[first]).items()}
+
+
+PLAN = VlmPlan

@@ -66,7 +66,8 @@ def _equal_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int
 def _decode_batch(
     model: Vlm, image_features: Tensor, ids: Tensor, eos: int, max_new_tokens: int
 ) -> list[list[int]]:
-    text = model.decoder.get_input_embeddings()(ids)
+    text = model.decoder.get_input_embeddings()(ids)  # [batch, prompt, width]
+    # The image comes first, once: after the prompt the cache holds what it said.
     inputs = torch.cat([model.embed_image(image_features).to(text.dtype), text], dim=1)
     cache = DynamicCache()
     tokens: list[Tensor] = []
@@ -75,8 +76,9 @@ def _decode_batch(
         hidden = model.decoder.model(
             inputs_embeds=inputs, past_key_values=cache, use_cache=True
         ).last_hidden_state
-        token = model.logits(hidden[:, -1]).argmax(dim=-1)
+        token = model.logits(hidden[:, -1]).argmax(dim=-1)  # [batch]
         tokens.append(token)
+        # Rows that have ended go on with the others; what they say is cut off below.
         ended |= token == eos
         if bool(ended.all()):
             break
@@ -117,9 +119,10 @@ def answer_nll(
     """
     total, count = 0.0, 0
     pairs = list(zip(prompts, answers, strict=True))
+    # One number for both lengths: a batch has equal prompts and equal answers, and no padding.
     batches = _equal_batches([len(p) * 100_000 + len(a) for p, a in pairs], batch_size)
     for rows in tracked(batches, "scoring", len(pairs), "answers", len):
-        answered = len(pairs[rows[0]][1]) + 1
+        answered = len(pairs[rows[0]][1]) + 1  # with eos
         ids = torch.tensor([[*pairs[i][0], bos, *pairs[i][1], eos] for i in rows])
         ids = ids.to(image_features.device)
         text = model.decoder.get_input_embeddings()(ids[:, :-1])

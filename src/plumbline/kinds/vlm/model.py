@@ -14,6 +14,7 @@ from plumbline.models.decoder import build_decoder
 from plumbline.models.encoder_config import AnyImageEncoder
 from plumbline.models.encoders import build_encoder
 from plumbline.models.spec import ModelSpec
+from plumbline.models.stored import Stored
 from plumbline.models.vision import ImageEncoder
 from plumbline.tokenization.tokenizer import SpecialIds
 
@@ -129,3 +130,8 @@ class VlmSpec(ModelSpec):
         """See `ModelSpec`."""
         encoder = build_encoder(self.image_encoder)
         return Vlm(encoder, self.model, self.vocab_size, self.special_ids.pad, architecture)
+
+
+SPEC = VlmSpec
+
+StoredVlm = Stored[Vlm, VlmSpec]

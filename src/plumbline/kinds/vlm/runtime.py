@@ -17,6 +17,8 @@ from plumbline.kinds.language.runtime import SIZES, Decoding
 class VlmTask(Task):
     """Answers a question about an image, or describes it."""
 
+    name = "vlm"
+
     required = ("image",)
     parts = frozenset({"vision", "decoder"})
 
@@ -103,3 +105,6 @@ class VlmTask(Task):
         said = self.text.decode(tokens[:-1] if ended else tokens)
         finish = "end" if ended else "length"
         return {"answer": said, "confidence": confidence, "finish": finish}
+
+
+TASK = VlmTask

@@ -6,26 +6,9 @@ from typing_extensions import override
 from plumbline.config import Config
 from plumbline.evaluation.config import WrittenEvaluationConfig
 from plumbline.export.config import ExportConfig
+from plumbline.kind import KindSettings
 from plumbline.models.decoder_config import DecoderConfig
 from plumbline.training.task_config import TaskConfig
-
-
-class VlmEvaluationConfig(WrittenEvaluationConfig):
-    """Section `evaluate` of a vision-language task."""
-
-    max_new_tokens: int = Field(64, ge=1)
-
-
-class VlmExportConfig(ExportConfig):
-    """Section `export` of a vision-language task."""
-
-    max_new_tokens: int = Field(64, ge=1)
-    """Longest answer."""
-
-    @model_validator(mode="after")
-    def _within_limits(self) -> "VlmExportConfig":
-        self.check_longest("max_new_tokens", self.max_new_tokens)
-        return self
 
 
 class VlmConfig(Config):
@@ -70,3 +53,31 @@ class VlmTaskConfig(TaskConfig):
     @override
     def start_modality(self, model: Config) -> str | None:
         return "image"
+
+
+class VlmEvaluationConfig(WrittenEvaluationConfig):
+    """Section `evaluate` of a vision-language task."""
+
+    max_new_tokens: int = Field(64, ge=1)
+
+
+class VlmExportConfig(ExportConfig):
+    """Section `export` of a vision-language task."""
+
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest answer."""
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> "VlmExportConfig":
+        self.check_longest("max_new_tokens", self.max_new_tokens)
+        return self
+
+
+SETTINGS = KindSettings(
+    title="Vision-language model",
+    model=VlmConfig,
+    task=VlmTaskConfig,
+    evaluate=VlmEvaluationConfig,
+    export=VlmExportConfig,
+    starts_from=("alignment",),
+)

@@ -34,7 +34,8 @@ from plumbline.loading.transform_config import Normalization
 from plumbline.loading.transforms import normalize_images, resize_images, stack_images
 from plumbline.losses.language import token_cross_entropy
 from plumbline.models import vision
-from plumbline.models.stored import load_media_encoder
+from plumbline.models.encoder_config import ImageEncoderConfig
+from plumbline.models.stored import load_encoder
 from plumbline.models.vision import ImageEncoder
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
@@ -96,6 +97,7 @@ class DialogueSource:
     def sample(self, index: int, epoch: int) -> Sample:
         """An image with this epoch's segments."""
         rows = self._rows[index]
+        # One of the two: what a frozen encoder has made of the image, or the image itself.
         visual: dict[str, Any] = {}
         if self._images is not None:
             visual["pixels"] = self._images[rows.number]
@@ -131,7 +133,7 @@ def join_segment(segment: Segment, special_ids: SpecialIds, limit: int) -> tuple
     prompt, answer = segment[0][:limit], segment[1][:limit]
     ids = np.concatenate([prompt, [special_ids.bos], answer, [special_ids.eos]])
     labels = ids.copy()
-    labels[: len(prompt) + 1] = IGNORE_INDEX
+    labels[: len(prompt) + 1] = IGNORE_INDEX  # the shift to the next token is the loss's
     return ids, labels
 
 
@@ -147,11 +149,13 @@ def segment_mask(segment: NDArray[np.int64], image_tokens: int) -> NDArray[np.bo
         of the softmax is empty.
     """
     batch = segment.shape[0]
+    # [batch, image_tokens + seq]: the image is segment -1, padding segment 0
     whole = np.concatenate([np.full((batch, image_tokens), -1), segment], axis=1)
+    # [batch, who sees, who is seen]
     same = whole[:, :, None] == whole[:, None, :]
     past = np.tri(whole.shape[1], dtype=bool)
     seen = same & (whole != 0)[:, None, :]
-    seen |= (whole == -1)[:, None, :]
+    seen |= (whole == -1)[:, None, :]  # the image, by all that come after it
     mask: NDArray[np.bool_] = (seen & past)[:, None]
     return mask
 
@@ -174,12 +178,14 @@ def collate(
         [batch, channels, size, size].
     """
     limit = config.max_text_tokens
+    # Of each image its segments as (ids, labels), in the order of the row.
     joined = [[join_segment(g, special_ids, limit) for g in s["segments"]] for s in samples]
     input_ids = pad_rows([np.concatenate([i for i, _ in row]) for row in joined], special_ids.pad)
     labels = pad_rows([np.concatenate([la for _, la in row]) for row in joined], IGNORE_INDEX)
     segment = pad_rows(
         [np.concatenate([np.full(len(i), n) for n, (i, _) in enumerate(r, 1)]) for r in joined], 0
     )
+    # Every segment begins right behind the image, as if it were alone with it.
     positions = pad_rows([np.concatenate([np.arange(len(i)) for i, _ in r]) for r in joined], 0)
     image_positions = np.tile(np.arange(image_tokens), (len(samples), 1))
     position_ids = np.concatenate([image_positions, image_tokens + positions], axis=1)
@@ -210,8 +216,9 @@ def loss(model: nn.Module, batch: Batch) -> LossSum:
     features = batch.get("image_features")
     if features is None:
         features = model.image_encoder(batch["pixel_values"]).tokens
+    # [batch, seq, width], of the text positions
     hidden = model.hidden_states(features, batch["input_ids"], batch["position_ids"], batch["mask"])
-    labels = batch["labels"][:, 1:]
+    labels = batch["labels"][:, 1:]  # [batch, seq - 1]: position i says token i + 1
     labelled = labels != IGNORE_INDEX
     return token_cross_entropy(model.logits(hidden[:, :-1][labelled]), labels[labelled])
 
@@ -225,24 +232,25 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
             neither questions nor captions.
     """
     cache, seed = context.cache, context.seed
-    encoder, aligned, encoder_digest = load_media_encoder(context.start)
-    if not isinstance(encoder, ImageEncoder) or not isinstance(aligned.inputs, ImageInputConfig):
+    encoder, part, encoder_digest = load_encoder(context.start)
+    if not (isinstance(encoder, ImageEncoder) and isinstance(part.config, ImageEncoderConfig)):
         raise CheckpointError(f"{context.start}: its encoder does not see images")
+    assert isinstance(part.inputs, ImageInputConfig)
+    # Before anything is built: the projector's weights are the next draws.
     torch.manual_seed(keyed_seed(seed, "weights"))
     if cache.facts["special_ids"] is None:
         raise DataError(f"{cache.folder}: this dataset has no text")
     special_ids = SpecialIds(**cache.facts["special_ids"])
-    assert aligned.model.image_encoder is not None
     spec = VlmSpec(
-        image_encoder=aligned.model.image_encoder,
+        image_encoder=part.config,
         model=model_config.without_sources(),
         vocab_size=cache.facts["vocab_size"],
         special_ids=special_ids,
-        inputs=aligned.inputs,
+        inputs=part.inputs,
         max_text_tokens=config.max_text_tokens,
         caption_prompt=config.caption_prompt,
     )
-    normalize = aligned.inputs.normalize
+    normalize = part.inputs.normalize
     normalize.check_channels(cache.images.shape[-1])
     features = None
     if "image_encoder" in context.freeze:
@@ -264,14 +272,12 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
         loss=loss,
         loss_metrics=perplexity_of,
     )
-    validation = None
-    if context.has_validation:
-        validation = source(split="val", seed=seed, training=False)
+    has_validation = context.has_validation
     return TrainingJob(
         model=Vlm(encoder, model_config, spec.vocab_size, special_ids.pad),
         task=task,
         train=source(split="train", seed=seed, training=True),
-        validation=validation,
+        validation=source(split="val", seed=seed, training=False) if has_validation else None,
         spec=spec,
         tokenizer=tokenizer,
         inputs={**context.inputs(model_config.sources()), "start": encoder_digest},

@@ -19,21 +19,15 @@ from transformers import (
 from plumbline.batch import Batch
 from plumbline.errors import CheckpointError, ConfigError
 from plumbline.files import read_json, write_digests
+from plumbline.kind import known_kinds
+from plumbline.kinds.alignment.model import load_dual_encoder
 from plumbline.kinds.causal_lm.model import CausalLmSpec
 from plumbline.kinds.classification.model import ClassifierSpec
 from plumbline.kinds.masked_lm.model import MaskedLmSpec
 from plumbline.kinds.seq2seq.model import Seq2SeqSpec
 from plumbline.kinds.vlm.model import VlmSpec
-from plumbline.models.spec import SPECS, ModelSpec
-from plumbline.models.stored import (
-    load_as,
-    load_dual_encoder,
-    load_media_encoder,
-    load_model,
-    read_spec,
-    save_model,
-)
-from plumbline.registry import load_attribute
+from plumbline.models.spec import ModelSpec
+from plumbline.models.stored import load_as, load_encoder, load_model, read_spec, save_model
 from plumbline.training.task import TrainingJob
 from tests.tiny import CASES, TEXT
 
@@ -64,11 +58,12 @@ def outputs(job: TrainingJob, model: Any) -> list[Tensor]:
 
 
 def test_every_kind_of_model_has_a_case() -> None:
-    assert {case.kind for case in CASES.values()} == set(SPECS)
-    for kind in SPECS:
-        schema = load_attribute(SPECS[kind])
+    kinds = known_kinds()
+    assert {case.kind for case in CASES.values()} == set(kinds)
+    for name, kind in kinds.items():
+        schema = kind.role("model").SPEC
         assert issubclass(schema, ModelSpec)
-        assert schema.model_fields["kind"].default == kind
+        assert schema.model_fields["kind"].default == name
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -96,7 +91,6 @@ def test_storing_a_loaded_model_again_gives_the_same_bytes(
 
 LOADERS: list[tuple[str, Callable[[Path], object]]] = [
     ("alignment", load_dual_encoder),
-    ("alignment", load_media_encoder),
     ("vlm", lambda folder: load_as(folder, VlmSpec)),
     ("causal_lm", lambda folder: load_as(folder, CausalLmSpec)),
     ("masked_lm", lambda folder: load_as(folder, MaskedLmSpec)),
@@ -117,6 +111,23 @@ def test_a_model_of_another_kind_is_refused(
                 CheckpointError, match=rf"holds a model of kind {case.kind}, not {kind}"
             ):
                 load(stored_case(name))
+
+
+def test_only_models_with_an_encoder_are_a_start(stored_case: Folders) -> None:
+    for name, case in CASES.items():
+        folder = stored_case(name)
+        if case.kind in ("alignment", "classification", "regression"):
+            encoder, part, digest = load_encoder(folder)
+            whole = load_model(folder)
+            kept = whole.model.get_submodule(part.name).state_dict()
+            assert digest == whole.digests["model.safetensors"]
+            assert encoder.state_dict().keys() == kept.keys()
+            assert all(torch.equal(kept[key], value) for key, value in encoder.state_dict().items())
+        else:
+            with pytest.raises(
+                CheckpointError, match=f"kind {case.kind} has no encoder to start from"
+            ):
+                load_encoder(folder)
 
 
 def test_an_unknown_kind_and_a_folder_without_a_model_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 
 from plumbline.batch import IGNORE_INDEX
 from plumbline.errors import DataError
-from plumbline.evaluation.kinds import EVALUATIONS
 from plumbline.evaluation.result import (
     Evaluation,
     EvaluationJob,
@@ -20,13 +19,13 @@ from plumbline.evaluation.result import (
     write_evaluation,
 )
 from plumbline.files import read_json, write_json
+from plumbline.kind import KINDS
 from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
 from plumbline.kinds.causal_lm.sampling import continue_text
 from plumbline.kinds.language.evaluate import unigram_entropy
 from plumbline.kinds.language.settings import LanguageEvaluationConfig, SamplingConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import Stored, load_as, load_model
-from plumbline.registry import load_attribute
 from plumbline.training.task import TrainingJob
 from tests.tiny import CASES
 
@@ -39,7 +38,7 @@ def evaluate(name: str, caches: Caches, stored_case: Folders, **settings: Any) -
     stored = load_model(stored_case(name))
     config = LanguageEvaluationConfig(**settings)
     job = EvaluationJob(stored, caches(CASES[name].data), config, CPU)
-    result: Evaluation = load_attribute(EVALUATIONS[CASES[name].kind].evaluate)(job)
+    result: Evaluation = KINDS[CASES[name].kind].role("evaluate").evaluate(job)
     return result
 
 
@@ -81,7 +80,7 @@ def test_a_diverged_model_is_measured_to_the_end(
     with torch.no_grad():
         stored.model.decoder.get_output_embeddings().weight.mul_(1e5)
     job = EvaluationJob(stored, caches("text"), LanguageEvaluationConfig(), CPU)
-    metrics, result = settle(load_attribute(EVALUATIONS["causal_lm"].evaluate)(job))
+    metrics, result = settle(KINDS["causal_lm"].role("evaluate").evaluate(job))
     assert metrics["loss"] > 710
     assert "perplexity" not in metrics
     assert result.details["left_out"]["perplexity"].startswith("the loss is so high")

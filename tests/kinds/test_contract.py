@@ -15,7 +15,7 @@ from plumbline.loading.loader import Loader, SampleSource
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.training.task import TrainingJob
 from plumbline.training.window import Gradients, WindowSums
-from tests.tasks import references
+from tests.kinds import references
 from tests.tiny import CASES
 from tests.training.together import ALONE
 

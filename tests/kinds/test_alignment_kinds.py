@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from plumbline.errors import ConfigError, DataError
-from plumbline.kinds.alignment.evaluate import Embedder, evaluate_alignment
+from plumbline.evaluation.result import EvaluationJob
+from plumbline.kinds.alignment.evaluate import Embedder, evaluate
+from plumbline.kinds.alignment.model import load_dual_encoder
 from plumbline.kinds.alignment.settings import AlignmentEvaluationConfig
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.models.stored import load_dual_encoder
 from plumbline.training.task import TrainingJob
 from tests.tiny import NGRAMS, TEXT
 
@@ -78,7 +79,7 @@ def test_prompts_of_the_classes_classify_the_media(
     cache = caches("clips" if name == "align_audio" else "pictures")
     templates = ["say {label}", "{label}"]
     config = AlignmentEvaluationConfig(zero_shot=templates, batch_size=5)
-    figures = evaluate_alignment(stored, cache, config, CPU).metrics
+    figures = evaluate(EvaluationJob(stored, cache, config, CPU)).metrics
     part, names = next(iter(cache.classes().items()))
     job_inputs = stored.spec.inputs.source
     rows, number = cache.rows("test"), cache.facts["parts"].index(part)
@@ -100,12 +101,14 @@ def test_zero_shot_needs_labels(stored_case: Folders, caches: Caches) -> None:
     stored = load_dual_encoder(stored_case("align_image"))
     config = AlignmentEvaluationConfig(zero_shot=["{label}"])
     with pytest.raises(ConfigError, match=r"zero_shot: .* has no labels to put into the templates"):
-        evaluate_alignment(stored, caches("scenes"), config, CPU)
+        evaluate(EvaluationJob(stored, caches("scenes"), config, CPU))
 
 
 def test_figures_are_named_by_the_medium(stored_case: Folders, caches: Caches) -> None:
     stored = load_dual_encoder(stored_case("align_audio"))
-    result = evaluate_alignment(stored, caches("clips"), AlignmentEvaluationConfig(ks=[1]), CPU)
+    result = evaluate(
+        EvaluationJob(stored, caches("clips"), AlignmentEvaluationConfig(ks=[1]), CPU)
+    )
     assert result.metrics["audios"] == 9
     assert "audio_to_text_recall_at_1" in result.metrics
     assert not any("image" in name for name in result.metrics)

@@ -8,11 +8,12 @@ from plumbline.evaluation.result import Evaluation
 from plumbline.files import write_digests
 from plumbline.kinds.vlm.evaluate import VlmEvaluator
 from plumbline.kinds.vlm.features import encode_images
+from plumbline.kinds.vlm.model import StoredVlm
 from plumbline.kinds.vlm.settings import VlmConfig, VlmEvaluationConfig, VlmTaskConfig
 from plumbline.kinds.vlm.train import build
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.decoder_config import DecoderConfig
-from plumbline.models.stored import StoredVlm, load_model, save_model
+from plumbline.models.stored import load_model, save_model
 from plumbline.training.task import JobContext
 
 CPU = torch.device("cpu")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from plumbline.batch import IGNORE_INDEX, Batch
 from plumbline.errors import CheckpointError, ConfigError, DataError
+from plumbline.kinds.alignment.model import load_dual_encoder
 from plumbline.kinds.classification.rows import LabelledRows
 from plumbline.kinds.headed.model import Classifier, head_name
 from plumbline.loading.cache_reader import TrainingCache
@@ -20,10 +21,10 @@ from plumbline.loading.input_config import ImageInputConfig
 from plumbline.loading.inputs import build_input
 from plumbline.metrics.known import METRICS, figure_name, split_part
 from plumbline.models.encoders import Encoded
-from plumbline.models.stored import load_dual_encoder, load_model
+from plumbline.models.stored import load_model
 from plumbline.training.freeze import freeze
 from plumbline.training.task import TrainingJob
-from tests.tasks import references
+from tests.kinds import references
 from tests.tiny import SEQUENCE, SIZES, SPECTROGRAM, make_cache, picture, write_rows
 
 MakeJob = Callable[..., TrainingJob]

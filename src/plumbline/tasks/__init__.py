@@ -1,1 +1,0 @@
-"""Kinds of work: what a sample, a batch and a loss are."""

@@ -1,0 +1,90 @@
+"""What the two stages that evaluate have in common: model and cache in, figures and files out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field
+
+from plumbline import paths
+from plumbline.config import Config, fix_threads
+from plumbline.evaluation.config import EvaluationConfig
+from plumbline.files import dump_json, staged_output
+from plumbline.kind import Kind
+from plumbline.report.first_figures import DETAILS, in_words, write_figures
+from plumbline.report.history import write_curves
+from plumbline.stage import StageSpec, parse_call
+from plumbline.tracking.record import record_run
+
+EVALUATES = ("settings", "model", "evaluate")
+"""The roles of its kind that an evaluation runs."""
+
+
+class EvaluateConfig(Config, ABC):
+    """What is evaluated, on which split."""
+
+    threads: int = Field(ge=1)
+    data: str
+    evaluate: EvaluationConfig
+
+    @property
+    @abstractmethod
+    def work(self) -> Kind:
+        """The kind of work that is evaluated."""
+
+
+ConfigT = TypeVar("ConfigT", bound=EvaluateConfig)
+Place = Callable[[str], Path]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a stage reads and writes, by key."""
+
+    model: Place
+    evaluation: Place
+    metrics: Place
+    curves: Place
+
+
+def run_evaluation_stage(
+    spec: StageSpec[ConfigT], arguments: Sequence[str], places: Places
+) -> None:
+    """Evaluate what the settings say and write its metrics file and its folder."""
+    call = parse_call(spec, arguments)
+    fix_threads(call.config.threads)
+    import torch
+
+    from plumbline.evaluation.result import EvaluationJob, settle, write_evaluation
+    from plumbline.loading.cache_reader import TrainingCache
+    from plumbline.models.device import resolve_device
+    from plumbline.models.stored import load_model
+
+    torch.set_num_threads(call.config.threads)
+    model, metrics_file = places.model(call.key), places.metrics(call.key)
+    with (
+        record_run(stage=spec.name, key=call.key, config=call.plain) as run,
+        staged_output(places.evaluation(call.key)) as out,
+    ):
+        job = EvaluationJob(
+            stored=load_model(model),
+            cache=TrainingCache(paths.cache(call.config.data)),
+            config=call.config.evaluate,
+            device=resolve_device("auto"),
+        )
+        metrics, result = settle(call.config.work.role("evaluate").evaluate(job))
+        write_evaluation(result, out)
+        (out / "config.json").write_text(dump_json(call.plain), encoding="utf-8")
+        write_figures(metrics, {**result.details, **_title(call.config.work)}, out, metrics_file)
+        write_curves(model, places.curves(call.key))
+        run.metrics(0, metrics)
+        run.artifact(metrics_file)
+    call.report(*in_words(metrics), see=places.evaluation(call.key) / DETAILS)
+
+
+def _title(kind: Kind) -> dict[str, str]:
+    """What the report calls the kind, where its name in words would not do."""
+    title = kind.settings.title
+    return {"title": title} if title else {}
