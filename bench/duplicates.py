@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from plumbline.evaluation.result import EvaluationJob, settle
 from plumbline.files import write_digests
 from plumbline.kinds.alignment import train as alignment
-from plumbline.kinds.alignment.evaluate import evaluate_alignment
+from plumbline.kinds.alignment.evaluate import evaluate
 from plumbline.kinds.alignment.settings import (
     AlignmentEvaluationConfig,
     AlignmentTaskConfig,
@@ -73,7 +74,7 @@ def diagonal(media: Tensor, texts: Tensor) -> Tensor:
 
 
 def recalls(cache: TrainingCache, seed: int, epochs: int) -> dict[str, float]:
-    """Train and measure; the positives are those that `tasks.alignment` has at the time."""
+    """Train and measure; the positives are those that `kinds.alignment.train` has at the time."""
     model = DualEncoderConfig.model_validate(
         {"image_encoder": VIT | {"mlp_width": 128}, "text_encoder": TEXT | {"mlp_width": 128}}
         | {"embed_dim": 64}
@@ -91,7 +92,7 @@ def recalls(cache: TrainingCache, seed: int, epochs: int) -> dict[str, float]:
             optimizer.step()
     stored = Stored(job.model, job.spec, job.tokenizer, {})
     config = AlignmentEvaluationConfig(ks=[1], examples=0)
-    found = evaluate_alignment(stored, cache, config, torch.device("cpu")).metrics  # type: ignore[arg-type]
+    found, _ = settle(evaluate(EvaluationJob(stored, cache, config, torch.device("cpu"))))
     return {name: round(found[name], 4) for name in found if name.endswith("recall_at_1")}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from plumbline.errors import ConfigError, PlumblineError
 from plumbline.files import atomic_write, output_lock
 from plumbline.heal import heal
+from plumbline.plugins import load_plugins
 from plumbline.reproduction.own import adopt
 from plumbline.stage import run_stage
 from plumbline.sweep.best import write_best
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run, continue or show a sweep."""
     options = _parse(arguments)
     root = Path.cwd()
+    load_plugins(root / "plugins")  # a metric of theirs says which way is better
     config = load_sweep(root, options.name)
     chosen = {name: getattr(options, name) for name in ("jobs", "points")}
     config = config.model_copy(update={name: v for name, v in chosen.items() if v is not None})
