@@ -50,6 +50,17 @@ class KindSettings:
     """Names of kinds: their models run in its training."""
 
 
+READ = {
+    "settings": "SETTINGS",
+    "model": "SPEC",
+    "train": "build",
+    "evaluate": "evaluate",
+    "export": "PLAN",
+    "runtime": "TASK",
+}
+"""Role -> the name that is read from its module; `ask` may hold one of two."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of work."""
@@ -61,11 +72,14 @@ class Kind:
         """Import one of its modules.
 
         Raises:
-            ConfigError: it has none of this name.
+            ConfigError: it has none of this name, or the module lacks what is read from it.
         """
         if not self.has(name):
             raise ConfigError(f"kind {self.name!r} has no {name}: there is no {self.place(name)}")
-        return importlib.import_module(self.place(name))
+        module = importlib.import_module(self.place(name))
+        if not hasattr(module, READ.get(name, "__name__")):
+            raise ConfigError(f"{module.__file__}: has no {READ[name]} (docs/extending.md)")
+        return module
 
     def has(self, name: str) -> bool:
         """Whether it has a role."""
