@@ -174,7 +174,7 @@ def test_a_figure_may_be_better_than_what_is_held_and_not_worse() -> None:
 
 
 def write_project(root: Path, text: str) -> None:
-    package = root / "src" / "plumbline" / "models"
+    package = root / "src" / "plumbline" / "kinds"
     package.mkdir(parents=True)
     (package / "a.py").write_text(text, encoding="utf-8")
 
@@ -196,6 +196,6 @@ def test_what_fell_behind_is_one_line_with_the_remedy(
     lists = "`python -m tools.house any` lists what counts against it"
     assert capsys.readouterr().err == f"error: any fell behind 999; {lists}\n"
     assert main(["any"], tmp_path) == 0
-    assert capsys.readouterr().out == "src/plumbline/models/a.py 1\n"
+    assert capsys.readouterr().out == "src/plumbline/kinds/a.py 1\n"
     assert main(["anys"], tmp_path) == 1
     assert "anys: one of comments, any, " in capsys.readouterr().err
