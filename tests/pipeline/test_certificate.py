@@ -50,9 +50,9 @@ def test_a_clock_in_the_token_cache_is_located(checkout: Checkout) -> None:
 
 @pytest.mark.slow
 def test_a_random_number_in_the_evaluation_is_located(checkout: Checkout) -> None:
-    written = "result.details,"
-    noise = 'result.details | {"noise": __import__("random").random()},'
-    plant(checkout, "stages/evaluate_model.py", written, noise)
+    written = '{"bleu_signature": signature}'
+    noise = f'{written} | {{"noise": __import__("random").random()}}'
+    plant(checkout, "src/plumbline/kinds/vlm/evaluate.py", written, noise)
     certificate = verify(checkout, "--preset", "smoke")
     checkout.run("git", "revert", "--no-edit", "HEAD")
     results = {stage["name"]: stage for stage in certificate["stages"]}
