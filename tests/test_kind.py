@@ -42,7 +42,7 @@ def test_every_kind_has_every_role_under_its_name(name: str) -> None:
     assert set(kind.settings.starts_from) <= set(known_kinds())
 
 
-def test_no_kind_imports_another(plugins: Path) -> None:
+def test_no_kind_imports_another() -> None:
     """What two share lies in `headed` and `language`, or lower."""
     sideways = []
     for name in known_kinds():
