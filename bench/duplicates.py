@@ -2,7 +2,8 @@
 
 Trains a small alignment on drawings that share captions, with the same seeds both ways: with every
 equal caption or image of a batch as a positive, and with the diagonal alone. Prints recall@1 both
-ways of each seed and the means as one JSON line. `python -m bench.duplicates [EPOCHS [SEED ...]]`.
+ways of each seed and the means, one JSON line for each loss.
+`python -m bench.duplicates [EPOCHS [SEED ...]]`.
 """
 
 import json
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
@@ -73,13 +75,13 @@ def diagonal(media: Tensor, texts: Tensor) -> Tensor:
     return torch.eye(len(texts), dtype=torch.bool)
 
 
-def recalls(cache: TrainingCache, seed: int, epochs: int) -> dict[str, float]:
+def recalls(cache: TrainingCache, loss: str, seed: int, epochs: int) -> dict[str, float]:
     """Train and measure; the positives are those that `kinds.alignment.train` has at the time."""
     model = DualEncoderConfig.model_validate(
         {"image_encoder": VIT | {"mlp_width": 128}, "text_encoder": TEXT | {"mlp_width": 128}}
         | {"embed_dim": 64}
     )
-    task = AlignmentTaskConfig.model_validate({"inputs": {"modality": "image"}})
+    task = AlignmentTaskConfig.model_validate({"inputs": {"modality": "image"}, "loss": loss})
     job = alignment.build(JobContext(cache=cache, seed=seed), model, task)
     settings = LoaderConfig(batch_size=BATCH, drop_last=True)
     loader = Loader(job.train, job.task.collate, settings, seed=seed, shuffle=True)
@@ -96,16 +98,11 @@ def recalls(cache: TrainingCache, seed: int, epochs: int) -> dict[str, float]:
     return {name: round(found[name], 4) for name in found if name.endswith("recall_at_1")}
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Train every seed both ways."""
-    torch.set_num_threads(THREADS)
-    epochs = int(arguments[0]) if arguments else 15
-    seeds = [int(seed) for seed in arguments[1:]] or [0, 1, 2]
-    with tempfile.TemporaryDirectory() as folder:
-        cache, shared = make_cache(Path(folder))
-        aware = {seed: recalls(cache, seed, epochs) for seed in seeds}
-        with patch.object(alignment, "shared_positives", diagonal):
-            plain = {seed: recalls(cache, seed, epochs) for seed in seeds}
+def compare(cache: TrainingCache, loss: str, seeds: Sequence[int], epochs: int) -> dict[str, Any]:
+    """Train every seed both ways under one loss."""
+    aware = {seed: recalls(cache, loss, seed, epochs) for seed in seeds}
+    with patch.object(alignment, "shared_positives", diagonal):
+        plain = {seed: recalls(cache, loss, seed, epochs) for seed in seeds}
     means = {
         name: {
             way: round(statistics.mean(found[seed][name] for seed in seeds), 4)
@@ -113,22 +110,27 @@ def main(arguments: Sequence[str]) -> None:
         }
         for name in aware[seeds[0]]
     }
-    print(
-        json.dumps(
-            {
-                "claim": "recall@1 where equal captions and images of a batch are no negatives",
-                "images": SPLITS["train"][1],
-                "captions_shared": round(shared, 3),
-                "batch": BATCH,
-                "epochs": epochs,
-                "mean": means,
-                "aware": aware,
-                "diagonal": plain,
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-                "torch": torch.__version__,
-            }
-        )
-    )
+    return {"loss": loss, "mean": means, "aware": aware, "diagonal": plain}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Compare under each loss."""
+    torch.set_num_threads(THREADS)
+    epochs = int(arguments[0]) if arguments else 60
+    seeds = [int(seed) for seed in arguments[1:]] or [0, 1, 2]
+    with tempfile.TemporaryDirectory() as folder:
+        cache, shared = make_cache(Path(folder))
+        setting = {
+            "claim": "recall@1 where equal captions and images of a batch are no negatives",
+            "images": SPLITS["train"][1],
+            "captions_shared": round(shared, 3),
+            "batch": BATCH,
+            "epochs": epochs,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "torch": torch.__version__,
+        }
+        for loss in ("info_nce", "sigmoid"):
+            print(json.dumps(setting | compare(cache, loss, seeds, epochs)), flush=True)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,28 @@ def test_widths_that_do_not_fit_are_refused(widths: list[int]) -> None:
         matryoshka(images, texts, planted(), widths, partial(info_nce, logit_scale=1.0))
 
 
+def test_shared_positives_change_the_sum_of_info_nce_only_where_embeddings_differ() -> None:
+    images, texts = pairs()
+    texts[2] = texts[0]  # one caption, encoded once
+    positives = shared_positives(
+        torch.arange(len(texts)), torch.tensor([0, 1, 0, *range(3, len(texts))])
+    )
+    diagonal = torch.eye(len(texts), dtype=torch.bool)
+    shared, alone = (
+        info_nce(images, texts, fits, logit_scale=SCALE).total for fits in (positives, diagonal)
+    )
+    torch.testing.assert_close(shared, alone, rtol=1e-12, atol=0.0)
+    sigmoid = partial(sigmoid_pairs, images, texts, logit_scale=SCALE, logit_bias=-SCALE)
+    logits = SCALE * images @ texts.T - SCALE
+    # A pair that is turned from a negative into a positive costs its logit less.
+    turned = sigmoid(diagonal).total - logits[0, 2] - logits[2, 0]
+    torch.testing.assert_close(sigmoid(positives).total, turned)
+    texts[2] = functional.normalize(texts[2] + 0.1, dim=0)
+    shared = info_nce(images, texts, positives, logit_scale=SCALE).total
+    alone = info_nce(images, texts, diagonal, logit_scale=SCALE).total
+    assert abs(shared - alone) > 1e-3
+
+
 def test_the_scale_learns() -> None:
     images, texts = pairs()
     scale = torch.tensor(SCALE, requires_grad=True)

@@ -40,6 +40,11 @@ def info_nce(
     Each direction is the cross-entropy against the uniform distribution over a row's positives;
     with one positive a row that is the loss of CLIP. The sum is the mean of both directions.
 
+    Where inputs that are equal have equal embeddings, as without dropout, several positives give
+    the sum of the diagonal alone: each of the rows that share a text gives half of its target to
+    the other's image, and the two halves swap. They change it where embeddings differ, by dropout
+    or augmentation, and in `sigmoid_pairs` always.
+
     Args:
         images: [batch, width], unit length.
         texts: [batch, width], unit length.
