@@ -41,11 +41,11 @@ repro: in-git $(READY)  ## Run what changed of the pipeline, then print the head
 	@python -m plumbline.reproduction.own compare
 
 test: $(READY)  ## The test suite (10 minutes on two cores, offline)
-	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-report=json:coverage.json --cov-fail-under=85
+	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-report=json:coverage.json --cov-fail-under=85
 	@python -m tools.coverage_floors coverage.json
 
 test-all: $(READY)  ## The suite with what takes longer
-	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile
+	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 faults: $(READY)  ## Kill every stage again and again; KILLS=300 SEED=0
 	PYTHONPATH=src python -m tests.faults.kills $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))

@@ -31,6 +31,16 @@ if TYPE_CHECKING:
     MakeJob = Callable[..., TrainingJob]
 
 
+LONG = ("pipeline", "faults", "export")
+"""Folders of tests whose files take minutes: first, so that none runs alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; workers are given whole files in this order."""
+    order = {name: index for index, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def autograd_without_threads() -> None:
     """Let autograd begin before a test exports a model.
