@@ -53,6 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     ):
         shapes = detect_shapes(paths.clean(call.key), call.config.detect_shapes)
         (out / "shapes.json").write_text(dump_json(shapes), encoding="utf-8")
+        call.store(out)
         run.facts({f"rows/{split}": rows for split, rows in shapes["rows"].items()})
     for line in describe_repeats(shapes):
         logger.warning("%s: %s", call.key, line)

@@ -11,7 +11,7 @@ from pydantic import Field
 from plumbline import paths
 from plumbline.config import Config, fix_threads
 from plumbline.evaluation.config import EvaluationConfig
-from plumbline.files import dump_json, staged_output
+from plumbline.files import staged_output
 from plumbline.kind import Kind
 from plumbline.report.first_figures import DETAILS, in_words, write_figures
 from plumbline.report.history import write_curves
@@ -76,7 +76,7 @@ def run_evaluation_stage(
         )
         metrics, result = settle(call.config.work.role("evaluate").evaluate(job))
         write_evaluation(result, out)
-        (out / "config.json").write_text(dump_json(call.plain), encoding="utf-8")
+        call.store(out)
         write_figures(metrics, {**result.details, **_title(call.config.work)}, out, metrics_file)
         write_curves(model, places.curves(call.key))
         run.metrics(0, metrics)

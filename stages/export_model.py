@@ -1,6 +1,7 @@
 """Stage `export_model`: a task's model as a bundle that runs by itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, create_model
@@ -11,7 +12,7 @@ from plumbline.errors import ConfigError
 from plumbline.export.config import ExportConfig
 from plumbline.files import read_json, staged_output
 from plumbline.kind import KINDS
-from plumbline.stage import StageSpec, parse_call, run_stage
+from plumbline.stage import CONFIG, Call, StageSpec, parse_call, run_stage
 from plumbline.tracking.record import record_run
 
 
@@ -54,6 +55,22 @@ SPEC = StageSpec(
 def main(arguments: Sequence[str]) -> None:
     """Write `exports/<task>`."""
     call = parse_call(SPEC, arguments)
+    out = paths.export(call.key)
+    with (
+        record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
+        staged_output(out) as partial,
+    ):
+        call.store(partial)
+        facts = _write(call, partial) if call.config.export.enabled else {}
+        run.facts(facts)
+    if call.config.export.enabled:
+        call.report(*_figures(facts, call.config.export), see=out / "README.md")
+    else:
+        call.report("no bundle (export.enabled is false)", see=out / CONFIG)
+
+
+def _write(call: Call[ExportModelConfig], out: Path) -> dict[str, Any]:
+    """Write the bundle; facts for the run record."""
     fix_threads(call.config.threads)
     import torch
 
@@ -63,20 +80,14 @@ def main(arguments: Sequence[str]) -> None:
     from plumbline.models.stored import load_model
 
     torch.set_num_threads(call.config.threads)
-    with (
-        record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
-        staged_output(paths.export(call.key)) as out,
-    ):
-        model = paths.finetuned(call.key)
-        source = BundleSource(
-            stored=load_model(model),
-            cache=TrainingCache(paths.cache(call.config.data)),
-            training=read_json(model / "config.json"),
-            threads=call.config.threads,
-        )
-        facts = write_bundle(source, call.config.export, out)
-        run.facts(facts)
-    call.report(*_figures(facts, call.config.export), see=paths.export(call.key) / "README.md")
+    model = paths.finetuned(call.key)
+    source = BundleSource(
+        stored=load_model(model),
+        cache=TrainingCache(paths.cache(call.config.data)),
+        training=read_json(model / "config.json"),
+        threads=call.config.threads,
+    )
+    return write_bundle(source, call.config.export, out)
 
 
 def _figures(facts: Mapping[str, Any], config: ExportConfig) -> Iterator[str]:

@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> None:
         rows = write_raw(source.read(path), source.given_splits, out)
         account = make_account(path, source, rows)
         write_account(account, out)
+        call.store(out)
         run.facts(account.facts())
     for line in account.warnings:
         logger.warning("prepare %s: %s", call.key, line)

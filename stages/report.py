@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> None:
         with staged_output(paths.REPORT) as out:
             page = render_page(Selection.from_params(config.datasets, config.align, config.tasks))
             (out / "index.html").write_text(page, encoding="utf-8")
+            call.store(out)
         run.artifact(paths.REPORT / "index.html")
     call.report(
         count(len(config.datasets), "dataset"),

@@ -40,6 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     ):
         shapes = read_json(paths.shapes(call.key) / "shapes.json")
         build_cache(paths.clean(call.key), out, call.config.tokenize, shapes)
+        call.store(out)
         facts = read_json(out / "cache.json")
         run.facts({f"cache/{k}": v for k, v in facts.items()})
     darkest, brightest = facts.get("image_levels", (0, 255))

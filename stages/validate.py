@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
         failed.unlink(missing_ok=True)
         (quarantine / "report.json").write_text(dump_json(report | source), encoding="utf-8")
         # Not in `clean`, which only training reads: rules that change no row shall not retrain.
-        (quarantine / "config.json").write_text(dump_json(call.plain), encoding="utf-8")
+        call.store(quarantine)
         run.facts({name: report[name] for name in ("rows_in", "rows_quarantined", "reasons")})
     for warning in report["warnings"]:
         logger.warning("validate %s: %s", call.key, warning)

@@ -245,6 +245,17 @@ def pick(params: Mapping[str, Any], dotted: str) -> Any:
     return value
 
 
+def without_folders(value: Any) -> Any:
+    """Cut absolute paths in settings to their last part: an output tells nothing of its machine."""
+    if isinstance(value, dict):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_folders(inner) for inner in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value
+
+
 def _describe_validation(
     schema: type[Config], sections: Mapping[str, str], error: ValidationError
 ) -> str:

@@ -14,15 +14,18 @@ from omegaconf import OmegaConf
 
 from plumbline import paths
 from plumbline.code_digest import CodeTree
-from plumbline.config import Config, ConfigT, check_config, compose_yaml, pick
+from plumbline.config import Config, ConfigT, check_config, compose_yaml, pick, without_folders
 from plumbline.disk_errors import describe_os_error, refused_write
 from plumbline.errors import ConfigError, PlumblineError
-from plumbline.files import read_json
+from plumbline.files import dump_json, read_json
 from plumbline.names import check_name
 from plumbline.params import check_environment, describe_differences, list_differences
 from plumbline.text import one_line
 
 logger = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+"""Every stage's output holds its settings under this name."""
 
 Sections = Callable[[str], Mapping[str, str]]
 """Key of the stage -> field of its settings -> dotted key in params.yaml.
@@ -83,6 +86,10 @@ class Call(Generic[ConfigT]):
     def plain(self) -> dict[str, Any]:
         """The resolved settings as plain JSON types: what is stored with the outputs."""
         return self.config.model_dump(mode="json")
+
+    def store(self, out: Path) -> None:
+        """Put the settings beside what was made with them; nothing in them is of this machine."""
+        (out / CONFIG).write_text(dump_json(without_folders(self.plain)), encoding="utf-8")
 
     def report(self, *figures: str, see: Path) -> None:
         """Say in one line what the stage did, once its outputs stand."""

@@ -1,3 +1,4 @@
+import logging
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from plumbline.export.bundle import write_bundle
 from plumbline.export.plan import BundleSource
 from plumbline.files import dump_json, read_digests, read_json, verify_digests, write_digests
 from plumbline.kinds.vlm.settings import VlmExportConfig
+from plumbline.report.collect import collect_export
 from tests.export.opening import model_of
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +138,7 @@ import sys
 from pathlib import Path
 from plumbline.export.bundle import write_bundle
 from plumbline.kinds.vlm.settings import VlmExportConfig
+from plumbline.report.collect import collect_export
 from plumbline.export.plan import BundleSource
 from plumbline.files import read_json, staged_folder
 from plumbline.loading.cache_reader import TrainingCache
@@ -231,4 +234,21 @@ def test_the_stage_writes_a_bundle_where_paths_say(
         dump_json({"threads": 1, "tasks": {"vqa": task}}), encoding="utf-8"
     )
     main(["vqa"])
-    assert "model.safetensors" in verify_digests(Path("exports/vqa"))
+    assert {"config.json", "model.safetensors"} <= set(verify_digests(Path("exports/vqa")))
+
+
+def test_a_switched_off_export_leaves_its_settings_and_no_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from stages.export_model import main
+
+    monkeypatch.chdir(tmp_path)
+    task = {"kind": "vlm", "data": "scenes", "export": {"enabled": False}}
+    Path("params.yaml").write_text(
+        dump_json({"threads": 1, "tasks": {"vqa": task}}), encoding="utf-8"
+    )
+    with caplog.at_level(logging.INFO):
+        main(["vqa"])
+    assert list(verify_digests(Path("exports/vqa"))) == ["config.json"]
+    assert "export_model vqa: no bundle (export.enabled is false)" in caplog.text
+    assert collect_export("vqa") is None

@@ -88,15 +88,20 @@ def test_plots_are_drawn_by_dvc(reproduced: Checkout) -> None:
 def test_the_settings_of_every_stage_are_stored_beside_the_digests_of_its_outputs(
     reproduced: Checkout,
 ) -> None:
-    """By a digest in the committed dvc.lock, and in those outputs that any setting may change."""
+    """By a digest in the committed dvc.lock, and as a copy that gives the same settings again."""
     params = read_params(reproduced.folder)
     lock = load_yaml(reproduced.folder / "dvc.lock")["stages"]
     copies = {
+        "prepare": "work/raw/{}/config.json",
         "validate": "work/quarantine/{}/config.json",
+        "detect_shapes": "work/shapes/{}/config.json",
+        "tokenize_text": "work/cache/{}/config.json",
         "pretrain_alignment": "models/align/{}/config.json",
         "evaluate_alignment": "work/evaluation/align/{}/config.json",
         "finetune": "models/tasks/{}/config.json",
         "evaluate_model": "work/evaluation/tasks/{}/config.json",
+        "export_model": "exports/{}/config.json",
+        "report": "report/config.json",
     }
     checked = 0
     for spec in specs():

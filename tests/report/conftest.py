@@ -231,7 +231,11 @@ class Project:
             "onnx": {"status": "ok", "parity": parity},
             "torchscript": {"status": "failed", "error": "RuntimeError: no such operator"},
         }
-        files = {"metadata.json": dump_json({"formats": formats}), "vision.onnx": b"0" * 5000}
+        files = {
+            "config.json": dump_json({"export": {"enabled": True}}),
+            "metadata.json": dump_json({"formats": formats}),
+            "vision.onnx": b"0" * 5000,
+        }
         self.write(f"exports/{task}", files)
 
     def chosen(self) -> Selection:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from plumbline.config import without_folders
 from plumbline.disk_errors import refused_write
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig, Format
@@ -59,7 +60,7 @@ _logger = logging.getLogger(__name__)
 
 
 def write_bundle(source: BundleSource, config: ExportConfig, out: Path) -> dict[str, Any]:
-    """Write the bundle of a model, of whatever kind, into the empty folder `out`.
+    """Write the bundle of a model, of whatever kind, into the folder `out`.
 
     Returns:
         Facts for the run record: seconds and parity by format.
@@ -118,19 +119,8 @@ def _write_weights(source: BundleSource, out: Path) -> None:
         stored.tokenizer.save(str(out / FILE_NAME))
     if architecture := getattr(stored.model, "architecture", None):
         architecture.save_pretrained(out / ARCHITECTURE)
-    _write_json(out / SPEC, _without_folders(stored.spec.model_dump(mode="json")))
-    _write_json(out / "training.json", _without_folders(dict(source.training)))
-
-
-def _without_folders(value: Any) -> Any:
-    """Cut absolute paths in settings to their last part: a bundle tells nothing of its machine."""
-    if isinstance(value, dict):
-        return {key: _without_folders(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(inner) for inner in value]
-    if isinstance(value, str) and Path(value).is_absolute():
-        return Path(value).name
-    return value
+    _write_json(out / SPEC, without_folders(stored.spec.model_dump(mode="json")))
+    _write_json(out / "training.json", without_folders(dict(source.training)))
 
 
 def _write_formats(

@@ -47,6 +47,8 @@ class LimitsConfig(Config):
 class ExportConfig(Config):
     """Section `export` of a task: what all kinds have."""
 
+    enabled: bool = True
+    """Whether a bundle is written; without one the output holds its settings alone."""
     formats: list[Format] = ["onnx", "torchscript"]
     """What is written beside the weights; empty: the weights alone. The first is the default."""
     split: Literal["train", "val", "test"] = "test"

@@ -314,13 +314,15 @@ def _rejected(file: Path, reasons: Mapping[str, int]) -> dict[str, list[dict[str
 
 
 def collect_export(task: str) -> Export | None:
-    """Read what the bundle of `task` holds; None where it has not been exported.
+    """Read what the bundle of `task` holds; None where there is none.
 
     Raises:
         CheckpointError: the bundle is damaged.
     """
     folder = paths.export(task)
     if not folder.is_dir():
+        return None
+    if not read_json(verified(folder, "config.json"))["export"]["enabled"]:
         return None
     formats = read_json(verified(folder, "metadata.json")).get("formats", {})
     try:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from plumbline import paths
+from plumbline.config import without_folders
 from plumbline.errors import CheckpointError, TrainingError
 from plumbline.files import digest_of, dump_json, staged_folder
 from plumbline.kind import Kind
@@ -98,7 +99,7 @@ def train_to_folder(
             save_model(partial, job.model, job.spec, job.tokenizer)
             result.history.write(partial)
             (partial / "config.json").write_text(
-                dump_json(config.model_dump(mode="json")), encoding="utf-8"
+                dump_json(without_folders(config.model_dump(mode="json"))), encoding="utf-8"
             )
             (partial / "metrics.json").write_text(dump_json(figures), encoding="utf-8")
         if not config.train.trainer.checkpoint.keep_after_success:
