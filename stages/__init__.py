@@ -1,16 +1,12 @@
-"""The stages of the DAG, one script each: `python -m stages.<name> [key] [override ...]`.
-
-Settings are read and checked before anything heavy is imported, so that a wrong one is told at
-once; hence the imports inside `main`.
-"""
+"""The stages of the DAG, one script each: `python -m stages.<name> [key] [override ...]`."""
 
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# A queued experiment runs in a checkout of its own and must import its own code, whatever the
-# environment has installed.
+# In a checkout of plumbline a queued experiment runs in a copy of its own and must import its own
+# code, whatever the environment has installed.
 sys.path.insert(0, str(ROOT / "src"))
 
 from plumbline.plugins import load_plugins  # noqa: E402

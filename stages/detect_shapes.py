@@ -1,73 +1,7 @@
 """Stage `detect_shapes`: what the data looks like, and whether it can be trained on."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-from plumbline import paths
-from plumbline.config import Config
-from plumbline.files import dump_json, staged_output
-from plumbline.shapes.detect import ShapesConfig, detect_shapes
-from plumbline.shapes.repeats import describe_repeats
-from plumbline.stage import StageSpec, count, each, parse_call, run_stage
-from plumbline.tracking.record import record_run
-
-logger = logging.getLogger(__name__)
-
-
-class DetectShapesConfig(Config):
-    """What the dataset must offer."""
-
-    detect_shapes: ShapesConfig
-
-
-SPEC = StageSpec(
-    name="detect_shapes",
-    schema=DetectShapesConfig,
-    group="datasets",
-    sections=lambda key: {"detect_shapes": f"datasets.{key}.detect_shapes"},
-)
-
-
-def _of_inputs(shapes: Mapping[str, Any]) -> Iterator[str]:
-    """What is said of media and texts."""
-    if sizes := shapes.get("image", {}).get("sizes"):
-        images = sum(size["images"] for size in sizes)
-        first = f"{sizes[0]['width']} x {sizes[0]['height']} pixels"
-        of = first if len(sizes) == 1 else f"{len(sizes):,} sizes, most often {first}"
-        yield f"{count(images, 'image')} ({of})"
-    if audio := shapes.get("audio"):
-        yield count(audio["clips"], "clip")
-    if features := shapes.get("features"):
-        yield count(features["arrays"], "feature array")
-    if texts := shapes.get("texts"):
-        yield f"texts of up to {max(t['longest_chars'] for t in texts.values()):,} characters"
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Write `work/shapes/<dataset>`."""
-    call = parse_call(SPEC, arguments)
-    with (
-        record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
-        staged_output(paths.shapes(call.key)) as out,
-    ):
-        shapes = detect_shapes(paths.clean(call.key), call.config.detect_shapes)
-        (out / "shapes.json").write_text(dump_json(shapes), encoding="utf-8")
-        call.store(out)
-        run.facts({f"rows/{split}": rows for split, rows in shapes["rows"].items()})
-    for line in describe_repeats(shapes):
-        logger.warning("%s: %s", call.key, line)
-    rows = shapes["rows"]
-    call.report(
-        count(sum(rows.values()), "row") + each(rows),
-        *_of_inputs(shapes),
-        *(
-            f"{count(len(labels['classes']), 'class', 'classes')}{f' of {part}' if part else ''}"
-            for part, labels in shapes.get("labels", {}).items()
-        ),
-        see=paths.shapes(call.key) / "shapes.json",
-    )
-
+from plumbline.stage import run_stage
+from plumbline.stages.detect_shapes import main
 
 if __name__ == "__main__":
     run_stage(main)

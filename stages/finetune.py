@@ -1,19 +1,7 @@
 """Stage `finetune`: a task's model learns on top of what it starts from."""
 
-from collections.abc import Sequence
-
-from plumbline import paths
 from plumbline.stage import run_stage
-from plumbline.training.task_sections import FINETUNE
-from stages.training_stage import run_training_stage
-
-SPEC = FINETUNE
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Write `models/tasks/<task>`."""
-    run_training_stage(SPEC, arguments, paths.finetuned)
-
+from plumbline.stages.finetune import main
 
 if __name__ == "__main__":
     run_stage(main)

@@ -1,19 +1,7 @@
 """Stage `pretrain_alignment`: images or audio and their texts learn to meet in one space."""
 
-from collections.abc import Sequence
-
-from plumbline import paths
 from plumbline.stage import run_stage
-from plumbline.training.alignment_sections import PRETRAIN_ALIGNMENT
-from stages.training_stage import run_training_stage
-
-SPEC = PRETRAIN_ALIGNMENT
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Write `models/align/<name>`."""
-    run_training_stage(SPEC, arguments, paths.aligned)
-
+from plumbline.stages.pretrain_alignment import main
 
 if __name__ == "__main__":
     run_stage(main)

@@ -1,51 +1,7 @@
 """Stage `report`: one self-contained page on everything of the current selection."""
 
-from collections.abc import Sequence
-from typing import Any
-
-from plumbline import paths
-from plumbline.config import Config
-from plumbline.files import staged_output
-from plumbline.stage import StageSpec, count, parse_call, run_stage
-from plumbline.tracking.record import record_run
-
-
-class ReportConfig(Config):
-    """The selection; of each entry the page needs the name, `data` and `start`."""
-
-    datasets: dict[str, Any]
-    align: dict[str, Any]
-    tasks: dict[str, Any]
-
-
-SPEC = StageSpec(
-    name="report",
-    schema=ReportConfig,
-    sections=lambda _: {"datasets": "datasets", "align": "align", "tasks": "tasks"},
-)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Write `report/index.html`."""
-    call = parse_call(SPEC, arguments)
-    from plumbline.report.page import render_page
-    from plumbline.report.selection import Selection
-
-    config = call.config
-    with record_run(stage=SPEC.name, config=call.plain) as run:
-        with staged_output(paths.REPORT) as out:
-            page = render_page(Selection.from_params(config.datasets, config.align, config.tasks))
-            (out / "index.html").write_text(page, encoding="utf-8")
-            call.store(out)
-        run.artifact(paths.REPORT / "index.html")
-    call.report(
-        count(len(config.datasets), "dataset"),
-        count(len(config.align), "alignment"),
-        count(len(config.tasks), "task"),
-        f"{len(page) / 1e6:.1f} MB",
-        see=paths.REPORT / "index.html",
-    )
-
+from plumbline.stage import run_stage
+from plumbline.stages.report import main
 
 if __name__ == "__main__":
     run_stage(main)

@@ -224,7 +224,7 @@ def test_cached_images_of_another_size_are_refused(source: BundleSource, tmp_pat
 def test_the_stage_writes_a_bundle_where_paths_say(
     vlm_folder: Path, scenes_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stages.export_model import main
+    from plumbline.stages.export_model import main
 
     monkeypatch.chdir(tmp_path)
     shutil.copytree(vlm_folder, "models/tasks/vqa")
@@ -240,7 +240,7 @@ def test_the_stage_writes_a_bundle_where_paths_say(
 def test_a_switched_off_export_leaves_its_settings_and_no_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from stages.export_model import main
+    from plumbline.stages.export_model import main
 
     monkeypatch.chdir(tmp_path)
     task = {"kind": "vlm", "data": "scenes", "export": {"enabled": False}}

@@ -281,7 +281,7 @@ def test_the_stage_exports_every_kind(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    from stages.export_model import main
+    from plumbline.stages.export_model import main
 
     case = CASES[name]
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from plumbline import inspect
 from plumbline.errors import CheckpointError
 from plumbline.models.stored import read_spec
 from plumbline.stage import run_stage
-from stages import check_params, finetune, prepare, pretrain_alignment
+from plumbline.stages import check_params, finetune, prepare, pretrain_alignment
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = "tasks.vqa.train"

@@ -9,7 +9,7 @@ import pytest
 from plumbline import paths
 from plumbline.errors import TrainingError
 from plumbline.files import sha256_file
-from stages import finetune
+from plumbline.stages import finetune
 
 TRAINER = "tasks.features.train.trainer"
 EPOCHS = f"+{TRAINER}.epochs=3"

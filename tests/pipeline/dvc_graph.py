@@ -17,8 +17,8 @@ from plumbline import paths
 from plumbline.code_digest import CodeTree
 from plumbline.params import PACKAGES
 from plumbline.stage import settings_text
-from stages.digest_code import codes, describe
-from stages.specs import specs
+from plumbline.stages.digest_code import codes, describe
+from plumbline.stages.specs import specs
 from tests.pipeline.checkout import Checkout
 
 CODE, CHECK = "digest_code", "check_params"

@@ -15,7 +15,7 @@ import yaml
 
 from plumbline.config import Config, check_config, compose_yaml
 from plumbline.params import installed_versions
-from stages.specs import specs
+from plumbline.stages.specs import specs
 from tests.pipeline.checkout import ROOT, Checkout, make_checkout
 from tests.pipeline.test_kinds import ALIGN, DATASETS, TASKS, dataset, write_data
 

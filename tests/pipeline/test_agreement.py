@@ -7,8 +7,8 @@ import pytest
 
 from plumbline.config import compose_yaml
 from plumbline.errors import ConfigError
-from stages import check_params
-from stages.check_params import check_machine_of, check_settings
+from plumbline.stages import check_params
+from plumbline.stages.check_params import check_machine_of, check_settings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SHAKESPEARE = "tasks.shakespeare"

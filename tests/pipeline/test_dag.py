@@ -12,8 +12,8 @@ from plumbline.code_digest import CodeTree
 from plumbline.params import PACKAGES
 from plumbline.report.history import CURVES
 from plumbline.stage import StageSpec
-from stages.digest_code import codes, describe
-from stages.specs import STAGES, specs
+from plumbline.stages.digest_code import codes, describe
+from plumbline.stages.specs import STAGES, specs
 
 ROOT = Path(__file__).resolve().parents[2]
 DAG: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from plumbline.errors import DataError
-from stages import detect_shapes, prepare, tokenize_text, validate
+from plumbline.stages import detect_shapes, prepare, tokenize_text, validate
 
 ROWS = "".join(f"café {i},b\n" if i % 4 == 0 else f"tea {i},a\n" for i in range(600))
 

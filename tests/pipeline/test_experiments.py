@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from plumbline.config import compose_yaml
-from stages.check_params import check_settings
+from plumbline.stages.check_params import check_settings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))

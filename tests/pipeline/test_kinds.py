@@ -16,7 +16,7 @@ from PIL import Image
 
 from plumbline import paths
 from plumbline.report.collect import figures_of
-from stages import (
+from plumbline.stages import (
     detect_shapes,
     evaluate_alignment,
     evaluate_model,

@@ -14,8 +14,8 @@ import yaml
 from dvc.repo import Repo
 
 from plumbline import paths
-from stages.check_params import write_settings
-from stages.specs import specs
+from plumbline.stages.check_params import write_settings
+from plumbline.stages.specs import specs
 from tests.pipeline.checkout import ROOT, Checkout, make_checkout
 from tests.pipeline.dvc_graph import CHECK, CODE, Graph, write_placeholders
 from tests.pipeline.every_kind import every_kind, leaves, put, write_project

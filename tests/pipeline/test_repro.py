@@ -19,7 +19,7 @@ from plumbline import paths
 from plumbline.config import check_config
 from plumbline.files import digest_of, read_json, verify_digests
 from plumbline.params import read_params
-from stages.specs import specs
+from plumbline.stages.specs import specs
 from tests.pipeline.checkout import STAGES, Checkout, make_checkout
 
 LR = "tasks.vqa.train.trainer.optim.lr"

@@ -17,8 +17,8 @@ from plumbline import paths
 from plumbline.code_digest import BEHIND
 from plumbline.files import read_json
 from plumbline.params import PACKAGES
-from stages import digest_code
-from stages.specs import STAGES, specs
+from plumbline.stages import digest_code
+from plumbline.stages.specs import STAGES, specs
 from tests.pipeline.checkout import ROOT, Checkout, make_checkout
 from tests.pipeline.every_kind import every_kind, write_project
 from tests.pipeline.harmless import HARMLESS
@@ -91,7 +91,7 @@ def run_traced(folder: Path, params: dict[str, Any]) -> Traced:
         patch.chdir(checkout)
         # What says what all stages declare.
         digest_code.main([])
-        importlib.import_module("stages.check_params").main([])
+        importlib.import_module("plumbline.stages.check_params").main([])
         for declared in declared_stages(checkout):
             importlib.import_module(f"stages.{declared.stage}").main(declared.command[1:])
             sandbox = folder / declared.name

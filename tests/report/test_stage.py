@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from plumbline.files import verify_digests
-from stages import report
+from plumbline.stages import report
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +33,8 @@ def test_the_stage_writes_one_page_and_the_same_again(project) -> None:
 def test_the_stage_needs_neither_torch_nor_pyplot(project) -> None:
     (project.root / "params.yaml").write_text(yaml.safe_dump(project.selection), encoding="utf-8")
     code = (
-        "import json, sys; from stages import report; early = 'matplotlib' in sys.modules;"
+        "import json, sys; from plumbline.stages import report;"
+        "early = 'matplotlib' in sys.modules;"
         "report.main([]); print(json.dumps([early, 'torch' in sys.modules,"
         "'matplotlib.pyplot' in sys.modules, 'matplotlib' in sys.modules]))"
     )

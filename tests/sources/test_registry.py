@@ -19,8 +19,8 @@ from plumbline.registry import OneOf
 from plumbline.sources import registry
 from plumbline.sources.registry import SOURCES, Source, write_raw
 from plumbline.sources.scenes import ScenesSource
+from plumbline.stages.prepare import PrepareConfig
 from plumbline.validation.validate import ValidationConfig, validate
-from stages.prepare import PrepareConfig
 from tests.validation.validation_run import png
 
 
@@ -190,7 +190,7 @@ class CountingSource(Source):
 SOURCES.register("counting", CountingSource)
 
 from plumbline.validation.validate import ValidationConfig, validate
-from stages.prepare import PrepareConfig
+from plumbline.stages.prepare import PrepareConfig
 from tests.validation.validation_run import png
 
 inner = {"source": "counting", "rows": 3}

@@ -132,7 +132,7 @@ def test_the_command_needs_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "stage", sorted((SRC.parent / "stages").glob("*.py")), ids=lambda path: path.stem
+    "stage", sorted((SRC / "plumbline/stages").glob("*.py")), ids=lambda path: path.stem
 )
 def test_no_stage_imports_the_sweep(stage: Path) -> None:
     assert "plumbline.sweep" not in stage.read_text(encoding="utf-8")

@@ -1,6 +1,5 @@
 """Overrides of a point: written in Hydra's grammar, and checked before anything runs."""
 
-import importlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,7 +108,9 @@ def check_point(root: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """
     params = compose_yaml(root / "conf", "config", overrides)
     if (root / "stages" / "check_params.py").is_file():
-        importlib.import_module("stages.check_params").check_settings(params)
+        from plumbline.stages.check_params import check_settings
+
+        check_settings(params)
     return params
 
 

@@ -9,17 +9,17 @@ from plumbline.errors import ConfigError
 from plumbline.loading.input_config import AudioInputConfig, ImageInputConfig, InputConfig
 from plumbline.shapes.detect import ShapesConfig
 from plumbline.sources.base import Source
+from plumbline.stages.detect_shapes import DetectShapesConfig
+from plumbline.stages.evaluate_alignment import EvaluateAlignmentConfig
+from plumbline.stages.evaluate_model import EvaluateModelConfig
+from plumbline.stages.export_model import ExportModelConfig
+from plumbline.stages.prepare import PrepareConfig
+from plumbline.stages.tokenize_text import TokenizeTextConfig
+from plumbline.stages.validate import ValidateConfig
 from plumbline.tokenization.cache import TokenizeConfig
 from plumbline.tokenization.media import CHANNELS
 from plumbline.training.sections import TrainingConfig, TrainSection
 from plumbline.validation.validate import ValidationConfig
-from stages.detect_shapes import DetectShapesConfig
-from stages.evaluate_alignment import EvaluateAlignmentConfig
-from stages.evaluate_model import EvaluateModelConfig
-from stages.export_model import ExportModelConfig
-from stages.prepare import PrepareConfig
-from stages.tokenize_text import TokenizeTextConfig
-from stages.validate import ValidateConfig
 
 Settings = Mapping[tuple[str, str], Any]
 """(stage, key) -> its checked settings."""

@@ -21,4 +21,4 @@ STAGES = (
 
 def specs() -> list[StageSpec[Any]]:
     """What every stage reads of params.yaml."""
-    return [importlib.import_module(f"stages.{name}").SPEC for name in STAGES]
+    return [importlib.import_module(f"plumbline.stages.{name}").SPEC for name in STAGES]

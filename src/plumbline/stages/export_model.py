@@ -1,0 +1,103 @@
+"""Stage `export_model`: a task's model as a bundle that runs by itself."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, create_model
+
+from plumbline import paths
+from plumbline.config import Config, fix_threads
+from plumbline.errors import ConfigError
+from plumbline.export.config import ExportConfig
+from plumbline.files import read_json, staged_output
+from plumbline.kind import KINDS
+from plumbline.stage import CONFIG, Call, StageSpec, parse_call
+from plumbline.tracking.record import record_run
+
+
+class ExportModelConfig(Config):
+    """What is exported, and how it is compared with its checkpoint."""
+
+    threads: int = Field(ge=1)
+    kind: str
+    data: str
+    export: ExportConfig
+
+
+def schema_of_kind(kind: str) -> type[ExportModelConfig]:
+    """The settings of one kind of task.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    settings = KINDS[kind].settings.export
+    if settings is None:
+        raise ConfigError("models of this kind are not exported; leave `export` out")
+    return create_model("ExportModelConfig", __base__=ExportModelConfig, export=(settings, ...))
+
+
+SPEC = StageSpec(
+    name="export_model",
+    schema=ExportModelConfig,
+    schema_of_kind=schema_of_kind,
+    roles=("settings", "model", "export"),
+    group="tasks",
+    sections=lambda key: {
+        "threads": "threads",
+        "kind": f"tasks.{key}.kind",
+        "data": f"tasks.{key}.data",
+        "export": f"tasks.{key}.export",
+    },
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write `exports/<task>`."""
+    call = parse_call(SPEC, arguments)
+    out = paths.export(call.key)
+    with (
+        record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
+        staged_output(out) as partial,
+    ):
+        call.store(partial)
+        facts = _write(call, partial) if call.config.export.enabled else {}
+        run.facts(facts)
+    if call.config.export.enabled:
+        call.report(*_figures(facts, call.config.export), see=out / "README.md")
+    else:
+        call.report("no bundle (export.enabled is false)", see=out / CONFIG)
+
+
+def _write(call: Call[ExportModelConfig], out: Path) -> dict[str, Any]:
+    """Write the bundle; facts for the run record."""
+    fix_threads(call.config.threads)
+    import torch
+
+    from plumbline.export.bundle import write_bundle
+    from plumbline.export.plan import BundleSource
+    from plumbline.loading.cache_reader import TrainingCache
+    from plumbline.models.stored import load_model
+
+    torch.set_num_threads(call.config.threads)
+    model = paths.finetuned(call.key)
+    source = BundleSource(
+        stored=load_model(model),
+        cache=TrainingCache(paths.cache(call.config.data)),
+        training=read_json(model / "config.json"),
+        threads=call.config.threads,
+    )
+    return write_bundle(source, call.config.export, out)
+
+
+def _figures(facts: Mapping[str, Any], config: ExportConfig) -> Iterator[str]:
+    """What is said of a bundle."""
+    if not config.formats:
+        yield "weights alone"
+    for name in config.formats:
+        if (parity := facts["parity"].get(name)) is None:
+            yield f"{name} failed"
+            continue
+        agreement = next(f"{k} {v:g}" for k, v in parity.items() if k.endswith("_agreement"))
+        difference = parity["max_logits_difference"]
+        yield f"{name} ({agreement.replace('_', ' ')}, logits within {difference:g})"

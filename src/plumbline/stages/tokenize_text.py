@@ -1,0 +1,67 @@
+"""Stage `tokenize_text`: tokenizer, token ids and decoded images, each distinct value once."""
+
+import logging
+from collections.abc import Sequence
+
+from plumbline import paths
+from plumbline.config import Config
+from plumbline.data.columns import SPLITS
+from plumbline.files import read_json, staged_output
+from plumbline.stage import StageSpec, count, each, parse_call
+from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tracking.record import record_run
+
+logger = logging.getLogger(__name__)
+
+FEWEST_LEVELS = 16
+"""Of 256: what shows anything spans more."""
+
+
+class TokenizeTextConfig(Config):
+    """Tokenizer and size of the cached images."""
+
+    tokenize: TokenizeConfig
+
+
+SPEC = StageSpec(
+    name="tokenize_text",
+    schema=TokenizeTextConfig,
+    group="datasets",
+    sections=lambda key: {"tokenize": f"datasets.{key}.tokenize"},
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write `work/cache/<dataset>`."""
+    call = parse_call(SPEC, arguments)
+    with (
+        record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
+        staged_output(paths.cache(call.key)) as out,
+    ):
+        shapes = read_json(paths.shapes(call.key) / "shapes.json")
+        build_cache(paths.clean(call.key), out, call.config.tokenize, shapes)
+        call.store(out)
+        facts = read_json(out / "cache.json")
+        run.facts({f"cache/{k}": v for k, v in facts.items()})
+    darkest, brightest = facts.get("image_levels", (0, 255))
+    if brightest - darkest < FEWEST_LEVELS:
+        logger.warning(
+            "tokenize_text %s: all images lie between %d and %d of 0 to 255, as masks and values "
+            "of another range do: was their range meant?",
+            *(call.key, darkest, brightest),
+        )
+    rows = {split: facts["rows"][split] for split in SPLITS if split in facts["rows"]}
+    lost, cut = sum(facts["lost_labels"].values()), sum(facts["cut_answers"].values())
+    call.report(
+        count(sum(rows.values()), "row") + each(rows),
+        f"{count(facts['texts'], 'distinct text')} of up to "
+        f"{count(facts['longest_text_tokens'], 'token')}, vocabulary of {facts['vocab_size']:,}"
+        if facts["texts"]
+        else "",
+        count(facts["images"], "distinct image") if "images" in facts else "",
+        count(facts["audio"]["clips"], "distinct clip") if "audio" in facts else "",
+        count(facts["features"]["arrays"], "distinct array") if "features" in facts else "",
+        f"{count(lost, 'row')} left out (longer than max_tokens)" if lost else "",
+        f"{count(cut, 'answer')} cut to max_tokens" if cut else "",
+        see=paths.cache(call.key) / "cache.json",
+    )

@@ -1,0 +1,61 @@
+"""Stage `validate`: every row is clean or in quarantine with its reason."""
+
+import logging
+from collections.abc import Sequence
+
+from plumbline import paths
+from plumbline.config import Config
+from plumbline.errors import DataError
+from plumbline.files import dump_json, read_json, staged_output, write_json
+from plumbline.stage import StageSpec, count, each, parse_call
+from plumbline.tracking.record import record_run
+from plumbline.validation.validate import ValidationConfig, ValidationFailed, validate
+
+logger = logging.getLogger(__name__)
+
+
+class ValidateConfig(Config):
+    """The rules."""
+
+    validate_: ValidationConfig
+
+
+SPEC = StageSpec(
+    name="validate",
+    schema=ValidateConfig,
+    group="datasets",
+    sections=lambda key: {"validate_": f"datasets.{key}.validate"},
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write `work/clean/<dataset>` and `work/quarantine/<dataset>`."""
+    call = parse_call(SPEC, arguments)
+    with (
+        record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
+        staged_output(paths.quarantine(call.key)) as quarantine,
+        staged_output(paths.clean(call.key)) as clean,
+    ):
+        account = paths.account(call.key)
+        source = {"source": read_json(account)} if account.is_file() else {}
+        # The account of a failed validation lies beside the output, which does not come to be.
+        failed = paths.quarantine(call.key).with_suffix(".failed.json")
+        try:
+            report = validate(paths.raw(call.key), clean, quarantine, call.config.validate_)
+        except ValidationFailed as error:
+            write_json(failed, error.report | source)
+            raise DataError(f"{error}; the account is in {failed}") from None
+        failed.unlink(missing_ok=True)
+        (quarantine / "report.json").write_text(dump_json(report | source), encoding="utf-8")
+        # Not in `clean`, which only training reads: rules that change no row shall not retrain.
+        call.store(quarantine)
+        run.facts({name: report[name] for name in ("rows_in", "rows_quarantined", "reasons")})
+    for warning in report["warnings"]:
+        logger.warning("validate %s: %s", call.key, warning)
+    reasons = each(dict(sorted(report["reasons"].items())))
+    call.report(
+        count(report["rows_in"], "row"),
+        f"{sum(report['rows_clean'].values()):,} clean",
+        f"{report['rows_quarantined']:,} quarantined{reasons}",
+        see=paths.quarantine(call.key) / "report.json",
+    )
