@@ -19,12 +19,12 @@ help:  ## This list
 
 setup: $(READY)  ## The environment: .venv from requirements.lock
 
-$(READY): requirements.lock tools/check_machine.py
+$(READY): requirements.lock pyproject.toml tools/check_machine.py
 	@$(PYTHON) tools/check_machine.py $(CURDIR)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing requirements.lock into .venv (about 7 GB, some minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@echo "$(CURDIR)/src" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/plumbline.pth"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@# Another Python than that of the record is another key; with the same one nothing changes.
 	@$(BIN)/python -m stages.check_params --write
 	@touch $(READY)
@@ -34,11 +34,7 @@ in-git:
 	@git rev-parse --git-dir > /dev/null 2>&1 || { echo "error: not a git checkout: git clone the project first" >&2; exit 1; }
 
 repro: in-git $(READY)  ## Run what changed of the pipeline, then print the headline figures
-	@python -m plumbline.reproduction.own adopt
-	@python -m plumbline.heal
-	dvc repro
-	@python -m plumbline.report.headline
-	@python -m plumbline.reproduction.own compare
+	@plumbline repro
 
 test: $(READY)  ## The test suite (10 minutes on two cores, offline)
 	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-report=json:coverage.json --cov-fail-under=85
@@ -64,25 +60,23 @@ format: $(READY)  ## Put the code into its form
 	ruff format
 
 params: $(READY)  ## Compose params.yaml from conf/
-	python -m stages.check_params --write
+	plumbline params
 
 lock:  ## Write requirements.lock from pyproject.toml, with hashes; keeps versions that fit (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --quiet -o requirements.lock
 
 report: $(READY)  ## Build the report and say where it is
-	@python -m plumbline.heal
-	dvc repro report
-	@python -m plumbline.report.headline
+	@plumbline repro report
 
 mlflow: $(READY)  ## Open the live view on 127.0.0.1:5000
 	python -m plumbline.tracking.mlflow_forwarder --once
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port 5000
 
 verify: $(READY)  ## Rerun the commit in a clean clone, compare with its record; PRESET=smoke: two clones
-	python -m plumbline.verify $(if $(PRESET),--preset $(PRESET))
+	plumbline verify $(if $(PRESET),--preset $(PRESET))
 
 gc: $(READY)  ## Show what caches, old training state and experiments take; YES=1 removes
-	python -m plumbline.gc $(if $(YES),--yes) $(if $(EXPERIMENTS),--experiments)
+	plumbline gc $(if $(YES),--yes) $(if $(EXPERIMENTS),--experiments)
 
 clean:  ## Remove what the pipeline built in the workspace (DVC's cache stays)
 	rm -rf work models/* exports/* report .ckpt .plumbline

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from plumbline.cli.main import call
 from plumbline.errors import ConfigError, DataError
-from plumbline.evaluate import evaluate, main
+from plumbline.evaluate import evaluate
 from plumbline.loading.cache_reader import TrainingCache
 
 Caches = Callable[[str], TrainingCache]
@@ -37,7 +38,7 @@ def test_the_command_prints_the_figures(
     caches: Caches, stored_case: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(stored_case("text"))
-    main([folder, "--data", str(caches("reviews").folder), "split=val", "batch_size=3"])
+    call(["evaluate", folder, "--data", str(caches("reviews").folder), "split=val", "batch_size=3"])
     assert json.loads(capsys.readouterr().out)["samples"] > 0
 
 

@@ -63,11 +63,11 @@ def test_what_a_killed_dvc_left_of_an_entry_is_healed_with_the_same_result(
     (project / "made").unlink()
     broken = run(project, "dvc", "repro")
     assert broken.returncode != 0  # nothing of ours has run by then
-    told = run(project, "plumbline.heal")
+    told = run(project, "plumbline", "heal")
     assert told.stdout.startswith("removed .dvc/cache/runs/")
     assert run(project, "dvc", "repro").returncode == 0
     assert lock.read_bytes() == before
-    assert run(project, "plumbline.heal").stdout == ""
+    assert run(project, "plumbline", "heal").stdout == ""
     (again,) = (path for path in (project / ".dvc/cache/runs").glob("*/*/*") if path.is_file())
     assert again == entry
 

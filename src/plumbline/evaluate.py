@@ -1,25 +1,12 @@
-"""Measure a stored model of any kind on a dataset's cache, wherever it was trained.
+"""Measure a stored model of any kind on a dataset's cache, wherever it was trained."""
 
-`python -m plumbline.evaluate models/tasks/vqa --data scenes split=val`
-"""
-
-import argparse
-import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from plumbline import paths
 from plumbline.config import check_config
-from plumbline.errors import ConfigError, PlumblineError
+from plumbline.errors import ConfigError
 from plumbline.kind import known_kinds
-from plumbline.names import check_name
-from plumbline.plugins import load_plugins
-from plumbline.text import one_line
 
 
 def evaluate(folder: Path, cache: Path, settings: Mapping[str, Any]) -> dict[str, float]:
@@ -53,31 +40,3 @@ def evaluate(folder: Path, cache: Path, settings: Mapping[str, Any]) -> dict[str
     config = check_config(kind.settings.evaluate, sections, params)
     result: Evaluation = kind.role("evaluate").evaluate(EvaluationJob(stored, data, config, device))
     return settle(result)[0]
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Print the figures as JSON."""
-    load_plugins(Path.cwd() / "plugins")
-    parser = argparse.ArgumentParser(prog="python -m plumbline.evaluate", description=__doc__)
-    parser.add_argument("model", type=Path, help="a folder that a training stage wrote")
-    parser.add_argument("--data", required=True, help="a dataset, or the folder of a cache")
-    parser.add_argument("settings", nargs="*", help="of the section evaluate, such as split=val")
-    options = parser.parse_intermixed_args(arguments)
-    cache = Path(options.data)
-    if not cache.is_dir():
-        check_name("--data", options.data)
-        cache = paths.cache(options.data)
-    try:
-        settings = OmegaConf.to_container(OmegaConf.from_dotlist(options.settings))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{options.settings}: {' '.join(str(error).split())}") from None
-    assert isinstance(settings, dict)
-    figures = evaluate(options.model, cache, {str(name): v for name, v in settings.items()})
-    print(json.dumps(figures, indent=2, sort_keys=True))
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except PlumblineError as error:
-        sys.exit(f"error: {one_line(str(error))}")

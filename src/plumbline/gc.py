@@ -1,13 +1,11 @@
-"""Clear caches, old training state and experiments on purpose: `make gc`, `make gc YES=1`."""
+"""What can go of caches, old training states and experiments."""
 
-import argparse
 import fcntl
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from plumbline.files import STATE_DIR
@@ -17,7 +15,8 @@ from plumbline.tracking.record import RUNS
 from plumbline.waiting import command_timeout_s, too_long
 
 
-def _folder_bytes(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
+    """What the files of a folder take."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
@@ -74,33 +73,18 @@ def removable(root: Path) -> Iterator[Path]:
         yield from (path for path in behind if not _is_held(path))
 
 
-def main(arguments: Sequence[str]) -> None:
-    """List what could go; remove it with --yes."""
-    parser = argparse.ArgumentParser(prog="python -m plumbline.gc", description=__doc__)
-    parser.add_argument("--yes", action="store_true", help="remove, do not only list")
-    parser.add_argument("--experiments", action="store_true", help="remove all experiments too")
-    options = parser.parse_args(arguments)
-    total = 0
-    for folder in removable(Path()):
-        size = _folder_bytes(folder)
-        total += size
-        print(f"{size / 1e6:10.1f} MB  {folder}")
-        if options.yes:
-            shutil.rmtree(folder)
-    done = "removed" if options.yes else "in all; make gc YES=1 removes it"
-    print(f"{total / 1e6:10.1f} MB  {done}")
-    if waiting := records_ahead(Path()):
-        print(f"kept: {len(waiting)} run records that MLflow has not had; make mlflow copies them")
-    if not options.yes:
-        print("and what no branch, tag or experiment uses of DVC's cache; EXPERIMENTS=1 YES=1 also")
-        print("removes all experiments")
-        return
-    heal(Path())
-    if options.experiments:
+def collect(root: Path, *, experiments: bool) -> int:
+    """Remove what no branch, tag or experiment uses of DVC's cache; the exit code of dvc.
+
+    Args:
+        root: the project, which is the working folder.
+        experiments: remove all experiments before.
+    """
+    heal(root)
+    if experiments:
         _dvc("exp", "remove", "--all-commits")
     keep = ["--workspace", "--all-branches", "--all-tags", "--all-experiments"]
-    if code := _dvc("gc", *keep, "-f"):
-        raise SystemExit(code)
+    return _dvc("gc", *keep, "-f")
 
 
 def _dvc(*arguments: str) -> int:
@@ -111,7 +95,3 @@ def _dvc(*arguments: str) -> int:
     except subprocess.TimeoutExpired:
         print(f"error: {too_long(command, limit)}", file=sys.stderr)
         return 1
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

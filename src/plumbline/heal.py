@@ -1,4 +1,4 @@
-"""Mend what a killed dvc leaves in its run cache: `make repro` and the sweep do it first.
+"""Mend what a killed dvc leaves in its run cache: `plumbline repro` and sweeps do it first.
 
 DVC makes the folder of an entry, writes the entry beside its name and renames it. Killed in between
 it leaves a folder without an entry, or with half a one, and every later `dvc repro` of that stage
@@ -69,13 +69,3 @@ def _is_whole(entry: Path) -> bool:
         return False
     outs = content.get("outs") if isinstance(content, dict) else None
     return isinstance(outs, list) and all(isinstance(out, dict) and "path" in out for out in outs)
-
-
-def main() -> None:
-    """Heal the project in the working folder, and say what was removed."""
-    for path in heal(Path()):
-        print(f"removed {path}: what a killed dvc left of an entry of its run cache")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,26 +1,13 @@
-"""Ask a trained model: `python -m plumbline.predict TASK` with what its kind takes.
-
-a vision-language model   --image x.png --question 'what is it?'
-a classifier, a regressor --image x.png | --audio x.wav | --features x.npy | --text 'some words'
-a causal language model   --prompt 'Once' --temperature 0.8 --top-k 50 --stop '.' --seed 1
-a masked language model   --text 'to be or <mask> to be' --candidates 3
-an encoder-decoder        --source 'a dog runs' --beams 4
-"""
+"""Ask a trained model, of whatever kind."""
 
 import argparse
-import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plumbline import paths
 from plumbline.asking import Answer, Ask, Options, read_bytes
-from plumbline.errors import ConfigError, PlumblineError
+from plumbline.errors import ConfigError
 from plumbline.kind import KINDS, Kind, known_kinds
-from plumbline.names import check_name
-from plumbline.plugins import load_plugins
-from plumbline.text import one_line, shown
 
 
 def predict(folder: Path, options: Options) -> Answer:
@@ -28,7 +15,7 @@ def predict(folder: Path, options: Options) -> Answer:
 
     Args:
         folder: a model as `finetune` writes it.
-        options: what `build_parser` parses.
+        options: what `add_options` takes.
 
     Returns:
         The answer, and the `device` that was used.
@@ -79,13 +66,8 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line: the options of all kinds; which ones a model takes, its kind says."""
-    parser = argparse.ArgumentParser(
-        prog="python -m plumbline.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of all kinds; which ones a model takes, its kind says."""
     parser.add_argument("task", help="a task of params.yaml, such as vqa")
     parser.add_argument("--model", type=Path, help="a model folder in place of the task's")
     flags: dict[str, Mapping[str, Any]] = {
@@ -100,21 +82,3 @@ def build_parser() -> argparse.ArgumentParser:
             flags = {**required, **flags, **ask.options}
     for name, settings in flags.items():
         parser.add_argument(_flag(name), **settings)
-    return parser
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Print the answer as one JSON line."""
-    load_plugins(Path.cwd() / "plugins")
-    options = build_parser().parse_args(arguments)
-    if options.model is None:
-        check_name("task", options.task)
-    answer = predict(options.model or paths.finetuned(options.task), options)
-    print(shown(json.dumps(answer, ensure_ascii=False)))
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except PlumblineError as error:
-        sys.exit(f"error: {one_line(str(error))}")

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from plumbline.cli.main import call
 from plumbline.errors import DataError
 from plumbline.export.bundle import write_bundle
 from plumbline.export.plan import BundleSource
@@ -15,7 +16,6 @@ from plumbline.files import dump_json, read_json, write_digests
 from plumbline.kinds.vlm.settings import VlmExportConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import load_model, save_model
-from plumbline.predict import main
 from tests.export.opening import model_of
 from tests.tiny import CASES, GRAY, VIT, make_cache
 
@@ -76,7 +76,7 @@ def test_the_bundle_of_a_gray_vlm_answers_as_its_checkpoint(
     image = out / request["image"]
     expected = model_of(out).predict(request | {"image": image.read_bytes()})["answer"]
     flags = ["--image", str(image), "--question", request["question"], "--max-new-tokens", "5"]
-    main(["any", "--model", str(folder), *flags])
+    call(["predict", "any", "--model", str(folder), *flags])
     assert f'"answer": "{expected}"' in capsys.readouterr().out
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from plumbline.cli.main import call
 from plumbline.errors import ConfigError, DataError
 from plumbline.export.runtime.model import agree
 from plumbline.files import read_json
 from plumbline.models.stored import load_model
-from plumbline.predict import main
 from tests.export.opening import model_of
 from tests.tiny import CASES
 
@@ -48,7 +48,7 @@ def ask(
         place = tmp_path / "work/cache" / data
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(caches(data).folder / "cache.json", place)
-        main(["any", "--model", str(folder_of(name)), *arguments])
+        call(["predict", "any", "--model", str(folder_of(name)), *arguments])
         answer: dict[str, Any] = json.loads(capsys.readouterr().out)
         assert answer.pop("device")
         return answer
@@ -139,4 +139,4 @@ def test_features_without_their_cache_are_refused(
     monkeypatch.chdir(tmp_path)
     array = str(bundle_of("regression") / "selftest/0.npy")
     with pytest.raises(ConfigError, match="missing, it holds the statistics of the features"):
-        main(["any", "--model", str(folder_of("regression")), "--features", array])
+        call(["predict", "any", "--model", str(folder_of("regression")), "--features", array])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from plumbline import inspect
+from plumbline.cli.main import call
 from plumbline.errors import CheckpointError
 from plumbline.models.stored import read_spec
 from plumbline.stage import run_stage
@@ -225,7 +225,7 @@ def test_a_key_that_would_reach_a_shell_is_refused_at_every_door(
     assert project.refusal(prepare.main, "scenes").startswith(told)
     assert project.refusal(finetune.main, "vqa").startswith(told)
     assert project.refusal(check_params.main).startswith(told)
-    assert project.refusal(inspect.main, "vqa", "parameters").startswith(told)
+    assert project.refusal(call, "inspect", "vqa", "parameters").startswith(told)
     with (project.folder / "conf/experiment/odd.yaml").open("w", encoding="utf-8") as file:
         file.write(f"# @package _global_\n{group}:\n  {key!r}: ${{{group}.{entry}}}\n")
     project.edit("conf/config.yaml", "experiment: null", "experiment: odd")

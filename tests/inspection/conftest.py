@@ -66,10 +66,10 @@ def open_target(here: Path) -> "OpenTarget":
 @pytest.fixture
 def ask(here: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Runs the command line; the JSON that it prints."""
-    from plumbline.inspect import main
+    from plumbline.cli.main import call
 
     def asked(*arguments: str) -> Any:
-        main([*arguments, "--json"])
+        call(["inspect", *arguments, "--json"])
         return json.loads(capsys.readouterr().out)
 
     return asked

@@ -82,13 +82,12 @@ def test_a_goal_out_of_reach_names_the_steps(open_target: Any) -> None:
 def test_the_command_ends_with_one_line_and_code_1(
     here: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from plumbline.inspect import main
-    from plumbline.stage import run_stage
+    from plumbline.cli.main import main
 
-    asked = ["inspect", "features", "overfit", "--steps", "3"]
+    asked = ["plumbline", "inspect", "features", "overfit", "--steps", "3"]
     monkeypatch.setattr("sys.argv", asked)
     with pytest.raises(SystemExit) as end:
-        run_stage(main)
+        main()
     assert end.value.code == 1
     (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("error: "))
     assert "features: one batch is not learnt" in line

@@ -1,4 +1,4 @@
-"""`plumbline.verify` on the real DAG: equal twice, and a planted difference is found."""
+"""`plumbline verify` on the real DAG: equal twice, and a planted difference is found."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.pipeline.checkout import Checkout, make_checkout
 def verify(checkout: Checkout, *arguments: str) -> dict[str, Any]:
     """Run the command with the checkout's own code, and read the certificate."""
     source = f"PYTHONPATH={checkout.folder / 'src'}"
-    command = ("env", source, "python", "-m", "plumbline.verify", *arguments)
+    command = ("env", source, "python", "-m", "plumbline", "verify", *arguments)
     done = checkout.run(*command, check=False)
     files = sorted((checkout.folder / ".plumbline" / "certificates").glob("*.json"))
     assert files, done.stderr

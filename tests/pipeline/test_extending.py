@@ -84,13 +84,13 @@ def test_the_new_kind_is_asked_and_evaluated_from_the_command_line(extended: Che
     file = extended.folder / "exports/forecast/selftest/0.npy"
     said = json.loads(
         extended.run(
-            *(sys.executable, "-m", "plumbline.predict", "forecast", "--features", str(file))
+            *(sys.executable, "-m", "plumbline", "predict", "forecast", "--features", str(file))
         ).stdout
     )
     assert len(said["next"]) == 2
     figures = json.loads(
         extended.run(
-            *(sys.executable, "-m", "plumbline.evaluate", "models/tasks/forecast"),
+            *(sys.executable, "-m", "plumbline", "evaluate", "models/tasks/forecast"),
             *("--data", "waves"),
         ).stdout
     )
@@ -127,7 +127,7 @@ def test_no_file_of_the_project_was_touched(extended: Checkout) -> None:
 
 
 def test_inspection_knows_the_new_task(extended: Checkout) -> None:
-    asked = (sys.executable, "-m", "plumbline.inspect", "forecast", "parameters", "--json")
+    asked = (sys.executable, "-m", "plumbline", "inspect", "forecast", "parameters", "--json")
     parts = json.loads(extended.run(*asked).stdout)["parts"]
     assert [part["part"] for part in parts] == ["encoder", "head"]
     seen = json.loads(extended.run(*asked[:4], "activations", "--json").stdout)

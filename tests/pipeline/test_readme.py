@@ -21,7 +21,7 @@ NOT_RUN = {
     "make verify PRESET=smoke": "the smoke preset twice; test_certificate.py does it",
     "make faults": "hundreds of kills; tests/faults runs a few",
     "make check": "the linters, which the workflow runs",
-    "python -m plumbline.sweep vqa_lr": "24 trainings; test_sweep.py runs a small sweep",
+    "plumbline sweep vqa_lr": "24 trainings; test_sweep.py runs a small sweep",
     "dvc push --run-cache": "needs a remote; test_remotes.py has one",
     "dvc repro --pull": "needs a remote; test_remotes.py has one",
     "dvc exp run -S experiment=NAME": "NAME is any of the table below it",

@@ -16,7 +16,7 @@ direction: minimize
 sampler: grid
 targets: [finetune@vqa]
 """
-RATE = ("-m", "plumbline.sweep", "rate")
+RATE = ("-m", "plumbline", "sweep", "rate")
 
 
 @pytest.mark.slow

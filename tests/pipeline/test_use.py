@@ -23,16 +23,16 @@ def test_predict_answers_from_the_model_and_names_the_device(
     reproduced: Checkout, picture: Path
 ) -> None:
     asked = ("--image", str(picture), "--question", "how many objects are there?")
-    first = reproduced.run("python", "-m", "plumbline.predict", "vqa", *asked).stdout
+    first = reproduced.run("python", "-m", "plumbline", "predict", "vqa", *asked).stdout
     answer = json.loads(first)
     assert answer["prompt"] == "how many objects are there?"
     assert answer["device"]
-    assert reproduced.run("python", "-m", "plumbline.predict", "vqa", *asked).stdout == first
+    assert reproduced.run("python", "-m", "plumbline", "predict", "vqa", *asked).stdout == first
 
 
 def test_predict_and_the_bundle_give_the_same_answer(reproduced: Checkout, picture: Path) -> None:
     ask = ["--image", str(picture), "--question", "what color is the circle?"]
-    ours = json.loads(reproduced.run("python", "-m", "plumbline.predict", "vqa", *ask).stdout)
+    ours = json.loads(reproduced.run("python", "-m", "plumbline", "predict", "vqa", *ask).stdout)
     bundle = [sys.executable, "-I", str(reproduced.folder / "exports/vqa/inference.py"), *ask]
     done = subprocess.run(bundle, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["answer"] == ours["answer"]
@@ -49,7 +49,7 @@ def test_predict_and_the_bundle_give_the_same_answer(reproduced: Checkout, pictu
 def test_predict_refuses_in_one_line(
     reproduced: Checkout, arguments: list[str], message: str
 ) -> None:
-    done = reproduced.run("python", "-m", "plumbline.predict", *arguments, check=False)
+    done = reproduced.run("python", "-m", "plumbline", "predict", *arguments, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1
@@ -113,9 +113,9 @@ def test_a_damaged_cache_is_refused_and_named(reproduced: Checkout, tmp_path: Pa
 
 def test_gc_lists_without_removing_and_removes_when_told(own: Checkout) -> None:
     features = own.folder / ".plumbline/features"
-    listed = own.run("python", "-m", "plumbline.gc").stdout
+    listed = own.run("python", "-m", "plumbline", "gc").stdout
     assert "make gc YES=1" in listed
     assert list(features.glob("*"))
-    own.run("python", "-m", "plumbline.gc", "--yes")
+    own.run("python", "-m", "plumbline", "gc", "--yes")
     assert not [path for path in features.glob("*") if path.is_dir()]
     assert own.stages_run("dvc", "repro") == []

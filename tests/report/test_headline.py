@@ -3,7 +3,8 @@ import shutil
 import pytest
 import yaml
 
-from plumbline.report import headline
+from plumbline.cli.main import call
+from plumbline.errors import CheckpointError
 from plumbline.report.collect import Export
 from plumbline.report.headline import (
     alignment_headlines,
@@ -26,24 +27,22 @@ def test_the_summary_is_a_table_that_ends_with_the_place_of_the_page(project) ->
     assert len(lines) == 9
 
 
-def test_the_module_prints_the_selection_of_params_yaml(
+def test_the_command_prints_the_selection_of_params_yaml(
     project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project.root / "params.yaml").write_text(yaml.safe_dump(project.selection), encoding="utf-8")
-    headline.main()
+    call(["figures"])
     assert capsys.readouterr().out == summary(headlines(project.chosen())) + "\n"
 
 
-def test_missing_figures_are_one_line_and_exit_1(
-    project, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_figures_are_one_line(project) -> None:
     (project.root / "params.yaml").write_text(yaml.safe_dump(project.selection), encoding="utf-8")
     shutil.rmtree(project.root / "work/evaluation/align/image")
-    with pytest.raises(SystemExit, match="1"):
-        headline.main()
-    assert capsys.readouterr().err == (
-        "error: work/evaluation/align/image: no digests.json; build it with dvc repro, or restore "
-        "it with dvc checkout\n"
+    with pytest.raises(CheckpointError) as refused:
+        call(["figures"])
+    assert str(refused.value) == (
+        "work/evaluation/align/image: no digests.json; build it with dvc repro, or restore it with "
+        "dvc checkout"
     )
 
 

@@ -109,7 +109,7 @@ def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
 
 
 def test_verifying_does_not_import_torch() -> None:
-    code = "import sys, plumbline.verify; print('torch' in sys.modules)"
+    code = "import sys, plumbline.cli.verify; print('torch' in sys.modules)"
     source = Path(__file__).resolve().parents[2] / "src"
     done = subprocess.run(
         [sys.executable, "-c", code],

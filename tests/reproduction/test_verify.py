@@ -1,4 +1,4 @@
-"""`python -m plumbline.verify`, from the command line to the certificate."""
+"""`plumbline verify`, from the command line to the certificate."""
 
 import json
 import os
@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from plumbline import verify as verify_module
+from plumbline.cli.main import call
+from plumbline.cli.verify import read_request
 from plumbline.errors import CheckpointError, ConfigError, OutputError
+from plumbline.reproduction import verification
 from plumbline.reproduction.machine import dump_record
-from plumbline.verify import main, read_request
 from tests.reproduction.conftest import dvc, git, machine
 
 OPTIONS: dict[str, Any] = {
@@ -32,7 +33,7 @@ def verify(project: Path, *arguments: str) -> dict[str, Any]:
     """Run the command in the project and read the certificate that it left."""
     code = 0
     try:
-        main(arguments)
+        call(["verify", *arguments])
     except SystemExit as end:
         code = int(str(end.code))
     (file,) = (project / ".plumbline" / "certificates").glob("*.json")
@@ -131,7 +132,7 @@ def test_ended_from_outside_it_ends_what_it_started(project: Path) -> None:
     pid_file, clones = project.parent / "pid", project.parent / "clones"
     clones.mkdir()
     wrong = {"WRONG": f"rows_sleeps={pid_file}", "TMPDIR": str(clones), "PYTHONPATH": str(source)}
-    command = [sys.executable, "-m", "plumbline.verify", "--targets", "rows"]
+    command = [sys.executable, "-m", "plumbline", "verify", "--targets", "rows"]
     process = subprocess.Popen(command, env={**os.environ, **wrong}, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
@@ -197,7 +198,7 @@ def test_without_a_record_there_is_nothing_to_compare_with(project: Path) -> Non
     git(project, "rm", "-q", "dvc.lock")
     git(project, "commit", "-qm", "Forget the record")
     with pytest.raises(CheckpointError, match=r"dvc\.lock: missing; run dvc repro and commit it"):
-        main([])
+        call(["verify"])
 
 
 def test_tracked_data_comes_from_the_checkout_or_is_missed(project: Path) -> None:
@@ -213,7 +214,7 @@ def test_tracked_data_comes_from_the_checkout_or_is_missed(project: Path) -> Non
     shutil.rmtree(project.parent / "shared", ignore_errors=True)
     (project / ".dvc" / "config").write_text("[cache]\n    dir = ../../empty\n", encoding="utf-8")
     with pytest.raises(OutputError, match="dvc pull"):
-        main([])
+        call(["verify"])
 
 
 def test_a_folder_without_a_commit_is_refused(
@@ -221,13 +222,13 @@ def test_a_folder_without_a_commit_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no commit to verify"):
-        main([])
+        call(["verify"])
 
 
 def test_a_folder_below_the_top_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project / "data")
     with pytest.raises(ConfigError, match="not the top folder of the project"):
-        main([])
+        call(["verify"])
 
 
 @pytest.mark.parametrize(
@@ -258,8 +259,8 @@ def test_a_preset_is_compared_with_itself_unless_there_is_a_record(
 def test_a_machine_with_other_versions_does_not_claim_the_lock(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify_module, "describe_machine", machine)
-    main(["--record"])
+    monkeypatch.setattr(verification, "describe_machine", machine)
+    call(["verify", "--record"])
     written = json.loads((project / "reproduction.json").read_text(encoding="utf-8"))
     assert written["machine"]["threads"] == 2
     lock = project / "dvc.lock"
@@ -268,4 +269,4 @@ def test_a_machine_with_other_versions_does_not_claim_the_lock(
         lock.read_text(encoding="utf-8").replace("      params.yaml:\n", other), encoding="utf-8"
     )
     with pytest.raises(ConfigError, match=r"train was made under torch 2\.0\.0, but 2\.15\.0"):
-        main(["--record"])
+        call(["verify", "--record"])

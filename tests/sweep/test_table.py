@@ -126,7 +126,7 @@ def test_a_resumed_run_has_its_values_once(tmp_path: Path) -> None:
 
 
 def test_the_command_needs_no_torch() -> None:
-    code = "import sys, plumbline.sweep.__main__; sys.exit('torch' in sys.modules)"
+    code = "import sys, plumbline.cli.sweep; sys.exit('torch' in sys.modules)"
     environment = {"PYTHONPATH": str(SRC), "PATH": ""}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 

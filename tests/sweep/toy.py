@@ -103,11 +103,11 @@ class Toy:
         return done
 
     def sweep(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-m", "plumbline.sweep", *arguments, check=check)
+        return self.run(sys.executable, "-m", "plumbline", "sweep", *arguments, check=check)
 
     def start_sweep(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "plumbline.sweep", *arguments],
+            [sys.executable, "-m", "plumbline", "sweep", *arguments],
             cwd=self.folder,
             env=ENVIRONMENT,
             stdout=subprocess.PIPE,

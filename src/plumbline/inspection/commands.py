@@ -98,30 +98,19 @@ COMMANDS = {
 }
 
 
-def parse(arguments: list[str], description: str) -> tuple[str, argparse.Namespace]:
-    """Read `<task or alignment> <what> [options] [override ...]`.
+def parse_rest(name: str, what: str, rest: list[str]) -> argparse.Namespace:
+    """Read what follows `<task or alignment> <what>`: options and overrides, in any order.
 
     Returns:
-        What is asked, and the options: `name`, `overrides`, `json` and those of the command.
+        `name`, `overrides`, `json` and the options of the command.
     """
-    listed = "\n".join(f"  {name:12}{command.help}" for name, command in COMMANDS.items())
+    command = COMMANDS[what]
     parser = argparse.ArgumentParser(
-        prog="python -m plumbline.inspect",
-        description=description,
-        epilog=f"what:\n{listed}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=f"plumbline inspect {name} {what}", description=command.help
     )
-    parser.add_argument("name", help="a task or an alignment of params.yaml, such as vqa")
-    parser.add_argument("what", choices=COMMANDS, metavar="what")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help="options and overrides: key=value")
-    first = parser.parse_args(arguments)
-    command = COMMANDS[first.what]
-    own = argparse.ArgumentParser(
-        prog=f"{parser.prog} {first.name} {first.what}", description=command.help
-    )
-    own.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of params.yaml")
-    own.add_argument("--json", action="store_true", help="print JSON")
-    command.add_options(own)
-    options = own.parse_intermixed_args(first.rest)
-    options.name = first.name
-    return first.what, options
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of params.yaml")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    command.add_options(parser)
+    options = parser.parse_intermixed_args(rest)
+    options.name = name
+    return options

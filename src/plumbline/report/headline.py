@@ -3,15 +3,11 @@
 `python -m plumbline.report.headline` prints those of the selection in params.yaml.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from plumbline import paths
-from plumbline.config import compose_yaml
-from plumbline.errors import PlumblineError
 from plumbline.report.collect import (
     Export,
     collect_details,
@@ -23,7 +19,6 @@ from plumbline.report.figure_table import interval_of
 from plumbline.report.figures import figure, full_label, number, share
 from plumbline.report.first_figures import FIGURES, RULES, Rule, by_part, first_of_unknown
 from plumbline.report.selection import Selection
-from plumbline.text import one_line, shown
 
 
 @dataclass(frozen=True)
@@ -189,18 +184,3 @@ def summary(groups: Mapping[str, list[Headline]]) -> str:
         for group, name, shown, note in rows
     ]
     return "\n".join([*(lines or ["nothing is selected"]), f"report: {paths.REPORT}/index.html"])
-
-
-def main() -> None:
-    """Print the headline figures of the selection in ./params.yaml."""
-    try:
-        params = compose_yaml(Path.cwd(), "params", [])
-        selection = Selection.from_params(params["datasets"], params["align"], params["tasks"])
-        print(shown(summary(headlines(selection))))
-    except PlumblineError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        raise SystemExit(1) from None
-
-
-if __name__ == "__main__":
-    main()

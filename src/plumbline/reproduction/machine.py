@@ -142,7 +142,7 @@ def read_record(folder: Path) -> MachineRecord | None:
         return MachineRecord.model_validate_json(file.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError):
         raise ConfigError(
-            f"{file}: not a record of a machine; write it with python -m plumbline.verify --record"
+            f"{file}: not a record of a machine; write it with plumbline verify --record"
         ) from None
 
 

@@ -1,17 +1,16 @@
 """This machine's own results, where dvc.lock records those of another type of machine.
 
-`python -m plumbline.reproduction.own adopt` before `dvc repro`, `compare` after it: `make repro`.
+`plumbline repro` asks `adopt` before `dvc repro`, and `describe` after it.
 """
 
 import json
 import logging
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plumbline.errors import CheckpointError, PlumblineError
+from plumbline.errors import CheckpointError
 from plumbline.reproduction.compare import changed_inputs, compare_figures, differing_outputs
 from plumbline.reproduction.lock import (
     LOCK,
@@ -163,24 +162,3 @@ def _git(root: Path, *arguments: str) -> str:
     done = run_command(["git", "--no-optional-locks", *arguments], cwd=root)
     done.check_returncode()
     return done.stdout
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Adopt or compare, in the checkout that is the working folder."""
-    root = Path.cwd()
-    if list(arguments) == ["adopt"]:
-        if (root / LOCK).is_file() and (adopted := adopt(root)):
-            names = ", ".join(adopted)
-            print(f"{LOCK}: {names}: what this machine made before is used", file=sys.stderr)
-    elif list(arguments) == ["compare"]:
-        if line := describe(root):
-            print(line, file=sys.stderr)
-    else:
-        raise SystemExit("usage: python -m plumbline.reproduction.own adopt|compare")
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except PlumblineError as error:
-        sys.exit(f"error: {error}")

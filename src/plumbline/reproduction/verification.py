@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plumbline.errors import ConfigError
-from plumbline.files import sha256_file
+from plumbline.files import atomic_write, sha256_file
 from plumbline.params import read_params
 from plumbline.reproduction.certificate import Certificate
 from plumbline.reproduction.compare import Outcome, Side, StageResult, Status, compare
 from plumbline.reproduction.lock import LOCK, read_lock, with_upstream
-from plumbline.reproduction.machine import RECORD, Machine, describe_machine, read_record
+from plumbline.reproduction.machine import (
+    RECORD,
+    Machine,
+    describe_machine,
+    dump_record,
+    read_record,
+)
 from plumbline.reproduction.rerun import (
     cache_folder,
     make_clone,
@@ -186,7 +192,7 @@ class _Job:
         if record.lock_sha256 != sha256_file(folder / LOCK):
             note = (
                 f"{RECORD} belongs to another {LOCK}, so the record's machine is unknown; on the "
-                "machine that made it: python -m plumbline.verify --record"
+                "machine that made it: plumbline verify --record"
             )
             return side, _Reference(name, None, note)
         return side, _Reference(name, record.machine)
@@ -220,3 +226,24 @@ def _strictness(request: Request, here: Machine, recorded: Machine | None) -> tu
     if here.differences(recorded):
         return False, "figures within verify.yaml pass: the record's machine is of another type"
     return True, "only equal bytes pass: the record's machine is of this type"
+
+
+def record_machine(root: Path) -> None:
+    """Write reproduction.json for the dvc.lock of the working tree.
+
+    Raises:
+        CheckpointError: there is no dvc.lock.
+        ConfigError: it was made under other versions than are installed here.
+    """
+    stages = read_lock(root / LOCK)
+    machine = describe_machine(threads_of(root))
+    for stage in stages.values():
+        for key, version in stage.params.items():
+            name = key.removeprefix("params.yaml:versions.")
+            installed = machine.versions.get(name, str(version)).split("+")[0]
+            if name != key and installed != str(version):
+                raise ConfigError(
+                    f"{LOCK}: {stage.name} was made under {name} {version}, but {installed} is "
+                    "installed, so it is not of this machine; run dvc repro here first"
+                )
+    atomic_write(root / RECORD, dump_record(root / LOCK, machine))

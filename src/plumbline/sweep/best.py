@@ -16,7 +16,9 @@ from plumbline.scratch import scratch_folder
 from plumbline.sweep.overrides import is_group, parse, same_params
 
 _GROUP = "experiment"
-_SIGNED = re.compile(r"# Written by python -m plumbline\.sweep \w+ \(([0-9a-f]{12})\)")
+_SIGNED = re.compile(
+    r"# Written by (?:python -m plumbline\.sweep|plumbline sweep) \w+ \(([0-9a-f]{12})\)"
+)
 
 
 def write_best(root: Path, name: str, overrides: Sequence[str], comment: str) -> Path:
@@ -41,7 +43,7 @@ def write_best(root: Path, name: str, overrides: Sequence[str], comment: str) ->
             "(rename it to have the winner there)"
         )
     head = "# @package _global_\n"
-    sign = f"# Written by python -m plumbline.sweep {name} ({digest_of(body)[:12]})\n"
+    sign = f"# Written by plumbline sweep {name} ({digest_of(body)[:12]})\n"
     atomic_write(path, head + sign + body)
     return path
 

@@ -174,7 +174,7 @@ class EarlyStoppingConfig(Config):
 
 
 class OverfitConfig(Config):
-    """What `plumbline.inspect ... overfit` asks: can the model learn one batch by heart?"""
+    """What `plumbline inspect ... overfit` asks: can the model learn one batch by heart?"""
 
     samples: int = Field(16, ge=1)
     """In the batch."""

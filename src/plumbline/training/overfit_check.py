@@ -27,7 +27,7 @@ def check_overfit(name: str, overrides: Sequence[str], config: OverfitConfig) ->
     Raises:
         TrainingError: it is not learnt; the text says what to look at.
     """
-    command = [sys.executable, "-m", "plumbline.inspect", name, "overfit", *overrides]
+    command = [sys.executable, "-m", "plumbline", "inspect", name, "overfit", *overrides]
     for option, value in config.model_dump().items():
         command += [f"--{option}", str(value)]
     done = run_command(command, preexec_fn=end_with_parent)

@@ -1,4 +1,4 @@
-"""Prove that a commit can be had again: `python -m plumbline.verify`, or `make verify`.
+"""Prove that the commit can be reproduced.
 
 Clones the committed HEAD, runs the whole pipeline in the clone from nothing and compares every
 stage with the committed dvc.lock and metrics. `--runs 2` makes two clones and compares them with
@@ -9,27 +9,21 @@ and kept in .plumbline/certificates/. Exit 1: a stage is not as good as it must 
 import argparse
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from plumbline.errors import ConfigError
 from plumbline.files import STATE_DIR, atomic_write
-from plumbline.reproduction.lock import LOCK, read_lock
-from plumbline.reproduction.machine import RECORD, describe_machine, dump_record
+from plumbline.reproduction.lock import LOCK
+from plumbline.reproduction.machine import RECORD
 from plumbline.reproduction.rerun import committed_head
-from plumbline.reproduction.verification import Request, threads_of, verify
-from plumbline.stage import run_stage
+from plumbline.reproduction.verification import Request, record_machine, verify
 
 CERTIFICATES = STATE_DIR / "certificates"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m plumbline.verify",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Take what to compare with what, and how strictly."""
     parser.add_argument("--preset", help="a file of conf/experiment in place of the default")
     parser.add_argument("--runs", type=int, choices=(1, 2), help="2: compare two clean clones")
     parser.add_argument("--against", type=Path, help="another checkout, for its lock and metrics")
@@ -45,7 +39,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--record", action="store_true", help=f"only write {RECORD}: this machine made {LOCK}"
     )
-    return parser
 
 
 def read_request(options: dict[str, Any]) -> Request:
@@ -69,14 +62,20 @@ def read_request(options: dict[str, Any]) -> Request:
     return request
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Verify the commit, or record the machine."""
-    options = vars(_parser().parse_args(arguments))
-    root = Path.cwd()
-    if options.pop("record"):
+def run(options: argparse.Namespace) -> None:
+    """Verify the commit, or record the machine.
+
+    Raises:
+        SystemExit: a stage is not as good as it must be on this machine.
+    """
+    # As Ctrl-C does: what runs in a clone must not outlive the command that started it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    root, asked = Path.cwd(), vars(options)
+    if asked.pop("record"):
         record_machine(root)
+        print(f"{RECORD} written: commit it together with {LOCK}")
         return
-    request = read_request(options)
+    request = read_request(asked)
     commit = committed_head(root)
     began = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     file = root / CERTIFICATES / f"{began}-{request.preset or 'default'}-{commit[:12]}.json"
@@ -88,31 +87,3 @@ def main(arguments: Sequence[str]) -> None:
     print(f"\nCertificate: {file.relative_to(root)}; .md and .log beside it")
     if not certificate.passed:
         raise SystemExit(1)
-
-
-def record_machine(root: Path) -> None:
-    """Write reproduction.json for the dvc.lock of the working tree.
-
-    Raises:
-        CheckpointError: there is no dvc.lock.
-        ConfigError: it was made under other versions than are installed here.
-    """
-    stages = read_lock(root / LOCK)
-    machine = describe_machine(threads_of(root))
-    for stage in stages.values():
-        for key, version in stage.params.items():
-            name = key.removeprefix("params.yaml:versions.")
-            installed = machine.versions.get(name, str(version)).split("+")[0]
-            if name != key and installed != str(version):
-                raise ConfigError(
-                    f"{LOCK}: {stage.name} was made under {name} {version}, but {installed} is "
-                    "installed, so it is not of this machine; run dvc repro here first"
-                )
-    atomic_write(root / RECORD, dump_record(root / LOCK, machine))
-    print(f"{RECORD} written: commit it together with {LOCK}")
-
-
-if __name__ == "__main__":
-    # As Ctrl-C does: what runs in a clone must not outlive the command that started it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run_stage(main)

@@ -1,0 +1,1 @@
+"""The command `plumbline`, one thin module a subcommand."""
