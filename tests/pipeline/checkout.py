@@ -5,7 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,12 +41,13 @@ class Checkout:
     """A folder in which stages and dvc run."""
 
     folder: Path
+    environment: Mapping[str, str] = field(default_factory=lambda: ENVIRONMENT)
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=ENVIRONMENT,
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=900,
@@ -59,7 +61,7 @@ class Checkout:
         return subprocess.Popen(
             command,
             cwd=self.folder,
-            env=ENVIRONMENT,
+            env=self.environment,
             stdout=subprocess.DEVNULL,
             stderr=errors,
             text=True,
