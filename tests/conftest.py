@@ -31,6 +31,16 @@ if TYPE_CHECKING:
     MakeJob = Callable[..., TrainingJob]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs where nothing asks for one: many tests fork, which CUDA does not survive.
+
+    `pytest -m gpu` asks. `PLUMBLINE_TEST_DEVICE=cuda` does too, and trains there what
+    tests/training/test_resume_tasks.py trains: every kind, killed anywhere.
+    """
+    if config.getoption("markexpr") != "gpu" and "PLUMBLINE_TEST_DEVICE" not in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 LONG = ("pipeline", "faults", "export")
 """Folders of tests whose files take minutes: first, so that none runs alone at the end."""
 

@@ -113,7 +113,7 @@ class Toy:
             load(samples, 0, True),
             None if validation is None else load(validation, 1, False),
             config,
-            replace(ALONE, precision=precision),
+            replace(ALONE, device=torch.device(config.device), precision=precision),
             store=CheckpointStore(
                 self.folder,
                 fingerprint,

@@ -157,6 +157,25 @@ def test_a_failing_batch_stops_with_step_samples_and_error(
     assert caught.value.__cause__ is error  # a traceback for whoever wants it
 
 
+@pytest.mark.parametrize("failing_batch", ["stop", "skip"])
+def test_an_operation_without_a_repeatable_kernel_stops_with_the_setting(
+    toy: Any, failing_batch: str
+) -> None:
+    """Every batch has it, so there is nothing to skip."""
+    error = RuntimeError(
+        "max_pool_backward does not have a deterministic implementation, but you set "
+        "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this"
+    )
+    trainer = toy.trainer(task=raising(toy, error, True), failing_batch=failing_batch)
+    with pytest.raises(TrainingError) as caught:
+        trainer.fit()
+    text = str(caught.value)
+    assert ": max_pool_backward does not have a deterministic implementation; samples [" in text
+    assert text.endswith(
+        "; trainer.deterministic: false lets it run, with other last digits each time"
+    )
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_failing_batch_is_skipped_and_the_run_goes_on(

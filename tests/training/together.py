@@ -127,7 +127,7 @@ def settings(
     batch_size: int = 5, workers: int = 0, freeze: Sequence[str] = (), **trainer: Any
 ) -> TrainingConfig:
     base = {
-        "device": "cpu",
+        "device": os.environ.get("PLUMBLINE_TEST_DEVICE", "cpu"),
         "precision": "fp32",
         "epochs": 2,
         "grad_accum_steps": 2,

@@ -1,6 +1,7 @@
 """Where and how exactly to compute."""
 
 import contextlib
+import os
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -21,6 +22,20 @@ def resolve_device(requested: str) -> torch.device:
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(requested)
+
+
+def repeat_exactly() -> None:
+    """Let the kernels of a GPU give the same bits each time they are run.
+
+    Some sum in the order in which threads come: the gradients of convolutions, attention and
+    indexing. An operation that has no other kernel raises a RuntimeError that names it.
+
+    Source: torch.use_deterministic_algorithms; cuBLAS reads its workspace from the environment.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # It would also fill every new tensor, in case one is read before it is written.
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def resolve_precision(requested: str, device: torch.device) -> str:

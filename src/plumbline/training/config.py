@@ -207,6 +207,8 @@ class TrainerConfig(Config):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device has units for it, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    deterministic: bool = True
+    """Take the kernels of a GPU that give the same bits each time; false: the fastest."""
     processes: int = Field(1, ge=1)
     """Processes that share every batch on this machine, each with the stage's `threads` and, with
     GPUs, one of its own. Sums of floats depend on their number."""

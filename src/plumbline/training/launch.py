@@ -88,12 +88,14 @@ def decide_machine(config: TrainingConfig, *, together: bool = False) -> Machine
     """
     import torch
 
-    from plumbline.models.device import resolve_device, resolve_precision
+    from plumbline.models.device import repeat_exactly, resolve_device, resolve_precision
     from plumbline.training.processes import Processes
 
     trainer = config.train.trainer
     torch.set_num_threads(config.threads)  # sums of floats depend on their number
     device, processes = resolve_device(trainer.device), Processes()
+    if device.type == "cuda" and trainer.deterministic:
+        repeat_exactly()
     if together:
         processes = Processes.join(device, trainer.timeout_s, sharded=trainer.shard_layers)
         device = processes.device or device  # "cuda" is now one of them

@@ -57,6 +57,12 @@ def failure(error: BaseException, window: Sequence[Batch], config: TrainerConfig
             stops,
         )
     text = " ".join(str(error).split())[:300]
+    if "does not have a deterministic implementation" in text:
+        return Fault(
+            text.partition(", but you set")[0],
+            "trainer.deterministic: false lets it run, with other last digits each time",
+            stops=True,
+        )
     return Fault(
         f"{type(error).__name__}: {text}",
         "look at these samples, or set trainer.failing_batch: skip",
