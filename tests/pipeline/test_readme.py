@@ -12,7 +12,7 @@ import pytest
 from tests.pipeline.checkout import ENVIRONMENT, ROOT, Checkout
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMAND = re.compile(r"(make|dvc|python|\.) [^`]*")
+COMMAND = re.compile(r"(make|dvc|plumbline|python|\.) [^`]*")
 NOT_RUN = {
     "make test": "this is it",
     "make test-all": "this is it",
@@ -22,6 +22,8 @@ NOT_RUN = {
     "make faults": "hundreds of kills; tests/faults runs a few",
     "make check": "the linters, which the workflow runs",
     "plumbline sweep vqa_lr": "24 trainings; test_sweep.py runs a small sweep",
+    "plumbline init my-project && cd my-project": "test_package.py makes one",
+    "plumbline upgrade": "of such a project; tests/project has it",
     "dvc push --run-cache": "needs a remote; test_remotes.py has one",
     "dvc repro --pull": "needs a remote; test_remotes.py has one",
     "dvc exp run -S experiment=NAME": "NAME is any of the table below it",
@@ -50,7 +52,7 @@ def checkout(reproduced: Checkout) -> Checkout:
     if not (Path(sys.prefix) / ".ready").is_file():
         pytest.skip("the environment is not one of make setup")
     (folder / ".venv").symlink_to(sys.prefix)
-    for name in ("requirements.lock", "tools/check_machine.py"):
+    for name in ("requirements.lock", "pyproject.toml", "tools/check_machine.py"):
         os.utime(folder / name, (0, 0))  # make: the environment is newer
     return reproduced
 
