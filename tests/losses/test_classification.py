@@ -4,8 +4,10 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 from torch.autograd import grad
 from torch.nn import functional
@@ -104,11 +106,32 @@ def test_focal_loss_without_gamma_is_cross_entropy() -> None:
     torch.testing.assert_close(one.total, other.total, rtol=1e-6, atol=0)
 
 
-def test_focal_loss_of_a_sure_row_has_a_finite_gradient() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("loss_of", LOSSES)
+def test_gradients_are_those_of_the_formula_in_float64(
+    loss_of: ClassLoss, smoothing: float
+) -> None:
+    logits, labels = example()
+    gamma = 0.0 if loss_of is class_cross_entropy else 2.0
+    exact = logits.detach().double().requires_grad_()
+    p = exact.exp() / exact.exp().sum(dim=1, keepdim=True)
+    terms = -WEIGHTS * (1 - p) ** gamma * p.log()
+    target = (
+        functional.one_hot(labels.clamp(min=0), CLASSES) * (1 - smoothing) + smoothing / CLASSES
+    )
+    total = (target * terms)[labels != IGNORE_INDEX].sum()
+    loss = loss_of(logits, labels, weights=WEIGHTS, label_smoothing=smoothing)
+    (found,), (expected,) = grad(loss.total, logits), grad(total, exact)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_focal_loss_of_a_sure_row_has_the_gradient_of_its_limit() -> None:
+    """Of p = 1 nothing is left, and p = 0 pulls with the slope of cross-entropy."""
     logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
     loss = focal_loss(logits, torch.tensor([0, 0]))
     assert loss.total.item() == pytest.approx(400.0)
-    assert grad(loss.total, logits)[0].isfinite().all()
+    expected = torch.tensor([[0.0, 0.0], [-1.0, 1.0]])
+    torch.testing.assert_close(grad(loss.total, logits)[0], expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("gamma", [-1.0, 0.5])
@@ -158,7 +181,9 @@ def test_an_ignored_row_has_no_gradient(loss_of: ClassLoss) -> None:
     logits, labels = example()
     (gradient,) = grad(loss_of(logits, labels, label_smoothing=0.1).total, logits)
     assert not gradient[[2, 7]].any()
-    assert gradient[labels != IGNORE_INDEX].abs().sum(dim=1).min() > 0
+    counted = labels != IGNORE_INDEX
+    without = loss_of(logits[counted], labels[counted], label_smoothing=0.1).total
+    torch.testing.assert_close(gradient, grad(without, logits)[0], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("loss_of", LOSSES)
@@ -201,9 +226,19 @@ def test_names_and_weights_are_known_without_torch() -> None:
 
 
 def test_balanced_weights_are_the_inverse_frequency() -> None:
-    assert class_weights("balanced", [10, 30]) == [2.0, 40 / 60]
-    assert class_weights("balanced", [6, 0, 3]) == [0.75, 0.0, 1.5]
+    assert class_weights("balanced", [10, 30]) == pytest.approx([2, 2 / 3], rel=1e-12)
+    assert class_weights("balanced", [6, 0, 3]) == pytest.approx([0.75, 0, 1.5], rel=1e-12)
     assert class_weights("none", [1, 2]) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_balanced_weights_are_those_of_scikit_learn(seed: int) -> None:
+    labels = np.random.default_rng(seed).choice(6, size=50, p=[0.5, 0.3, 0.1, 0.06, 0.04, 0])
+    counts = np.bincount(labels, minlength=6)
+    expected = compute_class_weight("balanced", classes=np.unique(labels), y=labels)
+    weights = np.array(class_weights("balanced", counts.tolist()))
+    np.testing.assert_allclose(weights[counts > 0], expected, rtol=1e-12)
+    assert not weights[counts == 0].any()
 
 
 @pytest.mark.parametrize("how", ["balanced", [1.0, 5.0, 0.0, 2.0]])
@@ -217,7 +252,7 @@ def test_weights_have_mean_one_over_the_training_samples(how: object) -> None:
 
 def test_fixed_weights_keep_their_proportions() -> None:
     weights = class_weights([1.0, 3.0], [2, 2])
-    assert weights == [0.5, 1.5]
+    assert weights == pytest.approx([0.5, 1.5], rel=1e-12)
 
 
 @pytest.mark.parametrize(

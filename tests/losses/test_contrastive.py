@@ -75,12 +75,41 @@ def test_info_nce_of_a_single_pair_is_nothing() -> None:
     assert loss.count.item() == 1
 
 
+def clip_loss(images: Tensor, texts: Tensor, scale: Tensor | float) -> Tensor:
+    """Of CLIP, as its figure 3 has it: the sum over the pairs, by torch's own cross-entropy."""
+    logits, own = scale * images @ texts.T, torch.arange(BATCH)
+    sides = [functional.cross_entropy(x, own, reduction="sum") for x in (logits, logits.T)]
+    return sum(sides, torch.zeros(())) / 2
+
+
+def test_with_one_positive_a_row_info_nce_is_the_loss_of_clip_and_has_its_gradients() -> None:
+    images, texts = (side.requires_grad_() for side in pairs())
+    scale = torch.tensor(SCALE, dtype=torch.float64, requires_grad=True)
+    found = info_nce(images, texts, torch.eye(BATCH, dtype=torch.bool), logit_scale=scale).total
+    expected = clip_loss(images, texts, scale)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    moved = (images, texts, scale)
+    torch.testing.assert_close(grad(found, moved), grad(expected, moved), rtol=1e-9, atol=1e-12)
+
+
 def test_a_duplicate_caption_attracts_once_it_is_known_as_a_positive() -> None:
+    """Along text 3, which repeats text 0: its share of the softmax, less that of the target."""
     unit, only = torch.eye(BATCH), torch.eye(BATCH, dtype=torch.bool)
     images = unit.clone().requires_grad_()
-    for positives, sign in ((only, 1), (planted(), -1)):
+    share = 1 / (math.e + BATCH - 1)
+    for positives, expected in ((only, share), (planted(), share - 0.5)):
         (gradient,) = grad(info_nce(images, unit, positives, logit_scale=1.0).total, images)
-        assert gradient[0, 3].sign() == sign  # along text 3, which repeats text 0
+        assert gradient[0, 3].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_order_of_the_pairs_changes_nothing() -> None:
+    images, texts = pairs()
+    order = torch.randperm(BATCH, generator=torch.Generator().manual_seed(1))
+    moved = planted()[order][:, order]
+    for loss in (info_nce, partial(sigmoid_pairs, logit_bias=-3.7)):
+        one = loss(images, texts, planted(), logit_scale=SCALE).total
+        other = loss(images[order], texts[order], moved, logit_scale=SCALE).total
+        torch.testing.assert_close(other, one, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("positives", [torch.eye(BATCH, dtype=torch.bool), planted()])
@@ -95,6 +124,18 @@ def test_the_sigmoid_loss_equals_brute_force(positives: Tensor) -> None:
     loss = sigmoid_pairs(images, texts, positives, logit_scale=SCALE, logit_bias=bias)
     assert loss.total.item() == pytest.approx(expected, rel=1e-6)
     assert loss.count.item() == BATCH
+
+
+def test_the_sigmoid_loss_has_the_gradients_of_binary_cross_entropy() -> None:
+    images, texts = (side.requires_grad_() for side in pairs())
+    scale, bias = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (SCALE, -3.7))
+    found = sigmoid_pairs(images, texts, planted(), logit_scale=scale, logit_bias=bias).total
+    logits = scale * images @ texts.T + bias
+    expected = functional.binary_cross_entropy_with_logits(
+        logits, planted().double(), reduction="sum"
+    )
+    moved = (images, texts, scale, bias)
+    torch.testing.assert_close(grad(found, moved), grad(expected, moved), rtol=1e-9, atol=1e-12)
 
 
 def test_matryoshka_is_the_mean_over_prefixes_of_unit_length() -> None:
@@ -142,11 +183,15 @@ def test_shared_positives_change_the_sum_of_info_nce_only_where_embeddings_diffe
     assert abs(shared - alone) > 1e-3
 
 
-def test_the_scale_learns() -> None:
+def test_the_scale_learns_by_how_far_the_softmax_is_from_the_positives() -> None:
     images, texts = pairs()
-    scale = torch.tensor(SCALE, requires_grad=True)
+    scale = torch.tensor(SCALE, dtype=torch.float64, requires_grad=True)
     loss = info_nce(images, texts, planted(), logit_scale=scale)
-    assert grad(loss.total, scale)[0].abs() > 0
+    cosine, expected = images @ texts.T, 0.0
+    for similar, fits in ((cosine, planted().double()), (cosine.T, planted().T.double())):
+        off = (SCALE * similar).softmax(dim=1) - fits / fits.sum(dim=1, keepdim=True)
+        expected += float((off * similar).sum()) / 2
+    assert grad(loss.total, scale)[0].item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_positives_are_told_from_numbers() -> None:
@@ -165,5 +210,11 @@ def test_logits_keep_the_digits_of_float64_and_gain_those_of_half() -> None:
     exact = info_nce(images, texts, planted(), logit_scale=SCALE).total
     assert exact.dtype == torch.float64
     assert exact.item() == pytest.approx(brute_info_nce(images, texts, planted()), rel=1e-13)
-    half = info_nce(images.bfloat16(), texts.bfloat16(), planted(), logit_scale=SCALE).total
+    one, other = images.bfloat16(), texts.bfloat16()
+    half = info_nce(one, other, planted(), logit_scale=SCALE).total
     assert half.dtype == torch.float32
+    # From the logits on: a softmax in bfloat16 would have two digits.
+    logits, total = (SCALE * one @ other.T).double(), 0.0
+    for rows, fits in ((logits, planted()), (logits.T, planted().T)):
+        total -= float((rows.log_softmax(dim=1) * fits / fits.sum(dim=1, keepdim=True)).sum()) / 2
+    assert half.item() == pytest.approx(total, rel=1e-6)

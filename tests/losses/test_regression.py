@@ -77,6 +77,19 @@ def test_micro_batches_give_the_gradient_of_one_batch() -> None:
     )
 
 
+def test_a_row_of_weight_two_pulls_as_the_row_given_twice() -> None:
+    predictions, values = example((8, 3))
+    weights = torch.tensor([2.0, 0.0, 1.0, 1.0, 2.0, 1.0, 0.0, 1.0])
+    values[4, 1] = math.nan
+    rows = torch.arange(8).repeat_interleave(weights.long())
+    weighted = squared_error(predictions, values, weights=weights).total
+    repeated = squared_error(predictions[rows], values[rows]).total
+    torch.testing.assert_close(weighted, repeated, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        grad(weighted, predictions), grad(repeated, predictions), rtol=1e-6, atol=0
+    )
+
+
 def test_half_precision_is_computed_in_float32() -> None:
     predictions, values = example((8,))
     loss = squared_error(predictions.bfloat16(), values.double())
