@@ -49,7 +49,8 @@ def test_figures_equal_those_of_scikit_learn(seed: int) -> None:
     ours = (figures.precision, figures.recall, figures.f1, figures.support)
     for mine, theirs in zip(ours, expected, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-12)
-    assert accuracy(predictions, labels) == sklearn.metrics.accuracy_score(labels, predictions)
+    theirs = sklearn.metrics.accuracy_score(labels, predictions)
+    assert accuracy(predictions, labels) == pytest.approx(theirs, abs=1e-12)
     theirs = sklearn.metrics.f1_score(labels, predictions, average="macro", zero_division=0)
     assert macro_f1(confusion) == pytest.approx(theirs, abs=1e-12)
     recalls = [np.mean(predictions[labels == c] == c) for c in np.unique(labels)]
@@ -144,12 +145,34 @@ def test_the_report_holds_every_figure_under_its_name() -> None:
         "expected_calibration_error",
         "log_loss",
     ]
-    assert report["accuracy"] == np.mean(predictions == labels)
-    assert report["macro_f1"] == macro_f1(confusion_matrix(predictions, labels, 7))
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(labels, predictions),
+        "top_5_accuracy": sklearn.metrics.top_k_accuracy_score(
+            labels, probabilities, k=5, labels=range(7)
+        ),
+        "macro_f1": sklearn.metrics.f1_score(labels, predictions, average="macro", zero_division=0),
+        "balanced_accuracy": sklearn.metrics.recall_score(
+            labels, predictions, labels=np.unique(labels), average="macro"
+        ),
+        "expected_calibration_error": expected_calibration_error(probabilities, labels),
+        "log_loss": sklearn.metrics.log_loss(labels, probabilities, labels=range(7)),
+    }
+    assert {name: report[name] for name in expected} == pytest.approx(expected, abs=1e-12)
     assert all(type(value) is float for value in report.values())
     few, few_labels = example(0, classes=5)
     assert "top_5_accuracy" not in classification_report(few, few_labels)
     assert "accuracy_low" not in classification_report(few, few_labels)
+
+
+def test_neither_the_order_of_the_samples_nor_the_numbers_of_the_classes_matter() -> None:
+    probabilities, labels = example(2)
+    report = classification_report(probabilities, labels)
+    rng = np.random.default_rng(0)
+    samples, classes = rng.permutation(200), rng.permutation(7)
+    moved = classification_report(
+        probabilities[samples][:, classes], np.argsort(classes)[labels[samples]]
+    )
+    assert moved == pytest.approx(report, abs=1e-12)
 
 
 def test_the_interval_holds_the_accuracy_and_has_the_binomial_width() -> None:

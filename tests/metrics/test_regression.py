@@ -55,7 +55,9 @@ def test_missing_values_count_nowhere() -> None:
 def test_r2_is_nothing_for_the_mean_and_negative_for_worse() -> None:
     _, values = example((60,))
     assert r2(np.full(60, values.mean()), values) == pytest.approx(0, abs=1e-12)
-    assert r2(np.full(60, values.mean() + 5), values) < 0
+    # Off by 5 everywhere, so by 25 over the variance.
+    off = r2(np.full(60, values.mean() + 5), values)
+    assert off == pytest.approx(-25 / values.var(), rel=1e-12)
     assert r2(values, values) == 1.0
 
 
@@ -76,6 +78,16 @@ def test_correlation_does_not_depend_on_the_scale(scale: float) -> None:
     assert pearson(-values * scale, values) == pytest.approx(-1.0, abs=1e-12)
     scaled = pearson(predictions * scale, values)
     assert scaled == pytest.approx(pearson(predictions, values), abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_other_units_scale_the_errors_and_leave_the_shares(shape: tuple[int, ...]) -> None:
+    predictions, values = example(shape)
+    before = regression_report(predictions, values)
+    expected = {"mse": 9, "mae": 3, "r2": 1, "pearson": 1}
+    after = regression_report(7 - 3 * predictions, 7 - 3 * values)
+    ratios = {name: after[name] / before[name] for name in expected}  # type: ignore[operator]
+    assert ratios == pytest.approx(expected, rel=1e-12)
 
 
 def test_float32_is_summed_in_float64() -> None:

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from numpy.typing import NDArray
 
 from plumbline.metrics.classification import top_k_accuracy
@@ -206,7 +207,13 @@ def test_each_width_scores_as_its_renormalised_prefix() -> None:
     report = retrieval_report(images, texts, relation, widths=[4, 16])
     prefix = retrieval_report(images[:, :4], texts[:, :4], relation)
     assert len(report) == 12
+    unit = [x[:, :4] / np.linalg.norm(x[:, :4], axis=1, keepdims=True) for x in (images, texts)]
+    cosine = unit[0].astype(np.float64) @ unit[1].T
     for name, value in prefix.items():
+        scores = cosine if name.startswith("image") else cosine.T
+        k = int(name.rsplit("_", 1)[1])
+        expected = sklearn.metrics.top_k_accuracy_score(np.arange(50), scores, k=k)
+        assert value == pytest.approx(expected, abs=1e-12)
         assert report[f"{name}_width_4"] == value
         assert report[name] == retrieval_report(images, texts, relation)[name]
     assert report["image_to_text_recall_at_1"] > report["image_to_text_recall_at_1_width_4"]
@@ -218,7 +225,11 @@ def test_report_gives_intervals_on_request() -> None:
     report = retrieval_report(images, texts, relation, ks=(1,), widths=[4], interval_seed=0)
     assert len(report) == 12
     for name in ("image_to_text_recall_at_1", "text_to_image_recall_at_1_width_4"):
-        assert 0 <= report[f"{name}_low"] < report[name] < report[f"{name}_high"] <= 1
+        rate = report[name]
+        assert rate is not None
+        spread = 1.96 * np.sqrt(rate * (1 - rate) / 50)  # untied hits are 0 or 1
+        ends = [report[f"{name}_{end}"] for end in ("low", "high")]
+        np.testing.assert_allclose(ends, [rate - spread, rate + spread], rtol=0, atol=0.2 * spread)
 
 
 def test_bad_relations_are_refused_by_name() -> None:

@@ -1,3 +1,4 @@
+import math
 import random
 import unicodedata
 from typing import Any
@@ -87,6 +88,22 @@ def test_token_f1_agrees_with_hand_computed_values() -> None:
     assert token_f1(["yes", "no"], ["yes", "yes"]) == 0.5
 
 
+def test_token_f1_is_that_of_striking_out_common_words_and_the_same_both_ways() -> None:
+    predictions, references = _sentence_pairs(200)
+    scores = []
+    for said, meant in zip(predictions, references, strict=True):
+        left, words = normalize_answer(said).split(), normalize_answer(meant).split()
+        length, common = len(left) + len(words), 0
+        for word in words:
+            if word in left:
+                left.remove(word)
+                common += 1
+        scores.append(2 * common / length if length else 1.0)
+    assert token_f1(predictions, references) == pytest.approx(sum(scores) / 200, abs=1e-12)
+    turned = token_f1(references, predictions)
+    assert turned == pytest.approx(token_f1(predictions, references), abs=1e-12)
+
+
 def test_token_f1_of_empty_texts_is_one_only_when_both_are_empty() -> None:
     assert token_f1([""], [" "]) == 1.0
     assert token_f1([""], ["yes"]) == 0.0
@@ -129,10 +146,13 @@ def test_bleu_with_unequal_numbers_of_references_equals_repeating_the_last_one()
 
 
 def test_an_absent_reference_does_not_count_as_an_empty_one() -> None:
+    """An empty one is nearest in length to a word, so that the corpus would not be too short."""
     predictions = ["dog", "the cat sat on the mat"]
     references = [["dog runs away now"], ["the cat sat on the mat", "a cat"]]
     padded = [[*references[0], ""], references[1]]
-    assert corpus_bleu(predictions, references)[0] < corpus_bleu(predictions, padded)[0]
+    absent, empty = (corpus_bleu(predictions, each)[0] for each in (references, padded))
+    assert empty == pytest.approx(100, abs=1e-9)
+    assert absent == pytest.approx(100 * math.exp(1 - 10 / 7), abs=1e-9)
 
 
 def test_rouge_takes_the_best_reference_of_each_sample() -> None:
@@ -140,6 +160,19 @@ def test_rouge_takes_the_best_reference_of_each_sample() -> None:
     assert scores["rouge1"] == pytest.approx(0.75, abs=1e-12)
     assert scores["rouge2"] == pytest.approx(0.5, abs=1e-12)
     assert scores["rouge_l"] == pytest.approx(0.75, abs=1e-12)
+
+
+def test_rouge_of_several_references_is_the_mean_of_the_best_of_the_library() -> None:
+    predictions, references = _sentence_pairs(120)
+    groups = [references[at : at + 3] for at in range(0, 120, 3)]
+    said, scorer = predictions[::3], RougeScorer(["rouge1", "rouge2", "rougeL"])
+    ours = rouge(said, groups)
+    for name, kind in (("rouge1", "rouge1"), ("rouge2", "rouge2"), ("rouge_l", "rougeL")):
+        best = [
+            max(scorer.score(reference, text)[kind].fmeasure for reference in group)
+            for text, group in zip(said, groups, strict=True)
+        ]
+        assert ours[name] == pytest.approx(sum(best) / 40, abs=1e-12)
 
 
 def test_an_empty_prediction_scores_zero() -> None:
