@@ -110,8 +110,13 @@ def test_a_long_caption_is_cut_within_its_frame() -> None:
 
 
 def test_pixels_are_normalised_and_of_the_size_of_the_model() -> None:
-    pixels = pixels_of(task(training=False, size=12).collate(hand_made()))
-    assert pixels.shape == (6, 3, 12, 12)
+    """In the figures of ImageNet, unless the settings say otherwise."""
+    smaller = pixels_of(task(training=False, size=12).collate(hand_made()))
+    assert smaller.shape == (6, 3, 12, 12)
+    pixels = pixels_of(task(training=False).collate(hand_made()))
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    expected = [((s["medium"] / 255 - mean) / std).transpose(2, 0, 1) for s in hand_made()]
+    np.testing.assert_allclose(pixels, expected, rtol=0, atol=1e-5)
     assert pixels.dtype == torch.float32
 
 

@@ -1,5 +1,6 @@
 """Heads on one encoder: each learns from its own labels alone, and the data say what they are."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -178,8 +180,16 @@ def test_the_focal_loss_looks_away_from_what_is_known(make_job: MakeJob) -> None
     batch = batch_of(plain)
     with torch.inference_mode():
         one, other = (job.task.loss(job.model.eval(), batch) for job in (plain, focal))
+        logits = focal.model(**batch["inputs"])
     assert int(one.count) == int(other.count)
-    assert 0 < other.total < one.total
+    expected = 0.0
+    for head, labels in batch["labels"].items():
+        for row, label in zip(logits[head].double(), labels.tolist(), strict=True):
+            if label != IGNORE_INDEX:
+                share = float(row.softmax(dim=0)[label])
+                expected -= (1 - share) ** 2 * math.log(share)
+    assert other.total.item() == pytest.approx(expected, rel=1e-5)
+    assert other.total < one.total
 
 
 def test_an_unknown_loss_is_refused_with_the_nearest_name(make_job: MakeJob) -> None:
@@ -342,15 +352,17 @@ def test_validation_figures_are_those_of_the_predictions(make_job: MakeJob, name
     batch = job.validation_task.collate(samples)
     with torch.inference_mode():
         logits = job.model.eval()(**batch["inputs"])
-    hits = {}
-    for head, labels in batch["labels"].items():
+    expected, heads = {}, batch["labels"]
+    for head, labels in heads.items():
         known = labels != IGNORE_INDEX
-        hits[head] = (logits[head].argmax(dim=1) == labels)[known].double().mean().item()
-    if name == "text":
-        assert figures["accuracy"] == pytest.approx(hits[""])
-    else:
-        assert {head: figures[f"{head}/accuracy"] for head in hits} == pytest.approx(hits)
-        assert figures["mean_accuracy"] == pytest.approx(np.mean(list(hits.values())))
+        truth, chosen = labels[known], logits[head].argmax(dim=1)[known]
+        f1 = sklearn.metrics.f1_score(truth, chosen, average="macro", zero_division=0)
+        expected[figure_name(head, "accuracy")] = float(np.mean((truth == chosen).numpy()))
+        expected[figure_name(head, "macro_f1")] = float(f1)
+    for mean in ("accuracy", "macro_f1") if len(heads) > 1 else ():
+        of_heads = [expected[figure_name(head, mean)] for head in heads]
+        expected[f"mean_{mean}"] = float(np.mean(of_heads))
+    assert figures == pytest.approx(expected, rel=1e-12)
     assert list(figures) == job.validation_task.metric_names
     assert job.validation_task.known_metrics() == ["loss", *figures]
 

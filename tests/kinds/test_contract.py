@@ -17,10 +17,16 @@ from plumbline.training.task import TrainingJob
 from plumbline.training.window import Gradients, WindowSums
 from tests.kinds import references
 from tests.tiny import CASES
-from tests.training.together import ALONE
+from tests.training.together import ALONE, exact
 
 CPU = torch.device("cpu")
 MakeJob = Callable[..., TrainingJob]
+
+STEPS = defaultdict(lambda: 3e-3, alignment=1e-4)
+"""Kind -> step of finite differences, along a direction of about length 1.
+
+Losses of tokens, classes and numbers round to float32; those of pairs do not, and bend more.
+"""
 
 ALL = pytest.mark.parametrize("name", list(CASES))
 ADDITIVE = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.additive])
@@ -128,6 +134,42 @@ def test_micro_batches_equal_their_batch(make_job: MakeJob, name: str) -> None:
     for parameter, gradient in expected.items():
         limit = 1e-5 * float(gradient.abs().max()) + 1e-5
         torch.testing.assert_close(found[parameter], gradient, rtol=1e-4, atol=limit)
+
+
+@ALL
+def test_the_order_of_the_samples_changes_nothing(make_job: MakeJob, name: str) -> None:
+    job = make_job(name)
+    chosen = samples(job.train)
+    one, other = (job.task.collate(order) for order in (chosen, chosen[::-1]))
+    with torch.no_grad():
+        expected, found = (figures(job.task.loss(job.model, batch)) for batch in (one, other))
+    assert found[1] == expected[1]
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+
+
+@ALL
+def test_gradients_are_the_slopes_of_the_loss(make_job: MakeJob, name: str) -> None:
+    """By central differences, along a direction drawn around the gradient."""
+    job = exact(make_job(name))
+    parameters = [p for p in job.model.eval().parameters() if p.requires_grad]
+    batch = job.task.collate(samples(job.train))
+    total = job.task.loss(job.model, batch).total
+    gradients = torch.autograd.grad(total, parameters, materialize_grads=True)
+    draw = torch.Generator().manual_seed(0)
+    weights = [0.5 + torch.rand(g.shape, generator=draw, dtype=torch.float64) for g in gradients]
+    length = float(sum(g.square().sum() for g in gradients)) ** 0.5
+    direction = [w * g / length for w, g in zip(weights, gradients, strict=True)]
+
+    @torch.no_grad()
+    def moved(step: float) -> float:
+        for parameter, along in zip(parameters, direction, strict=True):
+            parameter.add_(along, alpha=step)
+        return job.task.loss(job.model, batch).total.item()
+
+    step = STEPS[CASES[name].kind]
+    above, below = moved(step), moved(-2 * step)
+    slope = float(sum((d * g).sum() for d, g in zip(direction, gradients, strict=True)))
+    assert (above - below) / (2 * step) == pytest.approx(slope, rel=2e-3)
 
 
 def reference(name: str, model: nn.Module, batch: Batch) -> tuple[float, int]:

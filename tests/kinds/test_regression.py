@@ -1,10 +1,13 @@
 """Numbers are learned in units of their deviation, and told in their own."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
+import sklearn.metrics
 import torch
 
 from plumbline.errors import ConfigError, DataError
@@ -13,7 +16,9 @@ from plumbline.kinds.regression.evaluate import evaluate
 from plumbline.kinds.regression.model import RegressorSpec
 from plumbline.kinds.regression.rows import NumberedRows
 from plumbline.kinds.regression.settings import RegressionEvaluationConfig
+from plumbline.kinds.regression.train import Scale, collate
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.inputs import build_input
 from plumbline.models.stored import load_model
 from plumbline.training.task import TrainingJob
 from tests.tiny import Row, array, make_cache, write_rows
@@ -103,7 +108,10 @@ def test_a_part_that_never_varies_is_learned_all_the_same(
     job = make_job("regression", cache=make_cache(tmp_path, {}))
     batch = job.task.collate([job.train.sample(i, 0) for i in range(4)])
     assert not batch["targets"].any()
-    assert job.task.loss(job.model, batch).total.isfinite()
+    (outputs,) = job.model(**batch["inputs"]).values()
+    torch.testing.assert_close(
+        job.task.loss(job.model, batch).total, outputs.square().sum(), rtol=1e-6, atol=0
+    )
 
 
 def test_a_part_without_a_number_teaches_its_head_nothing(make_job: MakeJob) -> None:
@@ -133,15 +141,28 @@ def test_figures_are_in_the_units_of_the_data(
         )
     )
     assert len(result.predictions) == len(expected)
-    for part in spec.parts:
-        errors = []
-        for row in [row for row in result.predictions if row["part"] == part]:
-            key = row["sample_id"], cache.facts["parts"].index(part)
-            assert row["value"] == expected[key]
-            # Random weights say about nothing: what they say lies near the mean of training.
-            assert abs(row["prediction"] - spec.mean[part]) < 5 * spec.std[part]
-            errors.append(row["prediction"] - row["value"])
-        assert result.metrics[f"{part}/mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-6)
+    inputs = build_input(spec.inputs, cache, image_size=None)
+    samples = NumberedRows(cache, "test", inputs, spec.inputs.source, spec.parts)
+    bound = partial(collate, inputs=inputs, scale=Scale.of(spec), seed=0, training=False)
+    for at, part in enumerate(spec.parts):
+        rows = [row for row in result.predictions if row["part"] == part]
+        for row in rows:
+            assert row["value"] == expected[row["sample_id"], cache.facts["parts"].index(part)]
+        said, values = (np.array([row[x] for row in rows]) for x in ("prediction", "value"))
+        alone = []
+        for index in np.flatnonzero(samples.rows[:, at] >= 0):
+            with torch.inference_mode():
+                outputs = stored.model(**bound([samples.sample(int(index), 0)])["inputs"])
+            alone.append(outputs[part].item() * spec.std[part] + spec.mean[part])
+        np.testing.assert_allclose(said, alone, rtol=1e-5)
+        figures = {
+            "mae": sklearn.metrics.mean_absolute_error(values, said),
+            "mse": sklearn.metrics.mean_squared_error(values, said),
+            "r2": sklearn.metrics.r2_score(values, said),
+            "pearson": scipy.stats.pearsonr(values, said).statistic,
+        }
+        found = {name: result.metrics[f"{part}/{name}"] for name in figures}
+        assert found == pytest.approx(figures, rel=1e-9)
 
 
 def test_a_dataset_without_numbers_is_refused(make_job: MakeJob, caches: Caches) -> None:

@@ -1,5 +1,6 @@
 """Beam search says what a search without its cache and batches would say."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+from sacrebleu.metrics.bleu import BLEU
 from transformers import BartConfig, BartForConditionalGeneration
 
 from plumbline.evaluation.result import EvaluationJob
@@ -15,8 +18,9 @@ from plumbline.kinds.seq2seq.model import Seq2Seq
 from plumbline.kinds.seq2seq.settings import Seq2SeqEvaluationConfig
 from plumbline.kinds.seq2seq.train import PairRows
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.models.stored import load_model
+from plumbline.models.stored import Stored
 from plumbline.training.task import TrainingJob
+from tests.kinds.teaching import teach
 
 BOS, EOS = 1, 2
 MakeJob = Callable[..., TrainingJob]
@@ -136,19 +140,47 @@ def test_a_checkpoint_writes_as_it_was_trained_here(make_job: MakeJob, tmp_path:
 
 
 def test_figures_are_those_of_the_predictions(
-    stored_case: Callable[[str], Path], caches: Callable[[str], TrainingCache]
+    make_job: MakeJob, caches: Callable[[str], TrainingCache]
 ) -> None:
-    cache, stored = caches("pairs"), load_model(stored_case("seq2seq"))
-    settings = Seq2SeqEvaluationConfig(beams=2, max_new_tokens=5)
+    """Of a model that has learned some of the words, and some training targets by heart."""
+    job, cache = make_job("seq2seq"), caches("pairs")
+    teach(job, steps=60, lr=0.02)
+    stored = Stored(job.model, job.spec, job.tokenizer, {})
+    settings = Seq2SeqEvaluationConfig(split="train", beams=2, max_new_tokens=30)
     result = evaluate(EvaluationJob(stored, cache, settings, torch.device("cpu")))
-    rows = cache.rows("test")
+    rows = cache.rows("train")
     sources, targets = ([cache.text(int(n)) for n in rows[name]] for name in ("source", "target"))
     assert [row["prompt"] for row in result.predictions] == sources
     assert [row["references"] for row in result.predictions] == [[t] for t in targets]
     assert result.metrics["pairs"] == len(sources)
-    hits = [row["correct"] for row in result.predictions]
-    assert result.metrics["exact_match"] == sum(hits) / len(hits)
-    assert result.details["bleu_signature"]
+    said = [row["prediction"] for row in result.predictions]
+    hits = [one == other for one, other in zip(said, targets, strict=True)]
+    assert [row["correct"] for row in result.predictions] == hits
+    assert result.metrics["exact_match"] == pytest.approx(sum(hits) / len(hits), rel=1e-12)
+    assert 0 < sum(hits) < len(hits)
+    bleu = BLEU().corpus_score(said, [targets])
+    assert result.metrics["bleu"] == pytest.approx(bleu.score, rel=1e-9)
+    assert result.details["bleu_signature"].startswith("nrefs:1|")
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
+    for name, kind in (("rouge1", "rouge1"), ("rouge2", "rouge2"), ("rouge_l", "rougeL")):
+        found = [scorer.score(t, s)[kind].fmeasure for t, s in zip(targets, said, strict=True)]
+        assert result.metrics[name] == pytest.approx(sum(found) / len(found), rel=1e-9)
+
+
+def test_perplexity_is_that_of_the_targets_scored_one_by_one(
+    job: TrainingJob, caches: Callable[[str], TrainingCache]
+) -> None:
+    assert isinstance(job.validation, PairRows)
+    total, count = 0.0, 0
+    for index in range(len(job.validation)):
+        source = job.validation.source_ids(index).tolist()
+        target = job.validation.sample(index, 0)["labels"].tolist()[:-1]
+        total -= likelihood(job.model, source, target, limit=10**6)
+        count += len(target) + 1
+    stored = Stored(job.model, job.spec, job.tokenizer, {})
+    settings = Seq2SeqEvaluationConfig(split="val", beams=1, max_new_tokens=1, batch_size=4)
+    result = evaluate(EvaluationJob(stored, caches("pairs"), settings, torch.device("cpu")))
+    assert result.metrics["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
 
 
 def test_no_beam_at_all_is_refused() -> None:

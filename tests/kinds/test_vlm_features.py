@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from plumbline.kinds.vlm import features
 from plumbline.kinds.vlm.features import cached_features, encode_images
@@ -47,7 +48,13 @@ def test_tokens_are_those_of_the_normalised_images(encoder: ImageEncoder) -> Non
 
 
 def test_images_of_another_size_are_resized(encoder: ImageEncoder) -> None:
-    assert encode_images(encoder, images(2, 23), HALF, 16, CPU).shape == (2, 4, 16)
+    """With the pixels that Pillow makes of them."""
+    tokens = encode_images(encoder, images(2, 23), HALF, 16, CPU)
+    small = [Image.fromarray(x).resize((16, 16), Image.Resampling.BILINEAR) for x in images(2, 23)]
+    pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        expected = encoder((pixels / 255 - 0.5) / 0.5).tokens
+    torch.testing.assert_close(tokens, expected, rtol=0, atol=0.01)  # a level is 0.008
 
 
 def test_features_are_computed_in_blocks_and_once(
