@@ -19,11 +19,15 @@ from plumbline.kinds.alignment.settings import AlignmentTaskConfig, DualEncoderC
 from plumbline.kinds.vlm import train as vlm_task
 from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.loader import Loader
+from plumbline.loading.loader_config import LoaderConfig
 from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.stored import load_encoder, load_model
+from plumbline.training.evaluation import evaluate_loss
 from plumbline.training.launch import decide_machine
 from plumbline.training.run import train_to_folder
 from plumbline.training.task import JobContext, TrainingJob
+from tests.training.together import ALONE
 from tests.training.together import settings as common_settings
 
 Build = Callable[[], TrainingJob]
@@ -142,6 +146,15 @@ def test_the_stored_model_is_the_best_one(alignment: Build) -> None:
     stored = load_dual_encoder(Path("model"))
     for name, tensor in job.model.state_dict().items():
         assert torch.equal(stored.model.state_dict()[name], tensor)
+    assert job.validation_task is not None
+    assert job.validation is not None
+    config = LoaderConfig(batch_size=8)
+    loader = Loader(job.validation, job.validation_task.collate, config, seed=0, shuffle=False)
+    loss = evaluate_loss(stored.model, job.validation_task, loader.batches(0), ALONE)
+    best = read_json(Path("model/metrics.json"))["best"]["value"]
+    assert loss == pytest.approx(best, rel=1e-6)
+    with Path("model/val.csv").open(encoding="utf-8") as file:
+        assert best == min(float(row["loss"]) for row in csv.DictReader(file))
 
 
 def test_a_second_run_writes_the_same_bytes_for_any_number_of_workers(alignment: Build) -> None:

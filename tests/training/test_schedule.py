@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+)
 
 from plumbline.errors import ConfigError
 from plumbline.training.config import TrainerConfig
@@ -66,6 +72,20 @@ def test_the_peak_is_reached_exactly_at_the_end_of_the_warmup(name: str, warmup:
     assert all(factor <= 1 for factor in factors)
     assert factors[:warmup] == sorted(factors[:warmup])
     assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
+
+
+@pytest.mark.parametrize("final", [0.0, 0.1])
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+def test_curves_agree_with_those_of_torch_at_each_step(name: str, final: float) -> None:
+    stepped = optimizer()
+    reference: LRScheduler = CosineAnnealingLR(stepped, T_max=TOTAL, eta_min=final)
+    if name == "linear":
+        reference = LinearLR(stepped, start_factor=1.0, end_factor=final, total_iters=TOTAL)
+    for step in range(TOTAL + 1):
+        found = lr_factor(config(name, final_share=final), step, TOTAL)
+        assert found == pytest.approx(reference.get_last_lr()[0], rel=1e-9, abs=1e-12), step
+        stepped.step()
+        reference.step()
 
 
 @pytest.mark.parametrize("warmup", [1, 8, 39])

@@ -1,7 +1,7 @@
 """Steps, accumulation, schedule and clipping do what a loop written by hand would do."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -96,6 +96,52 @@ def test_training_agrees_with_plain_adamw(toy: Any, accumulate: int, clip: float
     assert clip is None or max(norms) > clip > min(norms)  # clipping was put to the test
 
 
+def flat(tensors: Iterable[Tensor | None]) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors if tensor is not None])
+
+
+@pytest.mark.parametrize("limit", [0.1, 2.0, 1e6])
+def test_clipping_cuts_the_gradient_as_torch_does(toy: Any, limit: float) -> None:
+    """One step of plain descent at rate 1 moves by the gradient itself."""
+    seen: list[Batch] = []
+    descent = {"name": "sgd", "lr": 1.0, "weight_decay": 0.0, "sgd": {"momentum": 0.0}}
+    trainer = toy.trainer(
+        task=watched(toy, seen),
+        optim=descent,
+        max_grad_norm=limit,
+        max_steps=1,
+        validation=None,
+        validate_every_epochs=0,
+    )
+    (row,) = trainer.fit().history.steps
+    (batch,), model = seen, toy.regressor()
+    before = flat(model.parameters())
+    errors = (model(batch["x"]).squeeze(1) - batch["y"]).square()[batch["counts"]]
+    errors.mean().backward()
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), limit))
+    assert row["grad_norm"] == pytest.approx(norm, rel=1e-12)
+    moved = before - flat(trainer.model.parameters())
+    clipped = flat(p.grad for p in model.parameters())
+    torch.testing.assert_close(moved, clipped, rtol=1e-9, atol=1e-12)
+    assert float(moved.norm()) == pytest.approx(min(limit, norm), rel=1e-5)
+
+
+def test_what_is_frozen_has_no_part_in_the_norm(toy: Any) -> None:
+    seen: list[Batch] = []
+    trainer = toy.trainer(
+        task=watched(toy, seen),
+        frozen=["body"],
+        max_steps=1,
+        validation=None,
+        validate_every_epochs=0,
+    )
+    (row,) = trainer.fit().history.steps
+    (batch,), model = seen, toy.regressor()
+    errors = (model(batch["x"]).squeeze(1) - batch["y"]).square()[batch["counts"]]
+    gradients = torch.autograd.grad(errors.mean(), model.head.parameters())
+    assert row["grad_norm"] == pytest.approx(float(flat(gradients).norm()), rel=1e-9)
+
+
 def test_accumulated_micro_batches_equal_one_large_batch(make_toy: Callable[[], Any]) -> None:
     trainers = []
     for batch_size, accumulate in ((8, 1), (2, 4)):
@@ -145,7 +191,7 @@ def test_the_schedule_makes_as_many_steps_as_the_optimizer(toy: Any) -> None:
     assert trainer.total_steps == total == 12
     config = ScheduleConfig.model_validate(schedule)
     expected = [0.2 * lr_factor(config, step, total) for step in range(total)]
-    assert [row["lr"] for row in result.history.steps] == expected
+    assert [row["lr"] for row in result.history.steps] == pytest.approx(expected, rel=1e-12)
     assert max(expected) == expected[3] == 0.2
     (steps_of_adam,) = {int(s["step"]) for s in trainer._step.optimizer.state.values()}
     assert steps_of_adam == total
@@ -180,6 +226,9 @@ def test_losses_are_per_target_that_counts(toy: Any) -> None:
     steps = trainer.fit().history.steps
     micro = trainer.progress.history.micro
     assert [row["count"] for row in micro] == [int(b["counts"].sum()) for b in seen]
+    model = toy.regressor()  # as it was before the first step
+    first = [(model(b["x"]).squeeze(1) - b["y"]).square()[b["counts"]].mean() for b in seen[:2]]
+    assert [row["loss"] for row in micro[:2]] == pytest.approx([x.item() for x in first], rel=1e-12)
     for number, row in enumerate(steps):
         window = micro[2 * number : 2 * number + 2]
         total = sum(m["loss"] * m["count"] for m in window)
@@ -270,12 +319,18 @@ def test_training_and_validation_compute_in_the_precision_that_is_set(
     toy: Any, precision: str, dtype: torch.dtype
 ) -> None:
     seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    batches: list[Batch] = []
 
     def loss(model: nn.Module, batch: Batch) -> LossSum:
         out = model(batch["x"].float()).squeeze(1)
         seen[model.training].add(out.dtype)
+        batches.append(batch)
         return LossSum((out.float() - batch["y"]).square().sum(), batch["counts"].sum())
 
     task = replace(toy.spoilt(lambda batch, loss: loss), loss=loss)
-    toy.trainer(toy.regressor().float(), task=task, precision=precision).fit()
+    result = toy.trainer(toy.regressor().float(), task=task, precision=precision).fit()
     assert seen == {True: {dtype}, False: {dtype}}
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"), torch.no_grad():
+        first = loss(toy.regressor().float(), batches[0])
+    expected = float(first.total / first.count)
+    assert result.history.steps[0]["loss"] == pytest.approx(expected, rel=1e-6)

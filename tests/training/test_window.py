@@ -166,11 +166,14 @@ def test_moving_statistics_move_once_a_micro_batch(toy: Any) -> None:
 
 
 def test_a_frozen_tower_is_passed_by(toy: Any) -> None:
-    model = PairModel()
+    """And the other gets what it gets without."""
+    model, window = PairModel(), cut(toy, [16] * 4)
+    whole = gradients(model, pair_task(), window)
     model.image.requires_grad_(False)
-    found = gradients(model, pair_task(), cut(toy, [16] * 4))
+    found = gradients(model, pair_task(), window)
     assert not found["image.0.weight"].any()
-    assert found["text.0.weight"].any()
+    for name in ("text.0.weight", "text.2.bias", "log_scale"):
+        torch.testing.assert_close(found[name], whole[name], rtol=1e-12, atol=0)
 
 
 def test_micro_batches_of_a_whole_window_are_recorded_with_its_loss(toy: Any) -> None:
