@@ -110,5 +110,10 @@ def test_figures_are_named_by_the_medium(stored_case: Folders, caches: Caches) -
         EvaluationJob(stored, caches("clips"), AlignmentEvaluationConfig(ks=[1]), CPU)
     )
     assert result.metrics["audios"] == 9
-    assert "audio_to_text_recall_at_1" in result.metrics
+    cosines = result.arrays["media_embeddings"] @ result.arrays["text_embeddings"].T
+    rows = caches("clips").by_medium("test", "audio")
+    right = {row.number: row.captions.tolist() for row in rows}
+    found = result.arrays["texts"][cosines.argmax(axis=1)]
+    hits = [text in right[clip] for clip, text in zip(result.arrays["media"], found, strict=True)]
+    assert result.metrics["audio_to_text_recall_at_1"] == pytest.approx(sum(hits) / 9, rel=1e-9)
     assert not any("image" in name for name in result.metrics)

@@ -48,9 +48,12 @@ def both() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def test_both_sides_meet_in_the_shared_space() -> None:
-    out = dual_encoder()(*both())
-    assert out.media.shape == (3, 8)
-    assert out.texts.shape == (2, 8)
+    model = dual_encoder()
+    out = model(*both())
+    media, said = model.image_encoder(pixels()).pooled, model.text_encoder(*texts()).pooled
+    torch.testing.assert_close(out.media, media @ model.media_projection.weight.T)
+    torch.testing.assert_close(out.texts, said @ model.text_projection.weight.T)
+    assert (out.media.shape, out.texts.shape) == ((3, 8), (2, 8))
     assert out.logit_scale.item() == pytest.approx(1 / 0.07, rel=1e-6)
     assert out.logit_bias.item() == -10.0
 

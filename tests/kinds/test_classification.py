@@ -49,6 +49,7 @@ def test_a_head_learns_from_its_own_samples_alone(make_job: MakeJob, name: str, 
     job = make_job(name)
     batch = batch_of(job)
     assert len(batch["labels"]) == parts
+    whole = gradients(job, batch)
     for silent in batch["labels"]:
         labels = {
             head: torch.full_like(part, IGNORE_INDEX) if head == silent else part
@@ -57,8 +58,10 @@ def test_a_head_learns_from_its_own_samples_alone(make_job: MakeJob, name: str, 
         found = gradients(job, batch | {"labels": labels})
         for head in labels:
             name = f"heads.{head_name(head)}"
-            touched = found[f"{name}.weight"].any() or found[f"{name}.bias"].any()
-            assert bool(touched) == (head != silent)
+            for parameter in (f"{name}.weight", f"{name}.bias"):
+                expected = whole[parameter] * (head != silent)
+                torch.testing.assert_close(found[parameter], expected, rtol=0, atol=0)
+                assert whole[parameter].any()
         assert found["encoder.projection.weight"].any()
 
 
@@ -276,10 +279,14 @@ def test_parts_may_be_called_anything() -> None:
             return Encoded(x, x)
 
     model = Classifier(Encoder(), {part: at + 1 for at, part in enumerate(NAMES)}, 0.0)  # type: ignore[arg-type]
-    outputs = model(x=torch.zeros(2, 4))
-    assert {part: logits.shape[1] for part, logits in outputs.items()} == {
-        part: at + 1 for at, part in enumerate(NAMES)
-    }
+    x = torch.randn(2, 4)
+    outputs = model(x=x)
+    assert list(outputs) == list(NAMES)
+    for at, part in enumerate(NAMES):
+        head = model.heads[head_name(part)]
+        assert head.weight.shape == (at + 1, 4)
+        expected = x @ head.weight.T + head.bias  # type: ignore[operator]
+        torch.testing.assert_close(outputs[part], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_figures_of_parts_never_meet() -> None:

@@ -24,17 +24,21 @@ Float64s = NDArray[np.float64]
 VOCAB, EOS, LIMIT = 5, 0, 3
 
 
-def next_scores(targets: list[list[int]]) -> Float64s:
-    """Log-probabilities that depend on all tokens so far: [targets, vocab]."""
-    rows = [
-        np.random.default_rng([3, *target]).standard_normal(VOCAB) * 2 - np.eye(VOCAB)[EOS]
-        for target in targets
-    ]
-    return scipy.special.log_softmax(np.stack(rows), axis=1)
+def table(seed: int) -> Callable[[list[list[int]]], Float64s]:
+    """Log-probabilities [targets, vocab] that depend on all tokens so far."""
+
+    def next_scores(targets: list[list[int]]) -> Float64s:
+        rows = [
+            np.random.default_rng([seed, *target]).standard_normal(VOCAB) * 2 - np.eye(VOCAB)[EOS]
+            for target in targets
+        ]
+        return scipy.special.log_softmax(np.stack(rows), axis=1)
+
+    return next_scores
 
 
-def likelihood(tokens: Sequence[int]) -> float:
-    rows = [next_scores([list(tokens[:at])])[0, token] for at, token in enumerate(tokens)]
+def likelihood(seed: int, tokens: Sequence[int]) -> float:
+    rows = [table(seed)([list(tokens[:at])])[0, token] for at, token in enumerate(tokens)]
     return float(sum(rows))
 
 
@@ -47,24 +51,28 @@ def all_targets() -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.5])
 def test_as_many_beams_as_targets_find_the_best_of_all(penalty: float) -> None:
-    every = {t: likelihood(t) / len(t) ** penalty for t in all_targets()}
-    best = max(every, key=lambda target: every[target])
-    tokens, score = _beam_search(next_scores, EOS, LIMIT, len(every) + 1, penalty)
-    assert tuple(tokens) == best
-    assert score == pytest.approx(every[best], rel=1e-12)
+    for seed in range(12):
+        every = {t: likelihood(seed, t) / len(t) ** penalty for t in all_targets()}
+        best = max(every, key=lambda target: every[target])
+        tokens, score = _beam_search(table(seed), EOS, LIMIT, len(every) + 1, penalty)
+        assert tuple(tokens) == best
+        assert score == pytest.approx(every[best], rel=1e-12)
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.0])
-def test_one_beam_is_greed_and_scores_what_it_says(penalty: float) -> None:
+@pytest.mark.parametrize("penalty", [0.0, 2.5])
+@pytest.mark.parametrize(("seed", "length"), [(3, 1), (28, 2), (5, 3), (0, 3)])
+def test_one_beam_is_greed_and_scores_what_it_says(seed: int, length: int, penalty: float) -> None:
+    """Of a target that ends, and of one that is cut off."""
     expected: list[int] = []
     while len(expected) < LIMIT and EOS not in expected:
-        expected.append(int(next_scores([expected])[0].argmax()))
+        expected.append(int(table(seed)([expected])[0].argmax()))
+    assert len(expected) == length
     for tokens, score in (
-        _greedy(next_scores, EOS, LIMIT, penalty),
-        _beam_search(next_scores, EOS, LIMIT, 1, penalty),
+        _greedy(table(seed), EOS, LIMIT, penalty),
+        _beam_search(table(seed), EOS, LIMIT, 1, penalty),
     ):
         assert tokens == expected
-        assert score == pytest.approx(likelihood(tokens) / len(tokens) ** penalty, rel=1e-12)
+        assert score == pytest.approx(likelihood(seed, tokens) / length**penalty, rel=1e-12)
 
 
 def test_gaps_are_filled_by_the_softmax_of_their_own_logits() -> None:

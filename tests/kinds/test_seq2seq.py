@@ -12,6 +12,7 @@ from plumbline.kinds.seq2seq.train import shift_right
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import TrainingJob
+from tests.kinds import references
 
 MakeJob = Callable[..., TrainingJob]
 Caches = Callable[[str], TrainingCache]
@@ -83,6 +84,10 @@ def test_validation_measures_the_likelihood_without_smoothing(make_job: MakeJob)
     assert job.validation_task is not None
     batch = job.task.collate([job.train.sample(i, 0) for i in range(3)])
     smoothed, plain = (t.loss(job.model.eval(), batch) for t in (job.task, job.validation_task))
+    for loss, smoothing in ((smoothed, 0.5), (plain, 0.0)):
+        expected, count = references.language(job.model, batch, smoothing)
+        assert loss.total.item() == pytest.approx(expected, rel=1e-6)
+        assert int(loss.count) == count
     assert smoothed.total.item() != pytest.approx(plain.total.item(), rel=1e-4)
     nats = plain.total.item() / int(plain.count)
     assert job.validation_task.loss_metrics(nats) == {"perplexity": pytest.approx(np.exp(nats))}

@@ -203,6 +203,9 @@ def test_a_frozen_encoder_runs_ahead_and_an_unfrozen_one_sees_pixels(
     assert one["image_features"].shape == (5, IMAGE_TOKENS, 32)
     assert "image_features" not in other
     assert other["pixel_values"].shape == (5, 3, 16, 16)
+    with torch.inference_mode():
+        tokens = model_of(free).image_encoder(other["pixel_values"]).tokens
+    torch.testing.assert_close(one["image_features"], tokens, rtol=1e-5, atol=1e-6)
     assert scored(frozen, one)[0] == pytest.approx(scored(free, other)[0], rel=1e-5)
 
 

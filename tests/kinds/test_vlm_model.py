@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from plumbline.kinds.vlm.model import Projector, Vlm
@@ -90,7 +91,8 @@ def test_the_embedding_of_a_checkpoint_grows_to_the_vocabulary(
     embedding = decoder.get_input_embeddings().weight
     assert embedding.shape == (VOCAB + 8, 24)
     assert torch.equal(embedding[:VOCAB], weights["model.embed_tokens.weight"])
-    assert decoder.lm_head(torch.zeros(1, 24)).shape == (1, VOCAB + 8)
+    hidden = torch.randn(1, 24)
+    torch.testing.assert_close(decoder.lm_head(hidden), hidden @ embedding.T)  # grown with it
     smaller: Any = build_decoder(sizes(pretrained=str(folder)), VOCAB - 8, PAD)
     assert smaller.get_input_embeddings().num_embeddings == VOCAB
 
@@ -100,7 +102,10 @@ def test_the_vlm_takes_the_width_of_its_checkpoint(
 ) -> None:
     config = VlmConfig(projector_width=24, decoder=sizes(pretrained=str(checkpoint[0])))
     model = Vlm(tiny_vlm().image_encoder, config, VOCAB, PAD)
-    assert model.embed_image(torch.zeros(2, 4, 16)).shape == (2, 4, 24)
+    # Of zeros the norm leaves nothing: what remains are the biases, and the place.
+    bias = functional.gelu(model.projector.layers[1].bias)
+    expected = (model.projector.layers[3](bias) + model.projector.position).expand(2, 4, 24)
+    torch.testing.assert_close(model.embed_image(torch.zeros(2, 4, 16)), expected)
 
 
 def test_the_projector_maps_tokens_and_adds_their_place() -> None:

@@ -101,8 +101,9 @@ def test_every_optimizer_schedule_and_validation_resumes_in_the_same_bits(
     settings = {**KINDS[kind], **saving}
     whole = make_toy()
     expected = uninterrupted(whole, **settings)
-    if kind == "plateau":  # the loss of the validation points rises
-        assert expected["history"]["steps"][-1]["lr"] < 0.05 / 9
+    if kind == "plateau":  # the loss of the validation points rises, so the third epoch is slower
+        rates = [row["lr"] for row in expected["history"]["steps"][-3:]]
+        assert rates == pytest.approx([0.005] * 3, rel=1e-9)
     for call in range(0, len(whole.log), 2):
         toy = make_toy()
         with pytest.raises(killed):
