@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from plumbline.batch import IGNORE_INDEX
 from plumbline.errors import DataError
@@ -213,22 +214,34 @@ def test_equal_seeds_say_equal_texts(open_lm: Callable[[str], Lm]) -> None:
     assert say(lm, seed=4, temperature=0.0) == say(lm, seed=5, temperature=0.0)
 
 
+def kept(shares: Tensor, top_k: int | None, top_p: float) -> Tensor:
+    """Shares in falling order, of the likeliest tokens alone, to the one that reaches `top_p`."""
+    before = shares.cumsum(dim=0) - shares
+    left = shares.where((before < top_p) & (torch.arange(len(shares)) < (top_k or len(shares))), 0)
+    return left / left.sum()
+
+
+@pytest.mark.parametrize("limits", [{"top_k": 3}, {"top_p": 0.3}], ids=str)
 @torch.inference_mode()
-def test_only_the_likeliest_tokens_are_drawn(open_lm: Callable[[str], Lm]) -> None:
-    lm = open_lm("causal_lm_packed")
+def test_only_the_likeliest_tokens_are_drawn_each_as_often_as_it_is_likely(
+    open_lm: Callable[[str], Lm], limits: dict[str, Any]
+) -> None:
+    lm, draws = open_lm("causal_lm_packed"), 100
     prompt = encode(lm.text, "to be ")
     scores = lm.model(input_ids=torch.tensor([prompt]))[0, -1]
-    allowed = set(scores.topk(3).indices.tolist())
-    settings: dict[str, Any] = {"top_k": 3, "temperature": 5.0, "max_new_tokens": 1}
+    best = (scores / 5).softmax(dim=0).sort(descending=True)
+    expected = kept(best.values, limits.get("top_k"), limits.get("top_p", 1.0))
+    settings: dict[str, Any] = {**limits, "temperature": 5.0, "max_new_tokens": 1}
     drawn = Counter(
-        encode(lm.text, text)[0] for seed in range(150) if (text := say(lm, seed=seed, **settings))
+        encode(lm.text, text)[0]
+        for seed in range(draws)
+        if (text := say(lm, seed=seed, **settings))
     )
-    assert set(drawn) <= allowed
-    best = scores.topk(3)
-    expected = (best.values / 5).softmax(dim=0)
-    found = [drawn[token] / 150 for token in best.indices.tolist()]
-    # Four deviations of a share of 150 draws.
-    assert found == pytest.approx(expected.tolist(), abs=4 * (0.25 / 150) ** 0.5)
+    assert len(drawn) > 1
+    for token, share in zip(best.indices.tolist(), expected.tolist(), strict=True):
+        if lm.text.decode([token]):  # special tokens leave no text
+            deviation = (share * (1 - share) / draws) ** 0.5
+            assert drawn[token] / draws == pytest.approx(share, abs=4 * deviation), token
 
 
 def test_a_stop_text_ends_the_continuation_and_is_no_part_of_it(
