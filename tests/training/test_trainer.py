@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from plumbline.batch import Batch, LossSum
 from plumbline.errors import ConfigError
+from plumbline.loading.random import keyed_seed
 from plumbline.training.length import epoch_ends
 from plumbline.training.schedule import ScheduleConfig, lr_factor
+from tests.training.conftest import SEED
 
 OPTIM = {"lr": 0.05, "weight_decay": 0.3, "betas": [0.9, 0.98], "eps": 1e-6}
 
@@ -261,9 +263,26 @@ def test_two_runs_end_in_the_same_bits_also_with_dropout(make_toy: Callable[[], 
 
 
 def test_dropout_differs_from_step_to_step(toy: Any) -> None:
+    """It is drawn by the seed of the training and the number of the micro-batch alone."""
     same_batch = {"samples": 1, "epochs": 3, "optim": {"lr": 1e-30}}  # no order to differ by
     result = toy.trainer(toy.regressor(dropout=0.5), **same_batch).fit()
-    assert len({row["loss"] for row in result.history.steps}) == 3
+    losses = [row["loss"] for row in result.history.steps]
+    assert len(set(losses)) == 3
+    model, point, expected = toy.regressor(dropout=0.5).train(), toy.points(1), []
+    for step in range(3):
+        torch.manual_seed(keyed_seed(SEED, "step", step))
+        expected.append((model(point.x).squeeze(1) - point.y).square().item())
+    assert losses == pytest.approx(expected, rel=1e-12)
+
+
+def test_every_part_follows_the_schedule_from_its_own_peak(toy: Any) -> None:
+    schedule = {"name": "linear", "warmup_steps": 2, "final_share": 0.1}
+    optim = {"lr": 0.2, "parts": {"head": {"lr": 0.05}}}
+    trainer = toy.trainer(optim=optim, schedule=schedule, epochs=2)
+    total = trainer.fit().clock.global_step
+    factor = lr_factor(ScheduleConfig.model_validate(schedule), total - 1, total)
+    rates = {group["lr"] for group in trainer._step.optimizer.param_groups}
+    assert sorted(rates) == pytest.approx([0.05 * factor, 0.2 * factor], rel=1e-12)
 
 
 def test_all_targets_ignored_moves_nothing(toy: Any) -> None:

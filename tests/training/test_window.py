@@ -204,6 +204,40 @@ def test_training_does_not_depend_on_how_windows_are_cut(make_toy: Callable[[], 
     assert any(not torch.allclose(found[2][n], found[0][n], atol=1e-4) for n in found[0])
 
 
+def test_training_on_whole_windows_agrees_with_a_plain_loop(toy: Any) -> None:
+    """Each step is one of descent on the loss of all pairs of its micro-batches together."""
+    seen: list[Batch] = []
+
+    def watched(samples: Sequence[Mapping[str, Any]]) -> Batch:
+        seen.append(collate(samples))
+        return seen[-1]
+
+    trainer = toy.trainer(
+        PairModel(),
+        task=replace(pair_task(), collate=watched),
+        samples=30,
+        validation=None,
+        validate_every_epochs=0,
+        batch_size=5,
+        grad_accum_steps=3,
+        epochs=2,
+        optim={"name": "sgd", "lr": 0.05, "weight_decay": 0.0, "sgd": {"momentum": 0.9}},
+        max_grad_norm=None,
+    )
+    trainer.fit()
+    model = PairModel()
+    plain = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for at in range(0, len(seen), 3):
+        whole = {name: torch.cat([batch[name] for batch in seen[at : at + 3]]) for name in seen[0]}
+        loss = pair_task().loss(model, whole)
+        plain.zero_grad()
+        (loss.total / loss.count).backward()
+        plain.step()
+    assert len(seen) == 12
+    found, expected = (dict(each.state_dict()) for each in (trainer.model, model))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_a_killed_run_with_whole_windows_ends_in_the_same_bits(
     make_toy: Callable[[], Any], killed: type[Exception]
 ) -> None:
