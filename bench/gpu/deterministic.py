@@ -95,7 +95,9 @@ def measure(work: str, dtype: torch.dtype, step: Step) -> dict[str, object]:
         for repeats in (False, True):
             torch.use_deterministic_algorithms(repeats)
             times[repeats].append(milliseconds(step))
-            counts[repeats] = distinct(step)
+    for repeats in (False, True):
+        torch.use_deterministic_algorithms(repeats)
+        counts[repeats] = distinct(step)
     fast, exact = (statistics.median(times[repeats]) for repeats in (False, True))
     return {
         "claim": "what kernels that repeat cost",
