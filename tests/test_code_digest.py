@@ -129,6 +129,43 @@ def test_the_closure_is_what_can_be_run_and_nothing_else(tmp_path: Path) -> None
     assert tree.plugins() == ["plugins.own"]
 
 
+def test_a_plugin_is_part_of_what_reads_a_table_that_it_fills(tmp_path: Path) -> None:
+    files = {
+        "src/plumbline/registry.py": "class Registry: ...\n",
+        "src/plumbline/metrics.py": (
+            "from plumbline.registry import Registry\nMETRICS: Registry[int] = Registry('metric')\n"
+        ),
+        "src/plumbline/sources.py": (
+            "from plumbline.registry import Registry\nSOURCES = Registry('source')\n"
+        ),
+        "src/plumbline/config.py": "",
+        "stages/read.py": "import plumbline.config\nfrom plumbline.sources import SOURCES\n",
+        "stages/measure.py": "def main():\n    from plumbline.metrics import METRICS\n",
+        "stages/plain.py": "import plumbline.config\n",
+        "plugins/score.py": (
+            "import plumbline.config\nfrom plumbline.metrics import METRICS\n"
+            "METRICS.register('s', 'plugins._score:score')\n"
+        ),
+        "plugins/_score.py": "",
+        # Fills by a module of its own, and brings a table that another one fills.
+        "plugins/rows.py": "from plugins._rows import fill\nimport plumbline.metrics\n",
+        "plugins/_rows.py": "from plumbline.sources import SOURCES\n",
+    }
+    tree = write(tmp_path, files)
+
+    def plugins_of(stage: str) -> set[str]:
+        found = tree.closure_with_plugins([f"stages.{stage}"]).files
+        return {name for name in found if name.startswith("plugins/") and "__init__" not in name}
+
+    assert plugins_of("plain") == set()
+    assert plugins_of("measure") == {"plugins/score.py", "plugins/rows.py", "plugins/_rows.py"}
+    assert plugins_of("read") == plugins_of("measure")
+    (tmp_path / "plugins/rows.py").write_text("from plugins._rows import fill\n", encoding="utf-8")
+    tree = write(tmp_path, files | {"plugins/rows.py": "from plugins._rows import fill\n"})
+    assert plugins_of("measure") == {"plugins/score.py"}
+    assert plugins_of("read") == {"plugins/rows.py", "plugins/_rows.py"}
+
+
 def test_an_import_alone_runs_no_function(tmp_path: Path) -> None:
     found = write(tmp_path, FILES).closure(["stages.train"], eager=True)
     assert "plumbline/job.py" in found.files

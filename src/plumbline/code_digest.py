@@ -5,7 +5,8 @@ The closure is every file of ours that can shape what a stage writes:
 - what a text like "plumbline.models.vision:VitEncoder" names, where its code loads such places;
 - what lies beside a module as data: `Path(__file__).parent / "templates"`, and what a text like
   "plumbline/data/images.py" names, to be copied as it is;
-- what the modules of the project's plugins import, since every stage loads them.
+- the modules of the project's plugins that fill a table which the stage reads, with what they
+  import: every stage loads them all, but what is in no table of its own it never meets.
 Imports that serve annotations alone do not count, and `UNLISTED` cannot change an output.
 
 Nothing is imported to find out, so files are those of the checkout or package that is asked.
@@ -30,6 +31,9 @@ LOADER = "plumbline.registry.load_attribute"
 """What imports the module that a text names."""
 
 PLACE = re.compile(r"((?:plumbline|plugins)(?:\.\w+)+):\w+")
+
+TABLE = re.compile(r"^\w+(: [^=]+)? = Registry\(", re.MULTILINE)
+"""Where a module has a table that plugins fill."""
 
 FILE = re.compile(r"(?:plumbline|plugins)(?:/\w+)+\.\w+")
 
@@ -104,6 +108,33 @@ class CodeTree:
         read_as_data |= {name: self._named(name) for name in copied}
         files = {self._name(file): file for file in seen.values()} | read_as_data
         return Closure(files, frozenset(read_as_data), frozenset(libraries))
+
+    def closure_with_plugins(self, modules: Iterable[str]) -> Closure:
+        """The closure of modules and of the plugins that fill a table in it."""
+        tables = {plugin: self._tables_of(plugin) for plugin in self.plugins()}
+        chosen: set[str] = set()
+        wanted = list(modules)
+        while True:
+            found = self.closure([*wanted, *chosen])
+            files = set(found.files.values())
+            more = {plugin for plugin, filled in tables.items() if filled & files} - chosen
+            if not more:
+                return found
+            chosen |= more
+
+    def _tables_of(self, plugin: str) -> set[Path]:
+        """The files of those modules with a table that a plugin's own modules import."""
+        files = self.closure([plugin], eager=True).files
+        own = [name for name in files if name.startswith(f"{PLUGINS}/")]
+        names = [name.removesuffix(".py").replace("/", ".") for name in own]
+        imported = {
+            module
+            for name in names
+            if (file := self._file(name))
+            for module in _read(file, _stamp(file), name, eager=True).imports
+        }
+        places = {self._file(module) for module in imported}
+        return {place for place in places if place and TABLE.search(place.read_text("utf-8"))}
 
     def changed(self, digests: Mapping[str, str]) -> list[str]:
         """Files that no longer have the digest that `Closure.digests` gave, by name."""

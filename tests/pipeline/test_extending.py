@@ -118,6 +118,18 @@ def test_a_new_kind_is_nothing_to_the_code_of_the_others(
     assert named == {"check_params.json", *(f"{name}/forecast.json" for name in stages)}
 
 
+def test_a_plugin_is_nothing_to_stages_that_read_none_of_its_tables(extended: Checkout) -> None:
+    """`waves.py` has a source, an encoder, a loss, a metric and a schedule."""
+    stage(extended, "digest_code")
+    without = {
+        path.stem
+        for path in (extended.folder / "work/code").glob("*.json")
+        if "plugins/waves.py" not in path.read_text(encoding="utf-8")
+    }
+    assert {"validate", "detect_shapes", "tokenize_text"} <= without
+    assert "prepare" not in without
+
+
 def test_no_file_of_the_project_was_touched(extended: Checkout) -> None:
     changed = extended.run("git", "status", "--porcelain", "-uall").stdout.splitlines()
     made = {"metrics/tasks/forecast.json", "metrics/tasks/tempo.json"}
@@ -130,7 +142,7 @@ def test_inspection_knows_the_new_task(extended: Checkout) -> None:
     asked = (sys.executable, "-m", "plumbline", "inspect", "forecast", "parameters", "--json")
     parts = json.loads(extended.run(*asked).stdout)["parts"]
     assert [part["part"] for part in parts] == ["encoder", "head"]
-    seen = json.loads(extended.run(*asked[:4], "activations", "--json").stdout)
+    seen = json.loads(extended.run(*asked[:5], "activations", "--json").stdout)
     assert [row["name"] for row in seen["predictions"]] == ["next: logits"]
 
 

@@ -263,7 +263,7 @@ def test_an_undeclared_read_is_caught(
     (sandbox / "note.txt").write_text("x", encoding="utf-8")
     (sandbox / "work/clean").mkdir(parents=True)
     (sandbox / "work/clean/x").write_text("x", encoding="utf-8")
-    script = sandbox / "stages/prepare.py"
+    script = sandbox / "src/plumbline/stages/prepare.py"
     text = script.read_text(encoding="utf-8")
     script.unlink()  # it is a link to the checkout's
     script.write_text(

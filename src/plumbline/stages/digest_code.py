@@ -29,7 +29,7 @@ def roles_of(spec: StageSpec[Any], kind: Kind) -> list[str]:
 def closure_of(tree: CodeTree, spec: StageSpec[Any], kind: Kind | None = None) -> Closure:
     """What a stage runs, for one kind of work where it runs a kind's modules."""
     modules = roles_of(spec, kind) if kind else []
-    return tree.closure(["stages", f"stages.{spec.name}", *tree.plugins(), *modules])
+    return tree.closure_with_plugins(["stages", f"stages.{spec.name}", *modules])
 
 
 def settings_closure(tree: CodeTree) -> Closure:
