@@ -135,7 +135,9 @@ class CheckpointStore:
             epoch: number of the epoch that just ended, 0 within an epoch.
         """
         states = _states(self.folder).values()
+        # Listed now, removed last: at every moment a whole state has its name.
         before = [path for path in states if not (path / "snapshot").exists()]
+        # Named by micro-batches: a skipped step has used some, and global_step did not move.
         final = self.folder / f"step-{state.clock['micro_step']}"
         with staged_folder(final) as partial:
             save_tensors(dict(weights), partial / WEIGHTS)
@@ -166,6 +168,7 @@ class CheckpointStore:
         """
         verify_digests(path, remedy=self._without(path))
         state = TrainingState(**read_json(path / "state.json"))
+        # The folder's name has but the first 16 digits of it.
         if state.fingerprint != self.fingerprint:
             raise CheckpointError(
                 f"{path}: belongs to another run (fingerprint {state.fingerprint[:12]}, this one "
@@ -214,8 +217,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, T
 
     All processes draw it if the parameters are spread over them.
     """
+    # {number of the parameter, over all groups: {exp_avg: as the parameter, step: [], ...}}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
+            # A plugin's may keep plain numbers. All processes come to each tensor in turn.
             tensor = whole(torch.as_tensor(value).detach())
             yield f"{index}.{name}", tensor.cpu().contiguous()
 
@@ -223,7 +228,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, T
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
+        index, name = key.split(".", 1)  # "3.exp_avg": of parameter 3
         state.setdefault(int(index), {})[name] = tensor
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, kept in state.items():
@@ -231,6 +236,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
         for name, tensor in kept.items():
             if tensor.shape == parameter.shape:  # else a count of steps
                 kept[name] = spread_like(tensor, parameter)
+    # Groups are those just built: their settings are in the fingerprint, the rate is set each step.
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -242,6 +248,7 @@ def identify_run(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict
         settings: the resolved settings of the stage, with device and precision.
         inputs: digests of what it reads, by name; never a path of this machine.
     """
+    # All that is imported by now, wherever it lies: names and meaning, no path, no comment.
     modules = sorted(
         (name, Path(str(module.__file__)))
         for name, module in sys.modules.items()
@@ -249,6 +256,7 @@ def identify_run(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict
         if name.split(".")[0] in ("plumbline", "plugins", "stages", "__main__")
         and getattr(module, "__file__", None)
     )
+    # Records and their progress bars change no bit of a result.
     code = {n: digest_tree(f) for n, f in modules if not n.startswith("plumbline.tracking")}
     return {
         "settings": dict(settings),
@@ -283,6 +291,7 @@ def training_state_folder(stage: str, fingerprint: str) -> Iterator[Path]:
         except BlockingIOError:
             yield root / f"{name}-{os.getpid()}"
             return
+        # Under the lock alone: what seems left over may be what a running process is writing.
         _settle(root, name)
         yield root / name
 

@@ -59,6 +59,7 @@ class PartConfig(Config):
 OPTIMIZERS: Registry[str] = Registry("optimizer")
 """Name -> `module:function`, a `plumbline.training.optim.BuildOptimizer`."""
 
+# Texts, not functions: torch is not loaded where settings are checked.
 for _name in ("adamw", "sgd", "muon"):
     OPTIMIZERS.register(_name, f"plumbline.training.optim:build_{_name}")
 
@@ -81,7 +82,7 @@ class MuonConfig(Config):
 
     momentum: float = Field(0.95, ge=0.0, lt=1.0)
     nesterov: bool = True
-    newton_schulz_steps: int = Field(5, ge=1, lt=100)
+    newton_schulz_steps: int = Field(5, ge=1, lt=100)  # torch refuses 100
     lr_scale: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
     """match_rms_adamw: steps as large as AdamW's, so that its learning rates and decays fit."""
     adamw_lr_ratio: float = Field(1.0, gt=0.0)
@@ -99,7 +100,10 @@ class OptimConfig(Config):
     lr: float = Field(1e-4, gt=0.0)
     weight_decay: float = Field(0.01, ge=0.0)
     betas: list[Annotated[float, Field(ge=0.0, lt=1.0)]] = Field(
-        [0.9, 0.98], min_length=2, max_length=2
+        # 0.98 in place of torch's 0.999, as for transformers (arXiv:1706.03762, section 5.3).
+        [0.9, 0.98],
+        min_length=2,
+        max_length=2,
     )
     """Of adamw, as is eps."""
     eps: float = Field(1e-8, gt=0.0)
@@ -269,8 +273,10 @@ class TrainerConfig(Config):
         """Validations of the whole training, as far as they do not depend on the data's size."""
         every = self.validate_every_epochs
         if self.validate_every_steps is None:
+            # Rounded up, for the end of the training is validated too; every is not 0 here.
             return -(-self.epochs // every)
         if not every and self.max_steps is not None:
+            # At most: epochs of little data may end before max_steps.
             return -(-self.max_steps // self.validate_every_steps)
         return None
 
@@ -299,6 +305,7 @@ class TrainerConfig(Config):
                     f"early_stopping.{key} {patience} can never run out before the end of {every}: "
                     "lower it, validate more often or set early_stopping to null"
                 )
+        # One more than patience have to pass, where early stopping ends after patience.
         if plateau.name == "plateau" and plateau.plateau_patience > validations - 3:
             raise ValueError(
                 f"schedule.plateau_patience {plateau.plateau_patience} can never run out before "

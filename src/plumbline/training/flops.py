@@ -65,11 +65,13 @@ class _Ledger:
     def _note(self) -> None:
         """Remember that nodes of the graph from now on belong to the part that computes now."""
         with torch.enable_grad():
+            # autograd numbers nodes as they are made; a clone has a node, its leaf has none.
             node: Any = torch.zeros((), requires_grad=True).clone().grad_fn
         self._events.append((node._sequence_nr(), self._parts[-1]))
 
     def part_of(self, node: Any) -> str:
         """The part whose forward pass made a node."""
+        # Events rise in their numbers, so the last one before the node says who computed then.
         at = bisect_right(self._events, node._sequence_nr(), key=lambda event: event[0])
         return self._events[at - 1][1] if at else ""
 
@@ -125,6 +127,7 @@ def _watch(model: nn.Module, ledger: _Ledger) -> list[Any]:
     hooks: list[Any] = []
     for name, module in model.named_modules():
         if name:
+            # image_encoder.layers.3.norm1 is booked on image_encoder, the model itself on no part.
             part = name.split(".")[0]
             hooks.append(module.register_forward_pre_hook(partial(_enter, ledger, part)))
             hooks.append(module.register_forward_hook(partial(_leave, ledger)))
@@ -141,6 +144,7 @@ def _leave(ledger: _Ledger, module: nn.Module, inputs: Any, output: Any) -> None
 
 def _follow(loss: Tensor, ledger: _Ledger) -> None:
     """Tell the ledger, when the backward pass comes to a node, whose it is."""
+    # A list in place of recursion: graphs are deeper than Python's stack.
     waiting: list[Any] = [loss.grad_fn]
     seen = set()
     while waiting:

@@ -20,6 +20,7 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> None:
         if part not in modules:
             known = ", ".join(name for name, _ in model.named_children())
             raise ConfigError(f"freeze: no part {part!r}; parts are {known}")
+        # Now and not at each step: the optimiser is built of what has a gradient.
         modules[part].requires_grad_(False)
 
 
@@ -45,6 +46,7 @@ def frozen_digests(model: nn.Module, parts: Sequence[str]) -> dict[str, str]:
     """SHA-256 of each tensor of the frozen parts, by name."""
     return {
         name: hashlib.sha256(
+            # As bytes, [elements * size of one]: numpy has no bfloat16, and -0.0 is not 0.0.
             tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         ).hexdigest()
         for name, tensor in _frozen_tensors(model, parts)

@@ -63,8 +63,10 @@ def _by_name(row: Row) -> Iterator[dict[str, float | int | str]]:
 
 
 def _as_csv(rows: Sequence[Mapping[str, float | int | str]]) -> str:
+    # Of all rows: a metric may have no value in the first validation, or in the last.
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
+    # csv writes a float as the shortest text that reads back as the same one.
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

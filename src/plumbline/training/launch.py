@@ -40,9 +40,11 @@ def run_processes(module: str, arguments: Sequence[str], count: int) -> None:
         max_nodes=1,
         nproc_per_node=count,
         rdzv_backend="c10d",
+        # A free port of the system's choice: trainings beside each other do not meet.
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
         run_id=module,
+        # Not by itself: running the stage again goes on from the saved state, under its lock.
         max_restarts=0,
     )
     # It tells in its own words what is said here in one line.
@@ -50,15 +52,16 @@ def run_processes(module: str, arguments: Sequence[str], count: int) -> None:
     try:
         elastic_launch(config, sys.executable)("-u", "-m", module, *arguments)
     except SignalException as stopped:
-        raise SystemExit(128 + stopped.sigval) from None
+        raise SystemExit(128 + stopped.sigval) from None  # as shells do
     except ChildFailedError as error:
         first, failure = error.get_first_failure()
-        if failure.exitcode < 0:
+        if failure.exitcode < 0:  # the signal's number, negative
             name = signal.Signals(-failure.exitcode).name
             raise TrainingError(
                 f"process {first} of {count} was ended by {name}; the last checkpoint stands: "
                 "run again to go on from it"
             ) from None
+        # It has said why: nothing is to be added but the code.
         raise SystemExit(failure.exitcode if failure.exitcode in _STOPPED else 1) from None
 
 

@@ -28,6 +28,7 @@ def epoch_ends(train: Loader, config: TrainerConfig) -> list[int]:
     ends: list[int] = []
     steps = 0
     for epoch in range(config.epochs):
+        # Rounded up: the window that an epoch ends in may be short, and none reaches into the next.
         steps += math.ceil(train.count(epoch) / config.grad_accum_steps)
         if config.max_steps is not None and steps >= config.max_steps:
             return [*ends, config.max_steps]
@@ -42,6 +43,7 @@ def count_validations(ends: list[int], config: TrainerConfig) -> int:
     at_ends.add(ends[-1])
     if by_steps is None:
         return len(at_ends)
+    # An end that steps ask for as well is validated once.
     return ends[-1] // by_steps + sum(end % by_steps != 0 for end in at_ends)
 
 

@@ -39,11 +39,12 @@ def check_lone_samples(
     norms = [
         name
         for name, module in model.named_modules()
+        # The base of batch norms of 1 to 3 dimensions; frozen ones evaluate and take any batch.
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
     ]
     if not norms or not train.leaves_one_alone(epochs):
         return
-    buffers = Buffers(model)
+    buffers = Buffers(model)  # the trial moves statistics, as any pass does
     try:
         batch = to_device(task.collate([train.source.sample(0, 0)]), machine.device)
         with torch.no_grad(), autocast(machine.device, machine.precision):

@@ -74,6 +74,7 @@ def check_machine(place: str, trainer: TrainerConfig, threads: int, gpus: int) -
             f"{place}.processes = {trainer.processes}: each takes a GPU, and here "
             f"{'is one' if gpus == 1 else f'are {gpus}'}; lower it, or set device to cpu"
         )
+    # Those that this process may use: taskset and containers leave it fewer than there are.
     cores = len(os.sched_getaffinity(0))
     if not on_gpus and trainer.processes > 1 and trainer.processes * threads > cores:
         logger.warning(

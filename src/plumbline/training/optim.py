@@ -48,12 +48,14 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[ParameterGro
         optimizer, share = config.name, 1.0
         if config.name == "muon" and name not in matrices:
             optimizer, share = "adamw", config.muon.adamw_lr_ratio
+        # The longest prefix decides: text_encoder.head before text_encoder.
         part = max((p for p in config.parts if _belongs(name, p)), key=len, default="")
         override = config.parts.get(part)
         lr = config.lr if override is None or override.lr is None else override.lr
         decay = config.weight_decay
         if override is not None and override.weight_decay is not None:
             decay = override.weight_decay
+        # [width] or []: gains and biases of norms and layers, and scales such as logit_scale.
         if parameter.ndim < 2 and not config.decay_norms_and_biases:
             decay = 0.0
         # torch's optimisers step the tensors of a group at once, so all or none are spread.
@@ -116,7 +118,7 @@ def _hidden_matrices(model: nn.Module, config: OptimConfig) -> set[str]:
             others.add(id(module.weight))
         find_head = getattr(module, "get_output_embeddings", None)
         head = find_head() if callable(find_head) else None
-        others.add(id(getattr(head, "weight", None)))
+        others.add(id(getattr(head, "weight", None)))  # that of None is no parameter's
     names = {
         name
         for name, parameter in trainable.items()
@@ -145,7 +147,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
             {
                 "params": [parameters[name] for name in group.names],
                 "lr": group.lr,
-                "peak_lr": group.lr,
+                "peak_lr": group.lr,  # kept by torch, as is any key it does not know
                 "weight_decay": group.weight_decay,
             }
         )
@@ -189,6 +191,7 @@ class JoinedOptimizer(Optimizer):
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         """Join optimisers that have not stepped yet; their groups follow one another."""
         self._optimizers = list(optimizers)
+        # torch takes the members' very groups over: the rate set here is set there.
         super().__init__([group for one in optimizers for group in one.param_groups], {})
         self._share()
 
@@ -208,7 +211,7 @@ class JoinedOptimizer(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the state of an optimiser built alike."""
-        super().load_state_dict(state_dict)
+        super().load_state_dict(state_dict)  # makes a new state and new groups
         self._share()
 
 

@@ -102,6 +102,7 @@ class Processes:
             return list(values)
         from accelerate.utils import reduce
 
+        # [values] float64: counts of targets stay exact up to 2**53.
         here = torch.tensor(values, dtype=torch.float64, device=self.device)
         with _meeting():
             summed: Any = reduce(here, reduction="sum")
@@ -127,6 +128,7 @@ class Processes:
             return make()
         from accelerate.utils import broadcast_object_list
 
+        # Where `make` fails, its process ends, and the launcher ends those that wait below.
         values: list[Any] = [make() if self.is_main else None]
         with _meeting():
             made: Result = broadcast_object_list(values)[0]
@@ -149,6 +151,7 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
+            # NCCL has an error of its own; gloo, for CPUs, raises a bare one that names its files.
             lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
             if not (self.sharded and lost):
                 raise
@@ -180,6 +183,7 @@ class Processes:
 
     def _tell(self, text: str | None) -> list[str | None]:
         """Tell the others of an error, or of none; the texts of all, if there is any."""
+        # A number first: texts are pickled and sent only where there is one.
         if self.count == 1 or not self.sum([float(text is not None)])[0]:
             return []
         return self.collect(text)
@@ -201,15 +205,19 @@ class Processes:
 
         # Those of sharded layers are sums already.
         parameters = [p for p in model.parameters() if p.requires_grad and not is_spread(p)]
+        # [parameters]: how many processes have a gradient of each. All must send the same tensors
+        # in one order, and an empty share, or a part that its samples do not use, gives none.
         present = self.sum([float(p.grad is not None) for p in parameters])
         taking_part = [p for p, n in zip(parameters, present, strict=True) if n]
         for bucket in _buckets(taking_part):
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+            # [elements of the bucket]: one message in place of one for each small tensor.
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
             with _meeting():
                 summed: Any = reduce(flat, reduction="sum")
             parts = summed.split([gradient.numel() for gradient in gradients])
             for parameter, part in zip(bucket, parts, strict=True):
+                # A view would keep the whole bucket in memory as long as one of its gradients.
                 parameter.grad = part.view_as(parameter).clone()
 
     @torch.no_grad()
@@ -220,6 +228,7 @@ class Processes:
         from accelerate.utils import reduce
 
         for buffer in model.buffers():
+            # Whole numbers count batches, which are as many in every process.
             if buffer.is_floating_point():
                 with _meeting():
                     mean: Any = reduce(buffer, reduction="mean")
@@ -233,7 +242,7 @@ class Processes:
         if self.count == 1:
             return list(parts)
         here = [{n: (tuple(t.shape), t.dtype) for n, t in part.items()} for part in parts]
-        forms: list[list[dict[str, Any]]] = self.collect(here)
+        forms: list[list[dict[str, Any]]] = self.collect(here)  # [processes][parts]
         gathered: list[Mapping[str, Tensor]] = []
         for at, part in enumerate(parts):
             received = self._exchange(part, [form[at] for form in forms])
@@ -254,11 +263,12 @@ class Processes:
             sizes = [
                 int(torch.Size(peer[name][0]).numel()) if name in peer else 0 for peer in peers
             ]
+            # [largest]: shares differ in size, and only tensors of one shape can be gathered.
             sent = torch.zeros(max(sizes), dtype=dtype, device=self.device)
             if name in part:
                 sent[: sizes[self.rank]] = part[name].detach().reshape(-1)
             with _meeting():
-                rows: Any = gather(sent[None])
+                rows: Any = gather(sent[None])  # [processes, largest]
             for rank, peer in enumerate(peers):
                 if name in peer:
                     received[rank][name] = rows[rank][: sizes[rank]].reshape(peer[name][0])

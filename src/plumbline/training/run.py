@@ -102,6 +102,7 @@ def train_to_folder(
                 dump_json(without_folders(config.model_dump(mode="json"))), encoding="utf-8"
             )
             (partial / "metrics.json").write_text(dump_json(figures), encoding="utf-8")
+        # Only now that `out` has its name: were the process killed before, a new one goes on.
         if not config.train.trainer.checkpoint.keep_after_success:
             trainer.store.remove()
     identity = {
@@ -135,6 +136,7 @@ def _prepared(
     """A trainer that holds its training state."""
     settings = {
         **_that_shape_results(config.model_dump(mode="json")),
+        # Not its number: a training may go on with another GPU of the machine.
         "device": machine.device.type,
         "precision": machine.precision,
     }
@@ -195,7 +197,7 @@ def _validation_loader(config: TrainingConfig, job: TrainingJob, machine: Machin
 def _state_folder(stage: str, fingerprint: str, processes: Processes) -> Iterator[Path]:
     """The folder of the training state, which the main process holds for all."""
     if not processes.is_main:
-        yield processes.from_main(Path)
+        yield processes.from_main(Path)  # sent by the one that holds the lock
         return
     with training_state_folder(stage, fingerprint) as folder:
         yield processes.from_main(lambda: folder)
@@ -205,12 +207,14 @@ def _flops(config: TrainingConfig, job: TrainingJob, machine: Machine) -> dict[s
     """Operations of the first batch, once the model is safe; nothing where there is no memory."""
     if config.train.trainer.shard_layers:
         return {}  # the whole model may not fit
+    # No processes are started for a single batch.
     loader = config.train.loader.model_copy(update={"workers": 0})
     batches = Loader(job.train, job.task.collate, loader, seed=config.seed, shuffle=True).batches(0)
     batch = next(batches)
     set_training_mode(job.model, config.train.freeze)
     try:
         flops = count_step(job.model, job.task, batch, machine)
+    # A figure for the record alone: the model is published without it.
     except FAILURES:
         return {}
     samples = len(batch["sample_index"])
@@ -221,6 +225,7 @@ def count_parameters(model: nn.Module) -> dict[str, dict[str, int]]:
     """Parameters of each part of a model: all, and those that train."""
     parts: dict[str, dict[str, int]] = {}
     for name, parameter in model.named_parameters():
+        # named_parameters gives a shared weight once, under its first name.
         part = parts.setdefault(name.split(".")[0], {"all": 0, "trained": 0})
         part["all"] += parameter.numel()
         part["trained"] += parameter.numel() if parameter.requires_grad else 0

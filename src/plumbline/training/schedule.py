@@ -97,10 +97,12 @@ def _constant(config: ScheduleConfig, step: int, warmup: int, total: int) -> flo
 
 def _inverse_sqrt(config: ScheduleConfig, step: int, warmup: int, total: int) -> float:
     """Source: Vaswani et al. 2017, arXiv:1706.03762, section 5.3."""
+    # 1 where the warm-up ends, whatever its length; without one, 1 at steps 0 and 1.
     return math.sqrt(max(warmup, 1) / max(step, 1))
 
 
 def _progress(step: int, warmup: int, total: int) -> float:
+    # Below 1 at the last step, total - 1: with final_share 0 it is made at a rate above 0.
     return min(1.0, (step - warmup) / max(1, total - warmup))
 
 
@@ -180,6 +182,7 @@ class Plateau:
             self.best, self.since = value, 0
         else:
             self.since += 1
+        # Above patience, as in torch; early stopping ends a training at it.
         if self.since > config.plateau_patience:
             self.share = max(self.share * config.plateau_factor, config.final_share)
             self.since = 0
@@ -188,5 +191,6 @@ class Plateau:
         if self.best is None:
             return math.isfinite(value)
         if mode == "max":
+            # Relative, as in torch: where the best is below zero, a value a little worse passes.
             return value > self.best * (1 + PLATEAU_CHANGE)
         return value < self.best * (1 - PLATEAU_CHANGE)

@@ -38,6 +38,7 @@ class TrainSection(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainSection":
         self.task.check_model(self.model)
+        # One sample in the whole optimiser step: a contrastive loss has nothing to compare.
         if self.loader.batch_size * self.trainer.grad_accum_steps == 1:
             self.task.check_lone_sample()
         if not self.task.has_lengths:

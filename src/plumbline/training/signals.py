@@ -56,7 +56,7 @@ class StopRequest:
         if os.getpid() != self._pid:
             return  # a loader process that has just been forked
         self._noted = number
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)  # the next one kills
         if self._waits:
             raise WaitInterrupted
 
@@ -64,6 +64,7 @@ class StopRequest:
     def _waiting(self) -> Iterator[None]:
         self._waits = self._alone
         try:
+            # It came during the step: the wait for data, perhaps a long one, need not begin.
             if self._waits and self._noted:
                 raise WaitInterrupted
             yield
@@ -80,12 +81,13 @@ class StopRequest:
             with self._waiting():
                 try:
                     item = next(items)
-                except StopIteration:
+                except StopIteration:  # within a generator it would be a RuntimeError
                     return
             yield item
 
     def requested(self) -> bool:
         """Whether a signal has come, here or in another process; they ask at the same moments."""
+        # Of the agreed signal, not of the own: all must end after the same step, with one code.
         self._signal = self._agree(self._noted)
         return self._signal > 0
 

@@ -56,6 +56,7 @@ def failure(error: BaseException, window: Sequence[Batch], config: TrainerConfig
             f"lower loader.batch_size ({size} here) and raise trainer.grad_accum_steps as much",
             stops,
         )
+    # Errors of CUDA and of shapes run over many lines, and this is one of a log.
     text = " ".join(str(error).split())[:300]
     if "does not have a deterministic implementation" in text:
         return Fault(

@@ -83,6 +83,7 @@ class OptimizerStep:
             self._skip(sums, window, buffers)
             return math.nan
         if sums.count and scaler.is_enabled():
+            # Before the norm, which clipping compares with a limit of true gradients.
             scaler.unscale_(self.optimizer)
         # Sums become means only here, over the whole window: micro-batches and processes with
         # unequal counts of targets weigh as in one batch.
@@ -135,6 +136,7 @@ class OptimizerStep:
             return 0.0
         here = [local(gradient) for gradient in gradients]  # the shards of this process
         torch._foreach_mul_(here, scale)
+        # [] of the whole model, after the division: the limit is one of means, for any batch.
         norm = gradient_norm(gradients, self.machine.processes)
         if (limit := self.config.max_grad_norm) is not None:
             # The clamp and its small number as in torch's clip_grads_with_norm_.
@@ -183,7 +185,7 @@ class OptimizerStep:
             "epoch": clock.epoch,
             "samples": clock.samples,
             "loss": loss,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.optimizer.param_groups[0]["lr"],  # parts may have others, by fixed ratios
             "grad_norm": norm,
         }
         history.steps.append(row)

@@ -20,6 +20,7 @@ class Waiting:
     def update(self, value: float, mode: str, min_change: float) -> None:
         """Take the value of the next validation; one that is not finite is no improvement."""
         sign = 1 if mode == "max" else -1
+        # Compared with the anchor, not the value before: small steps add up to a change.
         better = self.anchor is None or sign * (value - self.anchor) > min_change
         if math.isfinite(value) and better:
             self.anchor, self.since = value, 0
@@ -46,7 +47,7 @@ class EarlyStopping:
     def update(self, metrics: Mapping[str, float]) -> None:
         """Take the metrics of the next validation."""
         for name, watched in self._watched.items():
-            value = metrics.get(name, math.nan)
+            value = metrics.get(name, math.nan)  # no value is no improvement
             self._waiting[name].update(value, watched.mode, watched.min_change)
 
     def state(self) -> dict[str, dict[str, float | int | None]]:

@@ -71,6 +71,7 @@ class Trainer:
         self._sharded = ShardedLayers(model, machine.processes) if sharded else None
         self.model = model.to(machine.device)
         optimizer = build_optimizer(model, config.optim)
+        # bf16 has the range of fp32, so that small gradients do not become 0 in it.
         scaler = torch.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
         ends = epoch_ends(train, config)
         self.total_steps = ends[-1]
@@ -130,6 +131,7 @@ class Trainer:
         batches = self._train.batches(clock.epoch, start=clock.micro_in_epoch)
         batches = self._stop.while_waiting(batches)
         while clock.global_step < self.total_steps and not self.progress.stopping.stops:
+            # Batches as in `collate`, of which [batch, ...] is this process's share.
             window = list(itertools.islice(batches, self._config.grad_accum_steps))
             if not window:
                 return
@@ -179,6 +181,7 @@ class Trainer:
         if self._sharded:
             with self._machine.processes.lockstep():
                 self._sharded.join()
+        # Of the last weights: the best ones are loaded after it.
         unchanged = check_frozen(self.model, self._frozen, self._frozen_before)
         done = self.progress
         if self._config.validates:
@@ -187,6 +190,7 @@ class Trainer:
                     f"trainer.monitor = {self._config.monitor!r}: not finite in any validation, so "
                     "no weights are best; look at the data and lower optim.lr"
                 )
+            # The others publish nothing and end with the last weights.
             if self._machine.processes.is_main:
                 self.store.load_best(self.model)
         facts = {

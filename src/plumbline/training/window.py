@@ -68,6 +68,7 @@ class Gradients:
             sums = self._whole(rule, window, seeds)
         else:
             sums = self._one_by_one(window, seeds[0])
+        # Once a window, not once a micro-batch: `.grad` holds the sum over all of them.
         self.processes.sum_gradients(self.model)
         self.processes.average_buffers(self.model)
         return sums
@@ -76,6 +77,7 @@ class Gradients:
         with self.processes.agreed():
             losses = self._backward(window, seed)
         summed = self.processes.sum([float(number) for loss in losses for number in loss])
+        # [total, count, total, count, ...], in the order of the micro-batches.
         totals, counts = summed[::2], [int(count) for count in summed[1::2]]
         micro = [
             (total / max(count, 1), count) for total, count in zip(totals, counts, strict=True)
@@ -92,6 +94,7 @@ class Gradients:
                 continue
             with autocast(self.machine.device, self.machine.precision):
                 loss = self.task.loss(self.model, to_device(batch, self.machine.device))
+            # A stand-in's gradient is 0, and has its process meet the others in each layer.
             total, count = (loss.total, loss.count) if counts(batch) else (loss.total * 0, 0)
             if total.requires_grad:
                 self.scaler.scale(total).backward()
@@ -110,7 +113,7 @@ class Gradients:
 
         Source: Gao et al. 2021, arXiv:2101.06983, section 3.2.
         """
-        keep = len(window) == 1
+        keep = len(window) == 1  # its graph is the only one: no second pass
         buffers = None if keep else Buffers(self.model)
         with self.processes.agreed(), torch.set_grad_enabled(keep):
             embedded = [
@@ -122,6 +125,7 @@ class Gradients:
             self._leaves(part) if counts(batch) else {}
             for part, batch in zip(embedded, window, strict=True)
         ]
+        # Of all micro-batches and processes, each such as {images: [pairs, width], ...}.
         everyones = self.processes.gather(parts)
         with autocast(self.machine.device, self.machine.precision):
             loss = rule.loss(self.model, everyones)
@@ -147,6 +151,7 @@ class Gradients:
     @staticmethod
     def _leaves(embedded: Embedded) -> dict[str, Tensor]:
         return {
+            # Leaves: the gradient of the loss stops here, in `.grad`, until it is pulled back.
             name: tensor.detach().requires_grad_(tensor.is_floating_point())
             for name, tensor in embedded.items()
         }
@@ -155,6 +160,8 @@ class Gradients:
         """Differentiate by this process's embeddings; only the main one by what is beside them."""
         leaves = [t for part in parts for t in part.values() if t.requires_grad]
         if total.requires_grad and (self.processes.is_main or leaves):
+            # Every process computes the same loss. What it reads beside embeddings, such as a
+            # temperature, would get its gradient once a process if more than one asked for it.
             inputs = None if self.processes.is_main else leaves
             torch.autograd.backward([self.scaler.scale(total)], inputs=inputs)
 
