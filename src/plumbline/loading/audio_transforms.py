@@ -81,11 +81,13 @@ def _with_edges(waveforms: Tensor, lengths: Tensor, config: AudioTransformConfig
     padded[:, half : half + samples] = waveforms
     before = torch.arange(-half, 0).expand(batch, half)
     behind = lengths.unsqueeze(1) + torch.arange(config.fft - half)
+    # [batch, fft]: places beside each clip, counted from its own first sample.
     places = torch.cat([before, behind], dim=1)
     if config.edges == "zero":
         return padded.scatter_(1, places + half, 0.0)
     # A clip shorter than half a transform is mirrored to and fro.
     last = lengths.unsqueeze(1) - 1
+    # To and fro is a period of 2 * (samples - 1): the samples at the ends come once.
     turn = places % (2 * last).clamp(min=1)
     mirrored = waveforms.gather(1, torch.minimum(turn, 2 * last - turn).clamp(min=0))
     return padded.scatter_(1, places + half, mirrored.double())
@@ -99,6 +101,7 @@ def _scale(mel: Tensor, counts: Tensor, config: AudioTransformConfig) -> Tensor:
         values = mel.log()
     else:
         values = mel.log10()
+        # [clips]: of each clip's own frames, so that what it shares a batch with changes nothing.
         loudest = (zeros - torch.inf).scatter_reduce(0, clip, values.amax(dim=1), "amax")
         values = (torch.maximum(values, loudest[clip].unsqueeze(1) - 8) + 4) / 4
     if config.normalize == "clip":

@@ -49,6 +49,7 @@ class TrainingCache:
         table = _open_arrow(folder / "texts.arrow")
         self._texts: pa.ChunkedArray = table["text"].combine_chunks()
         ids = table["ids"].combine_chunks()
+        # One chunk of lists: the ids of all texts end to end, of which `ids` gives views.
         ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
         self._offsets: Int32 = ids.offsets.to_numpy()  # [texts + 1] into the ids of all texts
         self._ids: Int32 = ids.values.to_numpy()
@@ -82,6 +83,7 @@ class TrainingCache:
         if name not in self._ragged:
             if name not in self.facts:
                 raise DataError(f"{self.folder}: this dataset has no {name}")
+            # [steps of all, channels], rows end to end; offsets [media + 1] say where each begins.
             values = np.memmap(self.folder / f"{name}.bin", np.float32, "r").reshape(-1, channels)
             offsets = np.fromfile(self.folder / f"{name}.offsets.bin", np.int64)
             self._ragged[name] = values, offsets
@@ -132,6 +134,7 @@ class TrainingCache:
         """
         table = self._split(split)
         table = table.drop_columns([n for n in _NO_NUMBERS if n in table.column_names])
+        # No number is negative, and numpy's integers have no other way to say that there is none.
         filled = {name: table[name].fill_null(-1) for name in table.column_names}
         return {name: column.to_numpy().astype(np.int32) for name, column in filled.items()}
 
@@ -169,6 +172,7 @@ class TrainingCache:
         groups = []
         for part in _split_repeats(group_rows(rows[column]), self._copies(split, column)):
             captions = rows["caption"][part]
+            # [rows of the group, 2]; a question without an answer is no pair, nor the reverse.
             pairs = np.stack([rows["question"][part], rows["answer"][part]], axis=1)
             groups.append(
                 MediaRows(
@@ -196,6 +200,7 @@ class TrainingCache:
         least = np.full(media.max() + 2, len(table))
         np.minimum.at(least, media, counts)  # those without a medium share the last place
         at = lists.values.to_numpy()
+        # [rows], in the order of `at`: where the copies of this row begin.
         first = np.repeat(np.cumsum(counts) - counts, counts)
         copies = np.zeros(len(table), np.int64)
         copies[at] = (np.arange(len(at)) - first) % np.repeat(least[media], counts)
@@ -229,6 +234,7 @@ def group_samples(inputs: Int32, parts: Int32) -> NDArray[np.int64]:
     if not len(order):
         return samples
     of_input, of_part = inputs[order], parts[order]
+    # [rows with an input]: whether a row is the first of its part of its input.
     new = (np.diff(of_input, prepend=-1) != 0) | (np.diff(of_part, prepend=-1) != 0)
     starts = np.flatnonzero(new)
     nth = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))

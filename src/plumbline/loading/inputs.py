@@ -248,6 +248,7 @@ class FeaturesInput(Input):
 
 def _pad_steps(values: Sequence[Value]) -> tuple[torch.Tensor, torch.Tensor]:
     lengths = torch.tensor([len(value) for value in values])
+    # [batch, longest, channels]: 0 is the mean of a channel where values are standardised.
     steps = np.zeros((len(values), int(lengths.max()), values[0].shape[1]), np.float32)
     for row, value in zip(steps, values, strict=True):
         row[: len(value)] = value
@@ -297,6 +298,7 @@ class TextInput(Input):
 
 def collate_texts(texts: Sequence[Value], special_ids: SpecialIds, max_tokens: int) -> Batch:
     """Frame and pad token ids: input_ids and attention_mask [batch, seq], int64."""
+    # [batch][tokens + 2], cut to max_tokens before bos and eos are put around.
     framed = [frame_ids(ids, special_ids.bos, special_ids.eos, max_tokens) for ids in texts]
     input_ids = pad_rows(framed, special_ids.pad)
     lengths = torch.tensor([len(ids) for ids in framed])

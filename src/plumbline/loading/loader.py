@@ -75,6 +75,7 @@ class Share:
 
     def of(self, batch: Indices) -> Indices:
         """This share of the indices [samples]: those of all shares, in order, are the batch."""
+        # Sizes differ by one at most, the larger first: gathered in order they are the batch again.
         return np.array_split(batch, self.count)[self.rank]
 
     def may_be_one_of(self, size: int) -> bool:
@@ -173,6 +174,7 @@ class Loader:
         count = len(self.source)
         if not self._shuffle:
             return np.arange(count)
+        # Keyed by epoch alone: a run that goes on from step n cuts the same order and starts at n.
         return keyed_generator(self._seed, "order", epoch).permutation(count)
 
     def plan(self, epoch: int) -> list[Indices]:
@@ -203,6 +205,7 @@ class Loader:
         batches, start, longest = [], 0, 0
         for at, length in enumerate(self._lengths[order].tolist()):
             longest = max(longest, length)
+            # As padded: [samples, longest] positions count, not the tokens that are there.
             if at - start == size or longest * (at + 1 - start) > limit:
                 batches.append(order[start:at])
                 start, longest = at, length
@@ -214,6 +217,7 @@ class Loader:
         A share without a sample, of a batch smaller than the number of processes, has no key but
         an empty `sample_index`; a stand-in has its other keys besides.
         """
+        # Before any worker reads: which process makes which batch decides nothing.
         keys = [self._share.keys(batch, epoch) for batch in self.plan(epoch)[start:]]
         collate = partial(collate_share, self._collate)
         source = Keyed(self.source)

@@ -19,4 +19,5 @@ def padding_mask(lengths: Tensor, longest: int) -> Tensor:
     """
     if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= longest:
         raise ValueError(f"lengths {lengths.tolist()}: must lie in 0..{longest}")
+    # [longest] against [batch, 1].
     return torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)

@@ -35,8 +35,10 @@ class MemoryCache:
             self._held.move_to_end(key)
             return held
         self.misses += 1
+        # A view: the lock on writing is this cache's, not one on the array of whoever made it.
         array = load().view()
         array.flags.writeable = False
+        # One larger than all of the room would only drive everything else out.
         if array.nbytes <= self._limit:
             self._keep(key, array)
         return array

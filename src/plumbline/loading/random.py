@@ -14,6 +14,7 @@ def keyed_generator(seed: int, purpose: str, *counters: int) -> Generator:
 
     Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
     """
+    # Not hash(): Python salts that of texts, anew in every process.
     word = int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "little")
     # The lowest counter word is what the generator itself advances.
     counter = [0, *counters, *[0] * (3 - len(counters))]

@@ -9,6 +9,7 @@ from plumbline.errors import DataError
 
 STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # Of OpenAI's CLIP; models that start from its weights have seen no other.
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),

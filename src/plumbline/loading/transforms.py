@@ -69,6 +69,7 @@ def augment_images(
         return images
     images = pad(images, [config.padding] * 4)
     reach = config.enlarge + 2 * config.padding  # places of the crop, in pixels
+    # [batch, channels, size, size], filled image by image below.
     result = torch.empty(*images.shape[:2], size, size, dtype=images.dtype)
     # numpy views of the same memory: cutting out image by image costs less there.
     pixels, cropped = images.numpy(), result.numpy()
@@ -109,4 +110,5 @@ def _saturate(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _to_uint8(values: Tensor) -> Tensor:
+    # Cut, not rounded, as torchvision does between its colour steps on uint8.
     return values.clamp_(0, 255).to(torch.uint8)

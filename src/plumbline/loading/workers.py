@@ -242,6 +242,7 @@ def worker_batches(
         # A process that ends with batches open would ask them by a signal that they leave alone.
         atexit.register(abandon)
         try:
+            # In the order of `keys`: torch puts back in order what processes finish out of turn.
             for _ in keys:
                 yield _next(iterator, watch, workers, timeout_s)
             emptied = True
