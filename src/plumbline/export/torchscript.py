@@ -4,7 +4,7 @@ import io
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,8 @@ def write_torchscript(spec: GraphSpec, path: Path) -> None:
     """
     buffer = io.BytesIO()
     with _quiet(), _plain_attention(), torch.no_grad():
-        traced = torch.jit.trace(spec.module, tuple(spec.inputs.values()), check_trace=False)
+        trace: Callable[..., torch.jit.ScriptModule] = torch.jit.trace  # without types in torch
+        traced = trace(spec.module, tuple(spec.inputs.values()), check_trace=False)
         frozen = torch.jit.freeze(traced, optimize_numerics=False)
         torch.jit.save(frozen, buffer)
     path.write_bytes(_without_origin(buffer))

@@ -97,7 +97,7 @@ class Gradients:
             # A stand-in's gradient is 0, and has its process meet the others in each layer.
             total, count = (loss.total, loss.count) if counts(batch) else (loss.total * 0, 0)
             if total.requires_grad:
-                self.scaler.scale(total).backward()
+                torch.autograd.backward(self.scaler.scale(total))
             elif self.processes.sharded:
                 raise ValueError("nothing here has a gradient, and sharded layers need one of each")
             losses.append((total.detach(), count))

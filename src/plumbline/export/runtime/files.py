@@ -87,7 +87,8 @@ def _open_torchscript(path: Path, threads: int) -> Graph:
     torch.set_num_threads(threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TorchScript is deprecated
-        module = torch.jit.load(str(path), map_location="cpu").eval()
+        load: Callable[..., torch.nn.Module] = torch.jit.load  # torch leaves it without types
+        module = load(str(path), map_location="cpu").eval()
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[Floats]:
         with torch.inference_mode():
