@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, TypeVar, Union, get_args, get_origin
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -37,7 +37,7 @@ class Config(BaseModel):
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def compose_yaml(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
+def compose_yaml(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, object]:
     """Compose `folder/name.yaml` as Hydra does and resolve its interpolations.
 
     Raises:
@@ -65,7 +65,7 @@ def compose_yaml(folder: Path, name: str, overrides: Sequence[str]) -> dict[str,
     finally:
         logging.getLogger("hydra").setLevel(logging.WARNING)
     assert isinstance(plain, dict)
-    settings = cast(dict[str, Any], plain)
+    settings: dict[str, object] = {str(key): value for key, value in plain.items()}
     check_keys(settings)
     return settings
 
@@ -207,7 +207,7 @@ def _suggest(name: str, valid: Iterator[str] | Sequence[str]) -> str:
 
 
 def check_config(
-    schema: type[ConfigT], sections: Mapping[str, str], params: Mapping[str, Any]
+    schema: type[ConfigT], sections: Mapping[str, str], params: Mapping[str, object]
 ) -> ConfigT:
     """Take the sections of params.yaml that a stage declares, and nothing else of it.
 
@@ -226,13 +226,13 @@ def check_config(
         raise ConfigError(_describe_validation(schema, sections, error)) from None
 
 
-def pick(params: Mapping[str, Any], dotted: str) -> Any:
+def pick(params: Mapping[str, object], dotted: str) -> object:
     """The value at a dotted key.
 
     Raises:
         ConfigError: it is not there; the text gives the nearest one.
     """
-    value: Any = params
+    value: object = params
     walked: list[str] = []
     for part in dotted.split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -245,7 +245,7 @@ def pick(params: Mapping[str, Any], dotted: str) -> Any:
     return value
 
 
-def without_folders(value: Any) -> Any:
+def without_folders(value: object) -> object:
     """Cut absolute paths in settings to their last part: an output tells nothing of its machine."""
     if isinstance(value, dict):
         return {key: without_folders(inner) for key, inner in value.items()}
@@ -290,7 +290,7 @@ _Location = Sequence[int | str]
 _Models = list[type[Config]]
 
 
-def _follow(annotation: Any, path: _Location) -> tuple[list[int | str], _Models]:
+def _follow(annotation: object, path: _Location) -> tuple[list[int | str], _Models]:
     """Follow pydantic's location of an error through fields, lists, mappings and unions.
 
     Returns:
@@ -328,13 +328,19 @@ def _follow_field(model: type[Config], path: _Location) -> tuple[list[int | str]
 
 
 def _follow_marked(
-    annotation: Any, marks: Sequence[Any], path: _Location
+    annotation: object, marks: Sequence[object], path: _Location
 ) -> tuple[list[int | str], _Models]:
     tagged: dict[str, type[Config]] | None = None
     for mark in marks:
         if isinstance(mark, OneOf):
             entries = mark.registry.entries().items()
-            tagged = {name: entry for name, entry in entries if issubclass(entry, annotation)}
+            tagged = {
+                name: entry
+                for name, entry in entries
+                if isinstance(annotation, type)
+                and issubclass(entry, annotation)
+                and issubclass(entry, Config)
+            }
         elif isinstance(mark, FieldInfo) and isinstance(mark.discriminator, str):
             tagged = _tagged(_follow(annotation, [])[1], mark.discriminator)
     if tagged is None:
@@ -345,7 +351,7 @@ def _follow_marked(
     return _follow(tagged[str(head)], rest) if head in tagged else (list(path), [])
 
 
-def _follow_any(annotations: Sequence[Any], path: _Location) -> tuple[list[int | str], _Models]:
+def _follow_any(annotations: Sequence[object], path: _Location) -> tuple[list[int | str], _Models]:
     found = [_follow(annotation, path) for annotation in annotations]
     written = min((written for written, _ in found), key=len, default=list(path))
     return written, [model for _, models in found for model in models]

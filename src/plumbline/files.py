@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,7 +24,7 @@ STATE_DIR = Path(".plumbline")
 DIGESTS = "digests.json"
 
 
-def dump_json(value: Any) -> str:
+def dump_json(value: object) -> str:
     """Serialise to the one JSON form that files here have: sorted keys, two spaces, no NaN."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -35,7 +35,7 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_of(value: Any) -> str:
+def digest_of(value: object) -> str:
     """SHA-256 of a JSON-serialisable value, independent of the order of its keys."""
     return hashlib.sha256(dump_json(value).encode()).hexdigest()
 
@@ -345,7 +345,7 @@ def verify_digests(folder: Path, *, remedy: str | None = None) -> dict[str, str]
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that plumbline wrote.
+    """Read a JSON file that plumbline wrote; whoever reads it names the type that was written.
 
     Raises:
         CheckpointError: it is missing or not JSON.
@@ -358,6 +358,6 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path}: not readable as JSON ({error})") from None
 
 
-def write_json(path: Path, value: Mapping[str, Any] | list[Any]) -> None:
+def write_json(path: Path, value: Mapping[str, object] | Sequence[object]) -> None:
     """Write JSON atomically, in the one form of `dump_json`."""
     atomic_write(path, dump_json(value))

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from plumbline.errors import ConfigError
 
@@ -33,7 +32,7 @@ def check_name(where: str, name: object) -> None:
         raise ConfigError(f"{where}: {name!r} is not a name that can be used: {RULE}")
 
 
-def check_keys(params: Mapping[str, Any]) -> None:
+def check_keys(params: Mapping[str, object]) -> None:
     """Check the keys of the mappings that dvc.yaml makes stages of.
 
     Raises:

@@ -4,7 +4,6 @@ import importlib.metadata
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -56,7 +55,7 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def compose_params(root: Path) -> dict[str, Any]:
+def compose_params(root: Path) -> dict[str, object]:
     """Refresh conf/versions.yaml from the installed libraries, then compose conf/.
 
     Raises:
@@ -70,7 +69,7 @@ def compose_params(root: Path) -> dict[str, Any]:
     return compose_yaml(root / "conf", "config", [])
 
 
-def read_params(root: Path) -> dict[str, Any]:
+def read_params(root: Path) -> dict[str, object]:
     """Read params.yaml.
 
     Raises:
@@ -79,7 +78,7 @@ def read_params(root: Path) -> dict[str, Any]:
     return compose_yaml(root, "params", [])
 
 
-def write_params(root: Path, composed: Mapping[str, Any]) -> bool:
+def write_params(root: Path, composed: Mapping[str, object]) -> bool:
     """Write params.yaml; false when it holds that already, byte for byte."""
     text = HEADER + OmegaConf.to_yaml(OmegaConf.create(dict(composed)))
     file = root / "params.yaml"
@@ -89,7 +88,7 @@ def write_params(root: Path, composed: Mapping[str, Any]) -> bool:
     return True
 
 
-def check_params(root: Path, params: Mapping[str, Any]) -> None:
+def check_params(root: Path, params: Mapping[str, object]) -> None:
     """Refuse a params.yaml that is not what conf/ composes to.
 
     Raises:
@@ -103,11 +102,23 @@ def check_params(root: Path, params: Mapping[str, Any]) -> None:
         )
 
 
-Difference = tuple[str, Any, Any]
+def entries_of(params: Mapping[str, object], group: str) -> Mapping[str, object]:
+    """The entries of `datasets`, `align` or `tasks` by name; none where the section is empty.
+
+    Raises:
+        ConfigError: it is no mapping.
+    """
+    entries = params.get(group) or {}
+    if not isinstance(entries, Mapping):
+        raise ConfigError(f"{group} = {entries!r}: a mapping from names to entries is expected")
+    return entries
+
+
+Difference = tuple[str, object, object]
 """Dotted key, the value in the first mapping and in the second; `nothing` where it is not."""
 
 
-def list_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
+def list_differences(first: Mapping[str, object], second: Mapping[str, object]) -> list[Difference]:
     """The entries in which two nested mappings differ, by dotted key."""
     one, two = dict(_leaves(first)), dict(_leaves(second))
     return [
@@ -127,7 +138,7 @@ def describe_differences(differences: Sequence[Difference], first: str, second: 
     return "; ".join(shown) + more
 
 
-def _shorten(value: Any) -> str:
+def _shorten(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
@@ -135,22 +146,23 @@ def _shorten(value: Any) -> str:
 _NOTHING = object()
 
 
-def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
+def _leaves(node: object, prefix: str = "") -> list[tuple[str, object]]:
     if isinstance(node, Mapping) and node:
         return [leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}{key}.")]
     return [(prefix.removesuffix("."), node)]
 
 
-def check_environment(params: Mapping[str, Any]) -> None:
+def check_environment(params: Mapping[str, object]) -> None:
     """Refuse to compute under another version of a library than params.yaml says.
 
     Raises:
         ConfigError: results would be cached under versions that did not make them.
     """
-    if "versions" not in params:
+    versions = params.get("versions")
+    if not isinstance(versions, Mapping):
         return
     for name, version in installed_versions().items():
-        expected = params["versions"].get(name)
+        expected = versions.get(name)
         if expected != version:
             raise ConfigError(
                 f"versions.{name} = {expected!r}, but {version} is installed: install "

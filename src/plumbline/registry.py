@@ -2,10 +2,10 @@
 
 import difflib
 import importlib
-from collections.abc import Iterator
-from typing import Annotated, Any, Generic, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
-from pydantic import GetCoreSchemaHandler, TypeAdapter
+from pydantic import BaseModel, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema
 
 from plumbline.errors import ConfigError
@@ -56,6 +56,14 @@ class Registry(Generic[T]):
         return dict(self._entries)
 
 
+class _Table(Protocol):
+    """A registry of settings classes, whichever their base is."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def entries(self) -> Mapping[str, type[BaseModel]]: ...
+
+
 class OneOf:
     """Marks a settings field that holds one of the registered settings classes, told by a tag.
 
@@ -64,20 +72,22 @@ class OneOf:
     class that are registered when a value is validated, so a plugin may come after the field.
     """
 
-    def __init__(self, registry: Registry[Any], tag: str) -> None:
+    def __init__(self, registry: "_Table", tag: str) -> None:
         """Choose among the classes of `registry` by the value of the field `tag`."""
         self.registry, self.tag = registry, tag
 
     def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
+        self, source: type[BaseModel], handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         """Validate as the member that the tag names; errors say where in it."""
-        adapters: dict[tuple[str, ...], TypeAdapter[Any]] = {}
+        adapters: dict[tuple[str, ...], TypeAdapter[object]] = {}
 
-        def validate(value: Any) -> Any:
+        def validate(value: object) -> object:
             names = tuple(self.registry)
             if names not in adapters:
-                adapters[names] = TypeAdapter(Annotated[source, _Choices(self)])
+                # A class that is known when this runs: to a type checker it is no type.
+                marked: type[BaseModel] = Annotated[source, _Choices(self)]  # type: ignore[assignment]
+                adapters[names] = TypeAdapter(marked)
             return adapters[names].validate_python(value)
 
         return core_schema.no_info_plain_validator_function(validate)
@@ -90,7 +100,7 @@ class _Choices:
         self._field = field
 
     def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
+        self, source: type[BaseModel], handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         choices = {
             name: handler.generate_schema(entry)
@@ -102,6 +112,8 @@ class _Choices:
 
 def load_attribute(place: str) -> Any:
     """Import `package.module:name`; how a torch-free table names what needs torch.
+
+    Which type that is, the table's own documentation says, and whoever loads it.
 
     Raises:
         ConfigError: there is no such module or name.

@@ -8,13 +8,13 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
+from typing import Generic, TypeVar
 
 from omegaconf import OmegaConf
 
 from plumbline import paths
 from plumbline.code_digest import CodeTree
-from plumbline.config import Config, ConfigT, check_config, compose_yaml, pick, without_folders
+from plumbline.config import Config, check_config, compose_yaml, pick, without_folders
 from plumbline.disk_errors import describe_os_error, refused_write
 from plumbline.errors import ConfigError, PlumblineError
 from plumbline.files import dump_json, read_json
@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 """Every stage's output holds its settings under this name."""
+
+ConfigT = TypeVar("ConfigT", bound=Config, covariant=True)
+"""A stage only gives its settings, so one of some settings is one of any."""
 
 Sections = Callable[[str], Mapping[str, str]]
 """Key of the stage -> field of its settings -> dotted key in params.yaml.
@@ -52,7 +55,7 @@ class StageSpec(Generic[ConfigT]):
     roles: tuple[str, ...] = ()
     """The modules of its kind that it runs, beside those that its own code names."""
 
-    def schema_for(self, key: str, params: Mapping[str, Any]) -> type[ConfigT]:
+    def schema_for(self, key: str, params: Mapping[str, object]) -> type[ConfigT]:
         """The schema of one run.
 
         Raises:
@@ -66,11 +69,11 @@ class StageSpec(Generic[ConfigT]):
         except ConfigError as error:
             raise ConfigError(f"{self.sections(key)['kind']} = {kind!r}: {error}") from None
 
-    def code(self, key: str, params: Mapping[str, Any]) -> Path:
+    def code(self, key: str, params: Mapping[str, object]) -> Path:
         """Where `digest_code` says which code one run has."""
         return paths.code(self.name, self._kind(key, params) if self.schema_of_kind else "")
 
-    def _kind(self, key: str, params: Mapping[str, Any]) -> str:
+    def _kind(self, key: str, params: Mapping[str, object]) -> str:
         return check_config(_Kind, {"kind": self.sections(key)["kind"]}, params).kind
 
 
@@ -83,7 +86,7 @@ class Call(Generic[ConfigT]):
     config: ConfigT
 
     @property
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """The resolved settings as plain JSON types: what is stored with the outputs."""
         return self.config.model_dump(mode="json")
 
@@ -121,7 +124,7 @@ def each(counts: Mapping[str, int]) -> str:
 
 
 def settings_text(
-    spec: StageSpec[Any], key: str, params: Mapping[str, Any], libraries: Sequence[str]
+    spec: StageSpec[Config], key: str, params: Mapping[str, object], libraries: Sequence[str]
 ) -> str:
     """What a stage reads of params.yaml, by dotted key, with the versions of its libraries.
 
@@ -133,7 +136,7 @@ def settings_text(
 
 
 def check_unchanged(
-    spec: StageSpec[Any], key: str, params: Mapping[str, Any], *, with_settings: bool = True
+    spec: StageSpec[Config], key: str, params: Mapping[str, object], *, with_settings: bool = True
 ) -> None:
     """Refuse to run under settings or code other than those that the outputs are cached by.
 

@@ -90,7 +90,8 @@ def fit(build: Build, out: Path, on_log: Any = None, **settings: Any) -> dict[st
     }
     config = common_settings(**base | settings)
     machine = decide_machine(config)
-    return train_to_folder("train@tiny", config, build(), machine, out, on_log=on_log or ignore)
+    trained = train_to_folder("train@tiny", config, build(), machine, out, on_log=on_log or ignore)
+    return dict(trained.facts)
 
 
 def ignore(step: int, values: Mapping[str, float]) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import math
-from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -30,7 +29,7 @@ class EmptyArrayError(UndecodableError):
     """An array without a number."""
 
 
-def encode_array(values: Any) -> bytes:
+def encode_array(values: object) -> bytes:
     """Encode numbers [channels] or [time, channels] as float32 [time, channels].
 
     What is no such array, such as rows of unequal length, is encoded as the reason; `decode_array`
@@ -104,7 +103,9 @@ def decode_features(cell: bytes, *, max_bytes: int = MAX_BYTES) -> NDArray[np.fl
     return array
 
 
-def _read_header(cell: bytes, max_bytes: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def _read_header(
+    cell: bytes, max_bytes: int
+) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
     """Shape, whether it is stored by columns, type, and where the numbers begin."""
     check_bytes(len(cell), max_bytes)
     if cell[:1] == b"!":

@@ -12,7 +12,7 @@ import importlib
 import io
 import re
 import struct
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,9 +111,11 @@ def resize_image(
 
 
 def _open(parts: Parts) -> Image.Image:
-    plugin: Any = importlib.import_module(f"PIL.{_PLUGINS[parts.format]}ImagePlugin")
+    importlib.import_module(f"PIL.{_PLUGINS[parts.format]}ImagePlugin")
     if parts.format == "AVIF":
-        plugin.DEFAULT_MAX_THREADS = 1
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     image = Image.open(io.BytesIO(parts.data), formats=(parts.format,))
     if image.size != (parts.width, parts.height):
         raise UndecodableError(f"{parts.format}: the header says {parts.width} x {parts.height}")
@@ -172,8 +174,11 @@ def _flat(image: Image.Image, parts: Parts) -> Image.Image:
 def _colours(image: Image.Image) -> list[tuple[int, int]]:
     """Least and greatest value of each band but alpha."""
     bands = image.getextrema()
-    pairs: Any = bands if isinstance(bands[0], tuple) else (bands,)
-    return list(pairs[:-1] if image.mode in ("RGBA", "LA") else pairs)
+    pairs = [pair for pair in bands if isinstance(pair, tuple)]
+    if not pairs:  # of a single band it is the pair itself
+        low, high = (bound for bound in bands if not isinstance(bound, tuple))
+        pairs = [(int(low), int(high))]
+    return pairs[:-1] if image.mode in ("RGBA", "LA") else pairs
 
 
 def _check_range(highest: int, parts: Parts) -> None:
@@ -186,7 +191,7 @@ def _check_range(highest: int, parts: Parts) -> None:
         )
 
 
-def _from_16_bits(image: Image.Image, parts: Parts, key: Any) -> Image.Image:
+def _from_16_bits(image: Image.Image, parts: Parts, key: object) -> Image.Image:
     values = np.asarray(image).astype(np.uint16)
     highest = int(values.max())
     _check_range(highest, parts)

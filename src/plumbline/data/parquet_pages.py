@@ -10,7 +10,7 @@ Source: github.com/apache/parquet-format, parquet.thrift; Thrift's compact proto
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from plumbline.data.columns import MAX_CELL_BYTES
 
@@ -34,7 +34,9 @@ _DELTA_BYTE_ARRAY = 7
 _WIDTHS = {0: 1, 1: 4, 2: 8, 3: 12, 4: 4, 5: 8}
 """Physical type of numbers -> bytes of a value."""
 
-Struct = dict[int, Any]
+Value = TypeVar("Value")
+
+Struct = dict[int, object]
 """Number of a field -> its value."""
 
 
@@ -80,7 +82,7 @@ def read_chunks(path: Path, columns: Sequence[str]) -> Iterator[list[Chunk]]:
             ]
 
 
-def _facts(chunk: Struct) -> Struct:
+def _facts(chunk: object) -> Struct:
     return _struct(chunk, 3) or {}
 
 
@@ -88,7 +90,7 @@ def _name(facts: Struct) -> str:
     return ".".join(_text(part) for part in _list(facts, 3))
 
 
-def _text(part: Any) -> str:
+def _text(part: object) -> str:
     if not isinstance(part, bytes):
         raise ValueError("a column without a name")
     return part.decode("utf-8", "replace")
@@ -168,20 +170,19 @@ def _read(file: BinaryIO, start: int, size: int) -> bytes:
     return file.read(size)
 
 
-def _int(fields: Struct, number: int) -> int:
+def _int(fields: object, number: int) -> int:
     return int(_field(fields, number, int) or 0)
 
 
-def _list(fields: Struct, number: int) -> Sequence[Any]:
+def _list(fields: object, number: int) -> list[object]:
     return list(_field(fields, number, list) or ())
 
 
-def _struct(fields: Struct, number: int) -> Struct | None:
-    found: Struct | None = _field(fields, number, dict)
-    return found
+def _struct(fields: object, number: int) -> Struct | None:
+    return _field(fields, number, dict)
 
 
-def _field(fields: Struct, number: int, kind: type) -> Any:
+def _field(fields: object, number: int, kind: type[Value]) -> Value | None:
     value = fields.get(number) if isinstance(fields, dict) else None
     if value is not None and not isinstance(value, kind):
         raise ValueError(f"field {number} is no {kind.__name__}")
@@ -202,7 +203,7 @@ class _Reader:
             fields[number] = self._value(head & 15, depth)
         return fields
 
-    def _value(self, kind: int, depth: int) -> Any:
+    def _value(self, kind: int, depth: int) -> object:
         if depth > _MAX_DEPTH:
             raise ValueError("nested too deep")
         if kind in (_TRUE, _FALSE):
@@ -221,7 +222,7 @@ class _Reader:
             return self.struct(depth + 1)
         raise ValueError(f"no type {kind} in a footer")
 
-    def _list(self, depth: int) -> list[Any]:
+    def _list(self, depth: int) -> list[object]:
         head = self._byte()
         count, kind = head >> 4, head & 15
         if count == 15:

@@ -1,6 +1,6 @@
 """What every evaluation of a model gives, whatever its kind."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.metrics.known import leave_out_undefined, say_left_out
 from plumbline.models.stored import Stored
 
-Row = dict[str, Any]
+Row = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class Evaluation:
     metrics: Mapping[str, float | None]
     """Every figure, None where one means nothing for the data; the first of them are what DVC
     compares from run to run."""
-    predictions: list[Row] | None = None
+    predictions: Sequence[Row] | None = None
     """One row per sample, all with the same keys; `sample_id` or `image` tells which. None: what is
     measured is no answer to a sample."""
-    tables: dict[str, list[Row]] = field(default_factory=dict)
+    tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     """Name -> rows of a CSV, such as a confusion matrix."""
-    details: dict[str, Any] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
     """What a reader should know of the figures, such as the signature of a metric."""
-    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     """Name -> what is stored as .npy, such as embeddings."""
-    examples: list[Row] | None = None
+    examples: Sequence[Row] | None = None
     """What the report shows; None: nothing."""
 
 
@@ -58,6 +58,7 @@ class EvaluationJob:
     """A model and what it is to be measured on."""
 
     stored: Stored[Any, Any]
+    """Of the classes of its kind, whose evaluation takes them as such."""
     cache: TrainingCache
     config: Config
     """Section `evaluate`, of the class that its kind names."""

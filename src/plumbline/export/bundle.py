@@ -346,5 +346,5 @@ def _count(part: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in part.parameters())
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: object) -> None:
     path.write_text(dump_json(value), encoding="utf-8")

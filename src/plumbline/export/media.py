@@ -151,12 +151,11 @@ def features_contract(
 ) -> dict[str, Any]:
     """Section `input` of a contract for features; `max_steps`: the most that the model takes."""
     facts = cache.facts["features"]
-    known = facts if config.standardize else {}
     return {
         "modality": "features",
         "channels": facts["channels"],
-        "mean": known.get("mean_of_channels"),
-        "std": known.get("std_of_channels"),
+        "mean": facts["mean_of_channels"] if config.standardize else None,
+        "std": facts["std_of_channels"] if config.standardize else None,
         "cut": config.max_steps,
         "max_steps": max_steps,
         "dtype": "float32",

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from typing import Any
+from typing import TypedDict
 
 from torch import Tensor, nn
 
@@ -31,18 +31,30 @@ HEAD_COLUMNS = {
 }
 
 
+class Activations(TypedDict):
+    """What one forward pass shows."""
+
+    samples: int
+    loss: float | None
+    layers: list[dict[str, object]]
+    predictions: list[dict[str, object]]
+    attention: list[dict[str, object]]
+    not_finite: list[object]
+    """Names of the outputs that are not."""
+
+
 class _Record:
     """Everything seen in one forward pass."""
 
     def __init__(self, model: nn.Module, depth: int | None, keep: bool) -> None:
         self._names = {id(module): name for name, module in model.named_modules()}
         self._depth, self._keep = depth, keep
-        self.layers: list[dict[str, Any]] = []
-        self.heads: list[dict[str, Any]] = []
-        self.outputs: dict[str, Any] = {}
+        self.layers: list[dict[str, object]] = []
+        self.heads: list[dict[str, object]] = []
+        self.outputs: dict[str, object] = {}
         self.tensors: dict[str, Tensor] = {}
 
-    def layer(self, name: str, module: nn.Module, output: Any) -> None:
+    def layer(self, name: str, module: nn.Module, output: object) -> None:
         self.outputs.setdefault(name, output)
         if self._depth is not None and name.count(".") >= self._depth:
             return
@@ -68,7 +80,7 @@ class _Record:
             )
 
 
-def describe(tensor: Tensor) -> dict[str, Any]:
+def describe(tensor: Tensor) -> dict[str, object]:
     """Shape and statistics of a tensor; the statistics are of its finite values."""
     values = tensor.detach().double().flatten()
     finite = values[values.isfinite()]
@@ -102,7 +114,7 @@ def inspect(target: Target, options: argparse.Namespace) -> Report:
             record.add(f"{head}: probabilities", prediction.probabilities)
     if options.tensors is not None:
         save_tensors(record.tensors, options.tensors)
-    data = {
+    data: Activations = {
         "samples": len(batch["sample_index"]),
         "loss": _finite(float(loss.total) / max(int(loss.count), 1)),
         "layers": record.layers[:layers],
@@ -117,7 +129,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _text(data: dict[str, Any], kind: str) -> str:
+def _text(data: Activations, kind: str) -> str:
     blocks = [table(data["layers"], COLUMNS)]
     if data["attention"]:
         blocks.append(table(data["attention"], HEAD_COLUMNS))

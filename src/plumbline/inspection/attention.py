@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
@@ -21,8 +21,8 @@ class AttentionWatch:
     def __init__(self, model: nn.Module, seen: Seen) -> None:
         """Watch the attention of transformers' models and of torch's own module."""
         self._model, self._seen = model, seen
-        self._hooks: list[Any] = []
-        self._before: list[tuple[Any, str]] = []
+        self._hooks: list[RemovableHandle] = []
+        self._before: list[tuple[PreTrainedModel, str]] = []
 
     def __enter__(self) -> "AttentionWatch":
         AttentionInterface.register(NAME, partial(_attend, self._seen))
@@ -48,12 +48,12 @@ class AttentionWatch:
 
 
 def _ask_for_weights(
-    module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    module: nn.Module, inputs: tuple[object, ...], named: dict[str, object]
+) -> tuple[tuple[object, ...], dict[str, object]]:
     return inputs, {**named, "need_weights": True, "average_attn_weights": False}
 
 
-def _tell(seen: Seen, module: nn.Module, inputs: Any, output: Any) -> None:
+def _tell(seen: Seen, module: nn.Module, inputs: object, output: tuple[Tensor, Tensor]) -> None:
     seen(module, output[1])
 
 
@@ -65,7 +65,7 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    **others: Any,
+    **others: object,
 ) -> tuple[Tensor, Tensor]:
     """Attention as transformers calls it; a mask is boolean or is added to the scores."""
     groups = query.shape[1] // key.shape[1]

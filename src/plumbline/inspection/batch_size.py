@@ -8,7 +8,6 @@ import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -191,7 +190,7 @@ def choose(trials: list[Trial], limit: int) -> Trial | None:
     return next(trial for trial in fit if trial.samples_per_s >= AS_FAST * fastest)
 
 
-def _row(trial: Trial, limit: int, best: Trial) -> dict[str, Any]:
+def _row(trial: Trial, limit: int, best: Trial) -> dict[str, object]:
     memory = trial.memory_bytes
     note = "best" if trial == best else ""
     return {
@@ -204,7 +203,7 @@ def _row(trial: Trial, limit: int, best: Trial) -> dict[str, Any]:
     }
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def _machine(device: torch.device) -> dict[str, object]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "device": device.type,

@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -43,7 +42,7 @@ def inspect(target: Target, options: argparse.Namespace) -> Report:
     batch = to_device(target.batch(options.samples), device)
     shapes: dict[str, dict[str, list[int]]] = {}
 
-    def seen(name: str, module: nn.Module, output: Any) -> None:
+    def seen(name: str, module: nn.Module, output: object) -> None:
         shapes.setdefault(name, {key: list(t.shape) for key, t in tensors_of(output)})
 
     model = job.model.to(device)

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-Observe = Callable[[str, nn.Module, Any], None]
+Result = TypeVar("Result")
+
+Observe = Callable[[str, nn.Module, object], None]
 """(name of the module, the module, its output): called once per call of a module."""
 
 
-def tensors_of(output: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors_of(output: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """The tensors of an output, each with the name that it has in it; a lone tensor has none."""
     if isinstance(output, Tensor):
         yield name, output
@@ -28,7 +31,7 @@ def _join(name: str, key: str) -> str:
     return f"{name}.{key}" if name else key
 
 
-def observe(model: nn.Module, seen: Observe) -> list[Any]:
+def observe(model: nn.Module, seen: Observe) -> list[RemovableHandle]:
     """Call `seen` whenever a module has computed; returns the hooks, to be removed."""
     return [
         module.register_forward_hook(partial(_report, seen, name))
@@ -36,11 +39,11 @@ def observe(model: nn.Module, seen: Observe) -> list[Any]:
     ]
 
 
-def _report(seen: Observe, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+def _report(seen: Observe, name: str, module: nn.Module, inputs: object, output: object) -> None:
     seen(name, module, output)
 
 
-def run_loss(model: nn.Module, loss: Callable[[], Any], seen: Observe) -> Any:
+def run_loss(model: nn.Module, loss: Callable[[], Result], seen: Observe) -> Result:
     """Compute a loss in evaluation mode, without gradients, with `seen` watching the modules."""
     model.eval()
     fast_path = torch.backends.mha.get_fastpath_enabled()

@@ -3,7 +3,6 @@
 import argparse
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +68,7 @@ def inspect(target: Target, options: argparse.Namespace) -> Report:
         f"ok: {len(numbers)} samples learnt by heart: loss {first:.4g} -> {last:.4g} in "
         f"{len(course.losses)} steps (goal {course.goal:.0%} of the start)"
     )
-    data: dict[str, Any] = {
+    data: dict[str, object] = {
         "samples": len(numbers),
         "steps": len(course.losses),
         "losses": course.losses,

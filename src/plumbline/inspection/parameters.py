@@ -1,7 +1,6 @@
 """Parameters, memory and operations of a model, by part."""
 
 import argparse
-from typing import Any
 
 from plumbline.inspection.result import Report, table
 from plumbline.inspection.target import Target
@@ -32,30 +31,28 @@ def inspect(target: Target, options: argparse.Namespace) -> Report:
         part["trained"] += parameter.numel() if parameter.requires_grad else 0
         part["bytes"] += parameter.numel() * parameter.element_size()
     step = flops.step
-    rows: list[dict[str, Any]] = []
+    counts: dict[str, dict[str, int]] = {}
     for name in [*parts, *sorted(set(step) - set(parts))]:
-        counted = parts.get(name, {"parameters": 0, "trained": 0, "bytes": 0})
-        rows.append(
-            {
-                "part": name or "(beside the parts)",
-                **counted,
-                "forward_flops": flops.forward.get(name, 0),
-                "step_flops": step.get(name, 0),
-            }
-        )
-    total: dict[str, Any] = {"part": "all"}
-    for key in ("parameters", "trained", "bytes", "forward_flops", "step_flops"):
-        total[key] = sum(row[key] for row in rows)
+        counts[name or "(beside the parts)"] = {
+            **parts.get(name, {"parameters": 0, "trained": 0, "bytes": 0}),
+            "forward_flops": flops.forward.get(name, 0),
+            "step_flops": step.get(name, 0),
+        }
+    keys = ("parameters", "trained", "bytes", "forward_flops", "step_flops")
+    sums = {key: sum(counted[key] for counted in counts.values()) for key in keys}
     samples = len(batch["sample_index"])
     shown = [
         {
-            **row,
-            "mib": row["bytes"] / 2**20,
-            "forward_gflop": row["forward_flops"] / 1e9,
-            "step_gflop": row["step_flops"] / 1e9,
+            "part": part,
+            **counted,
+            "mib": counted["bytes"] / 2**20,
+            "forward_gflop": counted["forward_flops"] / 1e9,
+            "step_gflop": counted["step_flops"] / 1e9,
         }
-        for row in [*rows, total]
+        for part, counted in [*counts.items(), ("all", sums)]
     ]
+    rows = [{"part": part, **counted} for part, counted in counts.items()]
+    total = {"part": "all", **sums}
     text = (
         f"{table(shown, COLUMNS)}\n\n"
         f"Operations of one batch of {samples} samples, forward and with its gradients; a\n"

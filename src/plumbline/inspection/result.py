@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Row = Mapping[str, Any]
+Row = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -12,7 +11,7 @@ class Report:
     """The result of an inspection."""
 
     text: str
-    data: dict[str, Any]
+    data: Mapping[str, object]
     """Plain JSON types."""
 
 
@@ -39,7 +38,7 @@ def table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     )
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):

@@ -4,10 +4,11 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plumbline.config import compose_yaml
 from plumbline.errors import ConfigError
+from plumbline.params import entries_of
 from plumbline.stage import Call, StageSpec, parse_call
 from plumbline.training.alignment_sections import PRETRAIN_ALIGNMENT
 from plumbline.training.launch import decide_machine
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from plumbline.batch import Batch
     from plumbline.training.task import TrainingJob
 
-SPECS: dict[str, StageSpec[Any]] = {"tasks": FINETUNE, "align": PRETRAIN_ALIGNMENT}
+SPECS: dict[str, StageSpec[TrainingConfig]] = {"tasks": FINETUNE, "align": PRETRAIN_ALIGNMENT}
 
 
 def read_call(name: str, overrides: Sequence[str]) -> Call[TrainingConfig]:
@@ -33,7 +34,7 @@ def read_call(name: str, overrides: Sequence[str]) -> Call[TrainingConfig]:
         ConfigError: there is none or there are two of this name, or a setting is wrong.
     """
     params = compose_yaml(Path.cwd(), "params", [])
-    known = {f"{group}.{key}" for group in SPECS for key in params.get(group) or {}}
+    known = {f"{group}.{key}" for group in SPECS for key in entries_of(params, group)}
     found = [full for full in sorted(known) if name in (full, full.split(".", 1)[1])]
     if len(found) != 1:
         if found:
@@ -64,7 +65,7 @@ class Target:
         """
         from plumbline.loading.loader import Loader
 
-        chosen: dict[str, Any] = {"workers": 0}
+        chosen: dict[str, object] = {"workers": 0}
         if samples is not None:
             chosen |= {"batch_size": samples, "max_tokens": None}
         loader = Loader(

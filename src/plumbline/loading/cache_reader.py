@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from plumbline.errors import DataError
 from plumbline.files import read_json, verify_digests
+from plumbline.tokenization.facts import CacheFacts
 
 Int32 = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -45,7 +45,7 @@ class TrainingCache:
         """
         self.folder = folder
         self.digests = verify_digests(folder)
-        self.facts: dict[str, Any] = read_json(folder / "cache.json")
+        self.facts: CacheFacts = read_json(folder / "cache.json")
         table = _open_arrow(folder / "texts.arrow")
         self._texts: pa.ChunkedArray = table["text"].combine_chunks()
         ids = table["ids"].combine_chunks()
@@ -72,18 +72,18 @@ class TrainingCache:
 
     def audio(self, number: int) -> Floats:
         """The samples of a clip: float32 [samples], mono, at `facts["audio"]["sample_rate"]` Hz."""
-        return self._ragged_row("audio", 1, number)[:, 0]
+        return self._ragged_row("audio", number)[:, 0]
 
     def features(self, number: int) -> Floats:
         """A feature array: float32 [steps, channels]."""
-        channels = self.facts["features"]["channels"] if "features" in self.facts else 1
-        return self._ragged_row("features", channels, number)
+        return self._ragged_row("features", number)
 
-    def _ragged_row(self, name: str, channels: int, number: int) -> Floats:
+    def _ragged_row(self, name: str, number: int) -> Floats:
         if name not in self._ragged:
             if name not in self.facts:
                 raise DataError(f"{self.folder}: this dataset has no {name}")
             # [steps of all, channels], rows end to end; offsets [media + 1] say where each begins.
+            channels = self.facts["features"]["channels"] if name == "features" else 1
             values = np.memmap(self.folder / f"{name}.bin", np.float32, "r").reshape(-1, channels)
             offsets = np.fromfile(self.folder / f"{name}.offsets.bin", np.int64)
             self._ragged[name] = values, offsets
@@ -92,7 +92,7 @@ class TrainingCache:
 
     def lengths(self, name: str) -> NDArray[np.int64]:
         """Length of every clip in samples (`audio`) or array in steps (`features`): [media]."""
-        self._ragged_row(name, self.facts.get(name, {}).get("channels", 1), 0)
+        self._ragged_row(name, 0)
         return np.diff(self._ragged[name][1])
 
     def text_lengths(self) -> Int32:
@@ -100,7 +100,7 @@ class TrainingCache:
         return np.diff(self._offsets)
 
     def say_cut(
-        self, split: str, lengths: NDArray[np.integer[Any]], limit: int, what: str, setting: str
+        self, split: str, lengths: NDArray[np.integer], limit: int, what: str, setting: str
     ) -> None:
         """Log how many of a split's values are cut, if any.
 

@@ -6,7 +6,6 @@ the encoders' arguments, so a batch reaches its model by keyword.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +41,7 @@ from plumbline.registry import load_attribute
 from plumbline.tokenization.framing import frame_ids
 from plumbline.tokenization.tokenizer import SpecialIds
 
-Value = NDArray[Any]
+Value = NDArray[np.generic]
 
 
 class Input(ABC):
@@ -60,7 +59,7 @@ class Input(ABC):
         return 1
 
     def say_cut(  # noqa: B027 - most inputs cut nothing
-        self, split: str, numbers: NDArray[np.integer[Any]]
+        self, split: str, numbers: NDArray[np.integer]
     ) -> None:
         """Log how many of the values with these numbers [values] are cut, where any may be."""
 
@@ -107,7 +106,7 @@ class ImageInput(Input):
     names = ("pixel_values",)
 
     def __init__(
-        self, config: ImageInputConfig, cache: TrainingCache, *, image_size: int, **others: Any
+        self, config: ImageInputConfig, cache: TrainingCache, *, image_size: int, **others: object
     ) -> None:
         """Read from the cache's images, which the operating system keeps in memory by itself.
 
@@ -126,7 +125,7 @@ class ImageInput(Input):
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
     ) -> Batch:
         """See `Input`."""
-        images = stack_images(values, names)
+        images = stack_images([np.asarray(value, np.uint8) for value in values], names)
         if draws is None:
             images = resize_images(images, self._size)
         else:
@@ -145,7 +144,7 @@ class AudioInput(Input):
         cache: TrainingCache,
         *,
         memory: MemoryCache | None = None,
-        **others: Any,
+        **others: object,
     ) -> None:
         """Read clips.
 
@@ -206,7 +205,7 @@ class FeaturesInput(Input):
 
     names = ("steps", "mask")
 
-    def __init__(self, config: FeaturesInputConfig, cache: TrainingCache, **others: Any) -> None:
+    def __init__(self, config: FeaturesInputConfig, cache: TrainingCache, **others: object) -> None:
         """Read feature arrays.
 
         Raises:
@@ -226,7 +225,7 @@ class FeaturesInput(Input):
         length = int(self._cache.lengths("features")[number])
         return min(length, self._config.max_steps or length)
 
-    def say_cut(self, split: str, numbers: NDArray[np.integer[Any]]) -> None:
+    def say_cut(self, split: str, numbers: NDArray[np.integer]) -> None:
         """See `Input`."""
         if limit := self._config.max_steps:
             lengths = self._cache.lengths("features")[numbers]
@@ -241,7 +240,8 @@ class FeaturesInput(Input):
     ) -> Batch:
         """See `Input`."""
         if self._config.standardize:
-            values = [(value - self._mean) * self._scale for value in values]
+            arrays = [np.asarray(value, np.float32) for value in values]
+            values = [(array - self._mean) * self._scale for array in arrays]
         steps, mask = _pad_steps(values)
         return {"steps": steps, "mask": mask}
 
@@ -260,7 +260,7 @@ class TextInput(Input):
 
     names = ("input_ids", "attention_mask")
 
-    def __init__(self, config: TextInputConfig, cache: TrainingCache, **others: Any) -> None:
+    def __init__(self, config: TextInputConfig, cache: TrainingCache, **others: object) -> None:
         """Read token ids.
 
         Raises:
@@ -275,7 +275,7 @@ class TextInput(Input):
         """Tokens, with bos and eos."""
         return min(int(self._cache.text_lengths()[number]), self._config.max_tokens) + 2
 
-    def say_cut(self, split: str, numbers: NDArray[np.integer[Any]]) -> None:
+    def say_cut(self, split: str, numbers: NDArray[np.integer]) -> None:
         """See `Input`."""
         lengths, limit = self._cache.text_lengths()[numbers], self._config.max_tokens
         self._cache.say_cut(split, lengths, limit, "texts", "inputs.max_tokens")

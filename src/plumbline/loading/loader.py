@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -259,7 +259,7 @@ def _find_lengths(source: SampleSource, config: LoaderConfig) -> Indices | None:
     return lengths
 
 
-def pad_rows(rows: Sequence[np.ndarray[Any, Any]], value: int) -> np.ndarray[Any, Any]:
+def pad_rows(rows: Sequence[NDArray[np.integer]], value: int) -> NDArray[np.int64]:
     """Stack integer rows of unequal length to [batch, longest], filled up with `value`."""
     padded = np.full((len(rows), max(len(r) for r in rows)), value, dtype=np.int64)
     for at, row in enumerate(rows):

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from plumbline.errors import TrainingError
 from plumbline.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Key = TypeVar("Key")
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  where torch puts the tensors of a batch
 MAX_SOCKET_PATH = 107
@@ -90,7 +93,7 @@ class _Undelivered:
 class _Queue(multiprocessing.queues.Queue):  # type: ignore[type-arg]
     """A queue whose sender says so when it cannot send, instead of keeping it to itself."""
 
-    def _on_queue_feeder_error(self, error: Exception, item: Any) -> None:
+    def _on_queue_feeder_error(self, error: Exception, item: object) -> None:
         """Called in the thread that sends; `item` is the number of a batch and the batch."""
         if isinstance(item, tuple) and len(item) == 2:
             self.put((item[0], _Undelivered(f"{type(error).__name__}: {error}")))
@@ -101,16 +104,16 @@ class _Fork(ForkContext):
         return _Queue(maxsize, ctx=self.get_context())
 
 
-class _Watched(Dataset[Any]):
+class _Watched(Dataset[Item]):
     """A dataset that counts for each process how often it was read, where the others see it."""
 
-    def __init__(self, dataset: Dataset[Any], workers: int) -> None:
+    def __init__(self, dataset: Dataset[Item], workers: int) -> None:
         self._dataset = dataset
         # Anonymous memory, shared by the fork: neither a file nor a descriptor.
         self._memory = mmap.mmap(-1, 8 * workers)
         self._beats = np.frombuffer(self._memory, np.int64)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: object) -> Item:
         sample = self._dataset[key]
         worker = get_worker_info()
         assert worker is not None
@@ -165,7 +168,7 @@ class _Watch:
         for process in self._processes:
             process.kill()
 
-    def end(self, iterator: Any, *, emptied: bool) -> None:
+    def end(self, iterator: _MultiProcessingDataLoaderIter, *, emptied: bool) -> None:
         """End the processes: those that do not answer within a moment are killed.
 
         Where not all batches were taken none is asked, and torch's queues are closed beside the
@@ -205,9 +208,9 @@ def _enter_worker(number: int) -> None:
 
 
 def worker_batches(
-    dataset: Dataset[Any],
-    keys: Sequence[Any],
-    collate: Callable[[Sequence[Any]], Batch],
+    dataset: Dataset[Item],
+    keys: Sequence[list[Key]],
+    collate: Callable[[Sequence[Item]], Batch],
     *,
     workers: int,
     timeout_s: float,
@@ -257,12 +260,14 @@ def _folder_for_sockets() -> str | None:
     return "/tmp" if needed > MAX_SOCKET_PATH else None  # noqa: S108  (a private folder in it)
 
 
-def _start(loader: DataLoader[Any], sockets: Path) -> tuple[Any, list[BaseProcess]]:
+def _start(
+    loader: DataLoader[Item], sockets: Path
+) -> tuple[_MultiProcessingDataLoaderIter, list[BaseProcess]]:
     """Fork the processes of a loader, with a folder for the sockets over which they hand batches.
 
     Their own would stay where the training is killed.
     """
-    config: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    config: dict[str, object] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     before = multiprocessing.active_children()
     outer = config.pop("tempdir", None)
     config["tempdir"] = str(sockets)
@@ -283,7 +288,7 @@ def _start(loader: DataLoader[Any], sockets: Path) -> tuple[Any, list[BaseProces
     return iterator, _children_beside(before)
 
 
-def _forget_processes(iterator: Any) -> None:
+def _forget_processes(iterator: _MultiProcessingDataLoaderIter) -> None:
     """Take the processes off torch's list of those whose death is an error.
 
     It would raise for one that is killed on purpose, at once or at the next death of any child: the
@@ -298,7 +303,9 @@ def _children_beside(others: Sequence[BaseProcess]) -> list[BaseProcess]:
     return [child for child in multiprocessing.active_children() if child not in others]
 
 
-def _next(iterator: Any, watch: _Watch, workers: int, timeout_s: float) -> Batch:
+def _next(
+    iterator: _MultiProcessingDataLoaderIter, watch: _Watch, workers: int, timeout_s: float
+) -> Batch:
     try:
         with watch.waiting():
             batch = next(iterator)

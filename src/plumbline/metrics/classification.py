@@ -5,16 +5,15 @@ as the loss leaves them out.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plumbline.metrics.intervals import bootstrap_interval
 
-Floats = NDArray[np.floating[Any]]
+Floats = NDArray[np.floating]
 Float64s = NDArray[np.float64]
-Ints = NDArray[np.integer[Any]]
+Ints = NDArray[np.integer]
 Int64s = NDArray[np.int64]
 
 

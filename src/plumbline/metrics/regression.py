@@ -6,12 +6,11 @@ and where the figure of one is undefined, so is the mean.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
+Floats = NDArray[np.floating]
 Float64s = NDArray[np.float64]
 
 

@@ -10,14 +10,13 @@ point gets chance level, not 1.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plumbline.metrics.intervals import bootstrap_interval
 
-Floats = NDArray[np.floating[Any]]
+Floats = NDArray[np.floating]
 Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
 Int64s = NDArray[np.int64]
@@ -179,7 +178,7 @@ def _unit_rows(embeddings: Floats, expected: int, name: str) -> Float32s:
     return rows / norms
 
 
-def _rounding(dtype: np.dtype[Any], dim: int) -> float:
+def _rounding(dtype: np.dtype[np.floating], dim: int) -> float:
     """Bound the rounding of a dot product of unit vectors, and of its comparison, in `dtype`."""
     return (dim + 8) * float(np.finfo(dtype).eps)
 

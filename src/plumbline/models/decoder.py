@@ -1,8 +1,8 @@
 """A causal decoder, from sizes or from a checkpoint: the part that several kinds build from."""
 
 from pathlib import Path
-from typing import Any
 
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
@@ -32,7 +32,8 @@ def build_decoder(
         setting="decoder.pretrained",
     )
     if model is not None:
-        table: Any = model.get_input_embeddings()
+        table = model.get_input_embeddings()
+        assert isinstance(table, nn.Embedding)
         # A stored one has grown before it was stored. It never shrinks: the rows of a checkpoint
         # beyond the tokenizer are often padding for the sake of the hardware.
         if stored is None and table.num_embeddings < vocab_size:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 
@@ -72,7 +71,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: _move(value, device) for name, value in batch.items()}
 
 
-def _move(value: Any, device: torch.device) -> Any:
+def _move(value: object, device: torch.device) -> object:
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=True)
     return to_device(value, device) if isinstance(value, dict) else value

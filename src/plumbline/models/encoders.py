@@ -1,7 +1,7 @@
 """What encoders of images, sequences and text have in common."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ class Encoder(nn.Module):
     token_width: int
 
 
-def build_encoder(config: EncoderConfig, **context: Any) -> Any:
+def build_encoder(config: EncoderConfig, **context: object) -> Encoder:
     """Make the encoder of some settings, with random weights from torch's global generator.
 
     Args:
@@ -41,7 +41,8 @@ def build_encoder(config: EncoderConfig, **context: Any) -> Any:
         context: what that callable takes beside the settings, such as `vocab_size` for text or
             `channels` for sequences.
     """
-    return load_attribute(config.builder)(config, **context)
+    encoder: Encoder = load_attribute(config.builder)(config, **context)
+    return encoder
 
 
 def encoder_for(
@@ -59,8 +60,7 @@ def encoder_for(
         stored: folder with the architecture of one that came from a checkpoint.
     """
     known = {"channels": channels, "vocab_size": vocab_size, "stored": stored}
-    encoder: Encoder = build_encoder(config, **{name: known[name] for name in config.needs})
-    return encoder
+    return build_encoder(config, **{name: known[name] for name in config.needs})
 
 
 def pool(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:

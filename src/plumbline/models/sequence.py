@@ -1,7 +1,5 @@
 """The encoder of spectrograms and feature sequences: what is padding changes nothing."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -45,14 +43,14 @@ class SequenceEncoder(Encoder):
             self.convs.append(MaskedConv(channels, layer))
             channels = layer.channels
         self.projection = nn.Linear(channels, config.width)
-        self.layers: Any = _transformer(config) if config.layers else None
+        self.layers = _transformer(config) if config.layers else None
         self.norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.token_width = config.width
         flat = config.flatten and config.pooling == "none"
         self.width = config.width * (config.max_tokens if flat else 1)
 
-    def forward(self, steps: Tensor, mask: Tensor, **others: Any) -> Encoded:
+    def forward(self, steps: Tensor, mask: Tensor, **others: object) -> Encoded:
         """Encode sequences.
 
         Args:

@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,23 +35,7 @@ class TextEncoder(Encoder):
             pretrained=config.pretrained,
             setting="text_encoder.pretrained",
         )
-        if loaded is not None:
-            self.encoder: Any = loaded
-        else:
-            self.encoder = BertModel(
-                BertConfig(
-                    vocab_size=vocab_size,
-                    hidden_size=config.width,
-                    num_hidden_layers=config.layers,
-                    num_attention_heads=config.heads,
-                    intermediate_size=config.mlp_width,
-                    max_position_embeddings=config.max_tokens,
-                    hidden_dropout_prob=config.dropout,
-                    attention_probs_dropout_prob=config.dropout,
-                    type_vocab_size=1,
-                ),
-                add_pooling_layer=False,
-            )
+        self.encoder = loaded if loaded is not None else _from_sizes(config, vocab_size)
         self.width = self.token_width = int(self.encoder.config.hidden_size)
 
     @property
@@ -60,7 +43,7 @@ class TextEncoder(Encoder):
         """What must be stored beside the weights of one that came from a checkpoint."""
         return self.encoder.config if self._of_checkpoint else None
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: Any) -> Encoded:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: object) -> Encoded:
         """Encode texts.
 
         Args:
@@ -75,13 +58,30 @@ class TextEncoder(Encoder):
         return Encoded(hidden * mask.unsqueeze(-1), pooled, mask)
 
 
+def _from_sizes(config: TextEncoderConfig, vocab_size: int) -> BertModel:
+    return BertModel(
+        BertConfig(
+            vocab_size=vocab_size,
+            hidden_size=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=config.mlp_width,
+            max_position_embeddings=config.max_tokens,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+            type_vocab_size=1,
+        ),
+        add_pooling_layer=False,
+    )
+
+
 class NgramEncoder(Encoder):
     """The mean of the embeddings of hashed character n-grams, through two layers.
 
     Source: Bojanowski et al. 2017, arXiv:1607.04606, section 3.2 (hashed subword units).
     """
 
-    def __init__(self, config: NgramEncoderConfig, **others: Any) -> None:
+    def __init__(self, config: NgramEncoderConfig, **others: object) -> None:
         """Build with random weights; it needs no tokenizer."""
         super().__init__()
         self._config = config
@@ -89,7 +89,7 @@ class NgramEncoder(Encoder):
         self.layers = nn.Sequential(nn.GELU(), nn.Linear(config.width, config.width))
         self.width = self.token_width = config.width
 
-    def forward(self, texts: Sequence[str], **others: Any) -> Encoded:
+    def forward(self, texts: Sequence[str], **others: object) -> Encoded:
         """Encode raw texts; the empty one is the mean of no n-gram, a vector like another."""
         rows = [self._buckets(text) for text in texts]
         # One flat list with where each text starts, which EmbeddingBag takes without padding.

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 import torchvision
@@ -26,7 +25,7 @@ class ImageEncoder(Encoder):
     token_width: int
     tokens: int
 
-    def forward(self, pixel_values: Tensor, **others: Any) -> Encoded:
+    def forward(self, pixel_values: Tensor, **others: object) -> Encoded:
         """Encode normalised images.
 
         Args:
@@ -65,7 +64,7 @@ class VitEncoder(ImageEncoder):
         if config.channels == 1:
             _take_gray(self.vit)
 
-    def forward(self, pixel_values: Tensor, **others: Any) -> Encoded:
+    def forward(self, pixel_values: Tensor, **others: object) -> Encoded:
         """See `ImageEncoder.forward`."""
         x = self.vit._process_input(pixel_values)  # [batch, tokens, width]
         x = torch.cat([self.vit.class_token.expand(x.shape[0], -1, -1), x], dim=1)
@@ -118,7 +117,7 @@ class TrunkEncoder(ImageEncoder):
         self.width = self.token_width = int(shape[1])
         self.tokens = int(shape[2] * shape[3])
 
-    def forward(self, pixel_values: Tensor, **others: Any) -> Encoded:
+    def forward(self, pixel_values: Tensor, **others: object) -> Encoded:
         """See `ImageEncoder.forward`."""
         maps = self.trunk(pixel_values)  # [batch, width, rows, columns]
         tokens = maps.flatten(2).transpose(1, 2)  # [batch, rows * columns, width]
@@ -162,7 +161,7 @@ class ResnetEncoder(ImageEncoder):
         if config.channels == 1:
             _take_gray(self.trunk)
 
-    def forward(self, pixel_values: Tensor, **others: Any) -> Encoded:
+    def forward(self, pixel_values: Tensor, **others: object) -> Encoded:
         """See `ImageEncoder.forward`."""
         # Convolutions of this size run faster on a CPU with the channels last.
         maps = self.trunk(pixel_values.contiguous(memory_format=torch.channels_last))

@@ -1,10 +1,11 @@
 """What an evaluation left, put into blocks: each has a title and a template that draws it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from plumbline.report.first_figures import Details
 from plumbline.report.samples import Key, Samples, Subject
 
 
@@ -15,7 +16,7 @@ class Block:
     template: Literal["cards", "grid", "confusion", "scatter", "texts"]
     """templates/block_<this>.html.j2 draws it."""
     title: str
-    content: Any
+    content: object
     part: str = ""
     note: str = ""
     narrow: bool = False
@@ -31,7 +32,7 @@ class Scene:
     folder: Path
     """Where the whole of what is shown in part stands."""
     samples: Samples
-    details: Mapping[str, Any]
+    details: Details
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from plumbline.report.blocks import Shown
 from plumbline.report.samples import Key
@@ -14,11 +13,13 @@ GROUPS = 64
 """Groups of which predictions are kept."""
 
 
-def key_of(row: Mapping[str, Any]) -> Key:
+def key_of(row: Mapping[str, object]) -> Key:
     """How a prediction names its sample."""
     for column in ("image", "audio", "sample_id", "sample"):
-        if row.get(column) is not None:
-            return Key(column, row[column], str(row.get("part") or ""))
+        value = row.get(column)
+        if value is not None:
+            named = value if isinstance(value, int) else str(value)
+            return Key(column, named, str(row.get("part") or ""))
     return Key()
 
 

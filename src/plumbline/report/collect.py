@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 
@@ -13,13 +13,17 @@ from plumbline.errors import CheckpointError, DataError
 from plumbline.files import DIGESTS, read_digests, read_json, sha256_file
 from plumbline.report.blocks import Block, Scene
 from plumbline.report.figures import label, number
-from plumbline.report.first_figures import DETAILS, FIGURES, RECALL
+from plumbline.report.first_figures import DETAILS, RECALL, Details
 from plumbline.report.history import Series, read_series
 from plumbline.report.labels import LabelCounts, label_counts
 from plumbline.report.predictions import prediction_blocks
 from plumbline.report.samples import Samples
 from plumbline.report.tables import table_blocks
+from plumbline.shapes.described import Shapes
 from plumbline.shapes.repeats import describe_repeats
+from plumbline.tokenization.facts import CacheFacts
+from plumbline.training.figures import ParameterCounts, TrainingFigures
+from plumbline.validation.report import Report
 
 REJECTED_SHOWN = 3
 """Rejected rows shown for each reason."""
@@ -54,13 +58,28 @@ class Training:
     """What a model folder says about how the model came to be."""
 
     facts: list[tuple[str, str]]
-    parts: dict[str, dict[str, int]]
+    parts: dict[str, ParameterCounts]
     """Part of the model -> parameters: `all` and `trained`."""
     steps: dict[str, Series]
     validations: dict[str, Series]
     best_step: int | None
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     weights_bytes: int
+
+
+class Found(TypedDict):
+    """A text that was found for a medium."""
+
+    text: str
+    score: float
+    right: bool
+
+
+class Example(TypedDict):
+    """A medium, by its number, and what was found for it, best first."""
+
+    medium: int
+    found: list[Found]
 
 
 @dataclass(frozen=True)
@@ -70,8 +89,7 @@ class Alignment:
     split: str
     metrics: dict[str, float]
     recalls: list[RecallTable]
-    examples: list[dict[str, Any]]
-    """`medium`, its number, and `found`: texts with score and `right`, best first."""
+    examples: list[Example]
     modality: str
     """What meets the texts, as the names of the figures have it: image or audio."""
     samples: Samples
@@ -88,7 +106,7 @@ class TaskResult:
     metrics: dict[str, float]
     blocks: list[Block]
     """Its tables and predictions."""
-    details: dict[str, Any]
+    details: Details
     training: Training
 
 
@@ -96,19 +114,19 @@ class TaskResult:
 class Dataset:
     """Everything about a dataset."""
 
-    account: dict[str, Any]
+    account: Report
     """The account of validation (report.json)."""
     reasons: dict[str, int]
     """Rejected rows by reason, the most frequent first."""
-    rejected: dict[str, list[dict[str, Any]]]
+    rejected: dict[str, list[dict[str, object]]]
     """A few rejected rows by reason."""
-    shapes: dict[str, Any]
+    shapes: Shapes
     answers: dict[str, int]
     """The most frequent answers of training."""
     repeats: list[str]
     """Lines about rows that repeat another one, and inputs with several labels or values."""
     labels: list[LabelCounts]
-    cache: dict[str, Any]
+    cache: CacheFacts
 
 
 @dataclass(frozen=True)
@@ -147,7 +165,8 @@ def collect_alignment(name: str, data: str) -> Alignment:
     folder = paths.alignment_evaluation(name)
     metrics = figures_of(folder)
     training = collect_training(paths.aligned(name))
-    split = str(_settings(folder)["evaluate"]["split"])
+    embed_dim = _reach(training.settings, "train", "model", "embed_dim")
+    split = str(_reach(_settings(folder), "evaluate", "split"))
     recalls = recall_tables(metrics)
     return Alignment(
         split=split,
@@ -156,7 +175,7 @@ def collect_alignment(name: str, data: str) -> Alignment:
         examples=read_json(verified(folder, "examples.json")),
         modality=next((t.medium for t in recalls if t.medium), "image"),
         samples=Samples(paths.cache(data), split),
-        embed_dim=training.settings.get("train", {}).get("model", {}).get("embed_dim"),
+        embed_dim=embed_dim if isinstance(embed_dim, int) else None,
         training=training,
     )
 
@@ -193,7 +212,7 @@ def collect_task(name: str, data: str, anchor: str) -> TaskResult:
     """
     folder = paths.task_evaluation(name)
     settings, digests = _settings(folder), read_digests(folder)
-    split, details = str(settings["evaluate"]["split"]), collect_details(folder)
+    split, details = str(_reach(settings, "evaluate", "split")), collect_details(folder)
     scene = Scene(anchor, folder, Samples(paths.cache(data), split), details)
     tables = sorted(file for file in digests if file.endswith(".csv"))
     for file in tables:
@@ -211,13 +230,13 @@ def collect_task(name: str, data: str, anchor: str) -> TaskResult:
     )
 
 
-def collect_details(folder: Path) -> dict[str, Any]:
+def collect_details(folder: Path) -> Details:
     """Read all that an evaluation says of its figures.
 
     Raises:
         CheckpointError: the file is missing, or has changed since it was written.
     """
-    details: dict[str, Any] = read_json(verified(folder, DETAILS))
+    details: Details = read_json(verified(folder, DETAILS))
     return details
 
 
@@ -227,13 +246,20 @@ def figures_of(folder: Path) -> dict[str, float]:
     Raises:
         CheckpointError: the file is missing, or has changed since it was written.
     """
-    figures: dict[str, float] = collect_details(folder)[FIGURES]
-    return figures
+    return collect_details(folder)["figures"]
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    settings: dict[str, Any] = read_json(verified(folder, "config.json"))
+def _settings(folder: Path) -> dict[str, object]:
+    settings: dict[str, object] = read_json(verified(folder, "config.json"))
     return settings
+
+
+def _reach(settings: Mapping[str, object], *keys: str) -> object:
+    """A value within settings; None where there is none."""
+    value: object = settings
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def collect_training(folder: Path) -> Training:
@@ -242,20 +268,26 @@ def collect_training(folder: Path) -> Training:
     Raises:
         CheckpointError: the folder is missing or damaged.
     """
-    metrics = read_json(verified(folder, "metrics.json"))
+    metrics: TrainingFigures = read_json(verified(folder, "metrics.json"))
     best = metrics.get("best")
+    first = {
+        "epochs": metrics.get("epochs"),
+        "optimizer_steps": metrics.get("optimizer_steps"),
+        "samples": metrics.get("samples"),
+        "final_train_loss": metrics.get("final_train_loss"),
+    }
     facts = [
-        (label(name, "training"), number(metrics[name]))
-        for name in ("epochs", "optimizer_steps", "samples", "final_train_loss")
-        if metrics.get(name) is not None
+        (label(name, "training"), number(value))
+        for name, value in first.items()
+        if value is not None
     ]
     if best:
         facts.append(("Best validation", f"{number(best['value'])} in epoch {best['epoch']}"))
-    facts += [
-        (label(name, "training"), number(metrics[name]))
-        for name in ("skipped_steps", "frozen_tensors_unchanged")
-        if metrics.get(name)
-    ]
+    last = {
+        "skipped_steps": metrics.get("skipped_steps"),
+        "frozen_tensors_unchanged": metrics.get("frozen_tensors_unchanged"),
+    }
+    facts += [(label(name, "training"), number(value)) for name, value in last.items() if value]
     return Training(
         facts=facts,
         parts=metrics.get("parameters", {}),
@@ -274,9 +306,9 @@ def collect_dataset(name: str) -> Dataset:
         CheckpointError: an output is missing or damaged.
     """
     quarantine = paths.quarantine(name)
-    account = read_json(verified(quarantine, "report.json"))
-    shapes = read_json(verified(paths.shapes(name), "shapes.json"))
-    answers = shapes.get("answers", {}).get("most_frequent", {})
+    account: Report = read_json(verified(quarantine, "report.json"))
+    shapes: Shapes = read_json(verified(paths.shapes(name), "shapes.json"))
+    answers = shapes["answers"]["most_frequent"] if "answers" in shapes else {}
     return Dataset(
         account=account,
         reasons=_ranked(account["reasons"]),
@@ -293,10 +325,10 @@ def _ranked(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _rejected(file: Path, reasons: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
+def _rejected(file: Path, reasons: Mapping[str, int]) -> dict[str, list[dict[str, object]]]:
     """The first rejected rows of each reason; reading ends when every reason has its few."""
     wanted = {reason: min(count, REJECTED_SHOWN) for reason, count in reasons.items()}
-    rows: dict[str, list[dict[str, Any]]] = {reason: [] for reason in _ranked(reasons)}
+    rows: dict[str, list[dict[str, object]]] = {reason: [] for reason in _ranked(reasons)}
     missing = sum(wanted.values())
     if not missing:
         return rows
@@ -340,5 +372,5 @@ def collect_export(task: str) -> Export | None:
     )
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
 
 from plumbline.report.blocks import Block, Column, Grid
+from plumbline.report.cells import Value, as_number
 from plumbline.report.figures import number, percent
 
 MAX_CLASSES = 30
@@ -34,7 +34,7 @@ class Matrix:
     """Samples of each class."""
 
 
-def confusion_block(rows: Sequence[Mapping[str, Any]], part: str) -> Block:
+def confusion_block(rows: Sequence[Mapping[str, Value]], part: str) -> Block:
     """Draw a confusion table.
 
     Args:
@@ -44,7 +44,7 @@ def confusion_block(rows: Sequence[Mapping[str, Any]], part: str) -> Block:
     counts: dict[tuple[str, str], int] = {}
     for row in rows:
         pair = (str(row["actual"]), str(row["predicted"]))
-        counts[pair] = counts.get(pair, 0) + int(row["count"])
+        counts[pair] = counts.get(pair, 0) + int(as_number(row["count"]))
     # In the order of the file: that of the model's classes.
     classes = list(dict.fromkeys([a for a, _ in counts] + [p for _, p in counts]))
     totals = dict.fromkeys(classes, 0)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from plumbline.files import dump_json, write_json
 from plumbline.metrics.known import split_part
@@ -19,8 +19,17 @@ RECALL = re.compile(r"([a-z]+_to_[a-z]+)_recall_at_(\d+)(?:_width_(\d+))?")
 """Direction, k, and the width of the embeddings where they are cut."""
 
 DETAILS = "details.json"
-FIGURES = "figures"
-"""The key of details.json that holds every figure of the evaluation."""
+
+
+class Details(TypedDict):
+    """What the page knows of details.json; a kind may say more of its figures."""
+
+    figures: dict[str, float]
+    """Every figure of the evaluation."""
+    title: NotRequired[str]
+    """What the kind is called."""
+    sampling: NotRequired[dict[str, object]]
+    """Settings by which continuations were drawn."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +121,8 @@ def in_words(figures: Mapping[str, float]) -> list[str]:
 
 
 def write_figures(
-    figures: Mapping[str, float], details: Mapping[str, Any], out: Path, metrics: Path
+    figures: Mapping[str, float], details: Mapping[str, object], out: Path, metrics: Path
 ) -> None:
     """Write details.json with all figures into an existing folder, and the metrics file."""
-    (out / DETAILS).write_text(dump_json({**details, FIGURES: dict(figures)}), encoding="utf-8")
+    (out / DETAILS).write_text(dump_json({**details, "figures": dict(figures)}), encoding="utf-8")
     write_json(metrics, listed_figures(figures))

@@ -5,7 +5,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from plumbline import paths
 from plumbline.report.collect import (
@@ -17,7 +16,7 @@ from plumbline.report.collect import (
 )
 from plumbline.report.figure_table import interval_of
 from plumbline.report.figures import figure, full_label, number, share
-from plumbline.report.first_figures import FIGURES, RULES, Rule, by_part, first_of_unknown
+from plumbline.report.first_figures import RULES, Rule, by_part, first_of_unknown
 from plumbline.report.selection import Selection
 
 
@@ -35,7 +34,7 @@ class Headline:
 
 
 def metric_headlines(
-    metrics: Mapping[str, float], details: Mapping[str, Any] | None = None
+    metrics: Mapping[str, float], details: Mapping[str, object] | None = None
 ) -> list[Headline]:
     """What the rules choose out of a metrics file, part by part; without any, its first figures."""
     chosen = [
@@ -54,7 +53,7 @@ def _headline(
     rule: Rule,
     names: Mapping[str, str],
     metrics: Mapping[str, float],
-    details: Mapping[str, Any],
+    details: Mapping[str, object],
 ) -> Headline:
     name = names[rule.metric]
     interval = interval_of(name, metrics)
@@ -107,7 +106,7 @@ def alignment_headlines(metrics: Mapping[str, float]) -> list[Headline]:
 def task_headlines(
     metrics: Mapping[str, float],
     export: Export | None,
-    details: Mapping[str, Any] | None = None,
+    details: Mapping[str, object] | None = None,
 ) -> list[Headline]:
     """The first figures of a task, and how well its export agrees."""
     return [*metric_headlines(metrics, details), _export_headline(export)]
@@ -167,7 +166,7 @@ def headlines(selection: Selection) -> dict[str, list[Headline]]:
     }
     for name in selection.tasks:
         details = collect_details(paths.task_evaluation(name))
-        groups[f"task {name}"] = task_headlines(details[FIGURES], collect_export(name), details)
+        groups[f"task {name}"] = task_headlines(details["figures"], collect_export(name), details)
     return groups
 
 

@@ -1,8 +1,9 @@
 """How often each class occurs, by part and split, from shapes.json."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from plumbline.data.columns import SPLITS
+from plumbline.shapes.described import Shapes
 
 SHOWN = 30
 """Classes listed of a part; of more the most frequent ones."""
@@ -25,11 +26,11 @@ class LabelCounts:
         return max((sum(counts) for _, counts in self.rows), default=0)
 
 
-def label_counts(shapes: Mapping[str, Any]) -> list[LabelCounts]:
+def label_counts(shapes: Shapes) -> list[LabelCounts]:
     """Count the labels of every part; classes in their order while all are listed."""
     parts = []
     for part, labels in shapes.get("labels", {}).items():
-        splits = [split for split in ("train", "val", "test") if split in labels["counts"]]
+        splits = [split for split in SPLITS if split in labels["counts"]]
         rows = [
             (name, [labels["counts"][split].get(name, 0) for split in splits])
             for name in labels["classes"]

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -157,7 +156,7 @@ def _task(selection: Selection, name: str, anchor: str, pictures: Pictures) -> S
         blocks=by_part(result.blocks),
         curves=training_curves(result.training, anchor),
         settings=_settings(result.training),
-        start=_without_folders(selection.tasks[name].start),
+        start=str(_without_folders(selection.tasks[name].start)),
         export=export,
     )
 
@@ -166,7 +165,7 @@ def _settings(training: Training) -> str:
     return dump_json(_without_folders(training.settings.get("train", training.settings)))
 
 
-def _without_folders(value: Any) -> Any:
+def _without_folders(value: object) -> object:
     """Cut absolute paths in settings to their last part: the page tells nothing of its machine."""
     if isinstance(value, Mapping):
         return {key: _without_folders(inner) for key, inner in value.items()}

@@ -9,6 +9,7 @@ import numpy as np
 
 from plumbline.errors import CheckpointError
 from plumbline.files import read_json
+from plumbline.tokenization.facts import CacheFacts
 
 MAX_SIDE = 160
 """Pixels of the longer side; larger images are reduced to it."""
@@ -23,7 +24,7 @@ class Pictures:
         Raises:
             CheckpointError: the cache is missing, or its images are shorter than it says.
         """
-        facts = read_json(folder / "cache.json")
+        facts: CacheFacts = read_json(folder / "cache.json")
         self._pixels = None
         if facts.get("image_shape") and facts["images"]:
             shape = (facts["images"], *facts["image_shape"])

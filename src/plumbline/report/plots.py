@@ -5,12 +5,17 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from markupsafe import Markup
 
+from plumbline.plain_plots import plain_style
 from plumbline.report.history import Floats, Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.ticker import MaxNLocator
 
 # matplotlib wants colours, the page has names for them: each ink stands for a name.
 _INKS = {
@@ -109,35 +114,32 @@ def scatter_plot(true: Floats, said: Floats, *, name: str) -> Markup:
 
 
 @contextmanager
-def _drawing(name: str) -> Iterator[Any]:
+def _drawing(name: str) -> Iterator["Axes"]:
     """Axes of a figure in the style of the page; what is drawn belongs into the block."""
     # Not pyplot: it costs a third of a second more to import, and there is no window to open.
-    import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    # What a user's own matplotlibrc says must not change the page.
-    known = matplotlib.rcParamsDefault
-    style: Any = {key: known[key] for key in known if not key.startswith("backend")}
-    style |= {**_STYLE, "svg.hashsalt": name}
-    with matplotlib.rc_context(style):
+    with plain_style({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(4.4, 2.7), layout="constrained")
         FigureCanvasSVG(figure)
         yield figure.add_subplot()
 
 
-def _ticks(*, integer: bool = False) -> Any:
+def _ticks(*, integer: bool = False) -> "MaxNLocator":
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(5, integer=integer, steps=[1, 2, 2.5, 5, 10])
 
 
-def _write(axes: Any) -> str:
+def _write(axes: "Axes") -> str:
     axes.yaxis.set_major_locator(_ticks())
     axes.margins(x=0.02, y=0.08)
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    axes.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "it was made as a part of one"
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     return buffer.getvalue()
 
 

@@ -7,7 +7,7 @@ plain table.
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeGuard
 
 import pyarrow as pa
 
@@ -15,12 +15,13 @@ from plumbline.data.parquet import iter_table
 from plumbline.errors import CheckpointError, DataError
 from plumbline.registry import Registry
 from plumbline.report.blocks import Block, Column, Grid, Scene, Shown
+from plumbline.report.cells import as_number
 from plumbline.report.choice import SHOWN, Sample, Surest, key_of
 from plumbline.report.figures import label, number
 from plumbline.report.plots import scatter_plot
 from plumbline.report.values import Values
 
-Row = dict[str, Any]
+Row = dict[str, object]
 
 
 class Chooser(Protocol):
@@ -71,9 +72,8 @@ class Questions:
     def add(self, row: Row) -> None:
         """See `Chooser`."""
         prompt = str(row["prompt"])
-        shown = Shown(
-            key_of(row), row["prediction"], row["references"], prompt, bool(row["correct"])
-        )
+        said, known = str(row["prediction"]), _texts(row, "references")
+        shown = Shown(key_of(row), said, known, prompt, bool(row["correct"]))
         self._both.offer(shown, " ".join(prompt.split()[:2]))
 
     def blocks(self, scene: Scene, part: str) -> list[Block]:
@@ -98,7 +98,7 @@ class Classes:
             str(row["prediction"]),
             [str(row["label"])],
             correct=bool(row["correct"]),
-            confidence=None if confidence is None else float(confidence),
+            confidence=None if confidence is None else as_number(confidence),
         )
         self._both.offer(shown, str(row["label"]))
         if not shown.correct:
@@ -127,10 +127,10 @@ class _First:
 
     def add(self, row: Row) -> None:
         """See `Chooser`."""
-        self._prompt = row["prompt"]
+        self._prompt = str(row["prompt"])
         if len(self._shown) < SHOWN:
             prompt = "" if self.shared_prompt else self._prompt
-            said, known = row["prediction"], row["references"]
+            said, known = str(row["prediction"]), _texts(row, "references")
             self._shown.append(Shown(key_of(row), said, known, prompt, bool(row["correct"])))
 
     def blocks(self, scene: Scene, part: str) -> list[Block]:
@@ -173,7 +173,8 @@ class Continuations:
     def add(self, row: Row) -> None:
         """See `Chooser`."""
         if len(self._shown) < SHOWN:
-            self._shown.append(Shown(key_of(row), row["prediction"], prompt=row["prompt"]))
+            said, prompt = str(row["prediction"]), str(row["prompt"])
+            self._shown.append(Shown(key_of(row), said, prompt=prompt))
 
     def blocks(self, scene: Scene, part: str) -> list[Block]:
         """See `Chooser`."""
@@ -196,7 +197,7 @@ class Numbers:
 
     def add(self, row: Row) -> None:
         """See `Chooser`."""
-        self._values.add(key_of(row), float(row["value"]), float(row["prediction"]))
+        self._values.add(key_of(row), as_number(row["value"]), as_number(row["prediction"]))
 
     def blocks(self, scene: Scene, part: str) -> list[Block]:
         """See `Chooser`."""
@@ -244,7 +245,7 @@ class Rows:
         grid = Grid(columns, [[_print(row[name]) for name in names] for row in self._rows])
         note = f"The first {len(self._rows)} of {number(self._count)}; all stand in "
         note += f"{scene.folder}/predictions.parquet."
-        title = f"Predictions: {label(kind)}" if kind else "Predictions"
+        title = f"Predictions: {label(str(kind))}" if kind else "Predictions"
         return [Block("grid", title, grid, part, note)]
 
 
@@ -289,11 +290,18 @@ def _rows(file: Path) -> Iterator[Row]:
         yield from batch.to_pylist()
 
 
-def _is_number(value: Any) -> bool:
+def _texts(row: Row, name: str) -> list[str]:
+    texts = row[name]
+    if not isinstance(texts, list):
+        raise TypeError(f"{name} {texts!r}: a list of texts is expected")
+    return [str(text) for text in texts]
+
+
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _print(value: Any) -> str:
+def _print(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(_print(one) for one in value)
     if value is None:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 from plumbline.errors import CheckpointError
 from plumbline.files import read_json
 from plumbline.report.figures import label
+from plumbline.tokenization.facts import CacheFacts
 
 _TEXTS = ("text", "source", "question", "caption")
 """Columns that tell a reader what a sample is, the first that it has."""
@@ -53,8 +53,8 @@ class Samples:
 
     @cached_property
     def _parts(self) -> list[str]:
-        parts: list[str] = read_json(self._folder / "cache.json").get("parts", [])
-        return parts
+        facts: CacheFacts = read_json(self._folder / "cache.json")
+        return facts.get("parts", [])
 
     def _find(self, key: Key) -> Subject:
         """The sample of a key; what the cache does not know has its name alone."""
@@ -67,22 +67,25 @@ class Samples:
             known = key.column == "sample_id"
             return Subject(str(key.value) if known else f"{label(key.column)} {key.value}")
         numbers = (row.get(name) for name in _TEXTS)
-        number = next((number for number in numbers if number is not None), None)
+        number = next((number for number in numbers if isinstance(number, int)), None)
         text = "" if number is None else str(self._texts["text"][number])
-        return Subject(row["sample_id"], row.get("image"), text)
+        image = row.get("image")
+        return Subject(str(row["sample_id"]), image if isinstance(image, int) else None, text)
 
-    def _row(self, key: Key) -> dict[str, Any] | None:
+    def _row(self, key: Key) -> dict[str, object] | None:
         """The first row that has the value, one of the key's part where there is one."""
         if key.column not in self._rows.column_names:
             return None
         found = self._rows.filter(pc.equal(self._rows[key.column], key.value))
-        rows: list[dict[str, Any]] = found.to_pylist()
+        rows: list[dict[str, object]] = found.to_pylist()
         own = [row for row in rows if self._part(row) == key.part]
         return next(iter([*own, *rows]), None)
 
-    def _part(self, row: dict[str, Any]) -> str:
+    def _part(self, row: dict[str, object]) -> str:
         number = row.get("part")
-        return "" if number is None or number >= len(self._parts) else self._parts[number]
+        if not isinstance(number, int) or number >= len(self._parts):
+            return ""
+        return self._parts[number]
 
 
 def _open(file: Path) -> pa.Table:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from plumbline import paths
+from plumbline.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,17 @@ class Selection:
 
     @classmethod
     def from_params(
-        cls, datasets: Mapping[str, Any], align: Mapping[str, Any], tasks: Mapping[str, Any]
+        cls,
+        datasets: Mapping[str, object],
+        align: Mapping[str, object],
+        tasks: Mapping[str, object],
     ) -> "Selection":
         """Take the names, `data` and `start` from the mappings of params.yaml."""
         return cls(
             datasets=tuple(datasets),
-            align={name: str(entry["data"]) for name, entry in align.items()},
+            align={name: str(_of(entry, name, "data")) for name, entry in align.items()},
             tasks={
-                name: Task(str(entry["data"]), _start(entry, datasets))
+                name: Task(str(_of(entry, name, "data")), _start(entry, name, datasets))
                 for name, entry in tasks.items()
             },
         )
@@ -50,9 +53,20 @@ class Selection:
         return next((name for name in self.tasks if str(paths.finetuned(name)) == start), None)
 
 
-def _start(entry: Mapping[str, Any], datasets: Mapping[str, Any]) -> str:
+def _of(entry: object, name: str, key: str) -> object:
+    """A value of an entry of params.yaml; None where it has none.
+
+    Raises:
+        ConfigError: it is no entry.
+    """
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{name} = {entry!r}: a mapping of settings is expected")
+    return entry.get(key)
+
+
+def _start(entry: object, name: str, datasets: Mapping[str, object]) -> str:
     """The start of a task; one that names its dataset, which is no model, starts from nothing."""
-    start = str(entry.get("start") or "")
-    dataset = datasets.get(entry["data"])
+    start, data = str(_of(entry, name, "start") or ""), str(_of(entry, name, "data"))
+    dataset = datasets.get(data)
     source = dataset.get("path") if isinstance(dataset, Mapping) else None
-    return "" if start in (source, paths.cache(str(entry["data"])).as_posix()) else start
+    return "" if start in (source, paths.cache(data).as_posix()) else start

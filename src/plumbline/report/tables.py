@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any
 
 from plumbline.errors import CheckpointError
 from plumbline.registry import Registry
 from plumbline.report.blocks import Block, Column, Grid, Scene
+from plumbline.report.cells import Value, as_number
 from plumbline.report.confusion import NARROW_CLASSES, confusion_block
 from plumbline.report.figures import figure, label, number
 from plumbline.text import from_csv_cell
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Value]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def grid_block(view: View, table: Table, scene: Scene) -> list[Block]:
     if len(rows) > view.limit:
         note = f"The {view.limit} {view.which} of {number(len(rows))}; all stand in {table.file}."
         if view.lowest:
-            rows.sort(key=lambda row: inf if row[view.lowest] is None else row[view.lowest])
+            rows.sort(key=lambda row: _or(inf, row[view.lowest]))
     rows = rows[: view.limit]
     columns.sort(key=lambda name: name == view.bar)  # the bar stands before its figure
     grid = Grid(
@@ -61,10 +61,14 @@ def grid_block(view: View, table: Table, scene: Scene) -> list[Block]:
             Column(view.words.get(name, label(name)), _is_numeric(rows, name)) for name in columns
         ],
         rows=[[_print(name, row[name]) for name in columns] for row in rows],
-        bars=[float(row[view.bar] or 0) for row in rows] if view.bar else None,
+        bars=[_or(0.0, row[view.bar]) for row in rows] if view.bar else None,
         folded=len(rows) > view.fold,
     )
     return [Block("grid", view.title or label(table.name), grid, table.part, note, narrow=True)]
+
+
+def _or(missing: float, value: Value) -> float:
+    return missing if value is None else as_number(value)
 
 
 def _confusion(table: Table, scene: Scene) -> list[Block]:
@@ -121,7 +125,7 @@ def table_blocks(names: Sequence[str], folder: Path, scene: Scene) -> list[Block
         present = TABLES[name] if name in TABLES else partial(grid_block, View(""))
         parts: dict[str, list[Row]] = {}
         for row in read_table(folder / file):
-            parts.setdefault(row.pop("part", ""), []).append(row)
+            parts.setdefault(str(row.pop("part", "")), []).append(row)
         for part, rows in (parts or {"": []}).items():
             table = Table(name, part, f"{scene.folder}/{file}", rows)
             try:
@@ -133,10 +137,10 @@ def table_blocks(names: Sequence[str], folder: Path, scene: Scene) -> list[Block
     return blocks
 
 
-def read_table(file: Path) -> list[dict[str, Any]]:
+def read_table(file: Path) -> list[dict[str, Value]]:
     """The rows of a CSV; a column of numbers and empty cells holds numbers and None."""
     with file.open(newline="", encoding="utf-8") as handle:
-        rows: list[dict[str, Any]] = [
+        rows: list[dict[str, Value]] = [
             {from_csv_cell(name): from_csv_cell(cell) for name, cell in row.items()}
             for row in csv.DictReader(handle)
         ]
@@ -153,7 +157,7 @@ _NAMES = ("part", "class", "actual", "predicted", "question")
 """Columns that hold names, even where all look like numbers: digits are classes too."""
 
 
-def _number(cell: str | None) -> float | None:
+def _number(cell: Value) -> float | None:
     try:
         return float(cell) if cell else None
     except ValueError:
@@ -164,7 +168,7 @@ def _is_numeric(rows: Sequence[Row], name: str) -> bool:
     return bool(rows) and all(isinstance(row[name], float | None) for row in rows)
 
 
-def _print(name: str, value: Any) -> str:
+def _print(name: str, value: Value) -> str:
     if value is None:
         return "-"
     return figure(name, value) if isinstance(value, float) else str(value)

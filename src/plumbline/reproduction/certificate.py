@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from plumbline.files import dump_json
 from plumbline.reproduction.compare import FigureDifference, StageResult, Status
@@ -164,7 +163,7 @@ def _figure(difference: FigureDifference) -> str:
     return f"{difference.figure}: {recorded} -> {found}, {verdict} {difference.allowed:g}"
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     if value is None:
         return "nothing"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

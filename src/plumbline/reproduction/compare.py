@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from plumbline.files import DIGESTS
 from plumbline.reproduction.lock import StageEntry, Stages, feeds, in_dag_order, read_graph
@@ -32,7 +31,7 @@ class Side:
     """One of the two that are compared: the record, or a rerun."""
 
     stages: Stages
-    figures: Mapping[str, Mapping[str, Any]]
+    figures: Mapping[str, Mapping[str, object]]
     """Metrics file -> its figures, by full name."""
     list_folder: Callable[[str], Mapping[str, str] | None]
     """MD5 of a folder -> its files with their MD5s; None where the list is not at hand."""
@@ -53,8 +52,8 @@ class FigureDifference:
     """A figure that is not the same on both sides; None stands for not there."""
 
     figure: str
-    recorded: Any
-    found: Any
+    recorded: object
+    found: object
     allowed: float
     within: bool
 
@@ -102,7 +101,7 @@ def changed_inputs(recorded: StageEntry, found: StageEntry, stages: Stages) -> l
 
 
 def compare_figures(
-    recorded: Mapping[str, Any], found: Mapping[str, Any], tolerances: Tolerances
+    recorded: Mapping[str, object], found: Mapping[str, object], tolerances: Tolerances
 ) -> list[FigureDifference]:
     """The figures that differ, each with what is allowed for it."""
     differences = []
@@ -110,9 +109,10 @@ def compare_figures(
         old, new = recorded.get(name), found.get(name)
         if name in recorded and name in found and old == new:
             continue
-        numbers = isinstance(old, int | float) and isinstance(new, int | float)
-        allowed = tolerances.allowed(name, old) if numbers and old is not None else 0.0
-        within = numbers and abs(new - old) <= allowed  # type: ignore[operator]
+        allowed, within = 0.0, False
+        if isinstance(old, int | float) and isinstance(new, int | float):
+            allowed = tolerances.allowed(name, old)
+            within = abs(new - old) <= allowed
         differences.append(FigureDifference(name, old, new, allowed, within))
     return differences
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import yaml
 
@@ -20,7 +20,7 @@ class StageEntry:
     command: str
     deps: Mapping[str, str]
     """Path -> MD5 of the file, or of the list of files (`....dir`) of a folder."""
-    params: Mapping[str, Any]
+    params: Mapping[str, object]
     """`params.yaml:seed` -> value."""
     outs: Mapping[str, str]
     """As `deps`."""
@@ -57,7 +57,19 @@ def parse_lock(text: str, name: str) -> dict[str, StageEntry]:
         raise CheckpointError(f"{name}: not a lock of DVC ({reason}); run dvc repro") from None
 
 
-def _entry(name: str, stage: Mapping[str, Any]) -> StageEntry:
+class _File(TypedDict):
+    path: str
+    md5: str
+
+
+class _Stage(TypedDict):
+    cmd: str
+    deps: NotRequired[list[_File]]
+    params: NotRequired[dict[str, dict[str, object]]]
+    outs: NotRequired[list[_File]]
+
+
+def _entry(name: str, stage: _Stage) -> StageEntry:
     params = {
         f"{file}:{key}": value
         for file, values in stage.get("params", {}).items()

@@ -5,7 +5,6 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -72,7 +71,7 @@ class MachineRecord(Config):
     machine: Machine
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
     return str(value)

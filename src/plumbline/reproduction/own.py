@@ -8,7 +8,7 @@ import logging
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from plumbline.errors import CheckpointError
 from plumbline.reproduction.compare import changed_inputs, compare_figures, differing_outputs
@@ -27,6 +27,32 @@ KEYS = ("digest_code", "check_params")
 """Stages whose outputs are no results, but what the other stages are cached by."""
 VERSIONS = ("conf/versions.yaml", "params.yaml")
 """What `make setup` writes anew under another Python than the record's."""
+
+
+class _Output(Protocol):
+    def_path: str
+    hash_info: object
+    meta: object
+
+
+class _DvcFile(Protocol):
+    def dump(self, stage: "_Stage", *, update_pipeline: bool) -> None: ...
+
+
+class _Stage(Protocol):
+    """A stage as DVC, whose code has no types, holds it."""
+
+    outs: Sequence[_Output]
+    deps: Sequence[_Output]
+    dvcfile: _DvcFile
+
+    def outs_cached(self) -> bool: ...
+
+
+class _RunCache(Protocol):
+    cache_dir: str
+
+    def _load_cache(self, key: str, value: str) -> object: ...
 
 
 def adopt(root: Path) -> list[str]:
@@ -66,20 +92,20 @@ def adopt(root: Path) -> list[str]:
     return adopted
 
 
-def _lacks_outputs(stage: Any) -> bool:
+def _lacks_outputs(stage: _Stage) -> bool:
     """Whether dvc.lock has the stage, and the cache has not what it names."""
     known = [*stage.outs, *stage.deps]
     return bool(stage.outs) and all(one.hash_info for one in known) and not stage.outs_cached()
 
 
-def _take_outputs(stage: Any, own: Any) -> None:
+def _take_outputs(stage: _Stage, own: _Stage) -> None:
     made = {out.def_path: out for out in own.outs}
     for out in stage.outs:
         out.hash_info, out.meta = made[out.def_path].hash_info, made[out.def_path].meta
     stage.dvcfile.dump(stage, update_pipeline=False)
 
 
-def _newest_run(runs: Any, key: str) -> Any:
+def _newest_run(runs: _RunCache, key: str) -> object:
     """What DVC's run cache has for a command, inputs and settings; None where it has nothing."""
     entries = list(Path(runs.cache_dir, key[:2], key).glob("*"))
     newest = max(entries, key=lambda entry: entry.stat().st_mtime, default=None)

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from plumbline.errors import ConfigError, OutputError
 from plumbline.files import atomic_write
@@ -233,7 +232,7 @@ def open_side(folder: Path, stages: Mapping[str, StageEntry], cache: Callable[[]
     return Side(stages, figures, lambda md5: _list_folder(cache(), md5))
 
 
-def _read_figures(file: Path) -> Any:
+def _read_figures(file: Path) -> object:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -58,13 +57,13 @@ def read_tolerances(folder: Path) -> Tolerances:
     return check_config(Tolerances, {name: name for name in Tolerances.model_fields}, settings)
 
 
-def figures_of(content: Any, file: str) -> dict[str, Any]:
+def figures_of(content: object, file: str) -> dict[str, object]:
     """Name -> value of every leaf of a metrics file, as `tasks/vqa:exact_match`."""
     prefix = file.removeprefix("metrics/").removesuffix(".json")
     return {f"{prefix}:{name}": value for name, value in _leaves(content, "")}
 
 
-def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _leaves(node: object, path: str) -> Iterator[tuple[str, object]]:
     if isinstance(node, Mapping):
         items = [(str(key), value) for key, value in node.items()]
     elif isinstance(node, list):

@@ -6,7 +6,7 @@ Images and audio are not decoded, and nothing that grows with the rows is kept i
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 from pydantic import Field, field_validator
@@ -17,6 +17,7 @@ from plumbline.data.disk_index import DiskCounter, DiskIndex
 from plumbline.data.parquet import column_names, count_rows, iter_table
 from plumbline.errors import DataError
 from plumbline.scratch import scratch_folder
+from plumbline.shapes.described import Described, Shapes
 from plumbline.shapes.features import FeatureShapes
 from plumbline.shapes.media import AudioShapes, ImageShapes
 from plumbline.shapes.repeats import Repeats
@@ -60,10 +61,10 @@ class ShapesConfig(Config):
 class _Probe(Protocol):
     def add(self, split: str, batch: pa.RecordBatch) -> None: ...
 
-    def describe(self) -> dict[str, Any]: ...
+    def describe(self) -> Described: ...
 
 
-def detect_shapes(clean: Path, config: ShapesConfig) -> dict[str, Any]:
+def detect_shapes(clean: Path, config: ShapesConfig) -> Shapes:
     """Describe a cleaned dataset.
 
     Args:
@@ -87,7 +88,7 @@ def detect_shapes(clean: Path, config: ShapesConfig) -> dict[str, Any]:
             f"{clean}: {rows['train']} training rows, at least {config.min_train_rows} are needed; "
             f"work/quarantine/{clean.name}/report.json says where rows went"
         )
-    shapes: dict[str, Any] = {"rows": {split: count for split, count in rows.items() if count}}
+    shapes: Shapes = {"rows": {split: count for split, count in rows.items() if count}}
     columns = _columns(clean)
     parts = PartRows()
     with (
@@ -105,8 +106,8 @@ def detect_shapes(clean: Path, config: ShapesConfig) -> dict[str, Any]:
                 for probe in probes:
                     probe.add(split, batch)
             parts.check()
-            for described in [probe.describe() for probe in probes]:
-                shapes |= described
+            for probe in probes:
+                shapes = {**shapes, **probe.describe()}
         except DataError as error:
             raise DataError(f"{clean}: {error}") from None
     return shapes

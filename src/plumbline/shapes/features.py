@@ -1,7 +1,6 @@
 """Channels, lengths and moments of feature sequences; each distinct array counts once."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -10,6 +9,7 @@ from plumbline.data.clean_media import decoding
 from plumbline.data.columns import SPLITS
 from plumbline.data.disk_index import DiskIndex
 from plumbline.errors import DataError
+from plumbline.shapes.described import Described, FeatureShape
 from plumbline.shapes.media import new_cells
 from plumbline.shapes.moments import Moments, rounded
 from plumbline.shapes.sources import Shape, find_shape
@@ -69,7 +69,7 @@ class FeatureShapes:
                     "validate.channels to the number that is right"
                 )
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Described:
         """Channels, lengths, and the moments of the training split.
 
         Raises:
@@ -78,7 +78,8 @@ class FeatureShapes:
         sources: list[tuple[str, Shape | None]] = [(f"the setting {SETTING}", self._declared)]
         sources += [(f"split {split}", self._shapes.get(split)) for split in SPLITS]
         channels = find_shape("features", sources)[1]
-        described: dict[str, Any] = {"arrays": self._arrays, "channels": channels}
+        assert channels is not None, "only a length in time may differ"
+        described: FeatureShape = {"arrays": self._arrays, "channels": channels}
         if self._arrays:
             moments = next(self._moments[split] for split in SPLITS if split in self._moments)
             described |= {

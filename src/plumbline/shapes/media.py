@@ -4,7 +4,6 @@ import hashlib
 import struct
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
 
@@ -12,6 +11,7 @@ from plumbline.data.clean_media import decoding
 from plumbline.data.columns import MEDIA
 from plumbline.data.disk_index import DiskCounter, DiskIndex
 from plumbline.data.images import read_size
+from plumbline.shapes.described import AudioShape, Described, SizeCount
 
 MAX_SIZES = 1000
 """Sizes of images that are listed."""
@@ -44,12 +44,12 @@ class ImageShapes:
                 size = read_size(cell)
             self._sizes.add(_SIZE.pack(*size))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Described:
         """The most frequent sizes with their number of images; nothing where there is none."""
         ranked = [(*_SIZE.unpack(size), n) for size, n in self._sizes.most_frequent(MAX_SIZES)]
         if not ranked:
             return {}
-        sizes = [{"height": h, "width": w, "images": n} for h, w, n in ranked]
+        sizes: list[SizeCount] = [{"height": h, "width": w, "images": n} for h, w, n in ranked]
         return {"image": {"sizes": sizes}}
 
 
@@ -78,12 +78,12 @@ class AudioShapes:
             self._seconds += header.seconds
             self._longest = max(self._longest, header.seconds)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Described:
         """Number of clips by rate and by channels, longest and mean length, if there are any."""
         clips = self._rates.total()
         if not clips:
             return {}
-        described = {
+        described: AudioShape = {
             "clips": clips,
             "sample_rates": {str(rate): self._rates[rate] for rate in sorted(self._rates)},
             "channels": {str(number): self._channels[number] for number in sorted(self._channels)},

@@ -4,11 +4,11 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from plumbline.data.columns import MEDIA, TEXTS
+from plumbline.shapes.described import Described, Shapes
 
 TARGETS = ("label", "value")
 """Columns of which an input of one part should have one value."""
@@ -62,7 +62,7 @@ class Repeats:
                 ),
             )
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Described:
         """What there is of both; nothing where there is none.
 
         Returns:
@@ -81,8 +81,12 @@ class Repeats:
         )
         for part, split, count in self._db.execute(query):
             contradictions.setdefault(part, {})[split] = count
-        found = {"repeated_rows": repeated, "contradictions": contradictions}
-        return {name: counts for name, counts in found.items() if counts}
+        found: Described = {}
+        if repeated:
+            found["repeated_rows"] = repeated
+        if contradictions:
+            found["contradictions"] = contradictions
+        return found
 
     def close(self) -> None:
         """Release the file."""
@@ -103,7 +107,7 @@ def _digests(column: pa.Array) -> list[bytes]:
     return [b"" if at is None else known[at] for at in encoded.indices.to_pylist()]
 
 
-def describe_repeats(shapes: dict[str, Any]) -> Iterator[str]:
+def describe_repeats(shapes: Shapes) -> Iterator[str]:
     """A line for the repeated rows of shapes.json, and one per part and split that disagrees."""
     rows = shapes["rows"]
     if repeated := shapes.get("repeated_rows"):

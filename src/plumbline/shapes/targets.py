@@ -3,13 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from plumbline.data.columns import SPLITS
 from plumbline.errors import DataError
+from plumbline.shapes.described import Described, LabelShape, ValueShape
 from plumbline.shapes.moments import Moments, rounded
 
 MAX_CLASSES = 100_000
@@ -78,7 +78,7 @@ class Labels:
                     f"{_of(part)}more than {MAX_CLASSES} different labels: is column label right?"
                 )
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Described:
         """Classes in order, rows by split and class, weights that balance the classes of train.
 
         Raises:
@@ -92,7 +92,7 @@ class Labels:
             )
         return {"labels": {part: self._describe(part) for part in sorted(self._counts)}}
 
-    def _describe(self, part: str) -> dict[str, Any]:
+    def _describe(self, part: str) -> LabelShape:
         counts = self._counts[part]
         train = counts.get("train", Counter())
         declared = self._declared.get(part)
@@ -177,7 +177,7 @@ class Values:
             low, high = self._bounds.get(part, (found[0], found[0]))
             self._bounds[part] = min(low, *found), max(high, *found)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Described:
         """Count, mean, standard deviation and bounds over the training split.
 
         Raises:
@@ -189,7 +189,7 @@ class Values:
                 f"{_of(untaught[0])}column value has numbers in {split} but none in train; give "
                 "train such rows"
             )
-        described = {}
+        described: dict[str, ValueShape] = {}
         for part in sorted(self._moments):
             (mean,), (std,) = self._moments[part].mean(), self._moments[part].std()
             low, high = (rounded(bound) for bound in self._bounds[part])

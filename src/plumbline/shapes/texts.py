@@ -1,12 +1,12 @@
 """Lengths of texts and the most frequent answers."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from plumbline.data.disk_index import DiskCounter
+from plumbline.shapes.described import Described, TextShape
 
 
 class Texts:
@@ -21,7 +21,7 @@ class Texts:
         for name, lengths in self._lengths.items():
             lengths.add(batch.column(name))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Described:
         """Rows, longest and mean length of every column that has a text."""
         described = {name: found.describe() for name, found in self._lengths.items() if found.rows}
         return {"texts": described}
@@ -41,7 +41,7 @@ class Answers:
             for found in pc.value_counts(batch.column("answer").drop_null()):
                 self._counts.add(found["values"].as_py().encode(), found["counts"].as_py())
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Described:
         """The most frequent ones with their counts."""
         if not (distinct := len(self._counts)):
             return {}
@@ -63,7 +63,7 @@ class _Lengths:
         self._characters += pc.sum(lengths).as_py() or 0
         self._longest = max(self._longest, pc.max(lengths).as_py() or 0)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> TextShape:
         return {
             "rows": self.rows,
             "longest_chars": self._longest,

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from plumbline.files import dump_json
 from plumbline.paths import ACCOUNT
@@ -39,7 +38,7 @@ class Account:
         named = {f"{unit} {what}".replace(" ", "_"): number for number, unit, what in self.counts}
         return {"rows": self.rows, **named}
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """The account as JSON types."""
         return {
             "rows": self.rows,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ from plumbline.sources.encoding import open_utf8
 from plumbline.sources.files import unreadable
 from plumbline.sources.table import TableSource
 from plumbline.sources.tally import CELLS, Tally
+
+if TYPE_CHECKING:
+    import _csv
 
 MAX_LINE_CHARS = 2**27
 
@@ -35,7 +38,7 @@ class CsvSource(TableSource):
     quotes: bool = True
     """Whether cells may stand in double quotes; off, a quote is a character like any other."""
 
-    def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, object] | None]]:
         """Yield the records with their numbers, from 1 on; blank lines are passed over."""
         names = set(self.columns.values())
         return read_records(
@@ -101,7 +104,7 @@ def read_records(
         raise unreadable(path, error) from None
 
 
-def _parse(reader: Any, path: Path) -> Iterator[tuple[int, list[str] | None]]:
+def _parse(reader: "_csv.Reader", path: Path) -> Iterator[tuple[int, list[str] | None]]:
     """Yield the line that each record begins in, and its fields; None for a broken record."""
     while True:
         line = reader.line_num + 1

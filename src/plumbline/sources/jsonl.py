@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from plumbline.sources.encoding import open_utf8
 from plumbline.sources.files import BYTE_ORDER_MARK, LineReader, unreadable
@@ -22,7 +22,7 @@ class JsonlSource(TableSource):
     source: Literal["jsonl"]
     files: str = "*.jsonl"
 
-    def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, object] | None]]:
         """Yield the objects with the numbers of their lines; blank lines are passed over."""
         names = set(self.columns.values())
         try:
@@ -37,7 +37,7 @@ class JsonlSource(TableSource):
             raise unreadable(path, error) from None
 
 
-def parse_object(line: bytes) -> dict[str, Any] | None:
+def parse_object(line: bytes) -> dict[str, object] | None:
     """Parse a line; None where it is not one JSON object."""
     try:
         # Stray bytes are kept as surrogates: one bad text does not take the row's other cells.
@@ -47,10 +47,10 @@ def parse_object(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _reach(record: Mapping[str, Any], name: str) -> Any:
+def _reach(record: Mapping[str, object], name: str) -> object:
     if name in record:
         return record[name]
-    value: Any = record
+    value: object = record
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value

@@ -5,7 +5,7 @@ import binascii
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -77,7 +77,7 @@ class TableSource(Source):
         return "" if why and named_by_rows else why
 
     @abstractmethod
-    def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, object] | None]]:
         """Yield the number and the fields of each record; None for one that is broken.
 
         Fields are under the names of the files; text is a str or bytes.
@@ -104,7 +104,7 @@ class TableSource(Source):
                     self.tally.add(ROWS, "are broken and reach validation empty", place)
                 yield self._row(record or {}, found, number, root)
 
-    def _row(self, record: Mapping[str, Any], found: FoundFile, number: int, root: Path) -> Row:
+    def _row(self, record: Mapping[str, object], found: FoundFile, number: int, root: Path) -> Row:
         place = name_bytes(found.name) + b":%d" % number
         row: dict[str, bytes | None] = {"sample_id": place}
         for ours, theirs in self.columns.items():
@@ -135,7 +135,7 @@ class TableSource(Source):
             return cell  # validation says what it is not
 
 
-def make_cell(column: str, value: Any) -> bytes | None:
+def make_cell(column: str, value: object) -> bytes | None:
     """Bring a value to the bytes of a cell; None where it is nothing that the column can hold.
 
     Numbers become text as Python writes them, truth values `true` and `false`. Lists of numbers

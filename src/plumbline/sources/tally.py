@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from plumbline.text import shown
 
@@ -53,7 +52,7 @@ class Tally:
             for (unit, what), seen in self.kinds.items()
         ]
 
-    def account(self) -> list[dict[str, Any]]:
+    def account(self) -> list[dict[str, object]]:
         """The same as JSON types."""
         return [
             {

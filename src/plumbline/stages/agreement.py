@@ -1,10 +1,10 @@
 """What the settings of one stage say of another: contradictions that no section sees by itself."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from plumbline import paths
+from plumbline.config import Config
 from plumbline.errors import ConfigError
 from plumbline.loading.input_config import AudioInputConfig, ImageInputConfig, InputConfig
 from plumbline.shapes.detect import ShapesConfig
@@ -21,7 +21,7 @@ from plumbline.tokenization.media import CHANNELS
 from plumbline.training.sections import TrainingConfig, TrainSection
 from plumbline.validation.validate import ValidationConfig
 
-Settings = Mapping[tuple[str, str], Any]
+Settings = Mapping[tuple[str, str], Config]
 """(stage, key) -> its checked settings."""
 
 _READ_IDS = ("decoder", "text_encoder", "encoder")
@@ -196,13 +196,15 @@ def _check_classes(place: str, train: TrainSection, dataset: Dataset) -> None:
             )
 
 
-def _text_checkpoints(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _text_checkpoints(model: Mapping[str, object]) -> list[tuple[str, str]]:
     """Key and value of each checkpoint that reads token ids."""
-    parts: Sequence[tuple[str, Mapping[str, Any]]] = [
-        ("pretrained", model),
-        *((f"{name}.pretrained", model.get(name) or {}) for name in _READ_IDS),
+    parts = [("", model), *((f"{name}.", model.get(name)) for name in _READ_IDS)]
+    named = [
+        (f"{prefix}pretrained", part.get("pretrained"))
+        for prefix, part in parts
+        if isinstance(part, Mapping)
     ]
-    return [(key, part["pretrained"]) for key, part in parts if part.get("pretrained")]
+    return [(key, value) for key, value in named if isinstance(value, str) and value]
 
 
 def _check_start(
@@ -226,6 +228,7 @@ def _check_start(
     aligned = settings.get(("pretrain_alignment", start.name))
     if wanted is None or stage != "pretrain_alignment" or aligned is None:
         return
+    assert isinstance(aligned, TrainingConfig)
     inputs = aligned.train.task.reads()
     assert inputs is not None, "an alignment says how its media reach their encoder"
     if inputs.modality != wanted:

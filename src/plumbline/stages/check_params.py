@@ -8,13 +8,12 @@ when one of them changes and not when another one does.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from plumbline import paths
-from plumbline.config import check_config
+from plumbline.config import Config, check_config
 from plumbline.errors import ConfigError
 from plumbline.files import read_json, staged_output
 from plumbline.names import check_name
@@ -22,6 +21,7 @@ from plumbline.params import (
     check_environment,
     check_params,
     compose_params,
+    entries_of,
     read_params,
     write_params,
 )
@@ -35,16 +35,16 @@ GROUPS = {"datasets": "dataset", "align": "alignment", "tasks": "task"}
 """Mapping of params.yaml -> what one of its entries is called."""
 
 
-def check_settings(params: dict[str, Any]) -> Settings:
+def check_settings(params: dict[str, object]) -> Settings:
     """Validate the sections of all stages, and what they say of each other.
 
     Raises:
         ConfigError: the first setting that is wrong.
     """
     check_sections(params)
-    settings: dict[tuple[str, str], Any] = {}
+    settings: dict[tuple[str, str], Config] = {}
     for spec in specs():
-        keys = [""] if spec.group is None else list(params.get(spec.group) or {})
+        keys = [""] if spec.group is None else list(entries_of(params, spec.group))
         for key in keys:
             schema = spec.schema_for(key, params)
             settings[spec.name, key] = check_config(schema, spec.sections(key), params)
@@ -52,7 +52,7 @@ def check_settings(params: dict[str, Any]) -> Settings:
     return settings
 
 
-def check_sections(params: dict[str, Any]) -> None:
+def check_sections(params: dict[str, object]) -> None:
     """Refuse a section that no stage reads: a misspelt one would leave its defaults in force.
 
     Raises:
@@ -66,11 +66,16 @@ def check_sections(params: dict[str, Any]) -> None:
             for place in spec.sections("KEY").values()
             if place.startswith(f"{group}.KEY.")
         }
-        for key, entry in (params.get(group) or {}).items():
-            for name in sorted(set(entry) - known):
+        for key, entry in entries_of(params, group).items():
+            for name in sorted(set(_names(entry)) - known):
                 close = get_close_matches(name, known, n=1, cutoff=0.5)
                 hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(known)}"
                 raise ConfigError(f"{group}.{key}.{name}: no stage reads it; {hint}")
+
+
+def _names(entry: object) -> list[str]:
+    """The sections of an entry; what is none has its error from the stage that reads it."""
+    return [str(name) for name in entry] if isinstance(entry, Mapping) else []
 
 
 def check_file_names(root: Path) -> None:
@@ -98,14 +103,14 @@ def check_machine_of(settings: Settings) -> None:
         check_machine(f"{place}.train.trainer", training.train.trainer, training.threads, gpus)
 
 
-def write_settings(params: dict[str, Any], out: Path) -> None:
+def write_settings(params: dict[str, object], out: Path) -> None:
     """Write for each stage and key what it reads, below the folder `out`: DVC hashes it.
 
     Raises:
         CheckpointError: `work/code` is damaged.
     """
     for spec in specs():
-        for key in [""] if spec.group is None else list(params.get(spec.group) or {}):
+        for key in [""] if spec.group is None else list(entries_of(params, spec.group)):
             libraries = read_json(spec.code(key, params))["libraries"]
             file = out / paths.settings(spec.name, key).relative_to(paths.SETTINGS)
             file.parent.mkdir(exist_ok=True)
@@ -135,5 +140,5 @@ def main(arguments: Sequence[str]) -> None:
         digest_code.main([])
     with staged_output(paths.SETTINGS) as out:
         write_settings(params, out)
-    figures = [count(len(params[group]), unit) for group, unit in GROUPS.items()]
+    figures = [count(len(entries_of(params, group)), unit) for group, unit in GROUPS.items()]
     say_done("check_params", *figures, "every setting valid", see=Path("params.yaml"))

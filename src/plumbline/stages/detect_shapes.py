@@ -1,12 +1,12 @@
 """Stage `detect_shapes`: what the data looks like, and whether it can be trained on."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from plumbline import paths
 from plumbline.config import Config
 from plumbline.files import dump_json, staged_output
+from plumbline.shapes.described import Shapes
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.shapes.repeats import describe_repeats
 from plumbline.stage import StageSpec, count, each, parse_call
@@ -29,9 +29,10 @@ SPEC = StageSpec(
 )
 
 
-def _of_inputs(shapes: Mapping[str, Any]) -> Iterator[str]:
+def _of_inputs(shapes: Shapes) -> Iterator[str]:
     """What is said of media and texts."""
-    if sizes := shapes.get("image", {}).get("sizes"):
+    if image := shapes.get("image"):
+        sizes = image["sizes"]
         images = sum(size["images"] for size in sizes)
         first = f"{sizes[0]['width']} x {sizes[0]['height']} pixels"
         of = first if len(sizes) == 1 else f"{len(sizes):,} sizes, most often {first}"

@@ -6,10 +6,10 @@ it never runs, leaves that file as it is.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from plumbline import paths
 from plumbline.code_digest import Closure, CodeTree
+from plumbline.config import Config
 from plumbline.files import dump_json, staged_output
 from plumbline.kind import ALIGNMENT, KINDS, Kind, known_kinds
 from plumbline.params import PACKAGES
@@ -17,7 +17,7 @@ from plumbline.stage import StageSpec, count, say_done
 from plumbline.stages.specs import specs
 
 
-def roles_of(spec: StageSpec[Any], kind: Kind) -> list[str]:
+def roles_of(spec: StageSpec[Config], kind: Kind) -> list[str]:
     """The modules of a kind that a stage runs, with the models that its training starts from."""
     modules = [kind.place(role) for role in spec.roles]
     if "train" in spec.roles:
@@ -26,7 +26,7 @@ def roles_of(spec: StageSpec[Any], kind: Kind) -> list[str]:
     return modules
 
 
-def closure_of(tree: CodeTree, spec: StageSpec[Any], kind: Kind | None = None) -> Closure:
+def closure_of(tree: CodeTree, spec: StageSpec[Config], kind: Kind | None = None) -> Closure:
     """What a stage runs, for one kind of work where it runs a kind's modules."""
     modules = roles_of(spec, kind) if kind else []
     return tree.closure_with_plugins(["stages", f"stages.{spec.name}", *modules])
@@ -39,7 +39,7 @@ def settings_closure(tree: CodeTree) -> Closure:
     return tree.closure(start, eager=True)
 
 
-def describe(closure: Closure) -> dict[str, Any]:
+def describe(closure: Closure) -> dict[str, object]:
     """What stands in the file of a stage."""
     shaping = {*closure.libraries, "python"}
     return {

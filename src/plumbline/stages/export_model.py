@@ -1,8 +1,8 @@
 """Stage `export_model`: a task's model as a bundle that runs by itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
+from pathlib import Path
 
 from pydantic import Field, create_model
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
         facts = _write(call, partial) if call.config.export.enabled else {}
         run.facts(facts)
     if call.config.export.enabled:
-        call.report(*_figures(facts, call.config.export), see=out / "README.md")
+        call.report(*_figures(facts["parity"], call.config.export), see=out / "README.md")
     else:
         call.report("no bundle (export.enabled is false)", see=out / CONFIG)
 
@@ -90,12 +90,12 @@ def _write(call: Call[ExportModelConfig], out: Path) -> dict[str, Any]:
     return write_bundle(source, call.config.export, out)
 
 
-def _figures(facts: Mapping[str, Any], config: ExportConfig) -> Iterator[str]:
+def _figures(parities: Mapping[str, Mapping[str, float]], config: ExportConfig) -> Iterator[str]:
     """What is said of a bundle."""
     if not config.formats:
         yield "weights alone"
     for name in config.formats:
-        if (parity := facts["parity"].get(name)) is None:
+        if (parity := parities.get(name)) is None:
             yield f"{name} failed"
             continue
         agreement = next(f"{k} {v:g}" for k, v in parity.items() if k.endswith("_agreement"))

@@ -1,7 +1,6 @@
 """Stage `report`: one self-contained page on everything of the current selection."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from plumbline import paths
 from plumbline.config import Config
@@ -13,9 +12,9 @@ from plumbline.tracking.record import record_run
 class ReportConfig(Config):
     """The selection; of each entry the page needs the name, `data` and `start`."""
 
-    datasets: dict[str, Any]
-    align: dict[str, Any]
-    tasks: dict[str, Any]
+    datasets: dict[str, object]
+    align: dict[str, object]
+    tasks: dict[str, object]
 
 
 SPEC = StageSpec(

@@ -1,8 +1,8 @@
 """The stages whose settings stand in params.yaml, in the order of the DAG."""
 
 import importlib
-from typing import Any
 
+from plumbline.config import Config
 from plumbline.stage import StageSpec
 
 STAGES = (
@@ -19,6 +19,6 @@ STAGES = (
 )
 
 
-def specs() -> list[StageSpec[Any]]:
+def specs() -> list[StageSpec[Config]]:
     """What every stage reads of params.yaml."""
     return [importlib.import_module(f"plumbline.stages.{name}").SPEC for name in STAGES]

@@ -7,8 +7,10 @@ from plumbline import paths
 from plumbline.config import Config
 from plumbline.data.columns import SPLITS
 from plumbline.files import read_json, staged_output
+from plumbline.shapes.described import Shapes
 from plumbline.stage import StageSpec, count, each, parse_call
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.facts import CacheFacts
 from plumbline.tracking.record import record_run
 
 logger = logging.getLogger(__name__)
@@ -38,12 +40,12 @@ def main(arguments: Sequence[str]) -> None:
         record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
         staged_output(paths.cache(call.key)) as out,
     ):
-        shapes = read_json(paths.shapes(call.key) / "shapes.json")
+        shapes: Shapes = read_json(paths.shapes(call.key) / "shapes.json")
         build_cache(paths.clean(call.key), out, call.config.tokenize, shapes)
         call.store(out)
-        facts = read_json(out / "cache.json")
+        facts: CacheFacts = read_json(out / "cache.json")
         run.facts({f"cache/{k}": v for k, v in facts.items()})
-    darkest, brightest = facts.get("image_levels", (0, 255))
+    darkest, brightest = facts.get("image_levels", [0, 255])
     if brightest - darkest < FEWEST_LEVELS:
         logger.warning(
             "tokenize_text %s: all images lie between %d and %d of 0 to 255, as masks and values "

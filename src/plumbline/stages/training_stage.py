@@ -1,16 +1,17 @@
 """What the two stages that train have in common: one or several processes, record, lock, output."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from plumbline.config import fix_threads
 from plumbline.files import output_lock
 from plumbline.stage import Call, StageSpec, count, parse_call
 from plumbline.tracking.record import record_run
+from plumbline.training.figures import TrainingFigures
 from plumbline.training.launch import decide_machine, enter_process, rank, run_processes
-from plumbline.training.machine import asks_for_gpus, check_machine
+from plumbline.training.machine import Machine, asks_for_gpus, check_machine
 from plumbline.training.overfit_check import check_overfit
 from plumbline.training.sections import TrainingConfig
 
@@ -56,26 +57,26 @@ def _lead(spec: StageSpec[Config], call: Call[Config], out: Path, *, together: b
         machine = decide_machine(call.config, together=together)
         job = open_job(call.config, machine)
         name = f"{call.stage}@{call.key}"
-        facts = train_to_folder(name, call.config, job, machine, out, on_log=run.metrics)
-        run.facts(facts)
+        trained = train_to_folder(name, call.config, job, machine, out, on_log=run.metrics)
+        run.facts(trained.facts)
         run.artifact(out / "metrics.json")
-    call.report(*_figures(facts, call.config), see=out / "metrics.json")
+    call.report(*_figures(trained.figures, call.config, machine), see=out / "metrics.json")
 
 
-def _figures(facts: Mapping[str, Any], config: TrainingConfig) -> Iterator[str]:
+def _figures(figures: TrainingFigures, config: TrainingConfig, machine: Machine) -> Iterator[str]:
     """What is said of a training."""
     trainer = config.train.trainer
-    steps, epochs = facts["optimizer_steps"], facts["epochs"]
+    steps, epochs = figures["optimizer_steps"], figures["epochs"]
     early = trainer.max_steps is None and epochs < trainer.epochs
     yield f"{count(steps, 'step')} in {count(epochs, 'epoch')}{', stopped early' if early else ''}"
-    yield count(facts["samples"], "sample")
-    if facts["skipped_steps"]:
-        yield f"{count(facts['skipped_steps'], 'step')} skipped"
-    if best := facts.get("best"):
+    yield count(figures["samples"], "sample")
+    if figures["skipped_steps"]:
+        yield f"{count(figures['skipped_steps'], 'step')} skipped"
+    if best := figures.get("best"):
         yield f"best val {trainer.monitor} {best['value']:.4g} (epoch {best['epoch']})"
-    if facts["final_train_loss"] is not None:
-        yield f"last training loss {facts['final_train_loss']:.4g}"
-    yield f"on {facts['device']} in {facts['precision']}"
+    if (loss := figures["final_train_loss"]) is not None:
+        yield f"last training loss {loss:.4g}"
+    yield f"on {machine.device} in {machine.precision}"
 
 
 def _follow(call: Call[Config]) -> None:

@@ -37,19 +37,20 @@ def main(arguments: Sequence[str]) -> None:
         staged_output(paths.clean(call.key)) as clean,
     ):
         account = paths.account(call.key)
-        source = {"source": read_json(account)} if account.is_file() else {}
+        source: dict[str, object] = {"source": read_json(account)} if account.is_file() else {}
         # The account of a failed validation lies beside the output, which does not come to be.
         failed = paths.quarantine(call.key).with_suffix(".failed.json")
         try:
             report = validate(paths.raw(call.key), clean, quarantine, call.config.validate_)
         except ValidationFailed as error:
-            write_json(failed, error.report | source)
+            write_json(failed, {**error.report, **source})
             raise DataError(f"{error}; the account is in {failed}") from None
         failed.unlink(missing_ok=True)
-        (quarantine / "report.json").write_text(dump_json(report | source), encoding="utf-8")
+        (quarantine / "report.json").write_text(dump_json({**report, **source}), encoding="utf-8")
         # Not in `clean`, which only training reads: rules that change no row shall not retrain.
         call.store(quarantine)
-        run.facts({name: report[name] for name in ("rows_in", "rows_quarantined", "reasons")})
+        facts = ("rows_in", "rows_quarantined", "reasons")
+        run.facts({name: value for name, value in report.items() if name in facts})
     for warning in report["warnings"]:
         logger.warning("validate %s: %s", call.key, warning)
     reasons = each(dict(sorted(report["reasons"].items())))

@@ -4,7 +4,6 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
@@ -63,7 +62,7 @@ def experiment_text(conf: Path, overrides: Sequence[str], comment: str) -> str:
         ConfigError: an override takes a key away, which a file cannot.
     """
     parents = _default_parents(conf)
-    choices: list[Any] = []
+    choices: list[object] = []
     values = OmegaConf.create({})
     for text, override in zip(overrides, parse(overrides), strict=True):
         if override.is_delete():
@@ -81,14 +80,15 @@ def experiment_text(conf: Path, overrides: Sequence[str], comment: str) -> str:
 
 def _default_parents(conf: Path) -> list[str]:
     """The experiment that config.yaml chooses: the winner's file takes its place."""
-    config: Any = OmegaConf.to_container(OmegaConf.load(conf / "config.yaml"))
-    for entry in config.get("defaults") or []:
+    config = OmegaConf.to_container(OmegaConf.load(conf / "config.yaml"))
+    entries = config.get("defaults") if isinstance(config, dict) else None
+    for entry in entries or []:
         if isinstance(entry, dict) and _GROUP in entry:
             return _names(entry[_GROUP])
     return []
 
 
-def _names(value: Any) -> list[str]:
+def _names(value: object) -> list[str]:
     if value is None:
         return []
     return [str(name) for name in value] if isinstance(value, list) else [str(value)]

@@ -3,7 +3,7 @@
 import re
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,7 +34,7 @@ def _check_direction(key: str, figure: str, direction: Direction) -> None:
 class Dimension(Config):
     """One key of the space: a list to choose from, or a range."""
 
-    choice: list[Any] | None = None
+    choice: list[object] | None = None
     low: float | None = None
     high: float | None = None
     log: bool = False
@@ -61,7 +61,7 @@ class Dimension(Config):
             raise ValueError("int needs whole numbers for low, high and step")
         return self
 
-    def _numbered(self) -> list[tuple[int, Any]]:
+    def _numbered(self) -> list[tuple[int, object]]:
         return list(enumerate(self.choice or []))
 
 
@@ -151,7 +151,7 @@ class SweepConfig(Config):
             raise ValueError(f"slots {self.slots}: name each GPU once, such as [0, 1]")
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What makes two searches the same; more points, jobs or slots go on with it."""
         return self.model_dump(mode="json", by_alias=True, exclude={"points", "jobs", "slots"})
 

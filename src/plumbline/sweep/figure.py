@@ -3,11 +3,15 @@
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
+from plumbline.plain_plots import plain_style
 from plumbline.sweep.config import SweepConfig
 from plumbline.sweep.overrides import parse
 from plumbline.sweep.study import Point
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COLUMNS = 3
 _STYLE = {
@@ -29,16 +33,12 @@ def draw(config: SweepConfig, points: Sequence[Point]) -> bytes:
     where a point failed or was stopped, a mark stands below. Then a panel for each key.
     """
     # Not pyplot: it costs a third of a second more to import, and there is no window to open.
-    import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     panels = 1 + len(config.space)
     lines = math.ceil(panels / _COLUMNS)
-    known = matplotlib.rcParamsDefault
-    style: Any = {key: known[key] for key in known if not key.startswith("backend")}
-    style |= _STYLE
-    with matplotlib.rc_context(style):
+    with plain_style(_STYLE):
         figure = Figure(figsize=(4.2 * min(panels, _COLUMNS), 3.1 * lines), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot(lines, min(panels, _COLUMNS), 1)
@@ -51,7 +51,7 @@ def draw(config: SweepConfig, points: Sequence[Point]) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_course(axes: Any, config: SweepConfig, points: Sequence[Point]) -> None:
+def _draw_course(axes: "Axes", config: SweepConfig, points: Sequence[Point]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     best, course = None, []
@@ -73,12 +73,13 @@ def _draw_course(axes: Any, config: SweepConfig, points: Sequence[Point]) -> Non
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _draw_key(axes: Any, config: SweepConfig, key: str, points: Sequence[Point]) -> None:
+def _draw_key(axes: "Axes", config: SweepConfig, key: str, points: Sequence[Point]) -> None:
     place = list(config.space).index(key)
     drawn = [(parse([p.overrides[place]])[0], p.value) for p in points if p.value is not None]
-    values = [override.value() for override, _ in drawn]
     heights = [value for _, value in drawn]
     if config.space[key].choice is None:
+        # A range is drawn as numbers alone.
+        values = [float(str(override.value())) for override, _ in drawn]
         axes.plot(values, heights, "o", color=_POINT, markersize=4, alpha=0.8)
         if config.space[key].log:
             axes.set_xscale("log")

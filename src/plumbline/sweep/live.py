@@ -1,8 +1,8 @@
 """Intermediate values of running experiments, from the live records of their stages."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from plumbline.sweep.config import SweepConfig
 from plumbline.tracking.record import RUNS, file_name
@@ -32,12 +32,15 @@ class LiveValues:
         # The folder is <time>-<experiment>-<pid>, so names sort by time.
         for path in sorted((self._root / RUNS).glob(f"*-{file_name(run)}-*/{stem}-*.jsonl")):
             for event in self._events(path):
-                value = event.get("values", {}).get(prune.value)
-                if event.get("event") == "metrics" and isinstance(value, int | float):
-                    found[int(event["step"])] = sign * value
+                values, step = event.get("values"), event.get("step")
+                value = values.get(prune.value) if isinstance(values, Mapping) else None
+                if event.get("event") != "metrics" or not isinstance(step, int):
+                    continue
+                if isinstance(value, int | float):
+                    found[step] = sign * value
         return [found[step] for step in sorted(found)]
 
-    def _events(self, path: Path) -> list[dict[str, Any]]:
+    def _events(self, path: Path) -> list[dict[str, object]]:
         offset = self._offsets.get(path, 0)
         with path.open("rb") as file:
             file.seek(offset)

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -18,7 +17,7 @@ _BARE = re.compile(r"[A-Za-z_][\w./-]*")
 _RESERVED = {"null", "true", "false", "inf", "nan"}
 
 
-def to_text(value: Any) -> str:
+def to_text(value: object) -> str:
     """Write a value in the grammar of Hydra's overrides, so that it is read back as it is.
 
     >>> to_text(1e-05), to_text("a, b"), to_text([1, None, "x"]), to_text({"a": True})
@@ -88,14 +87,14 @@ def check_keys(conf: Path, fixed: Sequence[str], space: Sequence[str]) -> None:
             raise ConfigError(f"{name}: unknown key{hint}")
 
 
-def _keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _keys(node: Mapping[str, object], prefix: str = "") -> Iterator[str]:
     for key, value in node.items():
         yield f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from _keys(value, f"{prefix}{key}.")
 
 
-def check_point(root: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def check_point(root: Path, overrides: Sequence[str]) -> dict[str, object]:
     """Compose conf/ with a point's overrides and let the stages check the settings.
 
     A project without `stages/check_params.py` is checked by its composition alone.
@@ -114,7 +113,7 @@ def check_point(root: Path, overrides: Sequence[str]) -> dict[str, Any]:
     return params
 
 
-def same_params(one: Any, other: Any) -> bool:
+def same_params(one: object, other: object) -> bool:
     """Whether two compositions are equal, types included: DVC tells 1 from 1.0."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return set(one) == set(other) and all(same_params(one[k], other[k]) for k in one)

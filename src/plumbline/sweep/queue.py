@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import dvc.api
 import psutil
@@ -47,13 +47,51 @@ class QueuedRun:
     """The commit that holds the queued experiment."""
 
 
+class _Entry(Protocol):
+    name: str
+    stash_rev: str
+
+
+class _Done(Protocol):
+    entry: _Entry
+
+
+class _Process(Protocol):
+    pid: int
+    returncode: int | None
+    stdout: str | None
+
+
+class _Processes(Protocol):
+    def get(self, rev: str) -> _Process | None: ...
+
+    def __setitem__(self, rev: str, process: _Process) -> None: ...
+
+
+class _CeleryQueue(Protocol):
+    """The queue as DVC, whose code has no types, holds it."""
+
+    wdir: str
+    proc: _Processes
+
+    def iter_queued(self) -> Iterator[_Entry]: ...
+
+    def iter_active(self) -> Iterator[_Entry]: ...
+
+    def iter_failed(self) -> Iterator[_Done]: ...
+
+    def kill(self, revs: Collection[str]) -> None: ...
+
+    def worker_status(self) -> Mapping[str, Sequence[object]]: ...
+
+
 class DvcQueue:
     """Experiments of one project."""
 
     def __init__(self, root: Path, slots: Sequence[int | str] = ()) -> None:
         """Open the queue of the project in `root`; of `slots` see `SweepConfig`."""
         self._root, self._slots = root, slots
-        self._celery: Any = Repo(str(root)).experiments.celery_queue
+        self._celery: _CeleryQueue = Repo(str(root)).experiments.celery_queue
         self._seen_without_process: dict[str, float] = {}
         self._started = -_START_EVERY_S
         state = root / STATE_DIR / "sweeps"

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -221,7 +220,7 @@ def figure_of(text: str, file: str, key: str) -> float:
         DataError: the file is damaged, has no such key, or there is no finite number.
     """
     try:
-        node: Any = json.loads(text) if file.endswith(".json") else _read_yaml(text)
+        node: object = json.loads(text) if file.endswith(".json") else _read_yaml(text)
     except (ValueError, PlumblineError) as error:
         raise DataError(f"{file}: not readable ({error})") from None
     for part in key.split("."):
@@ -244,5 +243,5 @@ def _elsewhere(file: str, key: str) -> str:
     return f"; every figure of the evaluation is in {folder}/details.json:figures.{key}"
 
 
-def _read_yaml(text: str) -> Any:
+def _read_yaml(text: str) -> object:
     return OmegaConf.to_container(OmegaConf.create(text))

@@ -2,8 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from optuna.distributions import (
     BaseDistribution,
@@ -16,7 +15,8 @@ from plumbline.sweep.config import Dimension
 from plumbline.sweep.overrides import to_text
 
 Space = Mapping[str, Dimension]
-Parameters = dict[str, Any]
+Value = str | float
+Parameters = dict[str, Value]
 """Key of the space to Optuna's value: a number, or the text of a choice."""
 
 _MOST = 100_000
@@ -65,7 +65,7 @@ def _stepped(dimension: Dimension, number: int) -> float:
     return float(f"{dimension.low + number * (dimension.step or 1.0):.12g}")
 
 
-def values(dimension: Dimension) -> list[Any] | None:
+def values(dimension: Dimension) -> Sequence[Value] | None:
     """All values of a dimension as Optuna has them; None where there is no end of them."""
     if dimension.choice is not None:
         return [to_text(value) for value in dimension.choice]
@@ -103,7 +103,7 @@ def to_overrides(space: Space, parameters: Parameters) -> tuple[str, ...]:
     return tuple(f"{key}={_text(space[key], parameters[key])}" for key in space)
 
 
-def _text(dimension: Dimension, value: Any) -> str:
+def _text(dimension: Dimension, value: Value) -> str:
     if dimension.choice is not None:
         return str(value)
     assert dimension.low is not None

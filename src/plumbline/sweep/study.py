@@ -9,7 +9,7 @@ import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import optuna
 from optuna.storages import JournalStorage
@@ -21,6 +21,7 @@ from plumbline.files import digest_of, read_json, write_json
 from plumbline.sweep.config import SweepConfig
 from plumbline.sweep.space import Parameters, combinations, distributions, to_overrides
 
+Kept = TypeVar("Kept")
 PointState = Literal["running", "complete", "pruned", "failed"]
 _STATES: dict[TrialState, PointState] = {
     TrialState.RUNNING: "running",
@@ -172,7 +173,8 @@ class Study:
 
     def mark_queued(self, point: Point, run: str) -> None:
         """Remember that a run of the point is in the DVC queue."""
-        self._set(point.number, "queued", sorted({*self._kept(point, "queued", []), run}))
+        queued: list[str] = self._kept(point, "queued", [])
+        self._set(point.number, "queued", sorted({*queued, run}))
 
     def mark_hopeless(self, point: Point, reason: str) -> None:
         """Remember that the point shall be stopped, before it is."""
@@ -220,10 +222,11 @@ class Study:
     def _trial(self, number: int) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
 
-    def _kept(self, point: Point, name: str, default: Any) -> Any:
-        return self._trial(point.number).user_attrs.get(name, default)
+    def _kept(self, point: Point, name: str, default: Kept) -> Kept:
+        kept: Kept = self._trial(point.number).user_attrs.get(name, default)
+        return kept
 
-    def _set(self, number: int, name: str, value: Any) -> None:
+    def _set(self, number: int, name: str, value: object) -> None:
         trial = self._trial(number)
         self._study._storage.set_trial_user_attr(trial._trial_id, name, value)
 
@@ -284,7 +287,7 @@ def _changed(folder: Path, what: str) -> ConfigError:
     )
 
 
-def _put_aside(folder: Path, before: dict[str, Any]) -> None:
+def _put_aside(folder: Path, before: dict[str, object]) -> None:
     kept = folder / f"before-{digest_of(before)[:8]}"
     if kept.exists():
         shutil.rmtree(kept)  # the same search on the same commit, begun anew once more

@@ -4,7 +4,8 @@ import csv
 import io
 import statistics
 from collections.abc import Sequence
-from typing import Any
+
+from hydra.core.override_parser.types import Override
 
 from plumbline.report.figures import number
 from plumbline.sweep.config import Direction, SweepConfig
@@ -28,7 +29,7 @@ def spread(point: Point) -> float | None:
 
 def rows(
     config: SweepConfig, points: Sequence[Point], runs: Sequence[Sequence[str]]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """The table, in the order in which points were drawn.
 
     Args:
@@ -39,7 +40,7 @@ def rows(
     best = best_of(points, config.direction)
     table = []
     for place, (point, names) in enumerate(zip(points, runs, strict=True), start=1):
-        row: dict[str, Any] = {"point": place, "state": point.state}
+        row: dict[str, object] = {"point": place, "state": point.state}
         row |= {override.key_or_group: _value(override) for override in parse(point.overrides)}
         row |= {"mean": point.value, "spread": spread(point)}
         row |= {f"seed={seed}": point.values.get(str(seed)) for seed in config.seeds}
@@ -49,11 +50,11 @@ def rows(
     return table
 
 
-def _value(override: Any) -> str:
+def _value(override: Override) -> str:
     return str(override.get_value_element_as_str())
 
 
-def as_csv(table: Sequence[dict[str, Any]]) -> str:
+def as_csv(table: Sequence[dict[str, object]]) -> str:
     """The table for a program: floats exactly, nothing for what there is not."""
     text = io.StringIO()
     names = list(dict.fromkeys(name for row in table for name in row))
@@ -63,11 +64,11 @@ def as_csv(table: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _escaped(value: Any) -> Any:
+def _escaped(value: object) -> object:
     return csv_cell(value) if isinstance(value, str) else value
 
 
-def as_text(table: Sequence[dict[str, Any]]) -> str:
+def as_text(table: Sequence[dict[str, object]]) -> str:
     """The table for a reader: columns aligned, figures short, empty columns left out."""
     names = [
         name
@@ -80,7 +81,7 @@ def as_text(table: Sequence[dict[str, Any]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return ""
     return number(value) if isinstance(value, float) else str(value)

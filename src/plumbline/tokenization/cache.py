@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,8 @@ from plumbline.data.disk_index import DiskIndex
 from plumbline.data.parquet import column_names, count_rows, iter_table
 from plumbline.errors import DataError
 from plumbline.files import dump_json
+from plumbline.shapes.described import Shapes
+from plumbline.tokenization.facts import CacheFacts, Ids, WrittenFacts
 from plumbline.tokenization.media import ImageMode, MediaFile, open_media
 from plumbline.tokenization.tokenizer import (
     FILE_NAME,
@@ -93,7 +95,7 @@ def _training_texts(clean: Path) -> Iterator[str]:
             yield from column.drop_null().to_pylist()
 
 
-def build_cache(clean: Path, out: Path, config: TokenizeConfig, shapes: dict[str, Any]) -> None:
+def build_cache(clean: Path, out: Path, config: TokenizeConfig, shapes: Shapes) -> None:
     """Write the cache of a cleaned dataset into the empty folder `out`, streaming.
 
     Args:
@@ -114,10 +116,10 @@ def build_cache(clean: Path, out: Path, config: TokenizeConfig, shapes: dict[str
     writer = _CacheWriter(out, tokenizer, config, shapes)
     rows = {split: writer.write_split(clean, split) for split in SPLITS}
     facts = writer.close()
-    description = {
+    description: CacheFacts = {
         "rows": {split: count for split, count in rows.items() if count},
         "vocab_size": tokenizer.get_vocab_size() if tokenizer else 0,
-        "special_ids": special_ids(tokenizer).model_dump() if tokenizer else None,
+        "special_ids": _ids(tokenizer) if tokenizer else None,
         "max_tokens": config.max_tokens,
         "labels": shapes.get("labels", {}),
         "values": shapes.get("values", {}),
@@ -132,6 +134,11 @@ def _tokenizer(clean: Path, config: TokenizeConfig) -> Tokenizer:
     return train_tokenizer(_training_texts(clean), config.tokenizer)
 
 
+def _ids(tokenizer: Tokenizer) -> Ids:
+    ids = special_ids(tokenizer)
+    return {"pad": ids.pad, "bos": ids.bos, "eos": ids.eos}
+
+
 def _schema(batch: pa.RecordBatch) -> pa.Schema:
     """Of the cached rows of clean ones."""
     return WEIGHTED_SCHEMA if "weight" in batch.schema.names else SAMPLE_SCHEMA
@@ -141,14 +148,14 @@ class _CacheWriter:
     """Streams rows into the cache files; distinct values are numbered as they are met."""
 
     def __init__(
-        self, out: Path, tokenizer: Tokenizer | None, config: TokenizeConfig, shapes: dict[str, Any]
+        self, out: Path, tokenizer: Tokenizer | None, config: TokenizeConfig, shapes: Shapes
     ) -> None:
         self._out, self._tokenizer, self._limit = out, tokenizer, config.max_tokens
         self._labels = {
             part: {name: number for number, name in enumerate(labels["classes"])}
             for part, labels in shapes.get("labels", {}).items()
         }
-        self._parts = list({**self._labels, **shapes.get("values", {})} or {"": None})
+        self._parts = list(dict.fromkeys([*self._labels, *shapes.get("values", {})])) or [""]
         self._files = ExitStack()
         self._media: dict[str, MediaFile] = open_media(
             *(out, config.image_size, config.image_mode, config.sample_rate),
@@ -298,7 +305,7 @@ class _CacheWriter:
         self._lengths.seek(4 * text)
         return int.from_bytes(self._lengths.read(4), sys.byteorder)
 
-    def _note_lost(self, split: str, entries: list[dict[str, Any]]) -> None:
+    def _note_lost(self, split: str, entries: list[dict[str, object]]) -> None:
         if not entries:
             return
         if self._lost_file is None:
@@ -308,9 +315,9 @@ class _CacheWriter:
         self._lost_file.write(pa.Table.from_pylist(entries, LOST_SCHEMA))
         self._lost[split] += len(entries)
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> WrittenFacts:
         """Finish the files and return the facts about them."""
-        facts: dict[str, Any] = {
+        facts: WrittenFacts = {
             "parts": self._parts,
             "texts": len(self._indexes["texts"]),
             "longest_text_tokens": self._longest,
@@ -318,6 +325,6 @@ class _CacheWriter:
             "cut_answers": dict(self._cut),
         }
         for medium in self._media.values():
-            facts |= medium.facts()
+            facts = {**facts, **medium.facts()}
         self._files.close()
         return facts

@@ -2,15 +2,18 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from plumbline.data.arrays import decode_features
 from plumbline.data.clean_media import decoding
 from plumbline.data.images import Mode, decode_image, resize_image
 from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import DataError
+from plumbline.shapes.described import FeatureShape, Shapes
+from plumbline.tokenization.facts import FeatureFacts, MediaFacts
 
 ImageMode = Literal["rgb", "gray"]
 _MODES: dict[ImageMode, Mode] = {"rgb": "RGB", "gray": "L"}
@@ -30,7 +33,7 @@ class MediaFile(Protocol):
         """
         ...
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> MediaFacts:
         """What a reader must know, for cache.json."""
         ...
 
@@ -52,7 +55,7 @@ class ImageFile:
         self._darkest = min(self._darkest, int(pixels.min()))
         self._brightest = max(self._brightest, int(pixels.max()))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> MediaFacts:
         """See `MediaFile`."""
         shape = [*self._size, CHANNELS[self._mode]]
         levels = [self._darkest, self._brightest]
@@ -67,7 +70,7 @@ class _RaggedFile:
         self._offsets.write(np.int64(0).tobytes())
         self._end = self._count = self._longest = 0
 
-    def _write(self, array: "np.ndarray[Any, np.dtype[np.float32]]") -> None:
+    def _write(self, array: NDArray[np.float32]) -> None:
         self._out.write(array.tobytes())
         self._end += len(array)
         self._offsets.write(np.int64(self._end).tobytes())
@@ -91,7 +94,7 @@ class AudioFile(_RaggedFile):
             samples = decode_mono(data, self._sample_rate)
         self._write(samples)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> MediaFacts:
         """See `MediaFile`."""
         return {
             "audio": {
@@ -105,7 +108,7 @@ class AudioFile(_RaggedFile):
 class FeatureFile(_RaggedFile):
     """features.bin and its offsets."""
 
-    def __init__(self, out: BinaryIO, offsets: BinaryIO, shape: dict[str, Any]) -> None:
+    def __init__(self, out: BinaryIO, offsets: BinaryIO, shape: FeatureShape) -> None:
         """Write arrays of `shape["channels"]` channels; `shape` is that of shapes.json."""
         super().__init__(out, offsets)
         self._shape = shape
@@ -118,11 +121,16 @@ class FeatureFile(_RaggedFile):
                 raise UndecodableError(f"{array.shape[1]} channels")
         self._write(array)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> MediaFacts:
         """See `MediaFile`."""
-        names = ("channels", "mean_of_channels", "std_of_channels")
-        shape = {name: self._shape[name] for name in names}
-        return {"features": {"arrays": self._count, "longest": self._longest, **shape}}
+        features: FeatureFacts = {
+            "arrays": self._count,
+            "longest": self._longest,
+            "channels": self._shape["channels"],
+            "mean_of_channels": self._shape["mean_of_channels"],
+            "std_of_channels": self._shape["std_of_channels"],
+        }
+        return {"features": features}
 
 
 def open_media(
@@ -130,7 +138,7 @@ def open_media(
     image_size: list[int] | None,
     image_mode: ImageMode,
     sample_rate: int,
-    shapes: dict[str, Any],
+    shapes: Shapes,
     files: ExitStack,
 ) -> dict[str, MediaFile]:
     """Open the files of the media that a dataset has, by column.
@@ -153,7 +161,7 @@ def open_media(
     return media
 
 
-def _image_size(wanted: list[int] | None, shapes: dict[str, Any]) -> tuple[int, int] | None:
+def _image_size(wanted: list[int] | None, shapes: Shapes) -> tuple[int, int] | None:
     sizes = shapes["image"]["sizes"] if "image" in shapes else []
     if not sizes:
         return None

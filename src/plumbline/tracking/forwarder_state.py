@@ -1,10 +1,11 @@
 """How far the records of a checkout have been copied, kept in `.plumbline/forwarder-state.json`."""
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from plumbline.files import STATE_DIR, digest_of, write_json
 from plumbline.tracking.mlflow_store import database_of
@@ -31,6 +32,29 @@ class PipelineProgress:
     closed: bool = False
 
 
+class RecordState(TypedDict):
+    """A `RecordProgress` as plain data."""
+
+    offset: int
+    run: str | None
+    status: str | None
+    end_ms: int
+
+
+class PipelineState(TypedDict):
+    """A `PipelineProgress` as plain data."""
+
+    run: str
+    closed: bool
+
+
+class StoreState(TypedDict):
+    """What the file holds of one store."""
+
+    records: dict[str, RecordState]
+    pipelines: dict[str, PipelineState]
+
+
 @dataclass
 class Progress:
     """What has reached one store; other stores have entries of their own in the same file."""
@@ -47,8 +71,8 @@ class Progress:
         database = database_of(uri)
         if database and not (root / database).exists():
             return progress  # deleted: all records go into the new one
-        known = _read_state(progress.path).get(progress.store, {})
         with suppress(LookupError, TypeError, AttributeError):
+            known = _read_state(progress.path)[progress.store]
             records = {k: RecordProgress(**v) for k, v in known["records"].items()}
             pipelines = {k: PipelineProgress(**v) for k, v in known["pipelines"].items()}
             runs = root / RUNS
@@ -65,13 +89,13 @@ class Progress:
         write_json(self.path, {**_read_state(self.path), self.store: mine})
 
 
-def read_stores(root: Path) -> dict[str, dict[str, dict[str, Any]]]:
+def read_stores(root: Path) -> dict[str, Mapping[str, Mapping[str, object]]]:
     """By store, how far each record of the checkout in `root` has come there."""
     state = _read_state(root / STATE)
     return {name: entry.get("records", {}) for name, entry in state.items()}
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _read_state(path: Path) -> dict[str, StoreState]:
     with suppress(OSError, ValueError):
         state = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(state, dict):

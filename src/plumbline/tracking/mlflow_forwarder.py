@@ -10,7 +10,6 @@ in MLflow, each stage's record a child of it.
 import argparse
 import calendar
 import fcntl
-import json
 import logging
 import os
 import sys
@@ -18,10 +17,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from plumbline.errors import PlumblineError
 from plumbline.files import STATE_DIR
+from plumbline.tracking.events import (
+    mapping_of,
+    metrics_of,
+    read_events,
+    start_tags,
+    step_of,
+    tags_of,
+    time_ms,
+)
 from plumbline.tracking.forwarder_state import PipelineProgress, Progress, RecordProgress
 from plumbline.tracking.mlflow_store import (
     RECORD_TAG,
@@ -136,9 +143,9 @@ class Forwarder:
         self._pending.clear()
         # Asked before reading: when the writer is gone, what is there is all there will be.
         alive = _is_being_written(path)
-        for event, end in _read_events(path, before):
+        for event, end in read_events(path, before):
             if event.get("event") == "metrics":
-                self._pending += _metrics_of(event, event.get("step", 0))
+                self._pending += metrics_of(event, step_of(event))
             else:
                 self._deliver(name, seen)
                 self._handle(name, event)
@@ -161,28 +168,28 @@ class Forwarder:
             record.offset = offset
             self._progress.save()
 
-    def _handle(self, name: str, event: Mapping[str, Any]) -> None:
+    def _handle(self, name: str, event: Mapping[str, object]) -> None:
         run, kind = self._progress.records[name].run, event.get("event")
         with _refusal_noted(name):
             if kind == "start":
                 self._start(name, event)
             elif kind == "facts" and run:
-                metrics, tags = _metrics_of(event, 0, "facts/"), _tags_of(event)
+                metrics, tags = metrics_of(event, 0, "facts/"), tags_of(event)
                 self.connect().log(run, metrics=metrics, tags=tags)
             elif kind == "artifact" and run:
-                self.connect().log_artifact(run, Path(event["path"]))
+                self.connect().log_artifact(run, Path(str(event["path"])))
             elif kind == "end":
                 values = {"seconds": event.get("seconds"), "error": event.get("error")}
                 self._handle(name, {"event": "facts", "time": event.get("time"), "values": values})
-                self._end(name, "ok" if event.get("status") == "ok" else "failed", _ms(event))
+                self._end(name, "ok" if event.get("status") == "ok" else "failed", time_ms(event))
 
-    def _start(self, name: str, event: Mapping[str, Any]) -> None:
-        pipeline, tags = name.partition("/")[0], _start_tags(event)
-        parent = self._open_parent(pipeline, tags, _ms(event))
+    def _start(self, name: str, event: Mapping[str, object]) -> None:
+        pipeline, tags = name.partition("/")[0], start_tags(event)
+        parent = self._open_parent(pipeline, tags, time_ms(event))
         tags[RECORD_TAG] = f"{tags.get('host', '')}:{name}"
-        run = self.connect().open_run(tags["dvc.stage"], tags, _ms(event), parent)
+        run = self.connect().open_run(tags["dvc.stage"], tags, time_ms(event), parent)
         with _refusal_noted(name):
-            settings = flatten(event.get("config") or {})
+            settings = flatten(mapping_of(event, "config"))
             self.connect().log(run, params={key: as_text(value) for key, value in settings})
         self._progress.records[name].run = run
 
@@ -227,55 +234,6 @@ def _is_being_written(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
-
-
-def _read_events(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield (event, offset behind it) from `offset` on; a broken line is an empty event.
-
-    A last line without a line break is left alone: it may still be growing.
-    """
-    with path.open("rb") as file:
-        file.seek(offset)
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            offset += len(line)
-            try:
-                event = json.loads(line)
-            except ValueError:
-                event = None
-            yield (event if isinstance(event, dict) else {}), offset
-
-
-def _is_number(value: object) -> bool:
-    """Whether a recorded value is a number; a digest made of digits is none."""
-    if isinstance(value, str):
-        return value in ("nan", "inf", "-inf")
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _metrics_of(event: Mapping[str, Any], step: int, prefix: str = "") -> list[Metric]:
-    leaves = flatten(event.get("values", {}))
-    return [Metric(prefix + k, float(v), _ms(event), step) for k, v in leaves if _is_number(v)]
-
-
-def _tags_of(event: Mapping[str, Any]) -> dict[str, str]:
-    leaves = flatten(event.get("values", {}))
-    return {key: as_text(v) for key, v in leaves if not _is_number(v) and v is not None}
-
-
-def _start_tags(event: Mapping[str, Any]) -> dict[str, str]:
-    label = "@".join(str(event[part]) for part in ("stage", "key") if event.get(part))
-    groups = ("dvc", "git", "versions", "host", "python", "cpu", "cores", "threads", "pid")
-    leaves = flatten({group: event[group] for group in groups if group in event})
-    tags = {key: as_text(value) for key, value in leaves if value is not None}
-    if "git.commit" in tags:
-        tags["mlflow.source.git.commit"] = tags["git.commit"]
-    return {"dvc.stage": label, **tags}
-
-
-def _ms(event: Mapping[str, Any]) -> int:
-    return round(float(event.get("time") or 0) * 1000)
 
 
 def _start_of_pipeline(pipeline: str) -> int | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from plumbline.errors import PlumblineError
 from plumbline.text import shown
@@ -115,7 +115,7 @@ def clean_name(name: str) -> str:
     return f"{cleaned[: _KEY_LENGTH - 9]}-{digest}"
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yield the leaves of nested settings or figures by dotted key; a list is one leaf."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
@@ -124,7 +124,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def as_text(value: Any) -> str:
+def as_text(value: object) -> str:
     """A setting or fact as MLflow keeps it: text as it is, anything else in JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 

@@ -26,7 +26,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from plumbline.files import STATE_DIR
 
@@ -74,11 +73,11 @@ class RunRecord:
         """The record's file; None when it could not be created."""
         return self._appender.path if self._appender else None
 
-    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
+    def metrics(self, step: int, values: Mapping[str, object]) -> None:
         """Record a point of each series at optimiser step `step`; NaN and infinity are kept."""
         self._put("metrics", step=step, values=_plain(values))
 
-    def facts(self, values: Mapping[str, Any]) -> None:
+    def facts(self, values: Mapping[str, object]) -> None:
         """Record what holds for the whole run: counts, sizes, device, digests of the inputs.
 
         In MLflow a number becomes a metric below `facts/`, anything else a tag.
@@ -89,7 +88,7 @@ class RunRecord:
         """Name a file that MLflow shall show; it is copied if it is small (`mlflow_store`)."""
         self._put("artifact", path=str(path.absolute()))
 
-    def _put(self, event: str, **fields: Any) -> None:
+    def _put(self, event: str, **fields: object) -> None:
         if self._appender:
             self._appender.put({"event": event, "time": time.time(), **fields})
 
@@ -103,7 +102,7 @@ class RunRecord:
 
 @contextmanager
 def record_run(
-    *, stage: str, key: str | None = None, config: Mapping[str, Any]
+    *, stage: str, key: str | None = None, config: Mapping[str, object]
 ) -> Iterator[RunRecord]:
     """Record one run of a stage, and keep MLflow fed with it unless `PLUMBLINE_TRACKING=off`.
 
@@ -138,7 +137,7 @@ def _describe_exit(error: BaseException) -> str | None:
 
 
 def _create(
-    root: Path, stage: str, key: str | None, config: Mapping[str, Any]
+    root: Path, stage: str, key: str | None, config: Mapping[str, object]
 ) -> "_Appender | None":
     name = file_name(stage) + (f"@{file_name(key)}" if key else "")
     folder = root / RUNS / pipeline_id()
@@ -167,9 +166,9 @@ class _Appender:
     a record without an end belongs to a stage that was killed.
     """
 
-    def __init__(self, path: Path, first: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, first: Mapping[str, object]) -> None:
         self.path = path
-        self._events: deque[Mapping[str, Any]] = deque([first])
+        self._events: deque[Mapping[str, object]] = deque([first])
         self._unwritten = b""
         self._warned = False
         self._closing = threading.Event()
@@ -189,7 +188,7 @@ class _Appender:
         self._thread = threading.Thread(target=self._run, name="run-record", daemon=True)
         self._thread.start()
 
-    def put(self, event: Mapping[str, Any]) -> None:
+    def put(self, event: Mapping[str, object]) -> None:
         self._events.append(event)
 
     def close(self) -> None:
@@ -223,7 +222,7 @@ class _Appender:
             self._unwritten = self._unwritten[written:]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Reduce a value to what JSON can hold; a float that is not finite becomes its name."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
@@ -233,9 +232,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
-    if callable(getattr(value, "item", None)):  # scalars of numpy and torch
+    if callable(item := getattr(value, "item", None)):  # scalars of numpy and torch
         with suppress(TypeError, ValueError, RuntimeError):
-            return _plain(value.item())
+            return _plain(item())
     return str(value)
 
 
@@ -284,7 +283,7 @@ def _start_time(pid: int, proc: Path) -> float:
     return time.time()
 
 
-def _describe_environment(root: Path) -> dict[str, Any]:
+def _describe_environment(root: Path) -> dict[str, object]:
     environ = os.environ
     return {
         "versions": dict(_package_versions()),
@@ -310,7 +309,7 @@ def _package_versions() -> Iterator[tuple[str, str]]:
             yield package, importlib.metadata.version(package)
 
 
-def _git_state() -> dict[str, Any]:
+def _git_state() -> dict[str, object]:
     # DVC works in the same repository: no optional locks. It also rewrites dvc.lock and metrics/
     # while the pipeline runs, which must not make every run look modified.
     command = ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch"]

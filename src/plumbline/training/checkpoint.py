@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +41,10 @@ from plumbline.models.weights import (
     whole,
 )
 from plumbline.params import describe_differences, list_differences
+from plumbline.training.clock import BestState
+from plumbline.training.history import Tables
+from plumbline.training.schedule import PlateauState
+from plumbline.training.stopping import WaitingState
 
 IDENTITY = "identity.json"
 """Beside a state: what its fingerprint was made of."""
@@ -53,13 +56,13 @@ class TrainingState:
 
     fingerprint: str
     clock: dict[str, int]
-    best: dict[str, Any]
-    history: dict[str, Any]
-    scaler: dict[str, Any] = field(default_factory=dict)
+    best: BestState
+    history: Tables
+    scaler: dict[str, object] = field(default_factory=dict)
     """Of the gradient scaler; empty unless the precision is fp16."""
-    plateau: dict[str, Any] = field(default_factory=dict)
+    plateau: PlateauState = field(default_factory=PlateauState)
     """Of schedule `plateau`."""
-    stopping: dict[str, Any] = field(default_factory=dict)
+    stopping: dict[str, WaitingState] = field(default_factory=dict)
     """Of early stopping, by metric."""
 
 
@@ -80,7 +83,7 @@ class CheckpointStore:
         folder: Path,
         fingerprint: str,
         *,
-        identity: Mapping[str, Any] | None = None,
+        identity: Mapping[str, object] | None = None,
         keep_every_epochs: int = 7,
     ) -> None:
         """Bind a folder to the run with this fingerprint; it is created when first needed.
@@ -152,7 +155,7 @@ class CheckpointStore:
             if old != final:
                 remove_folder(old)
 
-    def save_best(self, weights: Mapping[str, Tensor], best: Mapping[str, Any]) -> None:
+    def save_best(self, weights: Mapping[str, Tensor], best: BestState) -> None:
         """Replace the best weights."""
         with staged_folder(self.folder / "best") as partial:
             save_tensors(dict(weights), partial / WEIGHTS)
@@ -241,7 +244,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def identify_run(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+def identify_run(settings: Mapping[str, object], inputs: Mapping[str, str]) -> dict[str, object]:
     """Everything that defines a training: settings, inputs, code and libraries.
 
     Args:
@@ -266,7 +269,7 @@ def identify_run(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> dict
     }
 
 
-def fingerprint_run(identity: Mapping[str, Any]) -> str:
+def fingerprint_run(identity: Mapping[str, object]) -> str:
     """The digest that stands for a run's identity."""
     return digest_of(dict(identity))
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import TypedDict
 
 
 @dataclass
@@ -29,6 +30,14 @@ class Clock:
         self.samples += samples
 
 
+class BestState(TypedDict):
+    """A best validation as plain data."""
+
+    value: float | None
+    global_step: int
+    epoch: int
+
+
 @dataclass
 class Best:
     """The best validation so far; only a finite value is best, and of equals the first stays."""
@@ -36,6 +45,10 @@ class Best:
     value: float | None = None
     global_step: int = 0
     epoch: int = 0
+
+    def state(self) -> BestState:
+        """It as plain data, for a checkpoint."""
+        return {"value": self.value, "global_step": self.global_step, "epoch": self.epoch}
 
     def update(self, value: float, mode: str, clock: Clock) -> bool:
         """Take a new value; true when it is the best so far, by however little."""

@@ -9,12 +9,13 @@ from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 
 from plumbline.batch import Batch
 from plumbline.models.device import autocast, to_device
@@ -66,10 +67,11 @@ class _Ledger:
         """Remember that nodes of the graph from now on belong to the part that computes now."""
         with torch.enable_grad():
             # autograd numbers nodes as they are made; a clone has a node, its leaf has none.
-            node: Any = torch.zeros((), requires_grad=True).clone().grad_fn
+            node = torch.zeros((), requires_grad=True).clone().grad_fn
+        assert node is not None, "gradients are enabled"
         self._events.append((node._sequence_nr(), self._parts[-1]))
 
-    def part_of(self, node: Any) -> str:
+    def part_of(self, node: Node) -> str:
         """The part whose forward pass made a node."""
         # Events rise in their numbers, so the last one before the node says who computed then.
         at = bisect_right(self._events, node._sequence_nr(), key=lambda event: event[0])
@@ -122,9 +124,9 @@ def count_step(model: nn.Module, task: Task, batch: Batch, machine: Machine) -> 
         model.zero_grad(set_to_none=True)
 
 
-def _watch(model: nn.Module, ledger: _Ledger) -> list[Any]:
+def _watch(model: nn.Module, ledger: _Ledger) -> list[RemovableHandle]:
     """Tell the ledger when a part begins and ends, also where only something in it is called."""
-    hooks: list[Any] = []
+    hooks: list[RemovableHandle] = []
     for name, module in model.named_modules():
         if name:
             # image_encoder.layers.3.norm1 is booked on image_encoder, the model itself on no part.
@@ -134,18 +136,18 @@ def _watch(model: nn.Module, ledger: _Ledger) -> list[Any]:
     return hooks
 
 
-def _enter(ledger: _Ledger, part: str, module: nn.Module, inputs: Any) -> None:
+def _enter(ledger: _Ledger, part: str, module: nn.Module, inputs: object) -> None:
     ledger.enter(part)
 
 
-def _leave(ledger: _Ledger, module: nn.Module, inputs: Any, output: Any) -> None:
+def _leave(ledger: _Ledger, module: nn.Module, inputs: object, output: object) -> None:
     ledger.leave()
 
 
 def _follow(loss: Tensor, ledger: _Ledger) -> None:
     """Tell the ledger, when the backward pass comes to a node, whose it is."""
     # A list in place of recursion: graphs are deeper than Python's stack.
-    waiting: list[Any] = [loss.grad_fn]
+    waiting: list[Node | None] = [loss.grad_fn]
     seen = set()
     while waiting:
         node = waiting.pop()
@@ -156,5 +158,5 @@ def _follow(loss: Tensor, ledger: _Ledger) -> None:
         waiting += [following for following, _ in node.next_functions]
 
 
-def _switch(ledger: _Ledger, part: str, gradients: Any) -> None:
+def _switch(ledger: _Ledger, part: str, gradients: object) -> None:
     ledger.switch(part)

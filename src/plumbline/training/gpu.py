@@ -1,7 +1,6 @@
 """What a training made of its GPU; nothing where there is none."""
 
 import importlib
-from typing import Any
 
 import torch
 
@@ -29,11 +28,11 @@ class GpuFigures:
         except (RuntimeError, nvml.NVMLError):
             return  # no rights to it, or a share of a GPU, which has no figure of its own
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """`{"gpu": {name, memory_bytes, peak_memory_bytes, utilization_percent}}`, or nothing."""
         if self._device is None:
             return {}
-        figures: dict[str, Any] = {
+        figures: dict[str, object] = {
             "name": torch.cuda.get_device_name(self._device),
             "memory_bytes": torch.cuda.get_device_properties(self._device).total_memory,
             "peak_memory_bytes": torch.cuda.max_memory_allocated(self._device),

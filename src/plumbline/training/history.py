@@ -5,13 +5,24 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from plumbline.training.clock import Best, Clock
 
 Row = dict[str, float | int]
 
+Skipped = dict[str, int | str]
+
 MICRO_STEPS = ("micro_step", "global_step")
+
+
+class Tables(TypedDict):
+    """A history as plain data."""
+
+    steps: list[Row]
+    micro: list[Row]
+    validations: list[Row]
+    skipped: list[Skipped]
 
 
 @dataclass
@@ -25,15 +36,20 @@ class History:
     micro_step, global_step, name, value."""
     validations: list[Row] = field(default_factory=list)
     """global_step, epoch and the validation metrics."""
-    skipped: list[dict[str, int | str]] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
     """Steps left out: global_step, micro_step, epoch, reason, samples (their numbers)."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Tables:
         """The tables as plain data, for a checkpoint."""
-        return dict(vars(self))
+        return {
+            "steps": self.steps,
+            "micro": self.micro,
+            "validations": self.validations,
+            "skipped": self.skipped,
+        }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "History":
+    def from_state(cls, state: Tables) -> "History":
         """The inverse of `state`."""
         return cls(**state)
 
@@ -81,5 +97,5 @@ class FitResult:
     clock: Clock
     best: Best
     frozen_tensors: int
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
     """Device, precision and the like: for the run record, not for outputs."""

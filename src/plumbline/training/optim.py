@@ -1,9 +1,9 @@
 """The optimisers and their parameter groups."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import overload
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from plumbline.models.weights import is_spread
 from plumbline.registry import load_attribute
 from plumbline.training.config import OPTIMIZERS, OptimConfig
 
-GroupSettings = list[dict[str, Any]]
+GroupSettings = list[dict[str, object]]
 """Parameter groups as torch wants them: params, lr, weight_decay, and peak_lr for `set_lr`."""
 
 BuildOptimizer = Callable[[GroupSettings, OptimConfig], Optimizer]
@@ -67,7 +67,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[ParameterGro
     ]
 
 
-def describe_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+def describe_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
     """The table of groups for the run record, with the parts of the model that each is made of."""
     parameters = dict(model.named_parameters())
     return [
@@ -87,9 +87,7 @@ def _belongs(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")
 
 
-def _check_prefixes(
-    setting: str, prefixes: Sequence[str] | dict[str, Any], names: dict[str, nn.Parameter]
-) -> None:
+def _check_prefixes(setting: str, prefixes: Iterable[str], names: dict[str, nn.Parameter]) -> None:
     for prefix in sorted(prefixes):
         if any(_belongs(name, prefix) for name in names):
             continue
@@ -203,13 +201,20 @@ class JoinedOptimizer(Optimizer):
             one.state, one.param_groups = self.state, self.param_groups[at:end]
             at = end
 
-    def step(self, closure: Any = None) -> Any:
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Let each member make its step; a closure is not for joined optimisers."""
         assert closure is None
         for one in self._optimizers:
             one.step()
+        return None
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """Take over the state of an optimiser built alike."""
         super().load_state_dict(state_dict)  # makes a new state and new groups
         self._share()

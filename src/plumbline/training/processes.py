@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,13 @@ BUCKET_ELEMENTS = 16 * 2**20
 """Gradients that travel together: enough to hide the latency, little beside the gradients."""
 
 Result = TypeVar("Result")
+
+
+class Form(NamedTuple):
+    """What a process must know of another one's tensor to receive it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
 class PeerError(RuntimeError):
@@ -105,21 +112,21 @@ class Processes:
         # [values] float64: counts of targets stay exact up to 2**53.
         here = torch.tensor(values, dtype=torch.float64, device=self.device)
         with _meeting():
-            summed: Any = reduce(here, reduction="sum")
+            summed: Tensor = reduce(here, reduction="sum")
         return [float(number) for number in summed.tolist()]
 
     def largest(self, number: int) -> int:
         """The largest of one number of each process."""
         return max(self.collect(number)) if self.count > 1 else number
 
-    def collect(self, value: Any) -> list[Any]:
+    def collect(self, value: Result) -> list[Result]:
         """One value of each process, in the order of the processes."""
         if self.count == 1:
             return [value]
         from accelerate.utils import gather_object
 
         with _meeting():
-            gathered: list[Any] = gather_object([value])
+            gathered: list[Result] = gather_object([value])
         return gathered
 
     def from_main(self, make: Callable[[], Result]) -> Result:
@@ -129,7 +136,7 @@ class Processes:
         from accelerate.utils import broadcast_object_list
 
         # Where `make` fails, its process ends, and the launcher ends those that wait below.
-        values: list[Any] = [make() if self.is_main else None]
+        values: list[Result | None] = [make() if self.is_main else None]
         with _meeting():
             made: Result = broadcast_object_list(values)[0]
         return made
@@ -214,8 +221,8 @@ class Processes:
             # [elements of the bucket]: one message in place of one for each small tensor.
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
             with _meeting():
-                summed: Any = reduce(flat, reduction="sum")
-            parts = summed.split([gradient.numel() for gradient in gradients])
+                summed: Tensor = reduce(flat, reduction="sum")
+            parts = torch.split(summed, [gradient.numel() for gradient in gradients])
             for parameter, part in zip(bucket, parts, strict=True):
                 # A view would keep the whole bucket in memory as long as one of its gradients.
                 parameter.grad = part.view_as(parameter).clone()
@@ -231,7 +238,7 @@ class Processes:
             # Whole numbers count batches, which are as many in every process.
             if buffer.is_floating_point():
                 with _meeting():
-                    mean: Any = reduce(buffer, reduction="mean")
+                    mean: Tensor = reduce(buffer, reduction="mean")
                 buffer.copy_(mean)
 
     def gather(self, parts: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
@@ -241,8 +248,8 @@ class Processes:
         """
         if self.count == 1:
             return list(parts)
-        here = [{n: (tuple(t.shape), t.dtype) for n, t in part.items()} for part in parts]
-        forms: list[list[dict[str, Any]]] = self.collect(here)  # [processes][parts]
+        here = [{n: Form(tuple(t.shape), t.dtype) for n, t in part.items()} for part in parts]
+        forms = self.collect(here)  # [processes][parts]
         gathered: list[Mapping[str, Tensor]] = []
         for at, part in enumerate(parts):
             received = self._exchange(part, [form[at] for form in forms])
@@ -252,26 +259,24 @@ class Processes:
         return [part for part in gathered if part]
 
     def _exchange(
-        self, part: Mapping[str, Tensor], peers: Sequence[Mapping[str, Any]]
+        self, part: Mapping[str, Tensor], peers: Sequence[Mapping[str, Form]]
     ) -> list[dict[str, Tensor]]:
         """Send a part's tensors and receive those of the others, whose forms are known."""
         from accelerate.utils import gather
 
         received: list[dict[str, Tensor]] = [{} for _ in peers]
-        forms = {name: form for peer in peers for name, form in peer.items()}
-        for name, (_, dtype) in forms.items():
-            sizes = [
-                int(torch.Size(peer[name][0]).numel()) if name in peer else 0 for peer in peers
-            ]
+        dtypes = {name: form.dtype for peer in peers for name, form in peer.items()}
+        for name, dtype in dtypes.items():
+            sizes = [torch.Size(peer[name].shape).numel() if name in peer else 0 for peer in peers]
             # [largest]: shares differ in size, and only tensors of one shape can be gathered.
             sent = torch.zeros(max(sizes), dtype=dtype, device=self.device)
             if name in part:
                 sent[: sizes[self.rank]] = part[name].detach().reshape(-1)
             with _meeting():
-                rows: Any = gather(sent[None])  # [processes, largest]
+                rows: Tensor = gather(sent[None])  # [processes, largest]
             for rank, peer in enumerate(peers):
                 if name in peer:
-                    received[rank][name] = rows[rank][: sizes[rank]].reshape(peer[name][0])
+                    received[rank][name] = rows[rank][: sizes[rank]].reshape(peer[name].shape)
         return received
 
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
 
 from plumbline.training.checkpoint import TrainingState
 from plumbline.training.clock import Best, Clock
@@ -38,15 +37,22 @@ class Progress:
             self.plateau.update(value, config.direction, config.schedule)
         return self.best.update(value, config.direction, self.clock)
 
-    def state(self) -> dict[str, Any]:
-        """All of it as plain data: fields of `TrainingState`."""
-        return {
-            "clock": asdict(self.clock),
-            "best": asdict(self.best),
-            "history": self.history.state(),
-            "plateau": asdict(self.plateau),
-            "stopping": self.stopping.state(),
-        }
+    def state(self, fingerprint: str, scaler: dict[str, object]) -> TrainingState:
+        """All of it as plain data.
+
+        Args:
+            fingerprint: of the run.
+            scaler: the state of the gradient scaler.
+        """
+        return TrainingState(
+            fingerprint=fingerprint,
+            clock=asdict(self.clock),
+            best=self.best.state(),
+            history=self.history.state(),
+            scaler=scaler,
+            plateau=self.plateau.state(),
+            stopping=self.stopping.state(),
+        )
 
     def load(self, state: TrainingState) -> None:
         """The inverse of `state`."""

@@ -1,12 +1,11 @@
 """From settings to a job and from a job to a model folder: what the training stages share."""
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -24,6 +23,7 @@ from plumbline.training.checkpoint import (
     identify_run,
     training_state_folder,
 )
+from plumbline.training.figures import ParameterCounts, TrainingFigures
 from plumbline.training.flops import count_step
 from plumbline.training.freeze import set_training_mode
 from plumbline.training.history import FitResult
@@ -36,6 +36,15 @@ from plumbline.training.task import JobContext, Task, TrainingJob
 from plumbline.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to."""
+
+    figures: TrainingFigures
+    facts: Mapping[str, object]
+    """For the run record: device, precision, the figures, operations of a step."""
 
 
 def open_job(config: TrainingConfig, machine: Machine) -> TrainingJob:
@@ -76,7 +85,7 @@ def train_to_folder(
     out: Path,
     *,
     on_log: OnLog,
-) -> dict[str, Any]:
+) -> Trained:
     """Train a job and publish its model, history and figures as the folder `out`.
 
     The training state goes only when `out` stands: a full disk at the end costs no training.
@@ -89,8 +98,6 @@ def train_to_folder(
         out: where the model goes.
         on_log: hears of every step and validation.
 
-    Returns:
-        Facts for the run record: device, precision, parameters, counts, operations of a step.
     """
     with _prepared(stage, config, job, machine, on_log) as trainer:
         with staged_folder(out) as partial:
@@ -110,7 +117,8 @@ def train_to_folder(
         "inputs_sha256": digest_of(dict(job.inputs)),
         "processes": machine.processes.count,
     }
-    return {**result.facts, **figures, **identity, **_flops(config, job, machine)}
+    facts = {**result.facts, **figures, **identity, **_flops(config, job, machine)}
+    return Trained(figures, facts)
 
 
 def train_along(stage: str, config: TrainingConfig, job: TrainingJob, machine: Machine) -> None:
@@ -135,7 +143,7 @@ def _prepared(
 ) -> Iterator[Trainer]:
     """A trainer that holds its training state."""
     settings = {
-        **_that_shape_results(config.model_dump(mode="json")),
+        **config.model_dump(mode="json", exclude=_SHAPE_NOTHING),
         # Not its number: a training may go on with another GPU of the machine.
         "device": machine.device.type,
         "precision": machine.precision,
@@ -163,18 +171,10 @@ def _prepared(
         )
 
 
-_SHAPE_NOTHING = {"loader": {"workers", "cache_mb", "timeout_s"}, "trainer": {"timeout_s"}}
-"""Settings of `train` under any value of which a training goes on from its state."""
-
-
-def _that_shape_results(settings: Mapping[str, Any]) -> dict[str, Any]:
-    train = {
-        group: {name: v for name, v in values.items() if name not in _SHAPE_NOTHING[group]}
-        if group in _SHAPE_NOTHING
-        else values
-        for group, values in settings.get("train", {}).items()
-    }
-    return {**settings, "train": train}
+_SHAPE_NOTHING = {
+    "train": {"loader": {"workers", "cache_mb", "timeout_s"}, "trainer": {"timeout_s"}}
+}
+"""Settings under any value of which a training goes on from its state."""
 
 
 def _loader(
@@ -203,7 +203,7 @@ def _state_folder(stage: str, fingerprint: str, processes: Processes) -> Iterato
         yield processes.from_main(lambda: folder)
 
 
-def _flops(config: TrainingConfig, job: TrainingJob, machine: Machine) -> dict[str, Any]:
+def _flops(config: TrainingConfig, job: TrainingJob, machine: Machine) -> dict[str, object]:
     """Operations of the first batch, once the model is safe; nothing where there is no memory."""
     if config.train.trainer.shard_layers:
         return {}  # the whole model may not fit
@@ -221,9 +221,9 @@ def _flops(config: TrainingConfig, job: TrainingJob, machine: Machine) -> dict[s
     return {"flops": {"samples": samples, "forward": flops.forward, "step": flops.step}}
 
 
-def count_parameters(model: nn.Module) -> dict[str, dict[str, int]]:
+def count_parameters(model: nn.Module) -> dict[str, ParameterCounts]:
     """Parameters of each part of a model: all, and those that train."""
-    parts: dict[str, dict[str, int]] = {}
+    parts: dict[str, ParameterCounts] = {}
     for name, parameter in model.named_parameters():
         # named_parameters gives a shared weight once, under its first name.
         part = parts.setdefault(name.split(".")[0], {"all": 0, "trained": 0})
@@ -237,8 +237,8 @@ def _last_finite(losses: Sequence[float]) -> float | None:
     return next((loss for loss in reversed(losses) if math.isfinite(loss)), None)
 
 
-def _figures(result: FitResult, parameters: dict[str, dict[str, int]]) -> dict[str, Any]:
-    figures: dict[str, Any] = {
+def _figures(result: FitResult, parameters: dict[str, ParameterCounts]) -> TrainingFigures:
+    figures: TrainingFigures = {
         "optimizer_steps": result.clock.global_step,
         "micro_steps": result.clock.micro_step,
         "samples": result.clock.samples,
@@ -255,5 +255,4 @@ def _figures(result: FitResult, parameters: dict[str, dict[str, int]]) -> dict[s
             "epoch": result.best.epoch,
             "step": result.best.global_step,
         }
-    plain: dict[str, Any] = json.loads(dump_json(figures))
-    return plain
+    return figures

@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from plumbline.loading.workers import LoaderError
 from plumbline.models.weights import plain_tensors
-from plumbline.training.checkpoint import CheckpointStore, TrainingState, optimizer_tensors
+from plumbline.training.checkpoint import CheckpointStore, optimizer_tensors
 from plumbline.training.processes import Processes
 from plumbline.training.progress import Progress
 from plumbline.training.signals import StopRequest, WaitInterrupted
@@ -53,18 +53,14 @@ class Saving:
         Args:
             epoch_ended: number of the epoch that just ended; 0 within an epoch.
         """
-        state = TrainingState(
-            fingerprint=self.store.fingerprint,
-            scaler=self.scaler.state_dict(),
-            **self.progress.state(),
-        )
+        state = self.progress.state(self.store.fingerprint, self.scaler.state_dict())
         weights = self._gathered(plain_tensors(self.model))
         moments = self._gathered(optimizer_tensors(self.optimizer))
         self.processes.from_main(lambda: self.store.save(weights, moments, state, epoch_ended))
 
     def save_best(self) -> None:
         """Keep the weights as they are now as the best ones."""
-        best, weights = asdict(self.progress.best), self._gathered(plain_tensors(self.model))
+        best, weights = self.progress.best.state(), self._gathered(plain_tensors(self.model))
         self.processes.from_main(lambda: self.store.save_best(weights, best))
 
     def within_epoch(self, stop: StopRequest) -> None:

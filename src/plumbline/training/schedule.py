@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypedDict
 
 from pydantic import Field, field_validator, model_validator
 
@@ -163,6 +164,14 @@ def lr_factor(config: ScheduleConfig, step: int, total_steps: int) -> float:
     return curve.after(config, step, warmup, total_steps)
 
 
+class PlateauState(TypedDict, total=False):
+    """A plateau as plain data."""
+
+    share: float
+    best: float | None
+    since: int
+
+
 @dataclass
 class Plateau:
     """How far schedule `plateau` has lowered the rate, and the validations it has in mind.
@@ -175,6 +184,10 @@ class Plateau:
     best: float | None = None
     since: int = 0
     """Validations without an improvement."""
+
+    def state(self) -> PlateauState:
+        """It as plain data, for a checkpoint."""
+        return {"share": self.share, "best": self.best, "since": self.since}
 
     def update(self, value: float, mode: str, config: ScheduleConfig) -> None:
         """Take a new value of the monitored metric."""

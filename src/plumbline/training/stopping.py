@@ -2,10 +2,18 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import TypedDict
 
 from plumbline.errors import ConfigError
 from plumbline.training.config import TrainerConfig
+
+
+class WaitingState(TypedDict):
+    """A wait as plain data."""
+
+    since: int
+    anchor: float | None
 
 
 @dataclass
@@ -50,13 +58,16 @@ class EarlyStopping:
             value = metrics.get(name, math.nan)  # no value is no improvement
             self._waiting[name].update(value, watched.mode, watched.min_change)
 
-    def state(self) -> dict[str, dict[str, float | int | None]]:
+    def state(self) -> dict[str, WaitingState]:
         """What it has in mind as plain data, for a checkpoint."""
-        return {name: asdict(waiting) for name, waiting in self._waiting.items()}
+        return {
+            name: {"since": waiting.since, "anchor": waiting.anchor}
+            for name, waiting in self._waiting.items()
+        }
 
-    def load_state(self, state: Mapping[str, Mapping[str, float | int | None]]) -> None:
+    def load_state(self, state: Mapping[str, WaitingState]) -> None:
         """The inverse of `state`."""
-        self._waiting = {name: Waiting(**values) for name, values in state.items()}  # type: ignore[arg-type]
+        self._waiting = {name: Waiting(**values) for name, values in state.items()}
 
 
 def check_metrics(config: TrainerConfig, known: Collection[str] | None, task: str) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Set as AbstractSet
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pyarrow.parquet as pq
 from pydantic import Field, field_validator, model_validator
@@ -39,12 +38,10 @@ from plumbline.validation.features_check import FeatureLimits
 from plumbline.validation.filing import Counts, RowFiler
 from plumbline.validation.image_check import ImageLimits
 from plumbline.validation.judging import RowJudge, Rules
+from plumbline.validation.report import Report
 from plumbline.validation.splits import PRIORITY
 from plumbline.validation.target_check import clean_label
 from plumbline.validation.verdicts import VerdictStore
-
-Report = dict[str, Any]
-"""What `validate` finds, in JSON types; its keys are those of `_describe`."""
 
 
 class SplitConfig(Config):
@@ -293,8 +290,7 @@ def _describe(
         for split in counts.clean
         if not view_rows[view][split]
     ]
-    parts = {"parts": {part: dict(rows) for part, rows in counts.parts.items()}}
-    return {
+    report: Report = {
         "level": config.level,
         "rows_in": sum(file["rows_in"] for file in counts.files.values()),
         "rows_clean": dict(counts.clean),
@@ -306,8 +302,10 @@ def _describe(
         "blanked": dict(counts.blanked),
         "cleaned": {name: dict(changes) for name, changes in counts.cleaned.items() if changes},
         "warnings": [*warnings, *sorted(missing)],
-        **(parts if counts.parts else {}),
     }
+    if counts.parts:
+        report["parts"] = {part: dict(rows) for part, rows in counts.parts.items()}
+    return report
 
 
 def _check_sums(report: Report) -> None:

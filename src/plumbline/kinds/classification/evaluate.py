@@ -75,7 +75,7 @@ def _measure_head(
     figures = classification_report(probabilities, labels, interval_seed=0)
     confusion = confusion_matrix(probabilities.argmax(axis=1), labels, len(names))
     by_class = per_class(confusion)
-    of_classes = [
+    of_classes: list[Row] = [
         {
             "class": name,
             "support": int(by_class.support[i]),
@@ -85,7 +85,7 @@ def _measure_head(
         }
         for i, name in enumerate(names)
     ]
-    confusions = [
+    confusions: list[Row] = [
         {"actual": actual, "predicted": predicted, "count": int(confusion[i, j])}
         for i, actual in enumerate(names)
         for j, predicted in enumerate(names)

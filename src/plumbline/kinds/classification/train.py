@@ -32,6 +32,7 @@ from plumbline.losses.registry import CLASS_LOSSES
 from plumbline.metrics.classification import accuracy, confusion_matrix, macro_f1
 from plumbline.metrics.known import figure_name, split_part
 from plumbline.registry import load_attribute
+from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob
 
 
@@ -141,7 +142,7 @@ def build(
         channels=getattr(start.inputs, "channels", None),
         classes=classes,
         vocab_size=cache.facts["vocab_size"],
-        special_ids=cache.facts["special_ids"],
+        special_ids=SpecialIds(**ids) if (ids := cache.facts["special_ids"]) else None,
     )
     source = partial(LabelledRows, cache, inputs=start.inputs, source=source_column, parts=parts)
     train = source(split="train")

@@ -33,7 +33,7 @@ class TokenBlocks:
             DataError: the stream is too short for one block of training, or has no two tokens.
         """
         numbers = cache.rows(split)["text"]
-        eos = SpecialIds(**cache.facts["special_ids"]).eos
+        eos = SpecialIds.model_validate(cache.facts["special_ids"]).eos
         texts = [cache.ids(int(number)) for number in numbers if number >= 0]
         # eos stands between texts, not behind the last one.
         joined = [part for text in texts for part in (text, np.array([eos], text.dtype))][:-1]
@@ -79,7 +79,7 @@ class TokenRows:
             DataError: there is none.
         """
         self._cache, self._size, self._asks = cache, block_size, question_answer
-        self._special = SpecialIds(**cache.facts["special_ids"])
+        self._special = SpecialIds.model_validate(cache.facts["special_ids"])
         rows = cache.rows(split)
         names = ("question", "answer") if question_answer else ("text",)
         chosen = np.stack([rows[name] for name in names], axis=1)  # [rows, texts of a row]

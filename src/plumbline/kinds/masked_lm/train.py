@@ -117,7 +117,7 @@ def build(
     tokenizer = context.tokenizer()
     if tokenizer is None:
         raise DataError(f"{cache.folder}: this dataset has no text")
-    special_ids = SpecialIds(**cache.facts["special_ids"])
+    special_ids = SpecialIds.model_validate(cache.facts["special_ids"])
     spec = MaskedLmSpec(
         model=model_config.without_sources(),
         vocab_size=cache.facts["vocab_size"],

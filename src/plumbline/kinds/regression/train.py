@@ -22,6 +22,7 @@ from plumbline.loading.inputs import Input
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.regression import squared_error
 from plumbline.shapes.moments import Moments
+from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob
 
 
@@ -130,7 +131,7 @@ def build(
         mean=dict(zip(parts, mean, strict=True)),
         std={part: found or 1.0 for part, found in zip(parts, std, strict=True)},
         vocab_size=cache.facts["vocab_size"],
-        special_ids=cache.facts["special_ids"],
+        special_ids=SpecialIds(**ids) if (ids := cache.facts["special_ids"]) else None,
     )
     scale = Scale.of(spec)
     if config.row_weights:

@@ -129,6 +129,7 @@ class VlmSpec(ModelSpec):
     def build(self, architecture: Path | None) -> Vlm:
         """See `ModelSpec`."""
         encoder = build_encoder(self.image_encoder)
+        assert isinstance(encoder, ImageEncoder)
         return Vlm(encoder, self.model, self.vocab_size, self.special_ids.pad, architecture)
 
 

@@ -1,0 +1,72 @@
+"""What cache.json holds: what a reader of the training cache must know of it."""
+
+from typing import TypedDict
+
+from plumbline.shapes.described import LabelShape, ValueShape
+
+
+class Ids(TypedDict):
+    """Token ids that frame and fill texts."""
+
+    pad: int
+    bos: int
+    eos: int
+
+
+class AudioFacts(TypedDict):
+    """Of audio.bin."""
+
+    clips: int
+    sample_rate: int
+    """Hz."""
+    longest_samples: int
+
+
+class FeatureFacts(TypedDict):
+    """Of features.bin."""
+
+    arrays: int
+    longest: int
+    """Steps."""
+    channels: int
+    mean_of_channels: list[float]
+    std_of_channels: list[float]
+
+
+class MediaFacts(TypedDict, total=False):
+    """Of the media that the dataset has."""
+
+    images: int
+    image_shape: list[int]
+    """[height, width, channels]."""
+    image_levels: list[int]
+    """The darkest and the brightest of 0 to 255."""
+    audio: AudioFacts
+    features: FeatureFacts
+
+
+class WrittenFacts(MediaFacts):
+    """Of what was written, as the writer has counted it."""
+
+    parts: list[str]
+    texts: int
+    longest_text_tokens: int
+    lost_labels: dict[str, int]
+    """Rows by split."""
+    cut_answers: dict[str, int]
+    """Rows by split."""
+
+
+class CacheFacts(WrittenFacts):
+    """The whole of cache.json."""
+
+    rows: dict[str, int]
+    """By split."""
+    vocab_size: int
+    special_ids: Ids | None
+    """None: the dataset has no text."""
+    max_tokens: int | None
+    labels: dict[str, LabelShape]
+    """By part."""
+    values: dict[str, ValueShape]
+    """By part."""
