@@ -15,6 +15,7 @@ from plumbline.params import (
     check_environment,
     check_params,
     compose_params,
+    entries_of,
     installed_versions,
     read_params,
     write_params,
@@ -126,3 +127,10 @@ def test_every_experiment_composes(root: Path, name: str) -> None:
 @pytest.mark.parametrize("group", ["datasets", "align", "tasks"])
 def test_an_empty_selection_leaves_an_empty_mapping(root: Path, group: str) -> None:
     assert compose_yaml(root / "conf", "config", [f"{group}=[]"])[group] == {}
+
+
+def test_a_section_of_entries_is_a_mapping_or_empty() -> None:
+    assert entries_of({"tasks": {"vqa": {}}}, "tasks") == {"vqa": {}}
+    assert entries_of({"tasks": None}, "tasks") == entries_of({}, "tasks") == {}
+    with pytest.raises(ConfigError, match=r"tasks = \['vqa'\]: a mapping"):
+        entries_of({"tasks": ["vqa"]}, "tasks")

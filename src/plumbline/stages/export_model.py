@@ -1,8 +1,8 @@
 """Stage `export_model`: a task's model as a bundle that runs by itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, create_model
 
