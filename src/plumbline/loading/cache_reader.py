@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 
 from plumbline.errors import DataError
 from plumbline.files import read_json, verify_digests
-from plumbline.tokenization.facts import CacheFacts
+
+if TYPE_CHECKING:
+    # Only there, so that a field more of cache.json reruns no training of what does not read it.
+    from plumbline.tokenization.facts import CacheFacts
 
 Int32 = NDArray[np.int32]
 Floats = NDArray[np.float32]

@@ -2,16 +2,19 @@
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from plumbline import paths
 from plumbline.config import Config
 from plumbline.data.columns import SPLITS
 from plumbline.files import read_json, staged_output
-from plumbline.shapes.described import Shapes
 from plumbline.stage import StageSpec, count, each, parse_call
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
-from plumbline.tokenization.facts import CacheFacts
 from plumbline.tracking.record import record_run
+
+if TYPE_CHECKING:
+    from plumbline.shapes.described import Shapes
+    from plumbline.tokenization.facts import CacheFacts
 
 logger = logging.getLogger(__name__)
 

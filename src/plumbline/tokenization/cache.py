@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +36,6 @@ from plumbline.data.disk_index import DiskIndex
 from plumbline.data.parquet import column_names, count_rows, iter_table
 from plumbline.errors import DataError
 from plumbline.files import dump_json
-from plumbline.shapes.described import Shapes
 from plumbline.tokenization.facts import CacheFacts, Ids, WrittenFacts
 from plumbline.tokenization.media import ImageMode, MediaFile, open_media
 from plumbline.tokenization.tokenizer import (
@@ -47,6 +46,9 @@ from plumbline.tokenization.tokenizer import (
     train_tokenizer,
 )
 from plumbline.tracking.progress import tracked
+
+if TYPE_CHECKING:
+    from plumbline.shapes.described import Shapes
 
 TEXT_SCHEMA = pa.schema([("text", pa.string()), ("ids", pa.list_(pa.int32()))])
 _ENCODED_BYTES = 2**20
@@ -95,7 +97,7 @@ def _training_texts(clean: Path) -> Iterator[str]:
             yield from column.drop_null().to_pylist()
 
 
-def build_cache(clean: Path, out: Path, config: TokenizeConfig, shapes: Shapes) -> None:
+def build_cache(clean: Path, out: Path, config: TokenizeConfig, shapes: "Shapes") -> None:
     """Write the cache of a cleaned dataset into the empty folder `out`, streaming.
 
     Args:
@@ -148,7 +150,7 @@ class _CacheWriter:
     """Streams rows into the cache files; distinct values are numbered as they are met."""
 
     def __init__(
-        self, out: Path, tokenizer: Tokenizer | None, config: TokenizeConfig, shapes: Shapes
+        self, out: Path, tokenizer: Tokenizer | None, config: TokenizeConfig, shapes: "Shapes"
     ) -> None:
         self._out, self._tokenizer, self._limit = out, tokenizer, config.max_tokens
         self._labels = {

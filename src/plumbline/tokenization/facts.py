@@ -1,8 +1,9 @@
 """What cache.json holds: what a reader of the training cache must know of it."""
 
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-from plumbline.shapes.described import LabelShape, ValueShape
+if TYPE_CHECKING:
+    from plumbline.shapes.described import LabelShape, ValueShape
 
 
 class Ids(TypedDict):
@@ -66,7 +67,7 @@ class CacheFacts(WrittenFacts):
     special_ids: Ids | None
     """None: the dataset has no text."""
     max_tokens: int | None
-    labels: dict[str, LabelShape]
+    labels: "dict[str, LabelShape]"
     """By part."""
-    values: dict[str, ValueShape]
+    values: "dict[str, ValueShape]"
     """By part."""

@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,10 @@ from plumbline.data.clean_media import decoding
 from plumbline.data.images import Mode, decode_image, resize_image
 from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import DataError
-from plumbline.shapes.described import FeatureShape, Shapes
 from plumbline.tokenization.facts import FeatureFacts, MediaFacts
+
+if TYPE_CHECKING:
+    from plumbline.shapes.described import FeatureShape, Shapes
 
 ImageMode = Literal["rgb", "gray"]
 _MODES: dict[ImageMode, Mode] = {"rgb": "RGB", "gray": "L"}
@@ -108,7 +110,7 @@ class AudioFile(_RaggedFile):
 class FeatureFile(_RaggedFile):
     """features.bin and its offsets."""
 
-    def __init__(self, out: BinaryIO, offsets: BinaryIO, shape: FeatureShape) -> None:
+    def __init__(self, out: BinaryIO, offsets: BinaryIO, shape: "FeatureShape") -> None:
         """Write arrays of `shape["channels"]` channels; `shape` is that of shapes.json."""
         super().__init__(out, offsets)
         self._shape = shape
@@ -138,7 +140,7 @@ def open_media(
     image_size: list[int] | None,
     image_mode: ImageMode,
     sample_rate: int,
-    shapes: Shapes,
+    shapes: "Shapes",
     files: ExitStack,
 ) -> dict[str, MediaFile]:
     """Open the files of the media that a dataset has, by column.
@@ -161,7 +163,7 @@ def open_media(
     return media
 
 
-def _image_size(wanted: list[int] | None, shapes: Shapes) -> tuple[int, int] | None:
+def _image_size(wanted: list[int] | None, shapes: "Shapes") -> tuple[int, int] | None:
     sizes = shapes["image"]["sizes"] if "image" in shapes else []
     if not sizes:
         return None
