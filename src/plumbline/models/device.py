@@ -33,8 +33,9 @@ def repeat_exactly() -> None:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # It would also fill every new tensor, in case one is read before it is written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    # It would also fill every new tensor, in case one is read before it is written. (A property of
+    # the module, which no type checker sees.)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def resolve_precision(requested: str, device: torch.device) -> str:
