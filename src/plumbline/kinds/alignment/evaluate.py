@@ -1,12 +1,11 @@
 """How well images or clips and captions find each other."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from plumbline.batch import Batch
 from plumbline.errors import ConfigError, DataError
 from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
 from plumbline.kinds.alignment.model import StoredDualEncoder
@@ -123,7 +122,7 @@ class Embedder:
                 blocks.append(self._unit(self._stored.model.embed_texts(**self._move(batch))))
         return np.concatenate(blocks)
 
-    def _collate_texts(self, texts: list[str]) -> dict[str, Any]:
+    def _collate_texts(self, texts: list[str]) -> Batch:
         spec = self._stored.spec
         if spec.model.text_encoder.takes_strings or spec.special_ids is None:
             return {"texts": texts}
@@ -131,7 +130,7 @@ class Embedder:
         ids = [np.array(one.ids, np.int64) for one in encoded]
         return collate_texts(ids, spec.special_ids, spec.max_text_tokens)
 
-    def _move(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _move(self, batch: Batch) -> Batch:
         return to_device(batch, self._device)
 
     def _unit(self, embedded: torch.Tensor) -> Floats:
@@ -193,7 +192,7 @@ def _examples(
 
 def _best_texts(
     cache: TrainingCache, texts: NDArray[np.int32], scores: Floats, right: set[int]
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """The five texts that score most for a medium."""
     best = np.argsort(-scores, kind="stable")[:5].tolist()
     return [

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,10 @@ from torch.nn import functional
 from transformers import PreTrainedConfig
 from typing_extensions import override
 
+from plumbline.batch import Batch
 from plumbline.kinds.alignment.settings import DualEncoderConfig
 from plumbline.loading.input_config import AnyInput
-from plumbline.models.encoders import build_encoder
+from plumbline.models.encoders import Encoder, build_encoder
 from plumbline.models.spec import EncoderPart, ModelSpec
 from plumbline.models.stored import Stored, load_as
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -66,21 +67,22 @@ class DualEncoder(nn.Module):
         self._max_log_scale = math.log(1 / config.min_temperature)
 
     @property
-    def media_encoder(self) -> Any:
+    def media_encoder(self) -> Encoder:
         """The encoder of the side that is not text."""
-        return self.image_encoder if self.config.image_encoder else self.audio_encoder
+        encoder: Encoder = self.image_encoder if self.config.image_encoder else self.audio_encoder
+        return encoder
 
     @property
     def architecture(self) -> PreTrainedConfig | None:
         """What must be stored beside the weights of parts that came from a checkpoint."""
         return getattr(self.text_encoder, "architecture", None)
 
-    def embed_media(self, **inputs: Any) -> Tensor:
+    def embed_media(self, **inputs: object) -> Tensor:
         """Map the inputs of a batch, such as `pixel_values`, to [batch, embed_dim]."""
         embedded: Tensor = self.media_projection(self.media_encoder(**inputs).pooled)
         return embedded
 
-    def embed_texts(self, **inputs: Any) -> Tensor:
+    def embed_texts(self, **inputs: object) -> Tensor:
         """Map `input_ids` and `attention_mask` [texts, seq], or `texts`, to [texts, embed_dim].
 
         A frozen encoder is left out of the graph, so that the projection after it still learns.
@@ -91,7 +93,7 @@ class DualEncoder(nn.Module):
         embedded: Tensor = self.text_projection(pooled)
         return embedded
 
-    def forward(self, media: dict[str, Any], texts: dict[str, Any]) -> Embeddings:
+    def forward(self, media: Batch, texts: Batch) -> Embeddings:
         """Embed both sides; what they hold as in `embed_media` and `embed_texts`."""
         return Embeddings(
             media=self.embed_media(**media),

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +115,7 @@ def collate(
     text_numbers = np.array([s["text_number"] for s in samples])
     # The row of each medium's caption among the distinct ones, each of which is encoded once.
     _, first, text_index = np.unique(text_numbers, return_index=True, return_inverse=True)
-    texts: dict[str, Any] = {"texts": [samples[i]["text"] for i in first]}
+    texts: Batch = {"texts": [samples[i]["text"] for i in first]}
     if special_ids is not None:
         ids = [samples[i]["ids"] for i in first]
         texts = collate_texts(ids, special_ids, config.max_text_tokens)

@@ -1,18 +1,30 @@
 """Ask a stored model to go on from a prompt."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from plumbline.asking import ANSWER_TOKENS, Answer, Ask, Options, say_cut_tokens
 from plumbline.kinds.language.ask import of_tokens
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-def answer(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
+    from plumbline.models.spec import ModelSpec
+    from plumbline.models.stored import Stored
+
+
+def answer(
+    stored: "Stored[nn.Module, ModelSpec]", options: Options, device: "torch.device", folder: Path
+) -> Answer:
     """What the model adds to a prompt."""
     from plumbline.config import check_config
+    from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
     from plumbline.kinds.causal_lm.sampling import continue_text
     from plumbline.kinds.language.settings import SamplingConfig
 
+    assert isinstance(stored.model, CausalLm)
+    assert isinstance(stored.spec, CausalLmSpec)
     given = {name: getattr(options, name) for name in SamplingConfig.model_fields}
     given = {name: value for name, value in given.items() if value is not None}
     flags = {name: f"--{name.replace('_', '-')}" for name in given}

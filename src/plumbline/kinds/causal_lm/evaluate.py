@@ -1,7 +1,6 @@
 """How well a causal language model knows what comes next."""
 
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -60,7 +59,7 @@ def evaluate(job: EvaluationJob) -> Evaluation:
         predictions.append({"kind": "continuation", "prompt": prompt, "prediction": said.text})
         if said.cut_tokens:
             cut[prompt] = said.cut_tokens
-    details: dict[str, Any] = {"sampling": config.sampling.model_dump()}
+    details: dict[str, object] = {"sampling": config.sampling.model_dump()}
     if cut:
         details["cut_tokens_of_prompts"] = cut
     return Evaluation(metrics, predictions, details=details)

@@ -1,14 +1,19 @@
 """Ask a stored model for classes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plumbline.asking import Answer, Ask, Options
 from plumbline.config import Config
 from plumbline.kinds.headed.ask import outputs_of
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from plumbline.inspection.predictions import Outputs, Prediction
+    from plumbline.models.spec import ModelSpec
+    from plumbline.models.stored import Stored
 
 
 def predictions(outputs: "Outputs", config: Config) -> "dict[str, Prediction]":
@@ -18,11 +23,16 @@ def predictions(outputs: "Outputs", config: Config) -> "dict[str, Prediction]":
     return {head: softmax_of(logits) for head, logits in outputs[""].items()}
 
 
-def answer(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
+def answer(
+    stored: "Stored[nn.Module, ModelSpec]", options: Options, device: "torch.device", folder: Path
+) -> Answer:
     """The class of each head, with the probabilities of all classes."""
     from plumbline.kinds.classification.evaluate import softmax
+    from plumbline.kinds.classification.model import ClassifierSpec
 
-    (logits, cut), heads = outputs_of(stored, options, device, folder), {}
+    assert isinstance(stored.spec, ClassifierSpec)
+    logits, cut = outputs_of(stored, options, device, folder)
+    heads: dict[str, Answer] = {}
     for part, names in stored.spec.classes.items():
         row = softmax(logits[part])[0]
         heads[part] = {

@@ -1,7 +1,6 @@
 """How well a classifier classifies, head by head."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +59,7 @@ def evaluate(job: EvaluationJob) -> Evaluation:
     return Evaluation(metrics, predictions, tables, {"classes": spec.classes})
 
 
-def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Probabilities [rows, classes] of logits, computed so that none overflows."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     out: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)

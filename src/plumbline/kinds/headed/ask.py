@@ -1,18 +1,78 @@
 """Ask a stored model with heads."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from plumbline import paths
 from plumbline.asking import Answer, Options, read_bytes, read_image, say_cut_tokens
 from plumbline.data.arrays import decode_features
 from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import ConfigError, DataError
+from plumbline.loading.input_config import (
+    AudioInputConfig,
+    FeaturesInputConfig,
+    ImageInputConfig,
+    InputConfig,
+    TextInputConfig,
+)
+from plumbline.models.encoder_config import (
+    BaseTextEncoderConfig,
+    EncoderConfig,
+    ImageEncoderConfig,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from plumbline.batch import Batch
+    from plumbline.models.spec import ModelSpec
+    from plumbline.models.stored import Stored
+    from plumbline.tokenization.tokenizer import SpecialIds
+
+Floats = NDArray[np.float32]
 
 
-def headed_inputs(stored: Any, options: Options, folder: Path) -> tuple[dict[str, Any], Answer]:
+class EncoderSettings(Protocol):
+    """The settings of a model that has an encoder."""
+
+    @property
+    def encoder(self) -> EncoderConfig | None:
+        """None is for settings alone: a stored model says which one it has."""
+
+
+@runtime_checkable
+class FedSpec(Protocol):
+    """What is read of the spec of a model that is fed by an input; a plugin's may be another."""
+
+    @property
+    def inputs(self) -> InputConfig:
+        """How inputs reach the model."""
+
+    @property
+    def channels(self) -> int | None:
+        """Of the steps that the encoder takes."""
+
+    @property
+    def model(self) -> EncoderSettings:
+        """What it was built from."""
+
+
+@runtime_checkable
+class TextSpec(Protocol):
+    """What is read beside it where the input is a text."""
+
+    @property
+    def special_ids(self) -> "SpecialIds | None":
+        """None: the encoder is given raw texts."""
+
+
+def headed_inputs(
+    stored: "Stored[nn.Module, ModelSpec]", options: Options, folder: Path
+) -> "tuple[Batch, Answer]":
     """The inputs of a classifier or regressor, as evaluation makes them of the cache.
 
     Returns:
@@ -29,53 +89,63 @@ def headed_inputs(stored: Any, options: Options, folder: Path) -> tuple[dict[str
     from plumbline.loading.inputs import collate_texts
     from plumbline.loading.transforms import normalize_images
 
-    config, modality = stored.spec.inputs, stored.spec.inputs.modality
-    if modality == "image":
-        size = stored.spec.model.encoder.image_size
-        pixels = read_image(options.image, size, config.normalize.channels)
+    spec = stored.spec
+    assert isinstance(spec, FedSpec)
+    config, encoder = spec.inputs, spec.model.encoder
+    if isinstance(config, ImageInputConfig):
+        assert isinstance(encoder, ImageEncoderConfig)
+        pixels = read_image(options.image, encoder.image_size, config.normalize.channels)
+        # [1, channels, size, size]: encoders take channels first
         stacked = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
         return {"pixel_values": normalize_images(stacked, config.normalize)}, {}
-    if modality == "text":
-        if stored.spec.model.encoder.takes_strings:
+    if isinstance(config, TextInputConfig):
+        if isinstance(encoder, BaseTextEncoderConfig) and encoder.takes_strings:
             return {"texts": [options.text]}, {}
+        assert isinstance(spec, TextSpec)
+        assert spec.special_ids is not None, "a model that is given token ids has them"
         ids = stored.text.encode(options.text, add_special_tokens=False).ids
-        batch = collate_texts([np.array(ids, np.int64)], stored.spec.special_ids, config.max_tokens)
+        batch = collate_texts([np.array(ids, np.int64)], spec.special_ids, config.max_tokens)
         return batch, say_cut_tokens(len(ids) - config.max_tokens)
-    path: Path = getattr(options, modality)
+    path: Path = getattr(options, config.modality)
     try:
-        if modality == "audio":
+        if isinstance(config, AudioInputConfig):
             samples = torch.from_numpy(decode_mono(read_bytes(path), config.sample_rate))
+            # One clip, and all of its samples count.
             steps, mask = log_mel(samples[None], torch.tensor([len(samples)]), config)
             return {"steps": steps, "mask": mask}, {}
         values = decode_features(read_bytes(path))
     except UndecodableError as error:
-        raise DataError(f"{path}: no {modality} that can be decoded ({error})") from None
-    if values.shape[1] != stored.spec.channels:
-        raise DataError(f"{path}: {values.shape[1]} channels, expected {stored.spec.channels}")
+        raise DataError(f"{path}: no {config.modality} that can be decoded ({error})") from None
+    assert isinstance(config, FeaturesInputConfig)
+    if values.shape[1] != spec.channels:
+        raise DataError(f"{path}: {values.shape[1]} channels, expected {spec.channels}")
     steps = torch.from_numpy(_standardize(values[: config.max_steps], config, folder))[None]
     cut = {"cut_steps": len(values) - steps.shape[1]} if len(values) > steps.shape[1] else {}
     return {"steps": steps, "mask": torch.ones(steps.shape[:2], dtype=torch.bool)}, cut
 
 
-def _standardize(values: Any, config: Any, folder: Path) -> Any:
+def _standardize(values: Floats, config: FeaturesInputConfig, folder: Path) -> Floats:
     """Bring the channels to the scale of training, whose figures stand in the cache."""
     from plumbline.files import read_json
 
     if not config.standardize:
         return np.array(values)
+    # They belong to the dataset, so no model stores them.
     place = paths.cache(str(read_json(folder / "config.json").get("data"))) / "cache.json"
     if not place.is_file():
         raise ConfigError(f"{place}: missing, it holds the statistics of the features; dvc repro")
     facts = read_json(place)["features"]
     mean = np.array(facts["mean_of_channels"], np.float32)
+    # The same floor as in training: a channel that never changes has deviation 0.
     std = np.maximum(np.array(facts["std_of_channels"], np.float32), 1e-6)
-    return ((values - mean) * (1 / std)).astype(np.float32)
+    scaled: Floats = ((values - mean) * (1 / std)).astype(np.float32)
+    return scaled
 
 
 def outputs_of(
-    stored: Any, options: Options, device: Any, folder: Path
-) -> tuple[dict[str, Any], Answer]:
-    """The outputs of every head, and what the answer says of an input that was cut."""
+    stored: "Stored[nn.Module, ModelSpec]", options: Options, device: "torch.device", folder: Path
+) -> tuple[dict[str, Floats], Answer]:
+    """The outputs [1, outputs] of every head, and what the answer says of an input that was cut."""
     import torch
 
     from plumbline.models.device import to_device

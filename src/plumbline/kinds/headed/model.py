@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -40,7 +39,7 @@ class Classifier(nn.Module):
         """What must be stored beside the weights of an encoder that came from a checkpoint."""
         return getattr(self.encoder, "architecture", None)
 
-    def forward(self, **inputs: Any) -> dict[str, Tensor]:
+    def forward(self, **inputs: object) -> dict[str, Tensor]:
         """Map a batch's inputs to logits [batch, outputs] by part.
 
         With pooling none and no flattening a head runs on every step, and the row's logits are

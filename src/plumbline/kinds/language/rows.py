@@ -1,7 +1,6 @@
 """What language models read: blocks of one stream of tokens, or rows one by one."""
 
 import logging
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.random import keyed_generator
 from plumbline.tokenization.tokenizer import SpecialIds
 
-Ids = NDArray[Any]
+Ids = NDArray[np.integer]
 
 logger = logging.getLogger(__name__)
 

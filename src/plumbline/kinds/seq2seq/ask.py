@@ -1,17 +1,30 @@
 """Ask a stored model for the target of a source."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from plumbline.asking import ANSWER_TOKENS, Answer, Ask, Options, positive, say_cut_tokens
 from plumbline.kinds.language.ask import of_tokens
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-def answer(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
+    from plumbline.models.spec import ModelSpec
+    from plumbline.models.stored import Stored
+
+
+def answer(
+    stored: "Stored[nn.Module, ModelSpec]", options: Options, device: "torch.device", folder: Path
+) -> Answer:
     """The target of a source."""
-    spec = stored.spec
+    from plumbline.kinds.seq2seq.model import Seq2Seq, Seq2SeqSpec
+
+    spec, model = stored.spec, stored.model
+    assert isinstance(spec, Seq2SeqSpec)
+    assert isinstance(model, Seq2Seq)
     ids = stored.text.encode(options.source, add_special_tokens=False).ids
-    target = stored.model.generate(
+    target = model.generate(
         [[*ids[: spec.max_source_tokens], spec.special_ids.eos]],
         beams=options.beams or 4,
         length_penalty=1.0 if options.length_penalty is None else options.length_penalty,

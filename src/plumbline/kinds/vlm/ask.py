@@ -1,7 +1,7 @@
 """Ask a stored model about an image."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,7 +10,12 @@ from plumbline.config import Config
 from plumbline.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from plumbline.inspection.predictions import Outputs, Prediction
+    from plumbline.models.spec import ModelSpec
+    from plumbline.models.stored import Stored
 
 
 def predictions(outputs: "Outputs", config: Config) -> "dict[str, Prediction]":
@@ -20,12 +25,17 @@ def predictions(outputs: "Outputs", config: Config) -> "dict[str, Prediction]":
     return {"tokens": softmax_of(outputs["decoder.lm_head"])}
 
 
-def answer(stored: Any, options: Options, device: Any, folder: Path) -> Answer:
+def answer(
+    stored: "Stored[nn.Module, ModelSpec]", options: Options, device: "torch.device", folder: Path
+) -> Answer:
     """Answer a question about an image, or describe it where there is none."""
     from plumbline.kinds.vlm.features import encode_images
     from plumbline.kinds.vlm.generation import generate_answers
+    from plumbline.kinds.vlm.model import Vlm, VlmSpec
 
     spec, model = stored.spec, stored.model
+    assert isinstance(spec, VlmSpec)
+    assert isinstance(model, Vlm)
     size = spec.image_encoder.image_size
     pixels = read_image(options.image, size, spec.normalization.channels)[np.newaxis]
     features = encode_images(model.image_encoder, pixels, spec.normalization, size, device)

@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from plumbline.errors import DataError
-from plumbline.evaluation.result import Evaluation, EvaluationJob
+from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
 from plumbline.kinds.vlm.features import BATCH_IMAGES, encode_images
 from plumbline.kinds.vlm.generation import answer_nll, generate_answers
 from plumbline.kinds.vlm.model import StoredVlm
@@ -86,7 +85,7 @@ class VlmEvaluator:
         """
         metrics: dict[str, float | None] = {}
         predictions: list[Prediction] = []
-        by_prompt: list[dict[str, Any]] = []
+        by_prompt: list[Row] = []
         signature = None
         if any(len(row.questions) for row in self._rows):
             answered, figures = self._answer_questions()
@@ -198,7 +197,7 @@ class VlmEvaluator:
         return [self._cache.text(int(number)) for number in row.captions]
 
 
-def _by_prompt(predictions: list[Prediction]) -> list[dict[str, Any]]:
+def _by_prompt(predictions: list[Prediction]) -> list[Row]:
     groups: dict[str, list[bool]] = defaultdict(list)
     for prediction in predictions:
         groups[" ".join(prediction.prompt.split()[:2])].append(prediction.correct)

@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +97,7 @@ class DialogueSource:
         """An image with this epoch's segments."""
         rows = self._rows[index]
         # One of the two: what a frozen encoder has made of the image, or the image itself.
-        visual: dict[str, Any] = {}
+        visual: dict[str, object] = {}
         if self._images is not None:
             visual["pixels"] = self._images[rows.number]
         if self._features is not None:
