@@ -10,9 +10,9 @@ import shutil
 import string
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -59,11 +59,16 @@ BUILD_PACKAGES = ("onnx", "onnxscript", "safetensors", "torch", "torchvision", "
 _logger = logging.getLogger(__name__)
 
 
-def write_bundle(source: BundleSource, config: ExportConfig, out: Path) -> dict[str, Any]:
-    """Write the bundle of a model, of whatever kind, into the folder `out`.
+class BundleFacts(TypedDict):
+    """Facts of an export for the run record, by format."""
 
-    Returns:
-        Facts for the run record: seconds and parity by format.
+    export_seconds: dict[str, float]
+    """With `total`, of everything."""
+    parity: dict[str, dict[str, float]]
+
+
+def write_bundle(source: BundleSource, config: ExportConfig, out: Path) -> BundleFacts:
+    """Write the bundle of a model, of whatever kind, into the folder `out`.
 
     Raises:
         ExportError: no graph can be made of the model, no format could be written, or an exported
@@ -71,7 +76,8 @@ def write_bundle(source: BundleSource, config: ExportConfig, out: Path) -> dict[
     """
     started = time.monotonic()
     kind = known_kinds()[source.stored.spec.kind]
-    plan: BundlePlan[Any] = kind.role("export").PLAN(source, config)
+    # The kind that made the model and checked the settings names the plan, so the types agree.
+    plan: BundlePlan[ExportConfig] = kind.role("export").PLAN(source, config)
     graphs = _graph_plan(plan) if config.formats else None
     if graphs:
         check_split(source.cache, config.split)
@@ -86,13 +92,15 @@ def write_bundle(source: BundleSource, config: ExportConfig, out: Path) -> dict[
         _prove(graphs, config, formats, out)
         _write_runtime(graphs, config, out)
     _write_json(out / "metadata.json", _metadata(plan, formats))
-    seconds = {name: result.seconds for name, result in formats.items()}
-    parity = {name: result.parity for name, result in formats.items() if result.parity}
-    total = round(time.monotonic() - started, 3)
-    return {"export_seconds": {**seconds, "total": total}, "parity": parity}
+    seconds: dict[str, float] = {name: result.seconds for name, result in formats.items()}
+    seconds["total"] = round(time.monotonic() - started, 3)
+    parity: dict[str, dict[str, float]] = {
+        name: result.parity for name, result in formats.items() if result.parity
+    }
+    return {"export_seconds": seconds, "parity": parity}
 
 
-def _graph_plan(plan: BundlePlan[Any]) -> GraphPlan[Any]:
+def _graph_plan(plan: BundlePlan[ExportConfig]) -> GraphPlan[ExportConfig]:
     if isinstance(plan, GraphPlan):
         return plan
     raise ExportError(
@@ -101,15 +109,32 @@ def _graph_plan(plan: BundlePlan[Any]) -> GraphPlan[Any]:
     )
 
 
+@dataclass(frozen=True)
+class Written:
+    """The files of one format."""
+
+    parts: dict[str, str] = field(default_factory=dict)
+    """Part of the model -> its file."""
+    external: list[str] = field(default_factory=list)
+    """Files that these refer to."""
+    description: dict[str, object] = field(default_factory=dict)
+    """For metadata.json."""
+
+    @property
+    def files(self) -> dict[str, str | list[str]]:
+        """The same as the contract has them."""
+        external: dict[str, str | list[str]] = {"external": self.external} if self.external else {}
+        return {**self.parts, **external}
+
+
 @dataclass
 class FormatResult:
     """What became of one format."""
 
-    files: dict[str, Any]
-    description: dict[str, Any]
+    written: Written
     seconds: float
     error: str | None = None
-    parity: dict[str, Any] | None = None
+    parity: dict[str, float] | None = None
 
 
 def _write_weights(source: BundleSource, out: Path) -> None:
@@ -124,7 +149,7 @@ def _write_weights(source: BundleSource, out: Path) -> None:
 
 
 def _write_formats(
-    plan: GraphPlan[Any], config: ExportConfig, out: Path
+    plan: GraphPlan[ExportConfig], config: ExportConfig, out: Path
 ) -> dict[Format, FormatResult]:
     """Write every format; one that fails is reported and does not lose the others.
 
@@ -137,18 +162,17 @@ def _write_formats(
     for name in config.formats:
         started = time.monotonic()
         try:
-            files, description = writers[name](specs, out)
-            _try_alone(specs, files, name, out)
-            error = None
+            written, error = writers[name](specs, out), None
+            _try_alone(specs, written.parts, name, out)
         except Exception as caught:  # exporters raise whatever a model's own code leads them to
             if refused_write(caught) is not None:
                 raise  # no fault of the format: a bundle without it would be half a bundle
-            files, description, error = {}, {}, _describe_error(caught)
+            written, error = Written(), _describe_error(caught)
             _logger.warning("export to %s failed: %s", name, error)
             for path in out.glob("*.onnx*" if name == "onnx" else f"*.{name}.pt"):
                 path.unlink()
         seconds = round(time.monotonic() - started, 3)
-        results[name] = FormatResult(files, description, seconds, error)
+        results[name] = FormatResult(written, seconds, error)
     if all(result.error for result in results.values()):
         errors = "; ".join(f"{name}: {result.error}" for name, result in results.items())
         raise ExportError(
@@ -158,7 +182,7 @@ def _write_formats(
 
 
 def _try_alone(
-    specs: dict[str, GraphSpec], files: dict[str, Any], format: Format, out: Path
+    specs: dict[str, GraphSpec], files: dict[str, str], format: Format, out: Path
 ) -> None:
     """Run every graph on a batch of one: what was fixed to that of the examples fails here."""
     for part, spec in specs.items():
@@ -170,27 +194,24 @@ def _try_alone(
         run(inputs)
 
 
-_Writer = Callable[[dict[str, GraphSpec], Path], tuple[dict[str, Any], dict[str, Any]]]
+_Writer = Callable[[dict[str, GraphSpec], Path], Written]
 
 
-def _write_onnx(specs: dict[str, GraphSpec], out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    description = {part: write_onnx(spec, out / f"{part}.onnx") for part, spec in specs.items()}
-    files: dict[str, Any] = {part: f"{part}.onnx" for part in specs}
-    names = [external_name(out / f"{part}.onnx") for part in specs]
-    if external := [name for name in names if (out / name).exists()]:
-        files["external"] = external
-    return files, description
+def _write_onnx(specs: dict[str, GraphSpec], out: Path) -> Written:
+    parts = {part: f"{part}.onnx" for part in specs}
+    description = {part: write_onnx(spec, out / parts[part]) for part, spec in specs.items()}
+    names = [external_name(out / file) for file in parts.values()]
+    external = [name for name in names if (out / name).exists()]
+    return Written(parts, external, {**description})
 
 
-def _write_torchscript(
-    specs: dict[str, GraphSpec], out: Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _write_torchscript(specs: dict[str, GraphSpec], out: Path) -> Written:
     from plumbline.export.torchscript import write_torchscript
 
-    files: dict[str, Any] = {part: f"{part}.torchscript.pt" for part in specs}
+    parts = {part: f"{part}.torchscript.pt" for part in specs}
     for part, spec in specs.items():
-        write_torchscript(spec, out / files[part])
-    return files, {"device": "cpu"}
+        write_torchscript(spec, out / parts[part])
+    return Written(parts, description={"device": "cpu"})
 
 
 def _describe_error(error: Exception) -> str:
@@ -201,20 +222,21 @@ def _describe_error(error: Exception) -> str:
 
 
 def _contract(
-    plan: BundlePlan[Any], config: ExportConfig, formats: Mapping[Format, FormatResult]
-) -> dict[str, Any]:
+    plan: BundlePlan[ExportConfig], config: ExportConfig, formats: Mapping[Format, FormatResult]
+) -> dict[str, object]:
+    good = [name for name, result in formats.items() if not result.error]
     return {
         **plan.contract(),
         "contract_version": CONTRACT_VERSION,
         "threads": plan.source.threads,
         "limits": config.limits.model_dump(mode="json"),
-        "formats": {name: result.files for name, result in formats.items() if not result.error},
-        "default_format": next((n for n, result in formats.items() if not result.error), None),
+        "formats": {name: formats[name].written.files for name in good},
+        "default_format": next(iter(good), None),
     }
 
 
 def _prove(
-    plan: GraphPlan[Any],
+    plan: GraphPlan[ExportConfig],
     config: ExportConfig,
     formats: dict[Format, FormatResult],
     out: Path,
@@ -233,7 +255,7 @@ def _prove(
     write_selftest(Model(out, task_class=plan.task_class()), plan, out / "selftest")
 
 
-def _write_runtime(plan: GraphPlan[Any], config: ExportConfig, out: Path) -> None:
+def _write_runtime(plan: GraphPlan[ExportConfig], config: ExportConfig, out: Path) -> None:
     """Copy the scripts as they are, and write the settings and requirements beside them."""
     for name in SCRIPTS:
         shutil.copyfile(RUNTIME / name, out / name)
@@ -313,7 +335,9 @@ def _readme(readme: Readme) -> str:
     )
 
 
-def _metadata(plan: BundlePlan[Any], formats: Mapping[Format, FormatResult]) -> dict[str, Any]:
+def _metadata(
+    plan: BundlePlan[ExportConfig], formats: Mapping[Format, FormatResult]
+) -> dict[str, object]:
     stored, cache = plan.stored, plan.cache
     media = [name for name in cache.digests if name.endswith(".bin")]
     packages = {*COMMON_PACKAGES, *plan.packages, *BUILD_PACKAGES}
@@ -327,7 +351,7 @@ def _metadata(plan: BundlePlan[Any], formats: Mapping[Format, FormatResult]) -> 
             name: {
                 "status": "failed" if result.error else "ok",
                 **({"error": result.error} if result.error else {}),
-                **result.description,
+                **result.written.description,
                 **({"parity": result.parity} if result.parity else {}),
             }
             for name, result in formats.items()

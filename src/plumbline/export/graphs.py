@@ -5,11 +5,12 @@ never compared.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+
+from plumbline.models.decoder import CausalDecoder
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class DecoderSizes:
     vocab_size: int
 
 
-def decoder_sizes(decoder: Any) -> DecoderSizes:
+def decoder_sizes(decoder: CausalDecoder) -> DecoderSizes:
     """Read the sizes of a causal decoder from one pass over one token."""
     embedding = decoder.get_input_embeddings()
     with torch.no_grad():
@@ -54,7 +55,7 @@ def decoder_sizes(decoder: Any) -> DecoderSizes:
 
 
 def decode_step(
-    decoder: Any, inputs: Tensor, past_keys: Tensor, past_values: Tensor
+    decoder: CausalDecoder, inputs: Tensor, past_keys: Tensor, past_values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See new positions after those of the cache; positions count on from the past.
 
@@ -72,14 +73,15 @@ def decode_step(
     # An explicit mask: a model's own would look at the lengths while it is traced.
     mask = torch.arange(past + new)[None, :] <= positions[:, None]
     cache = DynamicCache(zip(past_keys.unbind(0), past_values.unbind(0), strict=True))
-    hidden = decoder.model(
+    out = decoder.model(
         inputs_embeds=inputs,
         attention_mask=mask[None, None].expand(batch, 1, new, past + new),
         position_ids=positions[None].expand(batch, new),
         past_key_values=cache,
         use_cache=True,
-    ).last_hidden_state
-    layers: list[Any] = cache.layers
+    )
+    hidden = out.last_hidden_state
+    layers = out.past_key_values.layers
     keys = torch.stack([layer.keys for layer in layers])
     values = torch.stack([layer.values for layer in layers])
     return decoder.lm_head(hidden[:, -1]), keys, values
@@ -88,9 +90,9 @@ def decode_step(
 class TextDecoderGraph(nn.Module):
     """A causal language model with its key-value cache."""
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, decoder: CausalDecoder) -> None:
         super().__init__()
-        self.decoder: Any = decoder
+        self.decoder: CausalDecoder = decoder
 
     def forward(
         self, input_ids: Tensor, past_keys: Tensor, past_values: Tensor
@@ -123,7 +125,7 @@ def decoder_examples(sizes: DecoderSizes) -> tuple[dict[str, Tensor], dict[str, 
     return inputs, dynamic
 
 
-def text_decoder_spec(decoder: nn.Module, sizes: DecoderSizes) -> GraphSpec:
+def text_decoder_spec(decoder: CausalDecoder, sizes: DecoderSizes) -> GraphSpec:
     """The graph of a causal language model, with example inputs."""
     inputs, dynamic = decoder_examples(sizes)
     return GraphSpec(TextDecoderGraph(decoder).eval(), inputs, dynamic, DECODER_OUTPUTS)

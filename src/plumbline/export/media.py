@@ -1,7 +1,6 @@
 """Media in bundles: how they reach the model, and the encoded files that a bundle is asked with."""
 
 import io
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -17,7 +16,7 @@ SUFFIXES = {"image": ".png", "audio": ".wav", "features": ".npy", "text": ""}
 """Modality -> suffix of its encoded files."""
 
 
-def encode_medium(cache: TrainingCache, modality: str, number: int) -> Any:
+def encode_medium(cache: TrainingCache, modality: str, number: int) -> bytes | str:
     """A cached value as a request holds it: lossless bytes, or the text itself."""
     if modality == "image":
         return encode_png(cache.images[number])
@@ -37,13 +36,13 @@ def _image(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
-def _encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+def _encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
-def encode_wav(samples: NDArray[Any], sample_rate: int, subtype: str = "FLOAT") -> bytes:
+def encode_wav(samples: NDArray[np.float32], sample_rate: int, subtype: str = "FLOAT") -> bytes:
     """Encode samples [samples] or [samples, channels] as WAV; FLOAT loses nothing."""
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, sample_rate, subtype, format="WAV")
@@ -130,7 +129,7 @@ DECODE = {
 """Channels -> how the decoder in the bundle brings an image to them, in words."""
 
 
-def image_contract(size: int, normalization: Normalization) -> dict[str, Any]:
+def image_contract(size: int, normalization: Normalization) -> dict[str, object]:
     """Section `input` of a contract for images."""
     mean, std = normalization.statistics
     return {
@@ -148,7 +147,7 @@ def image_contract(size: int, normalization: Normalization) -> dict[str, Any]:
 
 def features_contract(
     config: FeaturesInputConfig, cache: TrainingCache, max_steps: int | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Section `input` of a contract for features; `max_steps`: the most that the model takes."""
     facts = cache.facts["features"]
     return {

@@ -2,8 +2,9 @@
 
 import logging
 import warnings
+from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import onnx
 import torch
@@ -57,10 +58,19 @@ def external_name(path: Path) -> str:
     return f"{path.name}.data"
 
 
+class _Described(Protocol):
+    """Anything of a graph that says where it comes from."""
+
+    doc_string: str | None
+
+    @property
+    def metadata_props(self) -> MutableMapping[str, str]: ...
+
+
 def _clear_origin(model: ir.Model) -> None:
     """Remove stack traces and source paths, and the build of torch from its version."""
     model.producer_version = torch.__version__.split("+")[0]
-    holders: list[Any] = [model, model.graph, *model.graph.inputs]
+    holders: list[_Described] = [model, model.graph, *model.graph.inputs]
     holders += model.graph.initializers.values()
     for node in model.graph.all_nodes():
         holders += [node, *node.outputs]

@@ -4,21 +4,23 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic
 
 import numpy as np
+from torch import nn
+from typing_extensions import TypeVar
 
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
 from plumbline.export.graphs import GraphSpec
 from plumbline.export.parity import Parity
+from plumbline.export.runtime.contract import Contract
+from plumbline.export.runtime.files import Array
+from plumbline.export.runtime.inputs import Request as Request
 from plumbline.export.runtime.model import Model, Task
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.models.spec import ModelSpec
 from plumbline.models.stored import Stored
-
-Request = dict[str, Any]
-"""Values by field, files as bytes: what a bundle is asked."""
-
 
 READERS: dict[str, tuple[str, ...]] = {
     "image": (
@@ -43,13 +45,18 @@ READERS: dict[str, tuple[str, ...]] = {
 """Modality -> code that reads it, beside what every bundle has: copied as it is."""
 
 
+ConfigT = TypeVar("ConfigT", bound=ExportConfig)
+ModelT = TypeVar("ModelT", bound=nn.Module, default=nn.Module)
+SpecT = TypeVar("SpecT", bound=ModelSpec, default=ModelSpec)
+
+
 @dataclass(frozen=True)
-class BundleSource:
+class BundleSource(Generic[ModelT, SpecT]):
     """What a bundle is made from."""
 
-    stored: Stored[Any, Any]
+    stored: Stored[ModelT, SpecT]
     cache: TrainingCache
-    training: Mapping[str, Any]
+    training: Mapping[str, object]
     """The settings of the training, as plain JSON types."""
     threads: int
 
@@ -61,7 +68,7 @@ class SelftestSample:
     request: Request
     suffix: str
     """Of the files in it, such as .png."""
-    expected: dict[str, Any]
+    expected: dict[str, object]
     """What the checkpoint says; the bundle's answer may hold more."""
 
 
@@ -80,30 +87,30 @@ class Readme:
     """Of the stored files, such as .png."""
 
 
-ConfigT = TypeVar("ConfigT", bound=ExportConfig)
+class BundlePlan(ABC, Generic[ConfigT, ModelT, SpecT]):
+    """Base of the plans: enough by itself for a kind whose weights alone are exported.
 
-
-class BundlePlan(ABC, Generic[ConfigT]):
-    """Base of the plans: enough by itself for a kind whose weights alone are exported."""
+    Its types are the classes of the kind's section `export`, of its model and of its spec.
+    """
 
     packages: tuple[str, ...] = ()
     """What the bundle needs beside numpy and onnxruntime."""
 
-    def __init__(self, source: BundleSource, config: ConfigT) -> None:
+    def __init__(self, source: BundleSource[ModelT, SpecT], config: ConfigT) -> None:
         """Remember what is exported and how."""
         self.source, self.config = source, config
         self.stored, self.cache = source.stored, source.cache
 
     @abstractmethod
-    def contract(self) -> dict[str, Any]:
+    def contract(self) -> dict[str, object]:
         """The kind's sections of contract.json, `task` among them."""
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> dict[str, object]:
         """Sizes for metadata.json."""
         return {}
 
 
-class GraphPlan(BundlePlan[ConfigT]):
+class GraphPlan(BundlePlan[ConfigT, ModelT, SpecT]):
     """Base of the plans of kinds that have graphs, and so a bundle that answers requests."""
 
     runtime: tuple[str, ...]
@@ -111,10 +118,10 @@ class GraphPlan(BundlePlan[ConfigT]):
     kind's own first, whose `TASK` it is, such as plumbline/kinds/vlm/runtime.py."""
     readme: Readme
 
-    def task_class(self) -> type[Task]:
+    def task_class(self) -> type[Task[Contract]]:
         """What answers in the bundle."""
         module = self.runtime[0].removesuffix(".py").replace("/", ".")
-        task: type[Task] = importlib.import_module(module).TASK
+        task: type[Task[Contract]] = importlib.import_module(module).TASK
         return task
 
     def check(self) -> None:
@@ -164,7 +171,7 @@ def spread(total: int, count: int) -> list[int]:
     return places
 
 
-def max_difference(one: Sequence[Any], other: Sequence[Any]) -> float:
+def max_difference(one: Sequence[Array], other: Sequence[Array]) -> float:
     """Largest absolute difference between two lists of arrays; infinite where shapes differ."""
     worst = 0.0
     for a, b in zip(one, other, strict=True):

@@ -1,9 +1,9 @@
 """The samples in a bundle by which it proves itself where it runs."""
 
 from pathlib import Path
-from typing import Any
 
 from plumbline.errors import ExportError
+from plumbline.export.config import ExportConfig
 from plumbline.export.plan import GraphPlan, Request
 from plumbline.export.runtime.model import Model, agree
 from plumbline.files import dump_json
@@ -15,7 +15,7 @@ INPUT_TOLERANCE = 1e-4
 """Of inputs that are not the same bits everywhere."""
 
 
-def write_selftest(model: Model, plan: GraphPlan[Any], out: Path) -> None:
+def write_selftest(model: Model, plan: GraphPlan[ExportConfig], out: Path) -> None:
     """Write requests and what is expected into the new folder `out`.
 
     Args:
@@ -46,9 +46,9 @@ def write_selftest(model: Model, plan: GraphPlan[Any], out: Path) -> None:
     (out / "selftest.json").write_text(dump_json(expected), encoding="utf-8")
 
 
-def _store(model: Model, request: Request, out: Path, name: str) -> dict[str, Any]:
+def _store(model: Model, request: Request, out: Path, name: str) -> dict[str, object]:
     """Write the files of a request; the entry that names them."""
-    stored: Request = {}
+    stored: dict[str, object] = {}
     for field, value in request.items():
         if isinstance(value, bytes):
             (out / name).write_bytes(value)
@@ -60,7 +60,7 @@ def _store(model: Model, request: Request, out: Path, name: str) -> dict[str, An
     return {"name": where, "request": stored, "inputs": model.fingerprint(request)}
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: object) -> object:
     """The same with numbers cut to six digits, so that it is short and the same anywhere."""
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}

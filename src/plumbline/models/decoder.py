@@ -1,11 +1,12 @@
 """A causal decoder, from sizes or from a checkpoint: the part that several kinds build from."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol, cast
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
-    PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -14,9 +15,67 @@ from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.pretrained import build_from_checkpoint
 
 
+class Architecture(Protocol):
+    """The sizes of a decoder, and how they are stored."""
+
+    max_position_embeddings: int
+
+    def save_pretrained(self, save_directory: Path) -> None:
+        """Write them into a folder."""
+
+
+class LayerCache(Protocol):
+    """What one layer has kept of the past: [batch, kv_heads, past, head_dim] each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class KeyValueCache(Protocol):
+    """What the layers have kept of the past."""
+
+    @property
+    def layers(self) -> Sequence[LayerCache]:
+        """In the order of the layers."""
+
+
+class DecoderOutput(Protocol):
+    """What the layers of a decoder give."""
+
+    last_hidden_state: Tensor
+    """[batch, seq, width]."""
+    past_key_values: KeyValueCache
+
+
+class LogitsOutput(Protocol):
+    """What a language model gives."""
+
+    logits: Tensor
+    """[batch, seq, vocab]."""
+
+
+class CausalDecoder(Protocol):
+    """What is used of a causal decoder of transformers, none of whose classes declares it all."""
+
+    config: Architecture
+    model: Callable[..., DecoderOutput]
+    """The layers, without the last map to logits."""
+    lm_head: Callable[[Tensor], Tensor]
+    """[..., width] to [..., vocab]."""
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The table of the tokens' vectors."""
+
+    def generate(self, inputs: Tensor, **options: object) -> Tensor:
+        """Ids [batch, seq] with what is added to them."""
+
+    def __call__(self, *, input_ids: Tensor, use_cache: bool) -> LogitsOutput:
+        """See ids [batch, seq]."""
+
+
 def build_decoder(
     config: DecoderConfig, vocab_size: int, pad: int, stored: Path | None = None
-) -> PreTrainedModel:
+) -> CausalDecoder:
     """A Qwen3-type decoder: random weights from these sizes, or a checkpoint.
 
     Args:
@@ -32,14 +91,13 @@ def build_decoder(
         setting="decoder.pretrained",
     )
     if model is not None:
-        table = model.get_input_embeddings()
-        assert isinstance(table, nn.Embedding)
+        decoder = cast(CausalDecoder, model)
         # A stored one has grown before it was stored. It never shrinks: the rows of a checkpoint
         # beyond the tokenizer are often padding for the sake of the hardware.
-        if stored is None and table.num_embeddings < vocab_size:
+        if stored is None and decoder.get_input_embeddings().num_embeddings < vocab_size:
             model.resize_token_embeddings(vocab_size)
-        return model
-    return Qwen3ForCausalLM(
+        return decoder
+    made = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=vocab_size,
             hidden_size=config.width,
@@ -54,3 +112,4 @@ def build_decoder(
             pad_token_id=pad,
         )
     )
+    return cast(CausalDecoder, made)

@@ -87,7 +87,7 @@ def _write(call: Call[ExportModelConfig], out: Path) -> dict[str, Any]:
         training=read_json(model / "config.json"),
         threads=call.config.threads,
     )
-    return write_bundle(source, call.config.export, out)
+    return {**write_bundle(source, call.config.export, out)}
 
 
 def _figures(parities: Mapping[str, Mapping[str, float]], config: ExportConfig) -> Iterator[str]:

@@ -3,12 +3,12 @@
 Exactly as in training and evaluation, without torch; the settings are those of the contract.
 """
 
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .inputs import AudioSection
 
 Floats = NDArray[np.float32]
 Float64s = NDArray[np.float64]
@@ -16,13 +16,12 @@ Float64s = NDArray[np.float64]
 _FLOOR = 1e-10  # power below which the logarithm is cut
 
 
-def log_mel_numpy(samples: Floats, settings: Mapping[str, Any]) -> Floats:
+def log_mel_numpy(samples: Floats, settings: AudioSection) -> Floats:
     """Compute the log-mel spectrogram of one clip.
 
     Args:
         samples: [samples] float32 at the sample rate of the settings.
-        settings: sample_rate, n_mels, window_ms, hop_ms, fft, edges, scale and normalize; other
-            keys are not read.
+        settings: of the spectrogram; `max_steps` is not read.
 
     Returns:
         [frames, n_mels] float32; one frame per hop whose centre lies within the clip.
@@ -32,7 +31,7 @@ def log_mel_numpy(samples: Floats, settings: Mapping[str, Any]) -> Floats:
     """
     if not len(samples):
         raise ValueError("a clip without samples has no spectrogram")
-    rate, fft = int(settings["sample_rate"]), int(settings["fft"])
+    rate, fft = settings["sample_rate"], settings["fft"]
     window = round(rate * settings["window_ms"] / 1000)
     hop = round(rate * settings["hop_ms"] / 1000)
     frames = (len(samples) - 1) // hop + 1
@@ -40,7 +39,7 @@ def log_mel_numpy(samples: Floats, settings: Mapping[str, Any]) -> Floats:
     pieces = np.lib.stride_tricks.sliding_window_view(padded, fft)[::hop]
     spectrum = np.fft.rfft(pieces * _window(window, fft), axis=1)
     power = spectrum.real**2 + spectrum.imag**2
-    mel = np.maximum(power @ mel_filters(int(settings["n_mels"]), fft, rate), _FLOOR)
+    mel = np.maximum(power @ mel_filters(settings["n_mels"], fft, rate), _FLOOR)
     if settings["scale"] == "log":
         values = np.log(mel)
     else:

@@ -4,7 +4,6 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +12,10 @@ from .guard import BundleError as BundleError
 from .guard import check_file, read_digests
 from .guard import printable as printable
 
+Array = NDArray[np.generic]
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
-Graph = Callable[[Sequence[NDArray[Any]]], list[Floats]]
+Graph = Callable[[Sequence[Array]], list[Floats]]
 """A part of the model: arrays in, arrays out, in the order of its inputs and outputs."""
 
 
@@ -73,7 +73,7 @@ def _open_onnx(path: Path, threads: int) -> Graph:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
 
-    def run(inputs: Sequence[NDArray[Any]]) -> list[Floats]:
+    def run(inputs: Sequence[Array]) -> list[Floats]:
         return list(session.run(None, dict(zip(names, inputs, strict=True))))
 
     return run
@@ -90,7 +90,7 @@ def _open_torchscript(path: Path, threads: int) -> Graph:
         load: Callable[..., torch.nn.Module] = torch.jit.load  # torch leaves it without types
         module = load(str(path), map_location="cpu").eval()
 
-    def run(inputs: Sequence[NDArray[Any]]) -> list[Floats]:
+    def run(inputs: Sequence[Array]) -> list[Floats]:
         with torch.inference_mode():
             out = module(*(torch.from_numpy(array) for array in inputs))
         return [tensor.numpy() for tensor in (out if isinstance(out, tuple) else (out,))]

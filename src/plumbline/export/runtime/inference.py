@@ -23,14 +23,23 @@ guard["enter"](guard["Path"](FOLDER), as_script=__name__ == "__main__")
 import argparse
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from runtime.files import BundleError, Files, InputError, printable  # type: ignore[import-not-found]
 from runtime.model import Model, find_task, read_contract, selftest  # type: ignore[import-not-found]
 
-TYPES: dict[str, dict[str, Any]] = {
+
+class Flag(TypedDict, total=False):
+    """How `ArgumentParser.add_argument` makes a flag."""
+
+    action: str
+    type: Callable[[str], object]
+    metavar: str
+
+
+TYPES: dict[str, Flag] = {
     "file": {"type": Path, "metavar": "FILE"},
     "text": {"metavar": "TEXT"},
     "texts": {"action": "append", "metavar": "TEXT"},
@@ -53,7 +62,7 @@ def read_file(path: Path) -> bytes:
         raise InputError(f"{path}: {error.strerror}") from None
 
 
-def run_batch(model: Any, requests: Path) -> int:
+def run_batch(model: Model, requests: Path) -> int:
     """Answer JSON lines of requests; files in them are relative to the file of the lines.
 
     A request that cannot be answered gives a line with `error`, and the exit code 1.
@@ -87,14 +96,14 @@ def _parse_arguments(arguments: Sequence[str], fields: dict[str, str]) -> argpar
     return parser.parse_args(arguments)
 
 
-def _answer(model: Any, parsed: argparse.Namespace) -> dict[str, Any]:
+def _answer(model: Model, parsed: argparse.Namespace) -> dict[str, object]:
     given = {name: getattr(parsed, name) for name in model.task.fields}
     request = {
         name: read_file(value) if isinstance(value, Path) else value
         for name, value in given.items()
         if value is not None and value is not False
     }
-    answer: dict[str, Any] = model.predict(request)
+    answer: dict[str, object] = model.predict(request)
     return answer
 
 

@@ -3,18 +3,17 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Generic, Literal, TypedDict, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from plumbline.data.arrays import decode_features
 
-from .contract import COUNT, SPECIAL_IDS, Shape
-from .files import Files, InputError, TooLargeError
+from .contract import COUNT, SPECIAL_IDS, Fields, Limits, SpecialIds
+from .files import Array, Files, Floats, InputError, TooLargeError
 from .refusals import refused
 
-INPUTS: dict[str, Shape] = {
+INPUTS: dict[str, Fields] = {
     "image": {
         "height": COUNT,
         "width": COUNT,
@@ -44,11 +43,106 @@ INPUTS: dict[str, Shape] = {
 }
 """Modality -> what its section `input` of a contract holds."""
 
-Arrays = list[NDArray[Any]]
+
+class ImageSection(TypedDict):
+    """What `INPUTS` describes for images."""
+
+    modality: Literal["image"]
+    height: int
+    width: int
+    resize: str
+    mean: list[float]
+    std: list[float]
+
+
+class AudioSection(TypedDict):
+    """What `INPUTS` describes for clips."""
+
+    modality: Literal["audio"]
+    sample_rate: int
+    n_mels: int
+    window_ms: float
+    hop_ms: float
+    fft: int
+    edges: str
+    scale: str
+    normalize: str
+    max_steps: int | None
+
+
+class FeaturesSection(TypedDict):
+    """What `INPUTS` describes for features."""
+
+    modality: Literal["features"]
+    channels: int
+    mean: list[float] | None
+    std: list[float] | None
+    cut: int | None
+    max_steps: int | None
+
+
+class TextSection(TypedDict):
+    """What `INPUTS` describes for texts."""
+
+    modality: Literal["text"]
+    special_ids: SpecialIds
+    max_tokens: int
+
+
+InputSection = ImageSection | AudioSection | FeaturesSection | TextSection
+
+Request = Mapping[str, object]
+"""Values by field, files as bytes; of the fields' types once `Model` has checked it."""
+
+Other = TypeVar("Other")
+
+
+def file_in(request: Request, field: str) -> bytes:
+    """A field of type file, which the request has."""
+    value = request[field]
+    assert isinstance(value, bytes)
+    return value
+
+
+def whole_in(request: Request, field: str, other: Other) -> int | Other:
+    """A field of type integer; `other` where the request does not have it."""
+    value = request.get(field, other)
+    assert value is other or isinstance(value, int)
+    return value
+
+
+def number_in(request: Request, field: str, other: Other) -> float | Other:
+    """A field of type number; `other` where the request does not have it."""
+    value = request.get(field, other)
+    assert value is other or isinstance(value, (int, float))
+    return value
+
+
+def text_in(request: Request, field: str, other: Other) -> str | Other:
+    """A field of type text; `other` where the request does not have it."""
+    value = request.get(field, other)
+    assert value is other or isinstance(value, str)
+    return value
+
+
+def check_range(field: str, value: float | None, low: float, high: float) -> None:
+    """Refuse a figure that is out of its range; None is in any.
+
+    Raises:
+        InputError: it is.
+    """
+    if value is not None and not low <= value <= high:
+        raise InputError(f"{field}: {value:g} is outside {low:g} to {high:g}")
+
+
+Arrays = list[Array]
 """The inputs of a graph for one sample, in order, each [1, ...]."""
 
 
-class Reader(ABC):
+Value = TypeVar("Value", bytes, str)
+
+
+class Reader(ABC, Generic[Value]):
     """Base of the readers."""
 
     field: str
@@ -59,24 +153,43 @@ class Reader(ABC):
     """Whether any processor gives the same bits."""
 
     @abstractmethod
-    def read(self, value: Any) -> Arrays:
+    def read(self, value: Value) -> Arrays:
         """Turn a checked value of the field into arrays.
 
         Raises:
             InputError: it is not what the field takes.
         """
 
-    def cut_tokens(self, value: Any) -> int:
+    def cut_tokens(self, value: Value) -> int:
         """Tokens of a value that the model is not shown, because it has more than it takes."""
         return 0
 
+    def read_from(self, request: Request) -> Arrays:
+        """Read the field of a request; errors as `read`."""
+        return self.read(self._value(request))
 
-class ImageReader(Reader):
+    def cut_from(self, request: Request) -> int:
+        """The same as `cut_tokens`, of the field of a request."""
+        return self.cut_tokens(self._value(request))
+
+    @abstractmethod
+    def _value(self, request: Request) -> Value:
+        """The field of a request, which `Model` has compared with `type`."""
+
+
+class FileReader(Reader[bytes]):
+    """Base of the readers of encoded files."""
+
+    def _value(self, request: Request) -> bytes:
+        return file_in(request, self.field)
+
+
+class ImageReader(FileReader):
     """pixel_values [1, 3, height, width]."""
 
     field = "image"
 
-    def __init__(self, contract: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
+    def __init__(self, contract: ImageSection, limits: Limits) -> None:
         from .pixel_values import Preprocessor
 
         self.preprocessor = Preprocessor(contract, limits)
@@ -86,13 +199,13 @@ class ImageReader(Reader):
         return [self.preprocessor.pixel_values(value)[None]]
 
 
-class AudioReader(Reader):
+class AudioReader(FileReader):
     """steps [1, frames, n_mels] and mask [1, frames]."""
 
     field = "audio"
     exact = False  # logarithms differ in the last bit
 
-    def __init__(self, contract: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
+    def __init__(self, contract: AudioSection, limits: Limits) -> None:
         self._settings, self._limits = contract, limits
 
     def read(self, value: bytes) -> Arrays:
@@ -102,7 +215,7 @@ class AudioReader(Reader):
         steps = log_mel_numpy(self.samples(value), self._settings)
         return _with_mask(steps, self._settings["max_steps"], "audio")
 
-    def samples(self, value: bytes) -> NDArray[np.float32]:
+    def samples(self, value: bytes) -> Floats:
         """Decode a clip to what the spectrogram is made of, float32 [samples].
 
         Raises:
@@ -119,13 +232,14 @@ class AudioReader(Reader):
             )
 
 
-class FeaturesReader(Reader):
+class FeaturesReader(FileReader):
     """steps [1, steps, channels] and mask [1, steps], from the bytes of an .npy file."""
 
     field = "features"
 
-    def __init__(self, contract: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
+    def __init__(self, contract: FeaturesSection, limits: Limits) -> None:
         self._settings, self._limits = contract, limits
+        self._mean: Floats | None = None
         if contract["mean"] is not None:
             self._mean = np.array(contract["mean"], np.float32)
             self._scale = 1 / np.maximum(np.array(contract["std"], np.float32), 1e-6)
@@ -139,25 +253,23 @@ class FeaturesReader(Reader):
                 f"features: shape {list(values.shape)}, expected is [steps, {channels}]"
             )
         values = values[: self._settings["cut"]]
-        if self._settings["mean"] is not None:
+        if self._mean is not None:
             values = ((values - self._mean) * self._scale).astype(np.float32)
         return _with_mask(values, self._settings["max_steps"], "features")
 
 
-def _with_mask(steps: NDArray[np.float32], most: int | None, name: str) -> Arrays:
+def _with_mask(steps: Floats, most: int | None, name: str) -> Arrays:
     if most is not None and len(steps) > most:
         raise TooLargeError(f"{name}: {len(steps)} steps, the model takes {most}")
     return [np.ascontiguousarray(steps[None], np.float32), np.ones((1, len(steps)), np.bool_)]
 
 
-class TextInputReader(Reader):
+class TextInputReader(Reader[str]):
     """input_ids and attention_mask [1, seq]: the text, cut, between bos and eos."""
 
     field, type = "text", "text"
 
-    def __init__(
-        self, contract: Mapping[str, Any], limits: Mapping[str, Any], files: Files
-    ) -> None:
+    def __init__(self, contract: TextSection, limits: Limits, files: Files) -> None:
         from .text import TextReader
 
         self.text = TextReader(files, limits["max_text_chars"])
@@ -169,12 +281,17 @@ class TextInputReader(Reader):
         framed = [special["bos"], *ids[: self._settings["max_tokens"]], special["eos"]]
         return ids_and_mask(framed)
 
+    def _value(self, request: Request) -> str:
+        value = request[self.field]
+        assert isinstance(value, str)
+        return value
+
     def _encode(self, value: str) -> list[int]:
         return self.text.encode(self.text.check("text", value, empty=True))
 
     def cut_tokens(self, value: str) -> int:
         """See `Reader`: of a text that is too long, its end."""
-        return max(0, len(self._encode(value)) - int(self._settings["max_tokens"]))
+        return max(0, len(self._encode(value)) - self._settings["max_tokens"])
 
 
 def ids_and_mask(ids: Sequence[int]) -> Arrays:
@@ -183,20 +300,21 @@ def ids_and_mask(ids: Sequence[int]) -> Arrays:
     return [row, np.ones_like(row)]
 
 
-def open_reader(contract: Mapping[str, Any], limits: Mapping[str, Any], files: Files) -> Reader:
+AnyReader = Reader[bytes] | Reader[str]
+
+
+def open_reader(contract: InputSection, limits: Limits, files: Files) -> AnyReader:
     """The reader of the section `input` of a contract."""
-    modality = contract["modality"]
-    if modality == "text":
+    if contract["modality"] == "text":
         return TextInputReader(contract, limits, files)
-    readers: dict[str, type[ImageReader | AudioReader | FeaturesReader]] = {
-        "image": ImageReader,
-        "audio": AudioReader,
-        "features": FeaturesReader,
-    }
-    return readers[modality](contract, limits)
+    if contract["modality"] == "image":
+        return ImageReader(contract, limits)
+    if contract["modality"] == "audio":
+        return AudioReader(contract, limits)
+    return FeaturesReader(contract, limits)
 
 
-def fingerprint(arrays: Arrays, *, exact: bool) -> dict[str, Any]:
+def fingerprint(arrays: Arrays, *, exact: bool) -> dict[str, object]:
     """What identifies the inputs of a sample: a digest, or figures to compare with a tolerance.
 
     The digest is SHA-256 over the little-endian bytes of all arrays in row-major order.

@@ -4,13 +4,14 @@ import importlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypedDict, TypeVar
 
-from .contract import COMMON, SELFTEST, Shape, blamed, check_shape
+from .contract import COMMON, SELFTEST, Contract, Fields, blamed, check_shape
 from .files import BundleError, Files, Graph, InputError, open_graph
-from .inputs import Arrays, fingerprint
+from .inputs import Arrays, Request, fingerprint
 
 CONTRACT_VERSION = 2
 
@@ -25,7 +26,10 @@ TYPES: dict[str, tuple[type, ...]] = {
 """Type of a field -> what a value of it is in Python."""
 
 
-class Task(ABC):
+ContractT = TypeVar("ContractT", bound=Contract, covariant=True)
+
+
+class Task(ABC, Generic[ContractT]):
     """Base of the tasks: what a kind of model makes of a request."""
 
     name: str
@@ -40,19 +44,19 @@ class Task(ABC):
 
     @staticmethod
     @abstractmethod
-    def fields_of(contract: Mapping[str, Any]) -> dict[str, str]:
+    def fields_of(contract: Mapping[str, object]) -> dict[str, str]:
         """Name of each field of a request -> its type."""
 
     @staticmethod
     @abstractmethod
-    def shape(contract: Mapping[str, Any]) -> Shape:
-        """What the task reads of a contract, beside `COMMON`."""
+    def shape(contract: Mapping[str, object]) -> Fields:
+        """What the task reads of a contract, beside `COMMON`: what its `ContractT` says."""
 
-    def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
+    def __init__(self, contract: ContractT, files: Files, graphs: dict[str, Graph]) -> None:
         self.contract, self.files, self.graphs = contract, files, graphs
 
     @abstractmethod
-    def inputs(self, request: Mapping[str, Any]) -> Arrays:
+    def inputs(self, request: Request) -> Arrays:
         """What the model is given for a request, before anything is computed.
 
         Raises:
@@ -60,10 +64,10 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def predict(self, request: Request) -> dict[str, object]:
         """Answer a request with plain JSON values; errors as `inputs`."""
 
-    def cut_tokens(self, request: Mapping[str, Any]) -> int:
+    def cut_tokens(self, request: Request) -> int:
         """Tokens of a request's text that the model is not shown, because it takes fewer."""
         return 0
 
@@ -77,7 +81,7 @@ class Model:
         *,
         format: str | None = None,
         threads: int = 0,
-        task_class: type[Task] | None = None,
+        task_class: type[Task[Contract]] | None = None,
     ) -> None:
         """Check and open the files.
 
@@ -97,8 +101,11 @@ class Model:
         self.format = format or self.contract["default_format"]
         if self.format not in formats:
             raise BundleError(f"format {self.format}: not in this bundle ({', '.join(formats)})")
-        parts = dict(formats[self.format])
-        for name in parts.pop("external", []):
+        stored = formats[self.format]
+        parts = {part: name for part, name in stored.items() if isinstance(name, str)}
+        for name in (
+            each for names in stored.values() if isinstance(names, list) for each in names
+        ):
             self.files.check(name)
         if parts.keys() != task_class.parts:
             raise BundleError(f"contract.json: formats.{self.format} names other graphs")
@@ -110,7 +117,7 @@ class Model:
             }
             self.task = task_class(self.contract, self.files, graphs)
 
-    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def predict(self, request: Request) -> dict[str, object]:
         """Answer a request: values by field, files as bytes.
 
         Where a text is longer than the model takes, `cut_tokens` in the answer says by how much.
@@ -119,15 +126,15 @@ class Model:
             InputError: a field is missing, unknown, or cannot be used.
         """
         checked = self._checked(request)
-        answer: dict[str, Any] = self.task.predict(checked)
+        answer = self.task.predict(checked)
         cut = self.task.cut_tokens(checked)
         return {**answer, "cut_tokens": cut} if cut else answer
 
-    def fingerprint(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def fingerprint(self, request: Request) -> dict[str, object]:
         """What identifies the inputs of a request; errors as `predict`."""
         return fingerprint(self.task.inputs(self._checked(request)), exact=self.task.exact)
 
-    def _checked(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _checked(self, request: Request) -> Request:
         given = {name: value for name, value in request.items() if value is not None}
         fields = self.task.fields
         if unknown := [name for name in given if name not in fields]:
@@ -151,14 +158,16 @@ def bundle_folder() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
-def read_contract(files: Files, task_class: type[Task]) -> dict[str, Any]:
-    """Read contract.json.
+def read_contract(files: Files, task_class: type[Task[Contract]]) -> Contract:
+    """Read contract.json, as the contract of its task.
 
     Raises:
         BundleError: it is missing, has changed, is of another version, or lacks what its task
             reads.
     """
-    contract: dict[str, Any] = _read_json(files, "contract.json")
+    with _readable("contract.json"):
+        contract: Contract = json.loads(files.read("contract.json"))
+    # From here to the end its type is a promise that the checks make true.
     if not isinstance(contract, dict) or contract.get("contract_version") != CONTRACT_VERSION:
         raise BundleError("contract.json: of another version than the scripts")
     check_shape(contract, {"task": {task_class.name}}, "contract.json")
@@ -166,14 +175,16 @@ def read_contract(files: Files, task_class: type[Task]) -> dict[str, Any]:
     return contract
 
 
-def _read_json(files: Files, name: str) -> Any:
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Say which file is no JSON."""
     try:
-        return json.loads(files.read(name))
+        yield
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{name}: not readable as JSON ({error})") from None
 
 
-def find_task() -> type[Task]:
+def find_task() -> type[Task[Contract]]:
     """What answers in the bundle that this file is part of.
 
     Raises:
@@ -181,7 +192,7 @@ def find_task() -> type[Task]:
     """
     place = f"{__package__}.task"
     try:
-        task: type[Task] = importlib.import_module(place).TASK
+        task: type[Task[Contract]] = importlib.import_module(place).TASK
     except ModuleNotFoundError as error:
         if error.name != place:
             raise  # a package that is not installed
@@ -189,7 +200,30 @@ def find_task() -> type[Task]:
     return task
 
 
-def selftest(model: Model) -> dict[str, Any]:
+class StoredRequest(TypedDict):
+    """A sample of the self-test: its files are named where a request has their bytes."""
+
+    name: str
+    request: dict[str, object]
+    inputs: dict[str, object]
+
+
+class StoredAnswer(StoredRequest):
+    """A sample whose answer is known."""
+
+    answer: dict[str, object]
+
+
+class StoredSamples(TypedDict):
+    """What `SELFTEST` describes."""
+
+    tolerance: float
+    input_tolerance: float
+    answers: list[StoredAnswer]
+    preprocessing: list[StoredRequest]
+
+
+def selftest(model: Model) -> dict[str, object]:
     """Repeat the stored samples: inputs bit for bit where that can be, answers word for word.
 
     Raises:
@@ -198,7 +232,8 @@ def selftest(model: Model) -> dict[str, Any]:
     for name in model.files.digests:
         if name != "server.json":  # its settings are for whoever runs the server to change
             model.files.check(name)
-    stored = _read_json(model.files, "selftest/selftest.json")
+    with _readable("selftest/selftest.json"):
+        stored: StoredSamples = json.loads(model.files.read("selftest/selftest.json"))
     check_shape(stored, SELFTEST, "selftest/selftest.json")
     for sample in [*stored["preprocessing"], *stored["answers"]]:
         with blamed(sample["name"]):
@@ -211,22 +246,23 @@ def selftest(model: Model) -> dict[str, Any]:
         if not agree(sample["answer"], answer, stored["tolerance"]):
             said, wanted = (json.dumps(v)[:300] for v in (answer, sample["answer"]))
             raise BundleError(f"{sample['name']}: answered {said}, expected {wanted}")
-    counts = {name: len(stored[name]) for name in ("preprocessing", "answers")}
-    if not counts["answers"]:
+    answers, preprocessing = len(stored["answers"]), len(stored["preprocessing"])
+    if not answers:
         raise BundleError("selftest/selftest.json: holds no answer; copy the whole bundle")
+    counts = {"preprocessing": preprocessing, "answers": answers}
     return {"selftest": "ok", "format": model.format, **counts}
 
 
-def stored_request(model: Model, sample: Mapping[str, Any]) -> dict[str, Any]:
+def stored_request(model: Model, sample: StoredRequest) -> Request:
     """The request of a stored sample, its files read."""
     fields = model.task.fields
     return {
-        name: model.files.read(value) if fields[name] == "file" else value
+        name: model.files.read(str(value)) if fields[name] == "file" else value
         for name, value in sample["request"].items()
     }
 
 
-def agree(expected: Any, got: Any, tolerance: float) -> bool:
+def agree(expected: object, got: object, tolerance: float) -> bool:
     """Whether two JSON values are equal, numbers with fractions within a tolerance."""
     if isinstance(expected, dict) and isinstance(got, dict):
         same = expected.keys() == got.keys()

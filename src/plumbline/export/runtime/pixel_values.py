@@ -1,25 +1,24 @@
 """From encoded image bytes to pixel values, exactly as in training and evaluation."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from PIL import Image
 
-from plumbline.data.images import decode_image, resize_image
+from plumbline.data.images import Mode, decode_image, resize_image
 
+from .contract import Limits
 from .files import Floats
+from .inputs import ImageSection
 from .refusals import refused
 
 
 class Preprocessor:
     """Decodes, resizes and normalises images as a contract says."""
 
-    def __init__(self, contract: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
+    def __init__(self, contract: ImageSection, limits: Limits) -> None:
         """Take size and statistics from the image's section of the contract."""
-        self._size = (int(contract["height"]), int(contract["width"]))
-        self._resize = str(contract["resize"])
-        self._mode: Any = "L" if len(contract["mean"]) == 1 else "RGB"
+        self._size = (contract["height"], contract["width"])
+        self._resize = contract["resize"]
+        self._mode: Mode = "L" if len(contract["mean"]) == 1 else "RGB"
         self._max_bytes, self._max_pixels = limits["max_bytes"], limits["max_image_pixels"]
         # (x / 255 - mean) / std as one multiply-add of float32 values, rounded once: what a fused
         # instruction gives. float64 holds the unrounded result exactly.

@@ -1,7 +1,5 @@
 """From scores to probabilities, so that none overflows, and to the tokens drawn by them."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,7 +8,7 @@ from .files import Floats, InputError
 Float64s = NDArray[np.float64]
 
 
-def log_softmax(logits: NDArray[Any]) -> Float64s:
+def log_softmax(logits: Floats | Float64s) -> Float64s:
     """Logarithms of the probabilities over the last axis of [..., vocab], in float64.
 
     Raises:
@@ -23,7 +21,7 @@ def log_softmax(logits: NDArray[Any]) -> Float64s:
     return out
 
 
-def softmax(logits: NDArray[Any]) -> Float64s:
+def softmax(logits: Floats | Float64s) -> Float64s:
     """Probabilities over the last axis of [..., vocab], in float64; errors as `log_softmax`."""
     out: Float64s = np.exp(log_softmax(logits))
     return out

@@ -33,7 +33,6 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from types import FrameType
-from typing import Any
 
 from runtime.guard import BundleError, printable  # type: ignore[import-not-found]
 from runtime.workers import Settings, Workers  # type: ignore[import-not-found]
@@ -56,6 +55,10 @@ DISCARD_S = 1.0
 
 DRAIN_S = 5.0
 """How long requests that are being answered may go on after the server was told to stop."""
+
+
+Request = socket.socket | tuple[bytes, socket.socket]
+"""What `socketserver` calls one: a connection; of UDP, a packet and the socket for the answer."""
 
 
 class RequestError(Exception):
@@ -84,8 +87,9 @@ class Server(ThreadingMixIn, TCPServer):
         self._sending: dict[socket.socket, float] = {}
         super().__init__((settings["host"], settings["port"]), Handler)
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
+    def verify_request(self, request: Request, client_address: object) -> bool:
         """Admit a connection; where too many are open, the one that sends longest is ended."""
+        assert isinstance(request, socket.socket), "only UDP has pairs"
         with self._lock:
             if len(self._open) >= self.settings["max_connections"]:
                 if not self._sending:
@@ -117,14 +121,15 @@ class Server(ThreadingMixIn, TCPServer):
         with self._lock:
             self._sending.pop(connection, None)
 
-    def close_request(self, request: Any) -> None:
+    def close_request(self, request: Request) -> None:
         """Forget a connection and close it."""
+        assert isinstance(request, socket.socket)
         with self._lock:
             self._sending.pop(request, None)
             self._open.discard(request)
         super().close_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Request, client_address: tuple[str, int]) -> None:
         """Log one line instead of a traceback: mostly clients that went away."""
         print(f"{client_address[0]}: {type(sys.exception()).__name__}", file=sys.stderr)
 

@@ -17,7 +17,6 @@ import warnings
 from http import HTTPStatus
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from .files import BundleError, InputError, TooLargeError, printable
 from .model import Model
@@ -80,7 +79,7 @@ def _take_stderr() -> int:
     return log
 
 
-def respond(model: Model, body: bytes, log: int) -> tuple[int, dict[str, Any]]:
+def respond(model: Model, body: bytes, log: int) -> tuple[int, dict[str, object]]:
     """Status and answer of one request; never raises."""
     try:
         return HTTPStatus.OK, model.predict(read_request(body, model.task.fields))
@@ -97,7 +96,7 @@ def respond(model: Model, body: bytes, log: int) -> tuple[int, dict[str, Any]]:
         return HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error"}
 
 
-def read_request(body: bytes, fields: dict[str, str]) -> dict[str, Any]:
+def read_request(body: bytes, fields: dict[str, str]) -> dict[str, object]:
     """The request in a body of JSON, its files out of their base64.
 
     Raises:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
 from multiprocessing import Pipe
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from .guard import BundleError, printable
 
@@ -65,7 +65,7 @@ class Worker:
                 stdout=subprocess.DEVNULL,
             )
 
-    def ask(self, message: bytes, seconds: float) -> Any:
+    def ask(self, message: bytes, seconds: float) -> object:
         """Send bytes and give the JSON that comes back; the process is ended where it is late.
 
         Raises:
@@ -231,7 +231,7 @@ class Workers:
         with self._lock:
             self._busy += 1
         try:
-            status, answer = worker.ask(job.body, seconds)
+            status, answer = _reply(worker.ask(job.body, seconds))
         except TimeoutError:
             self._strikes.add(job.body)
             text = f"no answer within {seconds:g} s"
@@ -267,6 +267,7 @@ class Workers:
             try:
                 worker = Worker(self._command)
                 facts = worker.ask(hello, START_S)
+                assert isinstance(facts, dict), "what worker.py says first"
                 if "error" in facts:
                     raise BundleError(facts["error"])
             except (BundleError, LostError, OSError, TimeoutError) as error:
@@ -287,6 +288,15 @@ class Workers:
                 loaded.set_result(facts)
             return worker
         return None
+
+
+def _reply(said: object) -> Reply:
+    """What a worker says of a request: worker.py lies beside this file, and says nothing else."""
+    assert isinstance(said, list)
+    status, answer = said
+    assert isinstance(status, int)
+    assert isinstance(answer, dict)
+    return status, answer
 
 
 def _log(text: object) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from plumbline.export.plan import (
 from plumbline.export.runtime.model import Model
 from plumbline.export.runtime.scores import log_softmax
 from plumbline.kinds.causal_lm import train as causal_lm
+from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
 from plumbline.kinds.causal_lm.runtime import CausalTask
 from plumbline.kinds.causal_lm.sampling import continue_text
 from plumbline.kinds.causal_lm.settings import CausalLmExportConfig
@@ -38,7 +38,7 @@ Cut = tuple[list[int], int]
 """Token ids, and how many of them are given."""
 
 
-class CausalPlan(LanguagePlan[CausalLmExportConfig]):
+class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
     """See `GraphPlan`."""
 
     runtime = (
@@ -61,9 +61,9 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig]):
 
     @property
     def _positions(self) -> int:
-        return int(self.stored.model.decoder.config.max_position_embeddings)
+        return self.stored.model.decoder.config.max_position_embeddings
 
-    def contract(self) -> dict[str, Any]:
+    def contract(self) -> dict[str, object]:
         """See `GraphPlan`."""
         spec = self.stored.spec
         rows = "question_answer" if spec.text == "question_answer" else "rows"
@@ -78,7 +78,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig]):
             "decoder": self.description(),
         }
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> dict[str, object]:
         """See `GraphPlan`."""
         return asdict(decoder_sizes(self.stored.model.decoder))
 

@@ -1,15 +1,13 @@
 """The causal language model, from sizes or from a checkpoint."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
-from transformers import (
-    PreTrainedConfig,
-)
+from typing_extensions import override
 
 from plumbline.kinds.causal_lm.settings import CausalLmConfig
-from plumbline.models.decoder import build_decoder
+from plumbline.models.decoder import Architecture, CausalDecoder, build_decoder
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
 
@@ -23,21 +21,19 @@ class CausalLm(nn.Module):
         """Build as `build_decoder` does."""
         super().__init__()
         self._config = config
-        decoder: Any = build_decoder(config.decoder, vocab_size, pad, stored)
-        self.decoder = decoder
+        self.decoder: CausalDecoder = build_decoder(config.decoder, vocab_size, pad, stored)
 
     @property
-    def architecture(self) -> PreTrainedConfig | None:
+    def architecture(self) -> Architecture | None:
         """What must be stored beside the weights of one that came from a checkpoint."""
         return self.decoder.config if self._config.decoder.pretrained else None
 
-    def forward(self, input_ids: Tensor, **others: Any) -> Tensor:
+    def forward(self, input_ids: Tensor, **others: object) -> Tensor:
         """Map ids [batch, seq] to logits [batch, seq, vocab] of the token after each.
 
         Padding stands at the end of a row, where no token that counts can see it.
         """
-        logits: Tensor = self.decoder(input_ids=input_ids, use_cache=False).logits
-        return logits
+        return self.decoder(input_ids=input_ids, use_cache=False).logits
 
 
 class CausalLmSpec(ModelSpec):
@@ -53,8 +49,8 @@ class CausalLmSpec(ModelSpec):
     """Tokens that it was trained to see at a time."""
     packed: bool
 
+    @override
     def build(self, architecture: Path | None) -> CausalLm:
-        """See `ModelSpec`."""
         return CausalLm(self.model, self.vocab_size, self.special_ids.pad, architecture)
 
 

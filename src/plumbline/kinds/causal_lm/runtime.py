@@ -1,22 +1,62 @@
 """A text that goes on from a prompt."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 
-from plumbline.export.runtime.contract import COUNT, SPECIAL_IDS, Shape
-from plumbline.export.runtime.files import Files, Graph, InputError
-from plumbline.export.runtime.inputs import Arrays
+from plumbline.export.runtime.contract import (
+    COUNT,
+    SPECIAL_IDS,
+    Contract,
+    Fields,
+    SpecialIds,
+)
+from plumbline.export.runtime.files import Files, Graph, Ids, InputError
+from plumbline.export.runtime.inputs import (
+    Arrays,
+    Request,
+    check_range,
+    number_in,
+    text_in,
+    whole_in,
+)
 from plumbline.export.runtime.model import Task
 from plumbline.export.runtime.scores import choose_token
 from plumbline.export.runtime.text import TextReader
-from plumbline.kinds.language.runtime import SIZES, Decoding
+from plumbline.kinds.language.runtime import SIZES, DecoderSizes, Decoding
 
 MAX_STOPS = 16
 
 
-class CausalTask(Task):
+class Text(TypedDict):
+    """Section `text` of the contract: how a prompt becomes ids."""
+
+    special_ids: SpecialIds
+    framing: str
+    max_positions: int
+
+
+class Sampling(TypedDict):
+    """Section `sampling` of the contract: how tokens are drawn where a request does not say."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    stop: list[str]
+    seed: int
+
+
+class CausalContract(Contract):
+    """What the task reads."""
+
+    text: Text
+    sampling: Sampling
+    decoder: DecoderSizes
+
+
+class CausalTask(Task[CausalContract]):
     """Goes on from a prompt."""
 
     name = "causal_lm"
@@ -25,9 +65,9 @@ class CausalTask(Task):
     parts = frozenset({"decoder"})
 
     @staticmethod
-    def shape(contract: Mapping[str, Any]) -> Shape:
+    def shape(contract: Mapping[str, object]) -> Fields:
         """See `Task`."""
-        sampling = {
+        sampling: Fields = {
             "max_new_tokens": COUNT,
             "temperature": float,
             "top_k": (COUNT, None),
@@ -36,16 +76,16 @@ class CausalTask(Task):
             "seed": range(1 << 63),
         }
         framings = {"stream", "rows", "question_answer"}
-        text = {"special_ids": SPECIAL_IDS, "framing": framings, "max_positions": COUNT}
+        text: Fields = {"special_ids": SPECIAL_IDS, "framing": framings, "max_positions": COUNT}
         return {"text": text, "sampling": sampling, "decoder": SIZES}
 
-    def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
+    def __init__(self, contract: CausalContract, files: Files, graphs: dict[str, Graph]) -> None:
         super().__init__(contract, files, graphs)
         self.fields = self.fields_of(contract)
         self.text = TextReader(files, contract["limits"]["max_text_chars"])
 
     @staticmethod
-    def fields_of(contract: Mapping[str, Any]) -> dict[str, str]:
+    def fields_of(contract: Mapping[str, object]) -> dict[str, str]:
         """Name of each field of a request -> its type."""
         return {
             "prompt": "text",
@@ -57,19 +97,23 @@ class CausalTask(Task):
             "seed": "integer",
         }
 
-    def inputs(self, request: Mapping[str, Any]) -> Arrays:
+    def inputs(self, request: Request) -> Arrays:
         """Ids of the prompt [1, seq], whole where it fits; else as much of its end as does."""
-        return [np.array([self._prompt(request)[-self._longest :]], np.int64)]
+        return [self._ids(request)]
+
+    def _ids(self, request: Request) -> Ids:
+        return np.array([self._prompt(request)[-self._longest :]], np.int64)
 
     @property
     def _longest(self) -> int:
         """Tokens of the longest prompt that leaves room for one more."""
-        return int(self.contract["text"]["max_positions"]) - 1
+        return self.contract["text"]["max_positions"] - 1
 
-    def _prompt(self, request: Mapping[str, Any]) -> list[int]:
+    def _prompt(self, request: Request) -> list[int]:
         text = self.contract["text"]
         bos = text["special_ids"]["bos"]
-        ids = self.text.encode(self.text.check("prompt", request["prompt"], empty=True))
+        prompt = self.text.check("prompt", text_in(request, "prompt", ""), empty=True)
+        ids = self.text.encode(prompt)
         if text["framing"] == "question_answer":
             ids = [*ids, bos]
         elif text["framing"] == "rows":
@@ -78,28 +122,33 @@ class CausalTask(Task):
             raise InputError("prompt: has no token to go on from")
         return ids
 
-    def cut_tokens(self, request: Mapping[str, Any]) -> int:
+    def cut_tokens(self, request: Request) -> int:
         """See `Task`: of a prompt that is too long, its beginning."""
         return max(0, len(self._prompt(request)) - self._longest)
 
-    def _settings(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _settings(self, request: Request) -> Sampling:
         """The sampling of a request, what it does not say from the contract.
 
         Raises:
             InputError: a figure is out of its range.
         """
-        settings = {**self.contract["sampling"]}
-        settings |= {name: request[name] for name in settings if name in request}
-        ranges: dict[str, tuple[float, float]] = {
-            "max_new_tokens": (1, self.contract["limits"]["max_new_tokens"]),
-            "temperature": (0, 100),
-            "top_k": (1, 1 << 31),
-            "top_p": (1e-6, 1),
-            "seed": (0, (1 << 63) - 1),
-        }
-        for name, (low, high) in ranges.items():
-            if settings[name] is not None and not low <= settings[name] <= high:
-                raise InputError(f"{name}: {settings[name]:g} is outside {low:g} to {high:g}")
+        known = self.contract["sampling"]
+        stop = request.get("stop", known["stop"])
+        assert isinstance(stop, list)
+        settings = Sampling(
+            max_new_tokens=whole_in(request, "max_new_tokens", known["max_new_tokens"]),
+            temperature=number_in(request, "temperature", known["temperature"]),
+            top_k=whole_in(request, "top_k", known["top_k"]),
+            top_p=number_in(request, "top_p", known["top_p"]),
+            stop=stop,
+            seed=whole_in(request, "seed", known["seed"]),
+        )
+        longest = self.contract["limits"]["max_new_tokens"]
+        check_range("max_new_tokens", settings["max_new_tokens"], 1, longest)
+        check_range("temperature", settings["temperature"], 0, 100)
+        check_range("top_k", settings["top_k"], 1, 1 << 31)
+        check_range("top_p", settings["top_p"], 1e-6, 1)
+        check_range("seed", settings["seed"], 0, (1 << 63) - 1)
         if 0 < settings["temperature"] < 1e-3:
             raise InputError("temperature: below 0.001 only 0, the likeliest token, is possible")
         if len(settings["stop"]) > MAX_STOPS or "" in settings["stop"]:
@@ -110,18 +159,23 @@ class CausalTask(Task):
         """Begin a batch of texts."""
         return Decoding(self.graphs["decoder"], self.contract["decoder"], batch)
 
-    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def predict(self, request: Request) -> dict[str, object]:
         """Give what is added to the prompt, and why it ended: end, stop or length."""
-        ids, settings = self.inputs(request)[0], self._settings(request)
+        ids, settings = self._ids(request), self._settings(request)
         random = np.random.default_rng(settings["seed"])
-        drawing = {name: settings[name] for name in ("temperature", "top_k", "top_p")}
         # What is added gets the room that the prompt leaves, never the other way round.
         room = self.contract["text"]["max_positions"] - ids.shape[1]
         longest = min(settings["max_new_tokens"], room)
         decoding = self.decoding(1)
         logits, tokens, stops = decoding.prefill(ids), list[int](), settings["stop"]
         while True:
-            token = choose_token(logits[0], random, **drawing)
+            token = choose_token(
+                logits[0],
+                random,
+                temperature=settings["temperature"],
+                top_k=settings["top_k"],
+                top_p=settings["top_p"],
+            )
             if token == self.contract["text"]["special_ids"]["eos"]:
                 return self._answer(tokens, "end")
             tokens.append(token)
@@ -132,8 +186,8 @@ class CausalTask(Task):
             logits = decoding.step(np.array([token], np.int64))
 
     def _answer(
-        self, tokens: list[int], finish: str, stops: tuple[str, ...] = ()
-    ) -> dict[str, Any]:
+        self, tokens: list[int], finish: str, stops: Sequence[str] = ()
+    ) -> dict[str, object]:
         text = self.text.decode(tokens)
         ends = [text.index(stop) for stop in stops if stop in text]
         text = text[: min(ends)] if ends else text

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import torch
 from tokenizers import Tokenizer
@@ -22,7 +22,9 @@ class _Stop(StoppingCriteria):
     def __init__(self, tokenizer: Tokenizer, prompt_tokens: int, texts: Sequence[str]) -> None:
         self._tokenizer, self._from, self._texts = tokenizer, prompt_tokens, texts
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **others: Any) -> torch.Tensor:
+    def __call__(
+        self, input_ids: torch.Tensor, scores: torch.Tensor, **others: object
+    ) -> torch.Tensor:
         added = self._tokenizer.decode(input_ids[0, self._from :].tolist())
         done = any(text in added for text in self._texts)
         return torch.tensor([done], device=input_ids.device)
@@ -111,7 +113,16 @@ def _frame(ids: list[int], spec: CausalLmSpec) -> list[int]:
     return ids if spec.packed else [spec.special_ids.bos, *ids]
 
 
-def _drawing(config: SamplingConfig) -> dict[str, Any]:
+class _Drawing(TypedDict, total=False):
+    """What `generate` of transformers takes on how tokens are drawn."""
+
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+
+
+def _drawing(config: SamplingConfig) -> _Drawing:
     """The settings under the names that transformers has for them."""
     if config.temperature == 0.0:
         return {"do_sample": False}

@@ -1,16 +1,16 @@
 """The bundle of a classifier."""
 
-from typing import Any
-
 import numpy as np
 
 from plumbline.batch import IGNORE_INDEX
 from plumbline.kinds.classification.evaluate import softmax
+from plumbline.kinds.classification.model import ClassifierSpec
 from plumbline.kinds.classification.rows import LabelledRows
 from plumbline.kinds.headed.export import Floats, HeadedPlan
+from plumbline.loading.inputs import Input
 
 
-class ClassificationPlan(HeadedPlan):
+class ClassificationPlan(HeadedPlan[ClassifierSpec, LabelledRows]):
     """See `GraphPlan`."""
 
     answers = "plumbline/kinds/classification/runtime.py"
@@ -21,11 +21,11 @@ class ClassificationPlan(HeadedPlan):
     )
     decision, metric = "class", "accuracy"
 
-    def _heads(self) -> dict[str, Any]:
+    def _heads(self) -> dict[str, object]:
         classes = self.stored.spec.classes
         return {part: {"classes": names} for part, names in classes.items()}
 
-    def _rows(self, inputs: Any) -> LabelledRows:
+    def _rows(self, inputs: Input) -> LabelledRows:
         parts = list(self.stored.spec.classes)
         return LabelledRows(
             *(self.cache, self.config.split, inputs, self.inputs.source, parts),
@@ -44,8 +44,8 @@ class ClassificationPlan(HeadedPlan):
             hits += (chosen == labels)[labels != IGNORE_INDEX].tolist()
         return float(np.mean(hits)) if hits else 0.0
 
-    def _expected(self, logits: dict[str, Floats]) -> dict[str, Any]:
-        heads = {}
+    def _expected(self, logits: dict[str, Floats]) -> dict[str, object]:
+        heads: dict[str, dict[str, object]] = {}
         for part, names in self.stored.spec.classes.items():
             row = logits[part]
             probabilities = softmax(row[None])[0]

@@ -1,7 +1,7 @@
 """The bundles of classifiers and regressors: one graph from a medium or text to all heads."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from plumbline.export.media import (
 from plumbline.export.parity import Parity
 from plumbline.export.plan import (
     READERS,
+    BundleSource,
     GraphPlan,
     Readme,
     Request,
@@ -31,7 +32,8 @@ from plumbline.export.plan import (
     spread,
 )
 from plumbline.export.runtime.model import Model
-from plumbline.kinds.headed.model import Classifier
+from plumbline.kinds.headed.model import Classifier, HeadedSpec
+from plumbline.kinds.headed.rows import HeadedRows
 from plumbline.kinds.headed.runtime import HeadedTask
 from plumbline.loading.input_config import (
     AudioInputConfig,
@@ -40,7 +42,7 @@ from plumbline.loading.input_config import (
     InputConfig,
     TextInputConfig,
 )
-from plumbline.loading.inputs import build_input
+from plumbline.loading.inputs import Input, build_input
 from plumbline.models.encoder_config import BaseTextEncoderConfig, ImageEncoderConfig
 from plumbline.tracking.progress import tracked
 
@@ -77,35 +79,30 @@ class HeadedGraph(nn.Module):
         return tuple(self.model(**dict(zip(self._names, given, strict=True))).values())
 
 
-class HeadedPlan(GraphPlan[ExportConfig]):
+SpecT = TypeVar("SpecT", bound=HeadedSpec)
+RowsT = TypeVar("RowsT", bound=HeadedRows)
+
+
+class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, RowsT]):
     """What classification and regression share."""
 
     answers: str
     """File of code with the `TASK` of the kind."""
-
     verb: str
+    """What the model does with an input, for the README."""
+    answer: str
+    """What an answer holds, for the README."""
+    decision: str
+    metric: str
 
-    @property
-    def inputs(self) -> InputConfig:
-        """How inputs reach the model."""
-        config: InputConfig = self.stored.spec.inputs
-        return config
-
-    @property
-    def packages(self) -> tuple[str, ...]:  # type: ignore[override]
-        """See `GraphPlan`."""
-        return PACKAGES[self.inputs.modality]
-
-    @property
-    def runtime(self) -> tuple[str, ...]:  # type: ignore[override]
-        """See `GraphPlan`."""
-        return self.answers, "plumbline/kinds/headed/runtime.py", *READERS[self.inputs.modality]
-
-    @property
-    def readme(self) -> Readme:  # type: ignore[override]
-        """See `GraphPlan`."""
+    def __init__(self, source: BundleSource[Classifier, SpecT], config: ExportConfig) -> None:
+        super().__init__(source, config)
         modality = self.inputs.modality
-        return Readme(
+        if modality not in PACKAGES:  # the weights alone can be exported: `check` refuses graphs
+            return
+        self.packages = PACKAGES[modality]
+        self.runtime = (self.answers, "plumbline/kinds/headed/runtime.py", *READERS[modality])
+        self.readme = Readme(
             title=f"A model that {self.verb} {NAMES[modality]}",
             answer=self.answer,
             example={modality: EXAMPLES.get(modality, "FILE")},
@@ -113,11 +110,19 @@ class HeadedPlan(GraphPlan[ExportConfig]):
             suffix=SUFFIXES[modality],
         )
 
-    answer: str
+    @property
+    def inputs(self) -> InputConfig:
+        """How inputs reach the model."""
+        return self.stored.spec.inputs
+
+    @property
+    def _image_size(self) -> int | None:
+        encoder = self.stored.spec.encoder
+        return encoder.image_size if isinstance(encoder, ImageEncoderConfig) else None
 
     def check(self) -> None:
         """See `GraphPlan`."""
-        encoder = self.stored.spec.model.encoder
+        encoder = self.stored.spec.encoder
         if isinstance(encoder, BaseTextEncoderConfig) and encoder.takes_strings:
             raise ExportError(
                 f"encoder {encoder.name}: reads raw texts, which no graph does; set "  # type: ignore[attr-defined]
@@ -131,19 +136,21 @@ class HeadedPlan(GraphPlan[ExportConfig]):
         if isinstance(encoder, ImageEncoderConfig):
             check_image_size(self.cache, encoder.image_size)
 
-    def contract(self) -> dict[str, Any]:
+    def contract(self) -> dict[str, object]:
         """See `GraphPlan`."""
         spec = self.stored.spec
         return {"task": spec.kind, "input": self._input_contract(), "heads": self._heads()}
 
     @abstractmethod
-    def _heads(self) -> dict[str, Any]: ...
+    def _heads(self) -> dict[str, object]:
+        """What the contract says of each head."""
 
-    def _input_contract(self) -> dict[str, Any]:
+    def _input_contract(self) -> dict[str, object]:
         spec, config = self.stored.spec, self.inputs
-        encoder = spec.model.encoder
+        encoder = spec.encoder
         most = getattr(encoder, "max_steps", None)
         if isinstance(config, ImageInputConfig):
+            assert isinstance(encoder, ImageEncoderConfig)
             return image_contract(encoder.image_size, config.normalize)
         if isinstance(config, AudioInputConfig):
             settings = config.model_dump(mode="json", exclude={"augment"})
@@ -155,7 +162,7 @@ class HeadedPlan(GraphPlan[ExportConfig]):
             return {"modality": "text", "special_ids": special, "max_tokens": config.max_tokens}
         return {"modality": config.modality}
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> dict[str, object]:
         """See `GraphPlan`."""
         encoder = self.stored.model.encoder
         return {"encoder": type(encoder).__name__, "width": encoder.width}
@@ -164,13 +171,15 @@ class HeadedPlan(GraphPlan[ExportConfig]):
         """See `GraphPlan`."""
         spec, modality = self.stored.spec, self.inputs.modality
         if modality == "image":
-            encoder = spec.model.encoder
+            encoder = spec.encoder
+            assert isinstance(encoder, ImageEncoderConfig)
             pixels = pixels_example(encoder.image_size, encoder.channels)
             inputs, dynamic = {"pixel_values": pixels}, {"pixel_values": {0: "batch"}}
         elif modality == "text":
             inputs, dynamic = ids_examples(spec.vocab_size)
         else:
-            steps = min(9, getattr(spec.model.encoder, "max_steps", 9))
+            assert spec.channels is not None, "its encoder takes steps"
+            steps = min(9, getattr(spec.encoder, "max_steps", 9))
             mask = torch.ones(2, steps, dtype=torch.bool)
             mask[1, steps * 2 // 3 :] = False
             values = torch.linspace(-2, 2, 2 * steps * spec.channels).view(2, steps, spec.channels)
@@ -184,15 +193,14 @@ class HeadedPlan(GraphPlan[ExportConfig]):
         return range(len(self.stored.model.heads))
 
     @abstractmethod
-    def _rows(self, inputs: Any) -> Any:
+    def _rows(self, inputs: Input) -> RowsT:
         """The samples of the split, with `numbers` of their inputs."""
 
     def measure(self, exported: Model) -> Parity:
         """See `GraphPlan`."""
         task = exported.task
         assert isinstance(task, HeadedTask)
-        size = getattr(self.stored.spec.model.encoder, "image_size", None)
-        inputs = build_input(self.inputs, self.cache, image_size=size)
+        inputs = build_input(self.inputs, self.cache, image_size=self._image_size)
         rows = self._rows(inputs)
         places = spread(len(rows), self.config.parity_samples)
         ours: list[dict[str, Floats]] = []
@@ -215,7 +223,7 @@ class HeadedPlan(GraphPlan[ExportConfig]):
 
     def _compare(
         self,
-        rows: Any,
+        rows: RowsT,
         places: list[int],
         known: dict[str, Floats],
         got: dict[str, Floats],
@@ -237,14 +245,11 @@ class HeadedPlan(GraphPlan[ExportConfig]):
             input_tolerance=SPECTROGRAM_TOLERANCE if self.inputs.modality == "audio" else 1e-6,
         )
 
-    decision: str
-    metric: str
-
     @abstractmethod
     def _agreement(self, known: dict[str, Floats], got: dict[str, Floats]) -> tuple[float, int]: ...
 
     @abstractmethod
-    def _metric(self, rows: Any, places: list[int], outputs: dict[str, Floats]) -> float: ...
+    def _metric(self, rows: RowsT, places: list[int], outputs: dict[str, Floats]) -> float: ...
 
     def _request(self, number: int) -> Request:
         modality = self.inputs.modality
@@ -252,8 +257,7 @@ class HeadedPlan(GraphPlan[ExportConfig]):
 
     def selftest(self, exported: Model) -> list[SelftestSample]:
         """See `GraphPlan`."""
-        size = getattr(self.stored.spec.model.encoder, "image_size", None)
-        inputs = build_input(self.inputs, self.cache, image_size=size)
+        inputs = build_input(self.inputs, self.cache, image_size=self._image_size)
         rows = self._rows(inputs)
         samples = []
         for place in spread(len(rows), self.config.selftest_samples):
@@ -268,7 +272,7 @@ class HeadedPlan(GraphPlan[ExportConfig]):
         return samples
 
     @abstractmethod
-    def _expected(self, logits: dict[str, Floats]) -> dict[str, Any]: ...
+    def _expected(self, logits: dict[str, Floats]) -> dict[str, object]: ...
 
     def preprocessing(self) -> dict[str, Request]:
         """See `GraphPlan`."""

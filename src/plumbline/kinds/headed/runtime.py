@@ -1,48 +1,59 @@
 """Classes with their probabilities, and numbers: one result per head."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from plumbline.export.runtime.contract import Shape, section
+from plumbline.export.runtime.contract import Contract, Fields, section
 from plumbline.export.runtime.files import Files, Floats, Graph, InputError
-from plumbline.export.runtime.inputs import INPUTS, Arrays, open_reader
+from plumbline.export.runtime.inputs import INPUTS, Arrays, InputSection, Request, open_reader
 from plumbline.export.runtime.model import Task
 
+HeadT = TypeVar("HeadT", bound=Mapping[str, object])
 
-class HeadedTask(Task):
+
+class HeadedContract(Contract, Generic[HeadT]):
+    """What the task reads."""
+
+    input: InputSection
+    heads: dict[str, HeadT]
+
+
+class HeadedTask(Task[HeadedContract[HeadT]], Generic[HeadT]):
     """What classification and regression share."""
 
     parts = frozenset({"model"})
-    head: Shape
+    head: Fields
     """What stands in the contract for each head."""
 
     @classmethod
-    def shape(cls, contract: Mapping[str, Any]) -> Shape:
+    def shape(cls, contract: Mapping[str, object]) -> Fields:
         """See `Task`."""
         known = INPUTS.get(str(section(contract, "input", "modality")), {})
         return {"input": {"modality": set(INPUTS), **known}, "heads": {...: cls.head}}
 
-    def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
+    def __init__(
+        self, contract: HeadedContract[HeadT], files: Files, graphs: dict[str, Graph]
+    ) -> None:
         super().__init__(contract, files, graphs)
         self.reader = open_reader(contract["input"], contract["limits"], files)
         self.fields, self.required = self.fields_of(contract), (self.reader.field,)
         self.exact = self.reader.exact
 
     @staticmethod
-    def fields_of(contract: Mapping[str, Any]) -> dict[str, str]:
+    def fields_of(contract: Mapping[str, object]) -> dict[str, str]:
         """Name of each field of a request -> its type."""
-        modality = contract["input"]["modality"]
+        modality = str(section(contract, "input", "modality"))
         return {modality: "text" if modality == "text" else "file"}
 
-    def inputs(self, request: Mapping[str, Any]) -> Arrays:
+    def inputs(self, request: Request) -> Arrays:
         """See `Task`."""
-        return self.reader.read(request[self.reader.field])
+        return self.reader.read_from(request)
 
-    def cut_tokens(self, request: Mapping[str, Any]) -> int:
+    def cut_tokens(self, request: Request) -> int:
         """See `Task`."""
-        return self.reader.cut_tokens(request[self.reader.field])
+        return self.reader.cut_from(request)
 
     def logits(self, arrays: Arrays) -> dict[str, Floats]:
         """Outputs [batch, outputs] by head.

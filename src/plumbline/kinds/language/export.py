@@ -7,6 +7,8 @@ from plumbline.errors import ExportError
 from plumbline.export.plan import (
     ConfigT,
     GraphPlan,
+    ModelT,
+    SpecT,
     max_difference,
     spread,
 )
@@ -18,7 +20,7 @@ TEXT_CHARS = 300
 Floats = NDArray[np.float32]
 
 
-class LanguagePlan(GraphPlan[ConfigT]):
+class LanguagePlan(GraphPlan[ConfigT, ModelT, SpecT]):
     """What both kinds of language model share."""
 
     packages = ("tokenizers",)

@@ -1,20 +1,35 @@
 """A causal decoder with its key-value cache."""
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
-from plumbline.export.runtime.contract import COUNT, Shape
-from plumbline.export.runtime.files import Floats, Graph, Ids
+from plumbline.export.runtime.contract import COUNT, Fields
+from plumbline.export.runtime.files import Array, Floats, Graph, Ids
 
-SIZES: Shape = {"width": COUNT, "layers": COUNT, "kv_heads": COUNT, "head_dim": COUNT}
+SIZES: Fields = {"width": COUNT, "layers": COUNT, "kv_heads": COUNT, "head_dim": COUNT}
 """Section `decoder` of a contract."""
+
+
+class DecoderSizes(TypedDict):
+    """What `SIZES` describes."""
+
+    width: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+
+
+class ImageDecoderSizes(DecoderSizes):
+    """The same of a decoder that sees images first."""
+
+    image_tokens: int
 
 
 class Decoding:
     """A batch of texts in the making."""
 
-    def __init__(self, decoder: Graph, sizes: dict[str, Any], batch: int) -> None:
+    def __init__(self, decoder: Graph, sizes: DecoderSizes, batch: int) -> None:
         """Begin with an empty cache.
 
         Args:
@@ -33,7 +48,7 @@ class Decoding:
         Returns:
             Logits [batch, vocab] of the token after the last.
         """
-        inputs: tuple[Any, ...] = (input_ids, self._keys, self._values)
+        inputs: tuple[Array, ...] = (input_ids, self._keys, self._values)
         if self._sees_images:
             if image_embeds is None:
                 image_embeds = np.zeros((len(input_ids), 0, self._width), np.float32)

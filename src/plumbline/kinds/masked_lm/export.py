@@ -1,7 +1,5 @@
 """The bundle of a masked language model: all places of a text at once."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,6 +13,7 @@ from plumbline.export.graphs import (
 from plumbline.export.parity import Parity
 from plumbline.export.plan import (
     READERS,
+    BundleSource,
     Readme,
     SelftestSample,
     max_difference,
@@ -24,7 +23,7 @@ from plumbline.export.runtime.model import Model
 from plumbline.export.runtime.scores import log_softmax
 from plumbline.kinds.language.export import LanguagePlan
 from plumbline.kinds.masked_lm import train as masked_lm
-from plumbline.kinds.masked_lm.model import MaskedLm, takes_space
+from plumbline.kinds.masked_lm.model import MaskedLm, MaskedLmSpec, takes_space
 from plumbline.kinds.masked_lm.runtime import MaskedTask
 from plumbline.kinds.masked_lm.settings import MaskedLmExportConfig
 from plumbline.tracking.progress import tracked
@@ -43,16 +42,17 @@ class MaskedGraph(nn.Module):
         return logits
 
 
-class MaskedPlan(LanguagePlan[MaskedLmExportConfig]):
+class MaskedPlan(LanguagePlan[MaskedLmExportConfig, MaskedLm, MaskedLmSpec]):
     """See `GraphPlan`."""
 
     runtime = ("plumbline/kinds/masked_lm/runtime.py", *READERS["text"])
 
-    @property
-    def readme(self) -> Readme:  # type: ignore[override]
-        """See `GraphPlan`."""
+    def __init__(
+        self, source: BundleSource[MaskedLm, MaskedLmSpec], config: MaskedLmExportConfig
+    ) -> None:
+        super().__init__(source, config)
         mask = self._mask_text
-        return Readme(
+        self.readme = Readme(
             title="A model that fills the gaps of a text",
             answer=f"It holds the filled text and, for each `{mask}`, the likeliest tokens with "
             "their probabilities.",
@@ -64,7 +64,7 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig]):
     def _mask_text(self) -> str:
         return str(self.stored.text.id_to_token(self.stored.spec.mask_id))
 
-    def contract(self) -> dict[str, Any]:
+    def contract(self) -> dict[str, object]:
         """See `GraphPlan`."""
         spec = self.stored.spec
         return {
@@ -123,15 +123,16 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig]):
     @torch.inference_mode()
     def selftest(self, exported: Model) -> list[SelftestSample]:
         """See `GraphPlan`."""
-        samples = []
+        task, samples = exported.task, []
+        assert isinstance(task, MaskedTask)
         for text in self._texts("text", self.config.selftest_samples):
             request = {"text": self._with_gap(text)}
-            arrays = exported.task.inputs(request)
+            arrays = task.inputs(request)
             logits = self.stored.model(*(torch.from_numpy(array) for array in arrays))[0]
             place = arrays[0][0].tolist().index(self.stored.spec.mask_id)
             best = self.stored.text.decode([int(logits[place].argmax())])
             before, _, behind = request["text"].partition(self._mask_text)
-            if exported.contract["mask"]["takes_space"]:
+            if task.contract["mask"]["takes_space"]:
                 before = before.removesuffix(" ")
             samples.append(SelftestSample(request, "", {"text": before + best + behind}))
         return samples

@@ -1,7 +1,7 @@
 """The masked language model, from sizes or from a checkpoint."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Protocol, cast
 
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -10,13 +10,23 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     PreTrainedConfig,
-    PreTrainedModel,
 )
+from typing_extensions import override
 
 from plumbline.kinds.masked_lm.settings import MaskedLmConfig
+from plumbline.models.decoder import LogitsOutput
 from plumbline.models.pretrained import build_from_checkpoint
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
+
+
+class MaskedEncoder(Protocol):
+    """What is used of a masked language model of transformers."""
+
+    config: PreTrainedConfig
+
+    def __call__(self, *, input_ids: Tensor, attention_mask: Tensor) -> LogitsOutput:
+        """See ids [batch, seq] under a mask of the same shape, or [batch, 1, seq, seq]."""
 
 
 class MaskedLm(nn.Module):
@@ -32,30 +42,28 @@ class MaskedLm(nn.Module):
         """
         super().__init__()
         self._config = config
-        self.encoder: Any = _build_masked(config, vocab_size, pad, stored)
+        self.encoder: MaskedEncoder = _build_masked(config, vocab_size, pad, stored)
 
     @property
     def architecture(self) -> PreTrainedConfig | None:
         """What must be stored beside the weights of one that came from a checkpoint."""
         return self.encoder.config if self._config.pretrained else None
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: Any) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: object) -> Tensor:
         """Map ids and mask [batch, seq] to logits [batch, seq, vocab] of the token in place."""
-        out = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        logits: Tensor = out.logits
-        return logits
+        return self.encoder(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
 def _build_masked(
     config: MaskedLmConfig, vocab_size: int, pad: int, stored: Path | None
-) -> PreTrainedModel:
+) -> MaskedEncoder:
     model = build_from_checkpoint(
         AutoModelForMaskedLM,
         stored=stored,
         pretrained=config.pretrained,
         setting="model.pretrained",
     )
-    return model or BertForMaskedLM(
+    model = model or BertForMaskedLM(
         BertConfig(
             vocab_size=vocab_size,
             hidden_size=config.width,
@@ -69,6 +77,8 @@ def _build_masked(
             pad_token_id=pad,
         )
     )
+    # Their classes type calls as nn.Module does, which says nothing of arguments and output.
+    return cast(MaskedEncoder, model)
 
 
 def takes_space(tokenizer: Tokenizer) -> bool:
@@ -88,8 +98,8 @@ class MaskedLmSpec(ModelSpec):
     block_size: int
     packed: bool
 
+    @override
     def build(self, architecture: Path | None) -> MaskedLm:
-        """See `ModelSpec`."""
         return MaskedLm(self.model, self.vocab_size, self.special_ids.pad, architecture)
 
 

@@ -1,13 +1,20 @@
 """The gaps of a text, filled."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
-from plumbline.export.runtime.contract import COUNT, ID, SPECIAL_IDS, Shape
+from plumbline.export.runtime.contract import (
+    COUNT,
+    ID,
+    SPECIAL_IDS,
+    Contract,
+    Fields,
+    SpecialIds,
+)
 from plumbline.export.runtime.files import Files, Floats, Graph, InputError
-from plumbline.export.runtime.inputs import Arrays, ids_and_mask
+from plumbline.export.runtime.inputs import Arrays, Request, ids_and_mask, text_in, whole_in
 from plumbline.export.runtime.model import Task
 from plumbline.export.runtime.scores import softmax
 from plumbline.export.runtime.text import TextReader
@@ -15,7 +22,31 @@ from plumbline.export.runtime.text import TextReader
 MAX_CANDIDATES = 1000
 
 
-class MaskedTask(Task):
+class Text(TypedDict):
+    """Section `text` of the contract: how a text becomes ids."""
+
+    special_ids: SpecialIds
+    framing: str
+    max_tokens: int
+
+
+class Mask(TypedDict):
+    """Section `mask` of the contract: what stands for a gap."""
+
+    id: int
+    text: str
+    takes_space: bool
+
+
+class MaskedContract(Contract):
+    """What the task reads."""
+
+    text: Text
+    mask: Mask
+    candidates: int
+
+
+class MaskedTask(Task[MaskedContract]):
     """Says what may stand in the gaps of a text."""
 
     name = "masked_lm"
@@ -24,7 +55,7 @@ class MaskedTask(Task):
     parts = frozenset({"model"})
 
     @staticmethod
-    def shape(contract: Mapping[str, Any]) -> Shape:
+    def shape(contract: Mapping[str, object]) -> Fields:
         """See `Task`."""
         framings = {"stream", "rows"}
         return {
@@ -33,13 +64,13 @@ class MaskedTask(Task):
             "candidates": COUNT,
         }
 
-    def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
+    def __init__(self, contract: MaskedContract, files: Files, graphs: dict[str, Graph]) -> None:
         super().__init__(contract, files, graphs)
         self.fields = self.fields_of(contract)
         self.text = TextReader(files, contract["limits"]["max_text_chars"])
 
     @staticmethod
-    def fields_of(contract: Mapping[str, Any]) -> dict[str, str]:
+    def fields_of(contract: Mapping[str, object]) -> dict[str, str]:
         """Name of each field of a request -> its type."""
         return {"text": "text", "candidates": "integer"}
 
@@ -50,12 +81,12 @@ class MaskedTask(Task):
             raise InputError(f"text: has no {mask['text']} to fill")
         return segments
 
-    def inputs(self, request: Mapping[str, Any]) -> Arrays:
+    def inputs(self, request: Request) -> Arrays:
         """input_ids and attention_mask [1, seq]."""
         special = self.contract["text"]["special_ids"]
         rows = self.contract["text"]["framing"] == "rows"
         frame = (special["bos"], special["eos"]) if rows else None
-        segments = self._segments(request["text"])
+        segments = self._segments(text_in(request, "text", ""))
         ids = gap_ids(segments, self.text.encode, self.contract["mask"]["id"], frame)
         if len(ids) > (most := self.contract["text"]["max_tokens"]):
             raise InputError(f"text: {len(ids)} tokens, the model takes {most}")
@@ -65,15 +96,16 @@ class MaskedTask(Task):
         """Scores [batch, seq, vocab] of the token in each place."""
         return self.graphs["model"](arrays)[0]
 
-    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def predict(self, request: Request) -> dict[str, object]:
         """Give the likeliest tokens of each gap with their probabilities, and the filled text."""
-        count = request.get("candidates", self.contract["candidates"])
+        count = whole_in(request, "candidates", self.contract["candidates"])
         if not 1 <= count <= MAX_CANDIDATES:
             raise InputError(f"candidates: {count} is outside 1 to {MAX_CANDIDATES}")
         arrays = self.inputs(request)
         logits = self.logits(arrays)[0]
         places = np.flatnonzero(arrays[0][0] == self.contract["mask"]["id"])
-        return fill_gaps(self._segments(request["text"]), logits[places], count, self.text.decode)
+        segments = self._segments(text_in(request, "text", ""))
+        return fill_gaps(segments, logits[places], count, self.text.decode)
 
 
 def split_gaps(text: str, mask: str, takes_space: bool) -> list[str]:
@@ -100,7 +132,7 @@ def gap_ids(
 
 def fill_gaps(
     segments: Sequence[str], logits: Floats, count: int, decode: Callable[[list[int]], str]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The `count` likeliest tokens of each gap, from its logits [gaps, vocab], and the text."""
     filled, masks = segments[0], []
     for row, segment in zip(logits, segments[1:], strict=True):

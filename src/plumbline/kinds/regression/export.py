@@ -1,14 +1,14 @@
 """The bundle of a regressor."""
 
-from typing import Any
-
 import numpy as np
 
 from plumbline.kinds.headed.export import Floats, HeadedPlan
+from plumbline.kinds.regression.model import RegressorSpec
 from plumbline.kinds.regression.rows import NumberedRows
+from plumbline.loading.inputs import Input
 
 
-class RegressionPlan(HeadedPlan):
+class RegressionPlan(HeadedPlan[RegressorSpec, NumberedRows]):
     """See `GraphPlan`."""
 
     answers = "plumbline/kinds/regression/runtime.py"
@@ -16,11 +16,11 @@ class RegressionPlan(HeadedPlan):
     answer = "It holds the value, or the `values` of all heads, in the units of the training data."
     decision, metric = "value", "mse"
 
-    def _heads(self) -> dict[str, Any]:
+    def _heads(self) -> dict[str, object]:
         spec = self.stored.spec
         return {part: {"mean": spec.mean[part], "std": spec.std[part]} for part in spec.parts}
 
-    def _rows(self, inputs: Any) -> NumberedRows:
+    def _rows(self, inputs: Input) -> NumberedRows:
         return NumberedRows(
             self.cache, self.config.split, inputs, self.inputs.source, self.stored.spec.parts
         )
@@ -39,7 +39,7 @@ class RegressionPlan(HeadedPlan):
             errors += np.square(difference[~np.isnan(difference)]).tolist()
         return float(np.mean(errors)) if errors else 0.0
 
-    def _expected(self, logits: dict[str, Floats]) -> dict[str, Any]:
+    def _expected(self, logits: dict[str, Floats]) -> dict[str, object]:
         spec = self.stored.spec
         values = {
             part: float(logits[part][0]) * spec.std[part] + spec.mean[part] for part in spec.parts

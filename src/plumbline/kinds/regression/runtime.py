@@ -1,19 +1,26 @@
 """Numbers in the units of the data, one result per head."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
+from plumbline.export.runtime.inputs import Request
 from plumbline.kinds.headed.runtime import HeadedTask
 
 
-class RegressionTask(HeadedTask):
+class NumberHead(TypedDict):
+    """What the contract says of a head: what its numbers were scaled by in training."""
+
+    mean: float
+    std: float
+
+
+class RegressionTask(HeadedTask[NumberHead]):
     """The number of each head, in the units of the data."""
 
     name = "regression"
 
     head = {"mean": float, "std": float}
 
-    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def predict(self, request: Request) -> dict[str, object]:
         """Give the value, by head where several."""
         outputs = self.logits(self.inputs(request))
         values = {

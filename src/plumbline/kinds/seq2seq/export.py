@@ -1,6 +1,6 @@
 """The bundle of an encoder-decoder: the source once, then the target token by token."""
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,6 +13,12 @@ from plumbline.export.parity import Parity, common_prefix, until
 from plumbline.export.plan import READERS, GraphPlan, Readme, SelftestSample, max_difference, spread
 from plumbline.export.runtime.model import Model
 from plumbline.export.runtime.scores import log_softmax
+from plumbline.kinds.seq2seq.model import (
+    EncoderDecoder,
+    Seq2Seq,
+    Seq2SeqSpec,
+    SourceOutput,
+)
 from plumbline.kinds.seq2seq.runtime import Seq2SeqTask
 from plumbline.kinds.seq2seq.settings import Seq2SeqExportConfig
 from plumbline.kinds.seq2seq.train import PairRows
@@ -29,23 +35,22 @@ Floats = NDArray[np.float32]
 class SourceGraph(nn.Module):
     """The encoder."""
 
-    def __init__(self, net: Any) -> None:
+    def __init__(self, net: EncoderDecoder) -> None:
         super().__init__()
-        self.encoder = net.get_encoder()
+        self.encoder: Callable[..., SourceOutput] = net.get_encoder()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Map ids and mask [batch, seq] to hidden states [batch, seq, width]."""
-        out = self.encoder(input_ids=input_ids, attention_mask=pair_mask(attention_mask))
-        hidden: Tensor = out.last_hidden_state
-        return hidden
+        mask = pair_mask(attention_mask)
+        return self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
 
 
 class TargetGraph(nn.Module):
     """The decoder over the whole target so far; only the last place has its logits computed."""
 
-    def __init__(self, net: Any) -> None:
+    def __init__(self, net: EncoderDecoder) -> None:
         super().__init__()
-        self.net = net
+        self.net: EncoderDecoder = net
 
     def forward(self, hidden: Tensor, attention_mask: Tensor, target_ids: Tensor) -> Tensor:
         """Map hidden states, their mask [batch, source] and a target to logits [batch, vocab]."""
@@ -61,11 +66,10 @@ class TargetGraph(nn.Module):
             decoder_attention_mask=causal,
             use_cache=False,
         )
-        logits: Tensor = out.logits[:, -1]
-        return logits
+        return out.logits[:, -1]
 
 
-class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig]):
+class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig, Seq2Seq, Seq2SeqSpec]):
     """See `GraphPlan`."""
 
     packages = ("tokenizers",)
@@ -82,7 +86,7 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig]):
     )
     _reference: tuple[list[list[int]], list[Floats]] | None = None
 
-    def contract(self) -> dict[str, Any]:
+    def contract(self) -> dict[str, object]:
         """See `GraphPlan`."""
         spec, net, config = self.stored.spec, self.stored.model.net, self.config
         # A checkpoint may bring tokens that it never says.

@@ -1,8 +1,8 @@
 """Encoder-decoder models: a text in, another text out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,55 @@ from transformers import (
     MarianConfig,
     MarianMTModel,
     PreTrainedConfig,
-    PreTrainedModel,
 )
+from transformers.modeling_outputs import BaseModelOutput
+from typing_extensions import override
 
 from plumbline.kinds.seq2seq.settings import Seq2SeqConfig
 from plumbline.loading.masks import padding_mask
+from plumbline.models.decoder import LogitsOutput
 from plumbline.models.pretrained import build_from_checkpoint
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
+
+
+class SourceOutput(Protocol):
+    """What the encoder gives."""
+
+    last_hidden_state: Tensor
+    """[batch, source_seq, width]."""
+
+
+class GenerationRules(Protocol):
+    """What a checkpoint says of its writing."""
+
+    bad_words_ids: list[list[int]] | None
+    """Sequences of tokens that it never says."""
+
+
+class EncoderDecoder(Protocol):
+    """What is used of an encoder-decoder of transformers."""
+
+    config: PreTrainedConfig
+    generation_config: GenerationRules
+
+    def get_encoder(self) -> Callable[..., SourceOutput]:
+        """The part that reads sources."""
+
+    def generate(self, **options: object) -> Tensor:
+        """Target ids [batch, target_seq], the start token first."""
+
+    def __call__(
+        self,
+        *,
+        input_ids: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        attention_mask: Tensor,
+        decoder_input_ids: Tensor,
+        decoder_attention_mask: Tensor | None = None,
+        use_cache: bool,
+    ) -> LogitsOutput:
+        """See sources, or what the encoder made of them, and targets so far."""
 
 
 class Seq2Seq(nn.Module):
@@ -38,7 +79,7 @@ class Seq2Seq(nn.Module):
         """
         super().__init__()
         self._config, self._special_ids = config, special_ids
-        self.net: Any = _build(config, vocab_size, special_ids, stored)
+        self.net: EncoderDecoder = _build(config, vocab_size, special_ids, stored)
 
     @property
     def architecture(self) -> PreTrainedConfig | None:
@@ -46,7 +87,7 @@ class Seq2Seq(nn.Module):
         return self.net.config if self._config.pretrained else None
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor, **others: Any
+        self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor, **others: object
     ) -> Tensor:
         """Logits [batch, target_seq, vocab] of the token after each decoder input.
 
@@ -63,8 +104,7 @@ class Seq2Seq(nn.Module):
             decoder_input_ids=decoder_input_ids,
             use_cache=False,
         )
-        logits: Tensor = out.logits
-        return logits
+        return out.logits
 
     @torch.inference_mode()
     def generate(
@@ -111,14 +151,14 @@ def _until(ids: list[int], eos: int) -> list[int]:
 
 def _build(
     config: Seq2SeqConfig, vocab_size: int, special_ids: SpecialIds, stored: Path | None
-) -> PreTrainedModel:
+) -> EncoderDecoder:
     model = build_from_checkpoint(
         AutoModelForSeq2SeqLM,
         stored=stored,
         pretrained=config.pretrained,
         setting="model.pretrained",
     )
-    return model or MarianMTModel(
+    model = model or MarianMTModel(
         MarianConfig(
             vocab_size=vocab_size,
             d_model=config.width,
@@ -145,6 +185,8 @@ def _build(
             forced_eos_token_id=None,
         )
     )
+    # Their classes type calls as nn.Module does, which says nothing of arguments and output.
+    return cast(EncoderDecoder, model)
 
 
 class Seq2SeqSpec(ModelSpec):
@@ -157,8 +199,8 @@ class Seq2SeqSpec(ModelSpec):
     max_source_tokens: int
     max_target_tokens: int
 
+    @override
     def build(self, architecture: Path | None) -> Seq2Seq:
-        """See `ModelSpec`."""
         return Seq2Seq(self.model, self.vocab_size, self.special_ids, architecture)
 
 

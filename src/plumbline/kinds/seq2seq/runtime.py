@@ -1,13 +1,28 @@
 """A text into another: greedily or by beam search."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
-from plumbline.export.runtime.contract import COUNT, ID, SPECIAL_IDS, Shape
-from plumbline.export.runtime.files import Files, Floats, Graph, InputError
-from plumbline.export.runtime.inputs import Arrays, ids_and_mask
+from plumbline.export.runtime.contract import (
+    COUNT,
+    ID,
+    SPECIAL_IDS,
+    Contract,
+    Fields,
+    SpecialIds,
+)
+from plumbline.export.runtime.files import Array, Files, Floats, Graph
+from plumbline.export.runtime.inputs import (
+    Arrays,
+    Request,
+    check_range,
+    ids_and_mask,
+    number_in,
+    text_in,
+    whole_in,
+)
 from plumbline.export.runtime.model import Task
 from plumbline.export.runtime.scores import Float64s, log_softmax
 from plumbline.export.runtime.text import TextReader
@@ -20,7 +35,39 @@ NextScores = Callable[[list[list[int]]], Float64s]
 """Targets so far, of equal length -> log-probabilities [targets, vocab] of their next tokens."""
 
 
-class Seq2SeqTask(Task):
+class Text(TypedDict):
+    """Section `text` of the contract: how a source becomes ids."""
+
+    special_ids: SpecialIds
+    max_source_tokens: int
+
+
+class Search(TypedDict):
+    """Section `decoding` of the contract: how targets are looked for, unless a request says."""
+
+    beams: int
+    length_penalty: float
+    max_new_tokens: int
+
+
+class Rules(TypedDict):
+    """Section `generation` of the contract: what a target begins and ends with, and never holds."""
+
+    start: int
+    eos: int
+    suppressed: list[int]
+    max_positions: int
+
+
+class Seq2SeqContract(Contract):
+    """What the task reads."""
+
+    text: Text
+    decoding: Search
+    generation: Rules
+
+
+class Seq2SeqTask(Task[Seq2SeqContract]):
     """Writes the target of a source."""
 
     name = "seq2seq"
@@ -29,7 +76,7 @@ class Seq2SeqTask(Task):
     parts = frozenset({"encoder", "decoder"})
 
     @staticmethod
-    def shape(contract: Mapping[str, Any]) -> Shape:
+    def shape(contract: Mapping[str, object]) -> Fields:
         """See `Task`."""
         return {
             "text": {"special_ids": SPECIAL_IDS, "max_source_tokens": COUNT},
@@ -37,13 +84,13 @@ class Seq2SeqTask(Task):
             "generation": {"start": ID, "eos": ID, "suppressed": [ID], "max_positions": COUNT},
         }
 
-    def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
+    def __init__(self, contract: Seq2SeqContract, files: Files, graphs: dict[str, Graph]) -> None:
         super().__init__(contract, files, graphs)
         self.fields = self.fields_of(contract)
         self.text = TextReader(files, contract["limits"]["max_text_chars"])
 
     @staticmethod
-    def fields_of(contract: Mapping[str, Any]) -> dict[str, str]:
+    def fields_of(contract: Mapping[str, object]) -> dict[str, str]:
         """Name of each field of a request -> its type."""
         return {
             "source": "text",
@@ -52,29 +99,29 @@ class Seq2SeqTask(Task):
             "max_new_tokens": "integer",
         }
 
-    def inputs(self, request: Mapping[str, Any]) -> Arrays:
+    def inputs(self, request: Request) -> Arrays:
         """input_ids and attention_mask [1, seq] of the source, cut and closed by eos."""
         text = self.contract["text"]
         ids = self._source(request)
         return ids_and_mask([*ids[: text["max_source_tokens"]], text["special_ids"]["eos"]])
 
-    def _source(self, request: Mapping[str, Any]) -> list[int]:
-        return self.text.encode(self.text.check("source", request["source"]))
+    def _source(self, request: Request) -> list[int]:
+        return self.text.encode(self.text.check("source", text_in(request, "source", "")))
 
-    def cut_tokens(self, request: Mapping[str, Any]) -> int:
+    def cut_tokens(self, request: Request) -> int:
         """See `Task`: of a source that is too long, its end."""
-        longest = int(self.contract["text"]["max_source_tokens"])
+        longest = self.contract["text"]["max_source_tokens"]
         return max(0, len(self._source(request)) - longest)
 
     def encode(self, arrays: Arrays) -> Floats:
         """Hidden states [batch, seq, width] of sources."""
         return self.graphs["encoder"](arrays)[0]
 
-    def decode(self, hidden: Floats, mask: Any, targets: Any) -> Floats:
+    def decode(self, hidden: Floats, mask: Array, targets: Array) -> Floats:
         """Logits [batch, vocab] of the token after each target [batch, seq]."""
         return self.graphs["decoder"]([hidden, mask, targets])[0]
 
-    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def predict(self, request: Request) -> dict[str, object]:
         """Give the target, its score and why it ended: end or length."""
         settings = self._settings(request)
         arrays = self.inputs(request)
@@ -83,20 +130,17 @@ class Seq2SeqTask(Task):
         text = self.text.decode(tokens[:-1] if ended else tokens)
         return {"text": text, "score": score, "finish": "end" if ended else "length"}
 
-    def _settings(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        settings = {**self.contract["decoding"]}
-        settings |= {name: request[name] for name in settings if name in request}
-        ranges: dict[str, tuple[float, float]] = {
-            "beams": (1, MAX_BEAMS),
-            "length_penalty": (-10, 10),
-            "max_new_tokens": (1, self.contract["limits"]["max_new_tokens"]),
-        }
-        for name, (low, high) in ranges.items():
-            if not low <= settings[name] <= high:
-                raise InputError(f"{name}: {settings[name]:g} is outside {low:g} to {high:g}")
+    def _settings(self, request: Request) -> Search:
+        """The search of a request, what it does not say from the contract."""
+        known = self.contract["decoding"]
+        beams = whole_in(request, "beams", known["beams"])
+        penalty = number_in(request, "length_penalty", known["length_penalty"])
+        longest = whole_in(request, "max_new_tokens", known["max_new_tokens"])
+        check_range("beams", beams, 1, MAX_BEAMS)
+        check_range("length_penalty", penalty, -10, 10)
+        check_range("max_new_tokens", longest, 1, self.contract["limits"]["max_new_tokens"])
         most = self.contract["generation"]["max_positions"]
-        settings["max_new_tokens"] = min(settings["max_new_tokens"], most)
-        return settings
+        return Search(beams=beams, length_penalty=penalty, max_new_tokens=min(longest, most))
 
     def ruled(self, scores: Float64s) -> Float64s:
         """Scores [targets, vocab] with those out that the model never says."""
@@ -110,9 +154,10 @@ class Seq2SeqTask(Task):
         rules, hidden = self.contract["generation"], self.encode(arrays)
 
         def next_scores(targets: list[list[int]]) -> Float64s:
-            rows = [np.repeat(array, len(targets), axis=0) for array in (hidden, arrays[1])]
+            states = np.repeat(hidden, len(targets), axis=0)
+            mask = np.repeat(arrays[1], len(targets), axis=0)
             begun = np.array([[rules["start"], *target] for target in targets], np.int64)
-            return self.ruled(log_softmax(self.decode(rows[0], rows[1], begun)))
+            return self.ruled(log_softmax(self.decode(states, mask, begun)))
 
         if beams == 1:
             return _greedy(next_scores, rules["eos"], max_new_tokens, length_penalty)

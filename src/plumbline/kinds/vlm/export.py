@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from plumbline.export.plan import READERS, GraphPlan, Readme, Request, SelftestS
 from plumbline.export.runtime.model import Model
 from plumbline.kinds.vlm.features import encode_images
 from plumbline.kinds.vlm.generation import generate_answers
-from plumbline.kinds.vlm.model import StoredVlm, Vlm
+from plumbline.kinds.vlm.model import StoredVlm, Vlm, VlmSpec
 from plumbline.kinds.vlm.runtime import VlmTask
 from plumbline.kinds.vlm.settings import VlmExportConfig
 from plumbline.loading.cache_reader import TrainingCache
@@ -203,7 +202,7 @@ def measure_parity(
     """
     task = exported.task
     assert isinstance(task, VlmTask)
-    eos, limit = stored.spec.special_ids.eos, exported.contract["text"]["max_new_tokens"]
+    eos, limit = stored.spec.special_ids.eos, task.contract["text"]["max_new_tokens"]
     prompts = [task.prompt_ids(sample.text) for sample in samples]
     pngs = [encode_png(cache.images[sample.image]) for sample in samples]
     pixels = np.stack([task.preprocessor.pixel_values(png) for png in pngs])
@@ -273,7 +272,7 @@ def _match(texts: Sequence[str], samples: Sequence[PromptSample]) -> float:
     return sum(hits) / len(hits)
 
 
-class VlmPlan(GraphPlan[VlmExportConfig]):
+class VlmPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
     """See `GraphPlan`."""
 
     packages = ("pillow", "tokenizers")
@@ -302,7 +301,7 @@ class VlmPlan(GraphPlan[VlmExportConfig]):
         check_image_size(self.cache, self.stored.spec.image_encoder.image_size)
         assert isinstance(self.stored.spec.inputs, ImageInputConfig)
 
-    def contract(self) -> dict[str, Any]:
+    def contract(self) -> dict[str, object]:
         """See `GraphPlan`."""
         spec = self.stored.spec
         return {
@@ -318,7 +317,7 @@ class VlmPlan(GraphPlan[VlmExportConfig]):
             "decoder": self.description(),
         }
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> dict[str, object]:
         """See `GraphPlan`."""
         model = self.stored.model
         return {**asdict(decoder_sizes(model.decoder)), "image_tokens": model.image_encoder.tokens}

@@ -1,16 +1,16 @@
 """The vision-language model: frozen image encoder, projector, causal decoder."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from typing_extensions import override
 
 from plumbline.kinds.vlm.settings import VlmConfig
 from plumbline.loading.input_config import AnyInput, ImageInputConfig
 from plumbline.loading.transform_config import Normalization
-from plumbline.models.decoder import build_decoder
+from plumbline.models.decoder import Architecture, CausalDecoder, build_decoder
 from plumbline.models.encoder_config import AnyImageEncoder
 from plumbline.models.encoders import build_encoder
 from plumbline.models.spec import ModelSpec
@@ -57,15 +57,14 @@ class Vlm(nn.Module):
         super().__init__()
         self.config = config
         self.image_encoder = image_encoder
-        decoder: Any = build_decoder(config.decoder, vocab_size, pad, stored)
-        self.decoder = decoder
-        width = int(decoder.get_input_embeddings().embedding_dim)
+        self.decoder: CausalDecoder = build_decoder(config.decoder, vocab_size, pad, stored)
+        width = self.decoder.get_input_embeddings().embedding_dim
         self.projector = Projector(
             image_encoder.tokens, image_encoder.token_width, config.projector_width, width
         )
 
     @property
-    def architecture(self) -> PreTrainedConfig | None:
+    def architecture(self) -> Architecture | None:
         """What must be stored beside the weights of parts that came from a checkpoint."""
         return self.decoder.config if self.config.decoder.pretrained else None
 
@@ -98,13 +97,11 @@ class Vlm(nn.Module):
             # Training and scoring see whole rows; the keys and values would only take memory.
             use_cache=False,
         ).last_hidden_state
-        states: Tensor = hidden[:, image.shape[1] :]  # nothing is predicted at the image
-        return states
+        return hidden[:, image.shape[1] :]  # nothing is predicted at the image
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states [..., width] to logits [..., vocab]."""
-        out: Tensor = self.decoder.lm_head(hidden)
-        return out
+        return self.decoder.lm_head(hidden)
 
 
 class VlmSpec(ModelSpec):
@@ -126,8 +123,8 @@ class VlmSpec(ModelSpec):
         assert isinstance(self.inputs, ImageInputConfig), "it comes from an image alignment"
         return self.inputs.normalize
 
+    @override
     def build(self, architecture: Path | None) -> Vlm:
-        """See `ModelSpec`."""
         encoder = build_encoder(self.image_encoder)
         assert isinstance(encoder, ImageEncoder)
         return Vlm(encoder, self.model, self.vocab_size, self.special_ids.pad, architecture)

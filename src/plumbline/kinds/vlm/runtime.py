@@ -1,20 +1,51 @@
 """Answers to questions about images."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
-from plumbline.export.runtime.contract import COUNT, SPECIAL_IDS, Shape
-from plumbline.export.runtime.files import Files, Floats, Graph, InputError
-from plumbline.export.runtime.inputs import INPUTS, Arrays, ImageReader
+from plumbline.export.runtime.contract import (
+    COUNT,
+    SPECIAL_IDS,
+    Contract,
+    Fields,
+    SpecialIds,
+)
+from plumbline.export.runtime.files import Files, Floats, Graph, Ids, InputError
+from plumbline.export.runtime.inputs import (
+    INPUTS,
+    Arrays,
+    ImageSection,
+    Request,
+    file_in,
+    text_in,
+)
 from plumbline.export.runtime.model import Task
+from plumbline.export.runtime.pixel_values import Preprocessor
 from plumbline.export.runtime.scores import softmax
 from plumbline.export.runtime.text import TextReader
-from plumbline.kinds.language.runtime import SIZES, Decoding
+from plumbline.kinds.language.runtime import SIZES, Decoding, ImageDecoderSizes
 
 
-class VlmTask(Task):
+class Text(TypedDict):
+    """Section `text` of the contract: how a question becomes ids, and how long an answer is."""
+
+    special_ids: SpecialIds
+    caption_prompt: str
+    max_prompt_tokens: int
+    max_new_tokens: int
+
+
+class VlmContract(Contract):
+    """What the task reads."""
+
+    input: ImageSection
+    text: Text
+    decoder: ImageDecoderSizes
+
+
+class VlmTask(Task[VlmContract]):
     """Answers a question about an image, or describes it."""
 
     name = "vlm"
@@ -23,29 +54,29 @@ class VlmTask(Task):
     parts = frozenset({"vision", "decoder"})
 
     @staticmethod
-    def shape(contract: Mapping[str, Any]) -> Shape:
+    def shape(contract: Mapping[str, object]) -> Fields:
         """See `Task`."""
-        text = {
+        text: Fields = {
             "special_ids": SPECIAL_IDS,
             "caption_prompt": str,
             "max_prompt_tokens": COUNT,
             "max_new_tokens": COUNT,
         }
-        decoder = {**SIZES, "image_tokens": COUNT}
+        decoder: Fields = {**SIZES, "image_tokens": COUNT}
         return {
             "input": {"modality": {"image"}, **INPUTS["image"]},
             "text": text,
             "decoder": decoder,
         }
 
-    def __init__(self, contract: dict[str, Any], files: Files, graphs: dict[str, Graph]) -> None:
+    def __init__(self, contract: VlmContract, files: Files, graphs: dict[str, Graph]) -> None:
         super().__init__(contract, files, graphs)
         self.fields = self.fields_of(contract)
         self.text = TextReader(files, contract["limits"]["max_text_chars"])
-        self.preprocessor = ImageReader(contract["input"], contract["limits"]).preprocessor
+        self.preprocessor = Preprocessor(contract["input"], contract["limits"])
 
     @staticmethod
-    def fields_of(contract: Mapping[str, Any]) -> dict[str, str]:
+    def fields_of(contract: Mapping[str, object]) -> dict[str, str]:
         """Name of each field of a request -> its type."""
         return {"image": "file", "question": "text", "describe": "flag"}
 
@@ -62,20 +93,23 @@ class VlmTask(Task):
     def _encode(self, question: str) -> list[int]:
         return self.text.encode(self.text.check("question", question))
 
-    def cut_tokens(self, request: Mapping[str, Any]) -> int:
+    def cut_tokens(self, request: Request) -> int:
         """See `Task`: of a question that is too long, its end."""
-        question = request.get("question")
+        question = text_in(request, "question", None)
         tokens = 0 if question is None else len(self._encode(question))
-        return max(0, tokens - int(self.contract["text"]["max_prompt_tokens"]))
+        return max(0, tokens - self.contract["text"]["max_prompt_tokens"])
 
-    def inputs(self, request: Mapping[str, Any]) -> Arrays:
+    def inputs(self, request: Request) -> Arrays:
         """Pixel values [1, 3, height, width] and the ids of the prompt [1, seq]."""
-        question = request.get("question")
+        return list(self._inputs(request))
+
+    def _inputs(self, request: Request) -> tuple[Floats, Ids]:
+        question = text_in(request, "question", None)
         if question is not None and request.get("describe"):
             raise InputError("question: not together with describe")
         prompt = self.contract["text"]["caption_prompt"] if question is None else question
         ids = np.array([self.prompt_ids(prompt)], np.int64)
-        return [self.preprocessor.pixel_values(request["image"])[None], ids]
+        return self.preprocessor.pixel_values(file_in(request, "image"))[None], ids
 
     def embed(self, pixel_values: Floats) -> Floats:
         """Map [batch, 3, height, width] to [batch, image_tokens, width]."""
@@ -97,9 +131,9 @@ class VlmTask(Task):
                 return tokens, confidence
             logits = decoding.step(np.array(tokens[-1:], np.int64))
 
-    def predict(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def predict(self, request: Request) -> dict[str, object]:
         """Give the answer and its confidence: the product of the probabilities of its tokens."""
-        pixels, ids = self.inputs(request)
+        pixels, ids = self._inputs(request)
         tokens, confidence = self.generate(self.embed(pixels), ids[0].tolist())
         ended = tokens[-1] == self.contract["text"]["special_ids"]["eos"]
         said = self.text.decode(tokens[:-1] if ended else tokens)
