@@ -18,6 +18,7 @@ def predictions(outputs: "Outputs", config: Config) -> "dict[str, Prediction]":
 
     assert isinstance(config, AlignmentTaskConfig)
     found = outputs[""]
+    # [media, texts], as the loss sees them
     logits = found.logit_scale * unit(found.media) @ unit(found.texts).T
     if config.loss == "sigmoid":
         logits = logits + found.logit_bias

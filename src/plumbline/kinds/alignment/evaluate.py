@@ -44,6 +44,7 @@ def evaluate(job: EvaluationJob) -> Evaluation:
     assert isinstance(config, AlignmentEvaluationConfig)
     stored.model.to(job.device).eval()
     modality = stored.spec.inputs.modality
+    # A medium without a caption has no positive and could never be found.
     rows = [r for r in cache.by_medium(config.split, stored.spec.inputs.source) if len(r.captions)]
     if not rows:
         raise DataError(f"{cache.folder}: no {modality} with a caption in split {config.split!r}")
@@ -65,7 +66,9 @@ def evaluate(job: EvaluationJob) -> Evaluation:
     lengths, cut = cache.text_lengths()[texts], stored.spec.max_text_tokens
     cache.say_cut(config.split, lengths, cut, "captions", "task.max_text_tokens")
     metrics: dict[str, float | None] = {
-        name.replace("image", modality): value for name, value in report.items()
+        # `retrieval_report` calls one side images, whatever the medium is.
+        name.replace("image", modality): value
+        for name, value in report.items()
     }
     shown, pairs = config.examples, np.stack([medium_of_pair, text_of_pair], axis=1)
     metrics[f"{modality}s"] = float(len(media))
@@ -151,6 +154,7 @@ def _zero_shot(
             f"evaluate.zero_shot: {cache.folder} has no labels to put into the templates; set it "
             "to []"
         )
+    # A template has room for one label: of several parts the first is measured.
     part, names = next(iter(classes.items()))
     prompts = [template.replace("{label}", name) for name in names for template in config.zero_shot]
     # [classes, templates, embed_dim]
@@ -160,8 +164,10 @@ def _zero_shot(
     number = cache.facts["parts"].index(part)
     chosen = (rows["label"] >= 0) & (rows[source] >= 0) & (rows["part"] == number)
     labels = rows["label"][chosen]
+    # A constant answer would always be right.
     if len(np.unique(labels)) < 2:
         return None
+    # A medium that several rows label is embedded once.
     media, medium_of_row = np.unique(rows[source][chosen], return_inverse=True)
     predicted = zero_shot(embedder.embed_media(media), class_embeddings(texts))
     return accuracy(predicted[medium_of_row], labels)
@@ -194,6 +200,7 @@ def _best_texts(
     cache: TrainingCache, texts: NDArray[np.int32], scores: Floats, right: set[int]
 ) -> list[Row]:
     """The five texts that score most for a medium."""
+    # Of equal scores the lower number comes first, on any machine.
     best = np.argsort(-scores, kind="stable")[:5].tolist()
     return [
         {

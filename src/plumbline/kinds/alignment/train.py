@@ -111,6 +111,7 @@ def collate(
     """
     draws = None
     if training:
+        # Keyed by sample and epoch: which batch a medium is in changes nothing of its turns.
         draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
     text_numbers = np.array([s["text_number"] for s in samples])
     # The row of each medium's caption among the distinct ones, each of which is encoded once.
@@ -134,6 +135,7 @@ def collate(
 def _widths(config: AlignmentTaskConfig, first: Sample, seed: int, training: bool) -> list[int]:
     if not (config.sample_width and training):
         return config.widths
+    # Keyed by the first sample, since a batch has no number of its own.
     random = keyed_generator(seed, "width", first["epoch"], first["index"])
     return [config.widths[int(random.integers(len(config.widths)))]]
 
@@ -158,6 +160,7 @@ def window_loss(
     What is one for the whole window, such as a drawn width, comes from its first micro-batch: so
     it is the same however the window is cut.
     """
+    # Of the whole step: each pair is told from all others, however the step is cut.
     media, texts, media_numbers, text_numbers = (
         torch.cat([part[name] for part in window])
         for name in ("media", "texts", "medium_number", "text_number")
@@ -199,6 +202,7 @@ def build(
     spec = DualEncoderSpec(
         model=model_config.without_sources(),
         inputs=config.inputs,
+        # Inputs of images have none: their encoder's settings say how many it takes.
         channels=getattr(inputs, "channels", None),
         vocab_size=cache.facts["vocab_size"],
         special_ids=special_ids,

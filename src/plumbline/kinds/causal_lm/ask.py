@@ -26,9 +26,11 @@ def answer(
     assert isinstance(stored.model, CausalLm)
     assert isinstance(stored.spec, CausalLmSpec)
     given = {name: getattr(options, name) for name in SamplingConfig.model_fields}
+    # What no option says keeps the default of the settings.
     given = {name: value for name, value in given.items() if value is not None}
     flags = {name: f"--{name.replace('_', '-')}" for name in given}
     values = {flags[name]: value for name, value in given.items()}
+    # An error names the option, since its user has not written any setting.
     config = check_config(SamplingConfig, flags, values)
     said = continue_text(stored.model, stored.spec, stored.text, options.prompt, config)
     return {"prompt": options.prompt, "text": said.text, **say_cut_tokens(said.cut_tokens)}

@@ -37,9 +37,11 @@ def evaluate(job: EvaluationJob) -> Evaluation:
         return Loader(rows, bound, settings, seed=0, shuffle=False)
 
     loader = open_split(config.split)
+    # Of every batch [tokens]; kept, since the split is computed once for all figures.
     scored = list(token_scores(model, loader, job.device))
     likelihood = torch.cat([values for _, values, _ in scored])
     hits = torch.cat([hit for _, _, hit in scored])
+    # The baseline knows how frequent each token was in training, and no context.
     labels, train = (
         count_labels(part, lambda batch: batch["labels"][batch["labels"] != IGNORE_INDEX])
         for part in (loader, open_split("train"))

@@ -91,13 +91,16 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
         """Samples of the split as evaluation reads them, cut to what is given and as much more."""
         spec, split = self.stored.spec, self.config.split
         rows = causal_lm.open_rows(self.cache, split, spec, seed=0, training=False)
+        # As many are given as are compared, and both together fit the positions.
         most = min(self.config.prompt_tokens, self._positions // 2)
         found: list[Cut] = []
         for place in spread(len(rows), self.config.parity_samples):
             sample = rows.sample(place, 0)
             ids = [int(token) for token in sample["ids"]]
+            # At least one token stands behind what is given: else there is nothing to compare.
             given = min(most, len(ids) - 1)
             if spec.text == "question_answer":
+                # The first labelled token begins the answer; question and bos are given.
                 given = int(np.argmax(sample["labels"] != IGNORE_INDEX))
             if 0 < given < len(ids) and given + most <= self._positions:
                 found.append((ids[: given + most], given))
@@ -111,6 +114,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
         model, special = self.stored.model, self.stored.spec.special_ids
         added: list[list[int]] = [[] for _ in sequences]
         logits: list[Floats] = [np.zeros((0, 0), np.float32) for _ in sequences]
+        # Of equal length: nothing is padded, so no row depends on its neighbours' lengths.
         for rows in _alike(sequences):
             given = sequences[rows[0]][1]
             ids = torch.tensor([sequences[row][0] for row in rows])
@@ -122,8 +126,10 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
                 eos_token_id=special.eos,
                 pad_token_id=special.pad,
             )
+            # [batch, tokens, vocab]: the last given token says the first that is compared.
             known = model(input_ids=ids[:, :-1])[:, given - 1 :].numpy()
             for at, row in enumerate(rows):
+                # Behind its eos a row is filled with pad until the longest has ended.
                 added[row] = until(out[at, given:].tolist(), special.eos)
                 logits[row] = known[at]
         return added, logits
@@ -141,12 +147,15 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
         for rows in tracked(_alike(sequences), "comparing", len(sequences), "texts", len):
             given = sequences[rows[0]][1]
             ids = np.array([sequences[row][0] for row in rows], np.int64)
+            # Scores along the same tokens on both sides, so that all of them are comparable,
+            # even behind the first token on which the greedy texts differ.
             forced, greedy = _forced(task, ids, given), _greedy(task, ids, given)
             for at, row in enumerate(rows):
                 worst = max(worst, max_difference([known[row]], [forced[:, at]]))
                 equal += common_prefix(added[row], until(greedy[at], eos))
                 for side, logits in zip(losses, (known[row], forced[:, at]), strict=True):
                     scores = log_softmax(logits)
+                    # In nats, of the token that is there.
                     side += (-scores[np.arange(len(scores)), ids[at, given:]]).tolist()
         total = sum(len(tokens) for tokens in added)
         return Parity(
@@ -172,6 +181,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
                 prompt,
                 SamplingConfig(max_new_tokens=added, temperature=0.0),
             )
+            # All of it said, so that no default of the contract changes the answer.
             request = {"prompt": prompt, "max_new_tokens": added, "temperature": 0, "stop": []}
             samples.append(SelftestSample(request, "", {"text": said.text}))
         return samples
@@ -190,7 +200,8 @@ def _alike(sequences: list[Cut]) -> Iterator[list[int]]:
 def _forced(task: CausalTask, ids: NDArray[np.int64], given: int) -> Floats:
     """Logits [tokens, batch, vocab] of the tokens behind what is given, one by one."""
     decoding = task.decoding(len(ids))
-    steps = [decoding.prefill(ids[:, :given])]
+    steps = [decoding.prefill(ids[:, :given])]  # [batch, vocab] each
+    # The last token is predicted and never seen.
     for column in range(given, ids.shape[1] - 1):
         steps.append(decoding.step(ids[:, column]))
     return np.stack(steps)

@@ -33,6 +33,7 @@ class CausalLm(nn.Module):
 
         Padding stands at the end of a row, where no token that counts can see it.
         """
+        # Whole rows at a time: kept keys and values would only take memory.
         return self.decoder(input_ids=input_ids, use_cache=False).logits
 
 

@@ -133,6 +133,7 @@ class CausalTask(Task[CausalContract]):
             InputError: a figure is out of its range.
         """
         known = self.contract["sampling"]
+        # `Model` has refused all but lists of texts.
         stop = request.get("stop", known["stop"])
         assert isinstance(stop, list)
         settings = Sampling(
@@ -162,11 +163,13 @@ class CausalTask(Task[CausalContract]):
     def predict(self, request: Request) -> dict[str, object]:
         """Give what is added to the prompt, and why it ended: end, stop or length."""
         ids, settings = self._ids(request), self._settings(request)
+        # Of this request alone: what was asked before does not change what is drawn.
         random = np.random.default_rng(settings["seed"])
         # What is added gets the room that the prompt leaves, never the other way round.
         room = self.contract["text"]["max_positions"] - ids.shape[1]
         longest = min(settings["max_new_tokens"], room)
         decoding = self.decoding(1)
+        # [1, vocab]: a request is one text.
         logits, tokens, stops = decoding.prefill(ids), list[int](), settings["stop"]
         while True:
             token = choose_token(
@@ -179,6 +182,7 @@ class CausalTask(Task[CausalContract]):
             if token == self.contract["text"]["special_ids"]["eos"]:
                 return self._answer(tokens, "end")
             tokens.append(token)
+            # The whole text each time: a stop text may lie across tokens.
             if stops and any(stop in self.text.decode(tokens) for stop in stops):
                 return self._answer(tokens, "stop", stops)
             if len(tokens) == longest:

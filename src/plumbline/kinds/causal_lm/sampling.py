@@ -25,8 +25,10 @@ class _Stop(StoppingCriteria):
     def __call__(
         self, input_ids: torch.Tensor, scores: torch.Tensor, **others: object
     ) -> torch.Tensor:
+        # As a whole: a stop text may begin in one token and end in another.
         added = self._tokenizer.decode(input_ids[0, self._from :].tolist())
         done = any(text in added for text in self._texts)
+        # [batch]: of one row, since a prompt is continued alone.
         return torch.tensor([done], device=input_ids.device)
 
 
@@ -45,6 +47,7 @@ def fit_prompt(ids: Sequence[int], positions: int, max_new_tokens: int) -> tuple
     What is added gets the room that the prompt leaves, never the other way round. A prompt that
     leaves none keeps its end, and one token is added.
     """
+    # One position is left for the token that is added in any case.
     kept = list(ids[-(positions - 1) :])
     return kept, min(max_new_tokens, positions - len(kept))
 
@@ -87,14 +90,16 @@ def continue_text(
             *(whole, positions, cut),
         )
     device = next(model.parameters()).device
-    inputs = torch.tensor([ids], device=device)
+    inputs = torch.tensor([ids], device=device)  # [1, seq]
     stopping = StoppingCriteriaList()
     if config.stop:
         stopping.append(_Stop(tokenizer, len(ids), config.stop))
+    # The caller's generator goes on as if nothing had been drawn here.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         out = model.decoder.generate(
             inputs,
+            # Left out, an id of pad within the prompt would be taken for padding.
             attention_mask=torch.ones_like(inputs),
             max_new_tokens=added,
             eos_token_id=spec.special_ids.eos,
@@ -129,6 +134,7 @@ def _drawing(config: SamplingConfig) -> _Drawing:
     return {
         "do_sample": True,
         "temperature": config.temperature,
+        # 0 and 1.0 turn them off; left out, those of a checkpoint would hold.
         "top_k": config.top_k or 0,
         "top_p": config.top_p or 1.0,
     }
@@ -138,5 +144,6 @@ def _cut(tokenizer: Tokenizer, ids: list[int], eos: int, stop: Sequence[str]) ->
     """The text before the end of sequence and before the first of the stop texts."""
     ids = ids[: ids.index(eos)] if eos in ids else ids
     text: str = tokenizer.decode(ids)
+    # The token that completed a stop text may have gone on behind it.
     ends = [text.index(end) for end in stop if end in text]
     return text[: min(ends)] if ends else text

@@ -48,6 +48,7 @@ class CausalLmTaskConfig(PackedTaskConfig):
     def check_model(self, model: Config) -> None:
         assert isinstance(model, CausalLmConfig)
         decoder = model.decoder
+        # The positions of a checkpoint are known once it is loaded, and not before.
         if not decoder.pretrained and self.block_size > decoder.max_positions:
             raise ValueError(
                 f"task.block_size {self.block_size} is longer than model.decoder.max_positions "

@@ -26,6 +26,7 @@ def collate(samples: Sequence[Sample], *, pad: int) -> Batch:
         input_ids [batch, seq] without each row's last token; labels [batch, seq], the token after
         each input, `IGNORE_INDEX` where none counts; sample_index [batch].
     """
+    # Position i is given token i and says token i + 1: the shift happens here alone.
     ids = pad_rows([sample["ids"][:-1] for sample in samples], pad)
     labels = pad_rows([sample["labels"][1:] for sample in samples], IGNORE_INDEX)
     return {
@@ -75,6 +76,7 @@ def build(
         block_size=config.block_size,
         packed=config.pack,
     )
+    # The model's weights, made below, are the next draws.
     torch.manual_seed(keyed_seed(seed, "weights"))
     bound = partial(collate, pad=special_ids.pad)
     smoothed = partial(loss, label_smoothing=config.label_smoothing)
@@ -90,5 +92,6 @@ def build(
         spec=spec,
         tokenizer=context.tokenizer(),
         inputs=context.inputs(model_config.sources()),
+        # Without smoothing, so that the perplexity is that of the data.
         validation_task=Task("causal_lm", bound, loss, loss_metrics=perplexity_of),
     )

@@ -43,16 +43,18 @@ def evaluate(job: EvaluationJob) -> Evaluation:
     tables: dict[str, list[Row]] = {}
     for at, part in enumerate(parts):
         labels = rows.labels[:, at]
+        # A sample may have a label in one part and none in another.
         known = np.flatnonzero(labels != IGNORE_INDEX)
         if not len(known):
             continue
-        probabilities = softmax(logits[part][known])
+        probabilities = softmax(logits[part][known])  # [known, classes]
         figures, found = _measure_head(probabilities, labels[known], spec.classes[part])
         metrics |= {figure_name(part, key): value for key, value in figures.items()}
         for key, table in found.items():
             # A column, not a name of a file: parts may be called anything.
             of_part = {"part": part} if parts != [""] else {}
             tables.setdefault(key, []).extend({**of_part, **row} for row in table)
+        # Of the row that says the label: a sample may have its labels from several rows.
         ids = sample_ids.take(rows.rows[known, at]).to_pylist()
         predictions += _predictions(part, ids, labels[known], probabilities, spec.classes[part])
     metrics["samples"] = float(len(rows))
@@ -78,6 +80,7 @@ def _measure_head(
         {
             "class": name,
             "support": int(by_class.support[i]),
+            # None where it means nothing: a class that nobody predicted has no precision, not 0.
             "precision": float(by_class.precision[i]) if by_class.predicted[i] else None,
             "recall": float(by_class.recall[i]) if by_class.support[i] else None,
             "f1": float(by_class.f1[i]) if by_class.predicted[i] or by_class.support[i] else None,

@@ -33,6 +33,7 @@ class ClassificationPlan(HeadedPlan[ClassifierSpec, LabelledRows]):
         )
 
     def _agreement(self, known: dict[str, Floats], got: dict[str, Floats]) -> tuple[float, int]:
+        # [heads, samples]: probabilities may differ where the decision does not
         same = np.stack([known[name].argmax(axis=1) == got[name].argmax(axis=1) for name in known])
         return float(same.mean()), same.size
 
@@ -41,6 +42,7 @@ class ClassificationPlan(HeadedPlan[ClassifierSpec, LabelledRows]):
         for at, part in enumerate(self.stored.spec.classes):
             labels = rows.labels[places, at]
             chosen = outputs[part].argmax(axis=1)
+            # A sample without a label of this part is neither right nor wrong.
             hits += (chosen == labels)[labels != IGNORE_INDEX].tolist()
         return float(np.mean(hits)) if hits else 0.0
 

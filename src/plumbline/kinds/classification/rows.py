@@ -43,6 +43,7 @@ class LabelledRows(HeadedRows):
         if not len(self):
             raise DataError(f"{cache.folder}: no {source} with a label in split {split!r}")
         inputs.say_cut(split, self.numbers)
+        # -1 reads the last row, whose label the condition throws away.
         self.labels = np.where(self.rows >= 0, labels[self.rows], IGNORE_INDEX).astype(np.int64)
         """[samples, parts]; `IGNORE_INDEX` where a part says nothing of a sample."""
         for at, part in enumerate(parts):
@@ -52,6 +53,7 @@ class LabelledRows(HeadedRows):
     def counts(self, at: int, classes: int = 0) -> list[int]:
         """Samples of each class of part number `at`, of so many classes at least."""
         labels = self.labels[:, at]
+        # `IGNORE_INDEX` is below 0, which `bincount` refuses.
         counted: list[int] = np.bincount(labels[labels >= 0], minlength=classes).tolist()
         return counted
 
@@ -67,6 +69,7 @@ def _renumber(
     names = cache.classes().get(part, [])
     if names == list(classes):
         return labels
+    # A dataset numbers its own classes; a model keeps the numbers that it learned.
     place = {name: number for number, name in enumerate(classes)}
     known = labels != IGNORE_INDEX
     for number in np.unique(labels[known]).tolist():

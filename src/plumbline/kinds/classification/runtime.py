@@ -25,6 +25,7 @@ class ClassificationTask(HeadedTask[ClassHead]):
         """Give class, confidence and the probabilities of all classes, by head where several."""
         logits = self.logits(self.inputs(request))
         heads = {
+            # [classes]: a request is one sample.
             head: _classify(logits[head][0], facts["classes"])
             for head, facts in self.contract["heads"].items()
         }

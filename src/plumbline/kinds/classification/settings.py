@@ -29,6 +29,7 @@ class ClassificationTaskConfig(HeadedTaskConfig):
     @classmethod
     def _known(cls, name: str) -> str:
         try:
+            # By name alone: importing the loss itself would load torch.
             CLASS_LOSSES[name]
         except ConfigError as error:
             raise ValueError(str(error)) from None

@@ -46,9 +46,10 @@ def collate(
     """
     draws = None
     if training:
+        # Keyed by sample and epoch: which batch a value is in changes nothing of its turns.
         draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
     numbers = sample_numbers(samples)
-    labels = torch.from_numpy(np.stack([sample["labels"] for sample in samples]))
+    labels = torch.from_numpy(np.stack([sample["labels"] for sample in samples]))  # [batch, parts]
     return {
         "inputs": inputs.collate([sample["value"] for sample in samples], numbers, draws),
         "labels": {part: labels[:, at] for at, part in enumerate(parts)},
@@ -75,6 +76,7 @@ def loss(
         )
         for part, labels in batch["labels"].items()
     ]
+    # Sums and counts apart: every label weighs the same, whichever head it is for.
     return LossSum(
         torch.stack([found.total for found in sums]).sum(),
         torch.stack([found.count for found in sums]).sum(),
@@ -93,12 +95,13 @@ def validation_metrics(
     for at, part in telling_parts(rows, parts):
         labels = rows.labels[:, at]
         known = labels != IGNORE_INDEX
-        chosen, classes = logits[part][known].argmax(axis=1), logits[part].shape[1]
+        chosen, classes = logits[part][known].argmax(axis=1), logits[part].shape[1]  # [known]
         confusion = confusion_matrix(chosen, labels[known], classes)
         figures[figure_name(part, "accuracy")] = accuracy(chosen, labels[known])
         figures[figure_name(part, "macro_f1")] = macro_f1(confusion)
     if len(parts) > 1 and figures:
         for name in ("accuracy", "macro_f1"):
+            # Heads weigh the same in these, however many labels each has.
             of_heads = [value for key, value in figures.items() if split_part(key)[1] == name]
             figures[f"mean_{name}"] = float(np.mean(of_heads))
     return figures
@@ -131,6 +134,7 @@ def build(
     if not classes:
         raise DataError(f"{cache.folder}: this dataset has no labels")
     _check_classes(model_config, config, classes, cache)
+    # The next draws are the weights of the encoder, then those of the heads.
     torch.manual_seed(keyed_seed(seed, "weights"))
     start = start_encoder(context, model_config, config.inputs)
     source_column = config.inputs.source
@@ -145,6 +149,7 @@ def build(
         special_ids=SpecialIds(**ids) if (ids := cache.facts["special_ids"]) else None,
     )
     source = partial(LabelledRows, cache, inputs=start.inputs, source=source_column, parts=parts)
+    # Class weights are counted on what trains, never on what is measured.
     train = source(split="train")
     bound = partial(collate, inputs=start.inputs, parts=parts, seed=seed)
     class_loss: ClassLoss = load_attribute(CLASS_LOSSES[config.loss])
@@ -186,6 +191,7 @@ def _validation_task(
 
 def evaluation_loader(rows: LabelledRows, bound: partial[Batch], batch_size: int = 256) -> Loader:
     """All samples in order."""
+    # Predictions are joined to samples by their position.
     return Loader(rows, bound, LoaderConfig(batch_size=batch_size), seed=0, shuffle=False)
 
 
@@ -215,6 +221,7 @@ def _weights(config: ClassificationTaskConfig, part: str, counts: Sequence[int])
     how = config.class_weights
     chosen: ClassWeights = "none"
     if isinstance(how, dict):
+        # A part that is not named weighs all its classes the same.
         chosen = how.get(part, "none")
     elif how == "balanced":
         chosen = "balanced"

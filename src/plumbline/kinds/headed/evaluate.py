@@ -19,5 +19,6 @@ def predict(
     found: dict[str, list[NDArray[np.float32]]] = {}
     for batch in tracked(loader.batches(epoch=0), "predicting", loader.count(0), "batches"):
         for part, logits in model(**to_device(batch["inputs"], device)).items():
+            # numpy has no bfloat16.
             found.setdefault(part, []).append(logits.float().cpu().numpy())
     return {part: np.concatenate(blocks) for part, blocks in found.items()}

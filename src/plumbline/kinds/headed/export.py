@@ -75,6 +75,7 @@ class HeadedGraph(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor | None = None) -> tuple[Tensor, ...]:
         """Map the inputs to logits [batch, outputs] of every head."""
+        # A graph takes inputs in order, an encoder by name.
         given = [first] if second is None else [first, second]
         return tuple(self.model(**dict(zip(self._names, given, strict=True))).values())
 
@@ -153,6 +154,7 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
             assert isinstance(encoder, ImageEncoderConfig)
             return image_contract(encoder.image_size, config.normalize)
         if isinstance(config, AudioInputConfig):
+            # Augmentation belongs to training; all else decides what the model is given.
             settings = config.model_dump(mode="json", exclude={"augment"})
             return {**settings, "max_steps": most, "dtype": "float32"}
         if isinstance(config, FeaturesInputConfig):
@@ -179,14 +181,17 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
             inputs, dynamic = ids_examples(spec.vocab_size)
         else:
             assert spec.channels is not None, "its encoder takes steps"
+            # Within what the encoder takes.
             steps = min(9, getattr(spec.encoder, "max_steps", 9))
             mask = torch.ones(2, steps, dtype=torch.bool)
+            # One row is padded, so that the mask is part of what is traced.
             mask[1, steps * 2 // 3 :] = False
             values = torch.linspace(-2, 2, 2 * steps * spec.channels).view(2, steps, spec.channels)
             inputs = {"steps": values, "mask": mask}
             axes = {0: "batch", 1: "steps"}
             dynamic = {"steps": axes, "mask": axes}
         module = HeadedGraph(self.stored.model, list(inputs)).eval()
+        # Numbered, since a part may have a name that no output of a graph can have.
         return {"model": GraphSpec(module, inputs, dynamic, [f"logits_{i}" for i in self._order()])}
 
     def _order(self) -> range:
@@ -206,15 +211,18 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
         ours: list[dict[str, Floats]] = []
         theirs: list[dict[str, Floats]] = []
         differences = []
+        # Samples one by one, as a bundle is asked; without draws nothing is augmented.
         for place in tracked(places, "comparing", len(places), "samples"):
             number = int(rows.numbers[place])
             batch = inputs.collate([inputs.fetch(number)], [number], None)
+            # Encoded again and read by the bundle's own script: its decoding is compared too.
             given = task.inputs(self._request(number))
             differences.append(max_difference([v.numpy() for v in batch.values()], given))
             with torch.inference_mode():
                 logits = self.stored.model(**batch)
             ours.append({name: value.numpy() for name, value in logits.items()})
             theirs.append(task.logits(given))
+        # [samples, outputs] by head, of both sides
         stacked = [
             {name: np.concatenate([row[name] for row in side]) for name in side[0]}
             for side in (ours, theirs)
@@ -264,6 +272,7 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
             number = int(rows.numbers[place])
             batch = inputs.collate([inputs.fetch(number)], [number], None)
             with torch.inference_mode():
+                # [outputs] by head
                 logits = {k: v[0].numpy() for k, v in self.stored.model(**batch).items()}
             request = self._request(number)
             samples.append(
@@ -281,6 +290,7 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
             turns = image_turns(self.cache.images[0])
         elif modality == "audio":
             rate = self.cache.facts["audio"]["sample_rate"]
+            # Two seconds at most, so that a bundle stays small.
             turns = audio_turns(np.array(self.cache.audio(0))[: rate * 2], rate)
         else:
             return {}

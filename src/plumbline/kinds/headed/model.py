@@ -30,6 +30,7 @@ class Classifier(nn.Module):
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
         self.parts = list(heads)
+        # Under names that modules may have; the real ones are `parts`, in the same order.
         self.heads = nn.ModuleDict(
             {head_name(part): nn.Linear(encoder.width, outputs) for part, outputs in heads.items()}
         )

@@ -52,11 +52,13 @@ class HeadedRows:
             if name in cache.facts["parts"]:
                 place[cache.facts["parts"].index(name)] = at
         has_target = known & (place[part] >= 0)
+        # [rows]: the sample that each row is part of, -1 without input or target.
         sample = group_samples(np.where(has_target, columns[source], -1), place[part])
         taken = np.flatnonzero(sample >= 0)
         self.numbers = np.zeros(int(sample.max(initial=-1)) + 1, np.int64)
         self.numbers[sample[taken]] = columns[source][taken]
         self.rows = np.full((len(self.numbers), len(parts)), -1)
+        # At most one row for each place: `group_samples` gives a repeated part a new sample.
         self.rows[sample[taken], place[part][taken]] = taken
 
     def __len__(self) -> int:

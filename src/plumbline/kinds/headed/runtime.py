@@ -30,6 +30,7 @@ class HeadedTask(Task[HeadedContract[HeadT]], Generic[HeadT]):
     @classmethod
     def shape(cls, contract: Mapping[str, object]) -> Fields:
         """See `Task`."""
+        # Nobody has checked this contract yet: the shape itself refuses an unknown modality.
         known = INPUTS.get(str(section(contract, "input", "modality")), {})
         return {"input": {"modality": set(INPUTS), **known}, "heads": {...: cls.head}}
 
@@ -61,6 +62,8 @@ class HeadedTask(Task[HeadedContract[HeadT]], Generic[HeadT]):
         Raises:
             InputError: one is not finite.
         """
+        # Both in the order of names: keys of JSON files here are sorted, and the model was
+        # built from such a file.
         found = dict(zip(self.contract["heads"], self.graphs["model"](arrays), strict=True))
         if not all(np.isfinite(logits).all() for logits in found.values()):
             raise InputError("the model gave no finite scores for this input")

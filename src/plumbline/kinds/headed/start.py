@@ -57,6 +57,7 @@ def start_encoder(
     channels = getattr(inputs, "channels", None)
     if trained is None:
         trained = encoder_for(config, channels, context.cache.facts["vocab_size"])
+    # Its first layer has weights for one number of channels.
     elif part.channels != channels:
         raise CheckpointError(
             f"{context.start}: its encoder takes {part.channels} channels, but task.inputs give "
@@ -77,6 +78,8 @@ def _stored_encoder(folder: Path) -> tuple[Encoder, EncoderPart, dict[str, str]]
         raise CheckpointError(
             f"{folder}: a model of kind {stored.spec.kind} has no encoder to start from"
         )
+    # Heads and projections of the model it comes from stay behind.
     encoder = stored.model.get_submodule(part.name)
     assert isinstance(encoder, Encoder)
+    # Part of the run's fingerprint: from another start no training is resumed.
     return encoder, part, {f"start/{name}": digest for name, digest in stored.digests.items()}

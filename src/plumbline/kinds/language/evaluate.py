@@ -28,10 +28,13 @@ def token_scores(
         labels = moved["labels"]
         logits = model(**moved)
         known = labels != IGNORE_INDEX
+        # [tokens]: the sample of each labelled token
         rows = moved["sample_index"].unsqueeze(1).expand_as(labels)[known]
+        # In float32 whatever the model computes in: half precision has three digits.
         scores = logits[known].float().log_softmax(dim=-1)
         chosen = labels[known]
         likelihood = scores.gather(1, chosen.unsqueeze(1)).squeeze(1)
+        # A split may have millions of tokens, whose sum would lose digits as float32.
         yield rows.cpu(), likelihood.double().cpu(), (scores.argmax(dim=1) == chosen).cpu()
 
 

@@ -32,11 +32,12 @@ class LanguagePlan(GraphPlan[ConfigT, ModelT, SpecT]):
             ExportError: there is none.
         """
         numbers = self.cache.rows(self.config.split)[column]
-        numbers = numbers[numbers >= 0]
+        numbers = numbers[numbers >= 0]  # -1: the row has no such text
         if not len(numbers):
             raise ExportError(f"{self.cache.folder}: no {column} in split {self.config.split!r}")
         texts = [self.cache.text(int(numbers[place])) for place in spread(len(numbers), count)]
         cut = [text[:TEXT_CHARS].strip() for text in texts]
+        # Where all are blank, any text can be compared and asked.
         return [text for text in cut if text] or ["a"]
 
     def _text_difference(self, reader: TextReader, column: str) -> float:
@@ -44,6 +45,7 @@ class LanguagePlan(GraphPlan[ConfigT, ModelT, SpecT]):
         worst = 0.0
         for text in self._texts(column, self.config.parity_samples):
             known = self.stored.text.encode(text, add_special_tokens=False).ids
+            # Of another length they differ by infinity.
             pair = [np.array(ids, np.int64) for ids in (known, reader.encode(text))]
             worst = max(worst, max_difference(pair[:1], pair[1:]))
         return worst

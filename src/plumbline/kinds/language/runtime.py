@@ -39,6 +39,7 @@ class Decoding:
         """
         self._decoder, self._width = decoder, sizes["width"]
         self._sees_images = "image_tokens" in sizes
+        # Nothing is past yet: the axis of positions is of length 0 and grows with what is seen.
         shape = (sizes["layers"], batch, sizes["kv_heads"], 0, sizes["head_dim"])
         self._keys = self._values = np.zeros(shape, np.float32)
 
@@ -51,11 +52,13 @@ class Decoding:
         inputs: tuple[Array, ...] = (input_ids, self._keys, self._values)
         if self._sees_images:
             if image_embeds is None:
+                # The graph always takes images; behind the prompt there are none of them.
                 image_embeds = np.zeros((len(input_ids), 0, self._width), np.float32)
             inputs = (image_embeds, *inputs)
+        # Both caches come back longer by what was seen.
         logits, self._keys, self._values = self._decoder(inputs)
         return logits
 
     def step(self, tokens: Ids) -> Floats:
         """See one more token each, [batch]; returns the logits [batch, vocab] of the next."""
-        return self.prefill(tokens[:, None])
+        return self.prefill(tokens[:, None])  # [batch, 1]

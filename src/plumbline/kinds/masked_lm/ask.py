@@ -32,6 +32,7 @@ def answer(
     segments = split_gaps(options.text, mask, takes_space(tokenizer))
     if len(segments) < 2:
         raise ConfigError(f"--text: has no {mask} to fill")
+    # A stream has no bos in front of each of its blocks.
     frame = None if spec.packed else (spec.special_ids.bos, spec.special_ids.eos)
 
     def encode(text: str) -> list[int]:

@@ -36,7 +36,9 @@ def evaluate(job: EvaluationJob) -> Evaluation:
     scored = list(token_scores(model, loader, job.device))
     likelihood = torch.cat([values for _, values, _ in scored])
     hits = torch.cat([hit for _, _, hit in scored])
+    # A second pass hides the same tokens, since it depends on sample and epoch alone.
     labels = count_labels(loader, lambda batch: batch["labels"][batch["labels"] != IGNORE_INDEX])
+    # What stands in the inputs in place of a word says nothing of how frequent words are.
     hidden = (spec.mask_id, spec.special_ids.pad)
     train = count_labels(
         open_split("train"),

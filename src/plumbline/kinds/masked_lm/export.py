@@ -94,6 +94,7 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig, MaskedLm, MaskedLmSpec]):
         task, spec, split = exported.task, self.stored.spec, self.config.split
         assert isinstance(task, MaskedTask)
         rows = masked_lm.open_rows(self.cache, split, spec, seed=0, training=False)
+        # The seed of evaluation: the same tokens are hidden.
         collate = masked_lm.bind_collate(spec, 0)
         worst, equal = 0.0, list[bool]()
         losses: tuple[list[float], list[float]] = ([], [])
@@ -101,11 +102,12 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig, MaskedLm, MaskedLmSpec]):
         for place in tracked(places, "comparing", len(places), "samples"):
             batch = collate([rows.sample(place, 0)])
             arrays = [batch[name].numpy() for name in ("input_ids", "attention_mask")]
+            # [seq, vocab] on both sides: one sample at a time, so nothing is padded
             known = self.stored.model(batch["input_ids"], batch["attention_mask"])[0].numpy()
             got = task.logits(arrays)[0]
             worst = max(worst, max_difference([known], [got]))
             labels = batch["labels"][0].numpy()
-            hidden = np.flatnonzero(labels != IGNORE_INDEX)
+            hidden = np.flatnonzero(labels != IGNORE_INDEX)  # [hidden]
             equal += (known[hidden].argmax(axis=1) == got[hidden].argmax(axis=1)).tolist()
             for side, logits in zip(losses, (known, got), strict=True):
                 side += (-log_softmax(logits[hidden])[range(len(hidden)), labels[hidden]]).tolist()
@@ -129,16 +131,18 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig, MaskedLm, MaskedLmSpec]):
             request = {"text": self._with_gap(text)}
             arrays = task.inputs(request)
             logits = self.stored.model(*(torch.from_numpy(array) for array in arrays))[0]
-            place = arrays[0][0].tolist().index(self.stored.spec.mask_id)
+            place = arrays[0][0].tolist().index(self.stored.spec.mask_id)  # its one gap
             best = self.stored.text.decode([int(logits[place].argmax())])
             before, _, behind = request["text"].partition(self._mask_text)
             if task.contract["mask"]["takes_space"]:
+                # The token that fills the gap brings the space before it.
                 before = before.removesuffix(" ")
             samples.append(SelftestSample(request, "", {"text": before + best + behind}))
         return samples
 
     def _with_gap(self, text: str) -> str:
         """A text of the dataset, short enough for the model, with its middle word hidden."""
+        # Half is left for bos, eos and what a gap makes of the tokens around it.
         limit = self.stored.spec.block_size // 2
         while len(self.stored.text.encode(text, add_special_tokens=False).ids) > limit:
             text = text[: len(text) // 2]

@@ -73,7 +73,7 @@ def _build_masked(
             max_position_embeddings=config.max_positions,
             hidden_dropout_prob=config.dropout,
             attention_probs_dropout_prob=config.dropout,
-            type_vocab_size=1,
+            type_vocab_size=1,  # a text, never a pair of them
             pad_token_id=pad,
         )
     )
@@ -83,6 +83,7 @@ def _build_masked(
 
 def takes_space(tokenizer: Tokenizer) -> bool:
     """Whether the space before a word is part of its token."""
+    # In these the first token of a word holds it; in others it is a token of its own, or none.
     return type(tokenizer.model).__name__ in ("BPE", "Unigram")
 
 

@@ -88,6 +88,7 @@ class MaskedTask(Task[MaskedContract]):
         frame = (special["bos"], special["eos"]) if rows else None
         segments = self._segments(text_in(request, "text", ""))
         ids = gap_ids(segments, self.text.encode, self.contract["mask"]["id"], frame)
+        # Refused and not cut: a gap may be in what would be cut.
         if len(ids) > (most := self.contract["text"]["max_tokens"]):
             raise InputError(f"text: {len(ids)} tokens, the model takes {most}")
         return ids_and_mask(ids)
@@ -102,7 +103,7 @@ class MaskedTask(Task[MaskedContract]):
         if not 1 <= count <= MAX_CANDIDATES:
             raise InputError(f"candidates: {count} is outside 1 to {MAX_CANDIDATES}")
         arrays = self.inputs(request)
-        logits = self.logits(arrays)[0]
+        logits = self.logits(arrays)[0]  # [seq, vocab]
         places = np.flatnonzero(arrays[0][0] == self.contract["mask"]["id"])
         segments = self._segments(text_in(request, "text", ""))
         return fill_gaps(segments, logits[places], count, self.text.decode)
@@ -126,6 +127,7 @@ def gap_ids(
     ids: list[int] = []
     for number, segment in enumerate(segments):
         ids += [mask_id] if number else []
+        # Piece by piece: to the tokenizer the text of a mask is text like any other.
         ids += encode(segment) if segment else []
     return [frame[0], *ids, frame[1]] if frame else ids
 
@@ -137,11 +139,13 @@ def fill_gaps(
     filled, masks = segments[0], []
     for row, segment in zip(logits, segments[1:], strict=True):
         probabilities = softmax(row)
+        # Of equal probabilities the lower id comes first, on any machine.
         best = np.argsort(-probabilities, kind="stable")[:count].tolist()
         found = [
             {"text": decode([token]), "probability": float(probabilities[token])} for token in best
         ]
         masks.append(found)
+        # Each gap for itself: the model has seen the others as masks.
         filled += str(found[0]["text"]) + segment
     return {"text": filled, "masks": masks}
 

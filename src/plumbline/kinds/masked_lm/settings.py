@@ -45,6 +45,7 @@ class MaskedLmTaskConfig(PackedTaskConfig):
     @override
     def check_model(self, model: Config) -> None:
         assert isinstance(model, MaskedLmConfig)
+        # The positions of a checkpoint are known once it is loaded, and not before.
         if not model.pretrained and self.block_size > model.max_positions:
             raise ValueError(
                 f"task.block_size {self.block_size} is longer than model.max_positions "

@@ -40,13 +40,14 @@ def mask_tokens(
     arXiv:1907.11692, section 4.1.
     """
     special = [spec.special_ids.pad, spec.special_ids.bos, spec.special_ids.eos]
-    words = np.flatnonzero(~np.isin(ids, special))
+    words = np.flatnonzero(~np.isin(ids, special))  # [words]: their positions
     chosen = words[random.random(len(words)) < spec.masked_share]
     # A row with nothing to guess would count for nothing.
     if not len(chosen) and len(words):
         chosen = words[[int(random.integers(len(words)))]]
     labels = np.full(len(ids), IGNORE_INDEX, np.int64)
     labels[chosen] = ids[chosen]
+    # A copy: the ids are those of the cache, which is mapped and read-only.
     hidden = ids.astype(np.int64)
     fate = random.random(len(chosen))  # [chosen]: hidden, replaced or kept
     hidden[chosen[fate < 0.8]] = spec.mask_id
@@ -62,6 +63,7 @@ def collate(samples: Sequence[Sample], *, spec: MaskedLmSpec, seed: int, first_w
         input_ids, attention_mask, labels [batch, seq]; sample_index [batch].
     """
     rows = [
+        # Keyed by sample and epoch: what is hidden does not depend on the batch.
         mask_tokens(
             sample["ids"][: spec.block_size],
             spec,

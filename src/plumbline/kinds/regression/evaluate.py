@@ -44,9 +44,11 @@ def evaluate(job: EvaluationJob) -> Evaluation:
         known = np.flatnonzero(~np.isnan(values))
         if not len(known):
             continue
+        # [known], out of deviations back into the units of the data
         found = outputs[part][known, 0] * spec.std[part] + spec.mean[part]
         figures = regression_report(found, values[known])
         metrics |= {figure_name(part, name): value for name, value in figures.items()}
+        # Of the row that says the number: a sample may have its numbers from several rows.
         ids = sample_ids.take(rows.rows[known, at]).to_pylist()
         predictions += [
             {

@@ -27,6 +27,7 @@ class RegressionPlan(HeadedPlan[RegressorSpec, NumberedRows]):
 
     def _agreement(self, known: dict[str, Floats], got: dict[str, Floats]) -> tuple[float, int]:
         limit = self.config.max_logits_difference
+        # A number is no choice: it agrees where it is as near as outputs have to be.
         same = np.stack([np.abs(known[name] - got[name]) <= limit for name in known])
         return float(same.mean()), same.size
 
@@ -35,7 +36,7 @@ class RegressionPlan(HeadedPlan[RegressorSpec, NumberedRows]):
         spec, errors = self.stored.spec, list[float]()
         for at, part in enumerate(spec.parts):
             wanted = (rows.values[places, at] - spec.mean[part]) / spec.std[part]
-            difference = outputs[part][:, 0] - wanted
+            difference = outputs[part][:, 0] - wanted  # NaN where the sample has no number
             errors += np.square(difference[~np.isnan(difference)]).tolist()
         return float(np.mean(errors)) if errors else 0.0
 

@@ -33,6 +33,7 @@ class NumberedRows(HeadedRows):
         if not len(self):
             raise DataError(f"{cache.folder}: no {source} with a value in split {split!r}")
         inputs.say_cut(split, self.numbers)
+        # -1 reads the last row, whose number the condition throws away.
         self.values = np.where(self.rows >= 0, values[self.rows], np.nan)
         """[samples, parts], in the units of the data; NaN where there is none."""
         weights = cache.weights(split)
@@ -48,5 +49,6 @@ class NumberedRows(HeadedRows):
 
     def sample(self, index: int, epoch: int) -> Sample:
         """An input with its numbers, and their weights where the dataset has them."""
+        # Left out where there are none: `collate` asks for them where they scale errors.
         weights = {} if self.weights is None else {"weights": self.weights[index]}
         return {**self.fetch(index, epoch), "targets": self.values[index], **weights}

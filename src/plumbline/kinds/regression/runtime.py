@@ -24,6 +24,7 @@ class RegressionTask(HeadedTask[NumberHead]):
         """Give the value, by head where several."""
         outputs = self.logits(self.inputs(request))
         values = {
+            # [1, 1], in deviations of the training from its mean
             head: float(outputs[head][0, 0]) * facts["std"] + facts["mean"]
             for head, facts in self.contract["heads"].items()
         }

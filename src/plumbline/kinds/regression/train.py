@@ -55,8 +55,10 @@ def collate(
     """
     draws = None
     if training:
+        # Keyed by sample and epoch: which batch a value is in changes nothing of its turns.
         draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
     numbers = sample_numbers(samples)
+    # In float64: large numbers that differ little would lose their digits as float32.
     targets = (np.stack([sample["targets"] for sample in samples]) - scale.mean) / scale.std
     weights: Batch = {}
     if scale.weight is not None:
@@ -73,7 +75,7 @@ def collate(
 def loss(model: nn.Module, batch: Batch, *, parts: Sequence[str]) -> LossSum:
     """Squared error of the standardised numbers, over those that are there."""
     outputs = model(**batch["inputs"])
-    predicted = torch.cat([outputs[part] for part in parts], dim=1)
+    predicted = torch.cat([outputs[part] for part in parts], dim=1)  # [batch, parts]
     return squared_error(predicted, batch["targets"], weights=batch.get("weights"))
 
 
@@ -88,6 +90,7 @@ def mean_weight(rows: NumberedRows) -> float:
             "task.row_weights is true, but the dataset has no column weight: map one in "
             "prepare.columns, or set it to false"
         )
+    # Weights are divided by it, so that they do not change the size of a step.
     mean = float(rows.weights[~np.isnan(rows.values)].mean())
     if not mean:
         raise ConfigError("task.row_weights is true, but all training rows weigh 0")
@@ -121,6 +124,7 @@ def build(
     source_column = config.inputs.source
     parts = parts_with_samples(cache.facts["values"], cache, source_column, "value")
     source = partial(NumberedRows, cache, inputs=start.inputs, source=source_column, parts=parts)
+    # The scale is that of training alone: validation and test are measured in it.
     train = source(split="train")
     mean, std = moments_of(train)
     spec = RegressorSpec(
@@ -129,6 +133,7 @@ def build(
         channels=getattr(start.inputs, "channels", None),
         parts=parts,
         mean=dict(zip(parts, mean, strict=True)),
+        # Where all numbers are equal there is no deviation to divide by.
         std={part: found or 1.0 for part, found in zip(parts, std, strict=True)},
         vocab_size=cache.facts["vocab_size"],
         special_ids=SpecialIds(**ids) if (ids := cache.facts["special_ids"]) else None,

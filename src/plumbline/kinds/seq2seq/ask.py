@@ -24,6 +24,7 @@ def answer(
     assert isinstance(spec, Seq2SeqSpec)
     assert isinstance(model, Seq2Seq)
     ids = stored.text.encode(options.source, add_special_tokens=False).ids
+    # What no option says is as in evaluation by default.
     target = model.generate(
         [[*ids[: spec.max_source_tokens], spec.special_ids.eos]],
         beams=options.beams or 4,

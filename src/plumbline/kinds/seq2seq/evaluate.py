@@ -32,6 +32,7 @@ def evaluate(job: EvaluationJob) -> Evaluation:
     rows = PairRows(cache, config.split, spec)
     bound = partial(collate, special_ids=spec.special_ids)
     loader = Loader(rows, bound, LoaderConfig(batch_size=config.batch_size), seed=0, shuffle=False)
+    # Of the references given their sources: what is written does not enter it.
     likelihood = torch.cat([values for _, values, _ in token_scores(model, loader, job.device)])
     sources = [rows.source_ids(index).tolist() for index in range(len(rows))]
     predicted = tokenizer.decode_batch(write_targets(model, sources, config))
@@ -70,6 +71,7 @@ def write_targets(
     """
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     targets: list[list[int]] = [[] for _ in sources]
+    # Each beam is a row of what is computed.
     size = max(1, config.batch_size // config.beams)
     blocks = [order[at : at + size] for at in range(0, len(order), size)]
     for block in tracked(blocks, "writing", len(order), "targets", len):

@@ -58,7 +58,7 @@ class TargetGraph(nn.Module):
         # Explicit masks: the model's own would look at the lengths while they are traced.
         places = torch.arange(length)
         causal = (places[None, :] <= places[:, None])[None, None].expand(batch, 1, length, length)
-        source = attention_mask.bool()[:, None, None, :]
+        source = attention_mask.bool()[:, None, None, :]  # [batch, 1, 1, source]
         out = self.net(
             encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
             attention_mask=source.expand(batch, 1, length, hidden.shape[1]),
@@ -112,6 +112,7 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig, Seq2Seq, Seq2SeqSpec]):
 
     def _limit(self, tokens: int) -> int:
         """As many tokens, or as the decoder has positions."""
+        # Relative positions have no limit, and no such setting.
         return min(tokens, getattr(self.stored.model.net.config, "max_position_embeddings", tokens))
 
     def graphs(self) -> dict[str, GraphSpec]:
@@ -147,6 +148,7 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig, Seq2Seq, Seq2SeqSpec]):
             written += self.stored.model.generate(
                 sources[at : at + BATCH_PAIRS], beams=1, length_penalty=1.0, limit=limit
             )
+        # `generate` takes eos off; whoever stopped before the limit had said it.
         return [ids if len(ids) == limit else [*ids, eos] for ids in written]
 
     @torch.inference_mode()
@@ -154,6 +156,7 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig, Seq2Seq, Seq2SeqSpec]):
         """The checkpoint's targets, and its logits [tokens, vocab] along them, one at a time."""
         targets, logits = self._targets(sources), []
         start = self.stored.spec.special_ids.bos
+        # One by one, without padding: so padding on the other side is part of what is compared.
         for source, target in zip(sources, targets, strict=True):
             ids = torch.tensor([source])
             begun = torch.tensor([[start, *target[:-1]]])
@@ -185,6 +188,7 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig, Seq2Seq, Seq2SeqSpec]):
                 worst = max(worst, max_difference([known[row][:compared]], [scores[:compared]]))
         total = sum(len(ids) for ids in targets)
         references = [[self.cache.text(int(pairs.numbers[place, 1]))] for place in places]
+        # A figure of whole texts: it moves only where tokens differ.
         bleu = [self._bleu(side, references) for side in (targets, written)]
         return Parity(
             samples=len(sources),
@@ -232,10 +236,11 @@ def _write(
 ) -> tuple[list[list[int]], list[Floats]]:
     """Greedy targets of padded sources, and the logits [tokens, vocab] that they come from."""
     rules = task.contract["generation"]
+    # Whatever id it is: the mask keeps padding out.
     ids = pad_rows([np.array(source) for source in sources], 0)
     lengths = torch.tensor([len(source) for source in sources])
     mask = padding_mask(lengths, ids.shape[1]).long().numpy()
-    hidden = task.encode([ids, mask])
+    hidden = task.encode([ids, mask])  # [batch, source, width], once
     tokens = np.full((len(sources), 1), rules["start"], np.int64)
     steps: list[Floats] = []
     ended = np.zeros(len(sources), bool)
@@ -243,8 +248,9 @@ def _write(
         steps.append(task.decode(hidden, mask, tokens))
         scores = task.ruled(log_softmax(steps[-1]))
         tokens = np.concatenate([tokens, scores.argmax(axis=1)[:, None]], axis=1)
+        # Those that have ended go on with the others; `until` cuts what they say.
         ended |= tokens[:, -1] == rules["eos"]
-    logits = np.stack(steps, axis=1)
+    logits = np.stack(steps, axis=1)  # [batch, tokens, vocab]
     return tokens[:, 1:].tolist(), list(logits)
 
 

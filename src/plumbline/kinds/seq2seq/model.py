@@ -123,9 +123,10 @@ class Seq2Seq(nn.Module):
         """
         special, device = self._special_ids, next(self.parameters()).device
         lengths = torch.tensor([len(source) for source in sources])
-        mask = padding_mask(lengths, int(lengths.max()))
+        mask = padding_mask(lengths, int(lengths.max()))  # [batch, source_seq]
         ids = torch.full(mask.shape, special.pad)  # [batch, source_seq]
         ids[mask] = torch.tensor([token for source in sources for token in source])
+        # Relative positions have no limit, and no such setting.
         positions = getattr(self.net.config, "max_position_embeddings", limit)
         out = self.net.generate(
             input_ids=ids.to(device),

@@ -28,8 +28,6 @@ from plumbline.export.runtime.scores import Float64s, log_softmax
 from plumbline.export.runtime.text import TextReader
 
 MAX_BEAMS = 64
-DEAD = -1.0e9
-"""Score of a hypothesis that does not count."""
 
 NextScores = Callable[[list[list[int]]], Float64s]
 """Targets so far, of equal length -> log-probabilities [targets, vocab] of their next tokens."""
@@ -154,6 +152,7 @@ class Seq2SeqTask(Task[Seq2SeqContract]):
         rules, hidden = self.contract["generation"], self.encode(arrays)
 
         def next_scores(targets: list[list[int]]) -> Float64s:
+            # Every hypothesis sees the same source: [targets, source, width].
             states = np.repeat(hidden, len(targets), axis=0)
             mask = np.repeat(arrays[1], len(targets), axis=0)
             begun = np.array([[rules["start"], *target] for target in targets], np.int64)
@@ -168,6 +167,7 @@ def _greedy(
     next_scores: NextScores, eos: int, limit: int, length_penalty: float
 ) -> tuple[list[int], float]:
     tokens, total = list[int](), 0.0
+    # A slice, since there is no last token at the beginning.
     while len(tokens) < limit and tokens[-1:] != [eos]:
         scores = next_scores([tokens])[0]
         tokens.append(int(scores.argmax()))
@@ -186,11 +186,15 @@ def _beam_search(
     sums = np.zeros(1)
     finished: list[tuple[float, list[int]]] = []
     for length in range(1, limit + 1):
+        # [running * vocab]: how likely each hypothesis is with each next token
         scores = (next_scores(running) + sums[:, None]).ravel()
         vocab = len(scores) // len(running)
+        # Twice as many as beams: each hypothesis can end once, so as many are left to go on.
         best = np.argsort(-scores, kind="stable")[: 2 * beams]
         candidates = [[*running[place // vocab], int(place % vocab)] for place in best]
+        # At the limit a hypothesis is finished as it stands, without eos.
         ended = np.array([c[-1] == eos or length == limit for c in candidates])
+        # One that ends further down is dropped: it was never among the beams.
         for rank in range(min(beams, len(best))):
             if ended[rank]:
                 score = float(scores[best[rank]])

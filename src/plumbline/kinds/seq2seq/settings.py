@@ -49,7 +49,8 @@ class Seq2SeqTaskConfig(TaskConfig):
     @override
     def check_model(self, model: Config) -> None:
         assert isinstance(model, Seq2SeqConfig)
-        longest = max(self.max_source_tokens, self.max_target_tokens) + 2
+        longest = max(self.max_source_tokens, self.max_target_tokens) + 2  # with bos and eos
+        # The positions of a checkpoint are known once it is loaded, and not before.
         if not model.pretrained and longest > model.max_positions:
             raise ValueError(
                 f"task.max_source_tokens, max_target_tokens: up to {longest} with what frames "

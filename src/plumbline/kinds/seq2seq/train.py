@@ -51,6 +51,7 @@ class PairRows:
         """Tokens of source and target together, framed and cut."""
         source, target = self._cache.text_lengths()[self.numbers[index]]
         spec = self._spec
+        # Each is closed by an eos, which comes on top of the limit.
         return int(min(source, spec.max_source_tokens) + min(target, spec.max_target_tokens)) + 2
 
     def source_ids(self, index: int) -> Ids:
@@ -87,6 +88,7 @@ def collate(samples: Sequence[Sample], *, special_ids: SpecialIds) -> Batch:
 def shift_right(labels: Ids, special_ids: SpecialIds) -> Ids:
     """Decoder inputs [batch, seq] of labels [batch, seq]: bos, then all but the last label."""
     shifted = np.full_like(labels, special_ids.bos)
+    # `IGNORE_INDEX` is no id: what pads labels becomes what pads inputs.
     shifted[:, 1:] = np.where(labels[:, :-1] == IGNORE_INDEX, special_ids.pad, labels[:, :-1])
     return shifted
 

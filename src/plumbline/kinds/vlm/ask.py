@@ -37,10 +37,12 @@ def answer(
     assert isinstance(spec, VlmSpec)
     assert isinstance(model, Vlm)
     size = spec.image_encoder.image_size
+    # [1, size, size, channels], as the cache holds images
     pixels = read_image(options.image, size, spec.normalization.channels)[np.newaxis]
     features = encode_images(model.image_encoder, pixels, spec.normalization, size, device)
     prompt = spec.caption_prompt if options.question is None else options.question
     whole = stored.text.encode(prompt, add_special_tokens=False).ids
+    # As training cut its own: further positions were never trained.
     ids = whole[: spec.max_text_tokens]
     if not ids:
         raise ConfigError("--question: empty; ask something, or leave it out for a caption")

@@ -65,11 +65,13 @@ class VlmEvaluator:
         self._stored, self._cache, self._config = stored, cache, config
         stored.model.to(device).eval()
         self._rows = cache.by_medium(config.split, "image")
+        # Where there are none, `evaluate` says so in its own words.
         if self._rows:
             say_cut_texts(cache, config.split, self._rows, stored.spec.max_text_tokens)
         numbers = np.array([row.number for row in self._rows], np.int64)
         size = stored.spec.image_encoder.image_size
         encoder, normalize = stored.model.image_encoder, stored.spec.normalization
+        # [images, tokens, token_width], once for all that is asked about an image
         self._features = torch.cat(
             [
                 encode_images(encoder, cache.images[block], normalize, size, device)
@@ -122,7 +124,9 @@ class VlmEvaluator:
 
     def _answer_questions(self) -> tuple[list[Prediction], dict[str, float | None]]:
         cache = self._cache
+        # [questions]: the row of each one's image among the features
         at = [i for i, row in enumerate(self._rows) for _ in row.questions]
+        # [questions, 2]: text numbers of question and answer
         pairs: NDArray[np.int32] = np.concatenate([row.questions for row in self._rows])
         limit = self._stored.spec.max_text_tokens  # as training cut them
         prompts = [cache.ids(int(q))[:limit].tolist() for q in pairs[:, 0]]
@@ -165,6 +169,7 @@ class VlmEvaluator:
 
     def _guess(self, questions: list[str]) -> list[str]:
         """The best answers that can be had without looking: what training says most often."""
+        # Whoever answers as well as this has not shown that the image matters.
         rows = self._cache.rows("train")
         asked = (rows["question"] >= 0) & (rows["answer"] >= 0)
         text = self._cache.text
@@ -200,7 +205,9 @@ class VlmEvaluator:
 def _by_prompt(predictions: list[Prediction]) -> list[Row]:
     groups: dict[str, list[bool]] = defaultdict(list)
     for prediction in predictions:
+        # The first two words tell what is asked for: how many, what colour.
         groups[" ".join(prediction.prompt.split()[:2])].append(prediction.correct)
+    # By name where counts are equal, so that the table is the same each time.
     ranked = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     return [
         {"question": start, "count": len(hits), "exact_match": sum(hits) / len(hits)}

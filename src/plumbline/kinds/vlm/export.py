@@ -70,7 +70,7 @@ class DecoderGraph(nn.Module):
             past_keys: as in `decode_step`, as what is returned.
             past_values: as `past_keys`.
         """
-        text = self.decoder.get_input_embeddings()(input_ids)
+        text = self.decoder.get_input_embeddings()(input_ids)  # [batch, seq, width]
         inputs = torch.cat([image_embeds, text], dim=1)
         return decode_step(self.decoder, inputs, past_keys, past_values)
 
@@ -90,6 +90,7 @@ def decoder_spec(model: Vlm, sizes: DecoderSizes) -> GraphSpec:
     inputs, dynamic = decoder_examples(sizes)
     embeds = torch.linspace(-1, 1, 2 * 3 * sizes.width).view(2, 3, sizes.width)
     inputs = {"image_embeds": embeds, **inputs}
+    # Of any length: the image once, before the prompt, and then none.
     dynamic = {"image_embeds": {0: "batch", 1: "images"}, **dynamic}
     return GraphSpec(DecoderGraph(model).eval(), inputs, dynamic, DECODER_OUTPUTS)
 
@@ -118,6 +119,7 @@ def choose_samples(
     prompt = stored.spec.caption_prompt
     prompt_ids = stored.text.encode(prompt, add_special_tokens=False).ids
     limit = stored.spec.max_text_tokens
+    # Both kinds of prompt, image by image, so that what is spread over them has both.
     every: list[PromptSample] = []
     for row in cache.by_medium(split, "image"):
         for question, answer in row.questions.tolist():
@@ -167,6 +169,7 @@ def reference_answers(
         batch_size=BATCH_PROMPTS,
     )
     eos = spec.special_ids.eos
+    # `generate_answers` takes eos off; whoever stopped before the limit had said it.
     ended = [a if len(a) == max_new_tokens else [*a, eos] for a in answers]
     logits = [
         _reference_logits(stored, feature, [*sample.ids, spec.special_ids.bos], answer)
@@ -181,9 +184,11 @@ def _reference_logits(
 ) -> Floats:
     """Logits [answer, vocab] of the checkpoint over a whole sequence, without a cache."""
     model = stored.model
+    # The last token is predicted and never seen.
     ids = torch.tensor([[*prompt, *answer[:-1]]])
     text = model.decoder.get_input_embeddings()(ids)
     inputs = torch.cat([model.embed_image(features[None]).to(text.dtype), text], dim=1)
+    # Without a cache: so the bundle's own is part of what is compared.
     hidden = model.decoder.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
     logits: Floats = model.logits(hidden[0, -len(answer) :]).numpy()
     return logits
@@ -204,15 +209,17 @@ def measure_parity(
     assert isinstance(task, VlmTask)
     eos, limit = stored.spec.special_ids.eos, task.contract["text"]["max_new_tokens"]
     prompts = [task.prompt_ids(sample.text) for sample in samples]
+    # Encoded again: the bundle's script decodes, as it will for whoever asks it.
     pngs = [encode_png(cache.images[sample.image]) for sample in samples]
     pixels = np.stack([task.preprocessor.pixel_values(png) for png in pngs])
     worst, equal, total, texts = 0.0, 0, 0, [""] * len(samples)
     for rows in tracked(_equal_batches(prompts), "comparing", len(samples), "samples", len):
         embeds = task.embed(pixels[rows])
         ids = np.array([prompts[row] for row in rows], np.int64)
-        logits = _greedy_logits(task, embeds, ids, eos, limit)
+        logits = _greedy_logits(task, embeds, ids, eos, limit)  # [steps, batch, vocab]
         for at, row in enumerate(rows):
             expected = reference.answers[row]
+            # An answer that ended early goes on with its batch: what it says then is cut.
             got = until(logits[:, at].argmax(axis=-1).tolist(), eos)
             texts[row] = task.text.decode([token for token in got if token != eos])
             common = common_prefix(expected, got)
@@ -357,6 +364,7 @@ class VlmPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
 
     def preprocessing(self) -> dict[str, Request]:
         """See `GraphPlan`."""
+        # An image that is asked about: the first of the cache may be of another split.
         first = self._samples(1)[0].image
         return {name: {"image": png} for name, png in image_turns(self.cache.images[first]).items()}
 

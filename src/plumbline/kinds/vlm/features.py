@@ -42,6 +42,7 @@ def encode_images(
     stacked = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
     pixels = normalize_images(resize_images(stacked, image_size), normalize)
     with torch.inference_mode():
+        # In float32, which the files hold, and off the device, where all would not fit.
         tokens: torch.Tensor = encoder(pixels.to(device)).tokens.float().cpu()
     return tokens
 
@@ -108,5 +109,6 @@ def _encode_all(
             tokens = encode_images(encoder, batch, normalize, image_size, device)
             out[at : at + len(batch)] = tokens.numpy()
             os.utime(folder.with_suffix(".lock"))  # whoever waits sees that it goes on
+        # The digests are taken of the files when the folder is published.
         out.flush()
         (partial / "features.json").write_text(dump_json({"shape": list(shape)}), encoding="utf-8")

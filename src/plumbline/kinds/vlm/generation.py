@@ -54,6 +54,7 @@ def generate_answers(
 
 def _equal_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     """Indices in batches of at most `batch_size` whose lengths are equal, shortest first."""
+    # Padding would need a mask, and change the order of float sums.
     by_length: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):
         by_length.setdefault(length, []).append(index)

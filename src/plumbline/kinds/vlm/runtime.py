@@ -88,6 +88,7 @@ class VlmTask(Task[VlmContract]):
         """
         text = self.contract["text"]
         ids = self._encode(question)
+        # bos stands behind the question: it begins the answer, as in training.
         return [*ids[: text["max_prompt_tokens"]], text["special_ids"]["bos"]]
 
     def _encode(self, question: str) -> list[int]:
@@ -123,9 +124,10 @@ class VlmTask(Task[VlmContract]):
         """Answer one prompt greedily: token ids, with eos unless cut off, and the confidence."""
         text, tokens, confidence = self.contract["text"], list[int](), 1.0
         decoding = self.decoding(1)
-        logits = decoding.prefill(np.array([prompt], np.int64), image_embeds)
+        logits = decoding.prefill(np.array([prompt], np.int64), image_embeds)  # [1, vocab]
         while True:
             tokens.append(int(logits[0].argmax()))
+            # Its eos counts too: a model may be sure of a word and not of ending there.
             confidence *= float(softmax(logits[0])[tokens[-1]])
             if tokens[-1] == text["special_ids"]["eos"] or len(tokens) == text["max_new_tokens"]:
                 return tokens, confidence

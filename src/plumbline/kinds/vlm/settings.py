@@ -48,6 +48,7 @@ class VlmTaskConfig(TaskConfig):
     @property
     @override
     def has_lengths(self) -> bool:
+        # What is drawn about an image is another each epoch, and so is its length.
         return False
 
     @override
