@@ -80,6 +80,7 @@ def write_bundle(source: BundleSource, config: ExportConfig, out: Path) -> Bundl
     plan: BundlePlan[ExportConfig] = kind.role("export").PLAN(source, config)
     graphs = _graph_plan(plan) if config.formats else None
     if graphs:
+        # Before anything is written: both say what to change in the settings.
         check_split(source.cache, config.split)
         graphs.check()
     _write_weights(source, out)
@@ -142,8 +143,10 @@ def _write_weights(source: BundleSource, out: Path) -> None:
     save_weights(stored.model, out / WEIGHTS)
     if stored.tokenizer is not None:
         stored.tokenizer.save(str(out / FILE_NAME))
+    # Weights that came from a checkpoint are built anew from this, when it may be gone.
     if architecture := getattr(stored.model, "architecture", None):
         architecture.save_pretrained(out / ARCHITECTURE)
+    # Whoever gets the bundle need not know the users and disks of this machine.
     _write_json(out / SPEC, without_folders(stored.spec.model_dump(mode="json")))
     _write_json(out / "training.json", without_folders(dict(source.training)))
 
@@ -189,6 +192,7 @@ def _try_alone(
         run = open_graph(out / files[part], format, threads=1)
         inputs = []
         for name, example in spec.inputs.items():
+            # Of keys and values the batch is not the first axis.
             axis = next(axis for axis, word in spec.dynamic[name].items() if word == "batch")
             inputs.append(example.narrow(axis, 0, 1).numpy())
         run(inputs)
@@ -217,6 +221,7 @@ def _write_torchscript(specs: dict[str, GraphSpec], out: Path) -> Written:
 def _describe_error(error: Exception) -> str:
     """One line without paths, so that it is the same on every machine."""
     lines = str(error).strip().splitlines()
+    # A path would differ from machine to machine, and bundles with it.
     text = re.sub(r"(?:/[\w.+@-]+)+/", "", lines[0] if lines else "")
     return f"{type(error).__name__}: {text[:300]}".rstrip(": ")
 
@@ -264,6 +269,7 @@ def _write_runtime(plan: GraphPlan[ExportConfig], config: ExportConfig, out: Pat
         (out / "runtime" / f"{name}.py").write_text(text, encoding="utf-8")
     (out / "README.md").write_text(_readme(plan.readme), encoding="utf-8")
     _write_json(out / "server.json", config.server.model_dump(mode="json"))
+    # Pinned: another version may decode or sum otherwise, and the self-test would say so.
     packages = sorted((*COMMON_PACKAGES, *plan.packages))
     pins = [f"{name}=={importlib.metadata.version(name)}\n" for name in packages]
     (out / "requirements.txt").write_text("".join(pins), encoding="utf-8")
@@ -279,6 +285,7 @@ def bundled_code(runtime: Sequence[str]) -> dict[str, str]:
         ExportError: two have one name, or one cannot be imported without what is not among them.
     """
     places = [file.removesuffix(".py").replace("/", ".") for file in (*COMMON_CODE, *runtime)]
+    # The first of the kind's own files has its `TASK`; a bundle finds it as runtime/task.py.
     task = places[len(COMMON_CODE)]
     names = {place: "task" if place == task else _name_in_bundle(place) for place in places}
     modules: dict[str, str] = {}
@@ -361,7 +368,9 @@ def _metadata(
             "cache": {name: cache.digests[name] for name in sorted(("cache.json", *media))},
         },
         "versions": {
-            name: importlib.metadata.version(name).split("+")[0] for name in sorted(packages)
+            # The same library for another device has another suffix, and exports the same.
+            name: importlib.metadata.version(name).split("+")[0]
+            for name in sorted(packages)
         },
     }
 

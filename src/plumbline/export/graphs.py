@@ -42,8 +42,10 @@ def decoder_sizes(decoder: CausalDecoder) -> DecoderSizes:
     """Read the sizes of a causal decoder from one pass over one token."""
     embedding = decoder.get_input_embeddings()
     with torch.no_grad():
+        # One token is enough: its keys have every size but the number of positions.
         out = decoder.model(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=True)
     layers = out.past_key_values.layers
+    # [batch, kv_heads, past, head_dim]
     _, kv_heads, _, head_dim = layers[0].keys.shape
     return DecoderSizes(
         width=embedding.embedding_dim,
@@ -110,6 +112,7 @@ def decoder_examples(sizes: DecoderSizes) -> tuple[dict[str, Tensor], dict[str, 
 
     They are input_ids [batch, seq], and keys and values [layers, batch, kv_heads, past, head_dim].
     """
+    # Five past positions: any number but 0 and 1, which would be fixed in the graph.
     past = torch.linspace(-1, 1, sizes.layers * 2 * sizes.kv_heads * 5 * sizes.head_dim)
     past = past.view(sizes.layers, 2, sizes.kv_heads, 5, sizes.head_dim)
     inputs = {
@@ -143,6 +146,7 @@ def pixels_example(image_size: int, channels: int) -> Tensor:
 def ids_examples(vocab_size: int) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
     """Example input_ids and attention_mask [batch, seq], one row padded, and their axes."""
     mask = torch.ones(2, 6, dtype=torch.int64)
+    # A row of each sort, so that what the mask does is part of the graph.
     mask[1, 4:] = 0
     inputs = {"input_ids": torch.arange(12).view(2, 6) % vocab_size, "attention_mask": mask}
     return inputs, {"input_ids": IDS_AXES, "attention_mask": IDS_AXES}
@@ -151,4 +155,5 @@ def ids_examples(vocab_size: int) -> tuple[dict[str, Tensor], dict[str, dict[int
 def pair_mask(mask: Tensor) -> Tensor:
     """Which position sees which: [batch, seq] of 1 and 0 to [batch, 1, seq, seq] bool."""
     batch, seq = mask.shape
+    # Given with all its axes, it is used as it stands; one of [batch, seq] would be looked at.
     return mask.bool()[:, None, None, :].expand(batch, 1, seq, seq)

@@ -52,12 +52,14 @@ def encode_wav(samples: NDArray[np.float32], sample_rate: int, subtype: str = "F
 def _without_peak_time(data: bytes) -> bytes:
     """Clear the time of writing, which libsndfile puts into the PEAK chunk of float files."""
     at = data.find(b"PEAK", 0, 200)
+    # PEAK, size and version are four bytes each; the time is the four behind them.
     return data if at < 0 else data[: at + 12] + bytes(4) + data[at + 16 :]
 
 
 def encode_npy(values: NDArray[np.float32]) -> bytes:
     """Encode an array as an .npy file."""
     buffer = io.BytesIO()
+    # Pickles run code when they are read: the other side refuses them as well.
     np.save(buffer, np.ascontiguousarray(values), allow_pickle=False)
     return buffer.getvalue()
 
@@ -74,6 +76,7 @@ def image_turns(pixels: NDArray[np.uint8]) -> dict[str, bytes]:
     gray = oblong.convert("L")
     clear = oblong.copy()
     clear.putalpha(gray)
+    # [height, width]
     levels = np.asarray(gray).astype(np.uint16)
     levels[0, :2] = 0, 255  # so that the whole range is used, whatever the picture
     turned = Image.Exif()
@@ -85,7 +88,9 @@ def image_turns(pixels: NDArray[np.uint8]) -> dict[str, bytes]:
         "palette.png": _encoded(oblong.quantize(16), transparency=0),
         "colour_key.png": _encoded(gray, transparency=int(levels[-1, -1])),
         "gray16.png": _encoded(Image.fromarray(levels * 257)),
+        # 65535 is 255 * 257: the brightest is transparent.
         "gray16_key.png": _encoded(Image.fromarray(levels * 257), transparency=65535),
+        # 281 is MaxSampleValue: of the 16 bits 12 are in use.
         "gray12.tiff": _encoded(Image.fromarray(levels * 16), "TIFF", tiffinfo={281: 4095}),
         "turned.png": _encoded(oblong, exif=turned),
     }
@@ -97,6 +102,7 @@ def audio_turns(samples: NDArray[np.float32], sample_rate: int) -> dict[str, byt
     Returns:
         File name -> WAV: of two channels, of another rate, and of a few samples.
     """
+    # [samples, 2]: unlike each other, so that the mean of channels is seen to be one
     pair = np.stack([samples, samples[::-1]], axis=1)
     return {
         "stereo.wav": encode_wav(pair, sample_rate),
@@ -153,6 +159,7 @@ def features_contract(
     return {
         "modality": "features",
         "channels": facts["channels"],
+        # Where nothing is standardised both are null, and the reader leaves values alone.
         "mean": facts["mean_of_channels"] if config.standardize else None,
         "std": facts["std_of_channels"] if config.standardize else None,
         "cut": config.max_steps,

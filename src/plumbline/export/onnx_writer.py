@@ -49,6 +49,7 @@ def write_onnx(spec: GraphSpec, path: Path) -> dict[str, object]:
     weights = sum(value.nbytes for value in held if value is not None)
     external = external_name(path) if weights > EXTERNAL_BYTES else None
     ir.save(program.model, path, external_data=external)
+    # By path, since weights in a file beside it are found in no other way.
     onnx.checker.check_model(str(path), full_check=True)
     return _describe(program.model)
 
@@ -74,6 +75,7 @@ def _clear_origin(model: ir.Model) -> None:
     holders += model.graph.initializers.values()
     for node in model.graph.all_nodes():
         holders += [node, *node.outputs]
+    # Local functions have nodes and values of their own, which the graph does not list.
     for function in model.functions.values():
         holders += [function, *function.inputs]
         for node in function.all_nodes():
@@ -95,4 +97,5 @@ def _describe(model: ir.Model) -> dict[str, object]:
 
 def _shape(value: ir.Value) -> list[int | str]:
     assert value.shape is not None, "the exporter knows every shape"
+    # A length that may differ has the name that the plan gave it.
     return [dim if isinstance(dim, int) else str(dim.value) for dim in value.shape]

@@ -51,9 +51,10 @@ def check_parity(name: str, parity: Parity, config: ExportConfig) -> None:
         f"{parity.metric}_difference": (parity.metric_difference, config.max_metric_difference),
     }
     for field, (value, limit) in limits.items():
+        # Not `value > limit`: a NaN is beyond any limit.
         if not value <= limit:
             raise ExportError(f"{name}: {field} is {value:.3g}, allowed is {limit:g}")
-    if not parity.agreement >= config.min_agreement:
+    if not parity.agreement >= config.min_agreement:  # NaN fails here too
         raise ExportError(
             f"{name}: {parity.decision}_agreement is {parity.agreement:.4f}, "
             f"at least {config.min_agreement:g} is required"

@@ -167,6 +167,7 @@ def check_split(cache: TrainingCache, split: str) -> None:
 
 def spread(total: int, count: int) -> list[int]:
     """Up to `count` places evenly spread over `total`, first and last among them."""
+    # Whole positions coincide where there are fewer than `count`.
     places: list[int] = np.unique(np.linspace(0, total - 1, count).astype(int)).tolist()
     return places
 
@@ -175,8 +176,10 @@ def max_difference(one: Sequence[Array], other: Sequence[Array]) -> float:
     """Largest absolute difference between two lists of arrays; infinite where shapes differ."""
     worst = 0.0
     for a, b in zip(one, other, strict=True):
+        # Another length, such as one token more, is no small difference.
         if a.shape != b.shape:
             return float("inf")
         if a.size:
+            # In float64: ids as well as scores are exact in it.
             worst = max(worst, float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()))
     return worst

@@ -30,10 +30,12 @@ def write_selftest(model: Model, plan: GraphPlan[ExportConfig], out: Path) -> No
     answers, preprocessing = [], []
     for number, sample in enumerate(plan.selftest(model)):
         got = model.predict(sample.request)
+        # An answer may say more than the checkpoint does, such as a confidence.
         known = {name: got[name] for name in sample.expected}
         if not agree(sample.expected, known, TOLERANCE):
             raise ExportError(f"self-test: the bundle says {known}, the model {sample.expected}")
         entry = _store(model, sample.request, out, f"{number}{sample.suffix}")
+        # The bundle's own answer is stored: elsewhere it has to repeat itself.
         answers.append({**entry, "answer": _rounded(got)})
     for name, request in plan.preprocessing().items():
         preprocessing.append(_store(model, request, out, name))

@@ -25,7 +25,9 @@ def write_torchscript(spec: GraphSpec, path: Path) -> None:
     buffer = io.BytesIO()
     with _quiet(), _plain_attention(), torch.no_grad():
         trace: Callable[..., torch.jit.ScriptModule] = torch.jit.trace  # without types in torch
+        # Not checked by a second run: parity measures more, and on inputs of other lengths.
         traced = trace(spec.module, tuple(spec.inputs.values()), check_trace=False)
+        # Numerics as they are: folded batch norms would give other bits than the checkpoint.
         frozen = torch.jit.freeze(traced, optimize_numerics=False)
         torch.jit.save(frozen, buffer)
     path.write_bytes(_without_origin(buffer))
@@ -48,6 +50,7 @@ def _without_origin(buffer: io.BytesIO) -> bytes:
             if "/code/" in name or name.endswith("/data.pkl"):
                 data = _MANGLE.sub(b"___torch_mangle_0", data)
             plain = _MANGLE.sub(b"___torch_mangle_0", name.encode()).decode()
+            # A ZipInfo of its own has the date 1980, not that of the export.
             new.writestr(zipfile.ZipInfo(plain), data)
     return out.getvalue()
 

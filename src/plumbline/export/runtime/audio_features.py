@@ -36,13 +36,15 @@ def log_mel_numpy(samples: Floats, settings: AudioSection) -> Floats:
     hop = round(rate * settings["hop_ms"] / 1000)
     frames = (len(samples) - 1) // hop + 1
     padded = _with_edges(samples, frames, hop, fft, settings["edges"])
+    # [frames, fft]: views of the clip, without a copy
     pieces = np.lib.stride_tricks.sliding_window_view(padded, fft)[::hop]
     spectrum = np.fft.rfft(pieces * _window(window, fft), axis=1)
-    power = spectrum.real**2 + spectrum.imag**2
+    power = spectrum.real**2 + spectrum.imag**2  # [frames, fft // 2 + 1]
     mel = np.maximum(power @ mel_filters(settings["n_mels"], fft, rate), _FLOOR)
     if settings["scale"] == "log":
         values = np.log(mel)
     else:
+        # As Whisper scales: 80 dB below the loudest is cut, then about -1 to 1.
         values = np.log10(mel)
         values = (np.maximum(values, values.max() - 8) + 4) / 4
     if settings["normalize"] == "clip":

@@ -100,6 +100,7 @@ def check_shape(value: object, shape: Shape, name: str, place: str = "") -> None
     else:
         fits = _fits(value, shape)
     if not fits:
+        # Cut: somebody else wrote the file, and the value may be of any length.
         said = repr(value)[:60]
         text = f"{place.rstrip('.') or 'the whole'} = {said}: expected {_words(shape)}"
         raise BundleError(f"{name}: {text}; copy the whole bundle")
@@ -173,5 +174,6 @@ def section(contract: Mapping[str, object], *keys: str) -> object:
     """What stands at a path of a contract that nobody checked yet; None: nothing."""
     found: object = contract
     for key in keys:
+        # Whatever stands there, this only looks: the shape will refuse it.
         found = found.get(key) if isinstance(found, dict) else None
     return found

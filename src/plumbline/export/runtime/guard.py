@@ -39,6 +39,7 @@ def read_digests(folder: Path) -> dict[str, str]:
     if not isinstance(digests, dict) or not digests:
         raise BundleError(f"{DIGESTS}: names no file; copy the whole bundle")
     for name, digest in digests.items():
+        # Whatever else a digest says is found when the file is read: it will not match.
         if not isinstance(digest, str) or len(digest) != 64:
             raise BundleError(f"{DIGESTS}: {name}: not a SHA-256; copy the whole bundle")
     return digests
@@ -79,6 +80,7 @@ def check_code(folder: Path) -> None:
             f"{min(strangers)}: not listed in {DIGESTS}, so nothing is imported beside it; "
             "move it out of the bundle"
         )
+    # All of it now: what is imported later was looked at before the first import.
     for name in digests:
         if name.endswith(CODE):
             check_file(folder, digests, name)
@@ -115,5 +117,6 @@ def enter(folder: Path, *, as_script: bool) -> None:
     )
     assert spec is not None
     assert spec.loader is not None
+    # In place before its code runs, as the import system does: it imports from itself.
     sys.modules["runtime"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["runtime"])

@@ -242,6 +242,7 @@ class FeaturesReader(FileReader):
         self._mean: Floats | None = None
         if contract["mean"] is not None:
             self._mean = np.array(contract["mean"], np.float32)
+            # A factor, as in training: a division would round otherwise.
             self._scale = 1 / np.maximum(np.array(contract["std"], np.float32), 1e-6)
 
     def read(self, value: bytes) -> Arrays:
@@ -261,6 +262,7 @@ class FeaturesReader(FileReader):
 def _with_mask(steps: Floats, most: int | None, name: str) -> Arrays:
     if most is not None and len(steps) > most:
         raise TooLargeError(f"{name}: {len(steps)} steps, the model takes {most}")
+    # A single sample has no padding: every step counts.
     return [np.ascontiguousarray(steps[None], np.float32), np.ones((1, len(steps)), np.bool_)]
 
 
@@ -278,6 +280,7 @@ class TextInputReader(Reader[str]):
     def read(self, value: str) -> Arrays:
         """See `Reader`."""
         ids, special = self._encode(value), self._settings["special_ids"]
+        # Cut before it is framed, so that eos is never lost.
         framed = [special["bos"], *ids[: self._settings["max_tokens"]], special["eos"]]
         return ids_and_mask(framed)
 
@@ -325,6 +328,7 @@ def fingerprint(arrays: Arrays, *, exact: bool) -> dict[str, object]:
             digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
         return {"sha256": digest.hexdigest()}
     first = arrays[0].astype(np.float64)
+    # Not the bits, which differ between processors: some values stand for all.
     places = np.linspace(0, first.size - 1, 32).astype(int)
     values = [float(f"{value:.7g}") for value in first.ravel()[places]]
     mean, std = (float(f"{value:.7g}") for value in (first.mean(), first.std()))

@@ -107,6 +107,7 @@ class Model:
             each for names in stored.values() if isinstance(names, list) for each in names
         ):
             self.files.check(name)
+        # A task calls its graphs by name: one too few would be found at the first request.
         if parts.keys() != task_class.parts:
             raise BundleError(f"contract.json: formats.{self.format} names other graphs")
         threads = threads or self.contract["threads"]
@@ -138,6 +139,7 @@ class Model:
         given = {name: value for name, value in request.items() if value is not None}
         fields = self.task.fields
         if unknown := [name for name in given if name not in fields]:
+            # Cut: the name comes from whoever asks.
             raise InputError(f"{unknown[0][:40]}: no such field; there is {', '.join(fields)}")
         if missing := [name for name in self.task.required if name not in given]:
             raise InputError(f"{missing[0]}: missing")
@@ -235,6 +237,7 @@ def selftest(model: Model) -> dict[str, object]:
     with _readable("selftest/selftest.json"):
         stored: StoredSamples = json.loads(model.files.read("selftest/selftest.json"))
     check_shape(stored, SELFTEST, "selftest/selftest.json")
+    # Inputs first: where they differ, so do answers, and the reason is plain.
     for sample in [*stored["preprocessing"], *stored["answers"]]:
         with blamed(sample["name"]):
             got = model.fingerprint(stored_request(model, sample))
@@ -271,5 +274,7 @@ def agree(expected: object, got: object, tolerance: float) -> bool:
         pairs = zip(expected, got, strict=False)
         return len(expected) == len(got) and all(agree(a, b, tolerance) for a, b in pairs)
     if isinstance(expected, float) and isinstance(got, float):
+        # Relative above 1, absolute below: logits are of either size.
         return abs(expected - got) <= tolerance * max(1.0, abs(expected))
+    # Whole numbers, texts and flags are the same or not: tokens have no tolerance.
     return bool(expected == got)

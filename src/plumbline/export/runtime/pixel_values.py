@@ -46,4 +46,5 @@ class Preprocessor:
             InputError: as in `decode`.
         """
         pixels = resize_image(self.decode(data), *self._size, self._resize)
+        # Each of 256 values is looked up: nothing is computed, nor rounded, per pixel.
         return np.stack([levels[pixels[..., c]] for c, levels in enumerate(self._levels)])

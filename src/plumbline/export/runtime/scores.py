@@ -40,12 +40,15 @@ def next_probabilities(
     """
     scaled = logits.astype(np.float64) / temperature
     if top_k is not None and top_k < len(scaled):
+        # Of equal scores at the border all are left, whatever order they are in.
         lowest = np.partition(scaled, -top_k)[-top_k]
         scaled = np.where(scaled < lowest, -np.inf, scaled)
     kept = np.isfinite(scaled)
     probabilities = np.zeros(len(scaled))
+    # Over those that are left alone: -inf would be refused as a score.
     probabilities[kept] = softmax(scaled[kept])
     if top_p is not None and top_p < 1:
+        # The likeliest first; the one that reaches top_p is still in.
         order = np.argsort(-probabilities, kind="stable")
         before = np.cumsum(probabilities[order]) - probabilities[order]
         probabilities[order[before >= top_p]] = 0

@@ -200,6 +200,7 @@ class Handler(BaseHTTPRequestHandler):
         return HTTPStatus(status), answer
 
     def _read_body(self) -> bytes:
+        # Before a byte of it is read, and before the client is told to send it.
         length = self._check_headers()
         if self.headers.get("Expect", "").lower() == "100-continue":
             self.send_response_only(HTTPStatus.CONTINUE)

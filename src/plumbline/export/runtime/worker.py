@@ -37,6 +37,7 @@ def work(descriptor: int, folder: Path) -> None:
 def _serve(channel: Connection, folder: Path) -> None:
     settings = json.loads(channel.recv_bytes())
     try:
+        # Every worker checks the digests itself: files may change while the server runs.
         model = Model(folder, format=settings["format"])
     except BundleError as error:
         _say(channel, {"error": str(error)})

@@ -130,6 +130,7 @@ class Strikes:
     def count(self, body: bytes) -> int:
         """How many workers a request ended."""
         with self._lock:
+            # By digest, since a body may hold megabytes.
             tries, last = self._seen.get(hashlib.sha256(body).digest(), (0, 0.0))
         return tries if time.monotonic() - last < FORGET_S else 0
 
@@ -137,6 +138,7 @@ class Strikes:
         """Remember that a request ended a worker."""
         now, key = time.monotonic(), hashlib.sha256(body).digest()
         with self._lock:
+            # Forgotten here, so that no client fills the memory with what it once sent.
             self._seen = {k: v for k, v in self._seen.items() if now - v[1] < FORGET_S}
             self._seen[key] = (self._seen.get(key, (0, now))[0] + 1, now)
 
@@ -181,6 +183,7 @@ class Workers:
         try:
             return job.result(self._settings["queue_timeout_s"])
         except TimeoutError:
+            # No longer possible once a worker has it: then its own time limit holds.
             if job.cancel():
                 return HTTPStatus.SERVICE_UNAVAILABLE, {"error": "busy; try again later"}
         return job.result()
