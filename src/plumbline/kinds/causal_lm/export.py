@@ -6,6 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from plumbline.batch import IGNORE_INDEX
 from plumbline.errors import ExportError
@@ -39,7 +40,7 @@ Cut = tuple[list[int], int]
 
 
 class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
-    """See `GraphPlan`."""
+    """What is special in the bundle of a causal language model."""
 
     runtime = (
         "plumbline/kinds/causal_lm/runtime.py",
@@ -63,8 +64,8 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
     def _positions(self) -> int:
         return self.stored.model.decoder.config.max_position_embeddings
 
+    @override
     def contract(self) -> dict[str, object]:
-        """See `GraphPlan`."""
         spec = self.stored.spec
         rows = "question_answer" if spec.text == "question_answer" else "rows"
         return {
@@ -78,12 +79,12 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
             "decoder": self.description(),
         }
 
+    @override
     def description(self) -> dict[str, object]:
-        """See `GraphPlan`."""
         return asdict(decoder_sizes(self.stored.model.decoder))
 
+    @override
     def graphs(self) -> dict[str, GraphSpec]:
-        """See `GraphPlan`."""
         decoder = self.stored.model.decoder
         return {"decoder": text_decoder_spec(decoder, decoder_sizes(decoder))}
 
@@ -134,8 +135,9 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
                 logits[row] = known[at]
         return added, logits
 
+    @override
     def measure(self, exported: Model) -> Parity:
-        """See `GraphPlan`; the loss is that of the tokens behind what is given."""
+        """The loss is that of the tokens behind what is given."""
         task = exported.task
         assert isinstance(task, CausalTask)
         sequences, eos = self._sequences(), self.stored.spec.special_ids.eos
@@ -169,8 +171,9 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
             max_logits_difference=worst,
         )
 
+    @override
     def selftest(self, exported: Model) -> list[SelftestSample]:
-        """See `GraphPlan`; greedily, since a draw near a border may fall on either side."""
+        """Answer greedily, since a draw near a border may fall on either side."""
         stored, samples = self.stored, []
         added = min(24, self._positions // 2)
         for prompt in self._texts(self._column, self.config.selftest_samples):

@@ -11,7 +11,7 @@ from plumbline.loading.inputs import Input
 
 
 class ClassificationPlan(HeadedPlan[ClassifierSpec, LabelledRows]):
-    """See `GraphPlan`."""
+    """What is special in the bundle of a classifier."""
 
     answers = "plumbline/kinds/classification/runtime.py"
     verb = "tells the class of"

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from typing_extensions import override
 
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
@@ -121,8 +122,8 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
         encoder = self.stored.spec.encoder
         return encoder.image_size if isinstance(encoder, ImageEncoderConfig) else None
 
+    @override
     def check(self) -> None:
-        """See `GraphPlan`."""
         encoder = self.stored.spec.encoder
         if isinstance(encoder, BaseTextEncoderConfig) and encoder.takes_strings:
             raise ExportError(
@@ -137,8 +138,8 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
         if isinstance(encoder, ImageEncoderConfig):
             check_image_size(self.cache, encoder.image_size)
 
+    @override
     def contract(self) -> dict[str, object]:
-        """See `GraphPlan`."""
         spec = self.stored.spec
         return {"task": spec.kind, "input": self._input_contract(), "heads": self._heads()}
 
@@ -164,13 +165,13 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
             return {"modality": "text", "special_ids": special, "max_tokens": config.max_tokens}
         return {"modality": config.modality}
 
+    @override
     def description(self) -> dict[str, object]:
-        """See `GraphPlan`."""
         encoder = self.stored.model.encoder
         return {"encoder": type(encoder).__name__, "width": encoder.width}
 
+    @override
     def graphs(self) -> dict[str, GraphSpec]:
-        """See `GraphPlan`."""
         spec, modality = self.stored.spec, self.inputs.modality
         if modality == "image":
             encoder = spec.encoder
@@ -201,8 +202,8 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
     def _rows(self, inputs: Input) -> RowsT:
         """The samples of the split, with `numbers` of their inputs."""
 
+    @override
     def measure(self, exported: Model) -> Parity:
-        """See `GraphPlan`."""
         task = exported.task
         assert isinstance(task, HeadedTask)
         inputs = build_input(self.inputs, self.cache, image_size=self._image_size)
@@ -263,8 +264,8 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
         modality = self.inputs.modality
         return {modality: encode_medium(self.cache, modality, number)}
 
+    @override
     def selftest(self, exported: Model) -> list[SelftestSample]:
-        """See `GraphPlan`."""
         inputs = build_input(self.inputs, self.cache, image_size=self._image_size)
         rows = self._rows(inputs)
         samples = []
@@ -283,8 +284,8 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
     @abstractmethod
     def _expected(self, logits: dict[str, Floats]) -> dict[str, object]: ...
 
+    @override
     def preprocessing(self) -> dict[str, Request]:
-        """See `GraphPlan`."""
         modality = self.inputs.modality
         if modality == "image":
             turns = image_turns(self.cache.images[0])

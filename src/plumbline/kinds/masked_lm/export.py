@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from plumbline.batch import IGNORE_INDEX
 from plumbline.export.graphs import (
@@ -43,7 +44,7 @@ class MaskedGraph(nn.Module):
 
 
 class MaskedPlan(LanguagePlan[MaskedLmExportConfig, MaskedLm, MaskedLmSpec]):
-    """See `GraphPlan`."""
+    """What is special in the bundle of a masked language model."""
 
     runtime = ("plumbline/kinds/masked_lm/runtime.py", *READERS["text"])
 
@@ -64,8 +65,8 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig, MaskedLm, MaskedLmSpec]):
     def _mask_text(self) -> str:
         return str(self.stored.text.id_to_token(self.stored.spec.mask_id))
 
+    @override
     def contract(self) -> dict[str, object]:
-        """See `GraphPlan`."""
         spec = self.stored.spec
         return {
             "task": "masked_lm",
@@ -82,15 +83,16 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig, MaskedLm, MaskedLmSpec]):
             "candidates": self.config.candidates,
         }
 
+    @override
     def graphs(self) -> dict[str, GraphSpec]:
-        """See `GraphPlan`."""
         inputs, dynamic = ids_examples(self.stored.spec.vocab_size)
         module = MaskedGraph(self.stored.model).eval()
         return {"model": GraphSpec(module, inputs, dynamic, ["logits"])}
 
+    @override
     @torch.inference_mode()
     def measure(self, exported: Model) -> Parity:
-        """See `GraphPlan`; what is hidden is what evaluation hides."""
+        """What is hidden is what evaluation hides."""
         task, spec, split = exported.task, self.stored.spec, self.config.split
         assert isinstance(task, MaskedTask)
         rows = masked_lm.open_rows(self.cache, split, spec, seed=0, training=False)
@@ -122,9 +124,9 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig, MaskedLm, MaskedLmSpec]):
             max_logits_difference=worst,
         )
 
+    @override
     @torch.inference_mode()
     def selftest(self, exported: Model) -> list[SelftestSample]:
-        """See `GraphPlan`."""
         task, samples = exported.task, []
         assert isinstance(task, MaskedTask)
         for text in self._texts("text", self.config.selftest_samples):

@@ -9,7 +9,7 @@ from plumbline.loading.inputs import Input
 
 
 class RegressionPlan(HeadedPlan[RegressorSpec, NumberedRows]):
-    """See `GraphPlan`."""
+    """What is special in the bundle of a regressor."""
 
     answers = "plumbline/kinds/regression/runtime.py"
     verb = "gives a number for"

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
+from typing_extensions import override
 
 from plumbline.export.graphs import IDS_AXES, GraphSpec, ids_examples, pair_mask
 from plumbline.export.parity import Parity, common_prefix, until
@@ -70,7 +71,7 @@ class TargetGraph(nn.Module):
 
 
 class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig, Seq2Seq, Seq2SeqSpec]):
-    """See `GraphPlan`."""
+    """What is special in the bundle of an encoder-decoder."""
 
     packages = ("tokenizers",)
     runtime = ("plumbline/kinds/seq2seq/runtime.py", *READERS["text"])
@@ -86,8 +87,8 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig, Seq2Seq, Seq2SeqSpec]):
     )
     _reference: tuple[list[list[int]], list[Floats]] | None = None
 
+    @override
     def contract(self) -> dict[str, object]:
-        """See `GraphPlan`."""
         spec, net, config = self.stored.spec, self.stored.model.net, self.config
         # A checkpoint may bring tokens that it never says.
         never = net.generation_config.bad_words_ids or []
@@ -115,8 +116,8 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig, Seq2Seq, Seq2SeqSpec]):
         # Relative positions have no limit, and no such setting.
         return min(tokens, getattr(self.stored.model.net.config, "max_position_embeddings", tokens))
 
+    @override
     def graphs(self) -> dict[str, GraphSpec]:
-        """See `GraphPlan`."""
         net, spec = self.stored.model.net, self.stored.spec
         inputs, dynamic = ids_examples(spec.vocab_size)
         width = int(net.config.hidden_size)
@@ -163,8 +164,9 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig, Seq2Seq, Seq2SeqSpec]):
             logits.append(self.stored.model(ids, torch.ones_like(ids), begun)[0].numpy())
         return targets, logits
 
+    @override
     def measure(self, exported: Model) -> Parity:
-        """See `GraphPlan`; the exported side writes many padded sources at a time."""
+        """The exported side writes many padded sources at a time."""
         task = exported.task
         assert isinstance(task, Seq2SeqTask)
         pairs = self._pairs()
@@ -214,8 +216,9 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig, Seq2Seq, Seq2SeqSpec]):
             worst = max(worst, max_difference([known], task.inputs({"source": source})[:1]))
         return worst
 
+    @override
     def selftest(self, exported: Model) -> list[SelftestSample]:
-        """See `GraphPlan`; by beam search, as the contract says."""
+        """Write by beam search, as the contract says."""
         pairs, config, samples = self._pairs(), self.config, []
         limit = self._limit(min(config.max_new_tokens, config.parity_tokens))
         for place in spread(len(pairs), config.selftest_samples):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from typing_extensions import override
 
 from plumbline.errors import ExportError
 from plumbline.export.graphs import (
@@ -280,7 +281,7 @@ def _match(texts: Sequence[str], samples: Sequence[PromptSample]) -> float:
 
 
 class VlmPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
-    """See `GraphPlan`."""
+    """What is special in the bundle of a vision-language model."""
 
     packages = ("pillow", "tokenizers")
     runtime = (
@@ -303,13 +304,13 @@ class VlmPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
     )
     _reference: Reference | None = None
 
+    @override
     def check(self) -> None:
-        """See `GraphPlan`."""
         check_image_size(self.cache, self.stored.spec.image_encoder.image_size)
         assert isinstance(self.stored.spec.inputs, ImageInputConfig)
 
+    @override
     def contract(self) -> dict[str, object]:
-        """See `GraphPlan`."""
         spec = self.stored.spec
         return {
             "task": "vlm",
@@ -324,13 +325,13 @@ class VlmPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
             "decoder": self.description(),
         }
 
+    @override
     def description(self) -> dict[str, object]:
-        """See `GraphPlan`."""
         model = self.stored.model
         return {**asdict(decoder_sizes(model.decoder)), "image_tokens": model.image_encoder.tokens}
 
+    @override
     def graphs(self) -> dict[str, GraphSpec]:
-        """See `GraphPlan`."""
         model, encoder = self.stored.model, self.stored.spec.image_encoder
         vision = vision_spec(model, encoder.image_size, encoder.channels)
         return {"vision": vision, "decoder": decoder_spec(model, decoder_sizes(model.decoder))}
@@ -338,8 +339,8 @@ class VlmPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
     def _samples(self, count: int) -> list[PromptSample]:
         return choose_samples(self.cache, self.stored, self.config.split, count)
 
+    @override
     def measure(self, exported: Model) -> Parity:
-        """See `GraphPlan`."""
         samples = self._samples(self.config.parity_samples)
         if self._reference is None:
             self._reference = reference_answers(
@@ -347,8 +348,8 @@ class VlmPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
             )
         return measure_parity(exported, self.stored, self.cache, samples, self._reference)
 
+    @override
     def selftest(self, exported: Model) -> list[SelftestSample]:
-        """See `GraphPlan`."""
         samples = self._samples(self.config.selftest_samples)
         answers = reference_answers(
             self.stored, self.cache, samples, self.config.max_new_tokens
@@ -362,8 +363,8 @@ class VlmPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
             for sample, answer in zip(samples, answers, strict=True)
         ]
 
+    @override
     def preprocessing(self) -> dict[str, Request]:
-        """See `GraphPlan`."""
         # An image that is asked about: the first of the cache may be of another split.
         first = self._samples(1)[0].image
         return {name: {"image": png} for name, png in image_turns(self.cache.images[first]).items()}
