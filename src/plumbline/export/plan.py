@@ -68,7 +68,7 @@ class SelftestSample:
     request: Request
     suffix: str
     """Of the files in it, such as .png."""
-    expected: dict[str, object]
+    expected: Mapping[str, object]
     """What the checkpoint says; the bundle's answer may hold more."""
 
 

@@ -1,12 +1,9 @@
 """The bundle of a forecast: steps in, the step after each out."""
 
-from typing import Any
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from typing_extensions import override
 
+from plugins.forecast.model import Forecaster, ForecastSpec
 from plugins.forecast.runtime import ForecastTask
 from plugins.forecast.train import Sequences
 from plumbline.export.config import ExportConfig
@@ -22,11 +19,12 @@ from plumbline.export.plan import (
     max_difference,
     spread,
 )
+from plumbline.export.runtime.files import Array, Floats
 from plumbline.export.runtime.model import Model
 from plumbline.loading.inputs import build_input
 
 
-class ForecastPlan(GraphPlan[ExportConfig]):
+class ForecastPlan(GraphPlan[ExportConfig, Forecaster, ForecastSpec]):
     """What is special in the bundle of a forecast."""
 
     runtime = ("plugins/forecast/runtime.py", *READERS["features"])
@@ -39,7 +37,7 @@ class ForecastPlan(GraphPlan[ExportConfig]):
     )
 
     @override
-    def contract(self) -> dict[str, Any]:
+    def contract(self) -> dict[str, object]:
         spec = self.stored.spec
         return {"task": "forecast", "input": features_contract(spec.inputs, self.cache, None)}
 
@@ -58,11 +56,11 @@ class ForecastPlan(GraphPlan[ExportConfig]):
         return {"features": encode_medium(self.cache, "features", number)}
 
     @torch.inference_mode()
-    def _expected(self, number: int) -> tuple[list[Any], NDArray[np.float32]]:
+    def _expected(self, number: int) -> tuple[list[Array], Floats]:
         """The inputs and the forecasts [1, steps, channels] of the checkpoint."""
         inputs = build_input(self.stored.spec.inputs, self.cache)
         batch = inputs.collate([inputs.fetch(number)], [number], None)
-        forecasts: NDArray[np.float32] = self.stored.model(**batch).numpy()
+        forecasts: Floats = self.stored.model(**batch).numpy()
         return [value.numpy() for value in batch.values()], forecasts
 
     def _chosen(self, count: int) -> list[int]:
