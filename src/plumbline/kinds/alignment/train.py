@@ -111,7 +111,7 @@ def collate(
     """
     draws = None
     if training:
-        # Keyed by sample and epoch: which batch a medium is in changes nothing of its turns.
+        # Keyed by sample and epoch: a medium is augmented alike in whichever batch it is.
         draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
     text_numbers = np.array([s["text_number"] for s in samples])
     # The row of each medium's caption among the distinct ones, each of which is encoded once.

@@ -46,7 +46,7 @@ def collate(
     """
     draws = None
     if training:
-        # Keyed by sample and epoch: which batch a value is in changes nothing of its turns.
+        # Keyed by sample and epoch: a value is augmented alike in whichever batch it is.
         draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
     numbers = sample_numbers(samples)
     labels = torch.from_numpy(np.stack([sample["labels"] for sample in samples]))  # [batch, parts]

@@ -109,7 +109,7 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig, MaskedLm, MaskedLmSpec]):
             got = task.logits(arrays)[0]
             worst = max(worst, max_difference([known], [got]))
             labels = batch["labels"][0].numpy()
-            hidden = np.flatnonzero(labels != IGNORE_INDEX)  # [hidden]
+            hidden = np.flatnonzero(labels != IGNORE_INDEX)  # [hidden]: their positions
             equal += (known[hidden].argmax(axis=1) == got[hidden].argmax(axis=1)).tolist()
             for side, logits in zip(losses, (known, got), strict=True):
                 side += (-log_softmax(logits[hidden])[range(len(hidden)), labels[hidden]]).tolist()

@@ -55,7 +55,7 @@ def collate(
     """
     draws = None
     if training:
-        # Keyed by sample and epoch: which batch a value is in changes nothing of its turns.
+        # Keyed by sample and epoch: a value is augmented alike in whichever batch it is.
         draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
     numbers = sample_numbers(samples)
     # In float64: large numbers that differ little would lose their digits as float32.
