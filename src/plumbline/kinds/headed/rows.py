@@ -58,7 +58,7 @@ class HeadedRows:
         self.numbers = np.zeros(int(sample.max(initial=-1)) + 1, np.int64)
         self.numbers[sample[taken]] = columns[source][taken]
         self.rows = np.full((len(self.numbers), len(parts)), -1)
-        # At most one row for each place: `group_samples` gives a repeated part a new sample.
+        # One row at most for a sample and part: `group_samples` gives a repeat a new sample.
         self.rows[sample[taken], place[part][taken]] = taken
 
     def __len__(self) -> int:
