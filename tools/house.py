@@ -65,9 +65,9 @@ class Held:
 
 
 HELD = {
-    "comments": Held(f"comments per 100 code lines in {', '.join(COMMENTED)}", 4, 4),
-    "any": Held("Any per 1,000 lines of src", 12, 5, least=False),
-    "shapes": Held("% of public functions of tensors whose docstring has a shape", 84, 80),
+    "comments": Held(f"comments per 100 code lines in {', '.join(COMMENTED)}", 4.9, 4),
+    "any": Held("Any per 1,000 lines of src", 0.8, 5, least=False),
+    "shapes": Held("% of public functions of tensors whose docstring has a shape", 83, 80),
     "comparisons": Held(f"comparisons per test in {', '.join(COMPARED)}", 0.6, 0.6),
     "functions": Held(f"functions over {LONG_FUNCTION} lines", 0, 0, least=False),
     "files": Held(f"files over {LONG_FILE} lines", 0, 0, least=False),
