@@ -288,7 +288,7 @@ def test_a_setting_that_params_leaves_at_its_default_is_told_how_to_be_written(r
 
 
 def test_a_missing_params_file_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"params\.yaml: missing; run make params"):
+    with pytest.raises(ConfigError, match=r"params\.yaml: missing; run plumbline params"):
         load(StageSettings, SECTIONS, root=tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What `make gc` offers to remove: never what a stopped run or the tracker still wants."""
+"""What `plumbline gc` offers to remove: never what a stopped run or the tracker still wants."""
 
 import json
 import os

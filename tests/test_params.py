@@ -61,7 +61,7 @@ def test_an_edit_in_conf_makes_params_stale_and_the_difference_is_told(root: Pat
     text = str(caught.value)
     assert text.startswith("params.yaml is stale: seed: ")
     assert re.search(rf"\b{seed}\b.*\b{seed + 1}\b.*conf/", text)
-    assert "make params" in text
+    assert "plumbline params" in text
     assert "\n" not in text
 
 
@@ -114,7 +114,7 @@ def test_stale_versions_are_refreshed_when_composing(root: Path) -> None:
 
 
 def test_missing_params_say_how_to_make_them(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="run make params"):
+    with pytest.raises(ConfigError, match="run plumbline params"):
         read_params(tmp_path)
 
 

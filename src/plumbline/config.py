@@ -46,7 +46,8 @@ def compose_yaml(folder: Path, name: str, overrides: Sequence[str]) -> dict[str,
     """
     file = folder / f"{name}.yaml"
     if not file.is_file():
-        raise ConfigError(f"{file}: missing; run make params")
+        remedy = "run plumbline params" if name == "params" else "plumbline init makes a project"
+        raise ConfigError(f"{file}: missing; {remedy}")
     for part in _files_of(folder, file):
         _check_document(part)
     GlobalHydra.instance().clear()

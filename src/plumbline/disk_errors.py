@@ -7,9 +7,10 @@ from pathlib import Path
 from plumbline.errors import OutputError, PlumblineError
 
 _NO_ROOM = {
-    errno.ENOSPC: "the disk is full; free some space (make gc lists what can go) and run again",
-    errno.EDQUOT: "the quota of this account is used up; free some space (make gc lists what can "
-    "go) or have it raised, and run again",
+    errno.ENOSPC: "the disk is full; free some space (plumbline gc lists what can go) and "
+    "run again",
+    errno.EDQUOT: "the quota of this account is used up; free some space (plumbline gc lists what "
+    "can go) or have it raised, and run again",
     errno.EFBIG: "larger than a file may be here; raise the limit (ulimit -f unlimited) and run "
     "again",
 }

@@ -275,4 +275,4 @@ def test_params_made_under_other_libraries_are_refused_with_both_versions(
     project.edit("params.yaml", "  torch: ", "  torch: 1.")
     text = project.refusal(pretrain_alignment.main, "image")
     assert text.startswith("versions.torch = '1.")
-    assert "is installed: install requirements.lock, or run make params" in text
+    assert "is installed: install requirements.lock, or run plumbline params" in text

@@ -163,7 +163,7 @@ def test_a_disk_too_full_for_a_lock_is_one_line(tmp_path: Path, mount: Mount) ->
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: .plumbline/locks/")
     assert line.endswith(
-        "the disk is full; free some space (make gc lists what can go) and run again"
+        "the disk is full; free some space (plumbline gc lists what can go) and run again"
     )
 
 

@@ -155,7 +155,7 @@ def test_an_edit_in_conf_is_refused_with_the_difference(reproduced: Checkout) ->
         done = reproduced.run("dvc", "repro", check=False)
         assert done.returncode != 0
         assert "seed: 0 there, 7 in conf/" in done.stderr
-        assert "make params" in done.stderr
+        assert "plumbline params" in done.stderr
     finally:
         reproduced.replace("conf/config.yaml", "seed: 7", "seed: 0")
     assert reproduced.stages_run("dvc", "repro") == []

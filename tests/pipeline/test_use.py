@@ -114,7 +114,7 @@ def test_a_damaged_cache_is_refused_and_named(reproduced: Checkout, tmp_path: Pa
 def test_gc_lists_without_removing_and_removes_when_told(own: Checkout) -> None:
     features = own.folder / ".plumbline/features"
     listed = own.run("python", "-m", "plumbline", "gc").stdout
-    assert "make gc YES=1" in listed
+    assert "plumbline gc --yes" in listed
     assert list(features.glob("*"))
     own.run("python", "-m", "plumbline", "gc", "--yes")
     assert not [path for path in features.glob("*") if path.is_dir()]

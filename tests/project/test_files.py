@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from plumbline.cli.main import call
-from plumbline.errors import ConfigError
+from plumbline.errors import ConfigError, OutputError
 from plumbline.project import files
 from plumbline.project.files import (
     CHECKOUT,
@@ -55,6 +55,30 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "README.md").unlink()
     begin(tmp_path)
     assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("folder", "error", "told"),
+    [
+        ("notes", ConfigError, r"notes: is a file; name a folder"),
+        ("notes/mine", OutputError, r"notes/mine: Not a directory"),
+    ],
+)
+def test_a_folder_that_cannot_be_is_one_line(
+    tmp_path: Path, folder: str, error: type[Exception], told: str
+) -> None:
+    (tmp_path / "notes").write_text("mine", encoding="utf-8")
+    with pytest.raises(error, match=told):
+        begin(tmp_path / folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_a_file_that_is_no_text_any_more_is_one_that_the_project_changed(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "verify.yaml").write_bytes(b"\xff\xfe\x00")
+    newer(monkeypatch, verify="new: 1\n")
+    assert [change.state for change in changes(project)] == [State.BOTH]
 
 
 def test_with_the_same_version_nothing_changes(project: Path) -> None:

@@ -87,7 +87,7 @@ def test_this_machine_is_described_as_torch_sees_it() -> None:
 
 def test_without_torch_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_module, "_ASK_TORCH", "import no_such_torch")
-    with pytest.raises(ConfigError, match=r"No module named 'no_such_torch'.*make setup"):
+    with pytest.raises(ConfigError, match=r"'no_such_torch'.*install requirements.lock"):
         describe_machine(threads=1)
 
 

@@ -83,7 +83,7 @@ def test_what_rounding_does_not_explain_is_said_so(
     said = describe(project)
     assert said is not None
     assert ("in the last digits" in said) == small
-    assert ("see make verify" in said) != small
+    assert ("see plumbline verify" in said) != small
 
 
 def test_equal_results_and_changed_settings_say_nothing(

@@ -25,7 +25,10 @@ def run(options: argparse.Namespace) -> None:
     done = "removed" if options.yes else "in all; plumbline gc --yes removes it"
     print(f"{total / 1e6:10.1f} MB  {done}")
     if waiting := records_ahead(Path()):
-        print(f"kept: {len(waiting)} run records that MLflow has not had; make mlflow copies them")
+        print(
+            f"kept: {len(waiting)} run records that MLflow has not had; "
+            "python -m plumbline.tracking.mlflow_forwarder --once copies them"
+        )
     if not options.yes:
         print("and what no branch, tag or experiment uses of DVC's cache; --yes --experiments also")
         print("removes all experiments")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from plumbline.disk_errors import describe_os_error
 from plumbline.errors import ConfigError
 from plumbline.files import atomic_write, dump_json
 from plumbline.version import __version__
@@ -121,7 +122,10 @@ def write_files(project: Path, files: dict[str, str], lock: dict[str, str]) -> N
         OutputError: the disk is full, or may not be written.
     """
     for name, text in files.items():
-        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            (project / name).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise describe_os_error(error, project) from None
         atomic_write(project / name, text)
     digests = lock | {name: _digest(text) for name, text in files.items()}
     atomic_write(project / LOCK, dump_json({"version": __version__, "files": digests}))
@@ -131,9 +135,11 @@ def begin(project: Path) -> None:
     """Write the files of a new project into a folder, which may hold others.
 
     Raises:
-        ConfigError: one of them is there already.
+        ConfigError: one of them is there already, or the folder is a file.
         OutputError: the disk is full, or may not be written.
     """
+    if project.exists() and not project.is_dir():
+        raise ConfigError(f"{project}: is a file; name a folder")
     files = project_files()
     for name in (*files, LOCK):
         if (project / name).exists():
@@ -154,7 +160,8 @@ def changes(project: Path) -> Iterator[Change]:
     files = project_files()
     for name in sorted({*files, *lock}):
         place = project / name
-        now = place.read_text(encoding="utf-8") if place.is_file() else None
+        # What a user wrote need not be UTF-8: then it differs, and is shown as far as it can be.
+        now = place.read_text(encoding="utf-8", errors="replace") if place.is_file() else None
         then, written = files.get(name), lock.get(name)
         if now == then or (then is not None and written == _digest(then)):
             continue

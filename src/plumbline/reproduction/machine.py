@@ -87,7 +87,9 @@ def describe_machine(threads: int) -> Machine:
     asked = run_command(command)
     if asked.returncode:
         last = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ConfigError(f"torch cannot be asked for the CPU's type ({last}); run make setup")
+        raise ConfigError(
+            f"torch cannot be asked for the CPU's type ({last}); install requirements.lock"
+        )
     told = json.loads(asked.stdout)
     return Machine(
         architecture=platform.machine(),

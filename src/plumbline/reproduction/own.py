@@ -133,7 +133,7 @@ def describe(root: Path) -> str | None:
     out = differing_outputs(recorded[first], found[first])[0]
     what = f"this machine's results differ from the committed ones, first in {out}"
     if not _explained(root, first, [name for stage in found.values() for name in stage.outs]):
-        return f"{what}, by more than another type of processor explains: see make verify"
+        return f"{what}, by more than another type of processor explains: see plumbline verify"
     return (
         f"{what}, in the last digits, as on any other type of processor; to make them this "
         f"clone's own: git add {' '.join(files)} && git commit -m 'Record the results of this "

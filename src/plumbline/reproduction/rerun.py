@@ -110,7 +110,7 @@ def _bring_data(checkout: Path, folder: Path) -> None:
 
 
 def select_preset(folder: Path, preset: str) -> None:
-    """Make an experiment file the default of a clone, as `make params` would.
+    """Make an experiment file the default of a clone, as `plumbline params` would.
 
     Raises:
         ConfigError: there is no such preset, or conf/config.yaml leaves no place for one.

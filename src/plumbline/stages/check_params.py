@@ -4,7 +4,7 @@ It writes what each stage reads of the settings, with the versions of the librar
 imports, into a file of its own below `work/settings`: the stage depends on that file, and so reruns
 when one of them changes and not when another one does.
 
-`python -m stages.check_params --write` (make params) composes params.yaml anew.
+`python -m stages.check_params --write` (plumbline params) composes params.yaml anew.
 """
 
 import os

@@ -94,7 +94,7 @@ class Forwarder:
         for name in sorted(self._unfinished(), reverse=True):
             try:
                 moved |= self._copy(name)
-            except FileNotFoundError:  # removed meanwhile, by make gc
+            except FileNotFoundError:  # removed meanwhile, by plumbline gc
                 self._progress.records[name].status = "rejected"
         return moved
 

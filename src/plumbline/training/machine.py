@@ -48,7 +48,7 @@ def count_gpus() -> int:
     done = run_command([sys.executable, "-c", code])
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ConfigError(f"torch cannot be asked for the GPUs ({last}); run make setup")
+        raise ConfigError(f"torch cannot be asked for the GPUs ({last}); install requirements.lock")
     return int(done.stdout)
 
 
