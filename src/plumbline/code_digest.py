@@ -134,7 +134,9 @@ class CodeTree:
             for module in _read(file, _stamp(file), name, eager=True).imports
         }
         places = {self._file(module) for module in imported}
-        return {place for place in places if place and TABLE.search(place.read_text("utf-8"))}
+        return {
+            place for place in places if place and TABLE.search(place.read_text(encoding="utf-8"))
+        }
 
     def changed(self, digests: Mapping[str, str]) -> list[str]:
         """Files that no longer have the digest that `Closure.digests` gave, by name."""

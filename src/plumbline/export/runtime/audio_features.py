@@ -4,11 +4,13 @@ Exactly as in training and evaluation, without torch; the settings are those of 
 """
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .inputs import AudioSection
+if TYPE_CHECKING:
+    from .inputs import AudioSection
 
 Floats = NDArray[np.float32]
 Float64s = NDArray[np.float64]
@@ -16,7 +18,7 @@ Float64s = NDArray[np.float64]
 _FLOOR = 1e-10  # power below which the logarithm is cut
 
 
-def log_mel_numpy(samples: Floats, settings: AudioSection) -> Floats:
+def log_mel_numpy(samples: Floats, settings: "AudioSection") -> Floats:
     """Compute the log-mel spectrogram of one clip.
 
     Args:
