@@ -1,4 +1,4 @@
-"""Claim: not taking equal captions or images for negatives helps recall where there are many.
+"""Does recall gain where equal captions and images of a batch are no negatives?
 
 Trains a small alignment on drawings that share captions, with the same seeds both ways: with every
 equal caption or image of a batch as a positive, and with the diagonal alone. Prints recall@1 both
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache, shared = make_cache(Path(folder))
         setting = {
-            "claim": "recall@1 where equal captions and images of a batch are no negatives",
+            "question": "recall@1 where equal captions and images of a batch are no negatives",
             "images": SPLITS["train"][1],
             "captions_shared": round(shared, 3),
             "batch": BATCH,
