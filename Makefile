@@ -36,7 +36,7 @@ in-git:
 repro: in-git $(READY)  ## Run what changed of the pipeline, then print the headline figures
 	@plumbline repro
 
-test: $(READY)  ## The test suite (10 minutes on two cores, offline)
+test: $(READY)  ## The test suite (a quarter of an hour on two cores, offline)
 	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-report=json:coverage.json --cov-fail-under=85
 	@python -m tools.coverage_floors coverage.json
 
