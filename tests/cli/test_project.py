@@ -79,13 +79,18 @@ def test_what_a_killed_dvc_left_is_removed_and_said(
     assert not left.exists()
 
 
+def stand_in_for_dvc(folder: Path, monkeypatch: pytest.MonkeyPatch, *, code: int) -> None:
+    """Put a dvc into the path that notes what it is asked and ends with a code."""
+    dvc = folder / "dvc"
+    dvc.write_text(f'#!/bin/sh\necho "$@" > asked\nexit {code}\n', encoding="utf-8")
+    dvc.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
 def test_a_failed_repro_ends_with_the_code_of_dvc(
     project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    dvc = tmp_path / "dvc"
-    dvc.write_text('#!/bin/sh\necho "$@" > asked\nexit 5\n', encoding="utf-8")
-    dvc.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    stand_in_for_dvc(tmp_path, monkeypatch, code=5)
     with pytest.raises(SystemExit) as ended:
         call(["repro", "validate@scenes"])
     assert ended.value.code == 5
@@ -95,10 +100,7 @@ def test_a_failed_repro_ends_with_the_code_of_dvc(
 def test_figures_that_are_not_there_yet_are_one_line(
     project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    dvc = tmp_path / "dvc"
-    dvc.write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")
-    dvc.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    stand_in_for_dvc(tmp_path, monkeypatch, code=0)
     with pytest.raises(PlumblineError, match=r"work/evaluation/align/image: .* dvc repro"):
         call(["repro"])
 

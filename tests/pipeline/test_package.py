@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.pipeline.checkout import ENVIRONMENT, ROOT, STAGES, Checkout, make_checkout
+from tests.pipeline.checkout import ENVIRONMENT, ROOT, Checkout, make_checkout
 
 OTHER_RULE = "\n\ndef _planted() -> int:\n    return 1\n"
 
@@ -89,5 +89,4 @@ def test_a_project_has_the_metrics_and_models_of_the_checkout(
         for file in [one] if one.is_file() else sorted(one.iterdir()):
             there = other if one.is_file() else other / file.name
             assert file.read_bytes() == there.read_bytes(), file
-    assert len(project.stages_run("dvc", "repro")) == 1
-    assert len(STAGES) == 10
+    assert project.stages_run("dvc", "repro") == ["digest_code"]
