@@ -1,12 +1,13 @@
 """The page: everything of the selection, put into one HTML file that needs no other."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from plumbline import paths
+from plumbline.config import without_folders
 from plumbline.files import dump_json
 from plumbline.report import figures
 from plumbline.report.blocks import Block, by_part
@@ -156,21 +157,10 @@ def _task(selection: Selection, name: str, anchor: str, pictures: Pictures) -> S
         blocks=by_part(result.blocks),
         curves=training_curves(result.training, anchor),
         settings=_settings(result.training),
-        start=str(_without_folders(selection.tasks[name].start)),
+        start=str(without_folders(selection.tasks[name].start)),
         export=export,
     )
 
 
 def _settings(training: Training) -> str:
-    return dump_json(_without_folders(training.settings.get("train", training.settings)))
-
-
-def _without_folders(value: object) -> object:
-    """Cut absolute paths in settings to their last part: the page tells nothing of its machine."""
-    if isinstance(value, Mapping):
-        return {key: _without_folders(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(inner) for inner in value]
-    if isinstance(value, str) and Path(value).is_absolute():
-        return Path(value).name
-    return value
+    return dump_json(without_folders(training.settings.get("train", training.settings)))
