@@ -1,11 +1,13 @@
 """The commands that a new project needs, one after the other in one folder."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from plumbline.cli.main import call
 from plumbline.errors import ConfigError, PlumblineError
+from plumbline.losses.registry import CLASS_LOSSES
 from plumbline.project import files
 
 
@@ -53,6 +55,23 @@ def test_an_upgrade_is_written_and_its_settings_checked(
     assert told.startswith("files of plumbline ")
     assert told.endswith("; left to you: 0\nparams.yaml is current\n")
     assert (project / "verify.yaml").read_text(encoding="utf-8") == "new: 1\n"
+
+
+def test_an_upgrade_checks_settings_with_what_plugins_register(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = project / "plugins/of_this_test.py"
+    plugin.write_text(
+        "from plumbline.losses.registry import CLASS_LOSSES\n"
+        "CLASS_LOSSES.register('of_this_test', 'plugins._none:loss')\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr("sys.path", sys.path.copy())
+    monkeypatch.setattr(CLASS_LOSSES, "_entries", CLASS_LOSSES.entries())
+    assert "of_this_test" not in CLASS_LOSSES
+    call(["upgrade", "--write"])
+    assert "of_this_test" in CLASS_LOSSES
+    plugin.unlink()
 
 
 def test_what_may_go_is_listed_and_kept(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

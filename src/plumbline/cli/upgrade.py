@@ -8,6 +8,7 @@ follows; docs/migration.md says what became of them.
 import argparse
 from pathlib import Path
 
+from plumbline.plugins import load_plugins
 from plumbline.project.files import Change, changes, read_lock, upgrade
 from plumbline.stages import check_params
 from plumbline.version import __version__
@@ -30,6 +31,7 @@ def run(options: argparse.Namespace) -> None:
         return
     _show(left := upgrade(project))
     print(f"files of plumbline {__version__}; left to you: {len(left)}")
+    load_plugins(project / "plugins")  # what they register are valid settings
     check_params.main(["--write"])
 
 
