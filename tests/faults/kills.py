@@ -181,8 +181,8 @@ class Nursery:
         )
 
     def close(self) -> None:
-        """End it."""
-        self._process.communicate()
+        """End it; it is told to, since other forks of this process may hold its input open."""
+        self._process.communicate("end\n")
 
 
 @contextmanager

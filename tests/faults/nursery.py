@@ -130,6 +130,8 @@ def main() -> None:
         importlib.import_module(name)
     print("ready", flush=True)
     for line in sys.stdin:
+        if line == "end\n":
+            break
         request = json.loads(line)
         moment = Moment(**request["moment"])
         started = time.monotonic()
