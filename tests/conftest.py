@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,21 @@ def autograd_without_threads() -> None:
     """
     if torch := sys.modules.get("torch"):
         torch.ones(1, requires_grad=True).sum().backward()
+
+
+@pytest.fixture
+def own_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """None is loaded at first, and what a test loads goes with it: fingerprints are of all code."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in _loaded_plugins():
+        monkeypatch.delitem(sys.modules, name)
+    yield
+    for name in _loaded_plugins():
+        del sys.modules[name]
+
+
+def _loaded_plugins() -> list[str]:
+    return [name for name in sys.modules if name.split(".")[0] == "plugins"]
 
 
 SPLIT_SCENES = {"train": (0, 24), "val": (24, 32), "test": (32, 40)}

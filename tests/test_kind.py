@@ -1,7 +1,6 @@
 """The table of kinds: every role is there, and what a plugin forgets is one line."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,18 +15,12 @@ SRC = Path(__file__).parents[1] / "src/plumbline"
 
 
 @pytest.fixture
-def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder of plugins; what a test adds to the table and to the path goes with it."""
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_plugins: None) -> Path:
+    """An empty folder of plugins; what a test adds to the table of kinds goes with it."""
     monkeypatch.setattr(KINDS, "_entries", KINDS.entries())
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    loaded = {name for name in sys.modules if name.split(".")[0] == "plugins"}
-    for name in loaded:
-        monkeypatch.delitem(sys.modules, name)
     folder = tmp_path / "plugins"
     folder.mkdir()
-    yield folder
-    for name in [name for name in sys.modules if name.split(".")[0] == "plugins"]:
-        del sys.modules[name]
+    return folder
 
 
 @pytest.mark.parametrize("name", known_kinds())

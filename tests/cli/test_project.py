@@ -1,6 +1,5 @@
 """The commands that a new project needs, one after the other in one folder."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -58,7 +57,7 @@ def test_an_upgrade_is_written_and_its_settings_checked(
 
 
 def test_an_upgrade_checks_settings_with_what_plugins_register(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Path, monkeypatch: pytest.MonkeyPatch, own_plugins: None
 ) -> None:
     plugin = project / "plugins/of_this_test.py"
     plugin.write_text(
@@ -66,7 +65,6 @@ def test_an_upgrade_checks_settings_with_what_plugins_register(
         "CLASS_LOSSES.register('of_this_test', 'plugins._none:loss')\n",
         encoding="utf-8",
     )
-    monkeypatch.setattr("sys.path", sys.path.copy())
     monkeypatch.setattr(CLASS_LOSSES, "_entries", CLASS_LOSSES.entries())
     assert "of_this_test" not in CLASS_LOSSES
     call(["upgrade", "--write"])
