@@ -1,6 +1,7 @@
 """Waits for other processes, each with a limit and a line that says what to do."""
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,9 @@ from plumbline.files import exclusive_lock
 
 COMMAND_TIMEOUT = "PLUMBLINE_COMMAND_TIMEOUT_S"
 """Environment variable: seconds for which a command of Git, DVC or Python may run."""
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What asks a stage to stop."""
 
 _COMMAND_S = 3600.0
 _POLL_S = 0.2

@@ -4,6 +4,7 @@ What hangs here does so for ever, so a test that would wait with it never ends: 
 """
 
 import errno
+import multiprocessing
 import os
 import resource
 import signal
@@ -109,6 +110,31 @@ def test_loader_processes_leave_a_signal_to_the_training(toy: Toy) -> None:
     trainer = trainer_of(toy)
     act_at(trainer._train, 5, end_oneself, workers=2)
     assert trainer.fit().clock.epoch == 3
+
+
+def test_a_signal_right_behind_a_fork_leaves_no_loader_process(
+    make_toy: Callable[[], Toy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new process is on no list yet when it comes."""
+    forked: list[int] = []
+    fork = os.fork
+
+    def fork_and_ask() -> int:
+        pid = fork()
+        if pid:
+            forked.append(pid)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return pid
+
+    trainer = trainer_of(make_toy())
+    trainer._train._config = LoaderConfig(batch_size=4, workers=2)
+    monkeypatch.setattr(os, "fork", fork_and_ask)
+    with pytest.raises(SystemExit) as ended:
+        trainer.fit()
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert len(forked) == 2
+    assert multiprocessing.active_children() == []
+    assert [pid for pid in forked if Path(f"/proc/{pid}").exists()] == []
 
 
 def test_loader_processes_that_stand_still_end_the_training_in_one_line(toy: Toy) -> None:

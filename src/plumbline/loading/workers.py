@@ -33,6 +33,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from plumbline.batch import Batch
 from plumbline.errors import TrainingError
 from plumbline.scratch import scratch_folder
+from plumbline.waiting import STOPPING
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +203,7 @@ def _enter_worker(number: int) -> None:
     A signal to the whole group, as of a terminal or a job's end, is for the training: it saves its
     state first.
     """
-    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for each in STOPPING:
         signal.signal(each, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -274,18 +275,44 @@ def _start(
     # What `iter(loader)` makes, known before it starts a process: a signal may come at any moment.
     iterator = _MultiProcessingDataLoaderIter.__new__(_MultiProcessingDataLoaderIter)
     try:
-        _MultiProcessingDataLoaderIter.__init__(iterator, loader)
+        with _signals_later():
+            _MultiProcessingDataLoaderIter.__init__(iterator, loader)
     except BaseException:
         _forget_processes(iterator)
         iterator._shutdown = True  # nothing is left to do for its end
         for begun in _children_beside(before):
             begun.kill()
+            begun.join(_END_S)
         raise
     finally:
         config.pop("tempdir")
         if outer is not None:
             config["tempdir"] = outer
     return iterator, _children_beside(before)
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Let what asks to stop come behind the block.
+
+    Between a fork and its entry in the list of children, an error leaves a process that nobody
+    ends. A mask would not do: another thread takes the signal, and its handler runs here.
+    """
+    noted = set[int]()
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # no other has handlers
+        handlers = {number: signal.getsignal(number) for number in STOPPING}
+    try:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, lambda number, frame: noted.add(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+        for noted_number in noted:
+            signal.raise_signal(noted_number)
 
 
 def _forget_processes(iterator: _MultiProcessingDataLoaderIter) -> None:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import TypeVar
 
-Item = TypeVar("Item")
+from plumbline.waiting import STOPPING
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+Item = TypeVar("Item")
 
 
 class WaitInterrupted(BaseException):
