@@ -74,6 +74,7 @@ class CodeTree:
             PLUGINS: project / PLUGINS,
         }
         self._places: dict[str, Path | None] = {}
+        self._names: dict[Path, str] = {}
 
     def closure(self, modules: Iterable[str], *, eager: bool = False) -> Closure:
         """Every file of ours that modules can come to read, themselves included.
@@ -185,8 +186,11 @@ class CodeTree:
         return {module.rsplit(".", n)[0] for module in ours for n in range(module.count(".") + 1)}
 
     def _name(self, file: Path) -> str:
-        top, folder = next((t, f) for t, f in self._roots.items() if file.is_relative_to(f))
-        return f"{top}/{file.relative_to(folder).as_posix()}"
+        """The name of a file in `Closure.files`."""
+        if file not in self._names:
+            top, folder = next((t, f) for t, f in self._roots.items() if file.is_relative_to(f))
+            self._names[file] = f"{top}/{file.relative_to(folder).as_posix()}"
+        return self._names[file]
 
 
 def _unlisted(module: str) -> bool:

@@ -41,6 +41,7 @@ class Graph:
             }
             """Name -> places that it depends on, relative to the checkout."""
         self._tree = CodeTree(self.folder, self.folder / "src/plumbline")
+        self._closures = {place.as_posix(): closure for place, closure in codes(self._tree)}
         self._codes = self.codes()
         self._settings = self.settings()
 
@@ -56,7 +57,7 @@ class Graph:
 
     def files(self, stage: str, *, verbatim: bool = False) -> set[str]:
         """Files of code that a stage runs; `verbatim`: those of which every byte counts."""
-        closures = {place.as_posix(): closure for place, closure in codes(self._tree)}
+        closures = self._closures
         own = paths.code(stage.partition("@")[0]).as_posix()  # `check_params` reads all of them
         return {
             name if name.split("/")[0] != "plumbline" else f"src/{name}"

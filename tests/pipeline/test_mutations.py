@@ -22,6 +22,10 @@ from tests.pipeline.dvc_graph import CHECK, CODE, Graph, write_placeholders
 from tests.pipeline.every_kind import every_kind, leaves, put, write_project
 
 
+pytestmark = pytest.mark.no_cover
+"""The same few functions thousands of times, which coverage makes three times as slow."""
+
+
 def other(value: Any) -> Any:
     """A value that is not `value`, of its type where that is possible."""
     if isinstance(value, bool):
