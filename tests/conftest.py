@@ -46,9 +46,20 @@ LONG = ("pipeline", "faults", "export")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files that take longest first; workers are given whole files in this order."""
-    order = {name: index for index, name in enumerate(LONG)}
-    items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
+    """Put the files that take longest first; workers are given whole files in this order.
+
+    Of those that need the smoke run, one comes first of all and the others last of the long ones:
+    they wait for it, and should not have to.
+    """
+    order = {name: index for index, name in enumerate(LONG, 1)}
+    waiting = {item.path for item in items if "reproduced" in getattr(item, "fixturenames", ())}
+
+    def place(item: pytest.Item) -> float:
+        if item.path not in waiting:
+            return order.get(item.path.parent.name, len(LONG) + 1)
+        return 0 if item.path == min(waiting) else len(LONG) + 0.5
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

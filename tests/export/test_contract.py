@@ -57,6 +57,7 @@ def fault(folder: Path) -> str:
     return ""
 
 
+@pytest.mark.no_cover  # a bundle's own code, thousands of times
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("vlm", "selftest/selftest.json"), *((k, "contract.json") for k in ("vlm", *BOTH_FORMATS))],

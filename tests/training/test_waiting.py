@@ -266,7 +266,7 @@ def test_a_low_limit_on_open_files_is_said_in_one_line(limit: int) -> None:
 def test_a_process_that_hangs_ends_the_others_with_the_setting(tmp_path: Path) -> None:
     def meet(processes: Processes) -> list[float]:
         if processes.rank:
-            time.sleep(20)  # beyond the others' patience
+            time.sleep(5)  # beyond the others' patience
         return processes.sum([1.0])
 
     waited, _ = run_together(tmp_path, meet, timeout_s=2.0)
