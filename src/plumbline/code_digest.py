@@ -4,7 +4,7 @@ The closure is every file of ours that can shape what a stage writes:
 - what its script imports, anywhere in a file, also inside functions, with the packages around it;
 - what a text like "plumbline.models.vision:VitEncoder" names, where its code loads such places;
 - what lies beside a module as data: `Path(__file__).parent / "templates"`, and what a text like
-  "plumbline/data/images.py" names, to be copied as it is;
+  "plumbline/data/images.py" names, to be copied as it is, with what that imports: a copy runs too;
 - the modules of the project's plugins that fill a table which the stage reads, with what they
   import: every stage loads them all, but what is in no table of its own it never meets.
 Imports that serve annotations alone do not count, and `UNLISTED` cannot change an output.
@@ -100,9 +100,9 @@ class CodeTree:
             loads_places |= LOADER in found.imports and not eager
             places |= found.places
             data |= found.data
-            copied |= found.copied
+            copied |= found.copied if not eager else set()
             libraries |= found.libraries
-            waiting |= self._with_packages(found.imports)
+            waiting |= self._with_packages({*found.imports, *(_module(c) for c in copied)})
             if loads_places:
                 waiting |= self._with_packages(places)
         read_as_data = {self._name(file): file for file in data}
@@ -191,6 +191,11 @@ class CodeTree:
             top, folder = next((t, f) for t, f in self._roots.items() if file.is_relative_to(f))
             self._names[file] = f"{top}/{file.relative_to(folder).as_posix()}"
         return self._names[file]
+
+
+def _module(name: str) -> str:
+    """The module of a name in `Closure.files`; of what is no code, the name of none."""
+    return name.removesuffix(".py").replace("/", ".")
 
 
 def _unlisted(module: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plumbline.errors import ExportError
-from plumbline.export import bundle as bundle_module
+from plumbline.export import onnx_writer
 from plumbline.export.bundle import write_bundle
 from plumbline.export.plan import BundleSource
 from plumbline.files import dump_json, read_digests, read_json, verify_digests, write_digests
@@ -176,7 +176,7 @@ def test_a_format_that_fails_is_reported_and_the_others_are_kept(
         path.write_bytes(b"half")
         raise RuntimeError(f"no kernel in {ROOT}/src/model.py\nand more")
 
-    monkeypatch.setattr(bundle_module, "write_onnx", fail)
+    monkeypatch.setattr(onnx_writer, "write_onnx", fail)
     write_bundle(source, VlmExportConfig(**SMALL), tmp_path)
     write_digests(tmp_path)
     formats = read_json(tmp_path / "metadata.json")["formats"]
@@ -192,7 +192,7 @@ def test_it_is_an_error_when_every_format_fails(
     def fail(spec: object, path: Path) -> None:
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(bundle_module, "write_onnx", fail)
+    monkeypatch.setattr(onnx_writer, "write_onnx", fail)
     with pytest.raises(ExportError, match=r"^no format could be written: onnx: RuntimeError: no"):
         write_bundle(source, VlmExportConfig(formats=["onnx"], **SMALL), tmp_path)
 

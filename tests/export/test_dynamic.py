@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from plumbline.export.graphs import GraphSpec, ids_examples
 from plumbline.export.onnx_writer import write_onnx
 from plumbline.export.plan import BundleSource
-from plumbline.export.runtime.files import open_graph
+from plumbline.export.runtime import format_onnx, format_torchscript
 from plumbline.export.torchscript import write_torchscript
 from plumbline.kinds.headed.export import HeadedGraph
 from plumbline.kinds.headed.model import Classifier
@@ -67,7 +67,8 @@ def check(name: str, format: str, path: Path) -> None:
     inputs, axes = examples(name, 2, 9)
     graph = GraphSpec(HeadedGraph(model, list(inputs)).eval(), inputs, axes, ["one", "two"])
     (write_onnx if format == "onnx" else write_torchscript)(graph, path)
-    run = open_graph(path, format, threads=1)
+    reader = format_onnx if format == "onnx" else format_torchscript
+    run = reader.open_graph(path, threads=1)
     for batch, length in SHAPES:
         given, _ = examples(name, batch, length)
         with torch.inference_mode():

@@ -1,6 +1,5 @@
 """The folder that runs by itself: model, contract, scripts, server, self-test."""
 
-import importlib
 import importlib.metadata
 import json
 import logging
@@ -9,8 +8,8 @@ import shlex
 import shutil
 import string
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
@@ -19,41 +18,32 @@ import torch
 from plumbline.config import without_folders
 from plumbline.disk_errors import refused_write
 from plumbline.errors import ExportError
-from plumbline.export.config import ExportConfig, Format
-from plumbline.export.graphs import GraphSpec
-from plumbline.export.onnx_writer import external_name, write_onnx
+from plumbline.export.bundled_code import bundled_code
+from plumbline.export.config import ExportConfig
+from plumbline.export.formats import FORMATS
+from plumbline.export.graphs import GraphSpec, WriteGraphs, Written
 from plumbline.export.parity import check_parity
-from plumbline.export.plan import BundlePlan, BundleSource, GraphPlan, Readme, check_split
-from plumbline.export.runtime.files import open_graph
+from plumbline.export.plan import (
+    BundlePlan,
+    BundleSource,
+    GraphPlan,
+    Readme,
+    check_split,
+    module_of,
+)
+from plumbline.export.runtime.files import OpenGraph
 from plumbline.export.runtime.model import CONTRACT_VERSION, Model
 from plumbline.export.selftest import write_selftest
 from plumbline.files import dump_json, write_digests
 from plumbline.kind import known_kinds
 from plumbline.models.stored import ARCHITECTURE, SPEC
 from plumbline.models.weights import WEIGHTS, save_weights
+from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import FILE_NAME
 
 RUNTIME = Path(__file__).parent / "runtime"
 SCRIPTS = ("inference.py", "server.py", "Dockerfile")
-COMMON_CODE = (
-    "plumbline/export/runtime/__init__.py",
-    "plumbline/export/runtime/contract.py",
-    "plumbline/export/runtime/files.py",
-    "plumbline/export/runtime/guard.py",
-    "plumbline/export/runtime/inputs.py",
-    "plumbline/export/runtime/model.py",
-    "plumbline/export/runtime/refusals.py",
-    "plumbline/export/runtime/scores.py",
-    "plumbline/export/runtime/worker.py",
-    "plumbline/export/runtime/workers.py",
-    "plumbline/data/arrays.py",
-    "plumbline/data/library_lines.py",
-    "plumbline/data/undecodable.py",
-)
-"""What every bundle runs: it decodes with the files of training."""
-OURS = re.compile(r"(?m)^( *)from ((?:plumbline|plugins)[\w.]*) (?=import )")
-"""An import of what lies beside a module in a bundle."""
-COMMON_PACKAGES = ("numpy", "onnxruntime")
+COMMON_PACKAGES = ("numpy",)
 BUILD_PACKAGES = ("onnx", "onnxscript", "safetensors", "torch", "torchvision", "transformers")
 
 _logger = logging.getLogger(__name__)
@@ -91,7 +81,7 @@ def write_bundle(source: BundleSource, config: ExportConfig, out: Path) -> Bundl
     if graphs:
         write_digests(out)  # the bundle's own script is what parity is measured with
         _prove(graphs, config, formats, out)
-        _write_runtime(graphs, config, out)
+        _write_runtime(graphs, config, _good(formats), out)
     _write_json(out / "metadata.json", _metadata(plan, formats))
     seconds: dict[str, float] = {name: result.seconds for name, result in formats.items()}
     seconds["total"] = round(time.monotonic() - started, 3)
@@ -110,24 +100,6 @@ def _graph_plan(plan: BundlePlan[ExportConfig]) -> GraphPlan[ExportConfig]:
     )
 
 
-@dataclass(frozen=True)
-class Written:
-    """The files of one format."""
-
-    parts: dict[str, str] = field(default_factory=dict)
-    """Part of the model -> its file."""
-    external: list[str] = field(default_factory=list)
-    """Files that these refer to."""
-    description: dict[str, object] = field(default_factory=dict)
-    """For metadata.json."""
-
-    @property
-    def files(self) -> dict[str, str | list[str]]:
-        """The same as the contract has them."""
-        external: dict[str, str | list[str]] = {"external": self.external} if self.external else {}
-        return {**self.parts, **external}
-
-
 @dataclass
 class FormatResult:
     """What became of one format."""
@@ -136,6 +108,11 @@ class FormatResult:
     seconds: float
     error: str | None = None
     parity: dict[str, float] | None = None
+
+
+def _good(formats: Mapping[str, FormatResult]) -> dict[str, Written]:
+    """The formats that were written; the first is the default of the bundle."""
+    return {name: result.written for name, result in formats.items() if not result.error}
 
 
 def _write_weights(source: BundleSource, out: Path) -> None:
@@ -153,27 +130,31 @@ def _write_weights(source: BundleSource, out: Path) -> None:
 
 def _write_formats(
     plan: GraphPlan[ExportConfig], config: ExportConfig, out: Path
-) -> dict[Format, FormatResult]:
+) -> dict[str, FormatResult]:
     """Write every format; one that fails is reported and does not lose the others.
 
     Raises:
         ExportError: all of them failed.
     """
-    writers: dict[Format, _Writer] = {"onnx": _write_onnx, "torchscript": _write_torchscript}
     specs = plan.graphs()
-    results: dict[Format, FormatResult] = {}
+    results: dict[str, FormatResult] = {}
     for name in config.formats:
         started = time.monotonic()
+        # A folder of its own, so that whatever a format leaves that fails is known to be its own.
+        folder = out / name
+        folder.mkdir()
         try:
-            written, error = writers[name](specs, out), None
-            _try_alone(specs, written.parts, name, out)
+            write: WriteGraphs = load_attribute(FORMATS[name].writer)
+            written, error = write(specs, folder), None
+            _try_alone(specs, written.parts, name, folder)
+            _move_files(folder, out)
         except Exception as caught:  # exporters raise whatever a model's own code leads them to
             if refused_write(caught) is not None:
                 raise  # no fault of the format: a bundle without it would be half a bundle
             written, error = Written(), _describe_error(caught)
             _logger.warning("export to %s failed: %s", name, error)
-            for path in out.glob("*.onnx*" if name == "onnx" else f"*.{name}.pt"):
-                path.unlink()
+        finally:
+            shutil.rmtree(folder)
         seconds = round(time.monotonic() - started, 3)
         results[name] = FormatResult(written, seconds, error)
     if all(result.error for result in results.values()):
@@ -184,38 +165,30 @@ def _write_formats(
     return results
 
 
-def _try_alone(
-    specs: dict[str, GraphSpec], files: dict[str, str], format: Format, out: Path
-) -> None:
+def _move_files(folder: Path, out: Path) -> None:
+    for file in sorted(folder.iterdir()):
+        if (out / file.name).exists():
+            raise ExportError(f"{file.name}: the bundle has another file of the name")
+        file.rename(out / file.name)
+
+
+def _reader(format: str) -> OpenGraph:
+    """What opens the graphs of a format here, as its copy does in a bundle."""
+    open_graph: OpenGraph = load_attribute(f"{module_of(FORMATS[format].reader)}:open_graph")
+    return open_graph
+
+
+def _try_alone(specs: dict[str, GraphSpec], files: dict[str, str], format: str, out: Path) -> None:
     """Run every graph on a batch of one: what was fixed to that of the examples fails here."""
+    open_graph = _reader(format)
     for part, spec in specs.items():
-        run = open_graph(out / files[part], format, threads=1)
+        run = open_graph(out / files[part], 1)
         inputs = []
         for name, example in spec.inputs.items():
             # Of keys and values the batch is not the first axis.
             axis = next(axis for axis, word in spec.dynamic[name].items() if word == "batch")
             inputs.append(example.narrow(axis, 0, 1).numpy())
         run(inputs)
-
-
-_Writer = Callable[[dict[str, GraphSpec], Path], Written]
-
-
-def _write_onnx(specs: dict[str, GraphSpec], out: Path) -> Written:
-    parts = {part: f"{part}.onnx" for part in specs}
-    description = {part: write_onnx(spec, out / parts[part]) for part, spec in specs.items()}
-    names = [external_name(out / file) for file in parts.values()]
-    external = [name for name in names if (out / name).exists()]
-    return Written(parts, external, {**description})
-
-
-def _write_torchscript(specs: dict[str, GraphSpec], out: Path) -> Written:
-    from plumbline.export.torchscript import write_torchscript
-
-    parts = {part: f"{part}.torchscript.pt" for part in specs}
-    for part, spec in specs.items():
-        write_torchscript(spec, out / parts[part])
-    return Written(parts, description={"device": "cpu"})
 
 
 def _describe_error(error: Exception) -> str:
@@ -227,15 +200,15 @@ def _describe_error(error: Exception) -> str:
 
 
 def _contract(
-    plan: BundlePlan[ExportConfig], config: ExportConfig, formats: Mapping[Format, FormatResult]
+    plan: BundlePlan[ExportConfig], config: ExportConfig, formats: Mapping[str, FormatResult]
 ) -> dict[str, object]:
-    good = [name for name, result in formats.items() if not result.error]
+    good = _good(formats)
     return {
         **plan.contract(),
         "contract_version": CONTRACT_VERSION,
         "threads": plan.source.threads,
         "limits": config.limits.model_dump(mode="json"),
-        "formats": {name: formats[name].written.files for name in good},
+        "formats": {name: written.files for name, written in good.items()},
         "default_format": next(iter(good), None),
     }
 
@@ -243,7 +216,7 @@ def _contract(
 def _prove(
     plan: GraphPlan[ExportConfig],
     config: ExportConfig,
-    formats: dict[Format, FormatResult],
+    formats: dict[str, FormatResult],
     out: Path,
 ) -> None:
     """Measure each format against the checkpoint, then store the self-test.
@@ -251,72 +224,44 @@ def _prove(
     Raises:
         ExportError: a format disagrees.
     """
-    for name, result in formats.items():
-        if result.error:
-            continue
-        parity = plan.measure(Model(out, format=name, task_class=plan.task_class()))
+
+    def opened(name: str) -> Model:
+        task_class, open_graph = plan.task_class(), _reader(name)
+        return Model(out, format=name, task_class=task_class, open_graph=open_graph)
+
+    good = _good(formats)
+    for name in good:
+        parity = plan.measure(opened(name))
         check_parity(name, parity, config)
-        result.parity = parity.facts()
-    write_selftest(Model(out, task_class=plan.task_class()), plan, out / "selftest")
+        formats[name].parity = parity.facts()
+    write_selftest(opened(next(iter(good))), plan, out / "selftest")
 
 
-def _write_runtime(plan: GraphPlan[ExportConfig], config: ExportConfig, out: Path) -> None:
+def _write_runtime(
+    plan: GraphPlan[ExportConfig],
+    config: ExportConfig,
+    formats: Mapping[str, Written],
+    out: Path,
+) -> None:
     """Copy the scripts as they are, and write the settings and requirements beside them."""
     for name in SCRIPTS:
         shutil.copyfile(RUNTIME / name, out / name)
     (out / "runtime").mkdir()
-    for name, text in bundled_code(plan.runtime).items():
+    for name, text in bundled_code(plan.runtime, formats).items():
         (out / "runtime" / f"{name}.py").write_text(text, encoding="utf-8")
-    (out / "README.md").write_text(_readme(plan.readme), encoding="utf-8")
+    (out / "README.md").write_text(_readme(plan.readme, formats), encoding="utf-8")
     _write_json(out / "server.json", config.server.model_dump(mode="json"))
     # Pinned: another version may decode or sum otherwise, and the self-test would say so.
-    packages = sorted((*COMMON_PACKAGES, *plan.packages))
+    packages = sorted({*COMMON_PACKAGES, *plan.packages, *_packages(formats)})
     pins = [f"{name}=={importlib.metadata.version(name)}\n" for name in packages]
     (out / "requirements.txt").write_text("".join(pins), encoding="utf-8")
 
 
-def bundled_code(runtime: Sequence[str]) -> dict[str, str]:
-    """The modules of a bundle's folder `runtime` by name, which import each other alone.
-
-    Args:
-        runtime: as in `GraphPlan`.
-
-    Raises:
-        ExportError: two have one name, or one cannot be imported without what is not among them.
-    """
-    places = [file.removesuffix(".py").replace("/", ".") for file in (*COMMON_CODE, *runtime)]
-    # The first of the kind's own files has its `TASK`; a bundle finds it as runtime/task.py.
-    task = places[len(COMMON_CODE)]
-    names = {place: "task" if place == task else _name_in_bundle(place) for place in places}
-    modules: dict[str, str] = {}
-    for place, name in names.items():
-        if name in modules:
-            raise ExportError(f"{place}: a bundle has another module of the name {name}")
-        file = Path(str(importlib.import_module(place).__file__))
-        text = file.read_text(encoding="utf-8")
-        for indent, other in OURS.findall(text):
-            # What only some bundles have is imported in a function, by those that use it.
-            if not indent and other not in names:
-                raise ExportError(
-                    f"{file}: imports {other}, which the bundle does not have; name its file in "
-                    "the plan's `runtime`, or do without"
-                )
-        modules[name] = OURS.sub(
-            lambda found: f"{found[1]}from .{names.get(found[2]) or _name_in_bundle(found[2])} ",
-            text,
-        )
-    return modules
+def _packages(formats: Iterable[str]) -> set[str]:
+    return {package for name in formats for package in FORMATS[name].packages}
 
 
-def _name_in_bundle(place: str) -> str:
-    """The last part of a module's name, or that of the folder that it is the runtime of."""
-    *folders, last = place.split(".")
-    if last == "__init__":
-        return last
-    return folders[-1] if last == "runtime" else last
-
-
-def _readme(readme: Readme) -> str:
+def _readme(readme: Readme, formats: Mapping[str, Written]) -> str:
     """The README of a bundle; its words come from the kind of model, never from the data."""
     place = f"selftest/0{readme.suffix}"
     example = {k: place if v == "FILE" else v for k, v in readme.example.items()}
@@ -338,16 +283,26 @@ def _readme(readme: Readme) -> str:
         line=json.dumps(example),
         python=f"{{{code['python']}}}",
         json=f"{{{code['json']}}}",
-        graphs="\n".join(f"| `{part}.onnx` | {text} |" for part, text in readme.graphs.items()),
+        graphs="\n".join(_rows(readme.graphs, formats)),
     )
 
 
+def _rows(graphs: Mapping[str, str], formats: Mapping[str, Written]) -> Iterator[str]:
+    """What the README says of the files of each format: of the default what each graph does."""
+    default, *others = formats
+    for part, text in graphs.items():
+        yield f"| `{formats[default].parts[part]}` | {text} |"
+    for name in others:
+        files = ", ".join(f"`{file}`" for file in formats[name].parts.values())
+        yield f"| {files} | the same in another format: `--format {name}` |"
+
+
 def _metadata(
-    plan: BundlePlan[ExportConfig], formats: Mapping[Format, FormatResult]
+    plan: BundlePlan[ExportConfig], formats: Mapping[str, FormatResult]
 ) -> dict[str, object]:
     stored, cache = plan.stored, plan.cache
     media = [name for name in cache.digests if name.endswith(".bin")]
-    packages = {*COMMON_PACKAGES, *plan.packages, *BUILD_PACKAGES}
+    packages = {*COMMON_PACKAGES, *plan.packages, *BUILD_PACKAGES, *_packages(formats)}
     return {
         "task": stored.spec.kind,
         "model": {

@@ -9,8 +9,6 @@ from plumbline.data.audio_headers import MAX_SECONDS
 from plumbline.data.image_parts import MAX_PIXELS
 from plumbline.data.undecodable import MAX_BYTES
 
-Format = Literal["onnx", "torchscript"]
-
 
 class ServerConfig(Config):
     """Content of `server.json`: the HTTP server of the bundle."""
@@ -49,8 +47,9 @@ class ExportConfig(Config):
 
     enabled: bool = True
     """Whether a bundle is written; without one the output holds its settings alone."""
-    formats: list[Format] = ["onnx", "torchscript"]
-    """What is written beside the weights; empty: the weights alone. The first is the default."""
+    formats: list[str] = ["onnx", "torchscript"]
+    """What is written beside the weights, from `plumbline.export.formats.FORMATS`; empty: the
+    weights alone. The first is the default."""
     split: Literal["train", "val", "test"] = "test"
     """Where the samples for parity and self-test come from."""
     parity_samples: int = Field(100, ge=1)
@@ -68,7 +67,7 @@ class ExportConfig(Config):
 
     @field_validator("formats")
     @classmethod
-    def _distinct(cls, formats: list[Format]) -> list[Format]:
+    def _distinct(cls, formats: list[str]) -> list[str]:
         if len(set(formats)) != len(formats):
             raise ValueError("a format is named twice")
         return formats

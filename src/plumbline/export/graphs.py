@@ -4,7 +4,9 @@ Each is traced once, for any batch and any length: shapes are only ever read fro
 never compared.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,28 @@ class GraphSpec:
     dynamic: dict[str, dict[int, str]]
     """Input -> dimension -> name, where the length may differ from call to call."""
     outputs: list[str]
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files of one format."""
+
+    parts: dict[str, str] = field(default_factory=dict)
+    """Part of the model -> its file."""
+    external: list[str] = field(default_factory=list)
+    """Files that these refer to."""
+    description: dict[str, object] = field(default_factory=dict)
+    """For metadata.json."""
+
+    @property
+    def files(self) -> dict[str, str | list[str]]:
+        """The same as the contract has them."""
+        external: dict[str, str | list[str]] = {"external": self.external} if self.external else {}
+        return {**self.parts, **external}
+
+
+WriteGraphs = Callable[[dict[str, GraphSpec], Path], Written]
+"""What writes one format: the graphs by the names of their parts, into an empty folder."""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,21 @@ import onnx
 import torch
 from onnxscript import ir
 
-from plumbline.export.graphs import GraphSpec
+from plumbline.export.graphs import GraphSpec, Written
 
 OPSET = 20
 
 EXTERNAL_BYTES = 1_500_000_000
 """Weights beyond this lie in a file of their own: a protocol buffer holds 2 GiB at most."""
+
+
+def write_graphs(specs: dict[str, GraphSpec], out: Path) -> Written:
+    """Write the format `onnx`: a `WriteGraphs`."""
+    parts = {part: f"{part}.onnx" for part in specs}
+    description = {part: write_onnx(spec, out / parts[part]) for part, spec in specs.items()}
+    names = [external_name(out / file) for file in parts.values()]
+    external = [name for name in names if (out / name).exists()]
+    return Written(parts, external, {**description})
 
 
 def write_onnx(spec: GraphSpec, path: Path) -> dict[str, object]:

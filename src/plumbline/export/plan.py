@@ -45,6 +45,11 @@ READERS: dict[str, tuple[str, ...]] = {
 """Modality -> code that reads it, beside what every bundle has: copied as it is."""
 
 
+def module_of(file: str) -> str:
+    """The module of a file of code that a bundle copies, such as plumbline/data/images.py."""
+    return file.removesuffix(".py").replace("/", ".")
+
+
 ConfigT = TypeVar("ConfigT", bound=ExportConfig)
 ModelT = TypeVar("ModelT", bound=nn.Module, default=nn.Module)
 SpecT = TypeVar("SpecT", bound=ModelSpec, default=ModelSpec)
@@ -94,7 +99,7 @@ class BundlePlan(ABC, Generic[ConfigT, ModelT, SpecT]):
     """
 
     packages: tuple[str, ...] = ()
-    """What the bundle needs beside numpy and onnxruntime."""
+    """What the bundle needs beside numpy and what its formats need."""
 
     def __init__(self, source: BundleSource[ModelT, SpecT], config: ConfigT) -> None:
         """Remember what is exported and how."""
@@ -120,8 +125,7 @@ class GraphPlan(BundlePlan[ConfigT, ModelT, SpecT]):
 
     def task_class(self) -> type[Task[Contract]]:
         """What answers in the bundle."""
-        module = self.runtime[0].removesuffix(".py").replace("/", ".")
-        task: type[Task[Contract]] = importlib.import_module(module).TASK
+        task: type[Task[Contract]] = importlib.import_module(module_of(self.runtime[0])).TASK
         return task
 
     def check(self) -> None:

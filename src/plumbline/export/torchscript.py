@@ -11,9 +11,17 @@ from pathlib import Path
 import torch
 from torch.jit._trace import TracerWarning
 
-from plumbline.export.graphs import GraphSpec
+from plumbline.export.graphs import GraphSpec, Written
 
 _MANGLE = re.compile(rb"___torch_mangle_\d+")
+
+
+def write_graphs(specs: dict[str, GraphSpec], out: Path) -> Written:
+    """Write the format `torchscript`: a `WriteGraphs`."""
+    parts = {part: f"{part}.torchscript.pt" for part in specs}
+    for part, spec in specs.items():
+        write_torchscript(spec, out / parts[part])
+    return Written(parts, description={"device": "cpu"})
 
 
 def write_torchscript(spec: GraphSpec, path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 
 from plumbline import paths
 from plumbline.config import Config, fix_threads
 from plumbline.errors import ConfigError
 from plumbline.export.config import ExportConfig
+from plumbline.export.formats import FORMATS
 from plumbline.files import read_json, staged_output
 from plumbline.kind import KINDS
 from plumbline.stage import CONFIG, Call, StageSpec, parse_call
@@ -23,6 +24,16 @@ class ExportModelConfig(Config):
     kind: str
     data: str
     export: ExportConfig
+
+    @model_validator(mode="after")
+    def _known_formats(self) -> Self:
+        # Here and not in the section's class, which is part of a training's code.
+        for name in self.export.formats:
+            try:
+                FORMATS[name]
+            except ConfigError as error:
+                raise ValueError(f"export.formats: {error}") from None
+        return self
 
 
 def schema_of_kind(kind: str) -> type[ExportModelConfig]:

@@ -1,7 +1,5 @@
 """The files of a bundle, each checked before it is used, and the graphs in them."""
 
-import os
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +15,8 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Graph = Callable[[Sequence[Array]], list[Floats]]
 """A part of the model: arrays in, arrays out, in the order of its inputs and outputs."""
+OpenGraph = Callable[[Path, int], Graph]
+"""What opens a file of one format: its path, and how many threads compute."""
 
 
 class InputError(Exception):
@@ -49,51 +49,3 @@ class Files:
     def read(self, name: str) -> bytes:
         """The checked bytes of a file."""
         return self.check(name).read_bytes()
-
-
-def open_graph(path: Path, format: str, threads: int) -> Graph:
-    """Open one part of the model.
-
-    Raises:
-        BundleError: its format needs a package that is not installed.
-    """
-    return _open_onnx(path, threads) if format == "onnx" else _open_torchscript(path, threads)
-
-
-def _open_onnx(path: Path, threads: int) -> Graph:
-    # Its official builds send what models and machines they meet to their maker unless told before.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # Waiting threads that spin take the processors from the workers beside them.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.use_deterministic_compute, options.log_severity_level = True, 3
-    # The CPU alone, wherever it runs: parity was measured on it.
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
-
-    def run(inputs: Sequence[Array]) -> list[Floats]:
-        return list(session.run(None, dict(zip(names, inputs, strict=True))))
-
-    return run
-
-
-def _open_torchscript(path: Path, threads: int) -> Graph:
-    try:
-        import torch
-    except ImportError:
-        raise BundleError("format torchscript needs torch: pip install torch") from None
-    torch.set_num_threads(threads)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is deprecated
-        load: Callable[..., torch.nn.Module] = torch.jit.load  # torch leaves it without types
-        module = load(str(path), map_location="cpu").eval()
-
-    def run(inputs: Sequence[Array]) -> list[Floats]:
-        with torch.inference_mode():
-            out = module(*(torch.from_numpy(array) for array in inputs))
-        return [tensor.numpy() for tensor in (out if isinstance(out, tuple) else (out,))]
-
-    return run

@@ -23,7 +23,7 @@ guard["enter"](guard["Path"](FOLDER), as_script=__name__ == "__main__")
 import argparse
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -84,12 +84,15 @@ def run_batch(model: Model, requests: Path) -> int:
     return 1 if failed else 0
 
 
-def _parse_arguments(arguments: Sequence[str], fields: dict[str, str]) -> argparse.Namespace:
+def _parse_arguments(
+    arguments: Sequence[str], fields: dict[str, str], formats: Iterable[str]
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Ask the model of this bundle.")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--batch", type=Path, metavar="FILE", help="answer a file of JSON lines")
     what.add_argument("--selftest", action="store_true", help="compare with what was exported")
-    parser.add_argument("--format", choices=("onnx", "torchscript"))
+    # A sign of percent would be filled in by the parser.
+    parser.add_argument("--format", help=printable(", ".join(formats)).replace("%", "%%"))
     request = parser.add_argument_group("request")
     for name, kind in fields.items():
         request.add_argument(f"--{name.replace('_', '-')}", dest=name, **TYPES[kind])
@@ -113,7 +116,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         task_class = find_task()
         contract = read_contract(Files(Path(FOLDER)), task_class)
-        parsed = _parse_arguments(arguments, task_class.fields_of(contract))
+        fields = task_class.fields_of(contract)
+        parsed = _parse_arguments(arguments, fields, contract["formats"])
         model = Model(Path(FOLDER), format=parsed.format, task_class=task_class)
         if parsed.batch:
             return run_batch(model, parsed.batch)

@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Generic, TypedDict, TypeVar
 
 from .contract import COMMON, SELFTEST, Contract, Fields, blamed, check_shape
-from .files import BundleError, Files, Graph, InputError, open_graph
+from .files import BundleError, Files, Graph, InputError, OpenGraph
 from .inputs import Arrays, Request, fingerprint
 
 CONTRACT_VERSION = 2
@@ -82,17 +83,20 @@ class Model:
         format: str | None = None,
         threads: int = 0,
         task_class: type[Task[Contract]] | None = None,
+        open_graph: OpenGraph | None = None,
     ) -> None:
         """Check and open the files.
 
         Args:
             folder: the bundle; None: the one that this file lies in.
-            format: onnx or torchscript; None: the default of the contract.
+            format: one of the contract's; None: its default.
             threads: compute threads; 0: as in the contract.
             task_class: what answers; None: the one of the bundle.
+            open_graph: what reads the format; None: the one of the bundle.
 
         Raises:
-            BundleError: a file is missing or has changed, or the format is not there.
+            BundleError: a file is missing or has changed, or the format is not there or needs a
+                package that is not installed.
         """
         self.files = Files(bundle_folder() if folder is None else Path(folder))
         task_class = task_class or find_task()
@@ -111,10 +115,10 @@ class Model:
         if parts.keys() != task_class.parts:
             raise BundleError(f"contract.json: formats.{self.format} names other graphs")
         threads = threads or self.contract["threads"]
-        with blamed("contract.json"):
+        with blamed("contract.json"), _installed(self.format):
+            open_graph = open_graph or find_reader(self.files, self.format)
             graphs = {
-                part: open_graph(self.files.check(name), self.format, threads)
-                for part, name in parts.items()
+                part: open_graph(self.files.check(name), threads) for part, name in parts.items()
             }
             self.task = task_class(self.contract, self.files, graphs)
 
@@ -192,14 +196,48 @@ def find_task() -> type[Task[Contract]]:
     Raises:
         BundleError: it is missing.
     """
-    place = f"{__package__}.task"
+    task: type[Task[Contract]] = _bundled("task").TASK
+    return task
+
+
+def find_reader(files: Files, format: str) -> OpenGraph:
+    """What opens the graphs of a format in the bundle that this file is part of.
+
+    Raises:
+        BundleError: it is missing or has changed.
+    """
+    name = f"format_{format}"
+    # The format is a text of contract.json: it names no module but one that the digests list.
+    if not name.isidentifier():
+        raise BundleError(f"contract.json: formats: {format!r} is no name of a format")
+    files.check(f"runtime/{name}.py")
+    open_graph: OpenGraph = _bundled(name).open_graph
+    return open_graph
+
+
+def _bundled(name: str) -> ModuleType:
+    """A module of the bundle that this file is part of.
+
+    Raises:
+        BundleError: it is missing.
+    """
+    place = f"{__package__}.{name}"
     try:
-        task: type[Task[Contract]] = importlib.import_module(place).TASK
+        return importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name != place:
             raise  # a package that is not installed
-        raise BundleError("runtime/task.py: missing; copy the whole bundle") from None
-    return task
+        raise BundleError(f"runtime/{name}.py: missing; copy the whole bundle") from None
+
+
+@contextmanager
+def _installed(format: str) -> Iterator[None]:
+    """Say which package a format needs that is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise BundleError(f"format {format} needs {package}: pip install {package}") from None
 
 
 class StoredRequest(TypedDict):

@@ -296,7 +296,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description="Serve this bundle over HTTP.")
     parser.add_argument("--host", help="address to listen on, instead of that in server.json")
     parser.add_argument("--port", type=int, help="port to listen on; 0: any free one")
-    parser.add_argument("--format", choices=("onnx", "torchscript"))
+    parser.add_argument("--format", help="one of those in contract.json")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)  # how it starts its own
     parsed = parser.parse_args(arguments)
     folder = Path(FOLDER)
