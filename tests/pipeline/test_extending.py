@@ -62,22 +62,47 @@ def test_the_new_encoder_loss_and_schedule_serve_a_task_that_was_there(extended:
     assert rates[-1] == pytest.approx(1e-2 * 0.3 ** ((len(rates) - 1 - 2) // 20))
 
 
+FORMATS = {"forecast": ["onnx", "torchscript", "pt2"], "tempo": ["onnx", "torchscript"]}
+
+
+def run_alone(bundle: Path, *arguments: str, without: str) -> subprocess.CompletedProcess[str]:
+    """Run a bundle's own script where one package is not installed."""
+    code = f"import sys; sys.path.insert(0, {str(bundle)!r}); sys.modules[{without!r}] = None"
+    run = f"{code}; import runpy; sys.argv = ['inference.py', *{arguments!r}]; "
+    run += f"runpy.run_path({str(bundle / 'inference.py')!r}, run_name='__main__')"
+    return subprocess.run(
+        [sys.executable, "-c", run], cwd=bundle, capture_output=True, text=True, check=False
+    )
+
+
 def test_the_bundles_run_by_themselves_and_agree_with_the_models(extended: Checkout) -> None:
     for task, kind in (("forecast", "forecast"), ("tempo", "classification")):
         bundle = extended.folder / "exports" / task
         assert json.loads((bundle / "contract.json").read_text(encoding="utf-8"))["task"] == kind
         formats = json.loads((bundle / "metadata.json").read_text(encoding="utf-8"))["formats"]
-        assert formats.keys() == {"onnx", "torchscript"}
+        assert sorted(formats) == sorted(FORMATS[task])
         for described in formats.values():
             assert described["status"] == "ok"
             assert described["parity"]["max_logits_difference"] < 1e-4
-        code = f"import sys; sys.path.insert(0, {str(bundle)!r}); sys.modules['torch'] = None"
-        run = f"{code}; import runpy; sys.argv = ['inference.py', '--selftest']; "
-        run += f"runpy.run_path({str(bundle / 'inference.py')!r}, run_name='__main__')"
-        done = subprocess.run(
-            [sys.executable, "-c", run], cwd=bundle, capture_output=True, text=True, check=False
-        )
+        done = run_alone(bundle, "--selftest", without="torch")
         assert json.loads(done.stdout)["selftest"] == "ok", done.stderr
+
+
+def test_the_new_format_answers_where_there_is_no_plumbline(extended: Checkout) -> None:
+    bundle = extended.folder / "exports/forecast"
+    asked = ("--features", "selftest/0.npy", "--format", "pt2")
+    for package in ("plumbline", "plugins"):
+        assert json.loads(run_alone(bundle, *asked, without=package).stdout)["next"]
+    done = run_alone(bundle, "--selftest", "--format", "pt2", without="onnxruntime")
+    assert json.loads(done.stdout) == {
+        **{"selftest": "ok", "format": "pt2"},
+        **{"answers": 4, "preprocessing": 0},
+    }
+    done = run_alone(bundle, *asked, without="torch")
+    assert done.stderr == "error: format pt2 needs torch: pip install torch\n"
+    for file in ("model.pt2", "runtime/format_pt2.py", "README.md"):
+        assert str(extended.folder).encode() not in (bundle / file).read_bytes()
+    assert "| `model.pt2` |" in (bundle / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_new_kind_is_asked_and_evaluated_from_the_command_line(extended: Checkout) -> None:
@@ -119,8 +144,17 @@ def test_a_new_kind_is_nothing_to_the_code_of_the_others(
 
 
 def test_a_plugin_is_nothing_to_stages_that_read_none_of_its_tables(extended: Checkout) -> None:
-    """`waves.py` has a source, an encoder, a loss, a metric and a schedule."""
+    """`waves.py` has a source, an encoder, a loss, a metric and a schedule; `pt2.py` a format."""
     stage(extended, "digest_code")
+    files = ("plugins/pt2.py", "plugins/_pt2.py", "plugins/_pt2_reader.py")
+    read = {
+        path.relative_to(extended.folder / "work/code").parts[0]
+        for path in (extended.folder / "work/code").rglob("*.json")
+        if any(file in path.read_text(encoding="utf-8") for file in files[1:])
+    }
+    assert read == {"export_model"}  # a training does not depend on how it is exported
+    of_export = extended.folder / "work/code/export_model/forecast.json"
+    assert set(files) <= json.loads(of_export.read_text(encoding="utf-8"))["files"].keys()
     without = {
         path.stem
         for path in (extended.folder / "work/code").glob("*.json")
@@ -151,10 +185,12 @@ def test_settings_of_plugins_are_checked_like_all_others(extended: Checkout) -> 
         "tasks.forecast.train.model.encoder.width=0": "train.model.encoder.width = 0: ",
         "tasks.tempo.train.task.loss=briar": "did you mean brier?",
         "+tasks.tempo.train.trainer.schedule.options.fctor=0.5": "did you mean factor?",
+        "tasks.tempo.export.formats=[pt3]": "did you mean pt2?",
     }
     for override, message in wrong.items():
-        task = override.split(".")[1]
-        command = (sys.executable, "-m", "stages.finetune", task, override)
+        _, task, section = override.split(".")[:3]
+        name = "export_model" if section == "export" else "finetune"
+        command = (sys.executable, "-m", f"stages.{name}", task, override)
         done = extended.run(*command, check=False)
         assert done.returncode == 1
         assert message in done.stderr

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, field_validator
 
 from plumbline import paths
 from plumbline.config import Config, fix_threads
@@ -25,15 +25,16 @@ class ExportModelConfig(Config):
     data: str
     export: ExportConfig
 
-    @model_validator(mode="after")
-    def _known_formats(self) -> Self:
+    @field_validator("export")
+    @classmethod
+    def _known_formats(cls, export: ExportConfig) -> ExportConfig:
         # Here and not in the section's class, which is part of a training's code.
-        for name in self.export.formats:
+        for name in export.formats:
             try:
                 FORMATS[name]
             except ConfigError as error:
-                raise ValueError(f"export.formats: {error}") from None
-        return self
+                raise ValueError(str(error)) from None
+        return export
 
 
 def schema_of_kind(kind: str) -> type[ExportModelConfig]:
