@@ -101,7 +101,7 @@ FILES = {
     "src/plumbline/kinds/two.py": "import torch\n",
     "src/plumbline/kinds/shared.py": "import onnx\n",
     "src/plumbline/kinds/pages/page.html": "<p>",
-    "src/plumbline/data/images.py": "",
+    "src/plumbline/data/images.py": "import soundfile\n",
     "src/plumbline/unused.py": "",
 }
 
@@ -122,6 +122,7 @@ def test_the_closure_is_what_can_be_run_and_nothing_else(tmp_path: Path) -> None
     }
     assert found.verbatim == {"plumbline/kinds/pages/page.html", "plumbline/data/images.py"}
     assert found.libraries >= {"numpy", "pillow", "onnx", "onnx_ir", "protobuf"}
+    assert "soundfile" in found.libraries  # of what is copied: the copy runs it
     assert "torch" not in found.libraries
     roles = tree.closure(["stages.train", "plumbline.kinds.two"])  # as a stage adds those of a kind
     assert set(roles.files) - set(found.files) == {"plumbline/kinds/two.py"}

@@ -136,15 +136,16 @@ def _write_formats(
     Raises:
         ExportError: all of them failed.
     """
+    writers = {name: FORMATS[name].writer for name in config.formats}
     specs = plan.graphs()
     results: dict[str, FormatResult] = {}
-    for name in config.formats:
+    for name, writer in writers.items():
         started = time.monotonic()
         # A folder of its own, so that whatever a format leaves that fails is known to be its own.
         folder = out / name
         folder.mkdir()
         try:
-            write: WriteGraphs = load_attribute(FORMATS[name].writer)
+            write: WriteGraphs = load_attribute(writer)
             written, error = write(specs, folder), None
             _try_alone(specs, written.parts, name, folder)
             _move_files(folder, out)

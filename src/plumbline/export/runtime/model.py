@@ -115,11 +115,12 @@ class Model:
         if parts.keys() != task_class.parts:
             raise BundleError(f"contract.json: formats.{self.format} names other graphs")
         threads = threads or self.contract["threads"]
-        with blamed("contract.json"), _installed(self.format):
-            open_graph = open_graph or find_reader(self.files, self.format)
-            graphs = {
-                part: open_graph(self.files.check(name), threads) for part, name in parts.items()
-            }
+        with blamed("contract.json"):
+            with _installed(self.format):
+                read = open_graph or find_reader(self.files, self.format)
+                graphs = {
+                    part: read(self.files.check(name), threads) for part, name in parts.items()
+                }
             self.task = task_class(self.contract, self.files, graphs)
 
     def predict(self, request: Request) -> dict[str, object]:
