@@ -40,18 +40,15 @@ def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     """Adds a format, as a plugin does, for the time of a test."""
     (tmp_path / "format_writers.py").write_text(WRITERS, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    added = []
+    monkeypatch.setattr(FORMATS, "_entries", FORMATS.entries())
 
     def add(name: str, writer: str, reader: str = "") -> None:
         (tmp_path / f"read_{name}.py").write_text(reader, encoding="utf-8")
         FORMATS.register(name, ExportFormat(f"format_writers:{writer}", f"read_{name}.py"))
-        added.append(name)
 
     yield add
-    for name in added:
-        del FORMATS._entries[name]
-        sys.modules.pop(f"read_{name}", None)
-    sys.modules.pop("format_writers", None)
+    for name in ("format_writers", *(f"read_{added}" for added in FORMATS)):
+        sys.modules.pop(name, None)
 
 
 def run(bundle: Path, *arguments: str, without: str = "") -> subprocess.CompletedProcess[str]:
