@@ -21,7 +21,6 @@ from tests.pipeline.checkout import ROOT, Checkout, make_checkout
 from tests.pipeline.dvc_graph import CHECK, CODE, Graph, write_placeholders
 from tests.pipeline.every_kind import every_kind, leaves, put, write_project
 
-
 pytestmark = pytest.mark.no_cover
 """The same few functions thousands of times, which coverage makes three times as slow."""
 
