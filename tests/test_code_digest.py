@@ -167,6 +167,42 @@ def test_a_plugin_is_part_of_what_reads_a_table_that_it_fills(tmp_path: Path) ->
     assert plugins_of("read") == {"plugins/rows.py", "plugins/_rows.py"}
 
 
+def test_a_place_counts_where_what_loads_it_looks(tmp_path: Path) -> None:
+    """Who checks a name alone runs nothing of what it stands for."""
+    losses = (
+        "from plumbline.registry import Registry\nLOSSES = Registry('loss')\n"
+        "LOSSES['one'] = 'plumbline.of_one:loss'\n"
+    )
+    files = {
+        "src/plumbline/registry.py": "class Registry: ...\ndef load_attribute(place): ...\n",
+        "src/plumbline/losses.py": losses,
+        "src/plumbline/formats.py": losses.replace("LOSSES", "FORMATS").replace("one", "two"),
+        "src/plumbline/of_one.py": "",
+        "src/plumbline/of_two.py": "",
+        "src/plumbline/settings.py": "from plumbline.losses import LOSSES\n",
+        "src/plumbline/write.py": (
+            "from plumbline.formats import FORMATS\nfrom plumbline.registry import load_attribute\n"
+        ),
+        "src/plumbline/train.py": (
+            "import plumbline.settings\nfrom plumbline.losses import LOSSES\n"
+            "def build():\n    from plumbline.registry import load_attribute\n"
+        ),
+        "plugins/mine.py": (
+            "from plumbline.losses import LOSSES\nLOSSES['mine'] = 'plugins._mine:loss'\n"
+        ),
+        "plugins/_mine.py": "",
+    }
+    tree = write(tmp_path, files)
+
+    def run(*modules: str) -> set[str]:
+        names = tree.closure_with_plugins([f"plumbline.{module}" for module in modules]).files
+        return {name for name in names if "of_" in name or name.startswith("plugins/_m")}
+
+    assert run("settings") == set()
+    assert run("settings", "write") == {"plumbline/of_two.py"}
+    assert run("train") == {"plumbline/of_one.py", "plugins/_mine.py"}
+
+
 def test_an_import_alone_runs_no_function(tmp_path: Path) -> None:
     found = write(tmp_path, FILES).closure(["stages.train"], eager=True)
     assert "plumbline/job.py" in found.files

@@ -2,7 +2,8 @@
 
 The closure is every file of ours that can shape what a stage writes:
 - what its script imports, anywhere in a file, also inside functions, with the packages around it;
-- what a text like "plumbline.models.vision:VitEncoder" names, where its code loads such places;
+- what a text like "plumbline.models.vision:VitEncoder" names, where a module that loads such places
+  holds it or imports what holds it: who only checks a name runs nothing of what it stands for;
 - what lies beside a module as data: `Path(__file__).parent / "templates"`, and what a text like
   "plumbline/data/images.py" names, to be copied as it is, with what that imports: a copy runs too;
 - the modules of the project's plugins that fill a table which the stage reads, with what they
@@ -84,31 +85,36 @@ class CodeTree:
             eager: follow only what an import of the modules runs.
         """
         seen: dict[str, Path] = {}
-        places: set[str] = set()
+        places: dict[str, frozenset[str]] = {}
+        looked_into: set[str] = set()
         data: set[Path] = set()
         copied: set[str] = set()
         libraries: set[str] = set()
-        loads_places = False
         waiting = self._with_packages(modules)
         while waiting:
             name = waiting.pop()
-            file = self._file(name)
-            if name in seen or file is None or _unlisted(name):
+            file, found = self._file(name), self._found(name, eager=eager)
+            if name in seen or file is None or found is None or _unlisted(name):
                 continue
             seen[name] = file
-            found = _read(file, _stamp(file), name, eager=eager)
-            loads_places |= LOADER in found.imports and not eager
-            places |= found.places
+            places[name] = found.places
+            if LOADER in found.imports and not eager:
+                looked_into |= {name, *found.imports}
             data |= found.data
             copied |= found.copied if not eager else set()
             libraries |= found.libraries
             waiting |= self._with_packages({*found.imports, *(_module(c) for c in copied)})
-            if loads_places:
-                waiting |= self._with_packages(places)
+            for holder, named in places.items():
+                if holder in looked_into or self._fills(holder, looked_into):
+                    waiting |= self._with_packages(named - seen.keys())
         read_as_data = {self._name(file): file for file in data}
         read_as_data |= {name: self._named(name) for name in copied}
         files = {self._name(file): file for file in seen.values()} | read_as_data
         return Closure(files, frozenset(read_as_data), frozenset(libraries))
+
+    def _fills(self, module: str, tables: set[str]) -> bool:
+        """Whether a plugin's module may have put its places into one of the tables."""
+        return module.startswith(f"{PLUGINS}.") and not tables.isdisjoint(self._tables_in(module))
 
     def closure_with_plugins(self, modules: Iterable[str]) -> Closure:
         """The closure of modules and of the plugins that fill a table in it."""
@@ -127,17 +133,20 @@ class CodeTree:
         """The files of those modules with a table that a plugin's own modules import."""
         files = self.closure([plugin], eager=True).files
         own = [name for name in files if name.startswith(f"{PLUGINS}/")]
-        names = [name.removesuffix(".py").replace("/", ".") for name in own]
-        imported = {
-            module
-            for name in names
-            if (file := self._file(name))
-            for module in _read(file, _stamp(file), name, eager=True).imports
-        }
-        places = {self._file(module) for module in imported}
-        return {
-            place for place in places if place and TABLE.search(place.read_text(encoding="utf-8"))
-        }
+        names = [_module(name) for name in own]
+        tables = {table for name in names for table in self._tables_in(name)}
+        return {file for table in tables if (file := self._file(table))}
+
+    def _tables_in(self, module: str) -> set[str]:
+        """Those modules with a table that a module imports."""
+        found = self._found(module)
+        imported = found.imports if found else ()
+        return {name for name in imported if (other := self._found(name)) and other.has_table}
+
+    def _found(self, module: str, *, eager: bool = True) -> "_Found | None":
+        """What a module of ours names; None for what is not one."""
+        file = self._file(module)
+        return _read(file, _stamp(file), module, eager=eager) if file else None
 
     def changed(self, digests: Mapping[str, str]) -> list[str]:
         """Files that no longer have the digest that `Closure.digests` gave, by name."""
@@ -249,6 +258,7 @@ class _Found:
     data: frozenset[Path]
     copied: frozenset[str]
     libraries: frozenset[str]
+    has_table: bool
 
 
 @cache
@@ -258,7 +268,8 @@ def _read(file: Path, stamp: tuple[int, int], module: str, *, eager: bool) -> _F
     data: set[Path] = set()
     copied: set[str] = set()
     is_package = file.name == "__init__.py"
-    for node in _nodes(ast.parse(file.read_bytes()), eager=eager):
+    text = file.read_bytes()
+    for node in _nodes(ast.parse(text), eager=eager):
         imports.update(_imports(node, module, is_package))
         data.update(_data_beside(node, file))
         if isinstance(node, ast.Constant) and (place := PLACE.fullmatch(str(node.value))):
@@ -274,6 +285,7 @@ def _read(file: Path, stamp: tuple[int, int], module: str, *, eager: bool) -> _F
         frozenset(data),
         frozenset(copied),
         frozenset(libraries),
+        bool(TABLE.search(text.decode(errors="replace"))),
     )
 
 
