@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, GetCoreSchemaHandler, TypeAdapter
+from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema
 
 from plumbline.errors import ConfigError
@@ -108,6 +108,29 @@ class _Choices:
             if issubclass(entry, source)
         }
         return core_schema.tagged_union_schema(choices=choices, discriminator=self._field.tag)
+
+
+class _Names(Protocol):
+    """A registry of anything."""
+
+    def __getitem__(self, name: str) -> object: ...
+
+
+def name_in(registry: _Names) -> AfterValidator:
+    """Mark a settings field that holds the name of an entry.
+
+    `field: Annotated[str, name_in(REGISTRY)]`; registered may also be what a plugin adds later.
+    """
+
+    def check(name: str) -> str:
+        try:
+            # By name alone: what it stands for may load torch.
+            registry[name]
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    return AfterValidator(check)
 
 
 def load_attribute(place: str) -> Any:

@@ -6,7 +6,7 @@ import pytest
 
 from plumbline.cli.main import call
 from plumbline.errors import ConfigError, PlumblineError
-from plumbline.losses.registry import CLASS_LOSSES
+from plumbline.kinds.classification.settings import CLASS_LOSSES
 from plumbline.project import files
 
 
@@ -61,7 +61,7 @@ def test_an_upgrade_checks_settings_with_what_plugins_register(
 ) -> None:
     plugin = project / "plugins/of_this_test.py"
     plugin.write_text(
-        "from plumbline.losses.registry import CLASS_LOSSES\n"
+        "from plumbline.kinds.classification.settings import CLASS_LOSSES\n"
         "CLASS_LOSSES.register('of_this_test', 'plugins._none:loss')\n",
         encoding="utf-8",
     )

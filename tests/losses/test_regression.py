@@ -1,4 +1,4 @@
-"""The squared error agrees with torch and leaves missing values alone."""
+"""The losses of regression agree with torch and leave missing values alone."""
 
 import math
 
@@ -8,7 +8,12 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.nn import functional
 
-from plumbline.losses.regression import squared_error, squared_error_terms
+from plumbline.losses.regression import (
+    ValueLoss,
+    absolute_error,
+    huber,
+    squared_error,
+)
 
 SHAPES = [(8,), (8, 3)]
 
@@ -19,29 +24,56 @@ def example(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return predictions, torch.randn(shape, generator=random)
 
 
+TORCH = {
+    squared_error: functional.mse_loss,
+    absolute_error: functional.l1_loss,
+    huber: functional.huber_loss,
+}
+LOSSES = pytest.mark.parametrize("loss_of", TORCH)
+
+
+@LOSSES
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-@pytest.mark.parametrize("weighted", ["no", "rows", "values"])
-def test_every_reduction_equals_torch(
-    shape: tuple[int, ...], reduction: str, weighted: str
+@pytest.mark.parametrize("weighted", ["no", "rows", "values", "one"])
+def test_every_loss_equals_that_of_torch(
+    loss_of: ValueLoss, shape: tuple[int, ...], weighted: str
 ) -> None:
     predictions, values = example(shape)
     weights = {
         "no": None,
         "rows": torch.arange(8.0) / 4,
         "values": torch.arange(float(values.numel())).view(shape),
+        "one": torch.eye(values.numel())[3].view(shape),  # its term alone
     }[weighted]
-    loss = squared_error(predictions, values, weights=weights)
-    ours = {
-        "none": squared_error_terms(predictions, values, weights=weights),
-        "sum": loss.total,
-        "mean": loss.total / loss.count,
-    }[reduction]
-    terms = functional.mse_loss(predictions, values, reduction="none")
+    loss = loss_of(predictions, values, weights=weights)
+    terms = TORCH[loss_of](predictions, values, reduction="none")  # type: ignore[index]
     if weights is not None:
         terms = terms * weights.view(*weights.shape, *[1] * (len(shape) - weights.ndim))
-    expected = {"none": terms, "sum": terms.sum(), "mean": terms.mean()}[reduction]
-    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(loss.total, terms.sum(), rtol=1e-6, atol=1e-6)
+    assert loss.count.item() == values.numel()
+    (ours,), (theirs,) = (grad(total, predictions) for total in (loss.total, terms.sum()))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("delta", [0.25, 1.0, 3.0])
+def test_beyond_delta_huber_is_a_straight_line(delta: float) -> None:
+    predictions = torch.linspace(-4, 4, 33).requires_grad_()
+    total = huber(predictions, torch.zeros(33), delta=delta).total
+    expected = functional.huber_loss(predictions, torch.zeros(33), delta=delta, reduction="sum")
+    torch.testing.assert_close(total, expected, rtol=1e-6, atol=1e-6)
+    (gradient,) = grad(total, predictions)
+    torch.testing.assert_close(gradient, predictions.detach().clamp(-delta, delta))
+
+
+@LOSSES
+def test_a_missing_value_pulls_nothing_in_any_loss(loss_of: ValueLoss) -> None:
+    predictions, values = example((8, 3))
+    values[2] = math.nan
+    loss = loss_of(predictions, values)
+    assert loss.count.item() == 21
+    (gradient,) = grad(loss.total, predictions)
+    assert not gradient[2].any()
+    assert gradient[[0, 1, 3]].all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)

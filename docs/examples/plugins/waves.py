@@ -9,7 +9,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from plumbline.data.arrays import encode_array
-from plumbline.losses.registry import CLASS_LOSSES
+from plumbline.kinds.classification.settings import CLASS_LOSSES
 from plumbline.metrics.known import METRICS, Metric
 from plumbline.models.encoder_config import ENCODERS, EncoderConfig
 from plumbline.sources.base import SOURCES, Source

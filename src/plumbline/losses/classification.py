@@ -15,7 +15,7 @@ from plumbline.batch import IGNORE_INDEX, LossSum
 
 
 class ClassLoss(Protocol):
-    """What the entries of `plumbline.losses.registry.CLASS_LOSSES` name."""
+    """What the entries of `plumbline.kinds.classification.settings.CLASS_LOSSES` name."""
 
     def __call__(
         self,

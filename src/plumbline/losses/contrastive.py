@@ -1,6 +1,7 @@
 """Losses that pull the two sides of a pair together: InfoNCE, sigmoid, Matryoshka."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -8,8 +9,32 @@ from torch.nn import functional
 
 from plumbline.batch import LossSum
 
-PairLoss = Callable[[Tensor, Tensor, Tensor], LossSum]
+LossOfWidth = Callable[[Tensor, Tensor, Tensor], LossSum]
 """(images [batch, width], texts [batch, width], positives [batch, batch] bool) -> loss."""
+
+
+class PairLoss(Protocol):
+    """What the entries of `plumbline.kinds.alignment.settings.PAIR_LOSSES` name."""
+
+    def __call__(
+        self,
+        images: Tensor,
+        texts: Tensor,
+        positives: Tensor,
+        *,
+        logit_scale: Tensor,
+        logit_bias: Tensor,
+    ) -> LossSum:
+        """Sum a loss over the pairs of an optimiser step; the count is that of pairs.
+
+        Args:
+            images: [batch, width], unit length; of another medium where that is aligned.
+            texts: [batch, width], unit length.
+            positives: [batch, batch] bool, as in `info_nce`.
+            logit_scale: 1 / temperature, [], learnt.
+            logit_bias: [], learnt, and without a gradient where a loss does not use it.
+        """
+        ...
 
 
 def shared_positives(media: Tensor, texts: Tensor) -> Tensor:
@@ -33,7 +58,12 @@ def _at_least_float32(logits: Tensor) -> Tensor:
 
 
 def info_nce(
-    images: Tensor, texts: Tensor, positives: Tensor, *, logit_scale: Tensor | float
+    images: Tensor,
+    texts: Tensor,
+    positives: Tensor,
+    *,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float = 0.0,
 ) -> LossSum:
     """Symmetric InfoNCE with any number of positives a row, summed over the pairs.
 
@@ -50,6 +80,7 @@ def info_nce(
         texts: [batch, width], unit length.
         positives: [batch, batch] bool, [i, j] true when text j fits image i; the diagonal is true.
         logit_scale: 1 / temperature.
+        logit_bias: not used: a softmax is the same whatever is added to all of its logits.
 
     Source: Radford et al. 2021, arXiv:2103.00020, figure 3; several positives: Khosla et al. 2020,
     arXiv:2004.11362, equation 2.
@@ -91,7 +122,7 @@ def sigmoid_pairs(
 
 
 def matryoshka(
-    images: Tensor, texts: Tensor, positives: Tensor, widths: Sequence[int], loss: PairLoss
+    images: Tensor, texts: Tensor, positives: Tensor, widths: Sequence[int], loss: LossOfWidth
 ) -> LossSum:
     """Average a loss over prefixes of the embeddings, each scaled to unit length again.
 

@@ -1,9 +1,25 @@
 """Cross-entropy over tokens."""
 
+from typing import Protocol
+
 from torch import Tensor
 from torch.nn import functional
 
 from plumbline.batch import IGNORE_INDEX, LossSum
+
+
+class TokenLoss(Protocol):
+    """What the entries of `plumbline.kinds.language.settings.TOKEN_LOSSES` name."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> LossSum:
+        """Sum a loss over the labels that count, of which there are as many as it counts.
+
+        Args:
+            logits: [..., vocab].
+            labels: [...], `IGNORE_INDEX` where a position carries no loss.
+            label_smoothing: as in `token_cross_entropy`.
+        """
+        ...
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> LossSum:

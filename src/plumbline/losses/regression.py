@@ -1,8 +1,26 @@
 """Losses of regression: one or several values per row."""
 
+from typing import Protocol
+
 from torch import Tensor
 
 from plumbline.batch import LossSum
+
+
+class ValueLoss(Protocol):
+    """What the entries of `plumbline.kinds.regression.settings.VALUE_LOSSES` name."""
+
+    def __call__(
+        self, predictions: Tensor, values: Tensor, *, weights: Tensor | None = None
+    ) -> LossSum:
+        """Sum a loss over the values that are there; the count is the number of values.
+
+        Args:
+            predictions: [batch] or [batch, outputs], in deviations of the training.
+            values: as the predictions; NaN where a value is missing and carries no loss.
+            weights: as in `squared_error`.
+        """
+        ...
 
 
 def squared_error(predictions: Tensor, values: Tensor, *, weights: Tensor | None = None) -> LossSum:
@@ -18,28 +36,55 @@ def squared_error(predictions: Tensor, values: Tensor, *, weights: Tensor | None
         ValueError: the shapes disagree; [batch, 1] against [batch] is no exception, since
             broadcasting would compare every row with every other.
     """
-    terms = squared_error_terms(predictions, values, weights=weights)
-    return LossSum(terms.sum(), (~values.isnan()).sum())
+    return _sum(_errors(predictions, values).square(), values, weights)
 
 
-def squared_error_terms(
+def absolute_error(
     predictions: Tensor, values: Tensor, *, weights: Tensor | None = None
-) -> Tensor:
-    """Compute what each value adds to `squared_error`: [batch] or [batch, outputs].
+) -> LossSum:
+    """Sum absolute errors: what its minimum predicts is a median, which outliers hardly move.
 
-    A missing value adds 0.
+    Predictions and values [batch] or [batch, outputs], weights, count and errors as in
+    `squared_error`.
+    """
+    return _sum(_errors(predictions, values).abs(), values, weights)
+
+
+def huber(
+    predictions: Tensor, values: Tensor, *, weights: Tensor | None = None, delta: float = 1.0
+) -> LossSum:
+    """Sum half of squared errors up to `delta`, and beyond it what goes on as a straight line.
+
+    Predictions and values [batch] or [batch, outputs], weights, count and errors as in
+    `squared_error`; `delta` is in their units, which are deviations of the training.
+
+    Source: Huber 1964, doi:10.1214/aoms/1177703732, section 4.
+    """
+    size = _errors(predictions, values).abs()
+    within = size.clamp(max=delta)
+    # Both pieces at once: within delta the second factor is half the error.
+    return _sum(within * (size - within / 2), values, weights)
+
+
+def _errors(predictions: Tensor, values: Tensor) -> Tensor:
+    """Predictions less values in float32, [batch] or [batch, outputs]; 0 where none is there.
+
+    Raises:
+        ValueError: the shapes disagree.
     """
     if predictions.shape != values.shape or predictions.ndim not in (1, 2):
         raise ValueError(
             f"predictions {tuple(predictions.shape)} do not fit values {tuple(values.shape)}"
         )
-    if weights is not None and weights.shape not in (predictions.shape[:1], predictions.shape):
-        raise ValueError(f"weights {tuple(weights.shape)} do not fit {len(predictions)} rows")
     # A missing value is replaced before the subtraction: 0 * NaN would be NaN in the gradient.
     missing = values.isnan()
-    errors = predictions.float() - values.float().where(~missing, 0.0)
-    terms = errors.where(~missing, 0.0).square()
-    if weights is None:
-        return terms
-    # Weights of rows [batch] meet [batch, outputs] along the rows, not the outputs.
-    return terms * weights.to(terms).view(*weights.shape, *[1] * (terms.ndim - weights.ndim))
+    return (predictions.float() - values.float().where(~missing, 0.0)).where(~missing, 0.0)
+
+
+def _sum(terms: Tensor, values: Tensor, weights: Tensor | None) -> LossSum:
+    if weights is not None:
+        if weights.shape not in (terms.shape[:1], terms.shape):
+            raise ValueError(f"weights {tuple(weights.shape)} do not fit {len(terms)} rows")
+        # Weights of rows [batch] meet [batch, outputs] along the rows, not the outputs.
+        terms = terms * weights.to(terms).view(*weights.shape, *[1] * (terms.ndim - weights.ndim))
+    return LossSum(terms.sum(), (~values.isnan()).sum())

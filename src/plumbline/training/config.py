@@ -3,12 +3,11 @@
 import difflib
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from plumbline.config import Config
-from plumbline.errors import ConfigError
 from plumbline.metrics.known import METRICS, Direction, figure_name, find_metric, split_part
-from plumbline.registry import Registry
+from plumbline.registry import Registry, name_in
 from plumbline.training.schedule import ScheduleConfig
 
 Mode = Literal["auto", "min", "max"]
@@ -95,8 +94,7 @@ class MuonConfig(Config):
 class OptimConfig(Config):
     """The optimiser and its groups."""
 
-    name: str = "adamw"
-    """An entry of `OPTIMIZERS`."""
+    name: Annotated[str, name_in(OPTIMIZERS)] = "adamw"
     lr: float = Field(1e-4, gt=0.0)
     weight_decay: float = Field(0.01, ge=0.0)
     betas: list[Annotated[float, Field(ge=0.0, lt=1.0)]] = Field(
@@ -113,15 +111,6 @@ class OptimConfig(Config):
     """Name prefix, such as `projector` -> what differs there."""
     sgd: SgdConfig = Field(default_factory=SgdConfig)
     muon: MuonConfig = Field(default_factory=MuonConfig)
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            OPTIMIZERS[name]
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return name
 
 
 class PatienceConfig(Config):

@@ -1,6 +1,6 @@
 """Settings of an alignment. No torch here: a wrong setting is told before it loads."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import override
@@ -14,7 +14,14 @@ from plumbline.models.encoder_config import (
     AnySequenceEncoder,
     AnyTextEncoder,
 )
+from plumbline.registry import Registry, name_in
 from plumbline.training.task_config import TaskConfig, check_encoder
+
+PAIR_LOSSES: Registry[str] = Registry("loss of an alignment")
+"""Name -> "module:function" of a `plumbline.losses.contrastive.PairLoss`."""
+
+PAIR_LOSSES.register("info_nce", "plumbline.losses.contrastive:info_nce")
+PAIR_LOSSES.register("sigmoid", "plumbline.losses.contrastive:sigmoid_pairs")
 
 
 class DualEncoderConfig(Config):
@@ -57,7 +64,7 @@ class AlignmentTaskConfig(TaskConfig):
 
     inputs: AnyInput
     """How images or clips reach their encoder."""
-    loss: Literal["info_nce", "sigmoid"] = "info_nce"
+    loss: Annotated[str, name_in(PAIR_LOSSES)] = "info_nce"
     widths: list[int] = Field(default_factory=list)
     """Matryoshka prefix widths; empty: the full width alone."""
     sample_width: bool = False

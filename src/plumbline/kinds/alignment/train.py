@@ -10,16 +10,16 @@ from torch import nn
 from plumbline.batch import Batch, LossSum, Sample
 from plumbline.errors import DataError
 from plumbline.kinds.alignment.model import DualEncoder, DualEncoderSpec
-from plumbline.kinds.alignment.settings import AlignmentTaskConfig, DualEncoderConfig
+from plumbline.kinds.alignment.settings import (
+    PAIR_LOSSES,
+    AlignmentTaskConfig,
+    DualEncoderConfig,
+)
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.inputs import Input, build_input, collate_texts
 from plumbline.loading.random import keyed_generator, keyed_seed
-from plumbline.losses.contrastive import (
-    info_nce,
-    matryoshka,
-    shared_positives,
-    sigmoid_pairs,
-)
+from plumbline.losses.contrastive import PairLoss, matryoshka, shared_positives
+from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import Embedded, JobContext, Task, TrainingJob, WindowLoss
 
@@ -152,9 +152,7 @@ def embed(model: nn.Module, batch: Batch) -> Embedded:
     }
 
 
-def window_loss(
-    model: nn.Module, window: Sequence[Embedded], *, config: AlignmentTaskConfig
-) -> LossSum:
+def window_loss(model: nn.Module, window: Sequence[Embedded], *, pair_loss: PairLoss) -> LossSum:
     """The contrastive loss of all pairs of a window, counted per pair.
 
     What is one for the whole window, such as a drawn width, comes from its first micro-batch: so
@@ -166,19 +164,16 @@ def window_loss(
         for name in ("media", "texts", "medium_number", "text_number")
     )
     scale, bias = window[0]["logit_scale"], window[0]["logit_bias"]
-    if config.loss == "info_nce":
-        pair_loss = partial(info_nce, logit_scale=scale)
-    else:
-        pair_loss = partial(sigmoid_pairs, logit_scale=scale, logit_bias=bias)
+    of_width = partial(pair_loss, logit_scale=scale, logit_bias=bias)
     # [window, embed_dim] each; without prefix widths the full one alone
     widths = window[0]["widths"].tolist() or [media.shape[1]]
     positives = shared_positives(media_numbers, text_numbers)
-    return matryoshka(media, texts, positives, widths, pair_loss)
+    return matryoshka(media, texts, positives, widths, of_width)
 
 
-def loss(model: nn.Module, batch: Batch, *, config: AlignmentTaskConfig) -> LossSum:
+def loss(model: nn.Module, batch: Batch, *, pair_loss: PairLoss) -> LossSum:
     """The contrastive loss of a batch, counted per pair."""
-    return window_loss(model, [embed(model, batch)], config=config)
+    return window_loss(model, [embed(model, batch)], pair_loss=pair_loss)
 
 
 def build(
@@ -245,5 +240,6 @@ def _bind(
         seed=seed,
         training=training,
     )
-    window = WindowLoss(embed=embed, loss=partial(window_loss, config=config))
-    return Task("alignment", bound, partial(loss, config=config), window=window)
+    pair_loss: PairLoss = load_attribute(PAIR_LOSSES[config.loss])
+    window = WindowLoss(embed=embed, loss=partial(window_loss, pair_loss=pair_loss))
+    return Task("alignment", bound, partial(loss, pair_loss=pair_loss), window=window)

@@ -11,10 +11,12 @@ from plumbline.errors import DataError
 from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
 from plumbline.kinds.causal_lm.settings import CausalLmConfig, CausalLmTaskConfig
 from plumbline.kinds.language.rows import TokenBlocks, TokenRows
+from plumbline.kinds.language.settings import TOKEN_LOSSES
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource, pad_rows
 from plumbline.loading.random import keyed_seed
-from plumbline.losses.language import token_cross_entropy
+from plumbline.losses.language import TokenLoss, token_cross_entropy
+from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -36,10 +38,15 @@ def collate(samples: Sequence[Sample], *, pad: int) -> Batch:
     }
 
 
-def loss(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0) -> LossSum:
-    """Next-token cross-entropy; `collate` has shifted the labels, so no logit is wasted."""
-    logits = model(**batch)
-    return token_cross_entropy(logits, batch["labels"], label_smoothing=label_smoothing)
+def loss(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    token_loss: TokenLoss = token_cross_entropy,
+    label_smoothing: float = 0.0,
+) -> LossSum:
+    """Next-token loss; `collate` has shifted the labels, so no logit is wasted."""
+    return token_loss(model(**batch), batch["labels"], label_smoothing=label_smoothing)
 
 
 def open_rows(
@@ -79,10 +86,14 @@ def build(
     # The model's weights, made below, are the next draws.
     torch.manual_seed(keyed_seed(seed, "weights"))
     bound = partial(collate, pad=special_ids.pad)
-    smoothed = partial(loss, label_smoothing=config.label_smoothing)
+    chosen = partial(
+        loss,
+        token_loss=load_attribute(TOKEN_LOSSES[config.loss]),
+        label_smoothing=config.label_smoothing,
+    )
     return TrainingJob(
         model=CausalLm(model_config, spec.vocab_size, special_ids.pad),
-        task=Task("causal_lm", bound, smoothed, loss_metrics=perplexity_of),
+        task=Task("causal_lm", bound, chosen),
         train=open_rows(cache, "train", spec, seed=seed, training=True),
         validation=(
             open_rows(cache, "val", spec, seed=seed, training=False)
@@ -92,6 +103,6 @@ def build(
         spec=spec,
         tokenizer=context.tokenizer(),
         inputs=context.inputs(model_config.sources()),
-        # Without smoothing, so that the perplexity is that of the data.
+        # Cross-entropy without smoothing, so that the perplexity is that of the data.
         validation_task=Task("causal_lm", bound, loss, loss_metrics=perplexity_of),
     )

@@ -2,38 +2,32 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from typing_extensions import override
 
 from plumbline.config import Config
-from plumbline.errors import ConfigError
 from plumbline.evaluation.config import EvaluationConfig
 from plumbline.export.config import ExportConfig
 from plumbline.kind import KindSettings
 from plumbline.kinds.headed.settings import STARTS_FROM, ClassifierConfig, HeadedTaskConfig
-from plumbline.losses.registry import CLASS_LOSSES
+from plumbline.registry import Registry, name_in
+
+CLASS_LOSSES: Registry[str] = Registry("classification loss")
+"""Name -> "module:function" of a `plumbline.losses.classification.ClassLoss`."""
+
+CLASS_LOSSES.register("cross_entropy", "plumbline.losses.classification:class_cross_entropy")
+CLASS_LOSSES.register("focal", "plumbline.losses.classification:focal_loss")
 
 
 class ClassificationTaskConfig(HeadedTaskConfig):
     """What the classifier optimises; a dataset of several parts gets a head for each."""
 
-    loss: str = "cross_entropy"
-    """One of `plumbline.losses.registry.CLASS_LOSSES`."""
+    loss: Annotated[str, name_in(CLASS_LOSSES)] = "cross_entropy"
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     class_weights: (
         Literal["none", "balanced"] | dict[str, list[Annotated[float, Field(ge=0.0)]]]
     ) = "none"
     """balanced: n / (classes * n of the class) over the training labels; or part -> weights."""
-
-    @field_validator("loss")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            # By name alone: importing the loss itself would load torch.
-            CLASS_LOSSES[name]
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return name
 
     @override
     def class_counts(self, model: Config) -> dict[str, tuple[str, int]]:

@@ -15,7 +15,7 @@ from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
 from plumbline.errors import ConfigError, DataError
 from plumbline.kinds.classification.model import ClassifierSpec
 from plumbline.kinds.classification.rows import LabelledRows
-from plumbline.kinds.classification.settings import ClassificationTaskConfig
+from plumbline.kinds.classification.settings import CLASS_LOSSES, ClassificationTaskConfig
 from plumbline.kinds.headed.evaluate import predict
 from plumbline.kinds.headed.model import Classifier
 from plumbline.kinds.headed.rows import parts_with_samples
@@ -28,7 +28,6 @@ from plumbline.loading.loader_config import LoaderConfig
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.class_weights import ClassWeights, class_weights
 from plumbline.losses.classification import ClassLoss
-from plumbline.losses.registry import CLASS_LOSSES
 from plumbline.metrics.classification import accuracy, confusion_matrix, macro_f1
 from plumbline.metrics.known import figure_name, split_part
 from plumbline.registry import load_attribute

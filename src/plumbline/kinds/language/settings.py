@@ -1,11 +1,19 @@
-"""Settings that the causal and the masked language model share. No torch here."""
+"""Settings that kinds which read or write tokens share. No torch here."""
+
+from typing import Annotated
 
 from pydantic import Field
 from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.evaluation.config import EvaluationConfig
+from plumbline.registry import Registry, name_in
 from plumbline.training.task_config import TaskConfig
+
+TOKEN_LOSSES: Registry[str] = Registry("loss of tokens")
+"""Name -> "module:function" of a `plumbline.losses.language.TokenLoss`."""
+
+TOKEN_LOSSES.register("cross_entropy", "plumbline.losses.language:token_cross_entropy")
 
 
 class SamplingConfig(Config):
@@ -31,7 +39,14 @@ class LanguageEvaluationConfig(EvaluationConfig):
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
 
 
-class PackedTaskConfig(TaskConfig):
+class TokenTaskConfig(TaskConfig):
+    """What work with tokens shares."""
+
+    loss: Annotated[str, name_in(TOKEN_LOSSES)] = "cross_entropy"
+    """Of training; validation measures cross-entropy, so that perplexity is what it says."""
+
+
+class PackedTaskConfig(TokenTaskConfig):
     """What work on running text shares: how rows become samples."""
 
     block_size: int = Field(128, ge=2)

@@ -10,13 +10,15 @@ from torch import nn
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
 from plumbline.errors import DataError
 from plumbline.kinds.language.rows import Ids, TokenBlocks, TokenRows
+from plumbline.kinds.language.settings import TOKEN_LOSSES
 from plumbline.kinds.masked_lm.model import MaskedLm, MaskedLmSpec
 from plumbline.kinds.masked_lm.settings import MaskedLmConfig, MaskedLmTaskConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource, pad_rows
 from plumbline.loading.masks import padding_mask
 from plumbline.loading.random import keyed_generator, keyed_seed
-from plumbline.losses.language import token_cross_entropy
+from plumbline.losses.language import TokenLoss, token_cross_entropy
+from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SPECIAL_TOKENS, SpecialIds, mask_id
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -82,9 +84,9 @@ def collate(samples: Sequence[Sample], *, spec: MaskedLmSpec, seed: int, first_w
     }
 
 
-def loss(model: nn.Module, batch: Batch) -> LossSum:
-    """Cross-entropy of the hidden tokens, each in its own place: nothing is shifted."""
-    return token_cross_entropy(model(**batch), batch["labels"])
+def loss(model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_entropy) -> LossSum:
+    """The loss of the hidden tokens, each in its own place: nothing is shifted."""
+    return token_loss(model(**batch), batch["labels"])
 
 
 def open_rows(
@@ -130,10 +132,11 @@ def build(
         packed=config.pack,
     )
     torch.manual_seed(keyed_seed(seed, "weights"))
-    task = Task("masked_lm", bind_collate(spec, seed), loss, loss_metrics=perplexity_of)
+    bound = bind_collate(spec, seed)
+    chosen = partial(loss, token_loss=load_attribute(TOKEN_LOSSES[config.loss]))
     return TrainingJob(
         model=MaskedLm(model_config, spec.vocab_size, special_ids.pad),
-        task=task,
+        task=Task("masked_lm", bound, chosen),
         train=open_rows(cache, "train", spec, seed=seed, training=True),
         validation=(
             open_rows(cache, "val", spec, seed=seed, training=False)
@@ -143,4 +146,5 @@ def build(
         spec=spec,
         tokenizer=tokenizer,
         inputs=context.inputs(model_config.sources()),
+        validation_task=Task("masked_lm", bound, loss, loss_metrics=perplexity_of),
     )

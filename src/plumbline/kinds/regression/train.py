@@ -17,10 +17,11 @@ from plumbline.kinds.headed.settings import ClassifierConfig
 from plumbline.kinds.headed.start import start_encoder
 from plumbline.kinds.regression.model import RegressorSpec
 from plumbline.kinds.regression.rows import NumberedRows
-from plumbline.kinds.regression.settings import RegressionTaskConfig
+from plumbline.kinds.regression.settings import VALUE_LOSSES, RegressionTaskConfig
 from plumbline.loading.inputs import Input
 from plumbline.loading.random import keyed_generator, keyed_seed
-from plumbline.losses.regression import squared_error
+from plumbline.losses.regression import ValueLoss
+from plumbline.registry import load_attribute
 from plumbline.shapes.moments import Moments
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob
@@ -72,11 +73,11 @@ def collate(
     }
 
 
-def loss(model: nn.Module, batch: Batch, *, parts: Sequence[str]) -> LossSum:
-    """Squared error of the standardised numbers, over those that are there."""
+def loss(model: nn.Module, batch: Batch, *, parts: Sequence[str], value_loss: ValueLoss) -> LossSum:
+    """The loss of the standardised numbers, over those that are there."""
     outputs = model(**batch["inputs"])
     predicted = torch.cat([outputs[part] for part in parts], dim=1)  # [batch, parts]
-    return squared_error(predicted, batch["targets"], weights=batch.get("weights"))
+    return value_loss(predicted, batch["targets"], weights=batch.get("weights"))
 
 
 def mean_weight(rows: NumberedRows) -> float:
@@ -142,14 +143,14 @@ def build(
     if config.row_weights:
         scale = replace(scale, weight=mean_weight(train))
     bound = partial(collate, inputs=start.inputs, scale=scale, seed=seed)
-    squared = partial(loss, parts=parts)
+    bound_loss = partial(loss, parts=parts, value_loss=load_attribute(VALUE_LOSSES[config.loss]))
     return TrainingJob(
         model=Classifier(start.encoder, dict.fromkeys(parts, 1), model_config.head_dropout),
-        task=Task("regression", partial(bound, training=True), squared),
+        task=Task("regression", partial(bound, training=True), bound_loss),
         train=train,
         validation=source(split="val") if context.has_validation else None,
         spec=spec,
         tokenizer=context.tokenizer(),
         inputs={**context.inputs(model_config.sources()), **start.digest},
-        validation_task=Task("regression", partial(bound, training=False), squared),
+        validation_task=Task("regression", partial(bound, training=False), bound_loss),
     )

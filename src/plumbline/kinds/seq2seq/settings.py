@@ -7,7 +7,7 @@ from plumbline.config import Config
 from plumbline.evaluation.config import WrittenEvaluationConfig
 from plumbline.export.config import ExportConfig
 from plumbline.kind import KindSettings
-from plumbline.training.task_config import TaskConfig
+from plumbline.kinds.language.settings import TokenTaskConfig
 
 
 class Seq2SeqConfig(Config):
@@ -38,7 +38,7 @@ class Seq2SeqConfig(Config):
         return self.model_copy(update={"pretrained": None})
 
 
-class Seq2SeqTaskConfig(TaskConfig):
+class Seq2SeqTaskConfig(TokenTaskConfig):
     """What the encoder-decoder learns to write."""
 
     max_source_tokens: int = Field(126, ge=1)

@@ -10,13 +10,15 @@ from torch import nn
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
 from plumbline.errors import DataError
 from plumbline.kinds.language.rows import Ids
+from plumbline.kinds.language.settings import TOKEN_LOSSES
 from plumbline.kinds.seq2seq.model import Seq2Seq, Seq2SeqSpec
 from plumbline.kinds.seq2seq.settings import Seq2SeqConfig, Seq2SeqTaskConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import pad_rows
 from plumbline.loading.masks import padding_mask
 from plumbline.loading.random import keyed_seed
-from plumbline.losses.language import token_cross_entropy
+from plumbline.losses.language import TokenLoss, token_cross_entropy
+from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -93,9 +95,15 @@ def shift_right(labels: Ids, special_ids: SpecialIds) -> Ids:
     return shifted
 
 
-def loss(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0) -> LossSum:
-    """Cross-entropy of the target tokens and their eos."""
-    return token_cross_entropy(model(**batch), batch["labels"], label_smoothing=label_smoothing)
+def loss(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    token_loss: TokenLoss = token_cross_entropy,
+    label_smoothing: float = 0.0,
+) -> LossSum:
+    """The loss of the target tokens and their eos."""
+    return token_loss(model(**batch), batch["labels"], label_smoothing=label_smoothing)
 
 
 def build(
@@ -119,10 +127,14 @@ def build(
     )
     torch.manual_seed(keyed_seed(seed, "weights"))
     bound = partial(collate, special_ids=special_ids)
-    smoothed = partial(loss, label_smoothing=config.label_smoothing)
+    chosen = partial(
+        loss,
+        token_loss=load_attribute(TOKEN_LOSSES[config.loss]),
+        label_smoothing=config.label_smoothing,
+    )
     return TrainingJob(
         model=Seq2Seq(model_config, spec.vocab_size, special_ids),
-        task=Task("seq2seq", bound, smoothed),
+        task=Task("seq2seq", bound, chosen),
         train=PairRows(cache, "train", spec),
         validation=PairRows(cache, "val", spec) if context.has_validation else None,
         spec=spec,

@@ -7,8 +7,8 @@ from plumbline.config import Config
 from plumbline.evaluation.config import WrittenEvaluationConfig
 from plumbline.export.config import ExportConfig
 from plumbline.kind import KindSettings
+from plumbline.kinds.language.settings import TokenTaskConfig
 from plumbline.models.decoder_config import DecoderConfig
-from plumbline.training.task_config import TaskConfig
 
 
 class VlmConfig(Config):
@@ -28,7 +28,7 @@ class VlmConfig(Config):
         return self.model_copy(update={"decoder": decoder})
 
 
-class VlmTaskConfig(TaskConfig):
+class VlmTaskConfig(TokenTaskConfig):
     """What the vision-language model learns to say."""
 
     caption_prompt: str = "describe the image"

@@ -20,6 +20,7 @@ from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.code_digest import digest_tree
 from plumbline.errors import CheckpointError, DataError
 from plumbline.files import STATE_DIR, digest_of
+from plumbline.kinds.language.settings import TOKEN_LOSSES
 from plumbline.kinds.vlm import features as encoded_features
 from plumbline.kinds.vlm.features import cached_features
 from plumbline.kinds.vlm.model import Vlm, VlmSpec
@@ -31,11 +32,12 @@ from plumbline.loading.loader import pad_rows
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.loading.transform_config import Normalization
 from plumbline.loading.transforms import normalize_images, resize_images, stack_images
-from plumbline.losses.language import token_cross_entropy
+from plumbline.losses.language import TokenLoss, token_cross_entropy
 from plumbline.models import vision
 from plumbline.models.encoder_config import ImageEncoderConfig
 from plumbline.models.stored import load_encoder
 from plumbline.models.vision import ImageEncoder
+from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -206,7 +208,7 @@ def _visual(samples: Sequence[Sample], normalize: Normalization, image_size: int
     return {"pixel_values": pixels}
 
 
-def loss(model: nn.Module, batch: Batch) -> LossSum:
+def loss(model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_entropy) -> LossSum:
     """Next-token loss over answers and their eos; logits are computed nowhere else.
 
     Equal to the loss over the whole row, whose other labels are all ignored.
@@ -219,7 +221,7 @@ def loss(model: nn.Module, batch: Batch) -> LossSum:
     hidden = model.hidden_states(features, batch["input_ids"], batch["position_ids"], batch["mask"])
     labels = batch["labels"][:, 1:]  # [batch, seq - 1]: position i says token i + 1
     labelled = labels != IGNORE_INDEX
-    return token_cross_entropy(model.logits(hidden[:, :-1][labelled]), labels[labelled])
+    return token_loss(model.logits(hidden[:, :-1][labelled]), labels[labelled])
 
 
 def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -> TrainingJob:
@@ -258,28 +260,25 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
     assert tokenizer is not None, "a dataset with special ids has a tokenizer"
     prompt = np.array(tokenizer.encode(config.caption_prompt, add_special_tokens=False).ids)
     source = partial(DialogueSource, cache, config=config, caption_prompt=prompt, features=features)
-    task = Task(
-        name="vlm",
-        collate=partial(
-            collate,
-            config=config,
-            normalize=normalize,
-            special_ids=special_ids,
-            image_size=spec.image_encoder.image_size,
-            image_tokens=encoder.tokens,
-        ),
-        loss=loss,
-        loss_metrics=perplexity_of,
+    bound = partial(
+        collate,
+        config=config,
+        normalize=normalize,
+        special_ids=special_ids,
+        image_size=spec.image_encoder.image_size,
+        image_tokens=encoder.tokens,
     )
+    chosen = partial(loss, token_loss=load_attribute(TOKEN_LOSSES[config.loss]))
     has_validation = context.has_validation
     return TrainingJob(
         model=Vlm(encoder, model_config, spec.vocab_size, special_ids.pad),
-        task=task,
+        task=Task("vlm", bound, chosen),
         train=source(split="train", seed=seed, training=True),
         validation=source(split="val", seed=seed, training=False) if has_validation else None,
         spec=spec,
         tokenizer=tokenizer,
         inputs={**context.inputs(model_config.sources()), "start": encoder_digest},
+        validation_task=Task("vlm", bound, loss, loss_metrics=perplexity_of),
     )
 
 
