@@ -61,31 +61,12 @@ def totals(job: TrainingJob, *, measuring: bool) -> tuple[float, int]:
     return float(found.total), int(found.count)
 
 
-@pytest.mark.parametrize("name", ["image", "text", "align_image", "regression", "vlm", "seq2seq"])
+@pytest.mark.parametrize("name", {case.kind: name for name, case in CASES.items()}.values())
 @pytest.mark.parametrize("measuring", [False, True])
-def test_every_kind_trains_with_a_registered_loss(
+def test_every_kind_trains_with_a_registered_loss_and_measures_what_it_did(
     make_job: Callable[..., TrainingJob],
     monkeypatch: pytest.MonkeyPatch,
     name: str,
-    measuring: bool,
-) -> None:
-    _check(make_job, monkeypatch, name, measuring=measuring)
-
-
-@pytest.mark.parametrize(
-    "name", [n for n, c in CASES.items() if c.kind in ("causal_lm", "masked_lm")]
-)
-def test_language_models_measure_cross_entropy_whatever_trains(
-    make_job: Callable[..., TrainingJob], monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    _check(make_job, monkeypatch, name, measuring=True)
-
-
-def _check(
-    make_job: Callable[..., TrainingJob],
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    *,
     measuring: bool,
 ) -> None:
     kind = CASES[name].kind
