@@ -21,7 +21,8 @@ def evaluate(folder: Path, cache: Path, settings: Mapping[str, Any]) -> dict[str
         CheckpointError: the folder holds no model, or a file has changed.
         ConfigError: a setting is wrong, or the cache has another tokenizer than the model.
     """
-    from plumbline.evaluation.result import Evaluation, EvaluationJob, settle
+    from plumbline.evaluation.measure import measure
+    from plumbline.evaluation.result import EvaluationJob
     from plumbline.loading.cache_reader import TrainingCache
     from plumbline.models.device import resolve_device
     from plumbline.models.stored import load_model
@@ -38,5 +39,4 @@ def evaluate(folder: Path, cache: Path, settings: Mapping[str, Any]) -> dict[str
     sections = {name: f"evaluate.{name}" for name in settings}
     kind = known_kinds()[stored.spec.kind]
     config = check_config(kind.settings.evaluate, sections, params)
-    result: Evaluation = kind.role("evaluate").evaluate(EvaluationJob(stored, data, config, device))
-    return settle(result)[0]
+    return measure(kind, EvaluationJob(stored, data, config, device))[0]

@@ -7,6 +7,7 @@ import pytest
 
 from plumbline.report.collect import figures_of
 from plumbline.report.first_figures import listed_figures, write_figures
+from plumbline.report.headline import alignment_headlines, metric_headlines
 
 RECALLS = {
     f"{direction}_recall_at_{k}{width}{bound}": 0.5
@@ -72,6 +73,18 @@ def test_every_figure_stands_in_the_details(tmp_path: Path) -> None:
     details = json.loads((out / "details.json").read_text(encoding="utf-8"))
     assert details == {"figures": VLM, "bleu_signature": "tok:13a"}
     assert json.loads(metrics.read_text(encoding="utf-8")) == listed_figures(VLM)
+
+
+def test_what_the_settings_ask_for_is_listed_in_any_case(tmp_path: Path) -> None:
+    figures = {**VLM, "digit/chrf": 0.5, "chrf": 0.25, "other": 1.0}
+    listed = listed_figures(figures, ["chrf"])
+    assert listed == {**listed_figures(VLM), "chrf": 0.25, "digit/chrf": 0.5}
+    write_figures(figures, {}, tmp_path, tmp_path / "metrics.json", ["chrf"])
+    details = json.loads((tmp_path / "details.json").read_text(encoding="utf-8"))
+    assert details == {"figures": figures, "asked": ["chrf"]}
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8")) == listed
+    assert [h.name for h in metric_headlines({"r2": 0.5, "chrf": 0.25}, details)] == ["R²", "Chrf"]
+    assert [h.shown for h in alignment_headlines({"chrf": 0.25, "other": 1.0}, details)] == ["0.25"]
 
 
 def test_the_page_reads_all_figures(project) -> None:

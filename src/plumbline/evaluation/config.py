@@ -16,6 +16,9 @@ class EvaluationConfig(Config):
     split: Split = "test"
     batch_size: int = Field(256, ge=1)
     """Samples computed together; no figure depends on it."""
+    metrics: list[str] = Field(default_factory=list)
+    """Entries of `plumbline.evaluation.metrics.EVALUATION_METRICS`, beside the figures of the
+    kind."""
 
 
 class WrittenEvaluationConfig(EvaluationConfig):

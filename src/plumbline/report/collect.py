@@ -88,6 +88,7 @@ class Alignment:
 
     split: str
     metrics: dict[str, float]
+    details: Details
     recalls: list[RecallTable]
     examples: list[Example]
     modality: str
@@ -163,7 +164,8 @@ def collect_alignment(name: str, data: str) -> Alignment:
         CheckpointError: an output is missing or damaged.
     """
     folder = paths.alignment_evaluation(name)
-    metrics = figures_of(folder)
+    details = collect_details(folder)
+    metrics = details["figures"]
     training = collect_training(paths.aligned(name))
     embed_dim = _reach(training.settings, "train", "model", "embed_dim")
     split = str(_reach(_settings(folder), "evaluate", "split"))
@@ -171,6 +173,7 @@ def collect_alignment(name: str, data: str) -> Alignment:
     return Alignment(
         split=split,
         metrics=metrics,
+        details=details,
         recalls=recalls,
         examples=read_json(verified(folder, "examples.json")),
         modality=next((t.medium for t in recalls if t.medium), "image"),
@@ -223,7 +226,7 @@ def collect_task(name: str, data: str, anchor: str) -> TaskResult:
     return TaskResult(
         kind=str(details.get("title") or settings.get("kind", "")),
         split=split,
-        metrics=figures_of(folder),
+        metrics=details["figures"],
         blocks=blocks,
         details=details,
         training=collect_training(paths.finetuned(name)),

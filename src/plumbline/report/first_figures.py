@@ -5,7 +5,7 @@ its metrics file, which Git records and `dvc metrics show` prints in a line; det
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -28,6 +28,8 @@ class Details(TypedDict):
     """Every figure of the evaluation."""
     title: NotRequired[str]
     """What the kind is called."""
+    asked: NotRequired[list[str]]
+    """Metrics that the settings added to those of the kind."""
     sampling: NotRequired[dict[str, object]]
     """Settings by which continuations were drawn."""
 
@@ -78,6 +80,12 @@ RULES = (
 )
 """What comes first, in this order, part by part."""
 
+
+def rules_with(asked: Iterable[str]) -> tuple[Rule, ...]:
+    """The rules, and one for each metric that the settings added."""
+    return (*RULES, *(Rule(name) for name in asked))
+
+
 FIRST_FIGURES = 4
 """Shown of a file that no rule knows a figure of."""
 
@@ -96,8 +104,11 @@ def first_of_unknown(figures: Mapping[str, float]) -> list[str]:
     return [name for name in figures if not is_bound(name, figures)][:FIRST_FIGURES]
 
 
-def listed_figures(figures: Mapping[str, float]) -> dict[str, float]:
-    """The metrics file: what the rules list, and recall at the smallest k with all dimensions."""
+def listed_figures(figures: Mapping[str, float], asked: Iterable[str] = ()) -> dict[str, float]:
+    """The metrics file: what the rules list, and recall at the smallest k with all dimensions.
+
+    What the settings `asked` for is listed in any case.
+    """
     recalls = {name: match for name in figures if (match := RECALL.fullmatch(name))}
     smallest = min((int(match[2]) for match in recalls.values()), default=0)
     chosen = [
@@ -106,23 +117,28 @@ def listed_figures(figures: Mapping[str, float]) -> dict[str, float]:
     chosen += [
         names[rule.metric]
         for names in by_part(figures).values()
-        for rule in RULES
+        for rule in rules_with(asked)
         if rule.listed and rule.metric in names and rule.unless not in names
     ]
     return {name: figures[name] for name in chosen or first_of_unknown(figures)}
 
 
-def in_words(figures: Mapping[str, float]) -> list[str]:
+def in_words(figures: Mapping[str, float], asked: Iterable[str] = ()) -> list[str]:
     """What is listed, as the line of a stage says it."""
     return [
         f"{name} {share(value) if RECALL.fullmatch(name) else figure(name, value)}"
-        for name, value in listed_figures(figures).items()
+        for name, value in listed_figures(figures, asked).items()
     ]
 
 
 def write_figures(
-    figures: Mapping[str, float], details: Mapping[str, object], out: Path, metrics: Path
+    figures: Mapping[str, float],
+    details: Mapping[str, object],
+    out: Path,
+    metrics: Path,
+    asked: Sequence[str] = (),
 ) -> None:
     """Write details.json with all figures into an existing folder, and the metrics file."""
-    (out / DETAILS).write_text(dump_json({**details, "figures": dict(figures)}), encoding="utf-8")
-    write_json(metrics, listed_figures(figures))
+    said = {**details, **({"asked": list(asked)} if asked else {})}
+    (out / DETAILS).write_text(dump_json({**said, "figures": dict(figures)}), encoding="utf-8")
+    write_json(metrics, listed_figures(figures, asked))

@@ -1,6 +1,6 @@
 """The figures that come first, in the page and in the terminal.
 
-`python -m plumbline.report.headline` prints those of the selection in params.yaml.
+`plumbline figures` prints those of the selection in params.yaml.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,12 +11,11 @@ from plumbline.report.collect import (
     Export,
     collect_details,
     collect_export,
-    figures_of,
     recall_tables,
 )
 from plumbline.report.figure_table import interval_of
 from plumbline.report.figures import figure, full_label, number, share
-from plumbline.report.first_figures import RULES, Rule, by_part, first_of_unknown
+from plumbline.report.first_figures import Rule, by_part, first_of_unknown, rules_with
 from plumbline.report.selection import Selection
 
 
@@ -40,13 +39,18 @@ def metric_headlines(
     chosen = [
         _headline(rule, names, metrics, details or {})
         for names in by_part(metrics).values()
-        for rule in RULES
+        for rule in rules_with(_asked(details))
         if rule.metric in names and rule.unless not in names
     ]
     if chosen:
         return chosen
     names = first_of_unknown(metrics)
     return [_headline(Rule(name), {name: name}, metrics, details or {}) for name in names]
+
+
+def _asked(details: Mapping[str, object] | None) -> list[str]:
+    asked = (details or {}).get("asked", [])
+    return [str(name) for name in asked] if isinstance(asked, list) else []
 
 
 def _headline(
@@ -77,7 +81,9 @@ def _headline(
     )
 
 
-def alignment_headlines(metrics: Mapping[str, float]) -> list[Headline]:
+def alignment_headlines(
+    metrics: Mapping[str, float], details: Mapping[str, object] | None = None
+) -> list[Headline]:
     """Recall at the smallest k, both ways, with all dimensions; and what else the rules know."""
     headlines = []
     for table in recall_tables(metrics):
@@ -97,9 +103,9 @@ def alignment_headlines(metrics: Mapping[str, float]) -> list[Headline]:
                 interval=interval,
             )
         )
-    known = {rule.metric for rule in RULES}
+    known = {rule.metric for rule in rules_with(_asked(details))}
     return headlines + metric_headlines(
-        {name: value for name, value in metrics.items() if name in known}
+        {name: value for name, value in metrics.items() if name in known}, details
     )
 
 
@@ -160,10 +166,10 @@ def headlines(selection: Selection) -> dict[str, list[Headline]]:
     Raises:
         CheckpointError: the metrics of a selected entry are missing.
     """
-    groups = {
-        f"alignment {name}": alignment_headlines(figures_of(paths.alignment_evaluation(name)))
-        for name in selection.align
-    }
+    groups = {}
+    for name in selection.align:
+        details = collect_details(paths.alignment_evaluation(name))
+        groups[f"alignment {name}"] = alignment_headlines(details["figures"], details)
     for name in selection.tasks:
         details = collect_details(paths.task_evaluation(name))
         groups[f"task {name}"] = task_headlines(details["figures"], collect_export(name), details)

@@ -133,7 +133,7 @@ def _alignment(name: str, anchor: str, data: str, pictures: Pictures) -> Section
         result=result,
         data=data,
         pictures=pictures,
-        headlines=alignment_headlines(result.metrics),
+        headlines=alignment_headlines(result.metrics, result.details),
         curves=training_curves(result.training, anchor),
         settings=_settings(result.training),
         subjects=[

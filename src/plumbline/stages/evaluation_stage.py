@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from plumbline import paths
 from plumbline.config import Config, fix_threads
+from plumbline.errors import ConfigError
 from plumbline.evaluation.config import EvaluationConfig
+from plumbline.evaluation.metrics import check_metrics
 from plumbline.files import staged_output
 from plumbline.kind import Kind
 from plumbline.report.first_figures import DETAILS, in_words, write_figures
@@ -28,6 +30,16 @@ class EvaluateConfig(Config, ABC):
     threads: int = Field(ge=1)
     data: str
     evaluate: EvaluationConfig
+
+    @field_validator("evaluate")
+    @classmethod
+    def _known_metrics(cls, evaluate: EvaluationConfig) -> EvaluationConfig:
+        # Here and not in the section's class, which is part of a training's code.
+        try:
+            check_metrics(evaluate)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return evaluate
 
     @property
     @abstractmethod
@@ -57,12 +69,14 @@ def run_evaluation_stage(
     fix_threads(call.config.threads)
     import torch
 
-    from plumbline.evaluation.result import EvaluationJob, settle, write_evaluation
+    from plumbline.evaluation.measure import measure
+    from plumbline.evaluation.result import EvaluationJob, write_evaluation
     from plumbline.loading.cache_reader import TrainingCache
     from plumbline.models.device import resolve_device
     from plumbline.models.stored import load_model
 
     torch.set_num_threads(call.config.threads)
+    asked = call.config.evaluate.metrics
     model, metrics_file = places.model(call.key), places.metrics(call.key)
     with (
         record_run(stage=spec.name, key=call.key, config=call.plain) as run,
@@ -74,14 +88,15 @@ def run_evaluation_stage(
             config=call.config.evaluate,
             device=resolve_device("auto"),
         )
-        metrics, result = settle(call.config.work.role("evaluate").evaluate(job))
+        metrics, result = measure(call.config.work, job)
         write_evaluation(result, out)
         call.store(out)
-        write_figures(metrics, {**result.details, **_title(call.config.work)}, out, metrics_file)
+        details = {**result.details, **_title(call.config.work)}
+        write_figures(metrics, details, out, metrics_file, asked)
         write_curves(model, places.curves(call.key))
         run.metrics(0, metrics)
         run.artifact(metrics_file)
-    call.report(*in_words(metrics), see=places.evaluation(call.key) / DETAILS)
+    call.report(*in_words(metrics, asked), see=places.evaluation(call.key) / DETAILS)
 
 
 def _title(kind: Kind) -> dict[str, str]:
