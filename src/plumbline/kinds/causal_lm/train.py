@@ -10,13 +10,12 @@ from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
 from plumbline.errors import DataError
 from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
 from plumbline.kinds.causal_lm.settings import CausalLmConfig, CausalLmTaskConfig
+from plumbline.kinds.language.loss import chosen_loss
 from plumbline.kinds.language.rows import TokenBlocks, TokenRows
-from plumbline.kinds.language.settings import TOKEN_LOSSES
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource, pad_rows
 from plumbline.loading.random import keyed_seed
 from plumbline.losses.language import TokenLoss, token_cross_entropy
-from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -88,7 +87,7 @@ def build(
     bound = partial(collate, pad=special_ids.pad)
     chosen = partial(
         loss,
-        token_loss=load_attribute(TOKEN_LOSSES[config.loss]),
+        token_loss=chosen_loss(config),
         label_smoothing=config.label_smoothing,
     )
     return TrainingJob(

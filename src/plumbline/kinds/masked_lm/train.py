@@ -9,8 +9,8 @@ from torch import nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
 from plumbline.errors import DataError
+from plumbline.kinds.language.loss import chosen_loss
 from plumbline.kinds.language.rows import Ids, TokenBlocks, TokenRows
-from plumbline.kinds.language.settings import TOKEN_LOSSES
 from plumbline.kinds.masked_lm.model import MaskedLm, MaskedLmSpec
 from plumbline.kinds.masked_lm.settings import MaskedLmConfig, MaskedLmTaskConfig
 from plumbline.loading.cache_reader import TrainingCache
@@ -18,7 +18,6 @@ from plumbline.loading.loader import SampleSource, pad_rows
 from plumbline.loading.masks import padding_mask
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.language import TokenLoss, token_cross_entropy
-from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SPECIAL_TOKENS, SpecialIds, mask_id
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -133,7 +132,7 @@ def build(
     )
     torch.manual_seed(keyed_seed(seed, "weights"))
     bound = bind_collate(spec, seed)
-    chosen = partial(loss, token_loss=load_attribute(TOKEN_LOSSES[config.loss]))
+    chosen = partial(loss, token_loss=chosen_loss(config))
     return TrainingJob(
         model=MaskedLm(model_config, spec.vocab_size, special_ids.pad),
         task=Task("masked_lm", bound, chosen),

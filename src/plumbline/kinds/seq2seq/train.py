@@ -9,8 +9,8 @@ from torch import nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
 from plumbline.errors import DataError
+from plumbline.kinds.language.loss import chosen_loss
 from plumbline.kinds.language.rows import Ids
-from plumbline.kinds.language.settings import TOKEN_LOSSES
 from plumbline.kinds.seq2seq.model import Seq2Seq, Seq2SeqSpec
 from plumbline.kinds.seq2seq.settings import Seq2SeqConfig, Seq2SeqTaskConfig
 from plumbline.loading.cache_reader import TrainingCache
@@ -18,7 +18,6 @@ from plumbline.loading.loader import pad_rows
 from plumbline.loading.masks import padding_mask
 from plumbline.loading.random import keyed_seed
 from plumbline.losses.language import TokenLoss, token_cross_entropy
-from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -129,7 +128,7 @@ def build(
     bound = partial(collate, special_ids=special_ids)
     chosen = partial(
         loss,
-        token_loss=load_attribute(TOKEN_LOSSES[config.loss]),
+        token_loss=chosen_loss(config),
         label_smoothing=config.label_smoothing,
     )
     return TrainingJob(

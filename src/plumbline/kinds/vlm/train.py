@@ -20,7 +20,7 @@ from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.code_digest import digest_tree
 from plumbline.errors import CheckpointError, DataError
 from plumbline.files import STATE_DIR, digest_of
-from plumbline.kinds.language.settings import TOKEN_LOSSES
+from plumbline.kinds.language.loss import chosen_loss
 from plumbline.kinds.vlm import features as encoded_features
 from plumbline.kinds.vlm.features import cached_features
 from plumbline.kinds.vlm.model import Vlm, VlmSpec
@@ -37,7 +37,6 @@ from plumbline.models import vision
 from plumbline.models.encoder_config import ImageEncoderConfig
 from plumbline.models.stored import load_encoder
 from plumbline.models.vision import ImageEncoder
-from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -268,7 +267,7 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
         image_size=spec.image_encoder.image_size,
         image_tokens=encoder.tokens,
     )
-    chosen = partial(loss, token_loss=load_attribute(TOKEN_LOSSES[config.loss]))
+    chosen = partial(loss, token_loss=chosen_loss(config))
     has_validation = context.has_validation
     return TrainingJob(
         model=Vlm(encoder, model_config, spec.vocab_size, special_ids.pad),
