@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import sklearn.metrics
 
 from plumbline.report.collect import figures_of
 from tests.pipeline.checkout import ROOT, Checkout, make_checkout
@@ -73,6 +75,25 @@ def run_alone(bundle: Path, *arguments: str, without: str) -> subprocess.Complet
     return subprocess.run(
         [sys.executable, "-c", run], cwd=bundle, capture_output=True, text=True, check=False
     )
+
+
+def test_the_new_metric_is_computed_listed_and_shown_first(extended: Checkout) -> None:
+    folder = extended.folder / "work/evaluation/tasks/tempo"
+    rows = pq.read_table(folder / "predictions.parquet").to_pydict()
+    expected = sklearn.metrics.matthews_corrcoef(rows["label"], rows["prediction"])
+    listed = json.loads((extended.folder / "metrics/tasks/tempo.json").read_text(encoding="utf-8"))
+    assert metrics(extended, "tempo")["matthews"] == pytest.approx(expected, rel=1e-9)
+    assert listed["matthews"] == pytest.approx(expected, rel=1e-9)
+    assert 0.8 < expected <= 1
+
+
+def test_an_edit_of_a_metric_reruns_evaluations_alone(extended: Checkout) -> None:
+    named = {
+        path.relative_to(extended.folder / "work/code").parts[0].removesuffix(".json")
+        for path in (extended.folder / "work/code").rglob("*.json")
+        if "plugins/_scores.py" in path.read_text(encoding="utf-8")
+    }
+    assert named == {"evaluate_model", "evaluate_alignment"}
 
 
 def test_the_bundles_run_by_themselves_and_agree_with_the_models(extended: Checkout) -> None:

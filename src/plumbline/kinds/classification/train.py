@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
 from plumbline.errors import ConfigError, DataError
+from plumbline.kinds.classification.loss import chosen_loss
 from plumbline.kinds.classification.model import ClassifierSpec
 from plumbline.kinds.classification.rows import LabelledRows
-from plumbline.kinds.classification.settings import CLASS_LOSSES, ClassificationTaskConfig
+from plumbline.kinds.classification.settings import ClassificationTaskConfig
 from plumbline.kinds.headed.evaluate import predict
 from plumbline.kinds.headed.model import Classifier
 from plumbline.kinds.headed.rows import parts_with_samples
@@ -30,7 +31,6 @@ from plumbline.losses.class_weights import ClassWeights, class_weights
 from plumbline.losses.classification import ClassLoss
 from plumbline.metrics.classification import accuracy, confusion_matrix, macro_f1
 from plumbline.metrics.known import figure_name, split_part
-from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob
 
@@ -151,13 +151,15 @@ def build(
     # Class weights are counted on what trains, never on what is measured.
     train = source(split="train")
     bound = partial(collate, inputs=start.inputs, parts=parts, seed=seed)
-    class_loss: ClassLoss = load_attribute(CLASS_LOSSES[config.loss])
     weights = {
         part: _weights(config, part, train.counts(at, len(classes[part])))
         for at, part in enumerate(parts)
     }
     smoothed = partial(
-        loss, class_loss=class_loss, weights=weights, label_smoothing=config.label_smoothing
+        loss,
+        class_loss=chosen_loss(config),
+        weights=weights,
+        label_smoothing=config.label_smoothing,
     )
     validation = source(split="val") if context.has_validation else None
     heads = {part: len(names) for part, names in classes.items()}
