@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from plumbline.config import Config
+from plumbline.evaluation.config import EvaluationConfig
 from plumbline.export.config import ExportConfig
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.sweep.config import SweepConfig
@@ -23,6 +24,7 @@ SECTIONS: dict[str, type[Config]] = {
     "loader": LoaderConfig,
     "sweep": SweepConfig,
     "export": ExportConfig,
+    "evaluate": EvaluationConfig,
 }
 
 

@@ -16,7 +16,7 @@ class EvaluationConfig(Config):
     split: Split = "test"
     batch_size: int = Field(256, ge=1)
     """Samples computed together; no figure depends on it."""
-    metrics: list[str] = Field(default_factory=list)
+    metrics: list[str] = []
     """Entries of `plumbline.evaluation.metrics.EVALUATION_METRICS`, beside the figures of the
     kind."""
 
