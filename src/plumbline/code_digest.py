@@ -170,10 +170,6 @@ class CodeTree:
         files = self._roots[PLUGINS].glob("*.py")
         return sorted(f"{PLUGINS}.{file.stem}" for file in files if file.name[0] not in "._")
 
-    def stages(self) -> list[str]:
-        """Names of the modules of all stages."""
-        return sorted(f"{STAGES}.{file.stem}" for file in self._roots[STAGES].glob("[!_]*.py"))
-
     def _file(self, module: str) -> Path | None:
         """The file of a module of ours; None for what is not one."""
         if module not in self._places:

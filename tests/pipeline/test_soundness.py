@@ -47,6 +47,7 @@ READ_ELSEWHERE = {
     "TrainerConfig.max_skipped_steps": "when a step is skipped",
     "TrainerConfig.timeout_s": "where several processes wait for each other",
     "LoaderConfig.timeout_s": "where a training waits for loader workers",
+    "TrainerConfig.deterministic": "on a GPU",
 }
 """Beginning of a field -> where it is read, though not in these runs."""
 

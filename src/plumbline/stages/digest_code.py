@@ -14,7 +14,7 @@ from plumbline.files import dump_json, staged_output
 from plumbline.kind import ALIGNMENT, KINDS, Kind, known_kinds
 from plumbline.params import PACKAGES
 from plumbline.stage import StageSpec, count, say_done
-from plumbline.stages.specs import specs
+from plumbline.stages.specs import STAGES, specs
 
 
 def roles_of(spec: StageSpec[Config], kind: Kind) -> list[str]:
@@ -35,7 +35,8 @@ def closure_of(tree: CodeTree, spec: StageSpec[Config], kind: Kind | None = None
 def settings_closure(tree: CodeTree) -> Closure:
     """What `check_params` runs: of the other stages and of all kinds the settings alone."""
     kinds = [kind.place("settings") for kind in known_kinds().values()]
-    start = ["stages", "stages.check_params", *tree.plugins(), *tree.stages(), *kinds]
+    stages = [f"plumbline.stages.{name}" for name in STAGES]
+    start = ["stages", "stages.check_params", *tree.plugins(), *stages, *kinds]
     return tree.closure(start, eager=True)
 
 
