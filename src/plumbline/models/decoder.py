@@ -66,6 +66,9 @@ class CausalDecoder(Protocol):
     def get_input_embeddings(self) -> nn.Embedding:
         """The table of the tokens' vectors."""
 
+    def get_output_embeddings(self) -> nn.Module:
+        """The last map, to logits."""
+
     def generate(self, inputs: Tensor, **options: object) -> Tensor:
         """Ids [batch, seq] with what is added to them."""
 

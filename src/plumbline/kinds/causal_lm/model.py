@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from plumbline.kinds.causal_lm.settings import CausalLmConfig
 from plumbline.models.decoder import Architecture, CausalDecoder, build_decoder
+from plumbline.models.lm_head import LanguageModel, LmHead
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
 
 
-class CausalLm(nn.Module):
+class CausalLm(LanguageModel):
     """A causal decoder that says how likely each next token is."""
 
     def __init__(
@@ -22,6 +23,7 @@ class CausalLm(nn.Module):
         super().__init__()
         self._config = config
         self.decoder: CausalDecoder = build_decoder(config.decoder, vocab_size, pad, stored)
+        self.lm_head = LmHead(self.decoder)
 
     @property
     def architecture(self) -> Architecture | None:

@@ -10,7 +10,7 @@ from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
 from plumbline.errors import DataError
 from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
 from plumbline.kinds.causal_lm.settings import CausalLmConfig, CausalLmTaskConfig
-from plumbline.kinds.language.loss import chosen_loss
+from plumbline.kinds.language.loss import chosen_loss, labelled_loss
 from plumbline.kinds.language.rows import TokenBlocks, TokenRows
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource, pad_rows
@@ -45,7 +45,14 @@ def loss(
     label_smoothing: float = 0.0,
 ) -> LossSum:
     """Next-token loss; `collate` has shifted the labels, so no logit is wasted."""
-    return token_loss(model(**batch), batch["labels"], label_smoothing=label_smoothing)
+    assert isinstance(model, CausalLm)
+    return labelled_loss(
+        model.lm_head,
+        lambda: model(**batch),
+        batch["labels"],
+        token_loss=token_loss,
+        label_smoothing=label_smoothing,
+    )
 
 
 def open_rows(

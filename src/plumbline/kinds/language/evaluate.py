@@ -2,20 +2,22 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plumbline.batch import IGNORE_INDEX, Batch
 from plumbline.loading.loader import Loader
 from plumbline.models.device import to_device
+from plumbline.models.lm_head import LanguageModel
 from plumbline.tracking.progress import tracked
 
 
 @torch.inference_mode()
 def token_scores(
-    model: nn.Module, loader: Loader, device: torch.device
+    model: LanguageModel, loader: Loader, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Score the labelled tokens of every batch.
 
@@ -26,16 +28,20 @@ def token_scores(
     for batch in tracked(loader.batches(epoch=0), "scoring", loader.count(0), "batches"):
         moved: Batch = to_device(batch, device)
         labels = moved["labels"]
-        logits = model(**moved)
-        known = labels != IGNORE_INDEX
         # [tokens]: the sample of each labelled token
-        rows = moved["sample_index"].unsqueeze(1).expand_as(labels)[known]
-        # In float32 whatever the model computes in: half precision has three digits.
-        scores = logits[known].float().log_softmax(dim=-1)
-        chosen = labels[known]
-        likelihood = scores.gather(1, chosen.unsqueeze(1)).squeeze(1)
-        # A split may have millions of tokens, whose sum would lose digits as float32.
-        yield rows.cpu(), likelihood.double().cpu(), (scores.argmax(dim=1) == chosen).cpu()
+        rows = moved["sample_index"].unsqueeze(1).expand_as(labels)[labels != IGNORE_INDEX]
+        parts = model.lm_head.over_labels(partial(model, **moved), labels, _score)
+        likelihood, hits = (torch.cat(found).cpu() for found in zip(*parts, strict=True))
+        yield rows.cpu(), likelihood, hits
+
+
+def _score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of labels [n] under logits [n, vocab], and whether it was the likeliest."""
+    # In float32 whatever the model computes in: half precision has three digits.
+    scores = logits.float().log_softmax(dim=-1)
+    likelihood = scores.gather(1, labels.unsqueeze(1)).squeeze(1)
+    # A split may have millions of tokens, whose sum would lose digits as float32.
+    return likelihood.double(), scores.argmax(dim=1) == labels
 
 
 def unigram_entropy(train: Counter[int], labels: Counter[int]) -> float:

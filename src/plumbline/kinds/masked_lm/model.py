@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from plumbline.kinds.masked_lm.settings import MaskedLmConfig
 from plumbline.models.decoder import LogitsOutput
+from plumbline.models.lm_head import LanguageModel, LmHead
 from plumbline.models.pretrained import build_from_checkpoint
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -25,11 +26,14 @@ class MaskedEncoder(Protocol):
 
     config: PreTrainedConfig
 
+    def get_output_embeddings(self) -> nn.Module:
+        """The last map, to logits."""
+
     def __call__(self, *, input_ids: Tensor, attention_mask: Tensor) -> LogitsOutput:
         """See ids [batch, seq] under a mask of the same shape, or [batch, 1, seq, seq]."""
 
 
-class MaskedLm(nn.Module):
+class MaskedLm(LanguageModel):
     """A BERT-type encoder that says which token stands in each place."""
 
     def __init__(
@@ -43,6 +47,7 @@ class MaskedLm(nn.Module):
         super().__init__()
         self._config = config
         self.encoder: MaskedEncoder = _build_masked(config, vocab_size, pad, stored)
+        self.lm_head = LmHead(self.encoder)
 
     @property
     def architecture(self) -> PreTrainedConfig | None:

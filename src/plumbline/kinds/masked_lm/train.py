@@ -9,7 +9,7 @@ from torch import nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
 from plumbline.errors import DataError
-from plumbline.kinds.language.loss import chosen_loss
+from plumbline.kinds.language.loss import chosen_loss, labelled_loss
 from plumbline.kinds.language.rows import Ids, TokenBlocks, TokenRows
 from plumbline.kinds.masked_lm.model import MaskedLm, MaskedLmSpec
 from plumbline.kinds.masked_lm.settings import MaskedLmConfig, MaskedLmTaskConfig
@@ -85,7 +85,13 @@ def collate(samples: Sequence[Sample], *, spec: MaskedLmSpec, seed: int, first_w
 
 def loss(model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_entropy) -> LossSum:
     """The loss of the hidden tokens, each in its own place: nothing is shifted."""
-    return token_loss(model(**batch), batch["labels"])
+    assert isinstance(model, MaskedLm)
+    return labelled_loss(
+        model.lm_head,
+        lambda: model(**batch),
+        batch["labels"],
+        token_loss=token_loss,
+    )
 
 
 def open_rows(

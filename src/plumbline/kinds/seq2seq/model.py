@@ -18,6 +18,7 @@ from typing_extensions import override
 from plumbline.kinds.seq2seq.settings import Seq2SeqConfig
 from plumbline.loading.masks import padding_mask
 from plumbline.models.decoder import LogitsOutput
+from plumbline.models.lm_head import LanguageModel, LmHead
 from plumbline.models.pretrained import build_from_checkpoint
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -43,6 +44,9 @@ class EncoderDecoder(Protocol):
     config: PreTrainedConfig
     generation_config: GenerationRules
 
+    def get_output_embeddings(self) -> nn.Module:
+        """The last map, to logits."""
+
     def get_encoder(self) -> Callable[..., SourceOutput]:
         """The part that reads sources."""
 
@@ -62,7 +66,7 @@ class EncoderDecoder(Protocol):
         """See sources, or what the encoder made of them, and targets so far."""
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(LanguageModel):
     """An encoder-decoder; the decoder is given the labels one place later, behind bos."""
 
     def __init__(
@@ -80,6 +84,7 @@ class Seq2Seq(nn.Module):
         super().__init__()
         self._config, self._special_ids = config, special_ids
         self.net: EncoderDecoder = _build(config, vocab_size, special_ids, stored)
+        self.lm_head = LmHead(self.net)
 
     @property
     def architecture(self) -> PreTrainedConfig | None:

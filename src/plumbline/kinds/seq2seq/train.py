@@ -9,7 +9,7 @@ from torch import nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
 from plumbline.errors import DataError
-from plumbline.kinds.language.loss import chosen_loss
+from plumbline.kinds.language.loss import chosen_loss, labelled_loss
 from plumbline.kinds.language.rows import Ids
 from plumbline.kinds.seq2seq.model import Seq2Seq, Seq2SeqSpec
 from plumbline.kinds.seq2seq.settings import Seq2SeqConfig, Seq2SeqTaskConfig
@@ -102,7 +102,14 @@ def loss(
     label_smoothing: float = 0.0,
 ) -> LossSum:
     """The loss of the target tokens and their eos."""
-    return token_loss(model(**batch), batch["labels"], label_smoothing=label_smoothing)
+    assert isinstance(model, Seq2Seq)
+    return labelled_loss(
+        model.lm_head,
+        lambda: model(**batch),
+        batch["labels"],
+        token_loss=token_loss,
+        label_smoothing=label_smoothing,
+    )
 
 
 def build(

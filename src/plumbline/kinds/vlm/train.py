@@ -35,6 +35,7 @@ from plumbline.loading.transforms import normalize_images, resize_images, stack_
 from plumbline.losses.language import TokenLoss, token_cross_entropy
 from plumbline.models import vision
 from plumbline.models.encoder_config import ImageEncoderConfig
+from plumbline.models.lm_head import chunked_loss
 from plumbline.models.stored import load_encoder
 from plumbline.models.vision import ImageEncoder
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -220,7 +221,8 @@ def loss(model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_
     hidden = model.hidden_states(features, batch["input_ids"], batch["position_ids"], batch["mask"])
     labels = batch["labels"][:, 1:]  # [batch, seq - 1]: position i says token i + 1
     labelled = labels != IGNORE_INDEX
-    return token_loss(model.logits(hidden[:, :-1][labelled]), labels[labelled])
+    head = model.decoder.get_output_embeddings()
+    return chunked_loss(head, hidden[:, :-1][labelled], labels[labelled], token_loss)
 
 
 def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -> TrainingJob:

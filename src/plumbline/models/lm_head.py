@@ -1,0 +1,255 @@
+"""The last map of a language model, from hidden states to logits of the whole vocabulary.
+
+Logits are the largest tensors of a training: at a vocabulary of 152,000 a token's take more than
+what all layers keep of it. So they are made where a label is, and a bounded number at a time.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from plumbline.batch import IGNORE_INDEX, LossSum
+
+CHUNK_BYTES = 2**26
+"""Of logits in float32 that are made at a time; a loss keeps some three times as much."""
+
+Found = TypeVar("Found")
+Part = Callable[[Tensor, Tensor], Found]
+"""(logits [n, vocab], labels [n]) -> what is made of them, such as a loss whose sums add up."""
+
+logger = logging.getLogger(__name__)
+
+
+class LanguageNet(Protocol):
+    """What is used of a language model of transformers."""
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Its last map: [..., width] to [..., vocab]."""
+
+
+class LmHead:
+    """The last map of a model, which lets it be called where labels are alone."""
+
+    def __init__(self, net: LanguageNet) -> None:
+        """Take a model; what it does to logits behind the map is found out when it runs."""
+        self._net = net
+        self._is_last: bool | None = None
+
+    def loss(
+        self, run: Callable[[], Tensor], labels: Tensor, part: Callable[[Tensor, Tensor], LossSum]
+    ) -> LossSum:
+        """Call a model and sum the loss of its logits; arguments as in `over_labels`."""
+        hidden, logits, chosen = self._called(run, labels)
+        if hidden is None:
+            return part(logits, chosen)
+        return chunked_loss(self._map, hidden, chosen, part)
+
+    def over_labels(
+        self, run: Callable[[], Tensor], labels: Tensor, part: Part[Found]
+    ) -> list[Found]:
+        """Call a model and see what its logits say where a label is; no gradient is wanted.
+
+        Args:
+            run: calls the model; its logits.
+            labels: [batch, seq], of the positions whose hidden states the map is given,
+                `IGNORE_INDEX` where none counts.
+            part: is called with all logits that count, or with chunks of them one after the other.
+
+        Returns:
+            What `part` gives of each chunk, in the order of the positions.
+        """
+        hidden, logits, chosen = self._called(run, labels)
+        if hidden is None:
+            return [part(logits, chosen)]
+        return [
+            part(self._map(states), some) for states, some in _chunks(self._map, hidden, chosen)
+        ]
+
+    @property
+    def _map(self) -> nn.Module:
+        return self._net.get_output_embeddings()
+
+    def _called(
+        self, run: Callable[[], Tensor], labels: Tensor
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Call the model.
+
+        Returns:
+            Hidden states [n, width] where the logits are still to be made, or None; all logits
+            [n, vocab] else; and the labels that count, [n].
+        """
+        counted = labels != IGNORE_INDEX
+        chosen = labels[counted]
+        if len(chosen) > rows_at_a_time(self._map) and self._is_last is not False:
+            held: list[Tensor] = []
+
+            def first_alone(states: Tensor) -> Tensor:
+                held.append(states[counted])
+                return held[0][:1]
+
+            with self._given(first_alone):
+                logits = run()
+            if self._is_last is None:
+                self._is_last = torch.equal(logits, self._map(held[0][:1]))
+            if self._is_last:
+                return held[0], logits, chosen
+            logger.warning(
+                "this model scales, caps or shifts its logits behind its last map, so those of a "
+                "micro-batch are made at once: where memory is short lower loader.batch_size"
+            )
+        with self._given(lambda states: states[counted]):
+            return None, run(), chosen
+
+    @contextmanager
+    def _given(self, choose: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Within the block, the map is given what is chosen of its input."""
+        handle = self._map.register_forward_pre_hook(lambda _, given: (choose(given[0]),))
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+class LanguageModel(nn.Module):
+    """A model whose logits can be made at some positions alone."""
+
+    lm_head: LmHead
+
+
+def rows_at_a_time(head: nn.Module) -> int:
+    """How many positions' logits are made at once."""
+    return rows_of(next(head.parameters()))
+
+
+def rows_of(weight: Tensor) -> int:
+    """The same, of the map's weight [vocab, width]."""
+    return max(1, CHUNK_BYTES // (4 * len(weight)))
+
+
+def _chunks(head: nn.Module, hidden: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    rows = rows_at_a_time(head)
+    return zip(torch.split(hidden, rows), torch.split(labels, rows), strict=True)
+
+
+def chunked_loss(
+    head: nn.Module, hidden: Tensor, labels: Tensor, part: Callable[[Tensor, Tensor], LossSum]
+) -> LossSum:
+    """Sum a loss of logits of which a bounded number is there at a time.
+
+    Args:
+        head: [n, width] to [n, vocab].
+        hidden: [n, width].
+        labels: [n].
+        part: the loss of some logits; sums of chunks add up to that of the whole.
+
+    Source: gradients beside the loss as in Hsu et al. 2024, arXiv:2410.10989, section 3.2.
+    """
+    if len(hidden) <= rows_at_a_time(head):
+        return part(head(hidden), labels)
+    pairs = list(_chunks(head, hidden, labels))
+    if not torch.is_grad_enabled():
+        return _sum([part(head(states), chosen) for states, chosen in pairs])
+    if type(head) is nn.Linear:  # no subclass: its weight may be packed, or not all of the map
+        apply: Callable[..., tuple[Tensor, Tensor]] = _LinearLoss.apply  # without types in torch
+        return LossSum(*apply(hidden, head.weight, head.bias, labels, part))
+
+    def of_chunk(states: Tensor, chosen: Tensor) -> LossSum:
+        return part(head(states), chosen)
+
+    return _sum(
+        [
+            # A loss draws nothing, so there is no state of a generator to put back.
+            checkpoint(of_chunk, *pair, use_reentrant=False, preserve_rng_state=False)
+            for pair in pairs
+        ]
+    )
+
+
+class _Context(Protocol):
+    """What goes from the forward to the backward pass."""
+
+    needs_input_grad: tuple[bool, ...]
+    gradients: list[Tensor | None]
+
+    def mark_non_differentiable(self, *outputs: Tensor) -> None:
+        """Say through which outputs no gradient flows."""
+
+
+class _LinearLoss(torch.autograd.Function):
+    """A loss behind a linear map, whose gradients are made while a chunk's logits are there.
+
+    So logits are made once, and the map's weight has one gradient and no copy of it for each chunk.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: _Context,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        part: Callable[[Tensor, Tensor], LossSum],
+    ) -> tuple[Tensor, Tensor]:
+        """Sum the loss of all chunks."""
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        like = (hidden.new_empty, weight.new_zeros, weight.new_zeros)
+        of_hidden, of_weight, of_bias = (
+            make(tensor.shape, dtype=wide) if tensor is not None and needed else None
+            for make, tensor, needed in zip(
+                like, (hidden, weight, bias), ctx.needs_input_grad, strict=False
+            )
+        )
+        parts: list[LossSum] = []
+        rows = rows_of(weight)
+        for at in range(0, len(hidden), rows):
+            chunk = slice(at, at + rows)
+            states = hidden[chunk]
+            logits = functional.linear(states, weight, bias)  # [rows, vocab]
+            # In half precision a small share of a class would be 0.
+            leaf = logits.to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
+            with torch.enable_grad():
+                loss = part(leaf, labels[chunk])
+            (slope,) = torch.autograd.grad(loss.total, leaf)
+            slope = slope.to(logits.dtype)
+            parts.append(LossSum(loss.total.detach(), loss.count))
+            if of_hidden is not None:
+                of_hidden[chunk] = slope @ weight
+            if of_weight is not None:
+                _add_product(of_weight, slope.T, states)
+            if of_bias is not None:
+                of_bias += slope.sum(dim=0, dtype=wide)
+        ctx.gradients = [of_hidden, of_weight, of_bias]
+        whole = _sum(parts)
+        ctx.mark_non_differentiable(whole.count)
+        return whole.total, whole.count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: _Context, of_total: Tensor, of_count: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients in place: with a large vocabulary a second one would be felt."""
+        gradients, ctx.gradients = ctx.gradients, []  # so that nobody scales them twice
+        of_hidden, of_weight, of_bias = (None if g is None else g.mul_(of_total) for g in gradients)
+        return of_hidden, of_weight, of_bias, None, None
+
+
+def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
+    """Add a matrix product to float32 or float64, without a copy of it where types allow."""
+    if total.dtype == one.dtype == other.dtype:
+        total.addmm_(one, other)
+    else:
+        total.add_(one @ other.to(one.dtype))
+
+
+def _sum(parts: Sequence[LossSum]) -> LossSum:
+    first, *others = parts
+    return LossSum(
+        sum((part.total for part in others), first.total),
+        sum((part.count for part in others), first.count),
+    )
