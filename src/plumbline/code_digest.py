@@ -93,24 +93,37 @@ class CodeTree:
         waiting = self._with_packages(modules)
         while waiting:
             name = waiting.pop()
+            if name in seen or _unlisted(name):
+                continue
             file, found = self._file(name), self._found(name, eager=eager)
-            if name in seen or file is None or found is None or _unlisted(name):
+            if file is None or found is None:
                 continue
             seen[name] = file
-            places[name] = found.places
-            if LOADER in found.imports and not eager:
+            if found.places:
+                places[name] = found.places
+            loads = LOADER in found.imports and not eager
+            if loads:
                 looked_into |= {name, *found.imports}
             data |= found.data
-            copied |= found.copied if not eager else set()
+            copies = found.copied if not eager else frozenset[str]()
+            copied |= copies
             libraries |= found.libraries
-            waiting |= self._with_packages({*found.imports, *(_module(c) for c in copied)})
-            for holder, named in places.items():
-                if holder in looked_into or self._fills(holder, looked_into):
-                    waiting |= self._with_packages(named - seen.keys())
+            waiting |= self._with_packages({*found.imports, *map(_module, copies)})
+            if loads or found.places:
+                waiting |= self._with_packages(self._reached(places, looked_into) - seen.keys())
         read_as_data = {self._name(file): file for file in data}
         read_as_data |= {name: self._named(name) for name in copied}
         files = {self._name(file): file for file in seen.values()} | read_as_data
         return Closure(files, frozenset(read_as_data), frozenset(libraries))
+
+    def _reached(self, places: Mapping[str, frozenset[str]], looked_into: set[str]) -> set[str]:
+        """The modules that places lead to, of those holders that what loads places looks into."""
+        return {
+            module
+            for holder, named in places.items()
+            if holder in looked_into or self._fills(holder, looked_into)
+            for module in named
+        }
 
     def _fills(self, module: str, tables: set[str]) -> bool:
         """Whether a plugin's module may have put its places into one of the tables."""

@@ -67,6 +67,7 @@ def test_the_bundle_of_a_gray_vlm_answers_as_its_checkpoint(
     out.mkdir()
     config = VlmExportConfig(max_new_tokens=5, parity_samples=8, selftest_samples=2)
     write_bundle(BundleSource(load_model(folder), gray_scenes, {}, threads=1), config, out)
+    write_digests(out)
     for result in read_json(out / "metadata.json")["formats"].values():
         assert result["status"] == "ok"
         assert result["parity"]["token_agreement"] == 1.0

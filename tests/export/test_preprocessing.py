@@ -12,7 +12,7 @@ from PIL import Image
 
 import plumbline
 from plumbline.data.images import decode_image, resize_image
-from plumbline.export.bundle import COMMON_CODE
+from plumbline.export.bundled_code import COMMON_CODE
 from plumbline.export.plan import READERS
 from plumbline.export.runtime.files import InputError, TooLargeError
 from plumbline.export.runtime.pixel_values import Preprocessor
