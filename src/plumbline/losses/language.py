@@ -14,6 +14,8 @@ class TokenLoss(Protocol):
     def __call__(self, logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> LossSum:
         """Sum a loss over the labels that count, of which there are as many as it counts.
 
+        It is called with as many positions as fit at a time, so sums of parts have to add up.
+
         Args:
             logits: [..., vocab].
             labels: [...], `IGNORE_INDEX` where a position carries no loss.
