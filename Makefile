@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help in-git setup repro test test-all faults media-faults check format params lock report \
+.PHONY: help in-git setup repro test coverage test-all faults media-faults check format params lock report \
 	mlflow gc clean verify
 
 help:  ## This list
@@ -36,12 +36,17 @@ in-git:
 repro: in-git $(READY)  ## Run what changed of the pipeline, then print the headline figures
 	@plumbline repro
 
+PYTEST := PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: $(READY)  ## The test suite (a quarter of an hour on two cores, offline)
-	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-report=json:coverage.json --cov-fail-under=85
+	$(PYTEST) -m "not slow"
+
+coverage: $(READY)  ## The test suite with the coverage of each package, which has a floor
+	$(PYTEST) -m "not slow" --cov --cov-report=term-missing:skip-covered --cov-report=json:coverage.json --cov-fail-under=85
 	@python -m tools.coverage_floors coverage.json
 
 test-all: $(READY)  ## The suite with what takes longer
-	PLUMBLINE_TRACKING=off pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 faults: $(READY)  ## Kill every stage again and again; KILLS=300 SEED=0
 	PYTHONPATH=src python -m tests.faults.kills $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
