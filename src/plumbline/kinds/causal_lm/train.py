@@ -4,18 +4,16 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import nn
 
-from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
+from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
 from plumbline.errors import DataError
 from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
 from plumbline.kinds.causal_lm.settings import CausalLmConfig, CausalLmTaskConfig
-from plumbline.kinds.language.loss import chosen_loss, labelled_loss
+from plumbline.kinds.language.loss import chosen_loss, language_loss
 from plumbline.kinds.language.rows import TokenBlocks, TokenRows
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource, pad_rows
 from plumbline.loading.random import keyed_seed
-from plumbline.losses.language import TokenLoss, token_cross_entropy
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -35,24 +33,6 @@ def collate(samples: Sequence[Sample], *, pad: int) -> Batch:
         "labels": torch.from_numpy(labels),
         "sample_index": torch.tensor(sample_numbers(samples)),
     }
-
-
-def loss(
-    model: nn.Module,
-    batch: Batch,
-    *,
-    token_loss: TokenLoss = token_cross_entropy,
-    label_smoothing: float = 0.0,
-) -> LossSum:
-    """Next-token loss; `collate` has shifted the labels, so no logit is wasted."""
-    assert isinstance(model, CausalLm)
-    return labelled_loss(
-        model.lm_head,
-        lambda: model(**batch),
-        batch["labels"],
-        token_loss=token_loss,
-        label_smoothing=label_smoothing,
-    )
 
 
 def open_rows(
@@ -93,7 +73,7 @@ def build(
     torch.manual_seed(keyed_seed(seed, "weights"))
     bound = partial(collate, pad=special_ids.pad)
     chosen = partial(
-        loss,
+        language_loss,
         token_loss=chosen_loss(config),
         label_smoothing=config.label_smoothing,
     )
@@ -110,5 +90,5 @@ def build(
         tokenizer=context.tokenizer(),
         inputs=context.inputs(model_config.sources()),
         # Cross-entropy without smoothing, so that the perplexity is that of the data.
-        validation_task=Task("causal_lm", bound, loss, loss_metrics=perplexity_of),
+        validation_task=Task("causal_lm", bound, language_loss, loss_metrics=perplexity_of),
     )

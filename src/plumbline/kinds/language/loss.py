@@ -1,14 +1,13 @@
 """The loss of tokens that the settings choose, over the positions that have a label."""
 
-from collections.abc import Callable
 from functools import partial
 
-from torch import Tensor
+from torch import nn
 
-from plumbline.batch import LossSum
+from plumbline.batch import Batch, LossSum
 from plumbline.kinds.language.settings import TOKEN_LOSSES, TokenTaskConfig
 from plumbline.losses.language import TokenLoss, token_cross_entropy
-from plumbline.models.lm_head import LmHead
+from plumbline.models.lm_head import LanguageModel
 from plumbline.registry import load_attribute
 
 
@@ -22,10 +21,9 @@ def chosen_loss(config: TokenTaskConfig) -> TokenLoss:
     return loss
 
 
-def labelled_loss(
-    head: LmHead,
-    run: Callable[[], Tensor],
-    labels: Tensor,
+def language_loss(
+    model: nn.Module,
+    batch: Batch,
     *,
     token_loss: TokenLoss = token_cross_entropy,
     label_smoothing: float = 0.0,
@@ -33,10 +31,12 @@ def labelled_loss(
     """Sum a loss over the positions that have a label; logits are made nowhere else.
 
     Args:
-        head: of the model.
-        run: calls the model.
-        labels: [batch, seq], as `LmHead.over_labels` takes them.
+        model: a `LanguageModel`, called with the batch.
+        batch: labels [batch, seq] among it, each in the position that says it: `collate` has
+            shifted them where the next token is meant.
         token_loss: of logits [n, vocab] and labels [n], whose sums add up.
         label_smoothing: as in `token_cross_entropy`.
     """
-    return head.loss(run, labels, partial(token_loss, label_smoothing=label_smoothing))
+    assert isinstance(model, LanguageModel)
+    of_tokens = partial(token_loss, label_smoothing=label_smoothing)
+    return model.lm_head.loss(partial(model, **batch), batch["labels"], of_tokens)

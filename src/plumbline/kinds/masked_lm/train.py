@@ -5,11 +5,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
 
-from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
+from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
 from plumbline.errors import DataError
-from plumbline.kinds.language.loss import chosen_loss, labelled_loss
+from plumbline.kinds.language.loss import chosen_loss, language_loss
 from plumbline.kinds.language.rows import Ids, TokenBlocks, TokenRows
 from plumbline.kinds.masked_lm.model import MaskedLm, MaskedLmSpec
 from plumbline.kinds.masked_lm.settings import MaskedLmConfig, MaskedLmTaskConfig
@@ -17,7 +16,6 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource, pad_rows
 from plumbline.loading.masks import padding_mask
 from plumbline.loading.random import keyed_generator, keyed_seed
-from plumbline.losses.language import TokenLoss, token_cross_entropy
 from plumbline.tokenization.tokenizer import SPECIAL_TOKENS, SpecialIds, mask_id
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -83,17 +81,6 @@ def collate(samples: Sequence[Sample], *, spec: MaskedLmSpec, seed: int, first_w
     }
 
 
-def loss(model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_entropy) -> LossSum:
-    """The loss of the hidden tokens, each in its own place: nothing is shifted."""
-    assert isinstance(model, MaskedLm)
-    return labelled_loss(
-        model.lm_head,
-        lambda: model(**batch),
-        batch["labels"],
-        token_loss=token_loss,
-    )
-
-
 def open_rows(
     cache: TrainingCache, split: str, spec: MaskedLmSpec, *, seed: int, training: bool
 ) -> SampleSource:
@@ -138,7 +125,7 @@ def build(
     )
     torch.manual_seed(keyed_seed(seed, "weights"))
     bound = bind_collate(spec, seed)
-    chosen = partial(loss, token_loss=chosen_loss(config))
+    chosen = partial(language_loss, token_loss=chosen_loss(config))
     return TrainingJob(
         model=MaskedLm(model_config, spec.vocab_size, special_ids.pad),
         task=Task("masked_lm", bound, chosen),
@@ -151,5 +138,5 @@ def build(
         spec=spec,
         tokenizer=tokenizer,
         inputs=context.inputs(model_config.sources()),
-        validation_task=Task("masked_lm", bound, loss, loss_metrics=perplexity_of),
+        validation_task=Task("masked_lm", bound, language_loss, loss_metrics=perplexity_of),
     )

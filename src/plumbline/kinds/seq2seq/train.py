@@ -5,11 +5,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
 
-from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
+from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
 from plumbline.errors import DataError
-from plumbline.kinds.language.loss import chosen_loss, labelled_loss
+from plumbline.kinds.language.loss import chosen_loss, language_loss
 from plumbline.kinds.language.rows import Ids
 from plumbline.kinds.seq2seq.model import Seq2Seq, Seq2SeqSpec
 from plumbline.kinds.seq2seq.settings import Seq2SeqConfig, Seq2SeqTaskConfig
@@ -17,7 +16,6 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import pad_rows
 from plumbline.loading.masks import padding_mask
 from plumbline.loading.random import keyed_seed
-from plumbline.losses.language import TokenLoss, token_cross_entropy
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -94,24 +92,6 @@ def shift_right(labels: Ids, special_ids: SpecialIds) -> Ids:
     return shifted
 
 
-def loss(
-    model: nn.Module,
-    batch: Batch,
-    *,
-    token_loss: TokenLoss = token_cross_entropy,
-    label_smoothing: float = 0.0,
-) -> LossSum:
-    """The loss of the target tokens and their eos."""
-    assert isinstance(model, Seq2Seq)
-    return labelled_loss(
-        model.lm_head,
-        lambda: model(**batch),
-        batch["labels"],
-        token_loss=token_loss,
-        label_smoothing=label_smoothing,
-    )
-
-
 def build(
     context: JobContext, model_config: Seq2SeqConfig, config: Seq2SeqTaskConfig
 ) -> TrainingJob:
@@ -134,7 +114,7 @@ def build(
     torch.manual_seed(keyed_seed(seed, "weights"))
     bound = partial(collate, special_ids=special_ids)
     chosen = partial(
-        loss,
+        language_loss,
         token_loss=chosen_loss(config),
         label_smoothing=config.label_smoothing,
     )
@@ -147,5 +127,5 @@ def build(
         tokenizer=context.tokenizer(),
         inputs=context.inputs(model_config.sources()),
         # Validation measures the likelihood itself, so that its perplexity is one.
-        validation_task=Task("seq2seq", bound, loss, loss_metrics=perplexity_of),
+        validation_task=Task("seq2seq", bound, language_loss, loss_metrics=perplexity_of),
     )
