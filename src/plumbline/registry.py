@@ -123,14 +123,23 @@ def name_in(registry: _Names) -> AfterValidator:
     """
 
     def check(name: str) -> str:
-        try:
-            # By name alone: what it stands for may load torch.
-            registry[name]
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
+        check_known(registry, name)
         return name
 
     return AfterValidator(check)
+
+
+def check_known(registry: _Names, *names: str) -> None:
+    """Check settings that name entries, without loading what these stand for.
+
+    Raises:
+        ValueError: one is unknown; the text gives the nearest one.
+    """
+    try:
+        for name in names:
+            registry[name]
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 def load_attribute(place: str) -> Any:

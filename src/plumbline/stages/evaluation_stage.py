@@ -10,11 +10,11 @@ from pydantic import Field, field_validator
 
 from plumbline import paths
 from plumbline.config import Config, fix_threads
-from plumbline.errors import ConfigError
 from plumbline.evaluation.config import EvaluationConfig
-from plumbline.evaluation.metrics import check_metrics
+from plumbline.evaluation.metrics import EVALUATION_METRICS
 from plumbline.files import staged_output
 from plumbline.kind import Kind
+from plumbline.registry import check_known
 from plumbline.report.first_figures import DETAILS, in_words, write_figures
 from plumbline.report.history import write_curves
 from plumbline.stage import StageSpec, parse_call
@@ -35,10 +35,7 @@ class EvaluateConfig(Config, ABC):
     @classmethod
     def _known_metrics(cls, evaluate: EvaluationConfig) -> EvaluationConfig:
         # Here and not in the section's class, which is part of a training's code.
-        try:
-            check_metrics(evaluate)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
+        check_known(EVALUATION_METRICS, *evaluate.metrics)
         return evaluate
 
     @property

@@ -13,6 +13,7 @@ from plumbline.export.config import ExportConfig
 from plumbline.export.formats import FORMATS
 from plumbline.files import read_json, staged_output
 from plumbline.kind import KINDS
+from plumbline.registry import check_known
 from plumbline.stage import CONFIG, Call, StageSpec, parse_call
 from plumbline.tracking.record import record_run
 
@@ -29,11 +30,7 @@ class ExportModelConfig(Config):
     @classmethod
     def _known_formats(cls, export: ExportConfig) -> ExportConfig:
         # Here and not in the section's class, which is part of a training's code.
-        for name in export.formats:
-            try:
-                FORMATS[name]
-            except ConfigError as error:
-                raise ValueError(str(error)) from None
+        check_known(FORMATS, *export.formats)
         return export
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
 from plumbline.errors import ConfigError
-from plumbline.registry import Registry
+from plumbline.registry import Registry, check_known
 
 PLATEAU_CHANGE = 1e-4
 """The smallest relative change that counts as an improvement, as in torch."""
@@ -44,10 +44,7 @@ class ScheduleConfig(Config):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        try:
-            SCHEDULES[name]
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
+        check_known(SCHEDULES, name)
         return name
 
     @model_validator(mode="after")
