@@ -142,7 +142,7 @@ def _write_formats(
     for name, writer in writers.items():
         started = time.monotonic()
         # A folder of its own, so that whatever a format leaves that fails is known to be its own.
-        folder = out / name
+        folder = out / f"{name}.partial"
         folder.mkdir()
         try:
             write: WriteGraphs = load_attribute(writer)
