@@ -14,6 +14,7 @@ from plumbline.errors import ConfigError, ExportError
 from plumbline.export.bundle import write_bundle
 from plumbline.export.formats import FORMATS, ExportFormat
 from plumbline.export.plan import BundleSource
+from plumbline.export.runtime import format_torchscript
 from plumbline.files import dump_json, read_digests, read_json, write_digests
 from plumbline.stages.export_model import schema_of_kind
 from tests.export.conftest import settings_of
@@ -121,6 +122,21 @@ def test_whatever_a_format_leaves_that_fails_is_removed(
 
 OPENS = "from plumbline.export.runtime.format_torchscript import open_graph as open_graph\n"
 """A reader for this process; a bundle without the format that it imports cannot have it."""
+
+
+def test_a_format_may_be_called_like_a_folder_of_the_bundle(
+    source_of: SourceOf, register: Callable[..., None], tmp_path: Path
+) -> None:
+    """A model that came from a checkpoint has a folder `pretrained` beside its weights."""
+    reader = Path(str(format_torchscript.__file__)).read_text(encoding="utf-8")
+    register("pretrained", "copy", reader.replace("from .", "from plumbline.export.runtime."))
+    out = tmp_path / "out"
+    (out / "pretrained").mkdir(parents=True)
+    (out / "pretrained/config.json").write_text("{}", encoding="utf-8")
+    write_bundle(source_of("features"), settings_of("features", formats=["pretrained"]), out)
+    assert (out / "pretrained/config.json").is_file()
+    formats = read_json(out / "metadata.json")["formats"]
+    assert formats["pretrained"]["status"] == "ok"
 
 
 def test_two_formats_do_not_write_one_file(
