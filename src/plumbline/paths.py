@@ -32,6 +32,16 @@ def settings(stage: str, key: str = "") -> Path:
     return SETTINGS / stage / f"{key}.json" if key else SETTINGS / f"{stage}.json"
 
 
+def weights(name: str) -> Path:
+    """Files of the checkpoints of a set, by name of the checkpoint: `resolve_weights`."""
+    return Path("work/weights", name)
+
+
+def tokenizers(name: str) -> Path:
+    """Those of their files that a tokenizer is read from: `resolve_weights`."""
+    return Path("work/tokenizers", name)
+
+
 def raw(dataset: str) -> Path:
     """Rows of a source in canonical columns: `prepare`."""
     return Path("work/raw", dataset)

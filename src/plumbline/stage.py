@@ -49,7 +49,7 @@ class StageSpec(Generic[ConfigT]):
     schema: type[ConfigT]
     sections: Sections
     group: str | None = None
-    """The mapping whose keys it runs for: datasets, align or tasks; None: it runs once."""
+    """The mapping whose keys it runs for: weights, datasets, align or tasks; None: it runs once."""
     schema_of_kind: Callable[[str], type[ConfigT]] | None = None
     """Kind of the task -> `schema` with the settings of that kind; None: it serves all kinds."""
     roles: tuple[str, ...] = ()

@@ -36,7 +36,8 @@ from plumbline.export.runtime.model import CONTRACT_VERSION, Model
 from plumbline.export.selftest import write_selftest
 from plumbline.files import dump_json, write_digests
 from plumbline.kind import known_kinds
-from plumbline.models.stored import ARCHITECTURE, SPEC
+from plumbline.models.pretrained import save_architectures
+from plumbline.models.stored import SPEC
 from plumbline.models.weights import WEIGHTS, save_weights
 from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import FILE_NAME
@@ -121,8 +122,7 @@ def _write_weights(source: BundleSource, out: Path) -> None:
     if stored.tokenizer is not None:
         stored.tokenizer.save(str(out / FILE_NAME))
     # Weights that came from a checkpoint are built anew from this, when it may be gone.
-    if architecture := getattr(stored.model, "architecture", None):
-        architecture.save_pretrained(out / ARCHITECTURE)
+    save_architectures(out, getattr(stored.model, "architectures", {}))
     # Whoever gets the bundle need not know the users and disks of this machine.
     _write_json(out / SPEC, without_folders(stored.spec.model_dump(mode="json")))
     _write_json(out / "training.json", without_folders(dict(source.training)))

@@ -1,27 +1,18 @@
 """A causal decoder, from sizes or from a checkpoint: the part that several kinds build from."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol, cast
 
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    PreTrainedConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
 from plumbline.models.decoder_config import DecoderConfig
-from plumbline.models.pretrained import build_from_checkpoint
-
-
-class Architecture(Protocol):
-    """The sizes of a decoder, and how they are stored."""
-
-    max_position_embeddings: int
-
-    def save_pretrained(self, save_directory: Path) -> None:
-        """Write them into a folder."""
+from plumbline.models.pretrained import Origin, build_from_checkpoint
 
 
 class LayerCache(Protocol):
@@ -57,7 +48,7 @@ class LogitsOutput(Protocol):
 class CausalDecoder(Protocol):
     """What is used of a causal decoder of transformers, none of whose classes declares it all."""
 
-    config: Architecture
+    config: PreTrainedConfig
     model: Callable[..., DecoderOutput]
     """The layers, without the last map to logits."""
     lm_head: Callable[[Tensor], Tensor]
@@ -77,27 +68,22 @@ class CausalDecoder(Protocol):
 
 
 def build_decoder(
-    config: DecoderConfig, vocab_size: int, pad: int, stored: Path | None = None
+    config: DecoderConfig, vocab_size: int, pad: int, origin: Origin | None = None
 ) -> CausalDecoder:
     """A Qwen3-type decoder: random weights from these sizes, or a checkpoint.
 
     Args:
-        config: sizes, or the place of a checkpoint.
+        config: sizes, which a checkpoint has of its own.
         vocab_size: number of token ids; a checkpoint's embedding grows to it where it is smaller.
         pad: id of the padding token.
-        stored: folder with the architecture of a trained decoder, whose weights come later.
+        origin: of the checkpoint, or of the architecture of a trained one.
     """
-    model = build_from_checkpoint(
-        AutoModelForCausalLM,
-        stored=stored,
-        pretrained=config.pretrained,
-        setting="decoder.pretrained",
-    )
-    if model is not None:
+    model = build_from_checkpoint(AutoModelForCausalLM, origin)
+    if model is not None and origin is not None:
         decoder = cast(CausalDecoder, model)
         # A stored one has grown before it was stored. It never shrinks: the rows of a checkpoint
         # beyond the tokenizer are often padding for the sake of the hardware.
-        if stored is None and decoder.get_input_embeddings().num_embeddings < vocab_size:
+        if origin.with_weights and decoder.get_input_embeddings().num_embeddings < vocab_size:
             model.resize_token_embeddings(vocab_size)
         return decoder
     made = Qwen3ForCausalLM(

@@ -9,7 +9,7 @@ class DecoderConfig(Config):
     """A Qwen3-type causal decoder: from these sizes, or from a checkpoint of that kind."""
 
     pretrained: str | None = None
-    """A local folder or a hub id; then the sizes below are not used."""
+    """An entry of `weights`; then the sizes below are not used."""
     width: int = Field(192, ge=8)
     layers: int = Field(3, ge=1)
     heads: int = Field(6, ge=1)

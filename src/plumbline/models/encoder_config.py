@@ -15,9 +15,8 @@ class EncoderConfig(Config):
     builder: ClassVar[str]
     """`module:callable` that makes the module: see `plumbline.models.encoders.build_encoder`."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """What it takes beside the settings: `channels` of a step, `vocab_size`, or `stored`, the
-    folder with the architecture of a trained one that came from a checkpoint (None: there is
-    none)."""
+    """What it takes beside the settings: `channels` of a step, `vocab_size`, or `origin`, where the
+    architecture comes from of one with a checkpoint (None: from the settings)."""
     takes: ClassVar[tuple[str, ...] | None] = None
     """Modalities of the inputs that it can be given; None: a plugin's, which knows alone."""
     length_key: ClassVar[str] = "max_tokens"
@@ -27,9 +26,9 @@ class EncoderConfig(Config):
         """Longest input in steps or tokens; None: no limit that is known here."""
         return None
 
-    def sources(self) -> list[str]:
-        """The checkpoints that it starts from."""
-        return []
+    def source(self) -> str | None:
+        """The checkpoint that it starts from: the name of an entry of `weights`."""
+        return None
 
     def without_sources(self) -> Self:
         """The same encoder once it is trained."""
@@ -96,19 +95,21 @@ class TorchvisionConfig(ImageEncoderConfig):
     """The trunk of a torchvision classifier, by name; its last feature map gives the tokens."""
 
     builder: ClassVar[str] = "plumbline.models.vision:TrunkEncoder"
+    needs: ClassVar[tuple[str, ...]] = ("origin",)
     name: Literal["torchvision"]
     arch: str
     """Such as resnet18, convnext_tiny, efficientnet_b0, mobilenet_v3_small."""
-    weights: str | None = None
-    """A state dict (.safetensors or weights-only .pt) for the trunk's classifier."""
+    pretrained: str | None = None
+    """An entry of `weights` whose path is a state dict of the classifier: .safetensors, or a .pt of
+    weights alone."""
 
-    def sources(self) -> list[str]:
-        """See `EncoderConfig`."""
-        return [self.weights] if self.weights else []
+    @override
+    def source(self) -> str | None:
+        return self.pretrained
 
+    @override
     def without_sources(self) -> Self:
-        """See `EncoderConfig`."""
-        return self.model_copy(update={"weights": None})
+        return self.model_copy(update={"pretrained": None})
 
 
 class ResnetStage(Config):
@@ -203,7 +204,7 @@ class SequenceEncoderConfig(EncoderConfig):
 class BaseTextEncoderConfig(EncoderConfig):
     """Base of the text encoders' settings."""
 
-    needs: ClassVar[tuple[str, ...]] = ("vocab_size", "stored")
+    needs: ClassVar[tuple[str, ...]] = ("vocab_size", "origin")
     takes: ClassVar[tuple[str, ...] | None] = ("text",)
     takes_strings: ClassVar[bool] = False
     """Whether it is given the raw texts and not token ids."""
@@ -215,7 +216,7 @@ class TextEncoderConfig(BaseTextEncoderConfig):
     builder: ClassVar[str] = "plumbline.models.text:TextEncoder"
     name: Literal["transformer"]
     pretrained: str | None = None
-    """A local folder or a hub id; then the sizes below are not used."""
+    """An entry of `weights`; then the sizes below are not used."""
     width: int = Field(128, ge=8)
     layers: int = Field(3, ge=0)
     """0: the mean of the embeddings."""
@@ -223,7 +224,9 @@ class TextEncoderConfig(BaseTextEncoderConfig):
     mlp_width: int = Field(512, ge=8)
     max_tokens: int = Field(64, ge=2)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    pooling: Literal["mean", "max", "last"] = "mean"
+    pooling: Literal["mean", "max", "first", "last", "pooler"] = "mean"
+    """Of the tokens' vectors; first is the token of BERT types for the whole text, and pooler what
+    a checkpoint's own layers make of them, as CLIP and SigLIP types do."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TextEncoderConfig":
@@ -231,12 +234,12 @@ class TextEncoderConfig(BaseTextEncoderConfig):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
 
-    def sources(self) -> list[str]:
-        """See `EncoderConfig`."""
-        return [self.pretrained] if self.pretrained else []
+    @override
+    def source(self) -> str | None:
+        return self.pretrained
 
+    @override
     def without_sources(self) -> Self:
-        """See `EncoderConfig`."""
         return self.model_copy(update={"pretrained": None})
 
     @override

@@ -1,13 +1,17 @@
 """What encoders of images, sequences and text have in common."""
 
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from plumbline.models.encoder_config import EncoderConfig
 from plumbline.registry import load_attribute
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from plumbline.models.pretrained import Origin
 
 
 class Encoded(NamedTuple):
@@ -31,6 +35,12 @@ class Encoder(nn.Module):
     width: int
     """Of the pooled vector."""
     token_width: int
+    architecture: "PreTrainedConfig | None" = None
+    """Of one that came from a checkpoint, or was built like it."""
+
+    def architectures(self, name: str) -> "dict[str, PreTrainedConfig]":
+        """What a model stores beside its weights, whose encoder it is under a name."""
+        return {name: self.architecture} if self.architecture else {}
 
 
 def build_encoder(config: EncoderConfig, **context: object) -> Encoder:
@@ -49,7 +59,7 @@ def encoder_for(
     config: EncoderConfig,
     channels: int | None,
     vocab_size: int | None,
-    stored: Path | None = None,
+    origin: "Origin | None" = None,
 ) -> Encoder:
     """Build an encoder of whatever modality with what its kind needs to know.
 
@@ -57,9 +67,9 @@ def encoder_for(
         config: of the encoder.
         channels: of the steps that it takes.
         vocab_size: number of the token ids that it takes.
-        stored: folder with the architecture of one that came from a checkpoint.
+        origin: of the checkpoint that it starts from, or of the architecture of one that did.
     """
-    known = {"channels": channels, "vocab_size": vocab_size, "stored": stored}
+    known = {"channels": channels, "vocab_size": vocab_size, "origin": origin}
     return build_encoder(config, **{name: known[name] for name in config.needs})
 
 
@@ -69,7 +79,7 @@ def pool(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:
     Args:
         tokens: of any float dtype.
         mask: [batch, tokens] bool, at least one true a row.
-        pooling: mean, max or last.
+        pooling: mean, max, first or last.
     """
     counted = mask.unsqueeze(-1)
     if pooling == "mean":
@@ -77,8 +87,10 @@ def pool(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:
     if pooling == "max":
         # Below any value, so that padding never is the largest.
         return tokens.masked_fill(~counted, float("-inf")).amax(dim=1)
+    if pooling == "first":
+        return tokens[:, 0]
     if pooling == "last":
         # argmax gives the first of equal values: of the flipped row, the last that counts.
         last = mask.shape[1] - 1 - mask.flip(1).int().argmax(dim=1)
         return tokens[torch.arange(tokens.shape[0], device=tokens.device), last]
-    raise ValueError(f"pooling {pooling!r} does not reduce; it is mean, max or last")
+    raise ValueError(f"pooling {pooling!r} does not reduce; it is mean, max, first or last")

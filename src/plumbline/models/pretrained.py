@@ -1,12 +1,34 @@
-"""Models of transformers that come from a checkpoint, by hub id or local path."""
+"""Models of transformers that come from a checkpoint: of others, or one that was trained here."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import Protocol, TypedDict, cast
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from plumbline.errors import ConfigError
+from plumbline.errors import CheckpointError, ConfigError
+from plumbline.models.weights import WEIGHTS, load_weights
+
+ARCHITECTURE = "pretrained"
+"""Folder of a stored model with the architectures of its parts that came from checkpoints, which
+may be gone later: one folder each, called like the module."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the architecture of a part comes from, if not from settings."""
+
+    path: Path
+    """A folder with a checkpoint, or with an architecture alone; the file of a state dict."""
+    with_weights: bool
+
+
+Origins = Mapping[str, Origin]
+"""Part of a model -> where it comes from; a part of which settings say all is not there."""
+NO_ORIGINS: Origins = MappingProxyType({})
 
 
 class AutoClass(Protocol):
@@ -16,31 +38,102 @@ class AutoClass(Protocol):
         """Build a model of random weights."""
         ...
 
-    def from_pretrained(self, name: str, /, *, dtype: torch.dtype) -> PreTrainedModel:
-        """Load a model with its weights."""
-        ...
+
+class LoadingNotes(TypedDict):
+    """What did not fit between a checkpoint and a model."""
+
+    missing_keys: set[str]
+
+
+class LoadWithNotes(Protocol):
+    """`from_pretrained`, asked for its notes."""
+
+    def __call__(
+        self,
+        folder: Path,
+        *,
+        config: PreTrainedConfig,
+        dtype: torch.dtype,
+        trust_remote_code: bool,
+        use_safetensors: bool,
+        local_files_only: bool,
+        output_loading_info: bool,
+    ) -> tuple[PreTrainedModel, LoadingNotes]:
+        """Load a model; what it lacks is in the notes."""
+
+
+def stored_origins(folder: Path) -> Origins:
+    """The architectures beside the weights of a stored model."""
+    return {
+        part.name: Origin(part, with_weights=False)
+        for part in sorted((folder / ARCHITECTURE).glob("*"))
+        if part.is_dir()
+    }
+
+
+def save_architectures(folder: Path, architectures: Mapping[str, PreTrainedConfig]) -> None:
+    """Write what `stored_origins` reads."""
+    for name, config in architectures.items():
+        config.save_pretrained(folder / ARCHITECTURE / name)
 
 
 def build_from_checkpoint(
-    auto: AutoClass, *, stored: Path | None, pretrained: str | None, setting: str
+    auto: AutoClass, origin: Origin | None, *, tower: str | None = None
 ) -> PreTrainedModel | None:
     """Build what a checkpoint says, in float32; None where the settings describe the model.
 
     Args:
         auto: the `AutoModel...` class of the kind of model.
-        stored: a folder with the architecture of a trained model, whose weights come later.
-        pretrained: hub id or local path, with weights.
-        setting: the name of `pretrained` in the settings.
+        origin: where the architecture comes from.
+        tower: `vision` or `text`: that one of a checkpoint that has two.
 
     Raises:
-        ConfigError: the checkpoint cannot be loaded.
+        ConfigError: the checkpoint cannot be loaded, or lacks weights of the model.
     """
-    if stored is not None:
-        return auto.from_config(AutoConfig.from_pretrained(stored))
-    if not pretrained:
+    if origin is None:
         return None
+    if not origin.with_weights:
+        return auto.from_config(AutoConfig.from_pretrained(origin.path))
     try:
-        return auto.from_pretrained(pretrained, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{setting} = {pretrained!r}: {reason}") from None
+        stored = stored_origins(origin.path)
+        if stored or (origin.path / "model.json").is_file():
+            return _of_ours(auto, origin.path, stored)
+        return _of_others(auto, origin.path, tower)
+    except (OSError, ValueError, KeyError, RuntimeError, CheckpointError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{origin.path}: no model of this kind can be loaded: {reason}") from None
+
+
+def _of_ours(auto: AutoClass, folder: Path, stored: Origins) -> PreTrainedModel:
+    """The language model of one that this pipeline trained."""
+    if len(stored) != 1:
+        raise ValueError(
+            f"holds {len(stored)} architectures ({', '.join(stored) or 'it was built from sizes'}) "
+            "and one is expected"
+        )
+    ((module, architecture),) = stored.items()
+    model = auto.from_config(AutoConfig.from_pretrained(architecture.path))
+    load_weights(model, folder / WEIGHTS, prefix=f"{module}.")
+    return model
+
+
+def _of_others(auto: AutoClass, folder: Path, tower: str | None) -> PreTrainedModel:
+    """A model that transformers saved."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    config = getattr(config, f"{tower}_config", config) if tower else config
+    with torch.device("meta"):  # the class is wanted: AutoModel would take both towers
+        built = type(auto.from_config(config))
+    load = cast(LoadWithNotes, built.from_pretrained)  # typed for other options
+    model, notes = load(
+        folder,
+        config=config,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    # A pooler that was never trained is left out of encoders that pool otherwise.
+    if missing := sorted(n for n in notes["missing_keys"] if not n.startswith("pooler.")):
+        raise ValueError(f"lacks {len(missing)} of the model's tensors, such as {missing[0]}")
+    return model

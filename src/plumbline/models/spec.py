@@ -1,7 +1,6 @@
 """What is stored beside weights, so that they can be used without what trained them."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plumbline.config import Config
@@ -10,6 +9,8 @@ from plumbline.models.encoder_config import EncoderConfig
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from plumbline.models.pretrained import Origins
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class ModelSpec(Config):
 
     kind: str
 
-    def build(self, architecture: Path | None) -> "nn.Module":
+    def build(self, origins: "Origins") -> "nn.Module":
         """Make the model, its weights still random.
 
         Args:
-            architecture: folder that describes a part which came from a checkpoint, if one did.
+            origins: architectures of the parts which came from checkpoints, if some did.
         """
         raise TypeError(f"{type(self).__name__} does not say how its model is built")
 

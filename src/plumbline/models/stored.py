@@ -13,16 +13,15 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from plumbline.errors import CheckpointError
-from plumbline.files import dump_json, read_json, sha256_file, verify_digests
+from plumbline.files import dump_json, read_json, verify_digests
 from plumbline.kind import known_kinds
 from plumbline.models.encoders import Encoder, encoder_for
+from plumbline.models.pretrained import save_architectures, stored_origins
 from plumbline.models.spec import EncoderPart, ModelSpec
 from plumbline.models.weights import WEIGHTS, load_weights, save_weights
 from plumbline.tokenization.tokenizer import FILE_NAME, load_tokenizer
 
 SPEC = "model.json"
-ARCHITECTURE = "pretrained"
-"""Folder with the architecture of a part that came from a checkpoint, which may be gone later."""
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 SpecT = TypeVar("SpecT", bound=ModelSpec)
@@ -53,21 +52,7 @@ def save_model(
     (folder / SPEC).write_text(dump_json(spec.model_dump(mode="json")), encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save(str(folder / FILE_NAME))
-    if architecture := getattr(model, "architecture", None):
-        architecture.save_pretrained(folder / ARCHITECTURE)
-
-
-def source_digests(sources: list[str]) -> dict[str, str]:
-    """Digests of the files of local checkpoints, for a fingerprint; a hub id stands for itself."""
-    digests: dict[str, str] = {}
-    for number, source in enumerate(sources):
-        path = Path(source)
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        for file in files:
-            if file.is_file():
-                name = file.relative_to(path).as_posix() if path.is_dir() else file.name
-                digests[f"source-{number}/{name}"] = sha256_file(file)
-    return digests
+    save_architectures(folder, getattr(model, "architectures", {}))
 
 
 def holds_model(folder: Path) -> bool:
@@ -106,8 +91,7 @@ def load_model(folder: Path) -> Stored[nn.Module, ModelSpec]:
     """
     digests = verify_digests(folder)
     spec = read_spec(folder)
-    architecture = folder / ARCHITECTURE
-    model = spec.build(architecture if architecture.is_dir() else None)
+    model = spec.build(stored_origins(folder))
     load_weights(model, folder / WEIGHTS)
     tokenizer = load_tokenizer(folder) if (folder / FILE_NAME).is_file() else None
     return Stored(model.eval(), spec, tokenizer, digests)
@@ -137,6 +121,7 @@ def load_encoder(folder: Path) -> tuple[Encoder, EncoderPart, str]:
     part = spec.encoder_part()
     if part is None:
         raise CheckpointError(f"{folder}: a model of kind {spec.kind} has no encoder to start from")
-    encoder = encoder_for(part.config, part.channels, part.vocab_size)
+    origin = stored_origins(folder).get(part.name)
+    encoder = encoder_for(part.config, part.channels, part.vocab_size, origin)
     load_weights(encoder, folder / WEIGHTS, prefix=f"{part.name}.")
     return encoder.eval(), part, digests[WEIGHTS]

@@ -2,46 +2,36 @@
 
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, BertConfig, BertModel, PreTrainedConfig
+from transformers import AutoModel, BertConfig, BertModel
 
 from plumbline.models.encoder_config import NgramEncoderConfig, TextEncoderConfig
 from plumbline.models.encoders import Encoded, Encoder, pool
-from plumbline.models.pretrained import build_from_checkpoint
+from plumbline.models.pretrained import Origin, build_from_checkpoint
 
 
 class TextEncoder(Encoder):
     """A transformers encoder, pooled over the tokens that are not padding."""
 
     def __init__(
-        self, config: TextEncoderConfig, *, vocab_size: int, stored: Path | None = None
+        self, config: TextEncoderConfig, *, vocab_size: int, origin: Origin | None = None
     ) -> None:
-        """Build from sizes with random weights, or load `config.pretrained`.
-
-        Where `stored` names a folder with the architecture of a trained encoder, that is built.
+        """Build from sizes with random weights, or what a checkpoint says.
 
         Raises:
             ConfigError: the checkpoint cannot be loaded.
         """
         super().__init__()
         self._config = config
-        self._of_checkpoint = stored is not None or config.pretrained is not None
-        loaded = build_from_checkpoint(
-            AutoModel,
-            stored=stored,
-            pretrained=config.pretrained,
-            setting="text_encoder.pretrained",
-        )
+        loaded = build_from_checkpoint(AutoModel, origin, tower="text")
+        if loaded is not None:
+            self.architecture = loaded.config
+            if config.pooling != "pooler" and hasattr(loaded, "pooler"):
+                setattr(loaded, "pooler", None)  # noqa: B010  (it would be stored and never trained)
         self.encoder = loaded if loaded is not None else _from_sizes(config, vocab_size)
         self.width = self.token_width = int(self.encoder.config.hidden_size)
-
-    @property
-    def architecture(self) -> PreTrainedConfig | None:
-        """What must be stored beside the weights of one that came from a checkpoint."""
-        return self.encoder.config if self._of_checkpoint else None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: object) -> Encoded:
         """Encode texts.
@@ -51,9 +41,11 @@ class TextEncoder(Encoder):
             attention_mask: [batch, seq], 1 where a token counts; at least one a row.
             others: what a batch holds beside.
         """
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        out = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        hidden = out.last_hidden_state
         mask = attention_mask.bool()
-        pooled = pool(hidden, mask, self._config.pooling)
+        own = self._config.pooling == "pooler"
+        pooled = out.pooler_output if own else pool(hidden, mask, self._config.pooling)
         # BERT gives padding a vector too; `Encoded` promises zeros there.
         return Encoded(hidden * mask.unsqueeze(-1), pooled, mask)
 

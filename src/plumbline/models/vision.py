@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TYPE_CHECKING
 
 import torch
 import torchvision
@@ -17,6 +18,9 @@ from torchvision.ops import Conv2dNormActivation
 from plumbline.errors import ConfigError
 from plumbline.models.encoder_config import ResnetConfig, TorchvisionConfig, VitConfig
 from plumbline.models.encoders import Encoded, Encoder
+
+if TYPE_CHECKING:
+    from plumbline.models.pretrained import Origin
 
 
 class ImageEncoder(Encoder):
@@ -82,8 +86,8 @@ class VitEncoder(ImageEncoder):
 class TrunkEncoder(ImageEncoder):
     """The trunk of a torchvision classifier up to its last feature map."""
 
-    def __init__(self, config: TorchvisionConfig) -> None:
-        """Build by name; random weights unless `weights` names a state dict.
+    def __init__(self, config: TorchvisionConfig, *, origin: "Origin | None" = None) -> None:
+        """Build by name; random weights unless `origin` is the file of a state dict.
 
         Raises:
             ConfigError: no such model, or one without a convolutional trunk.
@@ -93,8 +97,8 @@ class TrunkEncoder(ImageEncoder):
         if config.arch not in names:
             raise ConfigError(f"arch = {config.arch!r}: no torchvision classifier; e.g. resnet18")
         model = torchvision.models.get_model(config.arch, weights=None)
-        if config.weights is not None:
-            _load_weights(model, Path(config.weights))
+        if origin is not None and origin.with_weights:
+            _load_weights(model, origin.path)
         if config.arch.startswith("swin"):
             raise ConfigError(
                 f"arch = {config.arch!r}: its maps have the channels last; use another"
@@ -183,7 +187,7 @@ def _take_gray(network: nn.Module) -> None:
 
 def _load_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
-        raise ConfigError(f"weights = {str(path)!r}: no such file")
+        raise ConfigError(f"{path}: a torchvision encoder starts from the file of a state dict")
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
@@ -193,4 +197,4 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(state)
     except (SafetensorError, UnpicklingError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"weights = {str(path)!r}: do not fit ({reason})") from None
+        raise ConfigError(f"{path}: does not fit the network ({reason})") from None

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from plumbline import paths
 from plumbline.config import Config
 from plumbline.errors import ConfigError
 from plumbline.loading.input_config import AudioInputConfig, ImageInputConfig, InputConfig
+from plumbline.models.encoder_config import BaseTextEncoderConfig, EncoderConfig
 from plumbline.shapes.detect import ShapesConfig
 from plumbline.sources.base import Source
 from plumbline.stages.detect_shapes import DetectShapesConfig
@@ -20,11 +22,11 @@ from plumbline.tokenization.cache import TokenizeConfig
 from plumbline.tokenization.media import CHANNELS
 from plumbline.training.sections import TrainingConfig, TrainSection
 from plumbline.validation.validate import ValidationConfig
+from plumbline.weights.settings import WeightsConfig
 
 Settings = Mapping[tuple[str, str], Config]
 """(stage, key) -> its checked settings."""
 
-_READ_IDS = ("decoder", "text_encoder", "encoder")
 _GROUPS = {"pretrain_alignment": "align", "finetune": "tasks"}
 _MAKERS = {paths.aligned("x").parent: "pretrain_alignment", paths.finetuned("x").parent: "finetune"}
 """Folder -> the stage that makes what lies in it."""
@@ -39,6 +41,7 @@ class Dataset:
     validate: ValidationConfig
     shapes: ShapesConfig
     tokenize: TokenizeConfig
+    weights: str
 
     def lacks(self, split: str) -> str | None:
         """Why there will be no such split, with the remedy; None: there will, or it cannot be told.
@@ -70,6 +73,7 @@ def check_agreement(settings: Settings) -> None:
     datasets = {name: _dataset(name, settings) for name in names}
     for dataset in datasets.values():
         _check_dataset(dataset)
+        _check_tokenizer(dataset, settings)
     for place, training in trainings(settings):
         if training.data not in datasets:
             known = ", ".join(datasets)
@@ -78,6 +82,7 @@ def check_agreement(settings: Settings) -> None:
                 f"datasets are {known or 'none'}"
             )
         _check_training(place, training, datasets[training.data])
+        _check_checkpoints(place, training, settings, datasets[training.data])
         _check_start(place, training, settings, datasets[training.data])
     for place, split, data in _splits(settings):
         if why := datasets[data].lacks(split):
@@ -95,7 +100,8 @@ def _dataset(name: str, settings: Settings) -> Dataset:
     assert isinstance(shapes, DetectShapesConfig)
     assert isinstance(tokenize, TokenizeTextConfig)
     return Dataset(
-        name, prepare.prepare, validate.validate_, shapes.detect_shapes, tokenize.tokenize
+        *(name, prepare.prepare, validate.validate_, shapes.detect_shapes, tokenize.tokenize),
+        weights=tokenize.weights,
     )
 
 
@@ -152,14 +158,66 @@ def _check_training(place: str, training: TrainingConfig, dataset: Dataset) -> N
     if (inputs := train.task.reads()) is not None:
         _check_inputs(f"{place}.train.task.inputs", inputs, dataset)
     _check_classes(f"{place}.train", train, dataset)
-    for part, source in _text_checkpoints(train.model.model_dump()):
-        tokenizer = dataset.tokenize.tokenizer.pretrained
-        if source != tokenizer:
+
+
+def _check_tokenizer(dataset: Dataset, settings: Settings) -> None:
+    """The checkpoint that a tokenizer is taken from, where it is."""
+    place, name = f"datasets.{dataset.name}", dataset.tokenize.tokenizer.pretrained
+    if name is not None:
+        where = f"{place}.tokenize.tokenizer.pretrained"
+        folder = paths.tokenizers(_set_of(where, name, settings))
+        _check_dependency(place, dataset.weights, where, name, folder)
+
+
+def _check_checkpoints(
+    place: str, training: TrainingConfig, settings: Settings, dataset: Dataset
+) -> None:
+    """The checkpoints that parts of a model start from, and the ids that they read."""
+    for key, name, reads_ids in _checkpoints(training.train.model):
+        where = f"{place}.train.model.{key}"
+        folder = paths.weights(_set_of(where, name, settings))
+        _check_dependency(place, training.weights, where, name, folder)
+        # Whether one of another name is the same is seen when the training opens both.
+        if reads_ids and dataset.tokenize.tokenizer.pretrained is None:
             raise ConfigError(
-                f"{place}.train.model.{part} = {source!r}, but datasets.{dataset.name}.tokenize."
-                f"tokenizer.pretrained = {tokenizer!r}: ids would mean other words; set both to "
-                "the same"
+                f"{where} = {name!r}, but datasets.{dataset.name}.tokenize.tokenizer.pretrained is "
+                "null: ids would mean other words; set it to the checkpoint whose tokenizer this "
+                "part reads"
             )
+
+
+def _set_of(where: str, name: str, settings: Settings) -> str:
+    """The set of a checkpoint that a setting names."""
+    entry = settings.get(("resolve_weights", name))
+    if entry is None:
+        known = [key for stage, key in settings if stage == "resolve_weights"]
+        raise ConfigError(
+            f"{where} = {name!r}: no such entry of weights; there is {', '.join(known) or 'none'}"
+        )
+    assert isinstance(entry, WeightsConfig)
+    return entry.set
+
+
+def _check_dependency(place: str, depends: str, where: str, name: str, folder: Path) -> None:
+    """DVC reruns what depends on a checkpoint only if it is told so."""
+    if Path(depends) != folder:
+        raise ConfigError(
+            f"{where} = {name!r}, but {place}.weights = {depends!r}: set it to "
+            f"{folder.as_posix()}, so that a change of the checkpoint is seen"
+        )
+
+
+def _checkpoints(model: Config, prefix: str = "") -> Iterator[tuple[str, str, bool]]:
+    """Key and value of each setting that names a checkpoint, and whether its part reads ids."""
+    for field in type(model).model_fields:
+        value = getattr(model, field)
+        if field == "pretrained" and isinstance(value, str):
+            medium = isinstance(model, EncoderConfig) and not isinstance(
+                model, BaseTextEncoderConfig
+            )
+            yield f"{prefix}{field}", value, not medium
+        elif isinstance(value, Config):
+            yield from _checkpoints(value, f"{prefix}{field}.")
 
 
 def _check_inputs(place: str, inputs: InputConfig, dataset: Dataset) -> None:
@@ -194,17 +252,6 @@ def _check_classes(place: str, train: TrainSection, dataset: Dataset) -> None:
                 f"{place}.{key} is for {count} classes, but datasets.{dataset.name}.detect_shapes."
                 f"classes names {len(declared)} for part {part!r}"
             )
-
-
-def _text_checkpoints(model: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Key and value of each checkpoint that reads token ids."""
-    parts = [("", model), *((f"{name}.", model.get(name)) for name in _READ_IDS)]
-    named = [
-        (f"{prefix}pretrained", part.get("pretrained"))
-        for prefix, part in parts
-        if isinstance(part, Mapping)
-    ]
-    return [(key, value) for key, value in named if isinstance(value, str) and value]
 
 
 def _check_start(

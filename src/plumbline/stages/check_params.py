@@ -30,9 +30,19 @@ from plumbline.stages import digest_code
 from plumbline.stages.agreement import Settings, check_agreement, trainings
 from plumbline.stages.specs import specs
 from plumbline.training.machine import asks_for_gpus, check_machine, count_gpus
+from plumbline.weights.settings import NOWHERE
 
-GROUPS = {"datasets": "dataset", "align": "alignment", "tasks": "task"}
+GROUPS = {"weights": "checkpoint", "datasets": "dataset", "align": "alignment", "tasks": "task"}
 """Mapping of params.yaml -> what one of its entries is called."""
+
+SAID = ("dataset", "alignment", "task")
+"""Counted in what the stage says, even where there is none."""
+DEPEND = {
+    "datasets": "work/tokenizers",
+    "align": "work/weights",
+    "tasks": "work/weights",
+}
+"""Mapping of params.yaml -> folder of the records that its entries can depend on."""
 
 
 def check_settings(params: dict[str, object]) -> Settings:
@@ -67,10 +77,20 @@ def check_sections(params: dict[str, object]) -> None:
             if place.startswith(f"{group}.KEY.")
         }
         for key, entry in entries_of(params, group).items():
+            _check_weights(group, key, entry)
             for name in sorted(set(_names(entry)) - known):
                 close = get_close_matches(name, known, n=1, cutoff=0.5)
                 hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(known)}"
                 raise ConfigError(f"{group}.{key}.{name}: no stage reads it; {hint}")
+
+
+def _check_weights(group: str, key: str, entry: object) -> None:
+    """Refuse an entry without `weights`: DVC would say no more than that a key is missing."""
+    if group in DEPEND and isinstance(entry, Mapping) and "weights" not in entry:
+        raise ConfigError(
+            f"{group}.{key}.weights: missing; {DEPEND[group]}/<set> where it starts from "
+            f"checkpoints, {NOWHERE} where not"
+        )
 
 
 def _names(entry: object) -> list[str]:
@@ -140,5 +160,6 @@ def main(arguments: Sequence[str]) -> None:
         digest_code.main([])
     with staged_output(paths.SETTINGS) as out:
         write_settings(params, out)
-    figures = [count(len(entries_of(params, group)), unit) for group, unit in GROUPS.items()]
+    numbers = {unit: len(entries_of(params, group)) for group, unit in GROUPS.items()}
+    figures = [count(number, unit) for unit, number in numbers.items() if number or unit in SAID]
     say_done("check_params", *figures, "every setting valid", see=Path("params.yaml"))

@@ -6,6 +6,7 @@ from plumbline.config import Config
 from plumbline.stage import StageSpec
 
 STAGES = (
+    "resolve_weights",
     "prepare",
     "validate",
     "detect_shapes",

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plumbline import paths
@@ -11,6 +12,7 @@ from plumbline.files import read_json, staged_output
 from plumbline.stage import StageSpec, count, each, parse_call
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 from plumbline.tracking.record import record_run
+from plumbline.weights.settings import NOWHERE
 
 if TYPE_CHECKING:
     from plumbline.shapes.described import Shapes
@@ -25,6 +27,8 @@ FEWEST_LEVELS = 16
 class TokenizeTextConfig(Config):
     """Tokenizer and size of the cached images."""
 
+    weights: str = NOWHERE
+    """Folder with the records of tokenizers of others: work/tokenizers/<set>."""
     tokenize: TokenizeConfig
 
 
@@ -32,7 +36,10 @@ SPEC = StageSpec(
     name="tokenize_text",
     schema=TokenizeTextConfig,
     group="datasets",
-    sections=lambda key: {"tokenize": f"datasets.{key}.tokenize"},
+    sections=lambda key: {
+        "weights": f"datasets.{key}.weights",
+        "tokenize": f"datasets.{key}.tokenize",
+    },
 )
 
 
@@ -44,7 +51,8 @@ def main(arguments: Sequence[str]) -> None:
         staged_output(paths.cache(call.key)) as out,
     ):
         shapes: Shapes = read_json(paths.shapes(call.key) / "shapes.json")
-        build_cache(paths.clean(call.key), out, call.config.tokenize, shapes)
+        weights = Path(call.config.weights)
+        build_cache(paths.clean(call.key), out, call.config.tokenize, shapes, weights)
         call.store(out)
         facts: CacheFacts = read_json(out / "cache.json")
         run.facts({f"cache/{k}": v for k, v in facts.items()})

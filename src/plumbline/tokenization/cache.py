@@ -41,11 +41,13 @@ from plumbline.tokenization.media import ImageMode, MediaFile, open_media
 from plumbline.tokenization.tokenizer import (
     FILE_NAME,
     TokenizerConfig,
-    load_pretrained,
+    load_tokenizer,
     special_ids,
     train_tokenizer,
 )
 from plumbline.tracking.progress import tracked
+from plumbline.weights.checkpoint import open_checkpoint
+from plumbline.weights.settings import NOWHERE
 
 if TYPE_CHECKING:
     from plumbline.shapes.described import Shapes
@@ -97,7 +99,13 @@ def _training_texts(clean: Path) -> Iterator[str]:
             yield from column.drop_null().to_pylist()
 
 
-def build_cache(clean: Path, out: Path, config: TokenizeConfig, shapes: "Shapes") -> None:
+def build_cache(
+    clean: Path,
+    out: Path,
+    config: TokenizeConfig,
+    shapes: "Shapes",
+    weights: Path = Path(NOWHERE),
+) -> None:
     """Write the cache of a cleaned dataset into the empty folder `out`, streaming.
 
     Args:
@@ -105,6 +113,7 @@ def build_cache(clean: Path, out: Path, config: TokenizeConfig, shapes: "Shapes"
         out: empty folder; gets the files named at the top of this module.
         config: tokenizer, image size and channels, sample rate.
         shapes: content of shapes.json: sizes of the media, classes of the labels.
+        weights: folder with the records of tokenizers of others.
 
     Raises:
         DataError: there is no cleaned dataset, images differ in size and no `image_size` is set, a
@@ -112,7 +121,7 @@ def build_cache(clean: Path, out: Path, config: TokenizeConfig, shapes: "Shapes"
     """
     if not any((clean / f"{split}.parquet").is_file() for split in SPLITS):
         raise DataError(f"{clean}: no cleaned dataset; run dvc repro validate@{clean.name}")
-    tokenizer = _tokenizer(clean, config) if shapes.get("texts") else None
+    tokenizer = _tokenizer(clean, config, weights) if shapes.get("texts") else None
     if tokenizer is not None:
         tokenizer.save(str(out / FILE_NAME))
     writer = _CacheWriter(out, tokenizer, config, shapes)
@@ -130,9 +139,9 @@ def build_cache(clean: Path, out: Path, config: TokenizeConfig, shapes: "Shapes"
     (out / "cache.json").write_text(dump_json(description), encoding="utf-8")
 
 
-def _tokenizer(clean: Path, config: TokenizeConfig) -> Tokenizer:
+def _tokenizer(clean: Path, config: TokenizeConfig, weights: Path) -> Tokenizer:
     if config.tokenizer.pretrained:
-        return load_pretrained(config.tokenizer.pretrained)
+        return load_tokenizer(open_checkpoint(weights, config.tokenizer.pretrained).path)
     return train_tokenizer(_training_texts(clean), config.tokenizer)
 
 

@@ -34,7 +34,7 @@ class TokenizerConfig(Config):
     """Upper limit; at least the special tokens and, for bpe, the 256 bytes."""
     min_frequency: int = Field(2, ge=1)
     pretrained: str | None = None
-    """A folder with tokenizer.json, or a hub id; then nothing is trained."""
+    """An entry of `weights` with a tokenizer.json; then nothing is trained."""
 
     @model_validator(mode="after")
     def _room(self) -> "TokenizerConfig":
@@ -121,22 +121,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
         return _as_plain_text(Tokenizer.from_file(str(file)))
     except Exception as error:  # the Rust binding raises bare Exception
         raise ConfigError(f"{file}: not a readable tokenizer ({error})") from None
-
-
-def load_pretrained(name: str) -> Tokenizer:
-    """Load the tokenizer of a checkpoint: a local folder, or a model id of the hub.
-
-    Raises:
-        ConfigError: neither a folder nor an id that can be fetched, or a special token is missing.
-    """
-    if Path(name).exists():
-        return load_tokenizer(Path(name))
-    try:
-        return _as_plain_text(Tokenizer.from_pretrained(name))
-    except Exception as error:  # the Rust binding raises bare Exception
-        raise ConfigError(
-            f"{name}: no such folder, and not fetched from the hub: {error}"
-        ) from None
 
 
 class SpecialIds(Config):

@@ -30,6 +30,7 @@ PRETRAIN_ALIGNMENT = StageSpec(
         "seed": "seed",
         "threads": "threads",
         "data": f"align.{key}.data",
+        "weights": f"align.{key}.weights",
         "train": f"align.{key}.train",
     },
 )

@@ -61,6 +61,7 @@ def open_job(config: TrainingConfig, machine: Machine) -> TrainingJob:
         freeze=train.freeze,
         device=machine.device,
         cache_bytes=train.loader.cache_mb << 20,
+        weights=Path(config.weights),
     )
     _check_start(config.start_folder, config.work)
     job: TrainingJob = config.work.role("train").build(context, train.model, train.task)

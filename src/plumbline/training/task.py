@@ -9,12 +9,15 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from plumbline.batch import Batch, LossSum, Sample
+from plumbline.errors import ConfigError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource
 from plumbline.metrics.perplexity import perplexity
+from plumbline.models.pretrained import Origin, Origins
 from plumbline.models.spec import ModelSpec
-from plumbline.models.stored import source_digests
 from plumbline.tokenization.tokenizer import FILE_NAME, load_tokenizer
+from plumbline.weights.checkpoint import Checkpoint, open_checkpoint
+from plumbline.weights.settings import NOWHERE
 
 
 def no_metrics(model: nn.Module) -> Mapping[str, float]:
@@ -101,6 +104,32 @@ class TrainingJob:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """What a training reads: the cache of its dataset, and checkpoints that parts start from."""
+
+    cache: Mapping[str, str]
+    """File -> digest."""
+    checkpoints: Mapping[str, Checkpoint]
+    """Part -> its checkpoint."""
+
+    @property
+    def origins(self) -> Origins:
+        """Where parts have their architecture and weights from."""
+        return {
+            part: Origin(checkpoint.path, with_weights=True)
+            for part, checkpoint in self.checkpoints.items()
+        }
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What is read, by name; where a checkpoint lies and how it is called shapes nothing."""
+        digests = {f"cache/{name}": digest for name, digest in self.cache.items()}
+        for part, checkpoint in self.checkpoints.items():
+            digests |= {f"{part}/{name}": value for name, value in checkpoint.digests.items()}
+        return digests
+
+
+@dataclass(frozen=True)
 class JobContext:
     """What the builder of a task has beside the task's own settings."""
 
@@ -113,16 +142,46 @@ class JobContext:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     cache_bytes: int = 0
     """Most memory for decoded inputs that are kept for the next epoch."""
+    weights: Path = Path(NOWHERE)
+    """The folder with the records of the checkpoints that parts can start from."""
 
     def tokenizer(self) -> Tokenizer | None:
         """The dataset's tokenizer; None where it has no text."""
         folder = self.cache.folder
         return load_tokenizer(folder) if (folder / FILE_NAME).is_file() else None
 
-    def inputs(self, sources: Sequence[str]) -> dict[str, str]:
-        """Digests of the cache and of the local checkpoints that parts start from."""
-        digests = {f"cache/{name}": digest for name, digest in self.cache.digests.items()}
-        return {**digests, **source_digests(list(sources))}
+    def open_sources(
+        self, sources: Mapping[str, str | None], *, read_ids: Collection[str] = ()
+    ) -> Sources:
+        """Open the checkpoints that parts start from.
+
+        Args:
+            sources: part -> name of an entry of `weights`; None: it starts from random weights.
+            read_ids: the parts that read the dataset's token ids.
+
+        Raises:
+            ConfigError: a checkpoint is not there, is another one than was recorded, or reads other
+                ids than the dataset's tokenizer gives.
+        """
+        named = {part: name for part, name in sources.items() if name is not None}
+        opened = {part: open_checkpoint(self.weights, name) for part, name in named.items()}
+        for part in opened.keys() & set(read_ids):
+            self._check_ids(named[part], opened[part].path)
+        return Sources(self.cache.digests, opened)
+
+    def _check_ids(self, name: str, folder: Path) -> None:
+        """Refuse a checkpoint that has learned to read other ids than the dataset's."""
+        own = self.tokenizer()
+        if own is None or not (folder / FILE_NAME).is_file():
+            return
+        ids = own.get_vocab()  # tokens that were added since are no matter
+        for token, number in load_tokenizer(folder).get_vocab().items():
+            if ids.get(token) != number:
+                raise ConfigError(
+                    f"weights.{name}: token {token!r} has id {number} there and "
+                    f"{ids.get(token)} in {self.cache.folder}: set tokenize.tokenizer.pretrained "
+                    f"of {self.cache.folder.name} to {name}"
+                )
 
     @property
     def has_validation(self) -> bool:

@@ -49,6 +49,7 @@ FINETUNE = StageSpec(
         "kind": f"tasks.{key}.kind",
         "data": f"tasks.{key}.data",
         "start": f"tasks.{key}.start",
+        "weights": f"tasks.{key}.weights",
         "train": f"tasks.{key}.train",
     },
 )

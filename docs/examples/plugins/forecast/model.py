@@ -1,6 +1,5 @@
 """The model of a forecast, and what is stored beside its weights."""
 
-from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
@@ -9,6 +8,7 @@ from typing_extensions import override
 from plugins.forecast.settings import ForecastConfig
 from plumbline.loading.input_config import FeaturesInputConfig
 from plumbline.models.encoders import encoder_for
+from plumbline.models.pretrained import Origins
 from plumbline.models.spec import ModelSpec
 
 
@@ -36,7 +36,7 @@ class ForecastSpec(ModelSpec):
     channels: int
 
     @override
-    def build(self, architecture: Path | None) -> Forecaster:
+    def build(self, origins: Origins) -> Forecaster:
         return Forecaster(self.model, self.channels)
 
 

@@ -78,5 +78,5 @@ def build(
         validation=val,
         spec=ForecastSpec(model=model_config, inputs=config.inputs, channels=channels),
         tokenizer=None,
-        inputs=context.inputs([]),
+        inputs=context.open_sources({}).digests,
     )

@@ -1,6 +1,7 @@
 """Two encoders that meet in one space: the model of alignment."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,7 +14,8 @@ from typing_extensions import override
 from plumbline.batch import Batch
 from plumbline.kinds.alignment.settings import DualEncoderConfig
 from plumbline.loading.input_config import AnyInput
-from plumbline.models.encoders import Encoder, build_encoder
+from plumbline.models.encoders import Encoder, encoder_for
+from plumbline.models.pretrained import NO_ORIGINS, Origins
 from plumbline.models.spec import EncoderPart, ModelSpec
 from plumbline.models.stored import Stored, load_as
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -40,7 +42,7 @@ class DualEncoder(nn.Module):
         config: DualEncoderConfig,
         vocab_size: int,
         channels: int | None = None,
-        stored: Path | None = None,
+        origins: Origins = NO_ORIGINS,
     ) -> None:
         """Build with random weights from torch's generator.
 
@@ -48,16 +50,19 @@ class DualEncoder(nn.Module):
             config: the encoders and their space.
             vocab_size: number of token ids.
             channels: of the steps that an audio encoder takes.
-            stored: folder with the architecture of a text encoder that came from a checkpoint.
+            origins: of the encoders that start from checkpoints.
         """
         super().__init__()
         self.config = config
         if config.image_encoder is not None:
-            self.image_encoder = build_encoder(config.image_encoder)
+            origin = origins.get("image_encoder")
+            self.image_encoder = encoder_for(config.image_encoder, None, None, origin)
         else:
             assert config.audio_encoder is not None
-            self.audio_encoder = build_encoder(config.audio_encoder, channels=channels)
-        self.text_encoder = build_encoder(config.text_encoder, vocab_size=vocab_size, stored=stored)
+            origin = origins.get("audio_encoder")
+            self.audio_encoder = encoder_for(config.audio_encoder, channels, None, origin)
+        origin = origins.get("text_encoder")
+        self.text_encoder = encoder_for(config.text_encoder, None, vocab_size, origin)
         self.media_projection = nn.Linear(self.media_encoder.width, config.embed_dim, bias=False)
         self.text_projection = nn.Linear(self.text_encoder.width, config.embed_dim, bias=False)
         # The logarithm learns, so that the scale stays positive and a step changes it by a factor.
@@ -73,9 +78,13 @@ class DualEncoder(nn.Module):
         return encoder
 
     @property
-    def architecture(self) -> PreTrainedConfig | None:
+    def architectures(self) -> Mapping[str, PreTrainedConfig]:
         """What must be stored beside the weights of parts that came from a checkpoint."""
-        return getattr(self.text_encoder, "architecture", None)
+        media = "image_encoder" if self.config.image_encoder else "audio_encoder"
+        return {
+            **self.media_encoder.architectures(media),
+            **self.text_encoder.architectures("text_encoder"),
+        }
 
     def embed_media(self, **inputs: object) -> Tensor:
         """Map the inputs of a batch, such as `pixel_values`, to [batch, embed_dim]."""
@@ -119,8 +128,8 @@ class DualEncoderSpec(ModelSpec):
     """Embedding widths that were trained as prefixes; empty: the full one alone."""
 
     @override
-    def build(self, architecture: Path | None) -> DualEncoder:
-        return DualEncoder(self.model, self.vocab_size, self.channels, architecture)
+    def build(self, origins: Origins) -> DualEncoder:
+        return DualEncoder(self.model, self.vocab_size, self.channels, origins)
 
     @override
     def encoder_part(self) -> EncoderPart:

@@ -13,6 +13,7 @@ from plumbline.models.encoder_config import (
     AnyImageEncoder,
     AnySequenceEncoder,
     AnyTextEncoder,
+    EncoderConfig,
 )
 from plumbline.registry import Registry, name_in
 from plumbline.training.task_config import TaskConfig, check_encoder
@@ -46,16 +47,22 @@ class DualEncoderConfig(Config):
             raise ValueError("audio_encoder.pooling none leaves no one vector: set flatten to true")
         return self
 
-    def sources(self) -> list[str]:
-        """The checkpoints that parts start from."""
-        images = self.image_encoder.sources() if self.image_encoder else []
-        return [*images, *self.text_encoder.sources()]
+    def sources(self) -> dict[str, str | None]:
+        """Part -> the checkpoint that it starts from."""
+        parts: dict[str, EncoderConfig | None] = {
+            "image_encoder": self.image_encoder,
+            "audio_encoder": self.audio_encoder,
+            "text_encoder": self.text_encoder,
+        }
+        return {name: config.source() for name, config in parts.items() if config is not None}
 
     def without_sources(self) -> "DualEncoderConfig":
         """The same model once it is trained: where its parts came from no longer matters."""
         update: dict[str, object] = {"text_encoder": self.text_encoder.without_sources()}
         if self.image_encoder:
             update["image_encoder"] = self.image_encoder.without_sources()
+        if self.audio_encoder:
+            update["audio_encoder"] = self.audio_encoder.without_sources()
         return self.model_copy(update=update)
 
 

@@ -192,6 +192,7 @@ def build(
     inputs = build_input(
         config.inputs, cache, image_size=image_size, cache_bytes=context.cache_bytes
     )
+    sources = context.open_sources(model_config.sources(), read_ids={"text_encoder"})
     # Right before the model: its weights are the next draws.
     torch.manual_seed(keyed_seed(seed, "weights"))
     spec = DualEncoderSpec(
@@ -213,13 +214,13 @@ def build(
         seed=seed,
     )
     return TrainingJob(
-        model=DualEncoder(model_config, spec.vocab_size, spec.channels),
+        model=DualEncoder(model_config, spec.vocab_size, spec.channels, sources.origins),
         task=task(training=True),
         train=source(split="train", training=True),
         validation=source(split="val", training=False) if context.has_validation else None,
         spec=spec,
         tokenizer=context.tokenizer(),
-        inputs=context.inputs(model_config.sources()),
+        inputs=sources.digests,
         validation_task=task(training=False),
     )
 

@@ -62,7 +62,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
 
     @property
     def _positions(self) -> int:
-        return self.stored.model.decoder.config.max_position_embeddings
+        return int(self.stored.model.decoder.config.max_position_embeddings)
 
     @override
     def contract(self) -> dict[str, object]:

@@ -1,14 +1,16 @@
 """The causal language model, from sizes or from a checkpoint."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Literal
 
 from torch import Tensor
+from transformers import PreTrainedConfig
 from typing_extensions import override
 
 from plumbline.kinds.causal_lm.settings import CausalLmConfig
-from plumbline.models.decoder import Architecture, CausalDecoder, build_decoder
+from plumbline.models.decoder import CausalDecoder, build_decoder
 from plumbline.models.lm_head import LanguageModel, LmHead
+from plumbline.models.pretrained import NO_ORIGINS, Origins
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
 
@@ -17,18 +19,19 @@ class CausalLm(LanguageModel):
     """A causal decoder that says how likely each next token is."""
 
     def __init__(
-        self, config: CausalLmConfig, vocab_size: int, pad: int, stored: Path | None = None
+        self, config: CausalLmConfig, vocab_size: int, pad: int, origins: Origins = NO_ORIGINS
     ) -> None:
         """Build as `build_decoder` does."""
         super().__init__()
-        self._config = config
-        self.decoder: CausalDecoder = build_decoder(config.decoder, vocab_size, pad, stored)
+        origin = origins.get("decoder")
+        self.decoder: CausalDecoder = build_decoder(config.decoder, vocab_size, pad, origin)
+        self._of_checkpoint = origin is not None
         self.lm_head = LmHead(self.decoder)
 
     @property
-    def architecture(self) -> Architecture | None:
+    def architectures(self) -> Mapping[str, PreTrainedConfig]:
         """What must be stored beside the weights of one that came from a checkpoint."""
-        return self.decoder.config if self._config.decoder.pretrained else None
+        return {"decoder": self.decoder.config} if self._of_checkpoint else {}
 
     def forward(self, input_ids: Tensor, **others: object) -> Tensor:
         """Map ids [batch, seq] to logits [batch, seq, vocab] of the token after each.
@@ -53,8 +56,8 @@ class CausalLmSpec(ModelSpec):
     packed: bool
 
     @override
-    def build(self, architecture: Path | None) -> CausalLm:
-        return CausalLm(self.model, self.vocab_size, self.special_ids.pad, architecture)
+    def build(self, origins: Origins) -> CausalLm:
+        return CausalLm(self.model, self.vocab_size, self.special_ids.pad, origins)
 
 
 SPEC = CausalLmSpec

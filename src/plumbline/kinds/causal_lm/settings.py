@@ -21,9 +21,9 @@ class CausalLmConfig(Config):
 
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
 
-    def sources(self) -> list[str]:
-        """The checkpoints that parts start from."""
-        return [self.decoder.pretrained] if self.decoder.pretrained else []
+    def sources(self) -> dict[str, str | None]:
+        """Part -> the checkpoint that it starts from."""
+        return {"decoder": self.decoder.pretrained}
 
     def without_sources(self) -> "CausalLmConfig":
         """The same model once it is trained."""

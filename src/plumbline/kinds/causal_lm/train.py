@@ -69,6 +69,7 @@ def build(
         block_size=config.block_size,
         packed=config.pack,
     )
+    sources = context.open_sources(model_config.sources(), read_ids={"decoder"})
     # The model's weights, made below, are the next draws.
     torch.manual_seed(keyed_seed(seed, "weights"))
     bound = partial(collate, pad=special_ids.pad)
@@ -78,7 +79,7 @@ def build(
         label_smoothing=config.label_smoothing,
     )
     return TrainingJob(
-        model=CausalLm(model_config, spec.vocab_size, special_ids.pad),
+        model=CausalLm(model_config, spec.vocab_size, special_ids.pad, sources.origins),
         task=Task("causal_lm", bound, chosen),
         train=open_rows(cache, "train", spec, seed=seed, training=True),
         validation=(
@@ -88,7 +89,7 @@ def build(
         ),
         spec=spec,
         tokenizer=context.tokenizer(),
-        inputs=context.inputs(model_config.sources()),
+        inputs=sources.digests,
         # Cross-entropy without smoothing, so that the perplexity is that of the data.
         validation_task=Task("causal_lm", bound, language_loss, loss_metrics=perplexity_of),
     )

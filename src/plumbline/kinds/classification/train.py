@@ -170,7 +170,7 @@ def build(
         validation=validation,
         spec=spec,
         tokenizer=context.tokenizer(),
-        inputs={**context.inputs(model_config.sources()), **start.digest},
+        inputs=start.digests,
         validation_task=_validation_task(
             validation, partial(bound, training=False), smoothed, parts
         )

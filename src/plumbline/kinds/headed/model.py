@@ -1,7 +1,7 @@
 """An encoder with linear heads: classification with one head a part, and regression."""
 
 import re
-from pathlib import Path
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -11,6 +11,7 @@ from plumbline.kinds.headed.settings import ClassifierConfig
 from plumbline.loading.input_config import AnyInput
 from plumbline.models.encoder_config import EncoderConfig
 from plumbline.models.encoders import Encoded, Encoder, encoder_for
+from plumbline.models.pretrained import Origins
 from plumbline.models.spec import EncoderPart, ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
 
@@ -36,9 +37,9 @@ class Classifier(nn.Module):
         )
 
     @property
-    def architecture(self) -> PreTrainedConfig | None:
+    def architectures(self) -> Mapping[str, PreTrainedConfig]:
         """What must be stored beside the weights of an encoder that came from a checkpoint."""
-        return getattr(self.encoder, "architecture", None)
+        return self.encoder.architectures("encoder")
 
     def forward(self, **inputs: object) -> dict[str, Tensor]:
         """Map a batch's inputs to logits [batch, outputs] by part.
@@ -98,8 +99,9 @@ class HeadedSpec(ModelSpec):
         return self.model.encoder
 
     @override
-    def build(self, architecture: Path | None) -> Classifier:
-        encoder = encoder_for(self.encoder, self.channels, self.vocab_size, stored=architecture)
+    def build(self, origins: Origins) -> Classifier:
+        origin = origins.get("encoder")
+        encoder = encoder_for(self.encoder, self.channels, self.vocab_size, origin)
         return Classifier(encoder, self.heads(), self.model.head_dropout)
 
     @override

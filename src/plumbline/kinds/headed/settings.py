@@ -22,9 +22,9 @@ class ClassifierConfig(Config):
     num_classes: dict[str, int] = Field(default_factory=dict)
     """Part -> classes, for those who want it checked; the data settings decide."""
 
-    def sources(self) -> list[str]:
+    def sources(self) -> dict[str, str | None]:
         """The checkpoints that parts start from."""
-        return self.encoder.sources() if self.encoder else []
+        return {"encoder": self.encoder.source() if self.encoder else None}
 
     def without_sources(self) -> Self:
         """The same model once it is trained."""

@@ -23,7 +23,8 @@ class Start:
     config: EncoderConfig
     inputs: Input
     input_config: InputConfig
-    digest: dict[str, str]
+    digests: dict[str, str]
+    """Of all that training reads, by name."""
 
 
 def start_encoder(
@@ -36,6 +37,8 @@ def start_encoder(
         CheckpointError: the start is damaged, or its inputs are of another modality.
     """
     config = model_config.encoder
+    reads = {"encoder"} if input_config.modality == "text" else set()
+    sources = context.open_sources(model_config.sources(), read_ids=reads)
     trained: Encoder | None = None
     digest: dict[str, str] = {}
     if config is None:
@@ -56,14 +59,15 @@ def start_encoder(
     )
     channels = getattr(inputs, "channels", None)
     if trained is None:
-        trained = encoder_for(config, channels, context.cache.facts["vocab_size"])
+        origin = sources.origins.get("encoder")
+        trained = encoder_for(config, channels, context.cache.facts["vocab_size"], origin)
     # Its first layer has weights for one number of channels.
     elif part.channels != channels:
         raise CheckpointError(
             f"{context.start}: its encoder takes {part.channels} channels, but task.inputs give "
             f"{channels}"
         )
-    return Start(trained, config, inputs, input_config, digest)
+    return Start(trained, config, inputs, input_config, {**sources.digests, **digest})
 
 
 def _stored_encoder(folder: Path) -> tuple[Encoder, EncoderPart, dict[str, str]]:

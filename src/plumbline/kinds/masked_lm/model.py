@@ -1,6 +1,6 @@
 """The masked language model, from sizes or from a checkpoint."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Literal, Protocol, cast
 
 from tokenizers import Tokenizer
@@ -16,7 +16,7 @@ from typing_extensions import override
 from plumbline.kinds.masked_lm.settings import MaskedLmConfig
 from plumbline.models.decoder import LogitsOutput
 from plumbline.models.lm_head import LanguageModel, LmHead
-from plumbline.models.pretrained import build_from_checkpoint
+from plumbline.models.pretrained import NO_ORIGINS, Origin, Origins, build_from_checkpoint
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
 
@@ -37,22 +37,23 @@ class MaskedLm(LanguageModel):
     """A BERT-type encoder that says which token stands in each place."""
 
     def __init__(
-        self, config: MaskedLmConfig, vocab_size: int, pad: int, stored: Path | None = None
+        self, config: MaskedLmConfig, vocab_size: int, pad: int, origins: Origins = NO_ORIGINS
     ) -> None:
-        """Build from sizes, or load a checkpoint; `stored` as in `build_decoder`.
+        """Build from sizes, or load a checkpoint.
 
         Raises:
             ConfigError: the checkpoint cannot be loaded.
         """
         super().__init__()
-        self._config = config
-        self.encoder: MaskedEncoder = _build_masked(config, vocab_size, pad, stored)
+        origin = origins.get("encoder")
+        self.encoder: MaskedEncoder = _build_masked(config, vocab_size, pad, origin)
+        self._of_checkpoint = origin is not None
         self.lm_head = LmHead(self.encoder)
 
     @property
-    def architecture(self) -> PreTrainedConfig | None:
+    def architectures(self) -> Mapping[str, PreTrainedConfig]:
         """What must be stored beside the weights of one that came from a checkpoint."""
-        return self.encoder.config if self._config.pretrained else None
+        return {"encoder": self.encoder.config} if self._of_checkpoint else {}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: object) -> Tensor:
         """Map ids and mask [batch, seq] to logits [batch, seq, vocab] of the token in place."""
@@ -60,14 +61,9 @@ class MaskedLm(LanguageModel):
 
 
 def _build_masked(
-    config: MaskedLmConfig, vocab_size: int, pad: int, stored: Path | None
+    config: MaskedLmConfig, vocab_size: int, pad: int, origin: Origin | None
 ) -> MaskedEncoder:
-    model = build_from_checkpoint(
-        AutoModelForMaskedLM,
-        stored=stored,
-        pretrained=config.pretrained,
-        setting="model.pretrained",
-    )
+    model = build_from_checkpoint(AutoModelForMaskedLM, origin)
     model = model or BertForMaskedLM(
         BertConfig(
             vocab_size=vocab_size,
@@ -105,8 +101,8 @@ class MaskedLmSpec(ModelSpec):
     packed: bool
 
     @override
-    def build(self, architecture: Path | None) -> MaskedLm:
-        return MaskedLm(self.model, self.vocab_size, self.special_ids.pad, architecture)
+    def build(self, origins: Origins) -> MaskedLm:
+        return MaskedLm(self.model, self.vocab_size, self.special_ids.pad, origins)
 
 
 SPEC = MaskedLmSpec

@@ -27,9 +27,9 @@ class MaskedLmConfig(Config):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
 
-    def sources(self) -> list[str]:
+    def sources(self) -> dict[str, str | None]:
         """The checkpoints that parts start from."""
-        return [self.pretrained] if self.pretrained else []
+        return {"encoder": self.pretrained}
 
     def without_sources(self) -> "MaskedLmConfig":
         """The same model once it is trained."""

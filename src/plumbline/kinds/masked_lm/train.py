@@ -123,11 +123,12 @@ def build(
         block_size=config.block_size,
         packed=config.pack,
     )
+    sources = context.open_sources(model_config.sources(), read_ids={"encoder"})
     torch.manual_seed(keyed_seed(seed, "weights"))
     bound = bind_collate(spec, seed)
     chosen = partial(language_loss, token_loss=chosen_loss(config))
     return TrainingJob(
-        model=MaskedLm(model_config, spec.vocab_size, special_ids.pad),
+        model=MaskedLm(model_config, spec.vocab_size, special_ids.pad, sources.origins),
         task=Task("masked_lm", bound, chosen),
         train=open_rows(cache, "train", spec, seed=seed, training=True),
         validation=(
@@ -137,6 +138,6 @@ def build(
         ),
         spec=spec,
         tokenizer=tokenizer,
-        inputs=context.inputs(model_config.sources()),
+        inputs=sources.digests,
         validation_task=Task("masked_lm", bound, language_loss, loss_metrics=perplexity_of),
     )

@@ -151,6 +151,6 @@ def build(
         validation=source(split="val") if context.has_validation else None,
         spec=spec,
         tokenizer=context.tokenizer(),
-        inputs={**context.inputs(model_config.sources()), **start.digest},
+        inputs=start.digests,
         validation_task=Task("regression", partial(bound, training=False), bound_loss),
     )

@@ -1,7 +1,6 @@
 """Encoder-decoder models: a text in, another text out."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, cast
 
 import torch
@@ -19,7 +18,7 @@ from plumbline.kinds.seq2seq.settings import Seq2SeqConfig
 from plumbline.loading.masks import padding_mask
 from plumbline.models.decoder import LogitsOutput
 from plumbline.models.lm_head import LanguageModel, LmHead
-from plumbline.models.pretrained import build_from_checkpoint
+from plumbline.models.pretrained import NO_ORIGINS, Origin, Origins, build_from_checkpoint
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
 
@@ -74,22 +73,24 @@ class Seq2Seq(LanguageModel):
         config: Seq2SeqConfig,
         vocab_size: int,
         special_ids: SpecialIds,
-        stored: Path | None = None,
+        origins: Origins = NO_ORIGINS,
     ) -> None:
-        """Build from sizes, or load a checkpoint; `stored` holds a trained one's architecture.
+        """Build from sizes, or load a checkpoint.
 
         Raises:
             ConfigError: the checkpoint cannot be loaded.
         """
         super().__init__()
-        self._config, self._special_ids = config, special_ids
-        self.net: EncoderDecoder = _build(config, vocab_size, special_ids, stored)
+        self._special_ids = special_ids
+        origin = origins.get("net")
+        self.net: EncoderDecoder = _build(config, vocab_size, special_ids, origin)
+        self._of_checkpoint = origin is not None
         self.lm_head = LmHead(self.net)
 
     @property
-    def architecture(self) -> PreTrainedConfig | None:
+    def architectures(self) -> Mapping[str, PreTrainedConfig]:
         """What must be stored beside the weights of one that came from a checkpoint."""
-        return self.net.config if self._config.pretrained else None
+        return {"net": self.net.config} if self._of_checkpoint else {}
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor, **others: object
@@ -156,14 +157,9 @@ def _until(ids: list[int], eos: int) -> list[int]:
 
 
 def _build(
-    config: Seq2SeqConfig, vocab_size: int, special_ids: SpecialIds, stored: Path | None
+    config: Seq2SeqConfig, vocab_size: int, special_ids: SpecialIds, origin: Origin | None
 ) -> EncoderDecoder:
-    model = build_from_checkpoint(
-        AutoModelForSeq2SeqLM,
-        stored=stored,
-        pretrained=config.pretrained,
-        setting="model.pretrained",
-    )
+    model = build_from_checkpoint(AutoModelForSeq2SeqLM, origin)
     model = model or MarianMTModel(
         MarianConfig(
             vocab_size=vocab_size,
@@ -206,8 +202,8 @@ class Seq2SeqSpec(ModelSpec):
     max_target_tokens: int
 
     @override
-    def build(self, architecture: Path | None) -> Seq2Seq:
-        return Seq2Seq(self.model, self.vocab_size, self.special_ids, architecture)
+    def build(self, origins: Origins) -> Seq2Seq:
+        return Seq2Seq(self.model, self.vocab_size, self.special_ids, origins)
 
 
 SPEC = Seq2SeqSpec

@@ -29,9 +29,9 @@ class Seq2SeqConfig(Config):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
 
-    def sources(self) -> list[str]:
+    def sources(self) -> dict[str, str | None]:
         """The checkpoints that parts start from."""
-        return [self.pretrained] if self.pretrained else []
+        return {"net": self.pretrained}
 
     def without_sources(self) -> "Seq2SeqConfig":
         """The same model once it is trained."""

@@ -111,6 +111,7 @@ def build(
         max_source_tokens=config.max_source_tokens,
         max_target_tokens=config.max_target_tokens,
     )
+    sources = context.open_sources(model_config.sources(), read_ids={"net"})
     torch.manual_seed(keyed_seed(seed, "weights"))
     bound = partial(collate, special_ids=special_ids)
     chosen = partial(
@@ -119,13 +120,13 @@ def build(
         label_smoothing=config.label_smoothing,
     )
     return TrainingJob(
-        model=Seq2Seq(model_config, spec.vocab_size, special_ids),
+        model=Seq2Seq(model_config, spec.vocab_size, special_ids, sources.origins),
         task=Task("seq2seq", bound, chosen),
         train=PairRows(cache, "train", spec),
         validation=PairRows(cache, "val", spec) if context.has_validation else None,
         spec=spec,
         tokenizer=context.tokenizer(),
-        inputs=context.inputs(model_config.sources()),
+        inputs=sources.digests,
         # Validation measures the likelihood itself, so that its perplexity is one.
         validation_task=Task("seq2seq", bound, language_loss, loss_metrics=perplexity_of),
     )

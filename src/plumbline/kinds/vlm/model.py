@@ -1,18 +1,20 @@
 """The vision-language model: frozen image encoder, projector, causal decoder."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 from typing_extensions import override
 
 from plumbline.kinds.vlm.settings import VlmConfig
 from plumbline.loading.input_config import AnyInput, ImageInputConfig
 from plumbline.loading.transform_config import Normalization
-from plumbline.models.decoder import Architecture, CausalDecoder, build_decoder
+from plumbline.models.decoder import CausalDecoder, build_decoder
 from plumbline.models.encoder_config import AnyImageEncoder
-from plumbline.models.encoders import build_encoder
+from plumbline.models.encoders import encoder_for
+from plumbline.models.pretrained import NO_ORIGINS, Origins
 from plumbline.models.spec import ModelSpec
 from plumbline.models.stored import Stored
 from plumbline.models.vision import ImageEncoder
@@ -51,22 +53,25 @@ class Vlm(nn.Module):
         config: VlmConfig,
         vocab_size: int,
         pad: int,
-        stored: Path | None = None,
+        origins: Origins = NO_ORIGINS,
     ) -> None:
-        """Join a given encoder with a new projector and decoder; `stored` as in `build_decoder`."""
+        """Join a given encoder with a new projector and decoder."""
         super().__init__()
         self.config = config
         self.image_encoder = image_encoder
-        self.decoder: CausalDecoder = build_decoder(config.decoder, vocab_size, pad, stored)
+        origin = origins.get("decoder")
+        self.decoder: CausalDecoder = build_decoder(config.decoder, vocab_size, pad, origin)
+        self._of_checkpoint = origin is not None
         width = self.decoder.get_input_embeddings().embedding_dim
         self.projector = Projector(
             image_encoder.tokens, image_encoder.token_width, config.projector_width, width
         )
 
     @property
-    def architecture(self) -> Architecture | None:
+    def architectures(self) -> Mapping[str, PreTrainedConfig]:
         """What must be stored beside the weights of parts that came from a checkpoint."""
-        return self.decoder.config if self.config.decoder.pretrained else None
+        decoder = {"decoder": self.decoder.config} if self._of_checkpoint else {}
+        return {**decoder, **self.image_encoder.architectures("image_encoder")}
 
     def embed_image(self, features: Tensor) -> Tensor:
         """Map encoder tokens [batch, image_tokens, token_width] to the decoder's width."""
@@ -124,10 +129,10 @@ class VlmSpec(ModelSpec):
         return self.inputs.normalize
 
     @override
-    def build(self, architecture: Path | None) -> Vlm:
-        encoder = build_encoder(self.image_encoder)
+    def build(self, origins: Origins) -> Vlm:
+        encoder = encoder_for(self.image_encoder, None, None, origins.get("image_encoder"))
         assert isinstance(encoder, ImageEncoder)
-        return Vlm(encoder, self.model, self.vocab_size, self.special_ids.pad, architecture)
+        return Vlm(encoder, self.model, self.vocab_size, self.special_ids.pad, origins)
 
 
 SPEC = VlmSpec

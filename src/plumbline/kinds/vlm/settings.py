@@ -18,9 +18,9 @@ class VlmConfig(Config):
     """Hidden width of the two-layer projector."""
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
 
-    def sources(self) -> list[str]:
-        """The checkpoints that parts start from."""
-        return [self.decoder.pretrained] if self.decoder.pretrained else []
+    def sources(self) -> dict[str, str | None]:
+        """Part -> the checkpoint that it starts from."""
+        return {"decoder": self.decoder.pretrained}
 
     def without_sources(self) -> "VlmConfig":
         """The same model once it is trained: where its parts came from no longer matters."""

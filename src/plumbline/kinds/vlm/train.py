@@ -238,6 +238,7 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
     if not (isinstance(encoder, ImageEncoder) and isinstance(part.config, ImageEncoderConfig)):
         raise CheckpointError(f"{context.start}: its encoder does not see images")
     assert isinstance(part.inputs, ImageInputConfig)
+    sources = context.open_sources(model_config.sources(), read_ids={"decoder"})
     # Before anything is built: the projector's weights are the next draws.
     torch.manual_seed(keyed_seed(seed, "weights"))
     if cache.facts["special_ids"] is None:
@@ -272,13 +273,13 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
     chosen = partial(loss, token_loss=chosen_loss(config))
     has_validation = context.has_validation
     return TrainingJob(
-        model=Vlm(encoder, model_config, spec.vocab_size, special_ids.pad),
+        model=Vlm(encoder, model_config, spec.vocab_size, special_ids.pad, sources.origins),
         task=Task("vlm", bound, chosen),
         train=source(split="train", seed=seed, training=True),
         validation=source(split="val", seed=seed, training=False) if has_validation else None,
         spec=spec,
         tokenizer=tokenizer,
-        inputs={**context.inputs(model_config.sources()), "start": encoder_digest},
+        inputs={**sources.digests, "start": encoder_digest},
         validation_task=Task("vlm", bound, loss, loss_metrics=perplexity_of),
     )
 
