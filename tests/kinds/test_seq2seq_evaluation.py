@@ -20,6 +20,7 @@ from plumbline.kinds.seq2seq.train import PairRows
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import Stored
 from plumbline.training.task import TrainingJob
+from tests.checkpoints import record_checkpoint
 from tests.kinds.teaching import teach
 
 BOS, EOS = 1, 2
@@ -113,7 +114,9 @@ def test_a_limit_beyond_the_positions_is_kept_within_them(job: TrainingJob) -> N
     assert all(len(target) <= 96 for target in targets)
 
 
-def test_a_checkpoint_writes_as_it_was_trained_here(make_job: MakeJob, tmp_path: Path) -> None:
+def test_a_checkpoint_writes_as_it_was_trained_here(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its own start and forced tokens belong to another way of training."""
     torch.manual_seed(3)
     sides = {
@@ -130,8 +133,10 @@ def test_a_checkpoint_writes_as_it_was_trained_here(make_job: MakeJob, tmp_path:
         init_std=0.6,
         **sides,
     )
-    BartForConditionalGeneration(config).save_pretrained(tmp_path)
-    job = make_job("seq2seq", model={"pretrained": str(tmp_path)})
+    BartForConditionalGeneration(config).save_pretrained(tmp_path / "bart")
+    monkeypatch.chdir(tmp_path)
+    weights = record_checkpoint(tmp_path / "bart")
+    job = make_job("seq2seq", model={"pretrained": "theirs"}, weights=weights)
     assert isinstance(job.model, Seq2Seq)
     job.model.eval()
     sources = sources_of(job, 4)

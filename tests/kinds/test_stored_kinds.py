@@ -29,6 +29,7 @@ from plumbline.kinds.vlm.model import VlmSpec
 from plumbline.models.spec import ModelSpec
 from plumbline.models.stored import load_as, load_encoder, load_model, read_spec, save_model
 from plumbline.training.task import TrainingJob
+from tests.checkpoints import record_checkpoint
 from tests.tiny import CASES, TEXT
 
 MakeJob = Callable[..., TrainingJob]
@@ -151,7 +152,7 @@ SIZES = {
 }
 
 
-def checkpoint(kind: str, folder: Path) -> str:
+def checkpoint(kind: str, folder: Path) -> Path:
     """A checkpoint of transformers with sizes of its own, as one from the hub."""
     torch.manual_seed(2)
     if kind == "bart":
@@ -171,7 +172,7 @@ def checkpoint(kind: str, folder: Path) -> str:
         {"bert": BertModel, "masked": BertForMaskedLM}[kind](BertConfig(**SIZES)).save_pretrained(
             folder
         )
-    return str(folder)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -184,24 +185,35 @@ def checkpoint(kind: str, folder: Path) -> str:
     ],
 )
 def test_what_came_from_a_checkpoint_is_whole_without_it(
-    make_job: MakeJob, tmp_path: Path, name: str, kind: str, where: str | None
+    make_job: MakeJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    kind: str,
+    where: str | None,
 ) -> None:
-    source = {"pretrained": checkpoint(kind, tmp_path / "checkpoint")}
+    monkeypatch.chdir(tmp_path)
+    weights = record_checkpoint(checkpoint(kind, tmp_path / "checkpoint"))
+    source = {"pretrained": "theirs"}
     model = {where: {"name": "transformer"} | source} if where else source
-    job = make_job(name, model=model)
-    assert any(key.startswith("source-0/") for key in job.inputs)
+    job = make_job(name, model=model, weights=weights)
+    assert any(key.endswith("/model.safetensors") for key in job.inputs)
     expected = outputs(job, job.model)
     folder = store(job, tmp_path / "model")
     (tmp_path / "checkpoint").rename(tmp_path / "gone")
-    assert "checkpoint" not in (folder / "model.json").read_text(encoding="utf-8")
+    assert "theirs" not in (folder / "model.json").read_text(encoding="utf-8")
     stored = load_model(folder)
     for one, other in zip(expected, outputs(job, stored.model), strict=True):
         assert torch.equal(one, other)
 
 
-def test_a_start_that_came_from_a_checkpoint_stays_whole(make_job: MakeJob, tmp_path: Path) -> None:
-    source = {"name": "transformer", "pretrained": checkpoint("bert", tmp_path / "checkpoint")}
-    start = store(make_job("text", model={"encoder": source}), tmp_path / "start")
+def test_a_start_that_came_from_a_checkpoint_stays_whole(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = record_checkpoint(checkpoint("bert", tmp_path / "checkpoint"))
+    source = {"name": "transformer", "pretrained": "theirs"}
+    start = store(make_job("text", model={"encoder": source}, weights=weights), tmp_path / "start")
     job = make_job("text", model={"encoder": None}, start=start)
     stored = load_model(store(job, tmp_path / "model"))
     for one, other in zip(outputs(job, job.model), outputs(job, stored.model), strict=True):
@@ -211,15 +223,17 @@ def test_a_start_that_came_from_a_checkpoint_stays_whole(make_job: MakeJob, tmp_
 @pytest.mark.parametrize(
     ("name", "model"),
     [
-        ("text", {"encoder": TEXT | {"pretrained": "nobody/nothing"}}),
-        ("masked_lm_rows", {"pretrained": "nobody/nothing"}),
-        ("seq2seq", {"pretrained": "nobody/nothing"}),
-        ("causal_lm_rows", {"decoder": {"pretrained": "nobody/nothing"}}),
+        ("text", {"encoder": TEXT | {"pretrained": "nothing"}}),
+        ("masked_lm_rows", {"pretrained": "nothing"}),
+        ("seq2seq", {"pretrained": "nothing"}),
+        ("causal_lm_rows", {"decoder": {"pretrained": "nothing"}}),
     ],
 )
 def test_a_checkpoint_that_is_not_there_is_one_line(
     make_job: MakeJob, name: str, model: dict[str, Any]
 ) -> None:
-    with pytest.raises(ConfigError, match="pretrained = 'nobody/nothing': ") as caught:
+    with pytest.raises(
+        ConfigError, match="missing; run dvc repro resolve_weights@nothing"
+    ) as caught:
         make_job(name, model=model)
     assert "\n" not in str(caught.value)

@@ -16,6 +16,7 @@ from plumbline.models.decoder import build_decoder
 from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
+from plumbline.models.pretrained import Origin
 
 VOCAB, PAD = 40, 0
 
@@ -67,7 +68,7 @@ def test_a_decoder_from_a_checkpoint_has_its_weights(
     checkpoint: tuple[Path, dict[str, Tensor]],
 ) -> None:
     folder, weights = checkpoint
-    decoder = build_decoder(sizes(pretrained=str(folder)), VOCAB, PAD)
+    decoder = build_decoder(sizes(), VOCAB, PAD, Origin(folder, with_weights=True))
     found = decoder.state_dict()
     assert found.keys() == weights.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
@@ -77,7 +78,7 @@ def test_a_half_precision_checkpoint_is_trained_in_float32(
     checkpoint: tuple[Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     Qwen3ForCausalLM.from_pretrained(checkpoint[0]).to(torch.bfloat16).save_pretrained(tmp_path)
-    decoder = build_decoder(sizes(pretrained=str(tmp_path)), VOCAB, PAD)
+    decoder = build_decoder(sizes(), VOCAB, PAD, Origin(tmp_path, with_weights=True))
     assert {p.dtype for p in decoder.parameters()} == {torch.float32}
     for name, tensor in decoder.state_dict().items():
         assert torch.equal(tensor, checkpoint[1][name].bfloat16().float()), name
@@ -87,21 +88,22 @@ def test_the_embedding_of_a_checkpoint_grows_to_the_vocabulary(
     checkpoint: tuple[Path, dict[str, Tensor]],
 ) -> None:
     folder, weights = checkpoint
-    decoder: Any = build_decoder(sizes(pretrained=str(folder)), VOCAB + 8, PAD)
+    decoder: Any = build_decoder(sizes(), VOCAB + 8, PAD, Origin(folder, with_weights=True))
     embedding = decoder.get_input_embeddings().weight
     assert embedding.shape == (VOCAB + 8, 24)
     assert torch.equal(embedding[:VOCAB], weights["model.embed_tokens.weight"])
     hidden = torch.randn(1, 24)
     torch.testing.assert_close(decoder.lm_head(hidden), hidden @ embedding.T)  # grown with it
-    smaller: Any = build_decoder(sizes(pretrained=str(folder)), VOCAB - 8, PAD)
+    smaller: Any = build_decoder(sizes(), VOCAB - 8, PAD, Origin(folder, with_weights=True))
     assert smaller.get_input_embeddings().num_embeddings == VOCAB
 
 
 def test_the_vlm_takes_the_width_of_its_checkpoint(
     checkpoint: tuple[Path, dict[str, Tensor]],
 ) -> None:
-    config = VlmConfig(projector_width=24, decoder=sizes(pretrained=str(checkpoint[0])))
-    model = Vlm(tiny_vlm().image_encoder, config, VOCAB, PAD)
+    config = VlmConfig(projector_width=24, decoder=sizes())
+    origins = {"decoder": Origin(checkpoint[0], with_weights=True)}
+    model = Vlm(tiny_vlm().image_encoder, config, VOCAB, PAD, origins)
     # Of zeros the norm leaves nothing: what remains are the biases, and the place.
     bias = functional.gelu(model.projector.layers[1].bias)
     expected = (model.projector.layers[3](bias) + model.projector.position).expand(2, 4, 24)

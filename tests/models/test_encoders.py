@@ -297,4 +297,4 @@ def test_every_encoder_is_built_from_its_settings_and_the_seed(name: str) -> Non
         not torch.equal(a, b) for a, b in zip(states[0].values(), states[2].values(), strict=True)
     )
     assert config.without_sources() == config
-    assert config.sources() == []
+    assert config.source() is None

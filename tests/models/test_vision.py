@@ -18,6 +18,7 @@ from plumbline.models.encoder_config import (
     VitConfig,
 )
 from plumbline.models.encoders import build_encoder
+from plumbline.models.pretrained import Origin
 from plumbline.models.vision import ImageEncoder, VitEncoder
 
 
@@ -176,14 +177,16 @@ def test_trunk_weights_come_from_a_file(tmp_path: Path, suffix: str) -> None:
         torch.save(classifier.state_dict(), path)
     else:
         save_file(classifier.state_dict(), path)
-    encoder = build_encoder(torchvision_config(arch="squeezenet1_1", weights=str(path)))
+    config = torchvision_config(arch="squeezenet1_1", pretrained="theirs")
+    encoder = build_encoder(config, origin=Origin(path, with_weights=True))
     for name, tensor in encoder.trunk.state_dict().items():  # type: ignore[union-attr]
         assert torch.equal(tensor, classifier.state_dict()[f"features.{name}"])
 
 
 def test_missing_trunk_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"weights = '.*nowhere\.pt': no such file"):
-        build_encoder(torchvision_config(arch="resnet18", weights=str(tmp_path / "nowhere.pt")))
+    origin = Origin(tmp_path / "nowhere.pt", with_weights=True)
+    with pytest.raises(ConfigError, match=r"nowhere\.pt: .* starts from the file of a state dict"):
+        build_encoder(torchvision_config(arch="resnet18"), origin=origin)
 
 
 @pytest.mark.parametrize("name", ["other.safetensors", "damaged.safetensors", "damaged.pt"])
@@ -193,8 +196,9 @@ def test_trunk_weights_that_do_not_fit_are_one_line(tmp_path: Path, name: str) -
         path.write_bytes(b"not weights")
     else:
         save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(ConfigError, match=f"weights = .*{name}"):
-        build_encoder(torchvision_config(arch="squeezenet1_1", weights=str(path)))
+    origin = Origin(path, with_weights=True)
+    with pytest.raises(ConfigError, match=f"{name}: does not fit the network"):
+        build_encoder(torchvision_config(arch="squeezenet1_1"), origin=origin)
 
 
 def test_the_base_class_does_not_pretend_to_encode() -> None:

@@ -13,6 +13,13 @@ from plumbline.stages.check_params import check_machine_of, check_settings
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SHAKESPEARE = "tasks.shakespeare"
 STATES = "tasks.states.train"
+QWEN = "+weights.qwen={set: theirs, path: checkpoints/qwen}"
+
+
+def pretrained(entry: str, part: str) -> list[str]:
+    """Let a part start from a checkpoint."""
+    return [f"{entry}.train.model.{part}pretrained=qwen", f"{entry}.weights=work/weights/theirs"]
+
 
 CONTRADICTIONS: dict[str, tuple[list[str], str]] = {
     "a section that no stage reads": (
@@ -88,25 +95,39 @@ CONTRADICTIONS: dict[str, tuple[list[str], str]] = {
         ],
         "tasks.vqa.start: align.image.train.task.inputs.normalize has statistics of 3 channels, ",
     ),
+    "a decoder from a checkpoint that is no entry": (
+        ["tasks.vqa.train.model.decoder.pretrained=qwn", QWEN],
+        "tasks.vqa.train.model.decoder.pretrained = 'qwn': no such entry of weights; there is qwen",
+    ),
+    "a checkpoint that the training does not depend on": (
+        ["tasks.vqa.train.model.decoder.pretrained=qwen", QWEN],
+        "tasks.vqa.train.model.decoder.pretrained = 'qwen', but tasks.vqa.weights = "
+        "'data/.gitkeep': set it to work/weights/theirs",
+    ),
+    "a tokenizer that the dataset does not depend on": (
+        ["datasets.scenes.tokenize.tokenizer.pretrained=qwen", QWEN],
+        "datasets.scenes.tokenize.tokenizer.pretrained = 'qwen', but datasets.scenes.weights = "
+        "'data/.gitkeep': set it to work/tokenizers/theirs",
+    ),
     "the ids of a pretrained decoder": (
-        ["tasks.vqa.train.model.decoder.pretrained=folder"],
-        "tasks.vqa.train.model.decoder.pretrained = 'folder', but datasets.scenes.tokenize.",
+        [*pretrained("tasks.vqa", "decoder."), QWEN],
+        "tasks.vqa.train.model.decoder.pretrained = 'qwen', but datasets.scenes.tokenize.",
     ),
     "the ids of a pretrained text encoder": (
-        ["align.image.train.model.text_encoder.pretrained=folder"],
-        "align.image.train.model.text_encoder.pretrained = 'folder', but datasets.scenes",
+        [*pretrained("align.image", "text_encoder."), QWEN],
+        "align.image.train.model.text_encoder.pretrained = 'qwen', but datasets.scenes",
     ),
     "the ids of a pretrained masked model": (
-        ["experiment=shakespeare_masked", "tasks.shakespeare_masked.train.model.pretrained=folder"],
-        "tasks.shakespeare_masked.train.model.pretrained = 'folder', but datasets.tinyshakesp",
+        ["experiment=shakespeare_masked", *pretrained("tasks.shakespeare_masked", ""), QWEN],
+        "tasks.shakespeare_masked.train.model.pretrained = 'qwen', but datasets.tinyshakesp",
     ),
     "the ids of a pretrained encoder-decoder": (
-        ["experiment=multi30k", "tasks.translate.train.model.pretrained=folder"],
-        "tasks.translate.train.model.pretrained = 'folder', but datasets.multi30k",
+        ["experiment=multi30k", *pretrained("tasks.translate", ""), QWEN],
+        "tasks.translate.train.model.pretrained = 'qwen', but datasets.multi30k",
     ),
     "the ids of a classifier's pretrained encoder": (
-        ["experiment=sst2", "tasks.sentiment.train.model.encoder.pretrained=folder"],
-        "tasks.sentiment.train.model.encoder.pretrained = 'folder', but datasets.sst2",
+        ["experiment=sst2", *pretrained("tasks.sentiment", "encoder."), QWEN],
+        "tasks.sentiment.train.model.encoder.pretrained = 'qwen', but datasets.sst2",
     ),
     "classes of data without labels": (
         ["+datasets.scenes.detect_shapes.classes.x=[a, b]"],

@@ -43,6 +43,7 @@ def test_stages_are_those_with_settings_and_the_two_that_write_what_they_depend_
 PLACES = {
     "digest_code": {paths.CODE},
     "check_params": {paths.SETTINGS},
+    "resolve_weights": {paths.weights("S") / "K.json", paths.tokenizers("S") / "K.json"},
     "prepare": {paths.raw("K")},
     "validate": {paths.clean("K"), paths.quarantine("K")},
     "detect_shapes": {paths.shapes("K")},
@@ -69,7 +70,7 @@ def test_outs_are_where_the_stage_writes(name: str) -> None:
     body = entry(name)
     declared = [*body["outs"], *body.get("metrics", []), *body.get("plots", [])]
     places = {next(iter(o)) if isinstance(o, dict) else o for o in declared}
-    outs = {Path(place.replace("${key}", "K")) for place in places}
+    outs = {Path(place.replace("${key}", "K").replace("${item.set}", "S")) for place in places}
     # A plot may be a file within an out.
     outs = {o for o in outs if not any(o != other and o.is_relative_to(other) for other in outs)}
     assert outs == PLACES[name]

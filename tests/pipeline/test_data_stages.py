@@ -36,6 +36,7 @@ def configure(prepare: dict[str, Any], validate: dict[str, Any]) -> None:
     columns = {"text": "text", "label": "label"}
     dataset = {
         "path": "data",
+        "weights": "data/.gitkeep",
         "prepare": {"source": "csv", "columns": columns, **prepare},
         "validate": {"views": {"classify": ["text", "label"]}, **validate},
         "detect_shapes": {},

@@ -50,6 +50,7 @@ os.listdir = lambda path=".": sorted(listdir(path), reverse=True)
 def dataset() -> dict[str, Any]:
     return {
         "path": f"data/{KEY}",
+        "weights": "data/.gitkeep",
         "prepare": {
             "source": "csv",
             "files": "*.csv",
@@ -72,6 +73,7 @@ def task() -> dict[str, Any]:
         "kind": "classification",
         "data": KEY,
         "start": f"work/cache/{KEY}",
+        "weights": "data/.gitkeep",
         "train": {
             "freeze": [],
             "model": {

@@ -39,6 +39,7 @@ def dataset(path: str, prepare: dict[str, Any], views: dict[str, list[str]], **r
     tokenizer = rest.pop("tokenizer", {"kind": "bpe", "vocab_size": 300})
     return {
         "path": path,
+        "weights": "data/.gitkeep",
         "prepare": prepare,
         "validate": {"views": views, "split": SPLIT},
         "detect_shapes": {"min_train_rows": 1},
@@ -99,6 +100,7 @@ def task(kind: str, data: str, model: Any, settings: Any, **evaluate: Any) -> di
         "kind": kind,
         "data": data,
         "start": DATASETS[data]["path"],
+        "weights": "data/.gitkeep",
         "train": {
             "model": model,
             "task": settings,
@@ -155,6 +157,7 @@ TASKS = {
 ALIGN = {
     "sounds": {
         "data": "clips",
+        "weights": "data/.gitkeep",
         "train": {
             "model": {"audio_encoder": SEQUENCE, "text_encoder": TEXT_ENCODER, "embed_dim": 8},
             "task": {"inputs": AUDIO, "max_text_tokens": 30},

@@ -13,14 +13,27 @@ DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 KEEPS_BOOKS = {"check_params", "digest_code"}
 """They make no result: what they write is settings and digests of code."""
 
+NONE = "data/.gitkeep"
 PARAMS = {
-    "datasets": {"scenes": {"path": "data/.gitkeep"}, "photos": {"path": "data/photos"}},
-    "align": {"image": {"data": "scenes"}, "photo": {"data": "photos"}},
+    "weights": {
+        "siglip": {"set": "theirs", "path": "checkpoints/siglip"},
+        "qwen": {"set": "theirs", "path": NONE},
+        "own": {"set": "own", "path": "models/tasks/vqa"},
+    },
+    "datasets": {
+        "scenes": {"path": NONE, "weights": NONE},
+        "photos": {"path": "data/photos", "weights": "work/tokenizers/theirs"},
+    },
+    "align": {
+        "image": {"data": "scenes", "weights": NONE},
+        "photo": {"data": "photos", "weights": "work/weights/theirs"},
+    },
     "tasks": {
-        "vqa": {"data": "scenes", "start": "models/align/image"},
-        "cross": {"data": "photos", "start": "models/align/image"},
-        "scratch": {"data": "photos", "start": "work/cache/photos"},
-        "further": {"data": "scenes", "start": "models/tasks/vqa"},
+        "vqa": {"data": "scenes", "start": "models/align/image", "weights": NONE},
+        "cross": {"data": "photos", "start": "models/align/image", "weights": NONE},
+        "scratch": {"data": "photos", "start": "work/cache/photos", "weights": NONE},
+        "further": {"data": "scenes", "start": "models/tasks/vqa", "weights": NONE},
+        "second": {"data": "photos", "start": "work/cache/photos", "weights": "work/weights/own"},
     },
 }
 
@@ -106,7 +119,7 @@ def test_every_stage_stands_below_what_it_depends_on() -> None:
 
 
 def test_an_empty_selection_is_drawn_too() -> None:
-    assert [box.stage for box in draw(Selection((), {}, {})).boxes] == ["report"]
+    assert [box.stage for box in draw(Selection.from_params({}, {}, {}, {})).boxes] == ["report"]
 
 
 def test_tasks_that_start_from_each_other_are_refused() -> None:
@@ -115,4 +128,4 @@ def test_tasks_that_start_from_each_other_are_refused() -> None:
         "b": {"data": "scenes", "start": "models/tasks/a"},
     }
     with pytest.raises(ConfigError, match="in a circle: finetune@"):
-        draw(Selection.from_params({"scenes": {}}, {}, tasks))
+        draw(Selection.from_params({}, {"scenes": {}}, {}, tasks))

@@ -23,6 +23,8 @@ from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.tokenization import cache as token_cache
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 from plumbline.tokenization.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
+from plumbline.weights.settings import NOWHERE
+from tests.checkpoints import record_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,11 +44,13 @@ def clean_folder(folder: Path, **splits: dict[str, Any]) -> Path:
     return clean
 
 
-def cache_of(clean: Path, config: TokenizeConfig | None = None) -> TrainingCache:
+def cache_of(
+    clean: Path, config: TokenizeConfig | None = None, weights: Path = Path(NOWHERE)
+) -> TrainingCache:
     out = clean.parent / "cache"
     out.mkdir()
     shapes = detect_shapes(clean, ShapesConfig())
-    build_cache(clean, out, config or TokenizeConfig(), shapes)
+    build_cache(clean, out, config or TokenizeConfig(), shapes, weights)
     write_digests(out)
     return TrainingCache(out)
 
@@ -132,16 +136,22 @@ def test_a_size_that_is_set_holds_for_all_images(tmp_path: Path) -> None:
     assert np.array_equal(cache.images[1], np.asarray(resized))
 
 
-def test_a_tokenizer_can_come_from_a_folder(scenes_cache: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_can_come_from_a_folder(
+    scenes_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = {"sample_id": ["a", "b"], "caption": ["a red circle", "nothing"]}
-    config = TokenizeConfig(tokenizer=TokenizerConfig(pretrained=str(scenes_cache)))
-    cache = cache_of(clean_folder(tmp_path, train=train), config)
+    monkeypatch.chdir(tmp_path)
+    weights = record_checkpoint(scenes_cache / "tokenizer.json")
+    config = TokenizeConfig(tokenizer=TokenizerConfig(pretrained="theirs"))
+    cache = cache_of(clean_folder(tmp_path, train=train), config, weights)
     encoded = load_tokenizer(scenes_cache).encode("a red circle", add_special_tokens=False)
     assert cache.ids(0).tolist() == encoded.ids
     assert cache.facts["vocab_size"] == read_json(scenes_cache / "cache.json")["vocab_size"]
 
 
-def test_tokens_that_a_checkpoint_puts_around_texts_are_not_stored(tmp_path: Path) -> None:
+def test_tokens_that_a_checkpoint_puts_around_texts_are_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = ["a red circle", "nothing"]
     tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=300))
     bare = [tokenizer.encode(text).ids for text in texts]
@@ -153,8 +163,10 @@ def test_tokens_that_a_checkpoint_puts_around_texts_are_not_stored(tmp_path: Pat
     folder.mkdir()
     tokenizer.save(str(folder / "tokenizer.json"))
     train = {"sample_id": ["a", "b"], "caption": texts}
-    config = TokenizeConfig(tokenizer=TokenizerConfig(pretrained=str(folder)))
-    cache = cache_of(clean_folder(tmp_path, train=train), config)
+    monkeypatch.chdir(tmp_path)
+    weights = record_checkpoint(folder)
+    config = TokenizeConfig(tokenizer=TokenizerConfig(pretrained="theirs"))
+    cache = cache_of(clean_folder(tmp_path, train=train), config, weights)
     assert [cache.ids(number).tolist() for number in range(2)] == bare
 
 

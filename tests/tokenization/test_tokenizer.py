@@ -11,7 +11,6 @@ from plumbline.errors import ConfigError, DataError
 from plumbline.tokenization.tokenizer import (
     SPECIAL_TOKENS,
     TokenizerConfig,
-    load_pretrained,
     load_tokenizer,
     mask_id,
     special_ids,
@@ -98,11 +97,7 @@ def test_training_does_not_depend_on_the_order_of_texts() -> None:
 
 def test_a_stored_tokenizer_gives_the_same_ids(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    for loaded in (
-        load_tokenizer(tmp_path),
-        load_tokenizer(tmp_path / "tokenizer.json"),
-        load_pretrained(str(tmp_path)),
-    ):
+    for loaded in (load_tokenizer(tmp_path), load_tokenizer(tmp_path / "tokenizer.json")):
         for text in HARD_TEXTS:
             assert ids(loaded, text) == ids(tokenizer, text)
 
@@ -112,12 +107,7 @@ def test_an_unreadable_tokenizer_is_named(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"tokenizer\.json: not a readable tokenizer"):
-        load_pretrained(str(tmp_path))
-
-
-def test_a_checkpoint_that_is_not_there_is_named() -> None:
-    with pytest.raises(ConfigError, match="nobody/nothing: no such folder, and not fetched"):
-        load_pretrained("nobody/nothing")
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize(

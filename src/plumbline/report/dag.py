@@ -14,6 +14,7 @@ from plumbline.errors import ConfigError
 from plumbline.report.selection import Selection
 
 STAGES = {
+    "resolve_weights": "Which files a checkpoint of others has",
     "prepare": "Bring a source into the canonical columns",
     "validate": "Every row is clean or in quarantine with its reason",
     "detect_shapes": "What the data looks like and whether it can be trained on",
@@ -46,9 +47,11 @@ class Box:
 
     @property
     def group(self) -> str:
-        """What its key names: data, align or task; nothing for a stage that runs once."""
+        """What its key names: weights, data, align or task; nothing for a stage that runs once."""
         if not self.key:
             return ""
+        if self.stage == "resolve_weights":
+            return "weights"
         if self.stage.endswith("_alignment"):
             return "align"
         return "task" if self.stage in ("finetune", "evaluate_model", "export_model") else "data"
@@ -87,6 +90,10 @@ def stage_graph(selection: Selection) -> dict[str, set[str]]:
         graph[f"evaluate_model@{name}"] = {cache, model}
         graph[f"export_model@{name}"] = {cache, model}
     graph["report"] = {node for node in graph if not node.startswith("prepare@")}
+    for name in selection.weights:
+        graph[f"resolve_weights@{name}"] = set(selection.makers_of(name))
+        for user in selection.users_of(name):
+            graph[user].add(f"resolve_weights@{name}")
     return graph
 
 

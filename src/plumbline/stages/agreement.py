@@ -22,7 +22,7 @@ from plumbline.tokenization.cache import TokenizeConfig
 from plumbline.tokenization.media import CHANNELS
 from plumbline.training.sections import TrainingConfig, TrainSection
 from plumbline.validation.validate import ValidationConfig
-from plumbline.weights.settings import WeightsConfig
+from plumbline.weights.settings import WeightsEntry
 
 Settings = Mapping[tuple[str, str], Config]
 """(stage, key) -> its checked settings."""
@@ -194,8 +194,8 @@ def _set_of(where: str, name: str, settings: Settings) -> str:
         raise ConfigError(
             f"{where} = {name!r}: no such entry of weights; there is {', '.join(known) or 'none'}"
         )
-    assert isinstance(entry, WeightsConfig)
-    return entry.set
+    assert isinstance(entry, WeightsEntry)
+    return entry.checkpoint.set
 
 
 def _check_dependency(place: str, depends: str, where: str, name: str, folder: Path) -> None:

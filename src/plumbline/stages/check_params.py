@@ -68,7 +68,7 @@ def check_sections(params: dict[str, object]) -> None:
     Raises:
         ConfigError: names the section and the nearest one that there is.
     """
-    for group in GROUPS:
+    for group in DEPEND:  # an entry of weights is one section, and so known as a whole
         known = {
             place.split(".")[2]
             for spec in specs()

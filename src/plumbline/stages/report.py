@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from plumbline import paths
 from plumbline.config import Config
 from plumbline.files import staged_output
+from plumbline.names import GROUPS
 from plumbline.stage import StageSpec, count, parse_call
 from plumbline.tracking.record import record_run
 
 
 class ReportConfig(Config):
-    """The selection; of each entry the page needs the name, `data` and `start`."""
+    """The selection; of each entry the page needs the name, `data`, `start` and `weights`."""
 
+    weights: dict[str, object]
     datasets: dict[str, object]
     align: dict[str, object]
     tasks: dict[str, object]
@@ -20,7 +22,7 @@ class ReportConfig(Config):
 SPEC = StageSpec(
     name="report",
     schema=ReportConfig,
-    sections=lambda _: {"datasets": "datasets", "align": "align", "tasks": "tasks"},
+    sections=lambda _: {group: group for group in GROUPS},
 )
 
 
@@ -33,7 +35,8 @@ def main(arguments: Sequence[str]) -> None:
     config = call.config
     with record_run(stage=SPEC.name, config=call.plain) as run:
         with staged_output(paths.REPORT) as out:
-            page = render_page(Selection.from_params(config.datasets, config.align, config.tasks))
+            selected = (config.weights, config.datasets, config.align, config.tasks)
+            page = render_page(Selection.from_params(*selected))
             (out / "index.html").write_text(page, encoding="utf-8")
             call.store(out)
         run.artifact(paths.REPORT / "index.html")

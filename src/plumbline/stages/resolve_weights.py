@@ -11,15 +11,15 @@ from plumbline.errors import ConfigError
 from plumbline.files import atomic_write, dump_json
 from plumbline.stage import StageSpec, count, parse_call
 from plumbline.tracking.record import record_run
-from plumbline.weights.checkpoint import FIELDS, locate
+from plumbline.weights.checkpoint import locate
 from plumbline.weights.files import describe_files, of_tokenizer
-from plumbline.weights.settings import WeightsConfig
+from plumbline.weights.settings import WeightsEntry
 
 SPEC = StageSpec(
     name="resolve_weights",
-    schema=WeightsConfig,
+    schema=WeightsEntry,
     group="weights",
-    sections=lambda key: {field: f"weights.{key}.{field}" for field in FIELDS},
+    sections=lambda key: {"checkpoint": f"weights.{key}"},
 )
 
 
@@ -27,11 +27,12 @@ def main(arguments: Sequence[str]) -> None:
     """Write `work/weights/<set>/<name>.json`, and what of it a tokenizer is read from."""
     call = parse_call(SPEC, arguments)
     place = f"weights.{call.key}"
-    out = paths.weights(call.config.set) / f"{call.key}.json"
-    tokenizer = paths.tokenizers(call.config.set) / f"{call.key}.json"
+    config = call.config.checkpoint
+    out = paths.weights(config.set) / f"{call.key}.json"
+    tokenizer = paths.tokenizers(config.set) / f"{call.key}.json"
     with record_run(stage=SPEC.name, key=call.key, config=call.plain) as run:
         try:
-            files = describe_files(locate(call.config))
+            files = describe_files(locate(config))
         except ConfigError as error:
             raise ConfigError(f"{place}: {error}") from None
         for file, chosen in ((out, files), (tokenizer, of_tokenizer(files))):

@@ -12,7 +12,6 @@ from plumbline.files import read_json, staged_output
 from plumbline.stage import StageSpec, count, each, parse_call
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 from plumbline.tracking.record import record_run
-from plumbline.weights.settings import NOWHERE
 
 if TYPE_CHECKING:
     from plumbline.shapes.described import Shapes
@@ -27,7 +26,7 @@ FEWEST_LEVELS = 16
 class TokenizeTextConfig(Config):
     """Tokenizer and size of the cached images."""
 
-    weights: str = NOWHERE
+    weights: str
     """Folder with the records of tokenizers of others: work/tokenizers/<set>."""
     tokenize: TokenizeConfig
 

@@ -10,7 +10,6 @@ from plumbline.kind import Kind, KindSettings
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.training.config import TrainerConfig
 from plumbline.training.task_config import TaskConfig
-from plumbline.weights.settings import NOWHERE
 
 TRAINS = ("settings", "model", "train")
 """The roles of its kind that a training runs."""
@@ -71,7 +70,7 @@ class TrainingConfig(Config, ABC):
     seed: int
     threads: int = Field(ge=1)
     data: str
-    weights: str = NOWHERE
+    weights: str
     """Folder with the records of the checkpoints that parts start from: work/weights/<set>."""
     train: TrainSection
 

@@ -9,9 +9,7 @@ from plumbline.files import read_json, sha256_file
 from plumbline.params import read_params
 from plumbline.weights.files import Files
 from plumbline.weights.hub import fetch
-from plumbline.weights.settings import WeightsConfig
-
-FIELDS = tuple(WeightsConfig.model_fields)
+from plumbline.weights.settings import WeightsConfig, WeightsEntry
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,9 @@ def open_checkpoint(folder: Path, name: str) -> Checkpoint:
     record = folder / f"{name}.json"
     if not record.is_file():
         raise ConfigError(f"{record}: missing; run dvc repro resolve_weights@{name}")
-    sections = {field: f"weights.{name}.{field}" for field in FIELDS}
-    path = locate(check_config(WeightsConfig, sections, read_params(Path.cwd())))
+    sections = {"checkpoint": f"weights.{name}"}
+    entry = check_config(WeightsEntry, sections, read_params(Path.cwd()))
+    path = locate(entry.checkpoint)
     files: Files = read_json(record)["files"]
     root = path if path.is_dir() else path.parent
     for file, facts in files.items():

@@ -42,3 +42,9 @@ class WeightsConfig(Config):
                 "or hub null for the folder"
             )
         return self
+
+
+class WeightsEntry(Config):
+    """An entry of `weights`, whole."""
+
+    checkpoint: WeightsConfig
