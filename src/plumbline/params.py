@@ -12,6 +12,7 @@ from plumbline.errors import ConfigError
 from plumbline.files import atomic_write
 
 PACKAGES = (
+    "bitsandbytes",
     "jinja2",
     "matplotlib",
     "numpy",
@@ -19,6 +20,7 @@ PACKAGES = (
     "onnx_ir",
     "onnxruntime",
     "onnxscript",
+    "peft",
     "pillow",
     "protobuf",
     "pyarrow",
@@ -28,6 +30,7 @@ PACKAGES = (
     "safetensors",
     "soundfile",
     "soxr",
+    "timm",
     "tokenizers",
     "torch",
     "torchvision",

@@ -33,7 +33,11 @@ def project(
     params: dict[str, Any] = {"seed": 0, "threads": 1, "align": {}, "tasks": {}}
     for name, case in CASES.items():
         train = {"model": case.model, "task": case.task, "trainer": TRAINER}
-        entry = {"data": case.data, "weights": "data/.gitkeep", "train": train | {"loader": {"batch_size": 6}, "freeze": []}}
+        entry = {
+            "data": case.data,
+            "weights": "data/.gitkeep",
+            "train": train | {"loader": {"batch_size": 6}, "freeze": []},
+        }
         if case.kind == "alignment":
             params["align"][name] = entry
         else:

@@ -22,7 +22,13 @@ def check(name: str, train: dict[str, Any]) -> None:
         "loader": train.get("loader", {}),
         "trainer": train.get("trainer", {}),
     }
-    entry = {"kind": case.kind, "data": "d", "start": "models/align/x", "weights": "data/.gitkeep", "train": sections}
+    entry = {
+        "kind": case.kind,
+        "data": "d",
+        "start": "models/align/x",
+        "weights": "data/.gitkeep",
+        "train": sections,
+    }
     align = case.kind == "alignment"
     spec: Any = PRETRAIN_ALIGNMENT if align else FINETUNE
     if align:

@@ -20,7 +20,8 @@ STATISTICS = {
 class Normalization(Config):
     """Channel means and standard deviations, by the name of a preset or in figures."""
 
-    preset: Literal["imagenet", "clip", "cifar10", "half"] | None = "imagenet"
+    preset: Literal["imagenet", "clip", "cifar10", "half", "checkpoint"] | None = "imagenet"
+    """`checkpoint`: what the processor of the encoder's checkpoint says."""
     mean: list[float] | None = None
     std: list[Annotated[float, Field(gt=0)]] | None = None
 
@@ -37,6 +38,8 @@ class Normalization(Config):
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Means and standard deviations, one each per channel."""
+        if self.preset == "checkpoint":
+            return (0.0,) * 3, (1.0,) * 3  # of as many channels; put in when training opens it
         if self.preset is not None:
             return STATISTICS[self.preset]
         return tuple(self.mean or ()), tuple(self.std or ())

@@ -112,6 +112,45 @@ class TorchvisionConfig(ImageEncoderConfig):
         return self.model_copy(update={"pretrained": None})
 
 
+class CheckpointImageConfig(ImageEncoderConfig):
+    """Base of encoders of other libraries, which start from a checkpoint."""
+
+    needs: ClassVar[tuple[str, ...]] = ("origin",)
+    image_size: int = Field(0, ge=0)
+    """Side of the square input, in pixels; 0: that of the checkpoint."""
+    pretrained: str | None = None
+    """An entry of `weights`."""
+
+    @override
+    def source(self) -> str | None:
+        return self.pretrained
+
+    @override
+    def without_sources(self) -> Self:
+        return self.model_copy(update={"pretrained": None})
+
+
+class TransformersImageConfig(CheckpointImageConfig):
+    """The image tower of a checkpoint of transformers: SigLIP, CLIP, DINOv2 and v3, ViT, ..."""
+
+    builder: ClassVar[str] = "plumbline.models.vision_checkpoints:TransformersImageEncoder"
+    name: Literal["transformers"]
+    feature_layer: int = -1
+    """Layer whose tokens are given to a decoder; counted from the end, or from 0, the patches."""
+    pooling: Literal["pooler", "mean", "first"] = "pooler"
+    """What stands for the whole image: the checkpoint's own pooling, the mean of its tokens, or the
+    first token, which in ViT types is the class token."""
+
+
+class TimmConfig(CheckpointImageConfig):
+    """A network of timm by name, with its own pooling."""
+
+    builder: ClassVar[str] = "plumbline.models.vision_checkpoints:TimmEncoder"
+    name: Literal["timm"]
+    arch: str
+    """Such as vit_base_patch16_siglip_224, convnext_tiny, resnet50."""
+
+
 class ResnetStage(Config):
     """Residual blocks of one width; the first of them strides."""
 
@@ -270,6 +309,8 @@ ENCODERS: Registry[type[EncoderConfig]] = Registry("encoder")
 ENCODERS.register("vit", VitConfig)
 ENCODERS.register("torchvision", TorchvisionConfig)
 ENCODERS.register("resnet", ResnetConfig)
+ENCODERS.register("transformers", TransformersImageConfig)
+ENCODERS.register("timm", TimmConfig)
 ENCODERS.register("sequence", SequenceEncoderConfig)
 ENCODERS.register("transformer", TextEncoderConfig)
 ENCODERS.register("ngrams", NgramEncoderConfig)

@@ -78,7 +78,11 @@ def save_architectures(folder: Path, architectures: Mapping[str, PreTrainedConfi
 
 
 def build_from_checkpoint(
-    auto: AutoClass, origin: Origin | None, *, tower: str | None = None
+    auto: AutoClass,
+    origin: Origin | None,
+    *,
+    tower: str | None = None,
+    spare: tuple[str, ...] = (),
 ) -> PreTrainedModel | None:
     """Build what a checkpoint says, in float32; None where the settings describe the model.
 
@@ -86,6 +90,7 @@ def build_from_checkpoint(
         auto: the `AutoModel...` class of the kind of model.
         origin: where the architecture comes from.
         tower: `vision` or `text`: that one of a checkpoint that has two.
+        spare: beginnings of names of tensors that a checkpoint may lack, since nobody uses them.
 
     Raises:
         ConfigError: the checkpoint cannot be loaded, or lacks weights of the model.
@@ -98,7 +103,7 @@ def build_from_checkpoint(
         stored = stored_origins(origin.path)
         if stored or (origin.path / "model.json").is_file():
             return _of_ours(auto, origin.path, stored)
-        return _of_others(auto, origin.path, tower)
+        return _of_others(auto, origin.path, tower, spare)
     except (OSError, ValueError, KeyError, RuntimeError, CheckpointError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{origin.path}: no model of this kind can be loaded: {reason}") from None
@@ -117,7 +122,9 @@ def _of_ours(auto: AutoClass, folder: Path, stored: Origins) -> PreTrainedModel:
     return model
 
 
-def _of_others(auto: AutoClass, folder: Path, tower: str | None) -> PreTrainedModel:
+def _of_others(
+    auto: AutoClass, folder: Path, tower: str | None, spare: tuple[str, ...]
+) -> PreTrainedModel:
     """A model that transformers saved."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     config = getattr(config, f"{tower}_config", config) if tower else config
@@ -133,7 +140,6 @@ def _of_others(auto: AutoClass, folder: Path, tower: str | None) -> PreTrainedMo
         local_files_only=True,
         output_loading_info=True,
     )
-    # A pooler that was never trained is left out of encoders that pool otherwise.
-    if missing := sorted(n for n in notes["missing_keys"] if not n.startswith("pooler.")):
+    if missing := sorted(n for n in notes["missing_keys"] if not n.startswith(spare)):
         raise ValueError(f"lacks {len(missing)} of the model's tensors, such as {missing[0]}")
     return model

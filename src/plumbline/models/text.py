@@ -25,7 +25,8 @@ class TextEncoder(Encoder):
         """
         super().__init__()
         self._config = config
-        loaded = build_from_checkpoint(AutoModel, origin, tower="text")
+        spare = () if config.pooling == "pooler" else ("pooler.",)
+        loaded = build_from_checkpoint(AutoModel, origin, tower="text", spare=spare)
         if loaded is not None:
             self.architecture = loaded.config
             if config.pooling != "pooler" and hasattr(loaded, "pooler"):

@@ -16,12 +16,14 @@ from plumbline.kinds.alignment.settings import (
     DualEncoderConfig,
 )
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input, collate_texts
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.contrastive import PairLoss, matryoshka, shared_positives
+from plumbline.models.processor import settle
 from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SpecialIds
-from plumbline.training.task import Embedded, JobContext, Task, TrainingJob, WindowLoss
+from plumbline.training.task import Embedded, JobContext, Sources, Task, TrainingJob, WindowLoss
 
 
 class PairSource:
@@ -188,16 +190,17 @@ def build(
     if cache.facts["special_ids"] is None:
         raise DataError(f"{cache.folder}: this dataset has no text")
     special_ids = SpecialIds(**cache.facts["special_ids"])
+    sources = context.open_sources(model_config.sources(), read_ids={"text_encoder"})
+    model_config, input_config = _settled(model_config, config.inputs, sources)
     image_size = model_config.image_encoder.image_size if model_config.image_encoder else None
     inputs = build_input(
-        config.inputs, cache, image_size=image_size, cache_bytes=context.cache_bytes
+        input_config, cache, image_size=image_size, cache_bytes=context.cache_bytes
     )
-    sources = context.open_sources(model_config.sources(), read_ids={"text_encoder"})
     # Right before the model: its weights are the next draws.
     torch.manual_seed(keyed_seed(seed, "weights"))
     spec = DualEncoderSpec(
         model=model_config.without_sources(),
-        inputs=config.inputs,
+        inputs=input_config,
         # Inputs of images have none: their encoder's settings say how many it takes.
         channels=getattr(inputs, "channels", None),
         vocab_size=cache.facts["vocab_size"],
@@ -223,6 +226,17 @@ def build(
         inputs=sources.digests,
         validation_task=task(training=False),
     )
+
+
+def _settled(
+    model: DualEncoderConfig, inputs: InputConfig, sources: Sources
+) -> tuple[DualEncoderConfig, InputConfig]:
+    """Put in what settings leave to the checkpoint of the image encoder."""
+    if model.image_encoder is None:
+        return model, inputs
+    checkpoint = sources.checkpoints.get("image_encoder")
+    encoder, inputs = settle(model.image_encoder, inputs, checkpoint)
+    return model.model_copy(update={"image_encoder": encoder}), inputs
 
 
 def _bind(

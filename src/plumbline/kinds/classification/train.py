@@ -141,7 +141,7 @@ def build(
     classes = {part: classes[part] for part in parts}
     spec = ClassifierSpec(
         model=model_config.model_copy(update={"encoder": start.config}).without_sources(),
-        inputs=config.inputs,
+        inputs=start.input_config,
         channels=getattr(start.inputs, "channels", None),
         classes=classes,
         vocab_size=cache.facts["vocab_size"],

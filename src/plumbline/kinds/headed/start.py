@@ -9,6 +9,7 @@ from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input
 from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
 from plumbline.models.encoders import Encoder, encoder_for
+from plumbline.models.processor import settle
 from plumbline.models.spec import EncoderPart
 from plumbline.models.stored import holds_model, load_model
 from plumbline.training.task import JobContext
@@ -53,6 +54,7 @@ def start_encoder(
             check_encoder(input_config, config, "encoder")
         except ValueError as error:
             raise ConfigError(f"{context.start}: {error}") from None
+    config, input_config = settle(config, input_config, sources.checkpoints.get("encoder"))
     size = config.image_size if isinstance(config, ImageEncoderConfig) else None
     inputs = build_input(
         input_config, context.cache, image_size=size, cache_bytes=context.cache_bytes

@@ -130,7 +130,7 @@ def build(
     mean, std = moments_of(train)
     spec = RegressorSpec(
         model=model_config.model_copy(update={"encoder": start.config}).without_sources(),
-        inputs=config.inputs,
+        inputs=start.input_config,
         channels=getattr(start.inputs, "channels", None),
         parts=parts,
         mean=dict(zip(parts, mean, strict=True)),
