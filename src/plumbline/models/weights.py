@@ -1,6 +1,6 @@
 """Weights on disk: safetensors under the names of the plain model."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,10 +58,26 @@ def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield name, whole(tensor.detach()).cpu().contiguous()
 
 
+_LEFT_OUT = "_plumbline_left_out"
+
+
+def leave_out(model: nn.Module, names: Collection[str]) -> None:
+    """Let tensors be no part of what is saved and loaded: they never train and lie elsewhere.
+
+    Args:
+        model: the one that is saved.
+        names: of its state dict.
+    """
+    setattr(model, _LEFT_OUT, frozenset(names))
+
+
 def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a model under plain names, each shared one once."""
     seen: set[int] = set()
+    left_out: frozenset[str] = getattr(model, _LEFT_OUT, frozenset())
     for name, tensor in model.state_dict().items():
+        if name in left_out:
+            continue
         here = local(tensor)
         if here.numel() and here.data_ptr() in seen:
             continue

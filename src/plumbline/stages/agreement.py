@@ -8,7 +8,6 @@ from plumbline import paths
 from plumbline.config import Config
 from plumbline.errors import ConfigError
 from plumbline.loading.input_config import AudioInputConfig, ImageInputConfig, InputConfig
-from plumbline.models.encoder_config import BaseTextEncoderConfig, EncoderConfig
 from plumbline.shapes.detect import ShapesConfig
 from plumbline.sources.base import Source
 from plumbline.stages.detect_shapes import DetectShapesConfig
@@ -22,6 +21,7 @@ from plumbline.tokenization.cache import TokenizeConfig
 from plumbline.tokenization.media import CHANNELS
 from plumbline.training.sections import TrainingConfig, TrainSection
 from plumbline.validation.validate import ValidationConfig
+from plumbline.weights.named import named_checkpoints
 from plumbline.weights.settings import WeightsEntry
 
 Settings = Mapping[tuple[str, str], Config]
@@ -173,12 +173,12 @@ def _check_checkpoints(
     place: str, training: TrainingConfig, settings: Settings, dataset: Dataset
 ) -> None:
     """The checkpoints that parts of a model start from, and the ids that they read."""
-    for key, name, reads_ids in _checkpoints(training.train.model):
-        where = f"{place}.train.model.{key}"
+    for named in named_checkpoints(training.train.model):
+        name, where = named.name, f"{place}.train.model.{named.key}"
         folder = paths.weights(_set_of(where, name, settings))
         _check_dependency(place, training.weights, where, name, folder)
         # Whether one of another name is the same is seen when the training opens both.
-        if reads_ids and dataset.tokenize.tokenizer.pretrained is None:
+        if named.reads_ids and dataset.tokenize.tokenizer.pretrained is None:
             raise ConfigError(
                 f"{where} = {name!r}, but datasets.{dataset.name}.tokenize.tokenizer.pretrained is "
                 "null: ids would mean other words; set it to the checkpoint whose tokenizer this "
@@ -205,19 +205,6 @@ def _check_dependency(place: str, depends: str, where: str, name: str, folder: P
             f"{where} = {name!r}, but {place}.weights = {depends!r}: set it to "
             f"{folder.as_posix()}, so that a change of the checkpoint is seen"
         )
-
-
-def _checkpoints(model: Config, prefix: str = "") -> Iterator[tuple[str, str, bool]]:
-    """Key and value of each setting that names a checkpoint, and whether its part reads ids."""
-    for field in type(model).model_fields:
-        value = getattr(model, field)
-        if field == "pretrained" and isinstance(value, str):
-            medium = isinstance(model, EncoderConfig) and not isinstance(
-                model, BaseTextEncoderConfig
-            )
-            yield f"{prefix}{field}", value, not medium
-        elif isinstance(value, Config):
-            yield from _checkpoints(value, f"{prefix}{field}.")
 
 
 def _check_inputs(place: str, inputs: InputConfig, dataset: Dataset) -> None:

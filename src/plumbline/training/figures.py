@@ -10,6 +10,17 @@ class ParameterCounts(TypedDict):
     trained: int
 
 
+class AdapterFigures(TypedDict):
+    """What is said of one adapter."""
+
+    parameters: int
+    layers: int
+    base: str
+    """float32, or the 4-bit type that the part was held in while the adapter trained."""
+    merged_difference: float
+    """Largest difference of a layer's output once it is merged, relative to the largest output."""
+
+
 class BestFigures(TypedDict):
     """The best validation."""
 
@@ -30,6 +41,7 @@ class TrainingFigures(TypedDict):
     final_train_loss: float | None
     """None: the loss of no step is finite."""
     frozen_tensors_unchanged: int
+    adapters: NotRequired[dict[str, AdapterFigures]]
     parameters: dict[str, ParameterCounts]
     """By part of the model."""
     best: NotRequired[BestFigures]

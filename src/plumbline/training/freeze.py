@@ -42,24 +42,30 @@ def _frozen_tensors(model: nn.Module, parts: Sequence[str]) -> Iterator[tuple[st
             yield f"{part}.{name}", buffer
 
 
-def frozen_digests(model: nn.Module, parts: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of each tensor of the frozen parts, by name."""
+def frozen_digests(
+    model: nn.Module, parts: Sequence[str], beside: Sequence[str] = ()
+) -> dict[str, str]:
+    """SHA-256 of each tensor of the frozen parts, and of parameters beside them, by name."""
+    parameters = dict(model.named_parameters())
+    tensors = [*_frozen_tensors(model, parts), *((name, parameters[name]) for name in beside)]
     return {
         name: hashlib.sha256(
             # As bytes, [elements * size of one]: numpy has no bfloat16, and -0.0 is not 0.0.
             tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         ).hexdigest()
-        for name, tensor in _frozen_tensors(model, parts)
+        for name, tensor in tensors
     }
 
 
-def check_frozen(model: nn.Module, parts: Sequence[str], before: dict[str, str]) -> int:
+def check_frozen(
+    model: nn.Module, parts: Sequence[str], before: dict[str, str], beside: Sequence[str] = ()
+) -> int:
     """Prove that no frozen tensor has changed; returns how many there are.
 
     Raises:
         TrainingError: one has; the text names the first.
     """
-    after = frozen_digests(model, parts)
+    after = frozen_digests(model, parts, beside)
     changed = [name for name in before if after.get(name) != before[name]]
     if changed:
         raise TrainingError(

@@ -4,9 +4,10 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from plumbline import paths
@@ -17,6 +18,12 @@ from plumbline.kind import Kind
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import Loader, SampleSource
 from plumbline.models.stored import holds_model, read_spec, save_model
+from plumbline.training.adapters import (
+    attach_adapters,
+    frozen_base,
+    merge_adapters,
+    save_adapters,
+)
 from plumbline.training.checkpoint import (
     CheckpointStore,
     fingerprint_run,
@@ -34,6 +41,8 @@ from plumbline.training.sections import TrainingConfig
 from plumbline.training.skipping import FAILURES
 from plumbline.training.task import JobContext, Task, TrainingJob
 from plumbline.training.trainer import Trainer
+from plumbline.weights.checkpoint import public_name
+from plumbline.weights.named import base_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +74,14 @@ def open_job(config: TrainingConfig, machine: Machine) -> TrainingJob:
     )
     _check_start(config.start_folder, config.work)
     job: TrainingJob = config.work.role("train").build(context, train.model, train.task)
-    return job
+    adapters = attach_adapters(
+        job.model, train.adapters, seed=config.seed, compute_dtype=_COMPUTE[machine.precision]
+    )
+    return replace(job, adapters=adapters)
+
+
+_COMPUTE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precision of a training -> the type in which weights held in 4 bits are multiplied."""
 
 
 def _check_start(folder: Path, kind: Kind) -> None:
@@ -104,6 +120,9 @@ def train_to_folder(
         with staged_folder(out) as partial:
             result = trainer.fit()
             figures = _figures(result, count_parameters(job.model))
+            if job.adapters:
+                save_adapters(partial, job.adapters, _bases(config))
+                figures["adapters"] = merge_adapters(job.model, job.adapters)
             save_model(partial, job.model, job.spec, job.tokenizer)
             result.history.write(partial)
             (partial / "config.json").write_text(
@@ -120,6 +139,13 @@ def train_to_folder(
     }
     facts = {**result.facts, **figures, **identity, **_flops(config, job, machine)}
     return Trained(figures, facts)
+
+
+def _bases(config: TrainingConfig) -> dict[str, str]:
+    """Part with an adapter -> what its base is called, by which others can have it too."""
+    model = config.train.model
+    names = {part: base_of(model, part) for part in config.train.adapters}
+    return {part: public_name(name) if name else "" for part, name in names.items()}
 
 
 def train_along(stage: str, config: TrainingConfig, job: TrainingJob, machine: Machine) -> None:
@@ -167,6 +193,7 @@ def _prepared(
             ),
             seed=config.seed,
             frozen=config.train.freeze,
+            frozen_base=frozen_base(job.model, job.adapters),
             validation_task=job.validation_task,
             on_log=on_log,
         )

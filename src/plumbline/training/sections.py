@@ -8,6 +8,7 @@ from pydantic import Field, create_model, model_validator
 from plumbline.config import Config
 from plumbline.kind import Kind, KindSettings
 from plumbline.loading.loader_config import LoaderConfig
+from plumbline.training.adapter_config import AdapterConfig
 from plumbline.training.config import TrainerConfig
 from plumbline.training.task_config import TaskConfig
 
@@ -21,6 +22,8 @@ class TrainSection(Config):
     model: Config
     freeze: list[str] = Field(default_factory=list)
     """Parts of the model that stay as they are, such as image_encoder."""
+    adapters: dict[str, AdapterConfig] = Field(default_factory=dict)
+    """Part of the model -> its adapter; the part's own weights stay as they are."""
     task: TaskConfig
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
@@ -32,6 +35,21 @@ class TrainSection(Config):
             raise ValueError(
                 f"trainer.processes {processes} share a batch, and loader.batch_size is {size}: "
                 "there would be processes without a sample"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapted(self) -> "TrainSection":
+        for part in self.adapters:
+            if any(part == f or part.startswith(f"{f}.") for f in self.freeze):
+                raise ValueError(
+                    f"adapters.{part} trains beside a part that freeze names: take it out of "
+                    "freeze, its own weights stay as they are"
+                )
+        if self.adapters and self.trainer.shard_layers:
+            raise ValueError(
+                f"adapters.{next(iter(self.adapters))} and trainer.shard_layers: parts with "
+                "adapters are not sharded; set one of the two"
             )
         return self
 

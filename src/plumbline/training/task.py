@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer
@@ -18,6 +19,9 @@ from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import FILE_NAME, load_tokenizer
 from plumbline.weights.checkpoint import Checkpoint, open_checkpoint
 from plumbline.weights.settings import NOWHERE
+
+if TYPE_CHECKING:
+    from plumbline.training.adapters import Adapter
 
 
 def no_metrics(model: nn.Module) -> Mapping[str, float]:
@@ -99,6 +103,8 @@ class TrainingJob:
     tokenizer: Tokenizer | None
     inputs: Mapping[str, str]
     """Digests of what the training reads, by name."""
+    adapters: "Sequence[Adapter]" = ()
+    """On parts of the model."""
     validation_task: Task | None = None
     """Where batches are made differently without augmentation; None: as in training."""
 

@@ -50,6 +50,7 @@ class Trainer:
         store: CheckpointStore,
         seed: int,
         frozen: Sequence[str] = (),
+        frozen_base: Sequence[str] = (),
         validation_task: Task | None = None,
         on_log: OnLog | None = None,
     ) -> None:
@@ -64,7 +65,8 @@ class Trainer:
         self._train, self._config, self._machine = train, config, machine
         self.store = store
         freeze(model, frozen)
-        self._frozen, self._frozen_before = list(frozen), frozen_digests(model, frozen)
+        self._frozen, self._frozen_base = list(frozen), list(frozen_base)
+        self._frozen_before = frozen_digests(model, frozen, frozen_base)
         # Layers are spread before the model moves, so that no device has to hold it whole, and
         # both come before the optimiser, which is to hold the parameters that train.
         sharded = machine.processes.sharded
@@ -182,7 +184,7 @@ class Trainer:
             with self._machine.processes.lockstep():
                 self._sharded.join()
         # Of the last weights: the best ones are loaded after it.
-        unchanged = check_frozen(self.model, self._frozen, self._frozen_before)
+        unchanged = check_frozen(self.model, self._frozen, self._frozen_before, self._frozen_base)
         done = self.progress
         if self._config.validates:
             if done.best.value is None:

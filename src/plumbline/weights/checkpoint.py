@@ -38,6 +38,17 @@ def locate(config: WeightsConfig) -> Path:
     return fetch(config.hub, config.revision)
 
 
+def _entry(name: str) -> WeightsConfig:
+    sections = {"checkpoint": f"weights.{name}"}
+    return check_config(WeightsEntry, sections, read_params(Path.cwd())).checkpoint
+
+
+def public_name(name: str) -> str:
+    """What others know a checkpoint by: its id and commit on the hub, or the entry's own name."""
+    config = _entry(name)
+    return f"{config.hub}@{config.revision}" if config.hub else name
+
+
 def open_checkpoint(folder: Path, name: str) -> Checkpoint:
     """Find the files of an entry of `weights` and make sure that they are those of its record.
 
@@ -53,9 +64,7 @@ def open_checkpoint(folder: Path, name: str) -> Checkpoint:
     record = folder / f"{name}.json"
     if not record.is_file():
         raise ConfigError(f"{record}: missing; run dvc repro resolve_weights@{name}")
-    sections = {"checkpoint": f"weights.{name}"}
-    entry = check_config(WeightsEntry, sections, read_params(Path.cwd()))
-    path = locate(entry.checkpoint)
+    path = locate(_entry(name))
     files: Files = read_json(record)["files"]
     root = path if path.is_dir() else path.parent
     for file, facts in files.items():
