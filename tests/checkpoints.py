@@ -1,16 +1,130 @@
-"""Checkpoints of others, recorded as the stage does it, for what starts from them."""
+"""Small checkpoints in the formats of the libraries, and their records."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import (
+    AutoImageProcessor,
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from plumbline import paths
 from plumbline.params import installed_versions
 from plumbline.stages import resolve_weights
+from plumbline.tokenization.tokenizer import TokenizerConfig, train_tokenizer
 
 SET = "theirs"
+VOCAB = 500
+"""More ids than the tokenizers of the tests have: checkpoints often have rows to spare."""
+
+_DECODER = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_BERT = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+}
+_BART = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_T5 = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 1,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+}
+_TOWER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
+_SIGLIP = {
+    "vision_config": _TOWER | {"image_size": 32, "patch_size": 8},
+    "text_config": _TOWER | {"vocab_size": VOCAB, "max_position_embeddings": 64},
+}
+
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_DECODER, tie_word_embeddings=True)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**_DECODER)),
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**_DECODER, final_logit_softcapping=5.0, sliding_window=16)
+    ),
+    "bert": lambda: BertModel(BertConfig(**_BERT)),
+    "masked_bert": lambda: BertForMaskedLM(BertConfig(**_BERT)),
+    "bart": lambda: BartForConditionalGeneration(BartConfig(**_BART)),
+    "t5": lambda: T5ForConditionalGeneration(T5Config(**_T5)),
+    "siglip": lambda: SiglipModel(SiglipConfig(**_SIGLIP)),
+}
 
 
-def record_checkpoint(path: Path, name: str = "theirs", **entry: str) -> Path:
+def write_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
+    """Save a model of random weights as transformers does; one of images with its processor."""
+    torch.manual_seed(seed)
+    MODELS[name]().save_pretrained(folder)
+    if name == "siglip":
+        size = {"height": 32, "width": 32}
+        SiglipImageProcessor(size=size).save_pretrained(folder)
+        AutoImageProcessor.from_pretrained(folder)  # it is what others read
+    return folder
+
+
+def write_tokenizer(texts: list[str], folder: Path) -> Tokenizer:
+    """Train a tokenizer and put it beside a model."""
+    tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=400))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
+def record_checkpoint(path: Path, name: str = "theirs", **entry: Any) -> Path:
     """Make a checkpoint an entry of `weights` in the project of the working folder.
 
     Returns:

@@ -29,6 +29,7 @@ from plumbline.training.sections import TrainingConfig, TrainSection
 from plumbline.training.task import TrainingJob
 from plumbline.training.task_config import TaskConfig
 from plumbline.training.window import Gradients, WindowSums
+from plumbline.weights.settings import NOWHERE
 
 CPU = torch.device("cpu")
 ALONE = Machine(CPU, "fp32", Processes())
@@ -140,7 +141,7 @@ def settings(
         loader=LoaderConfig(batch_size=batch_size, workers=workers),
         trainer=TrainerConfig.model_validate(base | trainer),
     )
-    return TinyConfig(seed=0, threads=1, data="tiny", train=train)
+    return TinyConfig(seed=0, threads=1, data="tiny", weights=NOWHERE, train=train)
 
 
 def train(job: TrainingJob, config: TrainingConfig, out: Path, processes: Processes) -> str:

@@ -1,0 +1,109 @@
+"""What starts from a checkpoint, with and without an adapter: killed and resumed, the same bits."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from plumbline.files import read_json
+from plumbline.models.stored import load_model
+from plumbline.training.adapter_config import AdapterConfig
+from plumbline.training.adapters import attach_adapters
+from plumbline.training.task import TrainingJob
+from tests.checkpoints import record_checkpoint, write_checkpoint
+from tests.tiny import TEXT
+from tests.training.test_resume_tasks import Killed, killed_at, run, train
+
+MakeJob = Callable[..., TrainingJob]
+
+THEIRS = {"pretrained": "theirs"}
+IMAGE = {"name": "transformers", **THEIRS}
+LORA: dict[str, Any] = {"rank": 2, "alpha": 4.0}
+STARTS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]] = {
+    "decoder": ("causal_lm_rows", "qwen3", {"decoder": THEIRS}, {}),
+    "decoder, lora": ("causal_lm_rows", "llama", {"decoder": THEIRS}, {"decoder": LORA}),
+    "decoder, capped logits": ("causal_lm_rows", "gemma3", {"decoder": THEIRS}, {}),
+    "decoder, qlora": (
+        "causal_lm_answers",
+        "qwen3",
+        {"decoder": THEIRS},
+        {"decoder": LORA | {"quantize": "nf4"}},
+    ),
+    "masked": ("masked_lm_rows", "masked_bert", THEIRS, {"encoder": LORA}),
+    "encoder-decoder, dora": ("seq2seq", "bart", THEIRS, {"net": LORA | {"method": "dora"}}),
+    "encoder-decoder of relative places": ("seq2seq", "t5", THEIRS, {}),
+    "text encoder": ("text", "bert", {"encoder": TEXT | THEIRS}, {"encoder": LORA}),
+    "image encoder": ("align_image", "siglip", {"image_encoder": IMAGE}, {}),
+    "image encoder, lora": (
+        "align_image",
+        "siglip",
+        {"image_encoder": IMAGE, "text_encoder": TEXT},
+        {"image_encoder": LORA | {"dropout": 0.1}},
+    ),
+    "decoder of images, qlora": (
+        "vlm",
+        "qwen3",
+        {"decoder": THEIRS},
+        {"decoder": LORA | {"quantize": "nf4", "dropout": 0.1}},
+    ),
+}
+"""Case, checkpoint, what of the model starts from it, and adapters."""
+
+
+def build(make_job: MakeJob, weights: Path, start: str) -> TrainingJob:
+    case, _, model, adapters = STARTS[start]
+    job = make_job(case, model=model, weights=weights)
+    configs = {part: AdapterConfig.model_validate(config) for part, config in adapters.items()}
+    put_on = attach_adapters(job.model, configs, seed=0, compute_dtype=torch.float32)
+    return replace(job, adapters=put_on)
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_training_from_a_checkpoint_goes_on_exactly(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    weights = record_checkpoint(write_checkpoint(STARTS[start][1], tmp_path / "theirs"))
+    whole = train(build(make_job, weights, start), run(), "whole")
+    passes = 2 if STARTS[start][0].startswith("align") else 1  # forward ones of a micro-batch
+    for kills in (1, 2, 3):
+        job = build(make_job, weights, start)
+        dying = killed_at(job.task, kills * passes)
+        with pytest.raises(Killed):
+            train(
+                replace(job, task=dying, validation_task=job.validation_task or job.task),
+                run(),
+                "parted",
+            )
+    assert list(Path(".ckpt").rglob("step-*"))
+    assert train(build(make_job, weights, start), run(workers=2), "parted") == whole
+    # What was trained is whole without the checkpoint, and without adapters.
+    (tmp_path / "theirs").rename(tmp_path / "gone")
+    stored = load_model(Path("whole"))
+    assert not [name for name in stored.model.state_dict() if "lora" in name]
+    figures = read_json(Path("whole/metrics.json")).get("adapters", {})
+    assert set(figures) == set(STARTS[start][3])
+    assert all(figure["merged_difference"] <= 1e-5 for figure in figures.values())
+
+
+def test_another_byte_in_a_checkpoint_is_another_training_and_another_folder_is_not(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = write_checkpoint("qwen3", tmp_path / "first")
+
+    def inputs(folder: Path) -> dict[str, str]:
+        weights = record_checkpoint(folder)
+        return dict(make_job("causal_lm_rows", model={"decoder": THEIRS}, weights=weights).inputs)
+
+    one = inputs(first)
+    moved = first.rename(tmp_path / "second")
+    assert inputs(moved) == one
+    other = write_checkpoint("qwen3", tmp_path / "third", seed=1)
+    changed = inputs(other)
+    assert {name for name in one if one[name] != changed[name]} == {"decoder/model.safetensors"}
