@@ -210,6 +210,7 @@ def test_no_formats_give_the_weights_alone(source: BundleSource, tmp_path: Path)
         "metadata.json",
         "model.json",
         "model.safetensors",
+        "pretrained",
         "tokenizer.json",
         "training.json",
     }

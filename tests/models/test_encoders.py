@@ -280,13 +280,21 @@ SMALL: dict[str, dict[str, Any]] = {
     "vit": VIT,
     "torchvision": {"name": "torchvision", "arch": "squeezenet1_1", "image_size": 64},
     "resnet": resnet().model_dump(),
+    "timm": {"name": "timm", "arch": "vit_tiny_patch16_224", "image_size": 32},
     "sequence": SEQUENCE,
     "transformer": TEXT,
     "ngrams": NGRAMS,
 }
 
 
-@pytest.mark.parametrize("name", list(ENCODERS))
+def test_one_encoder_alone_has_no_sizes_of_its_own() -> None:
+    assert set(ENCODERS) - set(SMALL) == {"transformers"}
+    config = ENCODERS["transformers"].model_validate({"name": "transformers"})
+    with pytest.raises(ConfigError, match="starts from a checkpoint: set its pretrained"):
+        built(config, 0)
+
+
+@pytest.mark.parametrize("name", list(SMALL))
 def test_every_encoder_is_built_from_its_settings_and_the_seed(name: str) -> None:
     config = ENCODERS[name].model_validate(SMALL[name])
     states: list[dict[str, Tensor]] = [built(config, seed).state_dict() for seed in (0, 0, 1)]

@@ -66,7 +66,10 @@ def test_a_vlm_comes_back_whole(vlm_folder: tuple[Path, Vlm, Tokenizer]) -> None
     assert not stored.model.training
     assert stored.spec.normalization.statistics == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert stored.text.to_str() == tokenizer.to_str()
-    assert set(stored.digests) == {"model.safetensors", "model.json", "tokenizer.json"}
+    architecture = "pretrained/decoder/config.json"
+    assert set(stored.digests) == {
+        *("model.safetensors", "model.json", "tokenizer.json", architecture)
+    }
 
 
 def test_storing_a_loaded_model_again_gives_the_same_bytes(

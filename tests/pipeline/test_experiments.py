@@ -1,6 +1,7 @@
 """Every recipe composes to settings that all stages accept."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,4 +21,25 @@ def test_an_experiment_composes_to_valid_settings(name: str) -> None:
 
 def test_every_recipe_is_in_the_docs() -> None:
     text = (CONF.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
-    assert [name for name in EXPERIMENTS if f"`{name}`" not in text] == ["pretrained"]
+    assert [name for name in EXPERIMENTS if f"`{name}`" not in text] == []
+
+
+def test_the_recipe_from_checkpoints_has_the_customary_values() -> None:
+    params: Any = compose_yaml(CONF, "config", ["experiment=siglip_qwen3"])
+    align, vqa = params["align"]["image"]["train"], params["tasks"]["vqa"]["train"]
+    for trainer, lr, decay in (
+        (align["trainer"], 1e-4, 0.01),
+        (vqa["trainer"], 2e-5, 0.2),
+    ):
+        assert (trainer["optim"]["name"], trainer["schedule"]["name"]) == ("adamw", "cosine")
+        assert (trainer["optim"]["lr"], trainer["optim"]["weight_decay"]) == (lr, decay)
+        assert trainer["schedule"]["warmup_share"] > 0
+        assert (trainer["precision"], trainer["max_grad_norm"]) == ("bf16", 1.0)
+        assert trainer["grad_accum_steps"] == 2
+    adapter = vqa["adapters"]["decoder"]
+    assert (adapter["method"], adapter["quantize"], adapter["double_quantize"]) == (
+        *("lora", "nf4", True),
+    )
+    assert vqa["freeze"] == ["image_encoder"]
+    assert align["model"]["image_encoder"]["pretrained"] == "siglip"
+    assert vqa["model"]["decoder"]["pretrained"] == "qwen3"

@@ -15,6 +15,7 @@ from plumbline.training.adapter_config import AdapterConfig
 from plumbline.training.adapters import attach_adapters
 from plumbline.training.task import TrainingJob
 from tests.checkpoints import record_checkpoint, write_checkpoint
+from tests.conftest import store
 from tests.tiny import TEXT
 from tests.training.test_resume_tasks import Killed, killed_at, run, train
 
@@ -82,6 +83,8 @@ def test_a_training_from_a_checkpoint_goes_on_exactly(
             )
     assert list(Path(".ckpt").rglob("step-*"))
     assert train(build(make_job, weights, start), run(workers=2), "parted") == whole
+    for file in Path("whole").rglob("*.json"):
+        assert str(tmp_path) not in file.read_text(encoding="utf-8"), file
     # What was trained is whole without the checkpoint, and without adapters.
     (tmp_path / "theirs").rename(tmp_path / "gone")
     stored = load_model(Path("whole"))
@@ -107,3 +110,41 @@ def test_another_byte_in_a_checkpoint_is_another_training_and_another_folder_is_
     other = write_checkpoint("qwen3", tmp_path / "third", seed=1)
     changed = inputs(other)
     assert {name for name in one if one[name] != changed[name]} == {"decoder/model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("case", "model", "other", "part"),
+    [
+        ("causal_lm_rows", {}, "causal_lm_answers", "decoder"),
+        ("vlm", {}, "causal_lm_rows", "decoder"),
+        ("causal_lm_rows", {}, "vlm", "decoder"),
+        ("masked_lm_rows", {}, "masked_lm_packed", "encoder"),
+        ("seq2seq", {}, "seq2seq", "net"),
+    ],
+)
+def test_what_this_pipeline_trained_is_a_checkpoint_too(
+    make_job: MakeJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    case: str,
+    model: dict[str, Any],
+    other: str,
+    part: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained = make_job(case, model=model)
+    (tmp_path / "models/tasks/first").mkdir(parents=True)
+    store(trained, tmp_path / "models/tasks/first")
+    # Their datasets have tokenizers of their own; ids are not what is looked at here.
+    (tmp_path / "models/tasks/first/tokenizer.json").unlink()
+    weights = record_checkpoint(Path("models/tasks/first"))
+    settings = {"decoder": THEIRS} if part == "decoder" else THEIRS
+    job = make_job(other, model=settings, weights=weights)
+    expected = trained.model.get_submodule(part).state_dict()
+    found = job.model.get_submodule(part).state_dict()
+    rows = {name for name in expected if found[name].shape != expected[name].shape}
+    assert all("embed" in name or "lm_head" in name for name in rows)  # grown to the vocabulary
+    for name in expected.keys() - rows:
+        assert torch.equal(found[name], expected[name]), name
+    for name in rows:
+        assert torch.equal(found[name][: len(expected[name])], expected[name]), name

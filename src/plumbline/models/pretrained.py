@@ -1,6 +1,6 @@
 """Models of transformers that come from a checkpoint: of others, or one that was trained here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -8,6 +8,7 @@ from typing import Protocol, TypedDict, cast
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from plumbline.errors import CheckpointError, ConfigError
 from plumbline.models.weights import WEIGHTS, load_weights
@@ -111,12 +112,11 @@ def build_from_checkpoint(
 
 def _of_ours(auto: AutoClass, folder: Path, stored: Origins) -> PreTrainedModel:
     """The language model of one that this pipeline trained."""
-    if len(stored) != 1:
-        raise ValueError(
-            f"holds {len(stored)} architectures ({', '.join(stored) or 'it was built from sizes'}) "
-            "and one is expected"
-        )
-    ((module, architecture),) = stored.items()
+    # One that sees images has the architecture of its encoder too, where that is of others.
+    named = [module for module in ("decoder", "net", "encoder") if module in stored]
+    if not named:
+        raise ValueError("it is a model of this pipeline without a language model of its own")
+    module, architecture = named[0], stored[named[0]]
     model = auto.from_config(AutoConfig.from_pretrained(architecture.path))
     load_weights(model, folder / WEIGHTS, prefix=f"{module}.")
     return model
@@ -126,6 +126,8 @@ def _of_others(
     auto: AutoClass, folder: Path, tower: str | None, spare: tuple[str, ...]
 ) -> PreTrainedModel:
     """A model that transformers saved."""
+    silence: Callable[[], None] = logging.disable_progress_bar  # without types
+    silence()  # a stage says in one line what it did
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     config = getattr(config, f"{tower}_config", config) if tower else config
     with torch.device("meta"):  # the class is wanted: AutoModel would take both towers

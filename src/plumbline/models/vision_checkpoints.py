@@ -120,10 +120,10 @@ class TimmNetwork(Protocol):
     num_prefix_tokens: int
 
     def forward_features(self, pixel_values: Tensor) -> Tensor:
-        """Tokens or maps."""
+        """Tokens [batch, tokens, width] or maps [batch, width, rows, columns]."""
 
     def forward_head(self, features: Tensor, *, pre_logits: bool) -> Tensor:
-        """The pooled vector."""
+        """The pooled vector, [batch, width]."""
 
 
 class TimmEncoder(ImageEncoder):

@@ -25,13 +25,12 @@ class CausalLm(LanguageModel):
         super().__init__()
         origin = origins.get("decoder")
         self.decoder: CausalDecoder = build_decoder(config.decoder, vocab_size, pad, origin)
-        self._of_checkpoint = origin is not None
         self.lm_head = LmHead(self.decoder)
 
     @property
     def architectures(self) -> Mapping[str, PreTrainedConfig]:
-        """What must be stored beside the weights of one that came from a checkpoint."""
-        return {"decoder": self.decoder.config} if self._of_checkpoint else {}
+        """What is stored beside the weights: another training can start from them."""
+        return {"decoder": self.decoder.config}
 
     def forward(self, input_ids: Tensor, **others: object) -> Tensor:
         """Map ids [batch, seq] to logits [batch, seq, vocab] of the token after each.

@@ -47,13 +47,12 @@ class MaskedLm(LanguageModel):
         super().__init__()
         origin = origins.get("encoder")
         self.encoder: MaskedEncoder = _build_masked(config, vocab_size, pad, origin)
-        self._of_checkpoint = origin is not None
         self.lm_head = LmHead(self.encoder)
 
     @property
     def architectures(self) -> Mapping[str, PreTrainedConfig]:
-        """What must be stored beside the weights of one that came from a checkpoint."""
-        return {"encoder": self.encoder.config} if self._of_checkpoint else {}
+        """What is stored beside the weights: another training can start from them."""
+        return {"encoder": self.encoder.config}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: object) -> Tensor:
         """Map ids and mask [batch, seq] to logits [batch, seq, vocab] of the token in place."""

@@ -84,13 +84,12 @@ class Seq2Seq(LanguageModel):
         self._special_ids = special_ids
         origin = origins.get("net")
         self.net: EncoderDecoder = _build(config, vocab_size, special_ids, origin)
-        self._of_checkpoint = origin is not None
         self.lm_head = LmHead(self.net)
 
     @property
     def architectures(self) -> Mapping[str, PreTrainedConfig]:
-        """What must be stored beside the weights of one that came from a checkpoint."""
-        return {"net": self.net.config} if self._of_checkpoint else {}
+        """What is stored beside the weights: another training can start from them."""
+        return {"net": self.net.config}
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor, **others: object

@@ -61,7 +61,6 @@ class Vlm(nn.Module):
         self.image_encoder = image_encoder
         origin = origins.get("decoder")
         self.decoder: CausalDecoder = build_decoder(config.decoder, vocab_size, pad, origin)
-        self._of_checkpoint = origin is not None
         width = self.decoder.get_input_embeddings().embedding_dim
         self.projector = Projector(
             image_encoder.tokens, image_encoder.token_width, config.projector_width, width
@@ -69,9 +68,8 @@ class Vlm(nn.Module):
 
     @property
     def architectures(self) -> Mapping[str, PreTrainedConfig]:
-        """What must be stored beside the weights of parts that came from a checkpoint."""
-        decoder = {"decoder": self.decoder.config} if self._of_checkpoint else {}
-        return {**decoder, **self.image_encoder.architectures("image_encoder")}
+        """What is stored beside the weights: another training can start from the decoder."""
+        return {"decoder": self.decoder.config, **self.image_encoder.architectures("image_encoder")}
 
     def embed_image(self, features: Tensor) -> Tensor:
         """Map encoder tokens [batch, image_tokens, token_width] to the decoder's width."""
