@@ -19,7 +19,7 @@ Folder = Callable[[str], Path]
 @pytest.mark.parametrize(
     ("case", "data", "figure"),
     [
-        ("causal_lm_packed", "text", "perplexity"),
+        ("causal_lm_stream", "text", "perplexity"),
         ("text", "reviews", "accuracy"),
         ("align_image", "scenes", "image_to_text_recall_at_1"),
     ],

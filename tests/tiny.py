@@ -241,28 +241,28 @@ def _classifies(encoder: dict[str, Any], **inputs: Any) -> tuple[dict[str, Any],
 GRAY = {"normalize": {"preset": None, "mean": [0.4], "std": [0.25]}} | {
     "augment": {"padding": 2, "flip": 0.5, "brightness": 0.2, "contrast": 0.2}
 }
-PACKED = {"block_size": 24}
-ROWS = {"block_size": 40, "pack": False}
+STREAM = {"block_size": 24, "rows": "stream"}
+ROWS = {"block_size": 40, "rows": "padded"}
 CASES: dict[str, Case] = {
     "vlm": Case(
         "vlm",
         "scenes",
         {"projector_width": 16, "decoder": DECODER},
-        {"questions_per_image": 2},
+        {"questions_per_image": 2, "rows": "padded"},
         {"max_new_tokens": 5},
     ),
-    "causal_lm_packed": Case("causal_lm", "text", {"decoder": DECODER}, PACKED),
+    "causal_lm_stream": Case("causal_lm", "text", {"decoder": DECODER}, STREAM),
     "causal_lm_rows": Case("causal_lm", "text", {"decoder": DECODER}, ROWS),
     "causal_lm_answers": Case(
         "causal_lm", "answers", {"decoder": DECODER}, ROWS | {"text": "question_answer"}
     ),
-    "masked_lm_packed": Case("masked_lm", "text", BERT, PACKED),
+    "masked_lm_stream": Case("masked_lm", "text", BERT, STREAM),
     "masked_lm_rows": Case("masked_lm", "text", BERT, ROWS),
     "seq2seq": Case(
         "seq2seq",
         "pairs",
         MARIAN,
-        {"max_source_tokens": 40, "max_target_tokens": 40},
+        {"max_source_tokens": 40, "max_target_tokens": 40, "rows": "padded"},
         {"beams": 2, "max_new_tokens": 8},
     ),
     "text": Case("classification", "reviews", *_classifies(TEXT, modality="text", max_tokens=60)),

@@ -63,12 +63,12 @@ def test_beam_search_writes_what_transformers_writes(
         assert [token for token in tokens if token != special.eos] == wanted
 
 
-@pytest.mark.parametrize("name", ["causal_lm_packed", "causal_lm_rows", "causal_lm_answers"])
+@pytest.mark.parametrize("name", ["causal_lm_stream", "causal_lm_rows", "causal_lm_answers"])
 @pytest.mark.parametrize("prompt", ["t", "to be or not", "whether " * 30])
 def test_greedy_continuations_are_those_of_the_checkpoint(
     source_of: SourceOf, bundle_of: BundleOf, name: str, prompt: str
 ) -> None:
-    formats = () if name == "causal_lm_packed" else ("torchscript",)
+    formats = () if name == "causal_lm_stream" else ("torchscript",)
     stored, model = source_of(name).stored, model_of(bundle_of(name, *formats))
     for tokens in (1, 20, 500):
         config = SamplingConfig(max_new_tokens=tokens, temperature=0.0)
@@ -77,7 +77,7 @@ def test_greedy_continuations_are_those_of_the_checkpoint(
         assert model.predict(asked)["text"] == expected.text
 
 
-CAUSAL = ["causal_lm_packed", "causal_lm_answers"]
+CAUSAL = ["causal_lm_stream", "causal_lm_answers"]
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -135,7 +135,7 @@ def test_of_any_text_that_is_too_long_the_answer_says_how_much_was_cut(
 
 
 def test_a_stop_ends_the_text_before_it_and_a_seed_repeats_it(bundle_of: BundleOf) -> None:
-    model = model_of(bundle_of("causal_lm_packed"))
+    model = model_of(bundle_of("causal_lm_stream"))
     asked = {"prompt": "to be", "max_new_tokens": 30, "seed": 5}
     whole = model.predict(asked)
     assert model.predict(asked) == whole
@@ -147,7 +147,7 @@ def test_a_stop_ends_the_text_before_it_and_a_seed_repeats_it(bundle_of: BundleO
 
 
 def test_one_likeliest_token_is_the_greedy_one(bundle_of: BundleOf) -> None:
-    model = model_of(bundle_of("causal_lm_packed"))
+    model = model_of(bundle_of("causal_lm_stream"))
     asked = {"prompt": "to be", "max_new_tokens": 12}
     greedy = model.predict({**asked, "temperature": 0})["text"]
     assert model.predict({**asked, "temperature": 2.0, "top_k": 1})["text"] == greedy

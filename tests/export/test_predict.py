@@ -25,7 +25,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "audio": {},
     "regression": {},
     "text": {},
-    "causal_lm_packed": {"temperature": 0.0, "max_new_tokens": 20},
+    "causal_lm_stream": {"temperature": 0.0, "max_new_tokens": 20},
     "masked_lm_rows": {"candidates": 3},
     "seq2seq": {"beams": 3, "max_new_tokens": 8},
 }
@@ -78,7 +78,7 @@ def test_the_checkpoint_and_the_bundle_say_the_same(
 @pytest.mark.parametrize(
     ("name", "flag", "text", "limit"),
     [
-        ("causal_lm_packed", "--prompt", "to be or not to be " * 20, 95),
+        ("causal_lm_stream", "--prompt", "to be or not to be " * 20, 95),
         ("seq2seq", "--source", "to be or not " * 30, 40),
         ("text", "--text", "to be or not " * 50, 60),
     ],
@@ -99,7 +99,7 @@ def test_an_answer_says_how_much_of_the_question_was_cut(
 def test_equal_seeds_give_equal_texts_and_stops_are_not_part_of_them(
     ask: Callable[..., dict[str, Any]],
 ) -> None:
-    asked = ("causal_lm_packed", "--prompt", "to be", "--max-new-tokens", "30", "--top-k", "9")
+    asked = ("causal_lm_stream", "--prompt", "to be", "--max-new-tokens", "30", "--top-k", "9")
     text = ask(*asked, "--seed", "1")["text"]
     assert ask(*asked, "--seed", "1")["text"] == text
     assert ask(*asked, "--seed", "2")["text"] != text
@@ -115,8 +115,8 @@ def test_equal_seeds_give_equal_texts_and_stops_are_not_part_of_them(
         ("image", ("--image", "absent.png"), "absent.png: No such file"),
         ("audio", ("--audio", "/dev/null"), "/dev/null: no audio that can be decoded"),
         ("regression", ("--features", "/dev/null"), "/dev/null: no features that can be decoded"),
-        ("causal_lm_packed", ("--prompt", "to", "--temperature", "-1"), "--temperature = -1.0"),
-        ("causal_lm_packed", ("--prompt", "to", "--top-p", "0"), "--top-p = 0.0"),
+        ("causal_lm_stream", ("--prompt", "to", "--temperature", "-1"), "--temperature = -1.0"),
+        ("causal_lm_stream", ("--prompt", "to", "--top-p", "0"), "--top-p = 0.0"),
         ("masked_lm_rows", ("--text", "to be"), "--text: has no <mask> to fill"),
         ("masked_lm_rows", ("--text", "<mask>", "--candidates", "0"), "--candidates = 0: at least"),
     ],

@@ -278,7 +278,7 @@ def test_a_client_that_goes_away_harms_no_one(port: int) -> None:
     assert_alive(port)
 
 
-@pytest.mark.parametrize("name", ["audio", "causal_lm_packed"])
+@pytest.mark.parametrize("name", ["audio", "causal_lm_stream"])
 def test_every_kind_is_served_by_its_own_fields(
     bundle_of: Callable[..., Path], tmp_path: Path, name: str
 ) -> None:

@@ -37,12 +37,12 @@ BOTH_FORMATS = [
     "audio",
     "text",
     "regression",
-    "causal_lm_packed",
+    "causal_lm_stream",
     "masked_lm_rows",
     "seq2seq",
 ]
 """One case of every kind and modality."""
-TRACED = ["causal_lm_rows", "causal_lm_answers", "masked_lm_packed", "features", "text_words"]
+TRACED = ["causal_lm_rows", "causal_lm_answers", "masked_lm_stream", "features", "text_words"]
 """Other forms of the same kinds, in the format that is made in no time."""
 CASES_AND_FORMATS = [(name, ()) for name in BOTH_FORMATS] + [
     (name, ("torchscript",)) for name in TRACED
@@ -169,14 +169,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("text", {"text": "x" * 10_001}, "text: longer than 10000 characters"),
     ("text", {"text": "\ud800"}, "text: holds half of a surrogate pair"),
-    ("causal_lm_packed", {"prompt": ""}, "prompt: has no token to go on from"),
-    ("causal_lm_packed", {"prompt": "to", "temperature": -1}, "temperature: -1 is outside 0 to"),
-    ("causal_lm_packed", {"prompt": "to", "temperature": 1e-9}, "temperature: below 0.001"),
-    ("causal_lm_packed", {"prompt": "to", "temperature": float("nan")}, "no finite number"),
-    ("causal_lm_packed", {"prompt": "to", "top_p": 0}, "top_p: 0 is outside"),
-    ("causal_lm_packed", {"prompt": "to", "top_k": True}, "top_k: not of type integer"),
-    ("causal_lm_packed", {"prompt": "to", "stop": [3]}, "stop: not a list of texts"),
-    ("causal_lm_packed", {"prompt": "to", "max_new_tokens": 10**9}, "max_new_tokens: 1e[+]09 is"),
+    ("causal_lm_stream", {"prompt": ""}, "prompt: has no token to go on from"),
+    ("causal_lm_stream", {"prompt": "to", "temperature": -1}, "temperature: -1 is outside 0 to"),
+    ("causal_lm_stream", {"prompt": "to", "temperature": 1e-9}, "temperature: below 0.001"),
+    ("causal_lm_stream", {"prompt": "to", "temperature": float("nan")}, "no finite number"),
+    ("causal_lm_stream", {"prompt": "to", "top_p": 0}, "top_p: 0 is outside"),
+    ("causal_lm_stream", {"prompt": "to", "top_k": True}, "top_k: not of type integer"),
+    ("causal_lm_stream", {"prompt": "to", "stop": [3]}, "stop: not a list of texts"),
+    ("causal_lm_stream", {"prompt": "to", "max_new_tokens": 10**9}, "max_new_tokens: 1e[+]09 is"),
     ("masked_lm_rows", {"text": "to be"}, "text: has no <mask> to fill"),
     ("masked_lm_rows", {"text": "<mask> " * 40}, "text: .* tokens, the model takes 40"),
     ("masked_lm_rows", {"text": "<mask>", "candidates": 0}, "candidates: 0 is outside 1 to 1000"),
@@ -247,14 +247,14 @@ def test_no_formats_give_the_weights_alone(source_of: SourceOf, tmp_path: Path, 
 
 
 def test_a_split_that_is_not_there_is_one_line(source_of: SourceOf, tmp_path: Path) -> None:
-    source = source_of("causal_lm_packed")
+    source = source_of("causal_lm_stream")
     rows = source.cache.facts["rows"]
     kept = rows.pop("test")
     try:
         with pytest.raises(
             ExportError, match=r"^export.split = 'test': the dataset has only train"
         ):
-            write_bundle(source, settings_of("causal_lm_packed"), tmp_path)
+            write_bundle(source, settings_of("causal_lm_stream"), tmp_path)
     finally:
         rows["test"] = kept
 

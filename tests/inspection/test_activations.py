@@ -14,7 +14,7 @@ from plumbline.inspection.activations import describe
 from plumbline.inspection.attention import AttentionWatch, head_entropies
 
 FORMS = {
-    "causal_lm_packed": ("decoder.model.layers.0.self_attn", 2),
+    "causal_lm_stream": ("decoder.model.layers.0.self_attn", 2),
     "masked_lm_rows": ("encoder.bert.encoder.layer.0.attention.self", 2),
     "seq2seq": ("net.model.decoder.layers.0.encoder_attn", 2),
     "features": ("encoder.layers.encoder.layer.0.attention.self", 2),
@@ -87,7 +87,7 @@ def test_a_layer_that_is_not_finite_is_named_first(open_target: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "head"),
-    [("features", "pain"), ("causal_lm_packed", "tokens"), ("align_image", "texts")],
+    [("features", "pain"), ("causal_lm_stream", "tokens"), ("align_image", "texts")],
 )
 def test_probabilities_sum_to_one_and_the_tensors_are_written(
     ask: Callable[..., Any], tmp_path: Path, name: str, head: str

@@ -24,7 +24,7 @@ def test_the_smallest_of_the_fastest_that_fit_is_chosen() -> None:
     assert choose(trials, limit=9) is None
 
 
-@pytest.mark.parametrize("name", ["features", "causal_lm_packed", "seq2seq", "align_image"])
+@pytest.mark.parametrize("name", ["features", "causal_lm_stream", "seq2seq", "align_image"])
 def test_sizes_double_up_to_the_largest(ask: Callable[..., Any], name: str) -> None:
     found = ask(name, "batch-size", "--max", "4", "--repeats", "2")
     assert [t["batch_size"] for t in found["trials"]] == [1, 2, 4]

@@ -12,7 +12,7 @@ from plumbline.inspection.graph import as_dot, as_mermaid, as_text, build_tree
 
 
 def test_shapes_are_those_of_the_batch(ask: Callable[..., Any]) -> None:
-    tree = ask("causal_lm_packed", "graph")
+    tree = ask("causal_lm_stream", "graph")
     assert tree["module"] == "CausalLm"
     (labelled, vocab) = tree["outputs"][""]  # logits are made where a label is
     batch, seq = 6, 24

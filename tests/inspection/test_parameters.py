@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-FORMS = ["causal_lm_packed", "masked_lm_rows", "seq2seq", "features", "image", "align_image", "vlm"]
+FORMS = ["causal_lm_stream", "masked_lm_rows", "seq2seq", "features", "image", "align_image", "vlm"]
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -43,7 +43,7 @@ def evaluate(name: str, caches: Caches, stored_case: Folders, **settings: Any) -
     return result
 
 
-NAMES = ["causal_lm_packed", "causal_lm_rows", "causal_lm_answers", "masked_lm_rows"]
+NAMES = ["causal_lm_stream", "causal_lm_rows", "causal_lm_answers", "masked_lm_rows"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -73,7 +73,7 @@ def test_figures_are_those_of_samples_scored_one_by_one(
     assert 0 < result.metrics["unigram_loss"] < result.metrics["loss"]
 
 
-@pytest.mark.parametrize("name", ["causal_lm_packed", "masked_lm_rows"])
+@pytest.mark.parametrize("name", ["causal_lm_stream", "masked_lm_rows"])
 def test_the_baseline_takes_the_frequencies_of_training(
     caches: Caches, stored_case: Folders, name: str
 ) -> None:
@@ -85,7 +85,7 @@ def test_the_baseline_takes_the_frequencies_of_training(
         rows = train.open_rows(cache, split, stored.spec, seed=0, training=False)
         counts[split] = Counter()
         for index in range(len(rows)):
-            if name == "causal_lm_packed":
+            if name == "causal_lm_stream":
                 counts[split].update(rows.sample(index, 0)["ids"][1:].tolist())
                 continue
             batch = train.bind_collate(stored.spec, 0)([rows.sample(index, 0)])
@@ -104,7 +104,7 @@ def test_a_diverged_model_is_measured_to_the_end(
     caches: Caches, stored_case: Folders, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its perplexity is no float: the figure is left out with the reason, all else is written."""
-    stored: Any = load_as(stored_case("causal_lm_packed"), CausalLmSpec)
+    stored: Any = load_as(stored_case("causal_lm_stream"), CausalLmSpec)
     with torch.no_grad():
         stored.model.decoder.get_output_embeddings().weight.mul_(1e5)
     job = EvaluationJob(stored, caches("text"), LanguageEvaluationConfig(), CPU)
@@ -181,7 +181,7 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 FRAMES: dict[str, tuple[list[int], list[int]]] = {
-    "causal_lm_packed": ([], []),
+    "causal_lm_stream": ([], []),
     "causal_lm_rows": ([1], []),
     "causal_lm_answers": ([], [1]),
 }
@@ -204,7 +204,7 @@ def test_temperature_0_says_the_likeliest_token_again_and_again(
 
 def test_equal_seeds_say_equal_texts(open_lm: Callable[[str], Lm]) -> None:
     """Whatever the state of the global generator, which stays as it was."""
-    lm = open_lm("causal_lm_packed")
+    lm = open_lm("causal_lm_stream")
     torch.manual_seed(1)
     state = torch.get_rng_state()
     said = [say(lm, seed=seed) for seed in (4, 4, 5)]
@@ -230,7 +230,7 @@ COLD = 0.05
 def test_only_the_likeliest_tokens_are_drawn_each_as_often_as_it_is_likely(
     open_lm: Callable[[str], Lm], limits: dict[str, Any]
 ) -> None:
-    lm, draws = open_lm("causal_lm_packed"), 100
+    lm, draws = open_lm("causal_lm_stream"), 100
     prompt = encode(lm.text, "to be ")
     scores = lm.model(input_ids=torch.tensor([prompt]))[0, -1]
     best = (scores / COLD).softmax(dim=0).sort(descending=True)
@@ -251,7 +251,7 @@ def test_only_the_likeliest_tokens_are_drawn_each_as_often_as_it_is_likely(
 def test_a_stop_text_ends_the_continuation_and_is_no_part_of_it(
     open_lm: Callable[[str], Lm],
 ) -> None:
-    lm = open_lm("causal_lm_packed")
+    lm = open_lm("causal_lm_stream")
     whole = say(lm, seed=3)
     for stop in (whole[5:7], whole[12], whole[:2]):
         assert say(lm, seed=3, stop=[stop]) == whole[: whole.index(stop)]
@@ -265,7 +265,7 @@ def test_a_prompt_that_fits_stays_whole_however_much_may_be_added(
     open_lm: Callable[[str], Lm], limit: int
 ) -> None:
     """What is added gets the room that the prompt leaves of the 96 positions."""
-    lm, prompt = open_lm("causal_lm_packed"), "to be or not to be "
+    lm, prompt = open_lm("causal_lm_stream"), "to be or not to be "
     ids = encode(lm.text, prompt)
     config = SamplingConfig(max_new_tokens=limit, temperature=0.0)
     said = continue_text(lm.model, lm.spec, lm.text, prompt, config)
@@ -276,7 +276,7 @@ def test_a_prompt_that_fits_stays_whole_however_much_may_be_added(
 def test_a_prompt_longer_than_the_positions_keeps_its_end_and_is_told(
     open_lm: Callable[[str], Lm], caplog: pytest.LogCaptureFixture
 ) -> None:
-    lm = open_lm("causal_lm_packed")
+    lm = open_lm("causal_lm_stream")
     prompt = "to be or not to be " * 20
     ids = encode(lm.text, prompt)
     config = SamplingConfig(temperature=0.0)
@@ -290,14 +290,14 @@ def test_a_prompt_without_a_token_is_refused_where_nothing_frames_it(
     open_lm: Callable[[str], Lm],
 ) -> None:
     with pytest.raises(DataError, match="prompt '': has no token to go on from"):
-        say(open_lm("causal_lm_packed"), "")
+        say(open_lm("causal_lm_stream"), "")
     assert isinstance(say(open_lm("causal_lm_rows"), ""), str)
 
 
 def test_prompts_of_the_settings_are_continued(caches: Caches, stored_case: Folders) -> None:
     prompts = ["to be", "the question"]
     result = evaluate(
-        "causal_lm_packed",
+        "causal_lm_stream",
         caches,
         stored_case,
         prompts=prompts,

@@ -38,7 +38,7 @@ def test_blocks_of_evaluation_predict_every_token_but_the_first_once(
     make_job: MakeJob, caches: Caches, block: int
 ) -> None:
     """Labels are the tokens one place later."""
-    job = make_job("causal_lm_packed", task={"block_size": block})
+    job = make_job("causal_lm_stream", task={"block_size": block})
     assert job.validation is not None
     expected = stream(caches("text"), "val")
     found = []
@@ -178,7 +178,7 @@ def test_a_dataset_without_text_is_refused(make_job: MakeJob, caches: Caches, na
         make_job(name, cache=caches("signals"))
 
 
-@pytest.mark.parametrize("name", ["causal_lm_packed", "causal_lm_rows", "seq2seq"])
+@pytest.mark.parametrize("name", ["causal_lm_stream", "causal_lm_rows", "seq2seq"])
 def test_a_dataset_without_the_columns_is_refused(
     make_job: MakeJob, caches: Caches, name: str
 ) -> None:
@@ -186,6 +186,6 @@ def test_a_dataset_without_the_columns_is_refused(
         make_job(name, cache=caches("answers"))
 
 
-def test_answers_cannot_be_packed() -> None:
-    with pytest.raises(ValidationError, match="pack is true, but questions and answers are rows"):
-        CausalLmTaskConfig(text="question_answer")
+def test_answers_cannot_be_a_stream() -> None:
+    with pytest.raises(ValidationError, match="rows is stream, but questions and answers are rows"):
+        CausalLmTaskConfig(text="question_answer", rows="stream")

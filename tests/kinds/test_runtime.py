@@ -103,7 +103,7 @@ def sizes_of(sizes: DecoderSizes) -> dict[str, int]:
 
 def test_token_by_token_the_logits_are_those_of_the_whole_text(make_job: MakeJob) -> None:
     """Of a batch, from a prompt of several tokens on."""
-    model: Any = make_job("causal_lm_packed").model.eval()
+    model: Any = make_job("causal_lm_stream").model.eval()
     ids = torch.randint(3, 20, (2, 9), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         whole = model(ids)

@@ -63,8 +63,8 @@ class CausalDecoder(Protocol):
     def generate(self, inputs: Tensor, **options: object) -> Tensor:
         """Ids [batch, seq] with what is added to them."""
 
-    def __call__(self, *, input_ids: Tensor, use_cache: bool) -> LogitsOutput:
-        """See ids [batch, seq]."""
+    def __call__(self, *, input_ids: Tensor, use_cache: bool, **rows: Tensor) -> LogitsOutput:
+        """See ids [batch, seq]; of rows of several samples a mask and positions."""
 
 
 def build_decoder(

@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from plumbline.batch import IGNORE_INDEX, LossSum
+from plumbline.models.packed import Packing
 
 CHUNK_BYTES = 2**26
 """Of logits in float32 that are made at a time; a loss keeps some three times as much."""
@@ -121,6 +122,8 @@ class LanguageModel(nn.Module):
     """A model whose logits can be made at some positions alone."""
 
     lm_head: LmHead
+    packing: Packing | None = None
+    """How it is given rows of several samples; None: it takes none."""
 
 
 def rows_at_a_time(head: nn.Module) -> int:

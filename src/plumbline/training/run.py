@@ -16,7 +16,8 @@ from plumbline.errors import CheckpointError, TrainingError
 from plumbline.files import digest_of, dump_json, staged_folder
 from plumbline.kind import Kind
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.loading.loader import Loader, SampleSource
+from plumbline.loading.loader import Loader
+from plumbline.loading.loader_config import LoaderConfig
 from plumbline.models.stored import holds_model, read_spec, save_model
 from plumbline.training.adapters import (
     attach_adapters,
@@ -39,7 +40,7 @@ from plumbline.training.processes import Processes
 from plumbline.training.progress import OnLog
 from plumbline.training.sections import TrainingConfig
 from plumbline.training.skipping import FAILURES
-from plumbline.training.task import JobContext, Task, TrainingJob
+from plumbline.training.task import JobContext, TrainingJob
 from plumbline.training.trainer import Trainer
 from plumbline.weights.checkpoint import public_name
 from plumbline.weights.named import base_of
@@ -181,7 +182,7 @@ def _prepared(
         yield Trainer(
             job.model,
             job.task,
-            _loader(config, job.train, job.task, machine, shuffle=True),
+            _training_loader(config, job, machine),
             _validation_loader(config, job, machine),
             config.train.trainer,
             machine,
@@ -205,20 +206,35 @@ _SHAPE_NOTHING = {
 """Settings under any value of which a training goes on from its state."""
 
 
-def _loader(
-    config: TrainingConfig, source: SampleSource, task: Task, machine: Machine, *, shuffle: bool
-) -> Loader:
-    """The batches of a split, of each the share of this process."""
-    share = machine.processes.share
-    loader, seed = config.train.loader, config.seed
-    return Loader(source, task.collate, loader, seed=seed, shuffle=shuffle, share=share)
+def _training_loader(config: TrainingConfig, job: TrainingJob, machine: Machine) -> Loader:
+    """The batches of training, of each the share of this process."""
+    return Loader(
+        job.train,
+        job.task.collate,
+        _loader_config(config, job),
+        seed=config.seed,
+        shuffle=True,
+        share=machine.processes.share,
+    )
+
+
+def _loader_config(config: TrainingConfig, job: TrainingJob) -> LoaderConfig:
+    loader = config.train.loader
+    return loader.model_copy(update={"bucket_by_length": True}) if job.by_length else loader
 
 
 def _validation_loader(config: TrainingConfig, job: TrainingJob, machine: Machine) -> Loader | None:
     if job.validation is None or not config.train.trainer.validates:
         return None
     task = job.validation_task or job.task
-    return _loader(config, job.validation, task, machine, shuffle=False)
+    return Loader(
+        job.validation,
+        task.collate,
+        config.train.loader,
+        seed=config.seed,
+        shuffle=False,
+        share=machine.processes.share,
+    )
 
 
 @contextmanager
@@ -236,7 +252,7 @@ def _flops(config: TrainingConfig, job: TrainingJob, machine: Machine) -> dict[s
     if config.train.trainer.shard_layers:
         return {}  # the whole model may not fit
     # No processes are started for a single batch.
-    loader = config.train.loader.model_copy(update={"workers": 0})
+    loader = _loader_config(config, job).model_copy(update={"workers": 0})
     batches = Loader(job.train, job.task.collate, loader, seed=config.seed, shuffle=True).batches(0)
     batch = next(batches)
     set_training_mode(job.model, config.train.freeze)

@@ -107,6 +107,8 @@ class TrainingJob:
     """On parts of the model."""
     validation_task: Task | None = None
     """Where batches are made differently without augmentation; None: as in training."""
+    by_length: bool = False
+    """Whether batches are of samples of similar length even where no setting asks for it."""
 
 
 @dataclass(frozen=True)

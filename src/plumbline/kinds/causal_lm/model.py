@@ -32,13 +32,32 @@ class CausalLm(LanguageModel):
         """What is stored beside the weights: another training can start from them."""
         return {"decoder": self.decoder.config}
 
-    def forward(self, input_ids: Tensor, **others: object) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        spans: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **others: object,
+    ) -> Tensor:
         """Map ids [batch, seq] to logits [batch, seq, vocab] of the token after each.
 
         Padding stands at the end of a row, where no token that counts can see it.
+
+        Args:
+            input_ids: [batch, seq], int64.
+            spans: of rows of several samples, as `Layout.spans`.
+            position_ids: [batch, seq] beside them.
+            others: what a batch holds beside.
         """
         # Whole rows at a time: kept keys and values would only take memory.
-        return self.decoder(input_ids=input_ids, use_cache=False).logits
+        if spans is None:
+            return self.decoder(input_ids=input_ids, use_cache=False).logits
+        assert position_ids is not None
+        assert self.packing is not None
+        with self.packing.given(self.decoder, position_ids) as positions:
+            return self.decoder(
+                input_ids=input_ids, attention_mask=spans, use_cache=False, **positions
+            ).logits
 
 
 class CausalLmSpec(ModelSpec):
@@ -53,6 +72,7 @@ class CausalLmSpec(ModelSpec):
     block_size: int
     """Tokens that it was trained to see at a time."""
     packed: bool
+    """Whether it was trained on rows as one stream; so called in models stored before."""
 
     @override
     def build(self, origins: Origins) -> CausalLm:

@@ -10,8 +10,8 @@ from plumbline.export.config import ExportConfig
 from plumbline.kind import KindSettings
 from plumbline.kinds.language.settings import (
     LanguageEvaluationConfig,
-    PackedTaskConfig,
     SamplingConfig,
+    TextTaskConfig,
 )
 from plumbline.models.decoder_config import DecoderConfig
 
@@ -31,7 +31,7 @@ class CausalLmConfig(Config):
         return self.model_copy(update={"decoder": decoder})
 
 
-class CausalLmTaskConfig(PackedTaskConfig):
+class CausalLmTaskConfig(TextTaskConfig):
     """What the causal language model reads."""
 
     text: Literal["text", "question_answer"] = "text"
@@ -40,8 +40,10 @@ class CausalLmTaskConfig(PackedTaskConfig):
 
     @model_validator(mode="after")
     def _stream_of_text(self) -> "CausalLmTaskConfig":
-        if self.pack and self.text == "question_answer":
-            raise ValueError("pack is true, but questions and answers are rows: set it to false")
+        if self.rows == "stream" and self.text == "question_answer":
+            raise ValueError(
+                "rows is stream, but questions and answers are rows: set packed or padded"
+            )
         return self
 
     @override

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
 
 from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
@@ -10,10 +11,13 @@ from plumbline.errors import DataError
 from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
 from plumbline.kinds.causal_lm.settings import CausalLmConfig, CausalLmTaskConfig
 from plumbline.kinds.language.loss import chosen_loss, language_loss
-from plumbline.kinds.language.rows import TokenBlocks, TokenRows
+from plumbline.kinds.language.packing import Collate, packed_collate, tried_ids
+from plumbline.kinds.language.rows import TokenBlocks, TokenRows, choose_rows
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource, pad_rows
+from plumbline.loading.packing import Layout
 from plumbline.loading.random import keyed_seed
+from plumbline.models.packed import Packing
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -31,6 +35,24 @@ def collate(samples: Sequence[Sample], *, pad: int) -> Batch:
     return {
         "input_ids": torch.from_numpy(ids),
         "labels": torch.from_numpy(labels),
+        "sample_index": torch.tensor(sample_numbers(samples)),
+    }
+
+
+def pack(samples: Sequence[Sample], *, pad: int, one_row: bool) -> Batch:
+    """Lay rows out one behind the other, none of which sees another.
+
+    Returns:
+        input_ids, labels as `collate` gives them, of [rows, seq] with several samples in each;
+        position_ids [rows, seq]; spans, see `Layout.spans`; sample_index [samples].
+    """
+    lengths = [len(sample["ids"]) - 1 for sample in samples]
+    layout = Layout.of(np.array(lengths)[:, None], one_row=one_row)
+    return {
+        "input_ids": layout.join([sample["ids"][:-1] for sample in samples], pad),
+        "labels": layout.join([sample["labels"][1:] for sample in samples], IGNORE_INDEX),
+        "position_ids": layout.positions(lengths),
+        "spans": layout.spans(lengths, lengths),
         "sample_index": torch.tensor(sample_numbers(samples)),
     }
 
@@ -61,13 +83,14 @@ def build(
     if cache.facts["special_ids"] is None:
         raise DataError(f"{cache.folder}: this dataset has no text")
     special_ids = SpecialIds(**cache.facts["special_ids"])
+    rows = choose_rows(cache, config, may_run=config.text == "text")
     spec = CausalLmSpec(
         model=model_config.without_sources(),
         vocab_size=cache.facts["vocab_size"],
         special_ids=special_ids,
         text=config.text,
         block_size=config.block_size,
-        packed=config.pack,
+        packed=rows == "stream",
     )
     sources = context.open_sources(model_config.sources(), read_ids={"decoder"})
     # The model's weights, made below, are the next draws.
@@ -78,9 +101,11 @@ def build(
         token_loss=chosen_loss(config),
         label_smoothing=config.label_smoothing,
     )
+    model = CausalLm(model_config, spec.vocab_size, special_ids.pad, sources.origins)
+    packed = pack_rows(model, spec, bound) if rows == "packed" else None
     return TrainingJob(
-        model=CausalLm(model_config, spec.vocab_size, special_ids.pad, sources.origins),
-        task=Task("causal_lm", bound, chosen),
+        model=model,
+        task=Task("causal_lm", packed or bound, chosen),
         train=open_rows(cache, "train", spec, seed=seed, training=True),
         validation=(
             open_rows(cache, "val", spec, seed=seed, training=False)
@@ -92,4 +117,18 @@ def build(
         inputs=sources.digests,
         # Cross-entropy without smoothing, so that the perplexity is that of the data.
         validation_task=Task("causal_lm", bound, language_loss, loss_metrics=perplexity_of),
+        by_length=rows == "packed" and packed is None,
+    )
+
+
+def pack_rows(model: CausalLm, spec: CausalLmSpec, padded: Collate) -> Collate | None:
+    """What makes batches of packed rows; None where the model takes none."""
+    return packed_collate(
+        model,
+        model.decoder,
+        [Packing("argument"), Packing("relative")],
+        longest=spec.block_size,
+        padded=padded,
+        packed=partial(pack, pad=spec.special_ids.pad),
+        tried=[{"index": 0, "ids": ids, "labels": ids} for ids in tried_ids(spec.vocab_size, 1)],
     )

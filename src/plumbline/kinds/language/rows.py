@@ -1,12 +1,14 @@
 """What language models read: blocks of one stream of tokens, or rows one by one."""
 
 import logging
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plumbline.batch import IGNORE_INDEX, Sample
 from plumbline.errors import DataError
+from plumbline.kinds.language.settings import TextTaskConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.random import keyed_generator
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -14,6 +16,31 @@ from plumbline.tokenization.tokenizer import SpecialIds
 Ids = NDArray[np.integer]
 
 logger = logging.getLogger(__name__)
+
+
+def choose_rows(
+    cache: TrainingCache, config: TextTaskConfig, *, may_run: bool = True
+) -> Literal["stream", "packed", "padded"]:
+    """How rows become samples: what the setting says, or what suits the training texts.
+
+    Args:
+        cache: texts of the train split.
+        config: the setting, and the tokens of a block.
+        may_run: whether rows may be one running text; questions with their answers are not.
+    """
+    if config.rows != "auto":
+        return config.rows
+    if not may_run:
+        return "packed"
+    numbers = cache.rows("train")["text"]
+    lengths = cache.text_lengths()[numbers[numbers >= 0]]
+    kept = np.minimum(lengths, config.block_size).sum()
+    chosen: Literal["stream", "packed"] = "stream" if 2 * kept < lengths.sum() else "packed"
+    logger.info(
+        "task.rows auto: %s, of %d tokens of text rows of task.block_size = %d hold %d",
+        *(chosen, lengths.sum(), config.block_size, kept),
+    )
+    return chosen
 
 
 class TokenBlocks:

@@ -1,6 +1,6 @@
 """Settings that kinds which read or write tokens share. No torch here."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from typing_extensions import override
@@ -46,16 +46,23 @@ class TokenTaskConfig(TaskConfig):
     """Of training; validation measures cross-entropy, so that perplexity is what it says."""
 
 
-class PackedTaskConfig(TokenTaskConfig):
-    """What work on running text shares: how rows become samples."""
+PackedOrPadded = Literal["packed", "padded"]
+"""Whole samples one behind the other, or each in a row of its own. What is learned is the same:
+positions begin anew in each, and none sees another."""
+
+
+class TextTaskConfig(TokenTaskConfig):
+    """What work on texts shares: how rows become samples."""
 
     block_size: int = Field(128, ge=2)
     """Tokens seen at a time, or in front of which the next one is predicted; longer rows are
     cut."""
-    pack: bool = True
-    """Read all rows as one stream, eos between them, in blocks without padding; text only."""
+    rows: Literal["auto", "stream", "packed", "padded"] = "auto"
+    """`stream`: all rows as one text, eos between them, in blocks that rows may share; text only.
+    Else a row is a sample, see `PackedOrPadded`. `auto`: `stream` where more than half of the text
+    would be cut from rows by block_size, else `packed`."""
 
     @property
     @override
     def has_lengths(self) -> bool:
-        return not self.pack
+        return self.rows != "stream"

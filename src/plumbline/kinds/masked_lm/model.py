@@ -29,7 +29,9 @@ class MaskedEncoder(Protocol):
     def get_output_embeddings(self) -> nn.Module:
         """The last map, to logits."""
 
-    def __call__(self, *, input_ids: Tensor, attention_mask: Tensor) -> LogitsOutput:
+    def __call__(
+        self, *, input_ids: Tensor, attention_mask: Tensor, **rows: Tensor
+    ) -> LogitsOutput:
         """See ids [batch, seq] under a mask of the same shape, or [batch, 1, seq, seq]."""
 
 
@@ -54,9 +56,30 @@ class MaskedLm(LanguageModel):
         """What is stored beside the weights: another training can start from them."""
         return {"encoder": self.encoder.config}
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: object) -> Tensor:
-        """Map ids and mask [batch, seq] to logits [batch, seq, vocab] of the token in place."""
-        return self.encoder(input_ids=input_ids, attention_mask=attention_mask).logits
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        spans: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **others: object,
+    ) -> Tensor:
+        """Map ids and mask [batch, seq] to logits [batch, seq, vocab] of the token in place.
+
+        Args:
+            input_ids: [batch, seq], int64.
+            attention_mask: [batch, seq], 1 where a token counts; None of rows of several samples.
+            spans: of those, as `Layout.spans`.
+            position_ids: [batch, seq] beside them.
+            others: what a batch holds beside.
+        """
+        if attention_mask is not None:
+            return self.encoder(input_ids=input_ids, attention_mask=attention_mask).logits
+        assert spans is not None
+        assert position_ids is not None
+        assert self.packing is not None
+        with self.packing.given(self.encoder, position_ids) as positions:
+            return self.encoder(input_ids=input_ids, attention_mask=spans, **positions).logits
 
 
 def _build_masked(
@@ -98,6 +121,7 @@ class MaskedLmSpec(ModelSpec):
     masked_share: float
     block_size: int
     packed: bool
+    """Whether it was trained on rows as one stream; so called in models stored before."""
 
     @override
     def build(self, origins: Origins) -> MaskedLm:

@@ -6,7 +6,7 @@ from typing_extensions import override
 from plumbline.config import Config
 from plumbline.export.config import ExportConfig
 from plumbline.kind import KindSettings
-from plumbline.kinds.language.settings import LanguageEvaluationConfig, PackedTaskConfig
+from plumbline.kinds.language.settings import LanguageEvaluationConfig, TextTaskConfig
 
 
 class MaskedLmConfig(Config):
@@ -36,7 +36,7 @@ class MaskedLmConfig(Config):
         return self.model_copy(update={"pretrained": None})
 
 
-class MaskedLmTaskConfig(PackedTaskConfig):
+class MaskedLmTaskConfig(TextTaskConfig):
     """What the masked language model has to guess."""
 
     masked_share: float = Field(0.15, gt=0.0, lt=1.0)

@@ -9,13 +9,16 @@ import torch
 from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
 from plumbline.errors import DataError
 from plumbline.kinds.language.loss import chosen_loss, language_loss
-from plumbline.kinds.language.rows import Ids, TokenBlocks, TokenRows
+from plumbline.kinds.language.packing import Collate, packed_collate, tried_ids
+from plumbline.kinds.language.rows import Ids, TokenBlocks, TokenRows, choose_rows
 from plumbline.kinds.masked_lm.model import MaskedLm, MaskedLmSpec
 from plumbline.kinds.masked_lm.settings import MaskedLmConfig, MaskedLmTaskConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource, pad_rows
 from plumbline.loading.masks import padding_mask
+from plumbline.loading.packing import Layout
 from plumbline.loading.random import keyed_generator, keyed_seed
+from plumbline.models.packed import Packing
 from plumbline.tokenization.tokenizer import SPECIAL_TOKENS, SpecialIds, mask_id
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -55,12 +58,10 @@ def mask_tokens(
     return hidden, labels
 
 
-def collate(samples: Sequence[Sample], *, spec: MaskedLmSpec, seed: int, first_word: int) -> Batch:
-    """Hide tokens and pad rows.
-
-    Returns:
-        input_ids, attention_mask, labels [batch, seq]; sample_index [batch].
-    """
+def _hide(
+    samples: Sequence[Sample], spec: MaskedLmSpec, seed: int, first_word: int
+) -> tuple[list[Ids], list[Ids]]:
+    """The ids of samples, with some hidden, and their labels: [length] each."""
     rows = [
         # Keyed by sample and epoch: what is hidden does not depend on the batch.
         mask_tokens(
@@ -71,12 +72,43 @@ def collate(samples: Sequence[Sample], *, spec: MaskedLmSpec, seed: int, first_w
         )
         for sample in samples
     ]
-    lengths = torch.tensor([len(ids) for ids, _ in rows])
-    input_ids = pad_rows([ids for ids, _ in rows], spec.special_ids.pad)
+    return [ids for ids, _ in rows], [labels for _, labels in rows]
+
+
+def collate(samples: Sequence[Sample], *, spec: MaskedLmSpec, seed: int, first_word: int) -> Batch:
+    """Hide tokens and pad rows.
+
+    Returns:
+        input_ids, attention_mask, labels [batch, seq]; sample_index [batch].
+    """
+    rows, labels = _hide(samples, spec, seed, first_word)
+    lengths = torch.tensor([len(ids) for ids in rows])
+    input_ids = pad_rows(rows, spec.special_ids.pad)
     return {
         "input_ids": torch.from_numpy(input_ids),
         "attention_mask": padding_mask(lengths, input_ids.shape[1]).long(),
-        "labels": torch.from_numpy(pad_rows([labels for _, labels in rows], IGNORE_INDEX)),
+        "labels": torch.from_numpy(pad_rows(labels, IGNORE_INDEX)),
+        "sample_index": torch.tensor(sample_numbers(samples)),
+    }
+
+
+def pack(
+    samples: Sequence[Sample], *, spec: MaskedLmSpec, seed: int, first_word: int, one_row: bool
+) -> Batch:
+    """Hide the same tokens, and lay rows out one behind the other, none of which sees another.
+
+    Returns:
+        input_ids, labels, position_ids [rows, seq], with several samples in each row; spans, see
+        `Layout.spans`; sample_index [samples].
+    """
+    rows, labels = _hide(samples, spec, seed, first_word)
+    lengths = [len(ids) for ids in rows]
+    layout = Layout.of(np.array(lengths)[:, None], one_row=one_row)
+    return {
+        "input_ids": layout.join(rows, spec.special_ids.pad),
+        "labels": layout.join(labels, IGNORE_INDEX),
+        "position_ids": layout.positions(lengths),
+        "spans": layout.spans(lengths, lengths),
         "sample_index": torch.tensor(sample_numbers(samples)),
     }
 
@@ -114,6 +146,7 @@ def build(
     if tokenizer is None:
         raise DataError(f"{cache.folder}: this dataset has no text")
     special_ids = SpecialIds.model_validate(cache.facts["special_ids"])
+    rows = choose_rows(cache, config)
     spec = MaskedLmSpec(
         model=model_config.without_sources(),
         vocab_size=cache.facts["vocab_size"],
@@ -121,15 +154,17 @@ def build(
         mask_id=mask_id(tokenizer),
         masked_share=config.masked_share,
         block_size=config.block_size,
-        packed=config.pack,
+        packed=rows == "stream",
     )
     sources = context.open_sources(model_config.sources(), read_ids={"encoder"})
     torch.manual_seed(keyed_seed(seed, "weights"))
     bound = bind_collate(spec, seed)
     chosen = partial(language_loss, token_loss=chosen_loss(config))
+    model = MaskedLm(model_config, spec.vocab_size, special_ids.pad, sources.origins)
+    packed = pack_rows(model, spec, seed) if rows == "packed" else None
     return TrainingJob(
-        model=MaskedLm(model_config, spec.vocab_size, special_ids.pad, sources.origins),
-        task=Task("masked_lm", bound, chosen),
+        model=model,
+        task=Task("masked_lm", packed or bound, chosen),
         train=open_rows(cache, "train", spec, seed=seed, training=True),
         validation=(
             open_rows(cache, "val", spec, seed=seed, training=False)
@@ -140,4 +175,21 @@ def build(
         tokenizer=tokenizer,
         inputs=sources.digests,
         validation_task=Task("masked_lm", bound, language_loss, loss_metrics=perplexity_of),
+        by_length=rows == "packed" and packed is None,
+    )
+
+
+def pack_rows(model: MaskedLm, spec: MaskedLmSpec, seed: int) -> Collate | None:
+    """What makes batches of packed rows; None where the model takes none."""
+    padded = bind_collate(spec, seed)
+    pad = spec.special_ids.pad
+    return packed_collate(
+        model,
+        model.encoder,
+        # Those of RoBERTa's type count from behind the id of padding.
+        [Packing("argument"), Packing("argument", first=pad + 1), Packing("relative")],
+        longest=spec.block_size,
+        padded=padded,
+        packed=partial(pack, **padded.keywords),
+        tried=[{"index": 0, "epoch": 0, "ids": ids} for ids in tried_ids(spec.vocab_size)],
     )

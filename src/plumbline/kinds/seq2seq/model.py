@@ -1,6 +1,6 @@
 """Encoder-decoder models: a text in, another text out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, cast
 
 import torch
@@ -46,8 +46,11 @@ class EncoderDecoder(Protocol):
     def get_output_embeddings(self) -> nn.Module:
         """The last map, to logits."""
 
-    def get_encoder(self) -> Callable[..., SourceOutput]:
+    def get_encoder(self) -> nn.Module:
         """The part that reads sources."""
+
+    def get_decoder(self) -> nn.Module:
+        """The part that writes targets."""
 
     def generate(self, **options: object) -> Tensor:
         """Target ids [batch, target_seq], the start token first."""
@@ -92,17 +95,24 @@ class Seq2Seq(LanguageModel):
         return {"net": self.net.config}
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor, **others: object
+        self,
+        input_ids: Tensor,
+        decoder_input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        **others: Tensor,
     ) -> Tensor:
         """Logits [batch, target_seq, vocab] of the token after each decoder input.
 
         Args:
             input_ids: [batch, source_seq], int64.
-            attention_mask: [batch, source_seq], 1 where a token counts.
             decoder_input_ids: [batch, target_seq]; padding stands at the end, where no token that
                 counts can see it.
-            others: what a batch holds beside.
+            attention_mask: [batch, source_seq], 1 where a token counts; of rows of several pairs
+                None.
+            others: what a batch holds beside; of rows of several pairs spans and positions.
         """
+        if attention_mask is None:
+            return self._packed(input_ids, decoder_input_ids, **others)
         out = self.net(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -110,6 +120,30 @@ class Seq2Seq(LanguageModel):
             use_cache=False,
         )
         return out.logits
+
+    def _packed(
+        self,
+        input_ids: Tensor,
+        decoder_input_ids: Tensor,
+        *,
+        spans: Tensor,
+        position_ids: Tensor,
+        source_position_ids: Tensor,
+        **others: Tensor,
+    ) -> Tensor:
+        assert self.packing is not None
+        encoder, decoder = self.net.get_encoder(), self.net.get_decoder()
+        # [rows, 1, pairs, 2] of targets and sources: each sees itself, and targets their sources.
+        with self.packing.given(encoder, source_position_ids):
+            sources: SourceOutput = encoder(input_ids=input_ids, attention_mask=spans[..., [1, 1]])
+        with self.packing.given(decoder, position_ids):
+            return self.net(
+                encoder_outputs=BaseModelOutput(last_hidden_state=sources.last_hidden_state),
+                attention_mask=spans,
+                decoder_input_ids=decoder_input_ids,
+                decoder_attention_mask=spans[..., [0, 0]],
+                use_cache=False,
+            ).logits
 
     @torch.inference_mode()
     def generate(

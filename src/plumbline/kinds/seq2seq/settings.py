@@ -7,7 +7,7 @@ from plumbline.config import Config
 from plumbline.evaluation.config import WrittenEvaluationConfig
 from plumbline.export.config import ExportConfig
 from plumbline.kind import KindSettings
-from plumbline.kinds.language.settings import TokenTaskConfig
+from plumbline.kinds.language.settings import PackedOrPadded, TokenTaskConfig
 
 
 class Seq2SeqConfig(Config):
@@ -44,6 +44,7 @@ class Seq2SeqTaskConfig(TokenTaskConfig):
     max_source_tokens: int = Field(126, ge=1)
     max_target_tokens: int = Field(126, ge=1)
     """Longer texts are cut; what frames them comes on top."""
+    rows: PackedOrPadded = "packed"
     label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
 
     @override

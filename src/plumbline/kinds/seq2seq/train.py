@@ -9,13 +9,16 @@ import torch
 from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
 from plumbline.errors import DataError
 from plumbline.kinds.language.loss import chosen_loss, language_loss
+from plumbline.kinds.language.packing import Collate, packed_collate, tried_ids
 from plumbline.kinds.language.rows import Ids
 from plumbline.kinds.seq2seq.model import Seq2Seq, Seq2SeqSpec
 from plumbline.kinds.seq2seq.settings import Seq2SeqConfig, Seq2SeqTaskConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import pad_rows
 from plumbline.loading.masks import padding_mask
+from plumbline.loading.packing import Layout
 from plumbline.loading.random import keyed_seed
+from plumbline.models.packed import Packing
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -84,6 +87,29 @@ def collate(samples: Sequence[Sample], *, special_ids: SpecialIds) -> Batch:
     }
 
 
+def pack(samples: Sequence[Sample], *, special_ids: SpecialIds, one_row: bool) -> Batch:
+    """Lay sources out one behind the other, targets likewise; no pair sees another.
+
+    Returns:
+        input_ids, source_position_ids [rows, source_seq]; labels, decoder_input_ids, position_ids
+        [rows, target_seq]; spans of targets and sources, see `Layout.spans`; sample_index
+        [samples].
+    """
+    sources, targets = ([len(s[name]) for s in samples] for name in ("source", "labels"))
+    layout = Layout.of(np.array([sources, targets]).T, one_row=one_row)
+    # Each for itself: its first input is bos, not the last label of the one before.
+    shifted = [shift_right(sample["labels"][None], special_ids)[0] for sample in samples]
+    return {
+        "input_ids": layout.join([sample["source"] for sample in samples], special_ids.pad),
+        "source_position_ids": layout.positions(sources),
+        "decoder_input_ids": layout.join(shifted, special_ids.pad),
+        "labels": layout.join([sample["labels"] for sample in samples], IGNORE_INDEX),
+        "position_ids": layout.positions(targets),
+        "spans": layout.spans(targets, sources),
+        "sample_index": torch.tensor(sample_numbers(samples)),
+    }
+
+
 def shift_right(labels: Ids, special_ids: SpecialIds) -> Ids:
     """Decoder inputs [batch, seq] of labels [batch, seq]: bos, then all but the last label."""
     shifted = np.full_like(labels, special_ids.bos)
@@ -119,9 +145,11 @@ def build(
         token_loss=chosen_loss(config),
         label_smoothing=config.label_smoothing,
     )
+    model = Seq2Seq(model_config, spec.vocab_size, special_ids, sources.origins)
+    packed = pack_rows(model, spec, bound) if config.rows == "packed" else None
     return TrainingJob(
-        model=Seq2Seq(model_config, spec.vocab_size, special_ids, sources.origins),
-        task=Task("seq2seq", bound, chosen),
+        model=model,
+        task=Task("seq2seq", packed or bound, chosen),
         train=PairRows(cache, "train", spec),
         validation=PairRows(cache, "val", spec) if context.has_validation else None,
         spec=spec,
@@ -129,4 +157,20 @@ def build(
         inputs=sources.digests,
         # Validation measures the likelihood itself, so that its perplexity is one.
         validation_task=Task("seq2seq", bound, language_loss, loss_metrics=perplexity_of),
+        by_length=config.rows == "packed" and packed is None,
+    )
+
+
+def pack_rows(model: Seq2Seq, spec: Seq2SeqSpec, padded: Collate) -> Collate | None:
+    """What makes batches of packed rows; None where the model takes none."""
+    return packed_collate(
+        model,
+        model.net,
+        [Packing("table"), Packing("relative")],
+        longest=max(spec.max_source_tokens, spec.max_target_tokens) + 1,  # with eos
+        padded=padded,
+        packed=partial(pack, special_ids=spec.special_ids),
+        tried=[
+            {"index": 0, "source": ids, "labels": ids[::-1]} for ids in tried_ids(spec.vocab_size)
+        ],
     )

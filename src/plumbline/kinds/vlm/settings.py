@@ -7,7 +7,7 @@ from plumbline.config import Config
 from plumbline.evaluation.config import WrittenEvaluationConfig
 from plumbline.export.config import ExportConfig
 from plumbline.kind import KindSettings
-from plumbline.kinds.language.settings import TokenTaskConfig
+from plumbline.kinds.language.settings import PackedOrPadded, TokenTaskConfig
 from plumbline.models.decoder_config import DecoderConfig
 
 
@@ -38,6 +38,8 @@ class VlmTaskConfig(TokenTaskConfig):
     """Questions drawn for an image in an epoch; None: all."""
     max_text_tokens: int = Field(64, ge=2)
     """A longer prompt or answer is cut at its end."""
+    rows: PackedOrPadded = "packed"
+    """Of images, each with all its questions."""
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "VlmTaskConfig":

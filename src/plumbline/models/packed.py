@@ -1,0 +1,210 @@
+"""Rows of several whole samples through a model of transformers, as if each were alone.
+
+Attention is computed sample by sample, so nothing is spent on pairs of samples or on a mask of
+[seq, seq], and a row may be as long as a batch. Its lengths come where a mask would: models hand a
+mask of four dimensions to their attention as it is.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "plumbline_packed"
+
+DECISIVE = 100
+"""How many times less packing must change than samples that see each other."""
+
+logger = logging.getLogger(__name__)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    position_bias: Tensor | None = None,
+    **options: object,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it, within the samples of a row where `holds_spans`.
+
+    Args:
+        module: what attends.
+        query: [rows, heads, queries, head_dim].
+        key: [rows, kv_heads, keys, head_dim].
+        value: [rows, kv_heads, keys, head_dim].
+        attention_mask: a mask, or the spans of `Layout.spans`.
+        position_bias: [1 or rows, heads, queries, keys], added to the scores.
+        options: scaling, dropout and what else a model says.
+
+    Returns:
+        [rows, queries, heads, head_dim]; 0 in positions of no sample.
+    """
+    if attention_mask is None or not holds_spans(attention_mask):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, position_bias=position_bias, **options
+        )
+    rows: list[Tensor] = []
+    for at, spans in enumerate(attention_mask[:, 0].tolist()):
+        queries, keys = zip(*spans, strict=True)
+        q_parts = query[at : at + 1].split([*queries, query.shape[2] - sum(queries)], dim=2)
+        k_parts, v_parts = (
+            tensor[at : at + 1].split([*keys, key.shape[2] - sum(keys)], dim=2)
+            for tensor in (key, value)
+        )
+        found: list[Tensor] = []
+        q_start = k_start = 0
+        # Behind the last sample comes what fills the row, which is left out here.
+        for q, k, v in zip(q_parts[:-1], k_parts, v_parts, strict=False):
+            q_end, k_end = q_start + q.shape[2], k_start + k.shape[2]
+            bias = position_bias
+            if bias is not None:
+                bias = bias[at % len(bias), None, :, q_start:q_end, k_start:k_end]
+            if q_end > q_start:
+                one, _ = sdpa_attention_forward(
+                    module, q, k, v, None, position_bias=bias, **options
+                )
+                found.append(one)
+            q_start, k_start = q_end, k_end
+        row = torch.cat(found, dim=1)  # [1, queries of samples, heads, head_dim]
+        rows.append(functional.pad(row, (0, 0, 0, 0, 0, query.shape[2] - q_start)))
+    return torch.cat(rows), None
+
+
+def holds_spans(attention_mask: Tensor) -> bool:
+    """Whether what came for a mask is `Layout.spans`: masks are boolean or added to scores."""
+    return attention_mask.ndim == 4 and attention_mask.dtype == torch.int64
+
+
+def dense_mask(spans: Tensor, queries: int, keys: int, *, causal: bool) -> Tensor:
+    """Who sees whom in rows of samples, [rows, 1, queries, keys] bool."""
+    samples = torch.arange(1, spans.shape[2] + 1, device=spans.device)
+
+    def number(counts: Tensor, seq: int) -> Tensor:
+        """[rows, seq]: each position's sample, from 1; 0 behind the last."""
+        rows = [samples.repeat_interleave(count) for count in counts]
+        return torch.stack([functional.pad(row, (0, seq - len(row))) for row in rows])
+
+    of_query, of_key = number(spans[:, 0, :, 0], queries), number(spans[:, 0, :, 1], keys)
+    mask = (of_query[:, :, None] == of_key[:, None, :])[:, None]
+    return mask & torch.ones(queries, keys, dtype=torch.bool).tril() if causal else mask
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a model is told of positions that begin anew in a row."""
+
+    positions: Literal["argument", "table", "relative"]
+    """It takes `position_ids`; its table of positions does; or distances within a row decide."""
+    first: int = 0
+    """Of the first position: some count from behind the id of padding."""
+
+    @property
+    def one_row(self) -> bool:
+        """Whether a row may be as long as a batch; a bias of [seq, seq] would not fit then."""
+        return self.positions != "relative"
+
+    @contextmanager
+    def given(self, part: nn.Module, position_ids: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Within the block, a part of a model has positions [rows, seq]; what to call it with."""
+        if self.positions == "argument":
+            yield {"position_ids": position_ids + self.first}
+            return
+        hooks = []
+        if self.positions == "table":
+            (row,) = position_ids  # [seq]: models disagree on a batch of rows
+            hooks = [
+                table.register_forward_pre_hook(
+                    lambda _, given, named: (given, {**named, "position_ids": row}),
+                    with_kwargs=True,
+                )
+                for table in _tables(part)
+            ]
+        try:
+            yield {}
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _tables(part: nn.Module) -> list[nn.Module]:
+    """The tables of positions, where they are modules that can be asked for any."""
+    return [module for name, module in part.named_modules() if name.endswith("embed_positions")]
+
+
+Try = Callable[[Packing], tuple[Tensor, Tensor, Tensor]]
+"""What a model says of some samples: each alone, packed, and packed into rows of one sample."""
+
+
+def find_packing(
+    net: nn.Module, candidates: Sequence[Packing], longest: int, run: Try
+) -> Packing | None:
+    """Find out how a model takes packed rows, by trying it on a few tokens.
+
+    Args:
+        net: of transformers; its attention is exchanged where a way is found.
+        candidates: what its kind of model may take, likeliest first.
+        longest: positions of the longest sample that may come.
+        run: tries one of them.
+
+    Returns:
+        The first that gives what the samples give alone; None where none does, which is said.
+    """
+    reason = _obstacle(net, longest)
+    if not reason:
+        assert isinstance(net, PreTrainedModel)
+        net.set_attn_implementation(NAME)
+        training = net.training
+        net.eval()
+        for way in candidates:
+            reason = _difference(run, way)
+            if not reason:
+                break
+        net.train(training)
+        if not reason:
+            return way
+        net.set_attn_implementation("sdpa")
+    logger.warning(
+        "task.rows packed: %s takes no packed rows (%s), so rows are padded and come in batches "
+        "of similar length",
+        *(type(net).__name__, reason),
+    )
+    return None
+
+
+def _obstacle(net: nn.Module, longest: int) -> str:
+    """Why a model cannot be tried, or could pass only since what is tried is short."""
+    if not isinstance(net, PreTrainedModel) or net.config._attn_implementation != "sdpa":
+        return "its attention is its own"
+    for name in ("sliding_window", "attention_chunk_size", "local_attention"):
+        window = getattr(net.config.get_text_config(), name, None)
+        if isinstance(window, int) and window < longest:
+            return f"{name} {window} is less than the {longest} tokens of a row"
+    return ""
+
+
+@torch.no_grad()
+def _difference(run: Try, way: Packing) -> str:
+    """What is wrong with packed rows; nothing where they give what the samples give alone."""
+    try:
+        alone, packed, joined = run(way)
+    # It may have no such argument, or want other shapes: what else is wrong, padded rows tell.
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+    # A model that looks at nothing but each token would pass any comparison.
+    seen = (joined - alone).abs().max()
+    exact = 0 < seen and (packed - alone).abs().max() * DECISIVE <= seen
+    return "" if exact else "its samples change each other"
