@@ -11,9 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
@@ -26,8 +24,9 @@ from torch import nn
 from plumbline.batch import Batch
 from plumbline.files import write_digests
 from plumbline.kinds.vlm.model import Vlm
+from plumbline.kinds.vlm.rows import Rows
 from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
-from plumbline.kinds.vlm.train import DialogueSource, collate, loss
+from plumbline.kinds.vlm.train import DialogueSource, loss
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.transform_config import Normalization
 from plumbline.models.encoder_config import VitConfig
@@ -96,14 +95,13 @@ def main() -> None:
         source = DialogueSource(
             cache, "train", config, np.zeros(0, np.int32), features, seed=0, training=True
         )
-        make: Any = partial(
-            collate,
-            config=config,
+        make = Rows(
+            max_text_tokens=config.max_text_tokens,
             normalize=Normalization(preset="half"),
             special_ids=special,
             image_size=32,
             image_tokens=encoder.tokens,
-        )
+        ).padded
         rows = [dict(source.sample(index, 0)) for index in range(IMAGES)]
         single = [{**row, "segments": [s]} for row in rows for s in row["segments"]]
         shared_batch = [make(rows)]

@@ -12,8 +12,9 @@ from torch import Tensor
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.errors import CheckpointError, DataError
 from plumbline.kinds.vlm.model import Vlm
+from plumbline.kinds.vlm.rows import join_segment, segment_mask
 from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
-from plumbline.kinds.vlm.train import DialogueSource, build, join_segment, segment_mask
+from plumbline.kinds.vlm.train import DialogueSource, build
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.losses.language import token_cross_entropy
 from plumbline.models.decoder_config import DecoderConfig
@@ -41,7 +42,7 @@ def job(
     frozen = ["image_encoder"] if freeze is None else freeze
     model = VlmConfig(projector_width=16, decoder=DECODER)
     context = JobContext(cache=cache, seed=0, start=start, freeze=frozen)
-    built = build(context, model, VlmTaskConfig(**task))
+    built = build(context, model, VlmTaskConfig(**{"rows": "padded", **task}))
     built.model.eval()
     return built
 

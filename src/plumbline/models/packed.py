@@ -119,13 +119,19 @@ class Packing:
 
     @contextmanager
     def given(self, part: nn.Module, position_ids: Tensor) -> Iterator[dict[str, Tensor]]:
-        """Within the block, a part of a model has positions [rows, seq]; what to call it with."""
+        """Within the block, a part of a model has positions [rows, seq]; what to call it with.
+
+        Raises:
+            ValueError: it has no table of positions where it should have one.
+        """
         if self.positions == "argument":
             yield {"position_ids": position_ids + self.first}
             return
         hooks = []
         if self.positions == "table":
             (row,) = position_ids  # [seq]: models disagree on a batch of rows
+            if not _tables(part):
+                raise ValueError("it has no table of positions")
             hooks = [
                 table.register_forward_pre_hook(
                     lambda _, given, named: (given, {**named, "position_ids": row}),
@@ -206,5 +212,5 @@ def _difference(run: Try, way: Packing) -> str:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
     # A model that looks at nothing but each token would pass any comparison.
     seen = (joined - alone).abs().max()
-    exact = 0 < seen and (packed - alone).abs().max() * DECISIVE <= seen
+    exact = seen > 0 and (packed - alone).abs().max() * DECISIVE <= seen
     return "" if exact else "its samples change each other"

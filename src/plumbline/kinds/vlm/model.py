@@ -77,9 +77,14 @@ class Vlm(nn.Module):
         return projected
 
     def hidden_states(
-        self, image_features: Tensor, input_ids: Tensor, position_ids: Tensor, mask: Tensor
+        self,
+        image_features: Tensor,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor,
+        image_places: Tensor | None = None,
     ) -> Tensor:
-        """Run the decoder over image tokens followed by text.
+        """Run the decoder over image tokens followed by text, or over rows of several images.
 
         Args:
             image_features: [batch, image_tokens, token_width], from the image encoder.
@@ -87,19 +92,27 @@ class Vlm(nn.Module):
             position_ids: [batch, image_tokens + seq], int64.
             mask: [batch, 1, image_tokens + seq, image_tokens + seq], true where a position sees
                 another.
+            image_places: [rows, seq] bool, where tokens of images stand in rows that they share;
+                then seq counts them above too, and there are as many rows as rows of ids.
 
         Returns:
-            [batch, seq, width] for the text positions.
+            [batch, seq, width] for the text positions, or for all of rows of several images.
         """
         text = self.decoder.get_input_embeddings()(input_ids)  # [batch, seq, width]
         image = self.embed_image(image_features).to(text.dtype)  # [batch, image_tokens, width]
+        if image_places is None:
+            inputs = torch.cat([image, text], dim=1)
+        else:
+            inputs = text.masked_scatter(image_places.unsqueeze(-1), image)
         hidden = self.decoder.model(
-            inputs_embeds=torch.cat([image, text], dim=1),
+            inputs_embeds=inputs,
             attention_mask=mask,
             position_ids=position_ids,
             # Training and scoring see whole rows; the keys and values would only take memory.
             use_cache=False,
         ).last_hidden_state
+        if image_places is not None:
+            return hidden
         return hidden[:, image.shape[1] :]  # nothing is predicted at the image
 
     def logits(self, hidden: Tensor) -> Tensor:

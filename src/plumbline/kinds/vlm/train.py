@@ -24,14 +24,13 @@ from plumbline.kinds.language.loss import chosen_loss
 from plumbline.kinds.vlm import features as encoded_features
 from plumbline.kinds.vlm.features import cached_features
 from plumbline.kinds.vlm.model import Vlm, VlmSpec
+from plumbline.kinds.vlm.rows import Ids, Rows, Segment
 from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
 from plumbline.loading import transforms
 from plumbline.loading.cache_reader import MediaRows, TrainingCache
 from plumbline.loading.input_config import ImageInputConfig
-from plumbline.loading.loader import pad_rows
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.loading.transform_config import Normalization
-from plumbline.loading.transforms import normalize_images, resize_images, stack_images
 from plumbline.losses.language import TokenLoss, token_cross_entropy
 from plumbline.models import vision
 from plumbline.models.encoder_config import ImageEncoderConfig
@@ -43,10 +42,6 @@ from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
 FEATURE_CODE = (vision, encoded_features, transforms)
 """The modules that decide what a frozen encoder's features are."""
-
-Ids = NDArray[np.int32]
-Segment = tuple[Ids, Ids]
-"""Token ids of a prompt and of its answer."""
 
 
 class DialogueSource:
@@ -129,85 +124,6 @@ def say_cut_texts(cache: TrainingCache, split: str, rows: Sequence[MediaRows], l
         cache.say_cut(split, lengths[numbers], limit, what, "task.max_text_tokens")
 
 
-def join_segment(segment: Segment, special_ids: SpecialIds, limit: int) -> tuple[Ids, Ids]:
-    """One segment as ids and labels: `prompt <bos> answer <eos>`, prompt and bos unlabelled."""
-    prompt, answer = segment[0][:limit], segment[1][:limit]
-    ids = np.concatenate([prompt, [special_ids.bos], answer, [special_ids.eos]])
-    labels = ids.copy()
-    labels[: len(prompt) + 1] = IGNORE_INDEX  # the shift to the next token is the loss's
-    return ids, labels
-
-
-def segment_mask(segment: NDArray[np.int64], image_tokens: int) -> NDArray[np.bool_]:
-    """Who sees whom: the image itself, every text token the image and its segment's past.
-
-    Args:
-        segment: [batch, seq], the number of each text position's segment from 1, 0 for padding.
-        image_tokens: image positions before the text.
-
-    Returns:
-        [batch, 1, image_tokens + seq, image_tokens + seq]; padding sees the image, so that no row
-        of the softmax is empty.
-    """
-    batch = segment.shape[0]
-    # [batch, image_tokens + seq]: the image is segment -1, padding segment 0
-    whole = np.concatenate([np.full((batch, image_tokens), -1), segment], axis=1)
-    # [batch, who sees, who is seen]
-    same = whole[:, :, None] == whole[:, None, :]
-    past = np.tri(whole.shape[1], dtype=bool)
-    seen = same & (whole != 0)[:, None, :]
-    seen |= (whole == -1)[:, None, :]  # the image, by all that come after it
-    mask: NDArray[np.bool_] = (seen & past)[:, None]
-    return mask
-
-
-def collate(
-    samples: Sequence[Sample],
-    *,
-    config: VlmTaskConfig,
-    normalize: Normalization,
-    special_ids: SpecialIds,
-    image_size: int,
-    image_tokens: int,
-) -> Batch:
-    """Pack the segments of each image into one row and pad the rows.
-
-    Returns:
-        input_ids, labels [batch, seq]; position_ids [batch, image_tokens + seq];
-        mask [batch, 1, image_tokens + seq, image_tokens + seq] bool; sample_index [batch]; and
-        image_features [batch, image_tokens, token_width] or pixel_values
-        [batch, channels, size, size].
-    """
-    limit = config.max_text_tokens
-    # Of each image its segments as (ids, labels), in the order of the row.
-    joined = [[join_segment(g, special_ids, limit) for g in s["segments"]] for s in samples]
-    input_ids = pad_rows([np.concatenate([i for i, _ in row]) for row in joined], special_ids.pad)
-    labels = pad_rows([np.concatenate([la for _, la in row]) for row in joined], IGNORE_INDEX)
-    segment = pad_rows(
-        [np.concatenate([np.full(len(i), n) for n, (i, _) in enumerate(r, 1)]) for r in joined], 0
-    )
-    # Every segment begins right behind the image, as if it were alone with it.
-    positions = pad_rows([np.concatenate([np.arange(len(i)) for i, _ in r]) for r in joined], 0)
-    image_positions = np.tile(np.arange(image_tokens), (len(samples), 1))
-    position_ids = np.concatenate([image_positions, image_tokens + positions], axis=1)
-    return {
-        "input_ids": torch.from_numpy(input_ids),
-        "labels": torch.from_numpy(labels),
-        "position_ids": torch.from_numpy(position_ids),
-        "mask": torch.from_numpy(segment_mask(segment, image_tokens)),
-        "sample_index": torch.tensor([s["index"] for s in samples]),
-        **_visual(samples, normalize, image_size),
-    }
-
-
-def _visual(samples: Sequence[Sample], normalize: Normalization, image_size: int) -> Batch:
-    if "features" in samples[0]:
-        return {"image_features": torch.from_numpy(np.stack([s["features"] for s in samples]))}
-    images = stack_images([s["pixels"] for s in samples], [s["index"] for s in samples])
-    pixels = normalize_images(resize_images(images, image_size), normalize)
-    return {"pixel_values": pixels}
-
-
 def loss(model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_entropy) -> LossSum:
     """Next-token loss over answers and their eos; logits are computed nowhere else.
 
@@ -217,8 +133,14 @@ def loss(model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_
     features = batch.get("image_features")
     if features is None:
         features = model.image_encoder(batch["pixel_values"]).tokens
-    # [batch, seq, width], of the text positions
-    hidden = model.hidden_states(features, batch["input_ids"], batch["position_ids"], batch["mask"])
+    # [batch, seq, width], of the text positions, or of all where images share a row
+    hidden = model.hidden_states(
+        features,
+        batch["input_ids"],
+        batch["position_ids"],
+        batch["mask"],
+        batch.get("image_places"),
+    )
     labels = batch["labels"][:, 1:]  # [batch, seq - 1]: position i says token i + 1
     labelled = labels != IGNORE_INDEX
     head = model.decoder.get_output_embeddings()
@@ -262,9 +184,8 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
     assert tokenizer is not None, "a dataset with special ids has a tokenizer"
     prompt = np.array(tokenizer.encode(config.caption_prompt, add_special_tokens=False).ids)
     source = partial(DialogueSource, cache, config=config, caption_prompt=prompt, features=features)
-    bound = partial(
-        collate,
-        config=config,
+    rows = Rows(
+        max_text_tokens=config.max_text_tokens,
         normalize=normalize,
         special_ids=special_ids,
         image_size=spec.image_encoder.image_size,
@@ -274,13 +195,13 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
     has_validation = context.has_validation
     return TrainingJob(
         model=Vlm(encoder, model_config, spec.vocab_size, special_ids.pad, sources.origins),
-        task=Task("vlm", bound, chosen),
+        task=Task("vlm", rows.packed if config.rows == "packed" else rows.padded, chosen),
         train=source(split="train", seed=seed, training=True),
         validation=source(split="val", seed=seed, training=False) if has_validation else None,
         spec=spec,
         tokenizer=tokenizer,
         inputs={**sources.digests, "start": encoder_digest},
-        validation_task=Task("vlm", bound, loss, loss_metrics=perplexity_of),
+        validation_task=Task("vlm", rows.padded, loss, loss_metrics=perplexity_of),
     )
 
 

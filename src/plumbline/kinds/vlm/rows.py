@@ -1,0 +1,175 @@
+"""From images with their texts to rows: how questions share an image, and images a row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from plumbline.batch import IGNORE_INDEX, Batch, Sample
+from plumbline.loading.loader import pad_rows
+from plumbline.loading.packing import Layout
+from plumbline.loading.transform_config import Normalization
+from plumbline.loading.transforms import normalize_images, resize_images, stack_images
+from plumbline.tokenization.tokenizer import SpecialIds
+
+IMAGE, PADDING = 0, -1
+"""What stands in a row beside segments, which count from 1."""
+
+Ids = NDArray[np.integer]
+Segment = tuple[Ids, Ids]
+"""Token ids of a prompt and of its answer."""
+
+
+def join_segment(segment: Segment, special_ids: SpecialIds, limit: int) -> tuple[Ids, Ids]:
+    """One segment as ids and labels: `prompt <bos> answer <eos>`, prompt and bos unlabelled."""
+    prompt, answer = segment[0][:limit], segment[1][:limit]
+    ids = np.concatenate([prompt, [special_ids.bos], answer, [special_ids.eos]])
+    labels = ids.copy()
+    labels[: len(prompt) + 1] = IGNORE_INDEX  # the shift to the next token is the loss's
+    return ids, labels
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """The segments of an image one behind the other: [length] each."""
+
+    ids: Ids
+    labels: Ids
+    segment: Ids
+    """Number of a token's segment."""
+    positions: Ids
+    """Every segment begins right behind the image, as if it were alone with it."""
+
+    @classmethod
+    def of(
+        cls, segments: Sequence[Segment], special_ids: SpecialIds, limit: int, image_tokens: int
+    ) -> "Dialogue":
+        """Join them; longer prompts and answers are cut to `limit` tokens."""
+        joined = [join_segment(segment, special_ids, limit) for segment in segments]
+        ids, labels = (np.concatenate(parts) for parts in zip(*joined, strict=True))
+        lengths = [len(each) for each, _ in joined]
+        numbers = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+        positions = np.concatenate([image_tokens + np.arange(length) for length in lengths])
+        return cls(ids, labels, numbers, positions)
+
+    def behind_image(self, image_tokens: int, pad: int) -> "Dialogue":
+        """The same with the tokens of the image in front."""
+
+        def led_by(value: int, texts: Ids) -> Ids:
+            return np.concatenate([np.full(image_tokens, value), texts])
+
+        return Dialogue(
+            led_by(pad, self.ids),
+            led_by(IGNORE_INDEX, self.labels),
+            led_by(IMAGE, self.segment),
+            np.concatenate([np.arange(image_tokens), self.positions]),
+        )
+
+
+def segment_mask(segment: NDArray[np.int64], image_tokens: int) -> NDArray[np.bool_]:
+    """Who sees whom: the image itself, every text token the image and its segment's past.
+
+    Args:
+        segment: [batch, seq], the number of each text position's segment from 1, 0 for padding.
+        image_tokens: image positions before the text.
+
+    Returns:
+        [batch, 1, image_tokens + seq, image_tokens + seq]; padding sees the image, so that no row
+        of the softmax is empty.
+    """
+    text = np.where(segment == 0, PADDING, segment)
+    whole = np.pad(text, ((0, 0), (image_tokens, 0)), constant_values=IMAGE)
+    return dialogue_mask(whole, np.ones_like(whole))
+
+
+def dialogue_mask(segment: NDArray[np.int64], image: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The same where several images may share a row.
+
+    Args:
+        segment: [rows, seq], `IMAGE`, the number of a text's segment from 1, or `PADDING`.
+        image: [rows, seq], the number of the image that a position is about; padding has one too.
+
+    Returns:
+        [rows, 1, seq, seq]: who sees, who is seen.
+    """
+    seen = (segment[:, :, None] == segment[:, None, :]) & (segment != PADDING)[:, None, :]
+    seen |= (segment == IMAGE)[:, None, :]
+    seen &= image[:, :, None] == image[:, None, :]
+    mask: NDArray[np.bool_] = (seen & np.tri(segment.shape[1], dtype=bool))[:, None]
+    return mask
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How images with their texts become rows."""
+
+    max_text_tokens: int
+    normalize: Normalization
+    special_ids: SpecialIds
+    image_size: int
+    image_tokens: int
+
+    def padded(self, samples: Sequence[Sample]) -> Batch:
+        """Give each image a row with all its segments, and pad the rows.
+
+        Returns:
+            input_ids, labels [batch, seq]; position_ids [batch, image_tokens + seq];
+            mask [batch, 1, image_tokens + seq, image_tokens + seq] bool; sample_index [batch]; and
+            image_features [batch, image_tokens, token_width] or pixel_values
+            [batch, channels, size, size].
+        """
+        dialogues = self._dialogues(samples)
+        segment = pad_rows([dialogue.segment for dialogue in dialogues], 0)
+        texts = pad_rows([dialogue.positions for dialogue in dialogues], self.image_tokens)
+        images = np.tile(np.arange(self.image_tokens), (len(samples), 1))
+        ids = pad_rows([dialogue.ids for dialogue in dialogues], self.special_ids.pad)
+        labels = pad_rows([dialogue.labels for dialogue in dialogues], IGNORE_INDEX)
+        return {
+            "input_ids": torch.from_numpy(ids),
+            "labels": torch.from_numpy(labels),
+            "position_ids": torch.from_numpy(np.concatenate([images, texts], axis=1)),
+            "mask": torch.from_numpy(segment_mask(segment, self.image_tokens)),
+            **self._shared(samples),
+        }
+
+    def packed(self, samples: Sequence[Sample]) -> Batch:
+        """Lay images with their segments out one behind the other, in rows as long as the longest.
+
+        Returns:
+            What `padded` gives, of [rows, seq], where seq counts the tokens of images too and
+            image_places [rows, seq] bool says where they stand; images are in that order.
+        """
+        whole = [
+            dialogue.behind_image(self.image_tokens, self.special_ids.pad)
+            for dialogue in self._dialogues(samples)
+        ]
+        layout = Layout.first_fit(np.array([[len(dialogue.ids)] for dialogue in whole]))
+        segment = layout.join([dialogue.segment for dialogue in whole], PADDING)
+        # [rows, seq]: each begins with an image, and padding counts to the last one.
+        begins = layout.join([np.arange(len(each.ids)) == 0 for each in whole], 0)
+        mask = dialogue_mask(segment.numpy(), begins.numpy().cumsum(axis=1))
+        return {
+            "input_ids": layout.join([each.ids for each in whole], self.special_ids.pad),
+            "labels": layout.join([each.labels for each in whole], IGNORE_INDEX),
+            "position_ids": layout.join([each.positions for each in whole], 0),
+            "mask": torch.from_numpy(mask),
+            "image_places": segment == IMAGE,
+            **self._shared([samples[at] for row in layout.rows for at in row]),
+        }
+
+    def _dialogues(self, samples: Sequence[Sample]) -> list[Dialogue]:
+        limit, ids = self.max_text_tokens, self.special_ids
+        return [Dialogue.of(s["segments"], ids, limit, self.image_tokens) for s in samples]
+
+    def _shared(self, samples: Sequence[Sample]) -> Batch:
+        """What has nothing to do with rows."""
+        numbers = [sample["index"] for sample in samples]
+        batch: Batch = {"sample_index": torch.tensor(numbers)}
+        if "features" in samples[0]:
+            features = torch.from_numpy(np.stack([s["features"] for s in samples]))
+            return batch | {"image_features": features}
+        images = stack_images([sample["pixels"] for sample in samples], numbers)
+        pixels = normalize_images(resize_images(images, self.image_size), self.normalize)
+        return batch | {"pixel_values": pixels}
