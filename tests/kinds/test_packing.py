@@ -41,14 +41,15 @@ from plumbline.training.task import TrainingJob
 MakeJob = Callable[..., TrainingJob]
 
 CASES = ["causal_lm_rows", "causal_lm_answers", "masked_lm_rows", "seq2seq", "vlm"]
+PACKED = {"vlm": {"rows": "packed", "questions_per_image": None}}
 SAMPLES = 12
 
 
 def drawn(job: TrainingJob) -> list[Sample]:
-    """Samples of unequal lengths; images with one to three segments, so that several fit a row."""
+    """Samples of unequal lengths; images with one to six segments, so that several fit a row."""
     samples = [job.train.sample(index, 3) for index in range(SAMPLES)]
     return [
-        {**sample, "segments": sample["segments"][: 1 + at % 3]} if "segments" in sample else sample
+        {**sample, "segments": sample["segments"][: 1 + at % 6]} if "segments" in sample else sample
         for at, sample in enumerate(samples)
     ]
 
@@ -78,7 +79,7 @@ def assert_equal_losses(job: TrainingJob, packed: Collate, padded: Collate) -> N
 def test_packed_rows_have_the_loss_and_the_gradients_of_padded_ones(
     make_job: MakeJob, name: str
 ) -> None:
-    job = make_job(name, task={"rows": "packed"})
+    job = make_job(name, task=PACKED.get(name, {"rows": "packed"}))
     assert job.validation_task is not None
     assert not job.by_length
     padded = job.validation_task.collate
@@ -89,7 +90,7 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_padded_ones(
 
 @pytest.mark.parametrize("name", ["causal_lm_rows", "masked_lm_rows", "seq2seq", "vlm"])
 def test_a_sample_has_exactly_no_influence_on_its_neighbours(make_job: MakeJob, name: str) -> None:
-    job = make_job(name, task={"rows": "packed"})
+    job = make_job(name, task=PACKED.get(name, {"rows": "packed"}))
     samples = drawn(job)[:2]
 
     def gradient_of(batch: Batch, label: int) -> Tensor:
