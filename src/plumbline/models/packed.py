@@ -25,6 +25,8 @@ DECISIVE = 100
 
 logger = logging.getLogger(__name__)
 
+_attend: Callable[..., tuple[Tensor, None]] = sdpa_attention_forward  # its options are many
+
 
 def packed_attention(
     module: nn.Module,
@@ -50,15 +52,16 @@ def packed_attention(
         [rows, queries, heads, head_dim]; 0 in positions of no sample.
     """
     if attention_mask is None or not holds_spans(attention_mask):
-        return sdpa_attention_forward(
+        return _attend(
             module, query, key, value, attention_mask, position_bias=position_bias, **options
         )
     rows: list[Tensor] = []
     for at, spans in enumerate(attention_mask[:, 0].tolist()):
         queries, keys = zip(*spans, strict=True)
-        q_parts = query[at : at + 1].split([*queries, query.shape[2] - sum(queries)], dim=2)
+        lengths = [*queries, query.shape[2] - sum(queries)]
+        q_parts = torch.split(query[at : at + 1], lengths, dim=2)
         k_parts, v_parts = (
-            tensor[at : at + 1].split([*keys, key.shape[2] - sum(keys)], dim=2)
+            torch.split(tensor[at : at + 1], [*keys, key.shape[2] - sum(keys)], dim=2)
             for tensor in (key, value)
         )
         found: list[Tensor] = []
@@ -70,9 +73,7 @@ def packed_attention(
             if bias is not None:
                 bias = bias[at % len(bias), None, :, q_start:q_end, k_start:k_end]
             if q_end > q_start:
-                one, _ = sdpa_attention_forward(
-                    module, q, k, v, None, position_bias=bias, **options
-                )
+                one, _ = _attend(module, q, k, v, None, position_bias=bias, **options)
                 found.append(one)
             q_start, k_start = q_end, k_end
         row = torch.cat(found, dim=1)  # [1, queries of samples, heads, head_dim]
@@ -118,7 +119,7 @@ class Packing:
         return self.positions != "relative"
 
     @contextmanager
-    def given(self, part: nn.Module, position_ids: Tensor) -> Iterator[dict[str, Tensor]]:
+    def given(self, part: object, position_ids: Tensor) -> Iterator[dict[str, Tensor]]:
         """Within the block, a part of a model has positions [rows, seq]; what to call it with.
 
         Raises:
@@ -146,8 +147,9 @@ class Packing:
                 hook.remove()
 
 
-def _tables(part: nn.Module) -> list[nn.Module]:
+def _tables(part: object) -> list[nn.Module]:
     """The tables of positions, where they are modules that can be asked for any."""
+    assert isinstance(part, nn.Module)
     return [module for name, module in part.named_modules() if name.endswith("embed_positions")]
 
 
@@ -156,7 +158,7 @@ Try = Callable[[Packing], tuple[Tensor, Tensor, Tensor]]
 
 
 def find_packing(
-    net: nn.Module, candidates: Sequence[Packing], longest: int, run: Try
+    net: object, candidates: Sequence[Packing], longest: int, run: Try
 ) -> Packing | None:
     """Find out how a model takes packed rows, by trying it on a few tokens.
 
@@ -174,7 +176,7 @@ def find_packing(
         assert isinstance(net, PreTrainedModel)
         net.set_attn_implementation(NAME)
         training = net.training
-        net.eval()
+        nn.Module.eval(net)
         for way in candidates:
             reason = _difference(run, way)
             if not reason:
@@ -191,7 +193,7 @@ def find_packing(
     return None
 
 
-def _obstacle(net: nn.Module, longest: int) -> str:
+def _obstacle(net: object, longest: int) -> str:
     """Why a model cannot be tried, or could pass only since what is tried is short."""
     if not isinstance(net, PreTrainedModel) or net.config._attn_implementation != "sdpa":
         return "its attention is its own"

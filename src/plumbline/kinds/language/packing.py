@@ -5,7 +5,7 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from plumbline.batch import IGNORE_INDEX, Batch, Sample
 from plumbline.kinds.language.rows import Ids
@@ -27,7 +27,7 @@ class Pack(Protocol):
 
 def packed_collate(
     model: LanguageModel,
-    net: nn.Module,
+    net: object,
     candidates: Sequence[Packing],
     *,
     longest: int,

@@ -110,7 +110,7 @@ class DialogueSource:
         else:
             captions = captions[: self._config.captions_per_image]
             questions = questions[:0] if self._config.questions_per_image == 0 else questions
-        said = [(self._caption_prompt, self._cache.ids(int(c))) for c in captions]
+        said: list[Segment] = [(self._caption_prompt, self._cache.ids(int(c))) for c in captions]
         return said + [(self._cache.ids(int(q)), self._cache.ids(int(a))) for q, a in questions]
 
 
