@@ -36,9 +36,16 @@ def test_every_kind_shows_layers_heads_and_predictions(ask: Callable[..., Any], 
     assert math.isfinite(found["loss"])
 
 
-@pytest.mark.parametrize("name", FORMS)
-def test_watching_the_attention_does_not_change_the_loss(open_target: Any, name: str) -> None:
-    target = open_target(name)
+PACKED = [
+    (name, "train.task.rows=packed") for name in ("causal_lm_rows", "masked_lm_rows", "seq2seq")
+]
+
+
+@pytest.mark.parametrize("call", [*((name,) for name in FORMS), *PACKED], ids=" ".join)
+def test_watching_the_attention_does_not_change_the_loss(
+    open_target: Any, call: tuple[str, ...]
+) -> None:
+    target = open_target(*call)
     model, batch = target.job.model.eval(), target.batch()
     with torch.no_grad():
         plain = target.job.task.loss(model, batch)

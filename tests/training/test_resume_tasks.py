@@ -24,8 +24,14 @@ from tests.training.together import train as train_with
 
 MakeJob = Callable[..., TrainingJob]
 
-DRAWN: dict[str, dict[str, Any]] = {"align_image": {"sample_width": True}}
-"""Case -> what is random in it beside what it has anyway."""
+PACKED = ["causal_lm_rows", "masked_lm_rows", "seq2seq", "vlm"]
+"""Cases whose rows may be packed."""
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in CASES},
+    "align_image": ("align_image", {"sample_width": True}),
+    **{f"{name}, packed": (name, {"rows": "packed"}) for name in PACKED},
+}
+"""Name -> a case, and what is random or otherwise in it beside what it has anyway."""
 
 MICRO_BATCHES = 5
 """Of an epoch: windows of two, two and one."""
@@ -76,13 +82,13 @@ KILLS = [1, 2, 0, 3, 1]
 step, at once after a resume, over the end of an epoch, within an accumulation again."""
 
 
-@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("form", list(FORMS))
 def test_a_training_killed_in_five_places_ends_in_the_same_bits(
-    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    task = DRAWN.get(name)
+    name, task = FORMS[form]
     whole = train(make_job(name, task=task), run(), "whole")
     forward_passes = 1 if CASES[name].additive else 2  # of a micro-batch
     for passes in KILLS:
@@ -100,12 +106,20 @@ def test_a_training_killed_in_five_places_ends_in_the_same_bits(
     assert train(make_job(name, task=task), run(workers=2), "parted") == whole
 
 
-@pytest.mark.parametrize("name", ["image", "text_words", "align_image", "masked_lm_rows"])
+@pytest.mark.parametrize(
+    "form",
+    ["image", "text_words", "align_image", "masked_lm_rows"]
+    + [f"{name}, packed" for name in PACKED],
+)
 def test_any_number_of_workers_ends_in_the_same_bits(
-    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    found = [train(make_job(name), run(workers), f"workers-{workers}") for workers in (0, 1, 4)]
+    name, task = FORMS[form]
+    found = [
+        train(make_job(name, task=task), run(workers), f"workers-{workers}")
+        for workers in (0, 1, 4)
+    ]
     assert found[1] == found[0]
     assert found[2] == found[0]

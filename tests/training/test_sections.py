@@ -121,7 +121,7 @@ CONTRADICTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"loader": {"batch_size": 1}},
         "loader.batch_size 1 and trainer.grad_accum_steps 1: a pair is told from the others",
     ),
-    "lengths of packed blocks": (
+    "lengths of blocks of a stream": (
         "causal_lm_stream",
         {"loader": {"max_tokens": 100}},
         "loader.max_tokens: the samples of this task all count as equally long",

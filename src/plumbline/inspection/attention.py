@@ -9,6 +9,8 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from plumbline.models.packed import dense_mask, holds_spans
+
 NAME = "plumbline_observed"
 
 Seen = Callable[[nn.Module, Tensor], None]
@@ -72,6 +74,10 @@ def _attend(
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = (query @ key.transpose(2, 3)).float() * scale
+    if attention_mask is not None and holds_spans(attention_mask):
+        # Samples one behind the other in a row.
+        causal = getattr(module, "is_causal", False)
+        attention_mask = dense_mask(attention_mask, *scores.shape[2:], causal=causal)
     if attention_mask is not None:
         mask = attention_mask[..., : key.shape[2]]
         lowest = torch.finfo(scores.dtype).min

@@ -97,7 +97,7 @@ def dense_mask(spans: Tensor, queries: int, keys: int, *, causal: bool) -> Tenso
 
     of_query, of_key = number(spans[:, 0, :, 0], queries), number(spans[:, 0, :, 1], keys)
     mask = (of_query[:, :, None] == of_key[:, None, :])[:, None]
-    return mask & torch.ones(queries, keys, dtype=torch.bool).tril() if causal else mask
+    return mask & torch.ones_like(mask[0, 0]).tril() if causal else mask
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -66,8 +66,8 @@ class TrainSection(Config):
             }
             for setting in [name for name, used in by_length.items() if used]:
                 raise ValueError(
-                    f"loader.{setting}: the samples of this task all count as equally long (packed "
-                    "blocks, images with their texts); leave it out"
+                    f"loader.{setting}: the samples of this task all count as equally long (blocks "
+                    "of a stream, images with their texts); leave it out"
                 )
         return self
 
