@@ -37,7 +37,8 @@ def test_every_kind_shows_layers_heads_and_predictions(ask: Callable[..., Any], 
 
 
 PACKED = [
-    (name, "train.task.rows=packed") for name in ("causal_lm_rows", "masked_lm_rows", "seq2seq")
+    (name, f"tasks.{name}.train.task.rows=packed")
+    for name in ("causal_lm_rows", "masked_lm_rows", "seq2seq")
 ]
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,18 +26,25 @@ from transformers import (
 )
 
 from plumbline.batch import IGNORE_INDEX, Batch, Sample
+from plumbline.files import read_digests
 from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
+from plumbline.kinds.causal_lm.settings import CausalLmTaskConfig
 from plumbline.kinds.causal_lm.train import pack_rows as pack_causal
 from plumbline.kinds.language.loss import language_loss
 from plumbline.kinds.language.packing import Collate
+from plumbline.kinds.language.rows import choose_rows
 from plumbline.kinds.masked_lm.model import MaskedLm, MaskedLmSpec
 from plumbline.kinds.masked_lm.train import pack_rows as pack_masked
 from plumbline.kinds.seq2seq.model import Seq2Seq, Seq2SeqSpec
 from plumbline.kinds.seq2seq.train import pack_rows as pack_pairs
+from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.packing import Layout
 from plumbline.models.lm_head import LmHead
 from plumbline.models.packed import Packing, dense_mask
+from plumbline.training.processes import Processes
 from plumbline.training.task import TrainingJob
+from tests.training.together import settings
+from tests.training.together import train as train_with
 
 MakeJob = Callable[..., TrainingJob]
 
@@ -233,6 +241,46 @@ def test_a_model_that_takes_no_packed_rows_is_found_out_and_said_in_one_line(
     assert reason in line
     assert "batches of similar length" in line
     assert net.config._attn_implementation == before
+
+
+def test_rows_that_cannot_be_packed_are_trained_in_buckets_by_length(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("plumbline.models.decoder.Qwen3ForCausalLM", Deaf)
+
+    def trained(rows: str, **loader: object) -> dict[str, str]:
+        job = make_job("causal_lm_rows", task={"rows": rows})
+        assert job.by_length == (rows == "packed")
+        config = settings(batch_size=5)
+        train = config.train.model_copy(
+            update={"loader": config.train.loader.model_copy(update=loader)}
+        )
+        train_with(job, config.model_copy(update={"train": train}), Path(rows), Processes())
+        # Validation keeps the order of its rows, and with it the last digits of a sum.
+        return {
+            name: digest
+            for name, digest in read_digests(Path(rows)).items()
+            if name not in ("config.json", "metrics.json", "val.csv")
+        }
+
+    assert trained("packed") == trained("padded", bucket_by_length=True)
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"), [(128, "packed"), (24, "packed"), (10, "stream"), (4, "stream")]
+)
+def test_rows_of_which_most_would_be_cut_are_one_stream(
+    caches: Callable[[str], TrainingCache], block: int, expected: str
+) -> None:
+    cache = caches("text")
+    numbers = cache.rows("train")["text"]
+    lengths = cache.text_lengths()[numbers]
+    assert (2 * np.minimum(lengths, block).sum() < lengths.sum()) == (expected == "stream")
+    config = CausalLmTaskConfig(block_size=block)
+    assert choose_rows(cache, config) == expected
+    assert choose_rows(cache, config, may_run=False) == "packed"
+    assert choose_rows(cache, CausalLmTaskConfig(block_size=block, rows="padded")) == "padded"
 
 
 def test_trying_leaves_a_model_as_it_was(make_job: MakeJob) -> None:
