@@ -47,10 +47,11 @@ from plumbline.training.task_sections import FinetuneConfig, schema_of_kind
 
 
 class Meter:
-    """Real tokens and CPU seconds between the second and the last call of a loss."""
+    """Real tokens and CPU seconds of steps but the first and the last."""
 
-    def __init__(self) -> None:
-        """Begin with none."""
+    def __init__(self, steps: int) -> None:
+        """Count `steps` and the two around them; later calls of the loss count operations."""
+        self._steps = steps
         self._calls: list[tuple[float, int]] = []
 
     def called(self, tokens: int) -> None:
@@ -59,7 +60,7 @@ class Meter:
 
     def rate(self) -> float:
         """Tokens per CPU second: whole steps, with their data and their update."""
-        counted = self._calls[1:]
+        counted = self._calls[1 : self._steps + 2]
         spans = [after[0] - before[0] for before, after in pairwise(counted)]
         return sum(tokens for _, tokens in counted[:-1]) / sum(spans)
 
@@ -101,7 +102,7 @@ def settings_of(options: argparse.Namespace, seed: int, **chosen: object) -> Fin
 
 def ours(options: argparse.Namespace, seed: int, **chosen: object) -> float:
     """Tokens per CPU second of this package."""
-    config, meter = settings_of(options, seed, **chosen), Meter()
+    config, meter = settings_of(options, seed, **chosen), Meter(options.steps)
     machine = decide_machine(config)
     job = open_job(config, machine)
     loss = job.task.loss
@@ -161,7 +162,7 @@ class Fixed(Sampler[int]):
 
 def theirs(options: argparse.Namespace, seed: int, *, grouped: bool) -> float:
     """Tokens per CPU second of the Trainer of transformers, on the same model and rows."""
-    config, meter = settings_of(options, seed, rows="padded"), Meter()
+    config, meter = settings_of(options, seed, rows="padded"), Meter(options.steps)
     job = open_job(config, decide_machine(config))
     assert isinstance(job.model, CausalLm)
     rows, size = Rows(job), options.batch
@@ -170,10 +171,12 @@ def theirs(options: argparse.Namespace, seed: int, *, grouped: bool) -> float:
         lengths = [len(ids) for ids in rows.ids]
         draw = torch.Generator().manual_seed(seed)
         order = get_length_grouped_indices(lengths, size, generator=draw)
-        # Longest come first in a group: as many steps as are run, from all over the epoch.
+        # As many as are run, of every length that an epoch has, between two that are not counted.
         batches = [order[at : at + size] for at in range(0, len(order) - size + 1, size)]
-        places = np.linspace(0, len(batches) - 1, options.steps + 2).astype(int)
-        order = [index for place in places for index in batches[place]]
+        batches.sort(key=lambda batch: sum(lengths[index] for index in batch))
+        places = (np.arange(options.steps) + 0.5) * len(batches) / options.steps
+        chosen = [batches[int(place)] for place in places]
+        order = [index for batch in (chosen[0], *chosen, chosen[0]) for index in batch]
 
     class Measured(transformers.Trainer):
         def compute_loss(self, model, inputs, **others):
