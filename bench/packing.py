@@ -95,7 +95,7 @@ def settings_of(options: argparse.Namespace, seed: int, **chosen: object) -> Fin
         },
     }
     return schema_of_kind("causal_lm").model_validate(
-        {"seed": seed, "threads": 1, "data": "speeches", "kind": "causal_lm", "start": ".",
+        {"seed": seed, "threads": 1, "data": "speeches", "kind": "causal_lm", "start": ".", "weights": "none", "weights": "none",
          "train": train}
     )  # fmt: skip
 
