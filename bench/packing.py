@@ -94,10 +94,10 @@ def settings_of(options: argparse.Namespace, seed: int, **chosen: object) -> Fin
             "optim": {"lr": 1e-3},
         },
     }
+    start = {"kind": "causal_lm", "data": "speeches", "start": ".", "weights": "none"}
     return schema_of_kind("causal_lm").model_validate(
-        {"seed": seed, "threads": 1, "data": "speeches", "kind": "causal_lm", "start": ".", "weights": "none", "weights": "none",
-         "train": train}
-    )  # fmt: skip
+        {"seed": seed, "threads": 1, **start, "train": train}
+    )
 
 
 def ours(options: argparse.Namespace, seed: int, **chosen: object) -> float:
