@@ -14,8 +14,12 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
+    CohereConfig,
+    CohereForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -98,6 +102,8 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma3": lambda: Gemma3ForCausalLM(
         Gemma3TextConfig(**_DECODER, final_logit_softcapping=5.0, sliding_window=16)
     ),
+    "granite": lambda: GraniteForCausalLM(GraniteConfig(**_DECODER, logits_scaling=4.0)),
+    "cohere": lambda: CohereForCausalLM(CohereConfig(**_DECODER, logit_scale=0.25)),
     "bert": lambda: BertModel(BertConfig(**_BERT)),
     "masked_bert": lambda: BertForMaskedLM(BertConfig(**_BERT)),
     "bart": lambda: BartForConditionalGeneration(BartConfig(**_BART)),

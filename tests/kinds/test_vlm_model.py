@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from plumbline.errors import ConfigError
 from plumbline.kinds.vlm.model import Projector, Vlm
 from plumbline.kinds.vlm.settings import VlmConfig
 from plumbline.models.decoder import build_decoder
@@ -17,6 +18,7 @@ from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
 from plumbline.models.pretrained import Origin
+from tests.checkpoints import write_checkpoint
 
 VOCAB, PAD = 40, 0
 
@@ -175,3 +177,35 @@ def test_every_joint_learns() -> None:
 def test_contradicting_sizes_are_refused(settings: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValidationError, match=rule):
         sizes(**settings)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "granite", "cohere"])
+def test_logits_are_capped_and_scaled_as_the_decoder_does_it(name: str, tmp_path: Path) -> None:
+    write_checkpoint(name, tmp_path)
+    origins = {"decoder": Origin(tmp_path, with_weights=True)}
+    model = Vlm(tiny_vlm().image_encoder, tiny_vlm().config, VOCAB, PAD, origins).eval()
+    decoder: Any = model.decoder
+    ids = torch.randint(0, VOCAB, (2, 7), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.mul_(10)  # so that what is behind the map is felt
+        hidden = decoder.model(input_ids=ids).last_hidden_state
+        expected = decoder(input_ids=ids).logits
+        assert not torch.allclose(decoder.lm_head(hidden), expected, atol=0.1)
+        torch.testing.assert_close(model.logits(hidden), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_decoder_that_changes_logits_in_a_way_of_its_own_is_refused(
+    checkpoint: tuple[Path, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origins = {"decoder": Origin(checkpoint[0], with_weights=True)}
+    own = Qwen3ForCausalLM.forward
+
+    def shifted(self: Any, **given: Any) -> Any:
+        out = own(self, **given)
+        out.logits = out.logits + 1
+        return out
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "forward", shifted)
+    with pytest.raises(ConfigError, match="type qwen3 changes logits behind its last map"):
+        Vlm(tiny_vlm().image_encoder, tiny_vlm().config, VOCAB, PAD, origins)

@@ -34,6 +34,7 @@ STARTS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]] = 
         {"decoder": THEIRS},
         {"decoder": LORA | {"quantize": "nf4"}},
     ),
+    "decoder of images, capped logits": ("vlm", "gemma3", {"decoder": THEIRS}, {}),
     "masked": ("masked_lm_rows", "masked_bert", THEIRS, {"encoder": LORA}),
     "encoder-decoder, dora": ("seq2seq", "bart", THEIRS, {"net": LORA | {"method": "dora"}}),
     "encoder-decoder of relative places": ("seq2seq", "t5", THEIRS, {}),
@@ -118,7 +119,7 @@ def test_another_byte_in_a_checkpoint_is_another_training_and_another_folder_is_
         ("causal_lm_rows", {}, "causal_lm_answers", "decoder"),
         ("vlm", {}, "causal_lm_rows", "decoder"),
         ("causal_lm_rows", {}, "vlm", "decoder"),
-        ("masked_lm_rows", {}, "masked_lm_packed", "encoder"),
+        ("masked_lm_rows", {}, "masked_lm_stream", "encoder"),
         ("seq2seq", {}, "seq2seq", "net"),
     ],
 )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -11,6 +12,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from plumbline.errors import ConfigError
 from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.pretrained import Origin, build_from_checkpoint
 
@@ -102,3 +104,43 @@ def build_decoder(
         )
     )
     return cast(CausalDecoder, made)
+
+
+def no_change(logits: Tensor) -> Tensor:
+    """What most decoders do behind their last map: nothing."""
+    return logits
+
+
+def change_behind_map(decoder: CausalDecoder) -> Callable[[Tensor], Tensor]:
+    """What a decoder does to logits [..., vocab] behind its last map: caps or scales them.
+
+    Whoever calls the layers and the map for themselves has to do it too.
+
+    Raises:
+        ConfigError: it does something else.
+    """
+    config = decoder.config
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma types
+    factor = getattr(config, "logit_scale", None) or 1.0  # Cohere types
+    factor /= getattr(config, "logits_scaling", None) or 1.0  # Granite types
+
+    def change(logits: Tensor) -> Tensor:
+        scaled = logits if factor == 1.0 else logits * factor
+        return torch.tanh(scaled / cap) * cap if cap else scaled
+
+    ids = torch.tensor([[0, 1]])
+    with torch.no_grad():
+        # Whatever the layers drop, both see the same of.
+        hidden = decoder.model(input_ids=ids, use_cache=False).last_hidden_state
+        handle = decoder.get_output_embeddings().register_forward_pre_hook(lambda *_: (hidden,))
+        try:
+            own = decoder(input_ids=ids, use_cache=False).logits
+        finally:
+            handle.remove()
+        found = change(decoder.lm_head(hidden))
+    if not torch.allclose(own, found, rtol=1e-4, atol=1e-4):
+        raise ConfigError(
+            f"a decoder of type {config.model_type} changes logits behind its last map in a way "
+            "that is not known: it cannot speak of images"
+        )
+    return change if cap or factor != 1.0 else no_change

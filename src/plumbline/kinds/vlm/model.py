@@ -11,7 +11,7 @@ from typing_extensions import override
 from plumbline.kinds.vlm.settings import VlmConfig
 from plumbline.loading.input_config import AnyInput, ImageInputConfig
 from plumbline.loading.transform_config import Normalization
-from plumbline.models.decoder import CausalDecoder, build_decoder
+from plumbline.models.decoder import CausalDecoder, build_decoder, change_behind_map, no_change
 from plumbline.models.encoder_config import AnyImageEncoder
 from plumbline.models.encoders import encoder_for
 from plumbline.models.pretrained import NO_ORIGINS, Origins
@@ -61,6 +61,7 @@ class Vlm(nn.Module):
         self.image_encoder = image_encoder
         origin = origins.get("decoder")
         self.decoder: CausalDecoder = build_decoder(config.decoder, vocab_size, pad, origin)
+        self.behind_map = no_change if origin is None else change_behind_map(self.decoder)
         width = self.decoder.get_input_embeddings().embedding_dim
         self.projector = Projector(
             image_encoder.tokens, image_encoder.token_width, config.projector_width, width
@@ -117,7 +118,7 @@ class Vlm(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states [..., width] to logits [..., vocab]."""
-        return self.decoder.lm_head(hidden)
+        return self.behind_map(self.decoder.lm_head(hidden))
 
 
 class VlmSpec(ModelSpec):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torchvision
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.code_digest import digest_tree
@@ -143,8 +143,12 @@ def loss(model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_
     )
     labels = batch["labels"][:, 1:]  # [batch, seq - 1]: position i says token i + 1
     labelled = labels != IGNORE_INDEX
+
+    def part(logits: Tensor, chosen: Tensor) -> LossSum:
+        return token_loss(model.behind_map(logits), chosen)
+
     head = model.decoder.get_output_embeddings()
-    return chunked_loss(head, hidden[:, :-1][labelled], labels[labelled], token_loss)
+    return chunked_loss(head, hidden[:, :-1][labelled], labels[labelled], part)
 
 
 def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -> TrainingJob:
