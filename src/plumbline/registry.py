@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
@@ -140,6 +141,21 @@ def check_known(registry: _Names, *names: str) -> None:
             registry[name]
     except ConfigError as error:
         raise ValueError(str(error)) from None
+
+
+PLUGIN_PLACE = re.compile(r"plugins(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")
+"""A name in a module of the user's own."""
+
+
+def _of_plugins(place: str) -> str:
+    if not PLUGIN_PLACE.fullmatch(place):
+        raise ValueError(f"{place!r} is no class of the project's plugins: plugins._net:Net is one")
+    return place
+
+
+PluginPlace = Annotated[str, AfterValidator(_of_plugins)]
+"""A setting that names code: of the project's own plugins alone, whose files are in the key of the
+stage that reads the setting."""
 
 
 def load_attribute(place: str) -> Any:

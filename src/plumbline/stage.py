@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -20,6 +20,7 @@ from plumbline.errors import ConfigError, PlumblineError
 from plumbline.files import dump_json, read_json
 from plumbline.names import check_name
 from plumbline.params import check_environment, describe_differences, list_differences
+from plumbline.registry import PLUGIN_PLACE
 from plumbline.text import one_line
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,23 @@ def settings_text(
     """
     places = [*spec.sections(key).values(), *(f"versions.{name}" for name in libraries)]
     read = {place: pick(params, place) for place in dict.fromkeys(places)}
+    if named := sorted(set(_plugins_in(read))):
+        tree = CodeTree(Path.cwd())
+        modules = [place.partition(":")[0] for place in named]
+        read["code that settings name"] = tree.closure(modules).digests()
     return json.dumps(read, indent=1, ensure_ascii=False) + "\n"
+
+
+def _plugins_in(value: object) -> Iterator[str]:
+    """The names of a user's own code in settings."""
+    if isinstance(value, Mapping):
+        for each in value.values():
+            yield from _plugins_in(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _plugins_in(each)
+    elif isinstance(value, str) and PLUGIN_PLACE.fullmatch(value):
+        yield value
 
 
 def check_unchanged(

@@ -36,7 +36,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     stage(checkout, "check_params")
     for name in ("prepare", "validate", "detect_shapes", "tokenize_text"):
         stage(checkout, name, "waves")
-    for task in ("forecast", "tempo"):
+    for task in ("forecast", "tempo", "beat"):
         for name in ("finetune", "evaluate_model", "export_model"):
             stage(checkout, name, task)
     return checkout
@@ -54,6 +54,34 @@ def test_the_new_task_learns(extended: Checkout) -> None:
     found = metrics(extended, "forecast")
     assert found["mse"] < 0.3 * found["unchanged_mse"]
     assert found["samples"] > 10
+
+
+def test_a_network_of_one_s_own_learns_and_answers_without_torch(extended: Checkout) -> None:
+    assert metrics(extended, "beat")["accuracy"] > 0.9
+    bundle = extended.folder / "exports/beat/metadata.json"
+    formats = json.loads(bundle.read_text(encoding="utf-8"))["formats"]
+    assert {result["status"] for result in formats.values()} == {"ok"}
+
+
+def test_an_edit_of_a_network_of_one_s_own_reruns_its_task_alone(extended: Checkout) -> None:
+    def settings() -> dict[str, str]:
+        folder = extended.folder / "work/settings"
+        return {p.as_posix(): p.read_text(encoding="utf-8") for p in folder.rglob("*.json")}
+
+    before = settings()
+    file = extended.folder / "plugins/_filters.py"
+    kept = file.read_text(encoding="utf-8")
+    file.write_text(kept.replace("kernel_size=9, padding=4", "kernel_size=7, padding=3"), "utf-8")
+    stage(extended, "digest_code")
+    stage(extended, "check_params")
+    changed = {Path(name).parent.name for name, text in settings().items() if before[name] != text}
+    names = {Path(name).stem for name, text in settings().items() if before[name] != text}
+
+    file.write_text(kept, encoding="utf-8")
+    stage(extended, "digest_code")
+    stage(extended, "check_params")
+    assert names == {"beat", "digests", "report"}
+    assert changed == {"finetune", "settings"}
 
 
 def test_the_new_encoder_loss_and_schedule_serve_a_task_that_was_there(extended: Checkout) -> None:
@@ -187,7 +215,7 @@ def test_a_plugin_is_nothing_to_stages_that_read_none_of_its_tables(extended: Ch
 
 def test_no_file_of_the_project_was_touched(extended: Checkout) -> None:
     changed = extended.run("git", "status", "--porcelain", "-uall").stdout.splitlines()
-    made = {"metrics/tasks/forecast.json", "metrics/tasks/tempo.json"}
+    made = {f"metrics/tasks/{task}.json" for task in ("forecast", "tempo", "beat")}
     assert {line[3:] for line in changed if line.startswith("??")} == {*FILES, *made}
     edited = {line[3:] for line in changed if not line.startswith("??")}
     assert edited == {"conf/config.yaml", "params.yaml"}  # the experiment that is chosen

@@ -2,11 +2,11 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 from typing_extensions import override
 
 from plumbline.config import Config
-from plumbline.registry import OneOf, Registry
+from plumbline.registry import OneOf, PluginPlace, Registry
 
 
 class EncoderConfig(Config):
@@ -305,6 +305,28 @@ class NgramEncoderConfig(BaseTextEncoderConfig):
         return self
 
 
+class ModuleConfig(EncoderConfig):
+    """A user's own torch module in `plugins/`, for sounds, features or texts."""
+
+    builder: ClassVar[str] = "plumbline.models.user_module:ModuleEncoder"
+    needs: ClassVar[tuple[str, ...]] = ("channels", "vocab_size")
+    name: Literal["module"]
+    module: PluginPlace
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Arguments of the class, beside `channels` and `vocab_size`, which it is given if it takes
+    them."""
+
+
+class ImageModuleConfig(ImageEncoderConfig):
+    """A user's own torch module in `plugins/`, for images."""
+
+    builder: ClassVar[str] = "plumbline.models.user_module:ModuleEncoder"
+    name: Literal["image_module"]
+    module: PluginPlace
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Arguments of the class."""
+
+
 ENCODERS: Registry[type[EncoderConfig]] = Registry("encoder")
 ENCODERS.register("vit", VitConfig)
 ENCODERS.register("torchvision", TorchvisionConfig)
@@ -314,6 +336,8 @@ ENCODERS.register("timm", TimmConfig)
 ENCODERS.register("sequence", SequenceEncoderConfig)
 ENCODERS.register("transformer", TextEncoderConfig)
 ENCODERS.register("ngrams", NgramEncoderConfig)
+ENCODERS.register("module", ModuleConfig)
+ENCODERS.register("image_module", ImageModuleConfig)
 
 AnyEncoder = Annotated[EncoderConfig, OneOf(ENCODERS, "name")]
 AnyImageEncoder = Annotated[ImageEncoderConfig, OneOf(ENCODERS, "name")]
