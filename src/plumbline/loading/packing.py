@@ -43,6 +43,7 @@ class Layout:
         most = lengths.max(axis=0)  # [streams]
         rows: list[list[int]] = []
         rooms: list[Whole] = []
+        # Stable: the rows of a batch are the same on any machine.
         for sample in np.argsort(-lengths.sum(axis=1), kind="stable").tolist():
             needed = lengths[sample]
             found = next((at for at, room in enumerate(rooms) if (needed <= room).all()), None)
@@ -72,5 +73,6 @@ class Layout:
         """
         spans = np.zeros((len(self.rows), 1, max(map(len, self.rows)), 2), np.int64)
         for at, row in enumerate(self.rows):
+            # Rows with fewer samples end in spans of 0.
             spans[at, 0, : len(row)] = [(queries[sample], keys[sample]) for sample in row]
         return torch.from_numpy(spans)

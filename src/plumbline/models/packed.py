@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -25,6 +26,8 @@ DECISIVE = 100
 
 logger = logging.getLogger(__name__)
 
+_READ = WeakTensorKeyDictionary()
+"""Spans -> their numbers: a GPU that is asked for them waits, once a batch and not once a layer."""
 _attend: Callable[..., tuple[Tensor, None]] = sdpa_attention_forward  # its options are many
 
 
@@ -56,8 +59,9 @@ def packed_attention(
             module, query, key, value, attention_mask, position_bias=position_bias, **options
         )
     rows: list[Tensor] = []
-    for at, spans in enumerate(attention_mask[:, 0].tolist()):
+    for at, spans in enumerate(_lengths(attention_mask)):
         queries, keys = zip(*spans, strict=True)
+        # The last part is what fills the row up, of no sample.
         lengths = [*queries, query.shape[2] - sum(queries)]
         q_parts = torch.split(query[at : at + 1], lengths, dim=2)
         k_parts, v_parts = (
@@ -66,13 +70,13 @@ def packed_attention(
         )
         found: list[Tensor] = []
         q_start = k_start = 0
-        # Behind the last sample comes what fills the row, which is left out here.
         for q, k, v in zip(q_parts[:-1], k_parts, v_parts, strict=False):
             q_end, k_end = q_start + q.shape[2], k_start + k.shape[2]
             bias = position_bias
             if bias is not None:
+                # By distance, so the block of a sample is as if it were alone.
                 bias = bias[at % len(bias), None, :, q_start:q_end, k_start:k_end]
-            if q_end > q_start:
+            if q_end > q_start:  # rows with fewer samples have spans of 0
                 one, _ = _attend(module, q, k, v, None, position_bias=bias, **options)
                 found.append(one)
             q_start, k_start = q_end, k_end
@@ -82,8 +86,19 @@ def packed_attention(
 
 
 def holds_spans(attention_mask: Tensor) -> bool:
-    """Whether what came for a mask is `Layout.spans`: masks are boolean or added to scores."""
+    """Whether what came for a mask is `Layout.spans`, [rows, 1, samples, 2] int64.
+
+    Masks are boolean or added to scores.
+    """
     return attention_mask.ndim == 4 and attention_mask.dtype == torch.int64
+
+
+def _lengths(spans: Tensor) -> list[list[tuple[int, int]]]:
+    """Of each row (queries, keys) of its samples."""
+    if spans not in _READ:
+        _READ[spans] = spans[:, 0].tolist()
+    found: list[list[tuple[int, int]]] = _READ[spans]
+    return found
 
 
 def dense_mask(spans: Tensor, queries: int, keys: int, *, causal: bool) -> Tensor:
@@ -166,7 +181,7 @@ def find_packing(
         net: of transformers; its attention is exchanged where a way is found.
         candidates: what its kind of model may take, likeliest first.
         longest: positions of the longest sample that may come.
-        run: tries one of them.
+        run: tries one of them; gives logits [labelled, vocab] three times.
 
     Returns:
         The first that gives what the samples give alone; None where none does, which is said.
@@ -176,7 +191,7 @@ def find_packing(
         assert isinstance(net, PreTrainedModel)
         net.set_attn_implementation(NAME)
         training = net.training
-        nn.Module.eval(net)
+        nn.Module.eval(net)  # dropout would tell the two layouts apart
         for way in candidates:
             reason = _difference(run, way)
             if not reason:

@@ -220,6 +220,7 @@ def _training_loader(config: TrainingConfig, job: TrainingJob, machine: Machine)
 
 def _loader_config(config: TrainingConfig, job: TrainingJob) -> LoaderConfig:
     loader = config.train.loader
+    # Of training alone: a sum over the validation split keeps its order.
     return loader.model_copy(update={"bucket_by_length": True}) if job.by_length else loader
 
 

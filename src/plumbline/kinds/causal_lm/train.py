@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
 import torch
 
 from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
@@ -11,11 +10,10 @@ from plumbline.errors import DataError
 from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
 from plumbline.kinds.causal_lm.settings import CausalLmConfig, CausalLmTaskConfig
 from plumbline.kinds.language.loss import chosen_loss, language_loss
-from plumbline.kinds.language.packing import Collate, packed_collate, tried_ids
+from plumbline.kinds.language.packing import Collate, join_rows, packed_collate, tried_ids
 from plumbline.kinds.language.rows import TokenBlocks, TokenRows, choose_rows
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource, pad_rows
-from plumbline.loading.packing import Layout
 from plumbline.loading.random import keyed_seed
 from plumbline.models.packed import Packing
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -44,17 +42,12 @@ def pack(samples: Sequence[Sample], *, pad: int, one_row: bool) -> Batch:
 
     Returns:
         input_ids, labels as `collate` gives them, of [rows, seq] with several samples in each;
-        position_ids [rows, seq]; spans, see `Layout.spans`; sample_index [samples].
+        and what else `join_rows` gives.
     """
-    lengths = [len(sample["ids"]) - 1 for sample in samples]
-    layout = Layout.of(np.array(lengths)[:, None], one_row=one_row)
-    return {
-        "input_ids": layout.join([sample["ids"][:-1] for sample in samples], pad),
-        "labels": layout.join([sample["labels"][1:] for sample in samples], IGNORE_INDEX),
-        "position_ids": layout.positions(lengths),
-        "spans": layout.spans(lengths, lengths),
-        "sample_index": torch.tensor(sample_numbers(samples)),
-    }
+    # Shifted before they are joined: the last token of a sample does not say the next one's first.
+    ids = [sample["ids"][:-1] for sample in samples]
+    labels = [sample["labels"][1:] for sample in samples]
+    return join_rows(samples, ids, labels, pad=pad, one_row=one_row)
 
 
 def open_rows(

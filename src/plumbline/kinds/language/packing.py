@@ -5,10 +5,12 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from plumbline.batch import IGNORE_INDEX, Batch, Sample
+from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
 from plumbline.kinds.language.rows import Ids
+from plumbline.loading.packing import Layout
 from plumbline.models.lm_head import LanguageModel
 from plumbline.models.packed import Packing, find_packing
 
@@ -68,8 +70,36 @@ def _logits(model: LanguageModel, batch: Batch) -> Tensor:
     return logits[batch["labels"] != IGNORE_INDEX]
 
 
+def join_rows(
+    samples: Sequence[Sample], ids: Sequence[Ids], labels: Sequence[Ids], *, pad: int, one_row: bool
+) -> Batch:
+    """Lay samples out one behind the other.
+
+    Args:
+        samples: what ids and labels are of.
+        ids: [length] of each sample.
+        labels: [length] of each sample, `IGNORE_INDEX` where none counts.
+        pad: id of padding.
+        one_row: whether a row may be as long as a batch.
+
+    Returns:
+        input_ids, labels, position_ids [rows, seq]; spans, see `Layout.spans`; sample_index
+        [samples].
+    """
+    lengths = [len(each) for each in ids]
+    layout = Layout.of(np.array(lengths)[:, None], one_row=one_row)  # [samples, 1 stream]
+    return {
+        "input_ids": layout.join(ids, pad),
+        "labels": layout.join(labels, IGNORE_INDEX),
+        "position_ids": layout.positions(lengths),
+        "spans": layout.spans(lengths, lengths),  # a token sees its own sample alone
+        "sample_index": torch.tensor(sample_numbers(samples)),
+    }
+
+
 def tried_ids(vocab_size: int, more: int = 0) -> list[Ids]:
-    """Ids of samples of `TRIED` lengths and so many tokens more: words, which come last."""
+    """Ids of samples, [length] each, of `TRIED` lengths and so many tokens more: all words."""
+    # Special tokens come first in a vocabulary, and words last.
     ends = np.cumsum(TRIED) + more * np.arange(1, len(TRIED) + 1)
     ids = vocab_size - 1 - np.arange(ends[-1]) % (vocab_size // 2)
     return np.split(ids, ends[:-1])

@@ -9,14 +9,13 @@ import torch
 from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
 from plumbline.errors import DataError
 from plumbline.kinds.language.loss import chosen_loss, language_loss
-from plumbline.kinds.language.packing import Collate, packed_collate, tried_ids
+from plumbline.kinds.language.packing import Collate, join_rows, packed_collate, tried_ids
 from plumbline.kinds.language.rows import Ids, TokenBlocks, TokenRows, choose_rows
 from plumbline.kinds.masked_lm.model import MaskedLm, MaskedLmSpec
 from plumbline.kinds.masked_lm.settings import MaskedLmConfig, MaskedLmTaskConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource, pad_rows
 from plumbline.loading.masks import padding_mask
-from plumbline.loading.packing import Layout
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.models.packed import Packing
 from plumbline.tokenization.tokenizer import SPECIAL_TOKENS, SpecialIds, mask_id
@@ -98,19 +97,11 @@ def pack(
     """Hide the same tokens, and lay rows out one behind the other, none of which sees another.
 
     Returns:
-        input_ids, labels, position_ids [rows, seq], with several samples in each row; spans, see
-        `Layout.spans`; sample_index [samples].
+        input_ids, labels [rows, seq] with several samples in each row, and what else `join_rows`
+        gives.
     """
-    rows, labels = _hide(samples, spec, seed, first_word)
-    lengths = [len(ids) for ids in rows]
-    layout = Layout.of(np.array(lengths)[:, None], one_row=one_row)
-    return {
-        "input_ids": layout.join(rows, spec.special_ids.pad),
-        "labels": layout.join(labels, IGNORE_INDEX),
-        "position_ids": layout.positions(lengths),
-        "spans": layout.spans(lengths, lengths),
-        "sample_index": torch.tensor(sample_numbers(samples)),
-    }
+    ids, labels = _hide(samples, spec, seed, first_word)
+    return join_rows(samples, ids, labels, pad=spec.special_ids.pad, one_row=one_row)
 
 
 def open_rows(

@@ -23,7 +23,10 @@ Segment = tuple[Ids, Ids]
 
 
 def join_segment(segment: Segment, special_ids: SpecialIds, limit: int) -> tuple[Ids, Ids]:
-    """One segment as ids and labels: `prompt <bos> answer <eos>`, prompt and bos unlabelled."""
+    """One segment as ids and labels, [length] each; prompt and bos have no label.
+
+    It is `prompt <bos> answer <eos>`.
+    """
     prompt, answer = segment[0][:limit], segment[1][:limit]
     ids = np.concatenate([prompt, [special_ids.bos], answer, [special_ids.eos]])
     labels = ids.copy()
@@ -94,8 +97,10 @@ def dialogue_mask(segment: NDArray[np.int64], image: NDArray[np.int64]) -> NDArr
     Returns:
         [rows, 1, seq, seq]: who sees, who is seen.
     """
+    # [rows, who sees, who is seen]
     seen = (segment[:, :, None] == segment[:, None, :]) & (segment != PADDING)[:, None, :]
-    seen |= (segment == IMAGE)[:, None, :]
+    seen |= (segment == IMAGE)[:, None, :]  # the image, by all that come after it
+    # Between images nothing passes, not even from padding: it counts to the last image.
     seen &= image[:, :, None] == image[:, None, :]
     mask: NDArray[np.bool_] = (seen & np.tri(segment.shape[1], dtype=bool))[:, None]
     return mask
@@ -145,6 +150,7 @@ class Rows:
             dialogue.behind_image(self.image_tokens, self.special_ids.pad)
             for dialogue in self._dialogues(samples)
         ]
+        # Dense masks cost the square of a row, so none gets longer than padding would make it.
         layout = Layout.first_fit(np.array([[len(dialogue.ids)] for dialogue in whole]))
         segment = layout.join([dialogue.segment for dialogue in whole], PADDING)
         # [rows, seq]: each begins with an image, and padding counts to the last one.
