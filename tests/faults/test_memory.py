@@ -82,7 +82,7 @@ ALLOCATORS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("allocator", ALLOCATORS)
-def test_a_batch_without_memory_names_batch_size_and_step_and_keeps_the_state(
+def test_a_sample_without_memory_is_named_with_its_step_and_keeps_the_state(
     tmp_path: Path, allocator: str
 ) -> None:
     with pytest.raises(TrainingError) as caught:
@@ -94,7 +94,8 @@ def test_a_batch_without_memory_names_batch_size_and_step_and_keeps_the_state(
     assert step > 0
     assert text == (
         f"optimiser step {step}: out of memory; samples {order[step * BATCH : (step + 1) * BATCH]};"
-        f" lower loader.batch_size ({BATCH} here) and raise trainer.grad_accum_steps as much"
+        " one sample alone does not fit: set trainer.gradient_checkpointing: true, cut samples "
+        "shorter or take a smaller model"
     )
     assert CheckpointStore(tmp_path, "f").latest() == tmp_path / f"step-{step}"
     # What was saved is good: where there is memory again, the training goes on to the same end.
@@ -108,6 +109,7 @@ def test_a_batch_without_memory_is_left_out_where_that_is_asked_for(tmp_path: Pa
     (row,) = result.history.skipped
     assert row["reason"] == "out of memory"
     assert result.clock.global_step == SAMPLES // BATCH - 1
+    assert (result.history.splits, result.facts["micro_batch_size"]) == ([], None)
 
 
 ROOT = Path(__file__).resolve().parents[2]

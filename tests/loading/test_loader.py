@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from plumbline.batch import Batch, Sample
 from plumbline.errors import ConfigError
-from plumbline.loading.loader import Loader, pad_rows
+from plumbline.loading.loader import Loader, Share, pad_rows
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.loading.random import keyed_generator
 from tests.order import epoch_order
@@ -76,6 +76,38 @@ def test_evaluation_goes_in_order() -> None:
 def test_an_epoch_entered_at_batch_k_goes_on_exactly(start: int, workers: int) -> None:
     whole = list(loader().batches(epoch=1))
     assert same(whole[start:], list(loader(workers=workers).batches(epoch=1, start=start)))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("size", [1, 3, 4, 9])
+def test_micro_batches_are_the_batches_in_pieces(size: int, workers: int) -> None:
+    cut = list(loader(workers=workers).micro_batches(epoch=1, start=1, size=size))
+    for batch, pieces in zip(loader().batches(epoch=1, start=1), cut, strict=True):
+        sizes = [len(piece["sample_index"]) for piece in pieces]
+        assert sizes[:-1] == [size] * (len(pieces) - 1)
+        assert 0 < sizes[-1] <= size
+        whole = {name: torch.cat([piece[name] for piece in pieces]) for name in batch}
+        assert same([batch], [whole])
+
+
+@pytest.mark.parametrize("stand_in", [False, True])
+@pytest.mark.parametrize("size", [None, 1, 2, 3])
+def test_every_process_has_as_many_micro_batches_of_a_batch(
+    size: int | None, stand_in: bool
+) -> None:
+    for samples in range(1, 12):
+        batch = np.arange(samples)
+        shares = [Share(rank, 3, stand_in=stand_in) for rank in range(3)]
+        cuts = [share.cut(batch, 0, size) for share in shares]
+        counted = [index for cut in cuts for piece in cut for index, _, counts in piece if counts]
+        assert counted == list(range(samples))
+        assert len({len(cut) for cut in cuts}) == 1
+        pieces = [piece for cut in cuts for piece in cut]
+        assert all(len(piece) <= (size or samples) for piece in pieces)
+        assert not stand_in or all(pieces)
+        alone = any(len(piece) == 1 for piece in pieces)
+        assert shares[0].may_be_one_of(samples, size) == alone
 
 
 def test_the_last_short_batch_is_kept() -> None:

@@ -40,6 +40,16 @@ def check(name: str, train: dict[str, Any]) -> None:
 PLATEAU = {"name": "plateau", "plateau_patience": 2}
 STOPPING = {"patience": 3}
 CONTRADICTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a micro-batch larger than a batch": (
+        "image",
+        {"loader": {"batch_size": 4}, "trainer": {"micro_batch_size": 5}},
+        "trainer.micro_batch_size 5 is a part of a batch, and loader.batch_size is 4",
+    ),
+    "an estimate of spread layers": (
+        "image",
+        {"trainer": {"micro_batch_size": "auto", "shard_layers": True, "processes": 2}},
+        "shard_layers contradicts micro_batch_size: auto",
+    ),
     "block and positions of a causal model": (
         "causal_lm_rows",
         {"task": {"block_size": 97}},

@@ -312,13 +312,13 @@ def raise_broken() -> LossSum:
 )
 def test_out_of_memory_names_the_batch_size(make_toy: Callable[[], Any], error: Exception) -> None:
     toy = make_toy()
-    trainer = toy.trainer(task=raising(toy, error), validate_every_epochs=0)
+    trainer = toy.trainer(task=raising(toy, error), validate_every_epochs=0, out_of_memory="fail")
     with pytest.raises(TrainingError) as caught:
         trainer.fit()
     text = str(caught.value)
     assert "out of memory; samples [" in text
     assert text.endswith(
-        "lower loader.batch_size (4 here) and raise trainer.grad_accum_steps as much"
+        "set trainer.micro_batch_size below 4, or trainer.gradient_checkpointing: true"
     )
     toy = make_toy()
     skipping = toy.trainer(task=raising(toy, error), validate_every_epochs=0, failing_batch="skip")

@@ -65,6 +65,9 @@ def run_probe(
             "epochs": 1,
             "max_steps": None,
             "grad_accum_steps": 1,
+            # What fits is a question here, not to be answered by smaller pieces.
+            "micro_batch_size": None,
+            "out_of_memory": "fail",
             "validate_every_epochs": 0,
             "validate_every_steps": None,
             "early_stopping": None,

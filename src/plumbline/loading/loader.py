@@ -1,6 +1,8 @@
 """Batches in an order that depends on (seed, epoch) alone, for any number of workers."""
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -50,6 +52,10 @@ class _StandIn:
     sample: Sample
 
 
+SampleKey = tuple[int, int, bool]
+"""(sample, epoch, whether it counts)."""
+
+
 class Keyed(Dataset[Sample | _StandIn]):
     """A source, read by the keys of a share."""
 
@@ -57,7 +63,7 @@ class Keyed(Dataset[Sample | _StandIn]):
         """Read this source."""
         self._source = source
 
-    def __getitem__(self, key: tuple[int, int, bool]) -> Sample | _StandIn:
+    def __getitem__(self, key: SampleKey) -> Sample | _StandIn:
         index, epoch, counted = key
         sample = self._source.sample(index, epoch)
         return sample if counted else _StandIn(sample)
@@ -78,16 +84,32 @@ class Share:
         # Sizes differ by one at most, the larger first: gathered in order they are the batch again.
         return np.array_split(batch, self.count)[self.rank]
 
-    def may_be_one_of(self, size: int) -> bool:
-        """Whether one of the shares of a batch of so many samples is a single one to compute."""
-        sizes = {size // self.count, -(-size // self.count)}
-        return 1 in sizes or (self.stand_in and 0 in sizes)
+    def may_be_one_of(self, size: int, cut: int | None = None) -> bool:
+        """Whether a process computes a single sample of a batch of so many, cut as by `cut`."""
+        sizes = [size // self.count, -(-size // self.count)]
+        ends = {part % cut if cut else part for part in sizes}
+        fewer = sizes[0] == 0 or (cut and -(-sizes[0] // cut) < -(-sizes[1] // cut))
+        return cut == 1 or 1 in ends or bool(self.stand_in and fewer)
 
-    def keys(self, batch: Indices, epoch: int) -> list[tuple[int, int, bool]]:
-        """What to read of indices [samples] for this share: sample, epoch, whether it counts."""
+    def keys(self, batch: Indices, epoch: int) -> list[SampleKey]:
+        """What to read of indices [samples] for this share."""
         mine = self.of(batch)
         read = batch[-1:] if self.stand_in and not len(mine) else mine
         return [(int(index), epoch, len(mine) > 0) for index in read]
+
+    def cut(self, batch: Indices, epoch: int, size: int | None) -> list[list[SampleKey]]:
+        """The same in pieces of up to `size` samples; None: in one.
+
+        Every share of a batch has as many, so that the processes meet after each: a piece may be
+        empty, as a share may.
+        """
+        keys = self.keys(batch, epoch)
+        if size is None:
+            return [keys]
+        largest = -(-len(batch) // self.count)  # samples of the largest share
+        starts = range(0, max(1, largest), size)
+        nothing = [(int(batch[-1]), epoch, False)] if self.stand_in else []
+        return [keys[at : at + size] or nothing for at in starts]
 
 
 def counts(batch: Batch) -> bool:
@@ -144,26 +166,30 @@ class Loader:
         drop = self._config.drop_last and self._shuffle and count > size
         return count - count % size if drop else count
 
-    def leaves_one_alone(self, epochs: int) -> bool:
+    def leaves_one_alone(self, epochs: int, micro_batch_size: int | None = None) -> bool:
         """Whether a process computes one sample alone in any of the first `epochs` epochs."""
         differ = self._config.max_tokens is not None
         sizes = {
             len(batch) for epoch in range(epochs if differ else 1) for batch in self.plan(epoch)
         }
-        return any(self._share.may_be_one_of(size) for size in sizes)
+        return any(self._share.may_be_one_of(size, micro_batch_size) for size in sizes)
 
-    def describe_lone_sample(self) -> str:
+    def describe_lone_sample(self, micro_batch_size: int | None = None) -> str:
         """Which settings leave one alone, with their values, for messages."""
         settings, count = self._config, self._share.count
         values = f"loader.batch_size {settings.batch_size}, drop_last {settings.drop_last}"
         if settings.max_tokens is not None:
             values += f", max_tokens {settings.max_tokens}"
+        if micro_batch_size is not None:
+            values += f", trainer.micro_batch_size {micro_batch_size}"
         left = "a batch of one sample" if count == 1 else f"one of {count} processes one sample"
         return f"{values} and {len(self.source)} training samples leave {left}"
 
-    def remedy_for_lone_sample(self) -> str:
+    def remedy_for_lone_sample(self, micro_batch_size: int | None = None) -> str:
         """What to set so that no process computes one sample alone, for messages."""
         size, count = self._config.batch_size, self._share.count
+        if micro_batch_size is not None and size // count >= 2:
+            return "choose another trainer.micro_batch_size, or null for whole batches"
         if size // count < 2:
             return f"set loader.batch_size to {2 * count} or more"
         if self._config.max_tokens is None and len(self.source) > size:
@@ -217,8 +243,22 @@ class Loader:
         A share without a sample, of a batch smaller than the number of processes, has no key but
         an empty `sample_index`; a stand-in has its other keys besides.
         """
+        with closing(self.micro_batches(epoch, start)) as batches:
+            for (whole,) in batches:
+                yield whole
+
+    def micro_batches(
+        self, epoch: int, start: int = 0, size: int | None = None
+    ) -> Generator[list[Batch]]:
+        """Yield the same batches, each collated in micro-batches of up to `size` samples."""
         # Before any worker reads: which process makes which batch decides nothing.
-        keys = [self._share.keys(batch, epoch) for batch in self.plan(epoch)[start:]]
+        cut = [self._share.cut(batch, epoch, size) for batch in self.plan(epoch)[start:]]
+        with closing(self._made([keys for pieces in cut for keys in pieces])) as made:
+            for pieces in cut:
+                yield list(itertools.islice(made, len(pieces)))
+
+    def _made(self, keys: list[list[SampleKey]]) -> Generator[Batch]:
+        """What is made of the samples of each list."""
         collate = partial(collate_share, self._collate)
         source = Keyed(self.source)
         if workers := self._config.workers:

@@ -64,6 +64,8 @@ class TrainingState:
     """Of schedule `plateau`."""
     stopping: dict[str, WaitingState] = field(default_factory=dict)
     """Of early stopping, by metric."""
+    micro_batch_size: int | None = None
+    """As in `Progress`."""
 
 
 _STEP = re.compile(r"step-(\d+)")
@@ -140,7 +142,7 @@ class CheckpointStore:
         states = _states(self.folder).values()
         # Listed now, removed last: at every moment a whole state has its name.
         before = [path for path in states if not (path / "snapshot").exists()]
-        # Named by micro-batches: a skipped step has used some, and global_step did not move.
+        # Named by batches: a skipped step has used some, and global_step did not move.
         final = self.folder / f"step-{state.clock['micro_step']}"
         with staged_folder(final) as partial:
             save_tensors(dict(weights), partial / WEIGHTS)

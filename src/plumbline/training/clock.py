@@ -12,9 +12,9 @@ class Clock:
     epoch: int = 0
     """Epochs ended, which is also the number of the epoch under way."""
     micro_in_epoch: int = 0
-    """Micro-batches of this epoch already used."""
+    """Batches of this epoch already used."""
     micro_step: int = 0
-    """Micro-batches used so far."""
+    """Batches used so far."""
     global_step: int = 0
     """Optimiser updates made so far."""
     samples: int = 0
@@ -23,10 +23,10 @@ class Clock:
     skipped: int = 0
     """Optimiser steps left out: not finite, or their window failed."""
 
-    def pass_over(self, micro_batches: int, samples: int) -> None:
-        """Count the micro-batches of a window, and the samples in them, as used."""
-        self.micro_in_epoch += micro_batches
-        self.micro_step += micro_batches
+    def pass_over(self, batches: int, samples: int) -> None:
+        """Count the batches of a window, and the samples in them, as used."""
+        self.micro_in_epoch += batches
+        self.micro_step += batches
         self.samples += samples
 
 

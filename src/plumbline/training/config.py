@@ -195,7 +195,13 @@ class TrainerConfig(Config):
     max_steps: int | None = Field(None, ge=1)
     """Upper limit on optimiser steps."""
     grad_accum_steps: int = Field(1, ge=1)
-    """Micro-batches in an optimiser step; the effective batch is batch_size times this."""
+    """Batches in an optimiser step; the effective batch is batch_size times this."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Samples that go through the model at once, at most, in each process: batches are cut, their
+    sums added up. null: whole batches; auto: as many as fit into memory."""
+    out_of_memory: Literal["split", "fail"] = "split"
+    """Make a step that does not fit into memory again in micro-batches of half the size, and go on
+    with those; or take it for any other failing batch, as with shard_layers or batch norm."""
     max_grad_norm: float | None = Field(1.0, gt=0.0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device has units for it, else fp32."""
@@ -306,6 +312,11 @@ class TrainerConfig(Config):
             raise ValueError("shard_layers needs processes above 1")
         if self.precision == "fp16":
             raise ValueError("shard_layers goes with precision fp32 and bf16, not fp16")
+        if self.micro_batch_size == "auto":
+            raise ValueError(
+                "shard_layers contradicts micro_batch_size: auto, as no estimate knows its memory: "
+                "give a number, or null"
+            )
         if self.failing_batch == "skip":
             raise ValueError(
                 "shard_layers contradicts failing_batch: skip: a process that fails within a layer "

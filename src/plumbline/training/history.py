@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from plumbline.training.clock import Best, Clock
 
@@ -23,6 +23,8 @@ class Tables(TypedDict):
     micro: list[Row]
     validations: list[Row]
     skipped: list[Skipped]
+    splits: NotRequired[list[Skipped]]
+    """Absent in states of earlier versions."""
 
 
 @dataclass
@@ -32,12 +34,15 @@ class History:
     steps: list[Row] = field(default_factory=list)
     """global_step, micro_step, epoch, samples, loss, lr, grad_norm."""
     micro: list[Row] = field(default_factory=list)
-    """micro_step, global_step (the step that it belongs to), loss, count; written as rows of
-    micro_step, global_step, name, value."""
+    """Of each batch micro_step, global_step (the step that it belongs to), loss, count; written as
+    rows of micro_step, global_step, name, value."""
     validations: list[Row] = field(default_factory=list)
     """global_step, epoch and the validation metrics."""
     skipped: list[Skipped] = field(default_factory=list)
     """Steps left out: global_step, micro_step, epoch, reason, samples (their numbers)."""
+    splits: list[Skipped] = field(default_factory=list)
+    """Steps made again in smaller micro-batches: global_step, micro_step, epoch, micro_batch_size
+    (from here on), reason."""
 
     def state(self) -> Tables:
         """The tables as plain data, for a checkpoint."""
@@ -46,6 +51,7 @@ class History:
             "micro": self.micro,
             "validations": self.validations,
             "skipped": self.skipped,
+            "splits": self.splits,
         }
 
     @classmethod
@@ -54,7 +60,7 @@ class History:
         return cls(**state)
 
     def write(self, folder: Path) -> None:
-        """Write `train.csv`, `micro.csv`, `val.csv` and `skipped.csv`, floats exactly.
+        """Write `train.csv`, `micro.csv`, `val.csv`, `skipped.csv`, `splits.csv`, floats exactly.
 
         A table without rows is not written. When a step was, the run record says: outputs hold no
         times.
@@ -64,6 +70,7 @@ class History:
             "micro": [named for row in self.micro for named in _by_name(row)],
             "val": self.validations,
             "skipped": self.skipped,
+            "splits": self.splits,
         }
         for name, rows in tables.items():
             if rows:
@@ -71,7 +78,7 @@ class History:
 
 
 def _by_name(row: Row) -> Iterator[dict[str, float | int | str]]:
-    """The values of a micro-batch, each as a row of its own."""
+    """The values of a batch, each as a row of its own."""
     steps = {name: row[name] for name in MICRO_STEPS}
     for name, value in row.items():
         if name not in steps:

@@ -18,12 +18,23 @@ _REFUSAL = "more than 1 value per channel"
 """Of torch's `ValueError`."""
 
 
+def batch_norms(model: nn.Module) -> list[str]:
+    """Names of the norms that see a micro-batch as a whole; frozen ones evaluate and do not."""
+    return [
+        name
+        for name, module in model.named_modules()
+        # The base of batch norms of 1 to 3 dimensions.
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+
+
 def check_lone_samples(
     model: nn.Module,
     task: Task,
     train: Loader,
     epochs: int,
     *,
+    micro_batch_size: int | None,
     frozen: Sequence[str],
     machine: Machine,
 ) -> None:
@@ -36,13 +47,8 @@ def check_lone_samples(
         ConfigError: names the settings that decide on the batches.
     """
     set_training_mode(model, frozen)
-    norms = [
-        name
-        for name, module in model.named_modules()
-        # The base of batch norms of 1 to 3 dimensions; frozen ones evaluate and take any batch.
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
-    ]
-    if not norms or not train.leaves_one_alone(epochs):
+    norms = batch_norms(model)
+    if not norms or not train.leaves_one_alone(epochs, micro_batch_size):
         return
     buffers = Buffers(model)  # the trial moves statistics, as any pass does
     try:
@@ -52,8 +58,9 @@ def check_lone_samples(
     except FAILURES as error:
         if _REFUSAL in str(error):
             raise ConfigError(
-                f"{train.describe_lone_sample()}: the batch norm of {norms[0]} takes more than "
-                f"one value in training; {train.remedy_for_lone_sample()}"
+                f"{train.describe_lone_sample(micro_batch_size)}: the batch norm of {norms[0]} "
+                "takes more than one value in training; "
+                f"{train.remedy_for_lone_sample(micro_batch_size)}"
             ) from None
         # Whatever else is wrong with this sample, its own step tells.
     finally:

@@ -15,6 +15,11 @@ OnLog = Callable[[int, Mapping[str, float]], None]
 """(global_step, values): called once per optimiser step and validation."""
 
 
+def chosen_size(config: TrainerConfig) -> int | None:
+    """Samples in a micro-batch by the settings; None: whole batches, until memory says else."""
+    return None if config.micro_batch_size == "auto" else config.micro_batch_size
+
+
 class Progress:
     """The progress of one training, shared by what steps, validates and saves."""
 
@@ -22,6 +27,9 @@ class Progress:
         """Nothing is done yet."""
         self.clock, self.best, self.history = Clock(), Best(), History()
         self.plateau, self.stopping = Plateau(), EarlyStopping(config)
+        self.micro_batch_size = chosen_size(config)
+        """Samples that go through the model at once; None: whole batches. The order of float
+        additions depends on it, so a resumed run takes up what it was, not what would fit now."""
 
     def take(self, metrics: Mapping[str, float], config: TrainerConfig, warmup: int) -> bool:
         """Draw what follows from a validation; true where it is the best so far.
@@ -52,6 +60,7 @@ class Progress:
             scaler=scaler,
             plateau=self.plateau.state(),
             stopping=self.stopping.state(),
+            micro_batch_size=self.micro_batch_size,
         )
 
     def load(self, state: TrainingState) -> None:
@@ -60,3 +69,4 @@ class Progress:
         self.history = History.from_state(state.history)
         self.plateau = Plateau(**state.plateau)
         self.stopping.load_state(state.stopping)
+        self.micro_batch_size = state.micro_batch_size

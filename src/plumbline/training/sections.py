@@ -36,6 +36,12 @@ class TrainSection(Config):
                 f"trainer.processes {processes} share a batch, and loader.batch_size is {size}: "
                 "there would be processes without a sample"
             )
+        micro = self.trainer.micro_batch_size
+        if isinstance(micro, int) and micro > size:
+            raise ValueError(
+                f"trainer.micro_batch_size {micro} is a part of a batch, and loader.batch_size is "
+                f"{size}: lower it, or set it to null"
+            )
         return self
 
     @model_validator(mode="after")

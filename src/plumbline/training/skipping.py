@@ -51,11 +51,13 @@ def failure(error: BaseException, window: Sequence[Batch], config: TrainerConfig
     stops = config.failing_batch == "stop"
     if is_out_of_memory(error):
         size = max(len(batch["sample_index"]) for batch in window)
-        return Fault(
-            "out of memory",
-            f"lower loader.batch_size ({size} here) and raise trainer.grad_accum_steps as much",
-            stops,
+        remedy = (
+            f"set trainer.micro_batch_size below {size}, or trainer.gradient_checkpointing: true"
+            if size > 1
+            else "one sample alone does not fit: set trainer.gradient_checkpointing: true, cut "
+            "samples shorter or take a smaller model"
         )
+        return Fault("out of memory", remedy, stops)
     # Errors of CUDA and of shapes run over many lines, and this is one of a log.
     text = " ".join(str(error).split())[:300]
     if "does not have a deterministic implementation" in text:

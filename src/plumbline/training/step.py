@@ -1,4 +1,4 @@
-"""One optimiser step: the gradients of a window of micro-batches, clipped, and the update."""
+"""One optimiser step: the gradients of a window of batches, clipped, and the update."""
 
 import math
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ from plumbline.training.skipping import (
     skip_step,
     stop_text,
 )
+from plumbline.training.splitting import split_further
 from plumbline.training.window import Buffers, Gradients, WindowSums
 
 
@@ -57,14 +58,15 @@ class OptimizerStep:
         """What it is trained on."""
         return self.gradients.machine
 
-    def __call__(self, window: Sequence[Batch]) -> float:
+    def __call__(self, batches: Sequence[Sequence[Batch]]) -> float | None:
         """Make one step over a window; a failure or what is not finite is skipped where set so.
 
         Args:
-            window: the micro-batches of the step.
+            batches: of the step, each in its micro-batches.
 
         Returns:
-            The loss per target, of all processes together; NaN where the window failed.
+            The loss per target, of all processes together; NaN where the window failed; None where
+            it is to be tried again, in micro-batches of the size that the progress now says.
 
         Raises:
             TrainingError: the step cannot be made, and the settings do not say to skip it.
@@ -74,11 +76,14 @@ class OptimizerStep:
         factor = lr_factor(self.config.schedule, clock.global_step, self.total_steps)
         set_lr(self.optimizer, factor * self.progress.plateau.share)
         self.optimizer.zero_grad(set_to_none=True)
+        window = [micro_batch for batch in batches for micro_batch in batch]
         # A spoilt batch must not leave its mark on moving statistics either.
-        skips = "skip" in (self.config.non_finite, self.config.failing_batch)
-        buffers = Buffers(self.model) if skips else None
-        sums = self._accumulate(window)
-        self._pass_over(window)
+        buffers = Buffers(self.model)
+        sums = self._accumulate(batches, window)
+        if sums is None:
+            self._undo(buffers)
+            return None
+        self._pass_over(len(batches), window)
         if isinstance(sums, Fault):
             self._skip(sums, window, buffers)
             return math.nan
@@ -99,27 +104,43 @@ class OptimizerStep:
             self._skip(not_finite(loss, norm, self.config), window, buffers)
             if sums.count and scaler.is_enabled():
                 scaler.update()
-        self._record(sums, loss, norm)
+        self._record(sums.joined([len(batch) for batch in batches]), loss, norm)
         return loss
 
-    def _pass_over(self, window: Sequence[Batch]) -> None:
+    def _pass_over(self, batches: int, window: Sequence[Batch]) -> None:
         """Count the window's samples as used before it can fail: a resumed run begins after it."""
         here = sum(len(batch["sample_index"]) for batch in window)
         samples = self.machine.processes.sum([here])
-        self.progress.clock.pass_over(len(window), int(samples[0]))
+        self.progress.clock.pass_over(batches, int(samples[0]))
 
-    def _accumulate(self, window: Sequence[Batch]) -> WindowSums | Fault:
-        """Add up the gradients of a window: in `.grad` those of the sum, not yet of the mean."""
+    def _accumulate(
+        self, batches: Sequence[Sequence[Batch]], window: Sequence[Batch]
+    ) -> WindowSums | Fault | None:
+        """Add up the gradients of a window: in `.grad` those of the sum, not yet of the mean.
+
+        Args:
+            batches: of the step, each in its micro-batches.
+            window: the micro-batches of all of them.
+
+        Returns:
+            None where the micro-batches have become smaller instead.
+        """
         processes = self.machine.processes
         first = self.progress.clock.micro_step
-        # Each process draws its own dropout; a single one needs no number of its own.
-        own = [processes.rank] if processes.rank else []
-        seeds = [keyed_seed(self.seed, "step", first + i, *own) for i in range(len(window))]
+        # Each process draws its own dropout, and so does each micro-batch of a batch.
+        seeds = [
+            keyed_seed(self.seed, "step", first + i, processes.rank, j)
+            for i, batch in enumerate(batches)
+            for j in range(len(batch))
+        ]
+        fault: Fault | None
         try:
             return self.gradients.accumulate(window, seeds)
         except FAILURES as error:
             fault = failure(error, window, self.config)
-            if fault.stops:
+            if split_further(error, window, self.gradients, self.config, self.progress):
+                fault = None
+            elif fault.stops:
                 # Of a sharded model the others are within a layer, and cannot be asked.
                 asked = Processes() if processes.sharded else processes
                 samples = asked.numbers(window)
@@ -158,16 +179,19 @@ class OptimizerStep:
         self.gradients.scaler.update()
         self.progress.clock.global_step += 1
 
-    def _skip(self, fault: Fault, window: Sequence[Batch], buffers: Buffers | None) -> None:
+    def _skip(self, fault: Fault, window: Sequence[Batch], buffers: Buffers) -> None:
         """Leave a window out, with the model as it was before it."""
         samples = self.machine.processes.numbers(window)
         skip_step(fault, samples, self.progress.clock, self.progress.history, self.config)
+        self._undo(buffers)
+
+    def _undo(self, buffers: Buffers) -> None:
+        """Take back what a window that made no step has left in the model."""
         self.optimizer.zero_grad(set_to_none=True)
-        if buffers is not None:
-            buffers.restore()
+        buffers.restore()
 
     def _record(self, sums: WindowSums, loss: float, norm: float) -> None:
-        """Write the step and its micro-batches to the history, and the step to the log."""
+        """Write the step and its batches to the history, and the step to the log."""
         clock, history = self.progress.clock, self.progress.history
         first = clock.micro_step - len(sums.micro)  # the clock has passed over the window
         history.micro += [

@@ -79,11 +79,19 @@ class Trainer:
         self.total_steps = ends[-1]
         self._warmup = resolve_warmup(config.schedule, self.total_steps)
         check_patience(ends, config)
-        check_lone_samples(self.model, task, train, len(ends), frozen=frozen, machine=machine)
+        self.progress = Progress(config)
+        check_lone_samples(
+            self.model,
+            task,
+            train,
+            len(ends),
+            micro_batch_size=self.progress.micro_batch_size,
+            frozen=frozen,
+            machine=machine,
+        )
         measuring = validation_task or task
         if config.validates:
             check_metrics(config, measuring.known_metrics(), task.name)
-        self.progress = Progress(config)
         self._stop = StopRequest(machine.processes.largest, alone=machine.processes.count == 1)
         log = on_log or (lambda step, values: None)
         gradients = Gradients(self.model, task, machine, scaler)
@@ -118,6 +126,8 @@ class Trainer:
             while clock.micro_in_epoch or not self._finished():
                 for window in self._windows():
                     loss = self._step(window)
+                    if loss is None:
+                        continue
                     show(clock.global_step, self._note(loss))
                     self._validate_within_epoch()
                     self._saving.within_epoch(self._stop)
@@ -126,18 +136,24 @@ class Trainer:
                 self._stop.obey()
         return self._result(gpu)
 
-    def _windows(self) -> Iterator[list[Batch]]:
+    def _windows(self) -> Iterator[list[list[Batch]]]:
         """The rest of the epoch or of the training, in windows of `grad_accum_steps` batches."""
-        clock = self.progress.clock
-        # A batch is a function of epoch and position alone: a resumed epoch begins in its midst.
-        batches = self._train.batches(clock.epoch, start=clock.micro_in_epoch)
-        batches = self._stop.while_waiting(batches)
+        clock, size, batches = self.progress.clock, None, None
         while clock.global_step < self.total_steps and not self.progress.stopping.stops:
-            # Batches as in `collate`, of which [batch, ...] is this process's share.
+            if batches is None or self.progress.micro_batch_size != size:
+                size = self.progress.micro_batch_size
+                batches = self._rest_of_epoch(size)
+            # Micro-batches as in `collate`, of which [batch, ...] is this process's share.
             window = list(itertools.islice(batches, self._config.grad_accum_steps))
             if not window:
                 return
             yield window
+
+    def _rest_of_epoch(self, size: int | None) -> Iterator[list[Batch]]:
+        clock = self.progress.clock
+        # A batch is a function of epoch and position alone: a resumed epoch begins in its midst.
+        batches = self._train.micro_batches(clock.epoch, start=clock.micro_in_epoch, size=size)
+        return self._stop.while_waiting(batches)
 
     def _finished(self) -> bool:
         clock = self.progress.clock
@@ -198,6 +214,7 @@ class Trainer:
         facts = {
             "device": str(self._machine.device),
             "precision": self._machine.precision,
+            "micro_batch_size": done.micro_batch_size,
             "parameter_groups": describe_groups(self.model, self._config.optim),
             **gpu.facts(),
         }

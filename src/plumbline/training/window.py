@@ -1,7 +1,7 @@
 """From the micro-batches of one optimiser step to the gradients of their loss."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,22 @@ class WindowSums:
     micro: list[tuple[float, int]]
     """Loss per target and count of each micro-batch. Where only the window as a whole has a loss,
     each has that one, counted over its samples."""
+
+    def joined(self, lengths: Sequence[int]) -> "WindowSums":
+        """With micro-batches put together.
+
+        Args:
+            lengths: how many micro-batches each batch was cut into.
+        """
+        parts = iter(self.micro)
+        return replace(self, micro=[_joined([next(parts) for _ in range(n)]) for n in lengths])
+
+
+def _joined(micro: Sequence[tuple[float, int]]) -> tuple[float, int]:
+    if len(micro) == 1:
+        return micro[0]
+    count = sum(number for _, number in micro)
+    return sum(loss * number for loss, number in micro) / max(count, 1), count
 
 
 class Buffers:
