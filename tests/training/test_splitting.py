@@ -158,9 +158,7 @@ def test_a_resumed_run_keeps_the_size_that_it_had_found(
 
 
 def test_a_sample_that_does_not_fit_alone_ends_the_training(toy: Any) -> None:
-    with pytest.raises(
-        TrainingError, match=r"out of memory; samples .*; one sample alone"
-    ):
+    with pytest.raises(TrainingError, match=r"out of memory; samples .*; one sample alone"):
         outcome(toy, task=fits(0))
 
 

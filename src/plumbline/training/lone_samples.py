@@ -33,8 +33,8 @@ def check_lone_samples(
     task: Task,
     train: Loader,
     epochs: int,
-    *,
     micro_batch_size: int | None,
+    *,
     frozen: Sequence[str],
     machine: Machine,
 ) -> None:

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import fully_shard, share_comm_ctx
 
 from plumbline.errors import ConfigError
 from plumbline.models.weights import is_spread, local, whole
+from plumbline.training.layers import Stack, stacks
 from plumbline.training.processes import Processes
 
 _SETTING = "trainer.shard_layers"
@@ -73,34 +74,22 @@ def _return_freed_memory() -> None:
         set_option(_M_MMAP_THRESHOLD, 2**20)
 
 
-Stack = nn.ModuleList | nn.Sequential
-
-
 def _layers(model: nn.Module) -> list[tuple[Stack, int]]:
     """The outermost rows of modules of one class, and the members of each that can be spread."""
-    found: list[tuple[Stack, int]] = []
-    inside: set[nn.Module] = set()
-    users = _users(model)
     for name, module in model.named_modules():
         if getattr(module, "layerdrop", 0.0):
             raise ConfigError(
                 f"{_SETTING}: {name or 'the model'} leaves out layers at random (layerdrop), each "
                 "process others; set it to 0 there or shard_layers to false"
             )
-        if not isinstance(module, Stack) or module in inside or not _is_row(module):
-            continue
-        inside.update(module.modules())
-        for number, layer in enumerate(module):
+    found: list[tuple[Stack, int]] = []
+    users = _users(model)
+    for stack in stacks(model):
+        for number, layer in enumerate(stack):
             parameters = list(layer.parameters())
             if parameters and all(users[p] == 1 and p.ndim for p in parameters):
-                found.append((module, number))
+                found.append((stack, number))
     return found
-
-
-def _is_row(stack: Stack) -> bool:
-    """Whether a list holds layers of one class, not lists of them, which nobody calls."""
-    classes = {type(layer) for layer in stack}
-    return len(classes) == 1 and not issubclass(classes.pop(), nn.ModuleList | nn.ModuleDict)
 
 
 def _users(model: nn.Module) -> dict[nn.Parameter, int]:

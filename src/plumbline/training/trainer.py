@@ -15,6 +15,7 @@ from plumbline.loading.loader import Loader
 from plumbline.loading.workers import LoaderError, naming_dead_workers
 from plumbline.tracking.progress import progress
 from plumbline.training.checkpoint import CheckpointStore
+from plumbline.training.checkpointing import Checkpointing
 from plumbline.training.config import TrainerConfig
 from plumbline.training.freeze import check_frozen, freeze, frozen_digests
 from plumbline.training.gpu import GpuFigures
@@ -71,6 +72,8 @@ class Trainer:
         # both come before the optimiser, which is to hold the parameters that train.
         sharded = machine.processes.sharded
         self._sharded = ShardedLayers(model, machine.processes) if sharded else None
+        checkpoints = config.gradient_checkpointing
+        self._checkpointing = Checkpointing(model) if checkpoints else None
         self.model = model.to(machine.device)
         optimizer = build_optimizer(model, config.optim)
         # bf16 has the range of fp32, so that small gradients do not become 0 in it.
@@ -80,15 +83,8 @@ class Trainer:
         self._warmup = resolve_warmup(config.schedule, self.total_steps)
         check_patience(ends, config)
         self.progress = Progress(config)
-        check_lone_samples(
-            self.model,
-            task,
-            train,
-            len(ends),
-            micro_batch_size=self.progress.micro_batch_size,
-            frozen=frozen,
-            machine=machine,
-        )
+        size = self.progress.micro_batch_size
+        check_lone_samples(self.model, task, train, len(ends), size, frozen=frozen, machine=machine)
         measuring = validation_task or task
         if config.validates:
             check_metrics(config, measuring.known_metrics(), task.name)
@@ -195,7 +191,9 @@ class Trainer:
         return f"loss {loss:.4g}{beside}"
 
     def _result(self, gpu: GpuFigures) -> FitResult:
-        """Make the model whole again, prove what was frozen, and load the best weights."""
+        """Make the model plain and whole, prove what was frozen, and load the best weights."""
+        if self._checkpointing:
+            self._checkpointing.remove()
         if self._sharded:
             with self._machine.processes.lockstep():
                 self._sharded.join()
