@@ -81,6 +81,18 @@ def test_the_size_of_micro_batches_changes_no_step(make_toy: Callable[[], Any], 
     assert cut.facts["micro_batch_size"] == size
 
 
+def test_validation_is_cut_as_well(toy: Any) -> None:
+    sizes = []
+
+    def watched(model: nn.Module, batch: Batch) -> LossSum:
+        sizes.append(len(batch["sample_index"]))
+        return squared_error(model, batch)
+
+    outcome(toy, task=replace(TASK, loss=watched), micro_batch_size=3)
+    assert max(sizes) == 3
+    assert sum(sizes) == 2 * (22 + 7)
+
+
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda e: type(e).__name__)
 def test_a_step_without_memory_is_the_one_of_smaller_micro_batches(

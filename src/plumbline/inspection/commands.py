@@ -77,6 +77,11 @@ COMMANDS = {
         _one_batch,
         "plumbline.inspection.parameters:inspect",
     ),
+    "memory": Command(
+        "what a training step takes, by the size of its micro-batches, without taking it",
+        lambda parser: None,
+        "plumbline.inspection.memory:inspect",
+    ),
     "graph": Command(
         "the modules and the shapes of what they give", _graph, "plumbline.inspection.graph:inspect"
     ),

@@ -196,6 +196,26 @@ class Loader:
             return "set loader.drop_last to true, or choose another loader.batch_size"
         return "choose other limits of the batches, or fewer trainer.processes"
 
+    def largest_share(self) -> int:
+        """Samples that one process takes of a batch, at most."""
+        return -(-self._config.batch_size // self._share.count)
+
+    def largest(self, size: int | None = None) -> list[Batch]:
+        """This process's micro-batches, as of `micro_batches`, of a batch that is long and full.
+
+        It is the largest of the first ones of an epoch, made without loader processes.
+        """
+        plan = self.plan(0)[:POOL_BATCHES]
+        pieces = self._share.cut(max(plan, key=self._positions), 0, size)
+        source = Keyed(self.source)
+        return [collate_share(self._collate, [source[key] for key in keys]) for keys in pieces]
+
+    def _positions(self, batch: Indices) -> int:
+        """What a padded batch takes, or as many as its samples where these have no lengths."""
+        if not isinstance(self.source, SizedSource):
+            return len(batch)
+        return len(batch) * max(self.source.length(int(index)) for index in batch)
+
     def _permutation(self, epoch: int) -> Indices:
         count = len(self.source)
         if not self._shuffle:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from plumbline.errors import ConfigError
+from plumbline.training.free_memory import return_freed_memory
 from plumbline.training.layers import stacks
 
 _SETTING = "trainer.gradient_checkpointing"
@@ -32,6 +33,8 @@ class Checkpointing:
             raise ConfigError(
                 f"{_SETTING}: this model has no stack of layers without batch norm; set it to false"
             )
+        if next(model.parameters()).device.type == "cpu":
+            return_freed_memory()
         for layer in self._layers:
             # Of the object, before the method of its class: names and hooks stay as they are.
             layer.forward = partial(_run, layer, layer.forward)

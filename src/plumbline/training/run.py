@@ -32,14 +32,15 @@ from plumbline.training.checkpoint import (
     training_state_folder,
 )
 from plumbline.training.figures import ParameterCounts, TrainingFigures
+from plumbline.training.fitting import UNFORESEEN, Fitting, fit_into_memory
 from plumbline.training.flops import count_step
 from plumbline.training.freeze import set_training_mode
 from plumbline.training.history import FitResult
 from plumbline.training.machine import Machine
+from plumbline.training.memory_estimate import Estimator
 from plumbline.training.processes import Processes
 from plumbline.training.progress import OnLog
 from plumbline.training.sections import TrainingConfig
-from plumbline.training.skipping import FAILURES
 from plumbline.training.task import JobContext, TrainingJob
 from plumbline.training.trainer import Trainer
 from plumbline.weights.checkpoint import public_name
@@ -117,7 +118,8 @@ def train_to_folder(
         on_log: hears of every step and validation.
 
     """
-    with _prepared(stage, config, job, machine, on_log) as trainer:
+    fitting = _fit(config, job, machine)
+    with _prepared(stage, config, job, machine, fitting, on_log) as trainer:
         with staged_folder(out) as partial:
             result = trainer.fit()
             figures = _figures(result, count_parameters(job.model))
@@ -138,7 +140,14 @@ def train_to_folder(
         "inputs_sha256": digest_of(dict(job.inputs)),
         "processes": machine.processes.count,
     }
-    facts = {**result.facts, **figures, **identity, **_flops(config, job, machine)}
+    cut = result.facts["micro_batch_size"] is not None
+    facts = {
+        **result.facts,
+        **figures,
+        **identity,
+        **fitting.facts(),
+        **_flops(config, job, machine, short_of_memory=cut),
+    }
     return Trained(figures, facts)
 
 
@@ -156,8 +165,9 @@ def train_along(stage: str, config: TrainingConfig, job: TrainingJob, machine: M
         SystemExit: it failed; why is said by the main process, but by this one where layers are
             sharded.
     """
+    fitting = _fit(config, job, machine)
     try:
-        with _prepared(stage, config, job, machine, lambda step, values: None) as trainer:
+        with _prepared(stage, config, job, machine, fitting, lambda step, values: None) as trainer:
             trainer.fit()
     except TrainingError as error:
         if config.train.trainer.shard_layers:
@@ -165,9 +175,25 @@ def train_along(stage: str, config: TrainingConfig, job: TrainingJob, machine: M
         raise SystemExit(1) from error
 
 
+def _fit(config: TrainingConfig, job: TrainingJob, machine: Machine) -> Fitting:
+    """What the training takes of memory; of several processes all go by the one with least room."""
+    loader = _training_loader(config, job, machine)
+    fitting = fit_into_memory(job.model, job.task, loader, config.train, machine)
+    if machine.processes.is_main:
+        fitting.say()
+    whole = loader.largest_share()
+    size = min(machine.processes.collect(fitting.micro_batch_size or whole))
+    return replace(fitting, micro_batch_size=None if size == whole else size)
+
+
 @contextmanager
 def _prepared(
-    stage: str, config: TrainingConfig, job: TrainingJob, machine: Machine, on_log: OnLog
+    stage: str,
+    config: TrainingConfig,
+    job: TrainingJob,
+    machine: Machine,
+    fitting: Fitting,
+    on_log: OnLog,
 ) -> Iterator[Trainer]:
     """A trainer that holds its training state."""
     settings = {
@@ -184,7 +210,7 @@ def _prepared(
             job.task,
             _training_loader(config, job, machine),
             _validation_loader(config, job, machine),
-            config.train.trainer,
+            config.train.trainer.model_copy(update={"micro_batch_size": fitting.micro_batch_size}),
             machine,
             store=CheckpointStore(
                 folder,
@@ -248,7 +274,9 @@ def _state_folder(stage: str, fingerprint: str, processes: Processes) -> Iterato
         yield processes.from_main(lambda: folder)
 
 
-def _flops(config: TrainingConfig, job: TrainingJob, machine: Machine) -> dict[str, object]:
+def _flops(
+    config: TrainingConfig, job: TrainingJob, machine: Machine, *, short_of_memory: bool
+) -> dict[str, object]:
     """Operations of the first batch, once the model is safe; nothing where there is no memory."""
     if config.train.trainer.shard_layers:
         return {}  # the whole model may not fit
@@ -257,10 +285,17 @@ def _flops(config: TrainingConfig, job: TrainingJob, machine: Machine) -> dict[s
     batches = Loader(job.train, job.task.collate, loader, seed=config.seed, shuffle=True).batches(0)
     batch = next(batches)
     set_training_mode(job.model, config.train.freeze)
+    again = config.train.trainer.gradient_checkpointing
     try:
-        flops = count_step(job.model, job.task, batch, machine)
+        if short_of_memory or again:
+            # The same counts, of tensors without memory; layers computed again are no work more.
+            trainer = config.train.trainer.model_copy(update={"gradient_checkpointing": False})
+            plain = config.train.model_copy(update={"trainer": trainer})
+            flops = Estimator(job.model, job.task, plain, machine).flops(batch)
+        else:
+            flops = count_step(job.model, job.task, batch, machine)
     # A figure for the record alone: the model is published without it.
-    except FAILURES:
+    except UNFORESEEN:
         return {}
     samples = len(batch["sample_index"])
     return {"flops": {"samples": samples, "forward": flops.forward, "step": flops.step}}

@@ -6,7 +6,6 @@ Embeddings, heads and scales, which losses also read directly, stay whole in eve
 """
 
 import copy
-import ctypes
 from collections.abc import Sequence
 
 import torch
@@ -16,12 +15,11 @@ from torch.distributed.fsdp import fully_shard, share_comm_ctx
 
 from plumbline.errors import ConfigError
 from plumbline.models.weights import is_spread, local, whole
+from plumbline.training.free_memory import return_freed_memory
 from plumbline.training.layers import Stack, stacks
 from plumbline.training.processes import Processes
 
 _SETTING = "trainer.shard_layers"
-_M_MMAP_THRESHOLD = -3
-"""Of malloc.h: blocks from this size on are the system's own."""
 
 
 class ShardedLayers:
@@ -39,7 +37,7 @@ class ShardedLayers:
             raise ConfigError(f"{_SETTING}: this model has no stack of layers; set it to false")
         assert processes.device is not None, "more than one"
         if processes.device.type == "cpu":
-            _return_freed_memory()
+            return_freed_memory()
         mesh = init_device_mesh(processes.device.type, (processes.count,))
         # What a layer was, without the memory of its parameters.
         self._plain = [(stack, name, _without_parameters(stack[name])) for stack, name in found]
@@ -62,16 +60,6 @@ class ShardedLayers:
             plain.load_state_dict(state, assign=True)
             stack[name] = plain
         self._model.to("cpu")
-
-
-def _return_freed_memory() -> None:
-    """Let glibc give large blocks back to the system, which it otherwise keeps for the next ones.
-
-    Layers that come and go leave holes in what it keeps, larger than what sharding saves.
-    """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(_M_MMAP_THRESHOLD, 2**20)
 
 
 def _layers(model: nn.Module) -> list[tuple[Stack, int]]:

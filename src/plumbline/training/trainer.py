@@ -72,9 +72,9 @@ class Trainer:
         # both come before the optimiser, which is to hold the parameters that train.
         sharded = machine.processes.sharded
         self._sharded = ShardedLayers(model, machine.processes) if sharded else None
+        self.model = model.to(machine.device)
         checkpoints = config.gradient_checkpointing
         self._checkpointing = Checkpointing(model) if checkpoints else None
-        self.model = model.to(machine.device)
         optimizer = build_optimizer(model, config.optim)
         # bf16 has the range of fp32, so that small gradients do not become 0 in it.
         scaler = torch.GradScaler(machine.device.type, enabled=machine.precision == "fp16")

@@ -1,10 +1,12 @@
 """When a model is validated, and what is measured then."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
+from plumbline.batch import Batch
 from plumbline.loading.loader import Loader
 from plumbline.metrics.known import drop_undefined
 from plumbline.training.config import TrainerConfig
@@ -42,6 +44,12 @@ class Validation:
         every = self.config.validate_every_epochs
         return every > 0 and self.progress.clock.epoch % every == 0
 
+    def _batches(self, loader: Loader) -> Iterator[Batch]:
+        """The split in one order, the first epoch's: values of different epochs are compared."""
+        # A loss that compares samples needs a whole batch at once; without a graph it is small.
+        size = None if self.task.window is not None else self.progress.micro_batch_size
+        return itertools.chain.from_iterable(loader.micro_batches(epoch=0, size=size))
+
     def measure(self) -> Mapping[str, float] | None:
         """Measure the split and put it on record; None where these very weights were measured.
 
@@ -59,8 +67,7 @@ class Validation:
         processes = self.machine.processes
         # With a sharded model every forward pass needs all processes, also those of the metrics.
         with processes.lockstep():
-            # Of one order, the first epoch's: values of different epochs are compared.
-            batches = self.stop.while_waiting(self.loader.batches(epoch=0))
+            batches = self.stop.while_waiting(self._batches(self.loader))
             loss = evaluate_loss(self.model, self.task, batches, self.machine)
             of_split = processes.by_model(lambda: dict(self.task.validation_metrics(self.model)))
         measured = {"loss": loss, **self.task.loss_metrics(loss), **of_split}

@@ -1,0 +1,227 @@
+"""What a training step takes of memory, from a step over tensors that have none.
+
+The model's own code runs on shapes and types (PyTorch's fake tensors): each tensor that it would
+make is counted from its beginning to its end. Numbers that a shape depends on, such as ids and
+masks, are real, so that all of a batch is as large as it will be.
+"""
+
+import copy
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from plumbline.batch import Batch
+from plumbline.models.device import autocast, to_device
+from plumbline.training.checkpointing import Checkpointing
+from plumbline.training.flops import StepFlops, count_step
+from plumbline.training.freeze import freeze, set_training_mode
+from plumbline.training.machine import Machine
+from plumbline.training.optim import build_optimizer
+from plumbline.training.sections import TrainSection
+from plumbline.training.task import Embedded, Task, WindowLoss
+
+GIB = 2**30
+BLOCK_BYTES = 512
+"""Of PyTorch's allocator for GPUs, which rounds up to it."""
+Tree = TypeVar("Tree")
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes that a step takes at its peak."""
+
+    weights: int
+    """Parameters and buffers."""
+    gradients: int
+    """Of the parameters that train."""
+    optimizer: int
+    """The state that it keeps of them."""
+    activations: int
+    """All else: what the backward pass needs, logits, the batch itself, intermediate results."""
+
+    @property
+    def total(self) -> int:
+        """All together."""
+        return sum(self.by_part().values())
+
+    def by_part(self) -> dict[str, int]:
+        """Each by its name."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """In units for people."""
+        parts = ", ".join(f"{name} {as_text(size)}" for name, size in self.by_part().items())
+        return f"{as_text(self.total)}: {parts}"
+
+
+def as_text(size: int) -> str:
+    """Bytes in a unit for people."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.1f} MiB"
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no types
+    """Counts the bytes of tensors that are made within it, until they are gone."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        """Count from 0, beside what is there already."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._seen = weakref.WeakSet(tensor.untyped_storage() for tensor in known)
+        self.now = 0
+        self.peak = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if func is torch.ops.aten._fused_adamw_.default:
+            return None  # in place, and without a kernel for shapes alone
+        made = func(*args, **(kwargs or {}))
+        self.take(made)
+        return made
+
+    def take(self, made: object) -> None:
+        """Count the tensors in a result, or wherever else they come from."""
+        for tensor in tree_leaves(made):
+            if not isinstance(tensor, Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            if storage not in self._seen:  # a view has the one of its base
+                self._seen.add(storage)
+                size = -(-storage.nbytes() // BLOCK_BYTES) * BLOCK_BYTES
+                self.now += size
+                weakref.finalize(storage, self._release, size)
+        self.peak = max(self.peak, self.now)
+
+    def _release(self, size: int) -> None:
+        self.now -= size
+
+
+class _Answers(TorchFunctionMode):
+    """Answers what only numbers could: tensors without memory have none."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if func is Tensor.__getitem__ and isinstance(args[0], FakeTensor):
+            # Of a real mask it is known how many it chooses.
+            args = [args[0], _numbered(args[1])]
+        elif func is torch.equal and any(isinstance(given, FakeTensor) for given in args):
+            return True
+        return func(*args, **(kwargs or {}))
+
+
+def _numbered(index: object) -> object:
+    """An index with the places that a mask [...] of whole leading dimensions chooses."""
+    if isinstance(index, Tensor) and index.dtype == torch.bool:
+        return index.nonzero(as_tuple=True)
+    return index
+
+
+class Estimator:
+    """Runs steps of one training without their memory."""
+
+    def __init__(self, model: nn.Module, task: Task, config: TrainSection, machine: Machine):
+        """Copy a model without its memory; errors as the model's, where it cannot be copied."""
+        self._task, self._config, self._machine = task, config, machine
+        # Not entered: what has no such tensor among its inputs is computed with real numbers.
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._model = self._without_memory(model)
+        freeze(self._model, config.freeze)
+        set_training_mode(self._model, config.freeze)
+        if config.trainer.gradient_checkpointing:
+            Checkpointing(self._model)
+
+    def need(self, micro_batch: Batch, count: int) -> MemoryNeed:
+        """What a step takes.
+
+        Args:
+            micro_batch: the largest of its micro-batches.
+            count: how many of them there are in the step.
+        """
+        self._model.zero_grad(set_to_none=True)
+        held = [*self._model.parameters(), *self._model.buffers()]
+        optimizer = build_optimizer(self._model, self._config.trainer.optim)
+        with torch.random.fork_rng(devices=[]), _Answers(), _Live(held) as live:
+            batch = self._on_device(micro_batch)
+            live.take(batch)
+            if self._task.window is not None and count > 1:
+                self._run_window(self._task.window, batch, count)
+            else:
+                # The first finds no gradients, any other those of the ones before it.
+                for _ in range(min(count, 2)):
+                    self._run(batch)
+            gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+            of_passes, live.peak = live.peak, live.now
+            if gradients:
+                optimizer.step()  # the first one makes the state, which then stays
+            state = _bytes(tree_leaves(list(optimizer.state.values())))
+        peak = max(of_passes, live.peak - state)
+        return MemoryNeed(_bytes(held), _bytes(gradients), state, peak - _bytes(gradients))
+
+    def flops(self, batch: Batch) -> StepFlops:
+        """As `count_step`, without its memory."""
+        with torch.random.fork_rng(devices=[]), _Answers():
+            return count_step(self._model, self._task, self._on_device(batch), self._machine)
+
+    def _run(self, batch: Batch) -> None:
+        with autocast(self._machine.device, self._machine.precision):
+            total = self._task.loss(self._model, batch).total
+        if total.requires_grad:
+            torch.autograd.backward(total)
+
+    def _run_window(self, rule: WindowLoss, batch: Batch, count: int) -> None:
+        """As `Gradients` does: the loss of all embeddings, then micro-batches one by one."""
+        with torch.no_grad():
+            embedded = self._embed(rule, batch)
+        everyones = count * self._machine.processes.count
+        parts = [tree_map_only(Tensor, _leaf, dict(embedded)) for _ in range(everyones)]
+        with autocast(self._machine.device, self._machine.precision):
+            total = rule.loss(self._model, parts).total
+        torch.autograd.backward(total)
+        del total
+        for _ in range(2):
+            made = [t for t in self._embed(rule, batch).values() if t.requires_grad]
+            torch.autograd.backward(made, [torch.zeros_like(t) for t in made])
+
+    def _embed(self, rule: WindowLoss, batch: Batch) -> Embedded:
+        with autocast(self._machine.device, self._machine.precision):
+            return rule.embed(self._model, batch)
+
+    def _without_memory(self, model: nn.Module) -> nn.Module:
+        """A copy whose floating-point parameters and buffers have shape, type and device alone."""
+        copies: dict[int, object] = {}
+        for tensor in [*model.parameters(), *model.buffers()]:
+            plain = self._on_device({"": tensor.detach()})[""]
+            trained = isinstance(tensor, nn.Parameter)
+            copies[id(tensor)] = nn.Parameter(plain, tensor.requires_grad) if trained else plain
+        return copy.deepcopy(model, copies)
+
+    def _on_device(self, batch: Batch) -> Batch:
+        """A batch whose floating-point tensors have no memory; whole numbers and masks do."""
+        return to_device(tree_map_only(Tensor, self._fake, batch), self._machine.device)
+
+    def _fake(self, tensor: Tensor) -> Tensor:
+        return self._mode.from_tensor(tensor) if tensor.is_floating_point() else tensor
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.is_floating_point())
+
+
+def _bytes(tensors: Iterable[object]) -> int:
+    return sum(t.nbytes for t in tensors if isinstance(t, Tensor))
