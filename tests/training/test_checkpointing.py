@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from plumbline.batch import Batch
 from plumbline.errors import ConfigError
 from plumbline.files import read_digests
+from plumbline.training.adapter_config import AdapterConfig
+from plumbline.training.adapters import attach_adapters
 from plumbline.training.checkpointing import Checkpointing
 from plumbline.training.layers import stacks
 from plumbline.training.processes import Processes
@@ -125,6 +127,23 @@ def test_a_frozen_encoder_is_computed_once_and_a_frozen_decoder_twice(make_job: 
     assert {name.split(".")[0] for name in found} == {"projector"}
     assert set(encoder) == {2}
     assert set(decoder) == {4}
+
+
+@pytest.mark.parametrize("method", [{}, {"method": "dora"}, {"quantize": "nf4"}], ids=str)
+def test_adapters_on_a_frozen_decoder_have_the_same_gradients(
+    make_job: MakeJob, method: dict[str, Any]
+) -> None:
+    """Also in its first layer, whose input has none."""
+    job = make_job("causal_lm_rows")
+    configs = {"decoder": AdapterConfig.model_validate({"rank": 2, "dropout": 0.2} | method)}
+    attach_adapters(job.model, configs, seed=0, compute_dtype=torch.float32)
+    _, expected = gradients(job)
+    assert any(".layers.0." in name for name in expected)
+    Checkpointing(job.model)
+    _, found = gradients(job)
+    assert found.keys() == expected.keys()
+    for parameter, gradient in expected.items():
+        torch.testing.assert_close(found[parameter], gradient, rtol=0, atol=0, msg=parameter)
 
 
 @pytest.mark.parametrize("name", ["vlm", "align_image"])

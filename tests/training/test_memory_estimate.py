@@ -15,6 +15,8 @@ from plumbline.errors import ConfigError
 from plumbline.files import read_digests
 from plumbline.loading.loader import Loader
 from plumbline.training import fitting
+from plumbline.training.adapter_config import AdapterConfig
+from plumbline.training.adapters import attach_adapters
 from plumbline.training.checkpoint import optimizer_tensors
 from plumbline.training.fitting import Fitting, fit_into_memory
 from plumbline.training.flops import count_step
@@ -147,6 +149,26 @@ def test_operations_are_counted_without_memory_as_with_it(make_job: MakeJob, nam
     job = make_job(name)
     found = Estimator(job.model, job.task, settings().train, ALONE).flops(batch_of(job))
     assert found == count_step(job.model.train(), job.task, batch_of(job), ALONE)
+
+
+def adapted(make_job: MakeJob, **settings: Any) -> TrainingJob:
+    """The job with an adapter on its decoder, which is as in `attach_adapters`."""
+    job = make_job("vlm")
+    configs = {"decoder": AdapterConfig.model_validate({"rank": 2} | settings)}
+    attach_adapters(job.model, configs, seed=0, compute_dtype=torch.float32)
+    return job
+
+
+@pytest.mark.parametrize("method", [{}, {"method": "dora"}, {"quantize": "nf4"}], ids=str)
+def test_adapters_are_estimated_as_the_few_tensors_that_train(
+    make_job: MakeJob, method: dict[str, Any]
+) -> None:
+    whole, job = make_job("vlm"), adapted(make_job, **method)
+    estimates = [Estimator(each.model, each.task, settings().train, ALONE) for each in (whole, job)]
+    full, few = (estimator.need(batch_of(job), 1) for estimator in estimates)
+    assert few.gradients == made_gradients(job) < full.gradients
+    assert few.weights == sum(t.nbytes for t in [*job.model.parameters(), *job.model.buffers()])
+    assert (few.weights < full.weights) == ("quantize" in method)
 
 
 def fitted(monkeypatch: Any, job: TrainingJob, free: int | None, **trainer: Any) -> Fitting:

@@ -205,10 +205,17 @@ class Estimator:
     def _without_memory(self, model: nn.Module) -> nn.Module:
         """A copy whose floating-point parameters and buffers have shape, type and device alone."""
         copies: dict[int, object] = {}
-        for tensor in [*model.parameters(), *model.buffers()]:
-            plain = self._on_device({"": tensor.detach()})[""]
-            trained = isinstance(tensor, nn.Parameter)
-            copies[id(tensor)] = nn.Parameter(plain, tensor.requires_grad) if trained else plain
+        for buffer in model.buffers():
+            copies[id(buffer)] = self._on_device({"": buffer})[""]
+        for weight in model.parameters():
+            if weight.is_floating_point():
+                plain = self._on_device({"": weight.detach()})[""]
+                copies[id(weight)] = nn.Parameter(plain, weight.requires_grad)
+            elif weight.device.type == self._machine.device.type:
+                # Held in 4 bits: what its layer makes of it depends on its numbers.
+                copies[id(weight)] = weight
+            else:
+                copies[id(weight)] = copy.deepcopy(weight).to(self._machine.device)
         return copy.deepcopy(model, copies)
 
     def _on_device(self, batch: Batch) -> Batch:
