@@ -98,7 +98,7 @@ class Share:
         return [(int(index), epoch, len(mine) > 0) for index in read]
 
     def cut(self, batch: Indices, epoch: int, size: int | None) -> list[list[SampleKey]]:
-        """The same in pieces of up to `size` samples; None: in one.
+        """What to read of indices [samples] in pieces of up to `size`; None: in one.
 
         Every share of a batch has as many, so that the processes meet after each: a piece may be
         empty, as a share may.
@@ -205,6 +205,7 @@ class Loader:
 
         It is the largest of the first ones of an epoch, made without loader processes.
         """
+        # Lengths of a whole epoch may be slow to find out; its first batches are like the rest.
         plan = self.plan(0)[:POOL_BATCHES]
         pieces = self._share.cut(max(plan, key=self._positions), 0, size)
         source = Keyed(self.source)
@@ -273,6 +274,7 @@ class Loader:
         """Yield the same batches, each collated in micro-batches of up to `size` samples."""
         # Before any worker reads: which process makes which batch decides nothing.
         cut = [self._share.cut(batch, epoch, size) for batch in self.plan(epoch)[start:]]
+        # To loader processes each piece is a batch, which they collate and hand over on its own.
         with closing(self._made([keys for pieces in cut for keys in pieces])) as made:
             for pieces in cut:
                 yield list(itertools.islice(made, len(pieces)))

@@ -82,6 +82,7 @@ def fit_into_memory(
         ConfigError: `auto` would decide on the statistics of a batch norm.
     """
     size = chosen_size(config.trainer)
+    # What a process holds of spread layers at a time, no run in one process shows.
     if machine.processes.sharded or not len(train):
         return Fitting(size, None, None)
     finds = config.trainer.micro_batch_size == "auto"
@@ -93,6 +94,7 @@ def fit_into_memory(
         accumulated = config.trainer.grad_accum_steps
         need = needs(estimator, train, size, accumulated)
         while finds and free is not None and need.total > USED_SHARE * free and size != 1:
+            # By halves, as a step that runs out of memory is split: runs come to few sizes.
             size = max(1, (size or train.largest_share()) // 2)
             need = needs(estimator, train, size, accumulated)
     except UNFORESEEN as error:

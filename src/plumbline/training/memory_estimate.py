@@ -166,10 +166,12 @@ class Estimator:
                 for _ in range(min(count, 2)):
                     self._run(batch)
             gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+            # In an update there are no activations, and what it needs beside goes with it.
             of_passes, live.peak = live.peak, live.now
             if gradients:
                 optimizer.step()  # the first one makes the state, which then stays
             state = _bytes(tree_leaves(list(optimizer.state.values())))
+        # From the second step on the passes have the state beside them, as the update has.
         peak = max(of_passes, live.peak - state)
         return MemoryNeed(_bytes(held), _bytes(gradients), state, peak - _bytes(gradients))
 
@@ -194,7 +196,7 @@ class Estimator:
             total = rule.loss(self._model, parts).total
         torch.autograd.backward(total)
         del total
-        for _ in range(2):
+        for _ in range(2):  # the second finds the gradients of the first
             made = [t for t in self._embed(rule, batch).values() if t.requires_grad]
             torch.autograd.backward(made, [torch.zeros_like(t) for t in made])
 

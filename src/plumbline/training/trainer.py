@@ -63,8 +63,7 @@ class Trainer:
                 batch too small for the model's norms, or a metric that the task does not measure.
         """
         check_splits(train, validation, config)
-        self._train, self._config, self._machine = train, config, machine
-        self.store = store
+        self._train, self._config, self._machine, self.store = train, config, machine, store
         freeze(model, frozen)
         self._frozen, self._frozen_base = list(frozen), list(frozen_base)
         self._frozen_before = frozen_digests(model, frozen, frozen_base)
@@ -73,8 +72,7 @@ class Trainer:
         sharded = machine.processes.sharded
         self._sharded = ShardedLayers(model, machine.processes) if sharded else None
         self.model = model.to(machine.device)
-        checkpoints = config.gradient_checkpointing
-        self._checkpointing = Checkpointing(model) if checkpoints else None
+        self._checkpointing = Checkpointing(model) if config.gradient_checkpointing else None
         optimizer = build_optimizer(model, config.optim)
         # bf16 has the range of fp32, so that small gradients do not become 0 in it.
         scaler = torch.GradScaler(machine.device.type, enabled=machine.precision == "fp16")

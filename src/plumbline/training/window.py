@@ -38,6 +38,7 @@ def _joined(micro: Sequence[tuple[float, int]]) -> tuple[float, int]:
     if len(micro) == 1:
         return micro[0]
     count = sum(number for _, number in micro)
+    # Means of unequal counts: each weighs as much as it counted.
     return sum(loss * number for loss, number in micro) / max(count, 1), count
 
 
