@@ -48,6 +48,9 @@ class TextShape(TypedDict):
     rows: int
     longest_chars: int
     mean_chars: float
+    longest_turns: NotRequired[int]
+    """Of conversations, whose characters are those that their turns say."""
+    mean_turns: NotRequired[float]
 
 
 class AnswerCounts(TypedDict):

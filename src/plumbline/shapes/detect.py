@@ -132,7 +132,7 @@ def _make_probes(
         "label": Labels(config.classes),
         "value": Values(),
     }
-    texts = Texts([name for name in TEXTS if name in columns])
+    texts = Texts([name for name in (*TEXTS, "turns") if name in columns])
     return [texts, *(probe for name, probe in by_column.items() if name in columns)]
 
 

@@ -37,7 +37,8 @@ class Repeats:
         nothing = [b""] * batch.num_rows
         parts = cells.get("part", nothing)
         inputs = nothing
-        for name in (*MEDIA, *TEXTS):  # of each row its medium, or else its first text
+        # Of each row its medium, or else its conversation or its first text.
+        for name in (*MEDIA, "turns", *TEXTS):
             there = cells.get(name, nothing)
             inputs = [one or other for one, other in zip(inputs, there, strict=True)]
         names = batch.column("part").to_pylist() if "part" in cells else nothing

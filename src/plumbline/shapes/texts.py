@@ -4,8 +4,11 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import override
 
+from plumbline.data.columns import CONTENT
 from plumbline.data.disk_index import DiskCounter
+from plumbline.data.turns import parse_turns
 from plumbline.shapes.described import Described, TextShape
 
 
@@ -14,7 +17,9 @@ class Texts:
 
     def __init__(self, columns: Sequence[str]) -> None:
         """Describe these columns."""
-        self._lengths = {name: _Lengths() for name in columns}
+        self._lengths = {
+            name: _TurnLengths() if CONTENT[name] == "turns" else _Lengths() for name in columns
+        }
 
     def add(self, split: str, batch: pa.RecordBatch) -> None:
         """Measure the texts of a batch; all splits count."""
@@ -58,7 +63,9 @@ class _Lengths:
         self._longest = 0
 
     def add(self, column: pa.Array) -> None:
-        lengths = pc.utf8_length(column.drop_null())
+        self._add(pc.utf8_length(column.drop_null()))
+
+    def _add(self, lengths: pa.Array) -> None:
         self.rows += len(lengths)
         self._characters += pc.sum(lengths).as_py() or 0
         self._longest = max(self._longest, pc.max(lengths).as_py() or 0)
@@ -69,3 +76,23 @@ class _Lengths:
             "longest_chars": self._longest,
             "mean_chars": round(self._characters / self.rows, 2),
         }
+
+
+class _TurnLengths(_Lengths):
+    def __init__(self) -> None:
+        super().__init__()
+        self._turns = 0
+        self._most_turns = 0
+
+    @override
+    def add(self, column: pa.Array) -> None:
+        talks = [parse_turns(text) for text in column.drop_null().to_pylist()]
+        said = [sum(len(turn["content"]) for turn in turns) for turns in talks]
+        self._add(pa.array(said, pa.int64()))
+        self._turns += sum(map(len, talks))
+        self._most_turns = max(self._most_turns, *map(len, talks), 0)
+
+    @override
+    def describe(self) -> TextShape:
+        mean = round(self._turns / self.rows, 2)
+        return {**super().describe(), "longest_turns": self._most_turns, "mean_turns": mean}

@@ -5,8 +5,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from typing_extensions import override
+
+from plumbline.sources.chat import ChatConfig
 from plumbline.sources.encoding import open_utf8
 from plumbline.sources.files import BYTE_ORDER_MARK, LineReader, unreadable
+from plumbline.sources.rows import Row
 from plumbline.sources.table import TableSource
 
 MAX_LINE_BYTES = 2**27
@@ -21,10 +25,20 @@ class JsonlSource(TableSource):
 
     source: Literal["jsonl"]
     files: str = "*.jsonl"
+    chat: ChatConfig | None = None
+
+    @property
+    @override
+    def made_columns(self) -> frozenset[str]:
+        return frozenset({"turns"} if self.chat else ())
+
+    @override
+    def make_cells(self, record: Mapping[str, object]) -> Row:
+        return {"turns": self.chat.make_cell(record)} if self.chat else {}
 
     def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, object] | None]]:
         """Yield the objects with the numbers of their lines; blank lines are passed over."""
-        names = set(self.columns.values())
+        names = {*self.columns.values(), *(self.chat.names if self.chat else ())}
         try:
             with open_utf8(path, self.encoding, lines=True) as file:
                 for number, line in LineReader(file, MAX_LINE_BYTES).lines():

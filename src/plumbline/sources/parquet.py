@@ -5,7 +5,7 @@ cell is any good is for `validate` to say.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +16,10 @@ from typing_extensions import override
 from plumbline.config import Config
 from plumbline.data.columns import CANONICAL
 from plumbline.data.parquet import BATCH_ROWS, check_schema, iter_batches
+from plumbline.data.turns import NO_TURNS
 from plumbline.errors import DataError
 from plumbline.sources.base import ColumnNames, Source, SplitPlaces, require_path
+from plumbline.sources.chat import ChatConfig
 from plumbline.sources.files import find_files, matching, why_passed_over
 from plumbline.sources.numbers import can_convert, to_bytes
 from plumbline.sources.rows import Templates, check_templates, fill_templates, from_columns
@@ -64,6 +66,7 @@ class ParquetSource(Source):
     captions: list[CaptionRule] = Field(default_factory=list)
     """For data without captions: the first rule that matches a row makes its caption."""
     templates: Templates = Field(default_factory=dict)
+    chat: ChatConfig | None = None
 
     @model_validator(mode="after")
     def _columns_fit(self) -> "ParquetSource":
@@ -71,7 +74,13 @@ class ParquetSource(Source):
             raise ValueError("sample_id is needed: every rejected row is reported by its id")
         if self.captions and not {"question", "answer"} <= set(self.columns):
             raise ValueError("captions are made from question and answer: map both columns")
-        there = {*self.columns, *(["caption"] if self.captions else [])}
+        if self.chat and "turns" in self.columns:
+            raise ValueError("columns has turns, which chat makes of other fields")
+        there = {
+            *self.columns,
+            *(["caption"] if self.captions else []),
+            *(["turns"] if self.chat else []),
+        }
         check_templates(self.templates, there)
         return self
 
@@ -102,26 +111,42 @@ class ParquetSource(Source):
                 f"{place.as_posix()}: no input files; expected {FILES} in it or in folders below, "
                 "whose names begin with neither a dot nor an underscore"
             )
-        check_schema([file.path for file in files], wanted, also=self._can_convert)
+        names = dict.fromkeys([*wanted, *self._check_chat([file.path for file in files], wanted)])
         for file in files:
-            for batch in iter_batches(file.path, list(wanted), self._batch_rows):
+            for batch in iter_batches(file.path, list(names), self._batch_rows):
                 yield self._canonical(batch, file.split)
+
+    def _check_chat(self, paths: list[Path], wanted: Mapping[str, pa.DataType]) -> list[str]:
+        """Check the columns of the files, and name those of the dialect that are there."""
+        needed = self.chat.needed.values() if self.chat else ()
+        optional = self.chat.optional.values() if self.chat else ()
+        has = check_schema(
+            paths,
+            {**dict.fromkeys(needed, pa.string()), **wanted},
+            dict.fromkeys(optional, pa.string()),
+            also=self._can_convert,
+        )
+        return [name for name in (*needed, *optional) if name in has]
 
     @override
     def passes_over(self, name: str) -> str | None:
         return why_passed_over(name, self.splits, matching(FILES), f"not named {FILES}")
 
     def _can_convert(self, theirs: str, kind: pa.DataType) -> bool:
+        if self.chat and theirs in self.chat.names:
+            return True  # lists of structs, or whatever: the dialect looks at the values
         return all(can_convert(o, kind) for o, t in self.columns.items() if t == theirs)
 
     @property
     def _batch_rows(self) -> int:
-        return LIST_BATCH_ROWS if "features" in self.columns else BATCH_ROWS
+        return LIST_BATCH_ROWS if "features" in self.columns or self.chat else BATCH_ROWS
 
     def _canonical(self, batch: pa.RecordBatch, split: str) -> pa.RecordBatch:
         columns = {
             ours: to_bytes(ours, batch.column(theirs)) for ours, theirs in self.columns.items()
         }
+        if self.chat:
+            columns["turns"] = pa.array(_make_turns(batch, self.chat), pa.binary())
         if split:
             columns["split"] = pa.array([split.encode()] * batch.num_rows, pa.binary())
         if self.captions:
@@ -129,6 +154,22 @@ class ParquetSource(Source):
                 columns["question"], columns["answer"], self.captions
             )
         return fill_templates(from_columns(columns), self.templates)
+
+
+def _make_turns(batch: pa.RecordBatch, chat: ChatConfig) -> Iterator[bytes | None]:
+    names = [name for name in batch.schema.names if name in chat.names]
+    for row in range(batch.num_rows):
+        try:
+            record = {name: _plain(batch.column(name)[row].as_py()) for name in names}
+        except UnicodeDecodeError as error:  # of a text within a list
+            yield f"{NO_TURNS}not UTF-8 at byte {error.start}".encode()
+        else:
+            yield chat.make_cell(record)
+
+
+def _plain(value: object) -> object:
+    # Text comes as bytes, which nobody has looked at: those that are no UTF-8 become surrogates.
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
 def _make_captions(

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from plumbline.data.arrays import encode_array
-from plumbline.data.columns import CANONICAL, MEDIA
+from plumbline.data.columns import CANONICAL, KEYS, MEDIA
 from plumbline.errors import ConfigError
 from plumbline.sources.base import ColumnNames, Source, SplitPlaces, require_path
 from plumbline.sources.encoding import Encoding, encode_text, has_stray_bytes, stray_bytes
@@ -43,7 +43,7 @@ class TableSource(Source):
     files: str
     """Pattern for the names of the files; folders are searched to any depth."""
     splits: SplitPlaces = Field(default_factory=dict)
-    columns: ColumnNames
+    columns: ColumnNames = Field(default_factory=dict)
     """Without `sample_id`, a row is called by its file and number: `train.csv:17`."""
     media: Literal["path", "base64"] = "path"
     """How image, audio and features stand in a cell: a file below the dataset's path, or bytes."""
@@ -52,12 +52,23 @@ class TableSource(Source):
 
     @model_validator(mode="after")
     def _templates_fit(self) -> "TableSource":
-        if not set(self.columns) - {"sample_id", "group", "split", "part"}:
+        if not (set(self.columns) | self.made_columns) - set(KEYS):
             raise ValueError("columns must name one column with content")
         if self.splits and "split" in self.columns:
             raise ValueError("splits and a split column both say what is in a split")
-        check_templates(self.templates, {*self.columns, "sample_id"})
+        if twice := sorted(self.made_columns & set(self.columns)):
+            raise ValueError(f"columns has {twice[0]}, which is made of other fields")
+        check_templates(self.templates, {*self.columns, *self.made_columns, "sample_id"})
         return self
+
+    @property
+    def made_columns(self) -> frozenset[str]:
+        """Columns that are made of a record's other fields."""
+        return frozenset()
+
+    def make_cells(self, record: Mapping[str, object]) -> Row:
+        """The cells of `made_columns`."""
+        return {}
 
     @property
     def given_splits(self) -> list[str]:
@@ -91,7 +102,8 @@ class TableSource(Source):
                 f"{path.as_posix()}: is one file, but its rows name others: set the dataset's path "
                 "to the folder of them all"
             )
-        there = {"sample_id", *self.columns, *(["split"] if self.splits else [])}
+        there = {"sample_id", *self.columns, *self.made_columns}
+        there |= {"split"} if self.splits else set()
         columns = [name for name in CANONICAL if name in there]
         for batch in make_batches(self._rows(path), columns):
             yield fill_templates(batch, self.templates)
@@ -115,13 +127,20 @@ class TableSource(Source):
             if cell is None and value is not None:
                 self._note(f"hold nothing usable as {ours}", place)
             if isinstance(value, str) and has_stray_bytes(value):
-                what, remedy = stray_bytes(self.encoding)
-                self._note(what, place, remedy)
+                self._note_stray_bytes(place)
             if ours != "sample_id" or record:
                 row[ours] = cell
+        for ours, cell in self.make_cells(record).items():
+            row[ours] = cell
+            if cell is not None and has_stray_bytes(cell):
+                self._note_stray_bytes(place)
         if found.split:
             row["split"] = found.split.encode()
         return row
+
+    def _note_stray_bytes(self, place: bytes) -> None:
+        what, remedy = stray_bytes(self.encoding)
+        self._note(what, place, remedy)
 
     def _note(self, what: str, place: bytes, remedy: str = "") -> None:
         self.tally.add(ROWS, what, place.decode("utf-8", "replace"), remedy)

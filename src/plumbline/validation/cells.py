@@ -22,6 +22,7 @@ from plumbline.validation.target_check import (
     too_many_number_bytes,
 )
 from plumbline.validation.text_check import CleanText, clean_text, too_many_text_bytes
+from plumbline.validation.turns_check import clean_turns
 
 Clean = Callable[[bytes], CleanText | Fault]
 
@@ -71,6 +72,12 @@ def make_cell_rules(
             4 * max_text_chars + 3,  # the longest UTF-8, and a byte order mark
             partial(too_many_text_bytes, max_chars=max_text_chars),
             partial(clean_text, max_chars=max_text_chars),
+        ),
+        "turns": _text_rules(
+            "null_turns",
+            4 * max_text_chars + 3,
+            partial(too_many_text_bytes, max_chars=max_text_chars),
+            partial(clean_turns, max_chars=max_text_chars),
         ),
         "label": _text_rules(
             "null_label", 4 * MAX_LABEL_CHARS + 3, too_many_label_bytes, clean_label
