@@ -144,7 +144,9 @@ def _turn(role: Role, content: str) -> Iterator[Turn]:
 def _role(number: int, name: object, known: Mapping[object, Role]) -> Role:
     role = known.get(name) if isinstance(name, str) else None
     if role is None:
-        raise BadTurns(f"turn {number}: role {str(name)[:40]!r} is none of {', '.join(_OPENAI)}")
+        raise BadTurns(
+            f"turn {number}: role {str(name)[:40]!r} is none of {', '.join(map(str, known))}"
+        )
     return role
 
 

@@ -6,8 +6,9 @@ A cache folder holds, of what the dataset has,
   features.bin    float32 [steps of all arrays, channels]
   *.offsets.bin   int64 [clips + 1] in samples, or [arrays + 1] in steps: where each one begins
   texts.arrow     text, ids: each distinct text beside its token ids, uncut and without bos or eos
+  turns.arrow     each distinct conversation with its ids: see `turns_file`
   <split>.arrow   sample_id, numbers into the above by column, part, label (number of the class
-                  within its part), value; weight, where the dataset has it
+                  within its part), value; weight and turns, where the dataset has them
   tokenizer.json  what made the ids
   lost_labels.csv rows left out because truncation would cut away their whole answer
   cache.json      counts, sizes, classes
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 from tokenizers import Tokenizer
 
 from plumbline.config import Config
@@ -34,9 +35,12 @@ from plumbline.data.columns import CONTENT, MEDIA, SPLITS, TEXTS
 from plumbline.data.csv_writer import CsvWriter
 from plumbline.data.disk_index import DiskIndex
 from plumbline.data.parquet import column_names, count_rows, iter_table
+from plumbline.data.turns import parse_turns
 from plumbline.errors import DataError
 from plumbline.files import dump_json
-from plumbline.tokenization.facts import CacheFacts, Ids, WrittenFacts
+from plumbline.tokenization.chat_checkpoint import read_chat_format
+from plumbline.tokenization.chat_template import CHAT_TOKENS, OWN_TEMPLATE
+from plumbline.tokenization.facts import CacheFacts, ChatFormat, Ids, WrittenFacts
 from plumbline.tokenization.media import ImageMode, MediaFile, open_media
 from plumbline.tokenization.tokenizer import (
     FILE_NAME,
@@ -45,6 +49,7 @@ from plumbline.tokenization.tokenizer import (
     special_ids,
     train_tokenizer,
 )
+from plumbline.tokenization.turns_file import TurnsFile
 from plumbline.tracking.progress import tracked
 from plumbline.weights.checkpoint import open_checkpoint
 from plumbline.weights.settings import NOWHERE
@@ -61,7 +66,8 @@ SAMPLE_SCHEMA = pa.schema(
     + [(name, pa.int32()) for name in (*NUMBERED, "part", "label")]
     + [("value", pa.float64())]
 )
-WEIGHTED_SCHEMA = SAMPLE_SCHEMA.append(pa.field("weight", pa.float64()))
+OPTIONAL = {"weight": pa.float64(), "turns": pa.int32()}
+"""Columns of samples, behind the others, where the dataset has them."""
 LOST_SCHEMA = pa.schema(
     [("split", pa.string()), ("sample_id", pa.string()), ("tokens", pa.int32())]
 )
@@ -79,6 +85,17 @@ class TokenizeConfig(Config):
     """Of the cached audio, in Hz; other rates are resampled."""
     max_tokens: int | None = Field(None, ge=2)
     """Longest question and answer together with what frames them; None: no limit here."""
+    chat_template: str | None = None
+    """In Jinja, in place of the one that the folder of `tokenizer.pretrained` has."""
+
+    @model_validator(mode="after")
+    def _template_has_its_tokens(self) -> "TokenizeConfig":
+        if self.chat_template is not None and not self.tokenizer.pretrained:
+            raise ValueError(
+                "chat_template is set, but tokenizer.pretrained is not: a tokenizer that is "
+                "trained here has the special tokens of its own template alone"
+            )
+        return self
 
 
 def _read_split(clean: Path, split: str, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -94,9 +111,14 @@ def _count_rows(clean: Path, split: str) -> int:
 
 
 def _training_texts(clean: Path) -> Iterator[str]:
-    for batch in _read_split(clean, "train", TEXTS):
-        for column in batch.columns:
-            yield from column.drop_null().to_pylist()
+    for batch in _read_split(clean, "train", (*TEXTS, "turns")):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            for text in column.drop_null().to_pylist():
+                yield from _said(text) if name == "turns" else (text,)
+
+
+def _said(turns: str) -> list[str]:
+    return [turn["content"] for turn in parse_turns(turns)]
 
 
 def build_cache(
@@ -121,16 +143,20 @@ def build_cache(
     """
     if not any((clean / f"{split}.parquet").is_file() for split in SPLITS):
         raise DataError(f"{clean}: no cleaned dataset; run dvc repro validate@{clean.name}")
-    tokenizer = _tokenizer(clean, config, weights) if shapes.get("texts") else None
+    texts = shapes.get("texts", {})
+    chosen = config.tokenizer.pretrained
+    folder = open_checkpoint(weights, chosen).path if chosen and texts else None
+    chat = _chat_format(folder, config) if "turns" in texts else None
+    tokenizer = _tokenizer(clean, folder, config, chat) if texts else None
     if tokenizer is not None:
         tokenizer.save(str(out / FILE_NAME))
-    writer = _CacheWriter(out, tokenizer, config, shapes)
+    writer = _CacheWriter(out, tokenizer, config, shapes, chat)
     rows = {split: writer.write_split(clean, split) for split in SPLITS}
     facts = writer.close()
     description: CacheFacts = {
         "rows": {split: count for split, count in rows.items() if count},
         "vocab_size": tokenizer.get_vocab_size() if tokenizer else 0,
-        "special_ids": _ids(tokenizer) if tokenizer else None,
+        "special_ids": _ids(tokenizer, chat) if tokenizer else None,
         "max_tokens": config.max_tokens,
         "labels": shapes.get("labels", {}),
         "values": shapes.get("values", {}),
@@ -139,27 +165,42 @@ def build_cache(
     (out / "cache.json").write_text(dump_json(description), encoding="utf-8")
 
 
-def _tokenizer(clean: Path, config: TokenizeConfig, weights: Path) -> Tokenizer:
-    if config.tokenizer.pretrained:
-        return load_tokenizer(open_checkpoint(weights, config.tokenizer.pretrained).path)
-    return train_tokenizer(_training_texts(clean), config.tokenizer)
+def _chat_format(folder: Path | None, config: TokenizeConfig) -> ChatFormat:
+    if folder is not None:
+        return read_chat_format(folder, config.chat_template)
+    return {"template": OWN_TEMPLATE, "tokens": {}}
 
 
-def _ids(tokenizer: Tokenizer) -> Ids:
-    ids = special_ids(tokenizer)
+def _tokenizer(
+    clean: Path, folder: Path | None, config: TokenizeConfig, chat: ChatFormat | None
+) -> Tokenizer:
+    if folder is not None:
+        return load_tokenizer(folder)
+    more = CHAT_TOKENS if chat else ()
+    return train_tokenizer(_training_texts(clean), config.tokenizer, more)
+
+
+def _ids(tokenizer: Tokenizer, chat: ChatFormat | None) -> Ids:
+    ids = special_ids(tokenizer, chat["tokens"] if chat else None)
     return {"pad": ids.pad, "bos": ids.bos, "eos": ids.eos}
 
 
 def _schema(batch: pa.RecordBatch) -> pa.Schema:
     """Of the cached rows of clean ones."""
-    return WEIGHTED_SCHEMA if "weight" in batch.schema.names else SAMPLE_SCHEMA
+    there = [pa.field(*column) for column in OPTIONAL.items() if column[0] in batch.schema.names]
+    return pa.schema([*SAMPLE_SCHEMA, *there])
 
 
 class _CacheWriter:
     """Streams rows into the cache files; distinct values are numbered as they are met."""
 
     def __init__(
-        self, out: Path, tokenizer: Tokenizer | None, config: TokenizeConfig, shapes: "Shapes"
+        self,
+        out: Path,
+        tokenizer: Tokenizer | None,
+        config: TokenizeConfig,
+        shapes: "Shapes",
+        chat: ChatFormat | None,
     ) -> None:
         self._out, self._tokenizer, self._limit = out, tokenizer, config.max_tokens
         self._labels = {
@@ -182,6 +223,9 @@ class _CacheWriter:
         self._texts = self._files.enter_context(
             pa.ipc.new_file(str(out / "texts.arrow"), TEXT_SCHEMA)
         )
+        self._turns: TurnsFile | None = None
+        if chat and tokenizer:
+            self._turns = TurnsFile(out, tokenizer, chat, self._files)
         self._longest = 0
         self._lengths = self._files.enter_context(TemporaryFile(dir=out))  # noqa: SIM115
         self._lost_file: CsvWriter | None = None
@@ -209,6 +253,8 @@ class _CacheWriter:
         for name in [name for name in self._media if name in present]:
             columns[name] = self._number_media(name, batch.column(name))
         columns |= self._number_texts(batch, [name for name in TEXTS if name in present])
+        if self._turns and "turns" in present:
+            columns["turns"] = self._turns.number(columns["sample_id"], batch.column("turns"))
         columns["part"], columns["label"] = self._number_labels(batch)
         schema = _schema(batch)
         for name in [name for name in ("value", "weight") if name in present]:
@@ -337,5 +383,7 @@ class _CacheWriter:
         }
         for medium in self._media.values():
             facts = {**facts, **medium.facts()}
+        if self._turns:
+            facts["chat"] = self._turns.facts()
         self._files.close()
         return facts

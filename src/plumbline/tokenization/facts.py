@@ -1,6 +1,6 @@
 """What cache.json holds: what a reader of the training cache must know of it."""
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 if TYPE_CHECKING:
     from plumbline.shapes.described import LabelShape, ValueShape
@@ -46,6 +46,24 @@ class MediaFacts(TypedDict, total=False):
     features: FeatureFacts
 
 
+class ChatFormat(TypedDict):
+    """How turns become text."""
+
+    template: str
+    """In Jinja."""
+    tokens: dict[str, str]
+    """What it may name beside the turns, such as `bos_token`."""
+
+
+class ChatFacts(ChatFormat):
+    """Of turns.arrow."""
+
+    end: int
+    """Id of the special token that ends an answer."""
+    conversations: int
+    longest_tokens: int
+
+
 class WrittenFacts(MediaFacts):
     """Of what was written, as the writer has counted it."""
 
@@ -56,6 +74,8 @@ class WrittenFacts(MediaFacts):
     """Rows by split."""
     cut_answers: dict[str, int]
     """Rows by split."""
+    chat: NotRequired[ChatFacts]
+    """Not there: the dataset has no conversations."""
 
 
 class CacheFacts(WrittenFacts):

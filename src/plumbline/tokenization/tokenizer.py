@@ -1,6 +1,6 @@
 """Tokenizers: training, loading, and the special tokens that all models here use."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -48,16 +48,21 @@ class TokenizerConfig(Config):
         return self
 
 
-def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str], config: TokenizerConfig, more_special: Sequence[str] = ()
+) -> Tokenizer:
     """Train one tokenizer on all texts of a dataset, of whatever language.
 
     With `bpe` any text comes back from its ids exactly (after NFC); with `char` characters that
-    training has not seen, or seen too rarely, become the unknown token.
+    training has not seen, or seen too rarely, become the unknown token. The tokens `more_special`
+    come after those that every tokenizer has.
 
     Raises:
         DataError: there is no text at all.
     """
-    tokenizer, trainer = _bpe(config) if config.kind == "bpe" else _characters(config)
+    special = [*SPECIAL_TOKENS[config.kind], *more_special]
+    make = _bpe if config.kind == "bpe" else _characters
+    tokenizer, trainer = make(config, special)
     tokenizer.normalizer = normalizers.NFC()
     seen = _Counted(texts)
     tokenizer.train_from_iterator(seen, trainer)
@@ -66,27 +71,27 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     return _as_plain_text(tokenizer)
 
 
-def _bpe(config: TokenizerConfig) -> tuple[Tokenizer, trainers.Trainer]:
+def _bpe(config: TokenizerConfig, special: list[str]) -> tuple[Tokenizer, trainers.Trainer]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer, trainers.BpeTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
-        special_tokens=list(SPECIAL_TOKENS["bpe"]),
+        special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
 
 
-def _characters(config: TokenizerConfig) -> tuple[Tokenizer, trainers.Trainer]:
+def _characters(config: TokenizerConfig, special: list[str]) -> tuple[Tokenizer, trainers.Trainer]:
     tokenizer = Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return tokenizer, trainers.WordLevelTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
-        special_tokens=list(SPECIAL_TOKENS["char"]),
+        special_tokens=special,
         show_progress=False,
     )
 
@@ -143,21 +148,29 @@ def mask_id(tokenizer: Tokenizer) -> int:
     raise ConfigError(f"the tokenizer has no mask token (tried {MASK}, [MASK])")
 
 
-_ALIASES = {
+_ALIASES: Mapping[str, tuple[str, ...]] = {
     "pad": (PAD, "<|endoftext|>", "[PAD]", "<pad>"),
     "bos": (BOS, "<|im_start|>", "<s>", "[CLS]"),
     "eos": (EOS, "<|im_end|>", "</s>", "[SEP]"),
 }
 
 
-def special_ids(tokenizer: Tokenizer) -> SpecialIds:
+def special_ids(tokenizer: Tokenizer, declared: Mapping[str, str] | None = None) -> SpecialIds:
     """Find pad, bos and eos, also under the names of Qwen, Llama and BERT tokenizers.
+
+    Args:
+        tokenizer: has them in its vocabulary.
+        declared: `bos_token` and the like of a checkpoint, for those that have other names. Where
+            that has no pad, eos does as well: no position of a row can see what fills it up.
 
     Raises:
         ConfigError: one of them is missing.
     """
     found: dict[str, int] = {}
     for role, names in _ALIASES.items():
+        if declared:
+            others = (f"{role}_token", *(("eos_token",) if role in ("pad", "bos") else ()))
+            names = (*names, *(declared[other] for other in others if other in declared))
         ids = [i for i in (tokenizer.token_to_id(name) for name in names) if i is not None]
         if not ids:
             raise ConfigError(f"the tokenizer has no {role} token (tried {', '.join(names)})")
