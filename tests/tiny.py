@@ -14,6 +14,7 @@ from PIL import Image
 
 from plumbline.data.arrays import encode_array
 from plumbline.data.columns import CANONICAL
+from plumbline.data.turns import Turn, dump_turns
 
 Row = dict[str, Any]
 
@@ -68,6 +69,14 @@ def _answers(at: int, draw: random.Random) -> list[Row]:
     return [{"question": sentence(draw, 6) + "?", "answer": sentence(draw, 3)}]
 
 
+def _chats(at: int, draw: random.Random) -> list[Row]:
+    turns: list[Turn] = [{"role": "system", "content": "be noble"}] if at % 3 == 0 else []
+    for _ in range(1 + at % 2):
+        turns.append({"role": "user", "content": sentence(draw, 3) + "?"})
+        turns.append({"role": "assistant", "content": sentence(draw, 3)})
+    return [{"turns": dump_turns(turns)}]
+
+
 def _pairs(at: int, draw: random.Random) -> list[Row]:
     source = sentence(draw, 7)
     return [{"source": source, "target": " ".join(GERMAN[word] for word in source.split())}]
@@ -107,6 +116,7 @@ def _numbers(at: int, draw: random.Random) -> list[Row]:
 DATA: dict[str, Callable[[int, random.Random], list[Row]]] = {
     "text": _text,
     "answers": _answers,
+    "chats": _chats,
     "pairs": _pairs,
     "reviews": _reviews,
     "pictures": _pictures,
@@ -255,6 +265,12 @@ CASES: dict[str, Case] = {
     "causal_lm_rows": Case("causal_lm", "text", {"decoder": DECODER}, ROWS),
     "causal_lm_answers": Case(
         "causal_lm", "answers", {"decoder": DECODER}, ROWS | {"text": "question_answer"}
+    ),
+    "causal_lm_turns": Case(
+        "causal_lm",
+        "chats",
+        {"decoder": DECODER},
+        {"block_size": 70, "rows": "padded", "text": "turns"},
     ),
     "masked_lm_stream": Case("masked_lm", "text", BERT, STREAM),
     "masked_lm_rows": Case("masked_lm", "text", BERT, ROWS),

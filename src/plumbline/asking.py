@@ -77,3 +77,5 @@ class Ask:
     """The option that must be given; None: the modality of the model's inputs."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The others: name -> what `ArgumentParser.add_argument` takes beside it."""
+    instead: str | None = None
+    """The option that may be given in its place; one of `options`."""

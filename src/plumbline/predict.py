@@ -54,8 +54,11 @@ NOT_ASKED = ("task", "model")
 
 def _check_options(options: Options, kind: str, needed: str, ask: Ask) -> None:
     given = [n for n, v in vars(options).items() if v is not None and n not in NOT_ASKED]
-    if needed not in given:
-        raise ConfigError(f"--{needed}: missing; a model of kind {kind} is asked with it")
+    either = f"--{needed}, or --{ask.instead}" if ask.instead else f"--{needed}"
+    if needed not in given and ask.instead not in given:
+        raise ConfigError(f"{either}: missing; a model of kind {kind} is asked with it")
+    if needed in given and ask.instead in given:
+        raise ConfigError(f"{either}: one of them, not both")
     for name in given:
         if name != needed and name not in ask.options:
             flags = ", ".join(_flag(option) for option in (needed, *ask.options))

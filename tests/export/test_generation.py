@@ -63,7 +63,9 @@ def test_beam_search_writes_what_transformers_writes(
         assert [token for token in tokens if token != special.eos] == wanted
 
 
-@pytest.mark.parametrize("name", ["causal_lm_stream", "causal_lm_rows", "causal_lm_answers"])
+@pytest.mark.parametrize(
+    "name", ["causal_lm_stream", "causal_lm_rows", "causal_lm_answers", "causal_lm_turns"]
+)
 @pytest.mark.parametrize("prompt", ["t", "to be or not", "whether " * 30])
 def test_greedy_continuations_are_those_of_the_checkpoint(
     source_of: SourceOf, bundle_of: BundleOf, name: str, prompt: str

@@ -43,7 +43,8 @@ def evaluate(name: str, caches: Caches, stored_case: Folders, **settings: Any) -
     return result
 
 
-NAMES = ["causal_lm_stream", "causal_lm_rows", "causal_lm_answers", "masked_lm_rows"]
+NAMES = ["causal_lm_stream", "causal_lm_rows", "causal_lm_answers", "causal_lm_turns"]
+NAMES += ["masked_lm_rows"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -184,6 +185,7 @@ FRAMES: dict[str, tuple[list[int], list[int]]] = {
     "causal_lm_stream": ([], []),
     "causal_lm_rows": ([1], []),
     "causal_lm_answers": ([], [1]),
+    "causal_lm_turns": ([6], [8, 7]),  # <|user|>; <|end|><|assistant|>
 }
 """Case -> what stands before and behind a prompt, as in training."""
 

@@ -54,6 +54,12 @@ DATASETS = {
         {"language": ["text"]},
         tokenizer={"kind": "char", "vocab_size": 100, "min_frequency": 1},
     ),
+    "chats": dataset(
+        "data/chats",
+        {"source": "jsonl", "chat": {"dialect": "messages"}},
+        {"chat": ["turns"]},
+        tokenizer={"kind": "char", "vocab_size": 100, "min_frequency": 1},
+    ),
     "pairs": dataset(
         "data/pairs",
         {"source": "jsonl", "columns": {"source": "de", "target": "en"}},
@@ -121,6 +127,14 @@ TASKS = {
         prompts=["red "],
         sampling={"max_new_tokens": 8, "temperature": 0.0},
     ),
+    "chat": task(
+        "causal_lm",
+        "chats",
+        {"decoder": {"layers": 1, "kv_heads": 2, "max_positions": 80, **SMALL}},
+        {"block_size": 64, "pack": False, "text": "turns"},
+        prompts=["red "],
+        sampling={"max_new_tokens": 8, "temperature": 0.0},
+    ),
     "hidden": task(
         "masked_lm", "plays", {"layers": 1, "max_positions": 32, **SMALL}, {"block_size": 16}
     ),
@@ -169,6 +183,7 @@ ALIGN = {
 }
 EXPECTED = {
     "next": "unigram_loss",
+    "chat": "unigram_loss",
     "hidden": "unigram_loss",
     "translate": "bleu",
     "sentiment": "macro_f1",
@@ -181,13 +196,24 @@ EXPECTED = {
 
 def write_data(root: Path) -> None:
     random = np.random.default_rng(0)
-    for name in ("plays", "pairs", "reviews", "pictures", "clips", "numbers"):
+    for name in ("plays", "chats", "pairs", "reviews", "pictures", "clips", "numbers"):
         (root / name).mkdir(parents=True)
     lines = [" ".join(random.choice(WORDS, 6)) for _ in range(60)]
     (root / "plays" / "all.txt").write_text("\n".join(lines), encoding="utf-8")
     pairs = [{"de": line, "en": " ".join(reversed(line.split()[:5]))} for line in lines]
     text = "".join(json.dumps(pair) + "\n" for pair in pairs)
     (root / "pairs" / "all.jsonl").write_text(text, encoding="utf-8")
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": line},
+                {"role": "assistant", "content": line[:9]},
+            ]
+        }
+        for line in lines
+    ]
+    text = "".join(json.dumps(chat) + "\n" for chat in chats)
+    (root / "chats" / "all.jsonl").write_text(text, encoding="utf-8")
     rows = [f"{i},{line} {i},{'red' in line.split()[:3]}" for i, line in enumerate(lines)]
     (root / "reviews" / "all.csv").write_text("\n".join(["id,text,label", *rows]), encoding="utf-8")
     table = ["id,file,length"]

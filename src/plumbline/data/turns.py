@@ -69,6 +69,17 @@ def make_turn(number: int, entry: object) -> Turn:
 _KNOWN = ", ".join(ROLES)
 
 
+def check_prompt(turns: list[Turn]) -> list[Turn]:
+    """Check that the assistant's answer is to come next.
+
+    Raises:
+        BadTurns: says what about the order of roles is wrong.
+    """
+    if disorder := find_disorder([*turns, {"role": "assistant", "content": ""}]):
+        raise BadTurns(disorder)
+    return turns
+
+
 def find_disorder(turns: Sequence[Turn]) -> str | None:
     """Say what about the order of roles no template can be relied on to write; None where good.
 

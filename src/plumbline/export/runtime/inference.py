@@ -43,6 +43,7 @@ TYPES: dict[str, Flag] = {
     "file": {"type": Path, "metavar": "FILE"},
     "text": {"metavar": "TEXT"},
     "texts": {"action": "append", "metavar": "TEXT"},
+    "turns": {"type": json.loads, "metavar": "JSON"},
     "integer": {"type": int, "metavar": "N"},
     "number": {"type": float, "metavar": "X"},
     "flag": {"action": "store_true"},

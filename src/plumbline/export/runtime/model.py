@@ -23,6 +23,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float),
     "flag": (bool,),
     "texts": (list,),
+    "turns": (list,),
 }
 """Type of a field -> what a value of it is in Python."""
 
@@ -155,9 +156,13 @@ class Model:
                 raise InputError(f"{name}: not of type {fields[name]}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{name}: no finite number")
-            if isinstance(value, list) and not all(isinstance(v, str) for v in value):
+            if fields[name] == "texts" and not all(isinstance(v, str) for v in _list(value)):
                 raise InputError(f"{name}: not a list of texts")
         return given
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def bundle_folder() -> Path:

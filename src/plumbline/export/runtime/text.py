@@ -19,6 +19,11 @@ class TextReader:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What makes the ids."""
+        return self._tokenizer
+
     def check(self, name: str, text: str, *, empty: bool = False) -> str:
         """Refuse what no model can read; `name` is that of the field.
 

@@ -1,7 +1,7 @@
 """The bundle of a causal language model: a decoder with a cache."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from plumbline.batch import IGNORE_INDEX
+from plumbline.data.turns import Turn
 from plumbline.errors import ExportError
 from plumbline.export.graphs import (
     GraphSpec,
@@ -18,6 +19,7 @@ from plumbline.export.graphs import (
 from plumbline.export.parity import Parity, common_prefix, until
 from plumbline.export.plan import (
     READERS,
+    BundleSource,
     Readme,
     SelftestSample,
     max_difference,
@@ -28,10 +30,11 @@ from plumbline.export.runtime.scores import log_softmax
 from plumbline.kinds.causal_lm import train as causal_lm
 from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
 from plumbline.kinds.causal_lm.runtime import CausalTask
-from plumbline.kinds.causal_lm.sampling import continue_text
+from plumbline.kinds.causal_lm.sampling import continue_text, prompt_ids
 from plumbline.kinds.causal_lm.settings import CausalLmExportConfig
-from plumbline.kinds.language.export import Floats, LanguagePlan
+from plumbline.kinds.language.export import TEXT_CHARS, Floats, LanguagePlan
 from plumbline.kinds.language.settings import SamplingConfig
+from plumbline.loading.turns_reader import CachedTurns
 from plumbline.tracking.progress import tracked
 
 BATCH_ROWS = 64
@@ -54,11 +57,53 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
         example={"prompt": "Once", "max_new_tokens": 20, "temperature": 0.8, "seed": 1},
         graphs={"decoder": "tokens to logits, with a key-value cache"},
     )
+    chat_runtime = (
+        "plumbline/data/turns.py",
+        "plumbline/tokenization/chat_template.py",
+        "plumbline/tokenization/chat_tokens.py",
+    )
+    """What a model of conversations answers with beside `runtime`."""
     _reference: tuple[list[list[int]], list[Floats]] | None = None
+
+    def __init__(
+        self, source: BundleSource[CausalLm, CausalLmSpec], config: CausalLmExportConfig
+    ) -> None:
+        """See `BundlePlan`."""
+        super().__init__(source, config)
+        if self.stored.spec.chat:
+            self.runtime = (*self.runtime, *self.chat_runtime)
+            self.packages = (*self.packages, "jinja2")
+            turns = " `messages`, a list of turns with `role` and `content`, stands for `prompt`."
+            self.readme = replace(self.readme, answer=self.readme.answer + turns)
 
     @property
     def _column(self) -> str:
         return "question" if self.stored.spec.text == "question_answer" else "text"
+
+    def _talks(self, count: int) -> list[list[Turn]]:
+        """Conversations of the split, each up to its first answer."""
+        numbers = self.cache.rows(self.config.split)["turns"]
+        numbers = numbers[numbers >= 0]
+        cached = CachedTurns(self.cache.folder)
+        talks = [cached.turns(int(numbers[at])) for at in spread(len(numbers), count)]
+        return [_shorten(turns) for turns in talks]
+
+    def _prompts(self, count: int) -> list[str] | list[list[Turn]]:
+        """What a bundle can be asked."""
+        if self.stored.spec.chat:
+            return self._talks(count)
+        return self._texts(self._column, count)
+
+    def _prompt_difference(self, task: CausalTask) -> float:
+        """Of the script's ids of prompts from the pipeline's own."""
+        if self.stored.spec.chat is None:
+            return self._text_difference(task.text, self._column)
+        worst = 0.0
+        for turns in self._talks(self.config.parity_samples):
+            known = prompt_ids(self.stored.spec, self.stored.text, turns)[-self._positions + 1 :]
+            (found,) = task.inputs({"messages": turns})
+            worst = max(worst, max_difference([np.array([known], np.int64)], [found]))
+        return worst
 
     @property
     def _positions(self) -> int:
@@ -67,7 +112,8 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
     @override
     def contract(self) -> dict[str, object]:
         spec = self.stored.spec
-        rows = "question_answer" if spec.text == "question_answer" else "rows"
+        rows = spec.text if spec.text != "text" else "rows"
+        chat = {"chat": spec.chat.model_dump()} if spec.chat else {}
         return {
             "task": "causal_lm",
             "text": {
@@ -77,6 +123,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
             },
             "sampling": self.config.sampling.model_dump(mode="json"),
             "decoder": self.description(),
+            **chat,
         }
 
     @override
@@ -100,8 +147,8 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
             ids = [int(token) for token in sample["ids"]]
             # At least one token stands behind what is given: else there is nothing to compare.
             given = min(most, len(ids) - 1)
-            if spec.text == "question_answer":
-                # The first labelled token begins the answer; question and bos are given.
+            if spec.text != "text":
+                # The first labelled token begins the answer; what stands before it is given.
                 given = int(np.argmax(sample["labels"] != IGNORE_INDEX))
             if 0 < given < len(ids) and given + most <= self._positions:
                 found.append((ids[: given + most], given))
@@ -167,7 +214,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
             agreement=equal / total,
             metric="loss",
             metric_difference=abs(float(np.mean(losses[0])) - float(np.mean(losses[1]))),
-            max_input_difference=self._text_difference(task.text, self._column),
+            max_input_difference=self._prompt_difference(task),
             max_logits_difference=worst,
         )
 
@@ -176,7 +223,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
         """Answer greedily, since a draw near a border may fall on either side."""
         stored, samples = self.stored, []
         added = min(24, self._positions // 2)
-        for prompt in self._texts(self._column, self.config.selftest_samples):
+        for prompt in self._prompts(self.config.selftest_samples):
             said = continue_text(
                 stored.model,
                 stored.spec,
@@ -185,9 +232,16 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
                 SamplingConfig(max_new_tokens=added, temperature=0.0),
             )
             # All of it said, so that no default of the contract changes the answer.
-            request = {"prompt": prompt, "max_new_tokens": added, "temperature": 0, "stop": []}
+            name = "prompt" if isinstance(prompt, str) else "messages"
+            request = {name: prompt, "max_new_tokens": added, "temperature": 0, "stop": []}
             samples.append(SelftestSample(request, "", {"text": said.text}))
         return samples
+
+
+def _shorten(turns: list[Turn]) -> list[Turn]:
+    """The turns before the first answer, each cut to what a self-test stores of a text."""
+    first = next(at for at, turn in enumerate(turns) if turn["role"] == "assistant")
+    return [{**turn, "content": turn["content"][:TEXT_CHARS]} for turn in turns[:first]]
 
 
 def _alike(sequences: list[Cut]) -> Iterator[list[int]]:

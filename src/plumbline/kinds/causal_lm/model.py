@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 from transformers import PreTrainedConfig
 from typing_extensions import override
 
+from plumbline.config import Config
 from plumbline.kinds.causal_lm.settings import CausalLmConfig
 from plumbline.models.decoder import CausalDecoder, build_decoder
 from plumbline.models.lm_head import LanguageModel, LmHead
@@ -60,6 +62,15 @@ class CausalLm(LanguageModel):
             ).logits
 
 
+class ChatSpec(Config):
+    """How turns become text."""
+
+    template: str
+    """In Jinja."""
+    tokens: dict[str, str]
+    """What it may name beside the turns, such as `bos_token`."""
+
+
 class CausalLmSpec(ModelSpec):
     """How to build and feed a causal language model."""
 
@@ -67,12 +78,21 @@ class CausalLmSpec(ModelSpec):
     model: CausalLmConfig
     vocab_size: int
     special_ids: SpecialIds
-    text: Literal["text", "question_answer"]
-    """What it was trained on: a running text, or answers to questions."""
+    """Of a model of conversations, eos is what ends an answer in its template."""
+    text: Literal["text", "question_answer", "turns"]
+    """What it was trained on: a running text, answers to questions, or conversations."""
+    chat: ChatSpec | None = None
+    """Of conversations."""
     block_size: int
     """Tokens that it was trained to see at a time."""
     packed: bool
     """Whether it was trained on rows as one stream; so called in models stored before."""
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave `chat` out where there is none: models of texts stay the bytes that they were."""
+        plain: dict[str, object] = handler(self)
+        return plain if self.chat else {k: v for k, v in plain.items() if k != "chat"}
 
     @override
     def build(self, origins: Origins) -> CausalLm:

@@ -1,7 +1,7 @@
 """A text that goes on from a prompt."""
 
-from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from plumbline.export.runtime.contract import (
     Contract,
     Fields,
     SpecialIds,
+    section,
 )
 from plumbline.export.runtime.files import Files, Graph, Ids, InputError
 from plumbline.export.runtime.inputs import (
@@ -26,7 +27,12 @@ from plumbline.export.runtime.scores import choose_token
 from plumbline.export.runtime.text import TextReader
 from plumbline.kinds.language.runtime import SIZES, DecoderSizes, Decoding
 
+if TYPE_CHECKING:
+    from plumbline.data.turns import Turn
+
 MAX_STOPS = 16
+CHAT = "turns"
+"""The framing of models of conversations: a chat template makes the text of a prompt."""
 
 
 class Text(TypedDict):
@@ -48,12 +54,21 @@ class Sampling(TypedDict):
     seed: int
 
 
+class Chat(TypedDict):
+    """Section `chat` of the contract: how turns become text."""
+
+    template: str
+    tokens: dict[str, str]
+
+
 class CausalContract(Contract):
     """What the task reads."""
 
     text: Text
     sampling: Sampling
     decoder: DecoderSizes
+    chat: NotRequired[Chat]
+    """Of models of conversations."""
 
 
 class CausalTask(Task[CausalContract]):
@@ -61,7 +76,7 @@ class CausalTask(Task[CausalContract]):
 
     name = "causal_lm"
 
-    required = ("prompt",)
+    required: tuple[str, ...] = ("prompt",)
     parts = frozenset({"decoder"})
 
     @staticmethod
@@ -75,20 +90,28 @@ class CausalTask(Task[CausalContract]):
             "stop": [str],
             "seed": range(1 << 63),
         }
-        framings = {"stream", "rows", "question_answer"}
+        framings = {"stream", "rows", "question_answer", CHAT}
         text: Fields = {"special_ids": SPECIAL_IDS, "framing": framings, "max_positions": COUNT}
-        return {"text": text, "sampling": sampling, "decoder": SIZES}
+        chat: Fields = {"template": str, "tokens": dict}
+        more = {"chat": chat} if section(contract, "text", "framing") == CHAT else {}
+        return {"text": text, "sampling": sampling, "decoder": SIZES, **more}
 
     def __init__(self, contract: CausalContract, files: Files, graphs: dict[str, Graph]) -> None:
         super().__init__(contract, files, graphs)
         self.fields = self.fields_of(contract)
         self.text = TextReader(files, contract["limits"]["max_text_chars"])
+        if "chat" in contract:
+            # One of the two, which `_turns` checks.
+            self.required = ()
+            self._chat = _open_chat(contract["chat"], self.text)
 
     @staticmethod
     def fields_of(contract: Mapping[str, object]) -> dict[str, str]:
         """Name of each field of a request -> its type."""
+        turns = {"messages": "turns"} if section(contract, "text", "framing") == CHAT else {}
         return {
             "prompt": "text",
+            **turns,
             "max_new_tokens": "integer",
             "temperature": "number",
             "top_k": "integer",
@@ -112,6 +135,8 @@ class CausalTask(Task[CausalContract]):
     def _prompt(self, request: Request) -> list[int]:
         text = self.contract["text"]
         bos = text["special_ids"]["bos"]
+        if text["framing"] == CHAT:
+            return self._chat(self._turns(request))
         prompt = self.text.check("prompt", text_in(request, "prompt", ""), empty=True)
         ids = self.text.encode(prompt)
         if text["framing"] == "question_answer":
@@ -121,6 +146,28 @@ class CausalTask(Task[CausalContract]):
         if not ids:
             raise InputError("prompt: has no token to go on from")
         return ids
+
+    def _turns(self, request: Request) -> "list[Turn]":
+        """The turns of a request; a prompt is one of the user.
+
+        Raises:
+            InputError: there are none, both are given, or they are none that an answer follows.
+        """
+        from plumbline.data.turns import BadTurns, check_prompt, make_turn
+
+        if ("messages" in request) == ("prompt" in request):
+            raise InputError("messages, or prompt: one of the two is needed")
+        if "prompt" in request:
+            prompt = self.text.check("prompt", text_in(request, "prompt", ""), empty=True)
+            return [{"role": "user", "content": prompt}]
+        messages = request["messages"]
+        assert isinstance(messages, list)  # `Model` has compared it with its type
+        try:
+            turns = check_prompt([make_turn(at, entry) for at, entry in enumerate(messages, 1)])
+        except BadTurns as error:
+            raise InputError(f"messages: {error}") from None
+        self.text.check("messages", "".join(turn["content"] for turn in turns), empty=True)
+        return turns
 
     def cut_tokens(self, request: Request) -> int:
         """See `Task`: of a prompt that is too long, its beginning."""
@@ -196,6 +243,22 @@ class CausalTask(Task[CausalContract]):
         ends = [text.index(stop) for stop in stops if stop in text]
         text = text[: min(ends)] if ends else text
         return {"text": text, "tokens": len(tokens), "finish": finish}
+
+
+def _open_chat(chat: Chat, text: TextReader) -> "Callable[[list[Turn]], list[int]]":
+    """What makes ids of turns, up to where an answer begins."""
+    from plumbline.tokenization.chat_template import ChatError, ChatTemplate
+    from plumbline.tokenization.chat_tokens import ChatEncoder
+
+    encoder = ChatEncoder(ChatTemplate(chat["template"], chat["tokens"]), text.tokenizer)
+
+    def encode(turns: "list[Turn]") -> list[int]:
+        try:
+            return encoder.encode(turns, prompt=True).ids
+        except ChatError as error:
+            raise InputError(str(error)) from None
+
+    return encode
 
 
 TASK = CausalTask

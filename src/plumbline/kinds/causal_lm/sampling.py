@@ -9,9 +9,12 @@ import torch
 from tokenizers import Tokenizer
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from plumbline.data.turns import Turn
 from plumbline.errors import DataError
 from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
 from plumbline.kinds.language.settings import SamplingConfig
+from plumbline.tokenization.chat_template import ChatError, ChatTemplate
+from plumbline.tokenization.chat_tokens import ChatEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -57,28 +60,29 @@ def continue_text(
     model: CausalLm,
     spec: CausalLmSpec,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt: str | Sequence[Turn],
     config: SamplingConfig,
 ) -> Continuation:
     """Continue a prompt; equal seeds give equal texts, and temperature 0 is greedy.
 
-    A model of running text reads on from the prompt; a model of questions answers it. A prompt that
-    is longer than the model's positions is cut at its beginning, which a line says.
+    A model of running text reads on from the prompt, a model of questions answers it, and so does
+    one of conversations, for which a text is a first turn of the user. A prompt that is longer than
+    the model's positions is cut at its beginning, which a line says.
 
     Args:
         model: in evaluation mode.
         spec: of the model.
         tokenizer: of the model.
-        prompt: at least one token.
+        prompt: at least one token; turns where the model reads them.
         config: length, temperature, what to draw from and where to stop.
 
     Returns:
         The text that was added, without the prompt, and how much of the prompt was cut.
 
     Raises:
-        DataError: the prompt has no token.
+        DataError: the prompt has no token, or the template refuses the turns.
     """
-    ids = _frame(tokenizer.encode(prompt, add_special_tokens=False).ids, spec)
+    ids = prompt_ids(spec, tokenizer, prompt)
     if not ids:
         raise DataError(f"prompt {prompt!r}: has no token to go on from")
     positions = model.decoder.config.max_position_embeddings
@@ -111,11 +115,28 @@ def continue_text(
     return Continuation(text, cut)
 
 
-def _frame(ids: list[int], spec: CausalLmSpec) -> list[int]:
-    """A prompt as training framed what stands before the text to write."""
+def prompt_ids(spec: CausalLmSpec, tokenizer: Tokenizer, prompt: str | Sequence[Turn]) -> list[int]:
+    """A prompt as training framed what stands before the text to write.
+
+    Raises:
+        DataError: the template refuses the turns, or the model reads none.
+    """
+    special = spec.special_ids
+    if spec.chat is not None:
+        turns: Sequence[Turn] = (
+            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        )
+        try:
+            template = ChatTemplate(spec.chat.template, spec.chat.tokens)
+            return ChatEncoder(template, tokenizer).encode(turns, prompt=True).ids
+        except ChatError as error:
+            raise DataError(str(error)) from None
+    if not isinstance(prompt, str):
+        raise DataError("a prompt of turns, but the model was not trained on conversations")
+    ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids
     if spec.text == "question_answer":
-        return [*ids, spec.special_ids.bos]
-    return ids if spec.packed else [spec.special_ids.bos, *ids]
+        return [*ids, special.bos]
+    return ids if spec.packed else [special.bos, *ids]
 
 
 class _Drawing(TypedDict, total=False):

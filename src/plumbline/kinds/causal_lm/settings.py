@@ -34,15 +34,17 @@ class CausalLmConfig(Config):
 class CausalLmTaskConfig(TextTaskConfig):
     """What the causal language model reads."""
 
-    text: Literal["text", "question_answer"] = "text"
-    """The column `text`, or questions with answers, of which only the answers carry loss."""
+    text: Literal["text", "question_answer", "turns"] = "text"
+    """The column `text`, questions with answers, or conversations; of the latter two only the
+    answers carry loss."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
 
     @model_validator(mode="after")
     def _stream_of_text(self) -> "CausalLmTaskConfig":
-        if self.rows == "stream" and self.text == "question_answer":
+        if self.rows == "stream" and self.text != "text":
+            read = {"turns": "conversations", "question_answer": "questions and answers"}
             raise ValueError(
-                "rows is stream, but questions and answers are rows: set packed or padded"
+                f"rows is stream, but {read[self.text]} are rows: set packed or padded"
             )
         return self
 

@@ -7,8 +7,9 @@ import torch
 
 from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
 from plumbline.errors import DataError
-from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
+from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec, ChatSpec
 from plumbline.kinds.causal_lm.settings import CausalLmConfig, CausalLmTaskConfig
+from plumbline.kinds.language.chat_rows import ChatRows
 from plumbline.kinds.language.loss import chosen_loss, language_loss
 from plumbline.kinds.language.packing import Collate, join_rows, packed_collate, tried_ids
 from plumbline.kinds.language.rows import TokenBlocks, TokenRows, choose_rows
@@ -58,6 +59,8 @@ def open_rows(
     Raises:
         DataError: the split has none.
     """
+    if spec.text == "turns":
+        return ChatRows(cache, split, spec.block_size)
     if spec.packed:
         return TokenBlocks(cache, split, spec.block_size, seed=seed, training=training)
     asks = spec.text == "question_answer"
@@ -75,13 +78,20 @@ def build(
     cache, seed = context.cache, context.seed
     if cache.facts["special_ids"] is None:
         raise DataError(f"{cache.folder}: this dataset has no text")
-    special_ids = SpecialIds(**cache.facts["special_ids"])
+    special_ids, chat = SpecialIds(**cache.facts["special_ids"]), None
+    if config.text == "turns":
+        found = cache.facts.get("chat")
+        if found is None:
+            raise DataError(f"{cache.folder}: this dataset has no turns")
+        chat = ChatSpec(template=found["template"], tokens=found["tokens"])
+        special_ids = special_ids.model_copy(update={"eos": found["end"]})
     rows = choose_rows(cache, config, may_run=config.text == "text")
     spec = CausalLmSpec(
         model=model_config.without_sources(),
         vocab_size=cache.facts["vocab_size"],
         special_ids=special_ids,
         text=config.text,
+        chat=chat,
         block_size=config.block_size,
         packed=rows == "stream",
     )

@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 class LanguagePlan(GraphPlan[ConfigT, ModelT, SpecT]):
     """What both kinds of language model share."""
 
-    packages = ("tokenizers",)
+    packages: tuple[str, ...] = ("tokenizers",)
 
     def _texts(self, column: str, count: int) -> list[str]:
         """Beginnings of texts of the split.
