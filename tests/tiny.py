@@ -155,7 +155,12 @@ def write_rows(clean: Path, split: str, rows: list[Row]) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema), clean / f"{split}.parquet")
 
 
-def make_cache(folder: Path, tokenize: dict[str, Any], shapes: dict[str, Any] | None = None) -> Any:
+def make_cache(
+    folder: Path,
+    tokenize: dict[str, Any],
+    shapes: dict[str, Any] | None = None,
+    weights: Path = Path("data/.gitkeep"),
+) -> Any:
     """The opened training cache of `folder`/clean, through the code of the pipeline."""
     from plumbline.files import write_digests
     from plumbline.loading.cache_reader import TrainingCache
@@ -165,7 +170,7 @@ def make_cache(folder: Path, tokenize: dict[str, Any], shapes: dict[str, Any] | 
     out = folder / "cache"
     out.mkdir()
     found = detect_shapes(folder / "clean", ShapesConfig(**(shapes or {})))
-    build_cache(folder / "clean", out, TokenizeConfig.model_validate(tokenize), found)
+    build_cache(folder / "clean", out, TokenizeConfig.model_validate(tokenize), found, weights)
     write_digests(out)
     return TrainingCache(out)
 

@@ -27,6 +27,7 @@ from plumbline.tokenization.chat_template import OWN_TEMPLATE
 from plumbline.tokenization.tokenizer import load_tokenizer
 from plumbline.training.task import TrainingJob
 from tests.chat_checkpoints import CHECKPOINTS, write_checkpoint
+from tests.checkpoints import record_checkpoint
 from tests.tiny import make_cache, write_rows
 
 Caches = Callable[[str], TrainingCache]
@@ -40,12 +41,24 @@ def talk(*said: str, system: str = "") -> list[Turn]:
     return turns
 
 
-def cache_of(folder: Path, *talks: list[Turn], **tokenize: Any) -> TrainingCache:
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are recorded in the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+def cache_of(
+    folder: Path, *talks: list[Turn], checkpoint: Path | None = None, **tokenize: Any
+) -> TrainingCache:
     (folder / "clean").mkdir(parents=True)
     rows = [{"sample_id": str(at), "turns": dump_turns(turns)} for at, turns in enumerate(talks)]
     write_rows(folder / "clean", "train", rows)
-    shapes = {"min_train_rows": 1}
-    cache: TrainingCache = make_cache(folder, tokenize or {"tokenizer": {"kind": "char"}}, shapes)
+    tokenize = {"tokenizer": {"kind": "char"}, **tokenize}
+    weights = {}
+    if checkpoint is not None:
+        tokenize["tokenizer"] = {"pretrained": "theirs"}
+        weights["weights"] = record_checkpoint(checkpoint)
+    cache: TrainingCache = make_cache(folder, tokenize, {"min_train_rows": 1}, **weights)
     return cache
 
 
@@ -146,7 +159,7 @@ def test_a_checkpoint_s_own_template_reaches_the_labels(tmp_path: Path, name: st
     folder = write_checkpoint(tmp_path / "checkpoint", name)
     end = CHECKPOINTS[name].end
     turns = talk("What is one?", "Two.", f"and {end} more?", "Three", system="Be brief.")
-    cache = cache_of(tmp_path / "data", turns, tokenizer={"pretrained": str(folder)})
+    cache = cache_of(tmp_path / "data", turns, checkpoint=folder)
     sample = ChatRows(cache, "train", 200).sample(0, 0)
     assert learnt(cache, sample).replace(f"{end} ", end) == f"Two.{end}Three{end}"
     assert cache.facts["chat"]["end"] == sample["ids"][-1]
@@ -156,11 +169,10 @@ def test_a_checkpoint_s_own_template_reaches_the_labels(tmp_path: Path, name: st
 def test_a_template_of_the_settings_comes_before_that_of_the_folder(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint", "llama3")
     tokenize = {
-        "tokenizer": {"pretrained": str(folder)},
         "chat_template": "{% for m in messages %}"
         "{{ m.role + ': ' + m.content + '<|end_of_text|>' }}{% endfor %}",
     }
-    cache = cache_of(tmp_path / "data", talk("one", "Two."), **tokenize)
+    cache = cache_of(tmp_path / "data", talk("one", "Two."), checkpoint=folder, **tokenize)
     sample = ChatRows(cache, "train", 200).sample(0, 0)
     assert learnt(cache, sample) == "Two.<|end_of_text|>"
 
@@ -170,20 +182,20 @@ def test_a_row_that_the_template_refuses_is_named(tmp_path: Path) -> None:
     refusing = CHECKPOINTS["gemma"].template.replace("== 'system'", "== raise_exception('no')")
     (folder / "chat_template.jinja").write_text(refusing, encoding="utf-8")
     with pytest.raises(DataError, match=r"^the chat template fails: no$"):
-        cache_of(tmp_path / "all", talk("one", "Two."), tokenizer={"pretrained": str(folder)})
+        cache_of(tmp_path / "all", talk("one", "Two."), checkpoint=folder)
     no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     template = no_system + CHECKPOINTS["gemma"].template
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     talks = (talk("one", "Two."), talk("one", "Two.", system="Be brief."))
     with pytest.raises(DataError, match=r"^row 1: the chat template fails: no system$"):
-        cache_of(tmp_path / "one", *talks, tokenizer={"pretrained": str(folder)})
+        cache_of(tmp_path / "one", *talks, checkpoint=folder)
 
 
 def test_a_checkpoint_without_a_template_is_refused_with_the_remedy(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint", "llama3")
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ConfigError, match=r"has no chat template.* set tokenize\.chat_template"):
-        cache_of(tmp_path / "data", talk("one", "Two."), tokenizer={"pretrained": str(folder)})
+        cache_of(tmp_path / "data", talk("one", "Two."), checkpoint=folder)
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from plumbline.data.turns import Turn, parse_turns
-from plumbline.tokenization.chat_checkpoint import pretrained_folder, read_chat_format
+from plumbline.tokenization.chat_checkpoint import read_chat_format
 from plumbline.tokenization.chat_template import (
     CHAT_TOKENS,
     END,
@@ -255,7 +255,6 @@ def test_the_template_of_a_folder_is_found_wherever_it_stands(tmp_path: Path) ->
     file = tmp_path / "tokenizer_config.json"
     tokens = {"eos_token": {"content": "</s>", "lstrip": False}, "pad_token": None}
     file.write_text(json.dumps({"chat_template": "old", **tokens}), encoding="utf-8")
-    assert pretrained_folder(str(tmp_path)) == tmp_path
     assert read_chat_format(tmp_path, None) == {"template": "old", "tokens": {"eos_token": "</s>"}}
     named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
     file.write_text(json.dumps({"chat_template": named}), encoding="utf-8")

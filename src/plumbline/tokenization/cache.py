@@ -167,7 +167,8 @@ def build_cache(
 
 def _chat_format(folder: Path | None, config: TokenizeConfig) -> ChatFormat:
     if folder is not None:
-        return read_chat_format(folder, config.chat_template)
+        own = folder if folder.is_dir() else folder.parent
+        return read_chat_format(own, config.chat_template)
     return {"template": OWN_TEMPLATE, "tokens": {}}
 
 

@@ -12,25 +12,6 @@ SETTINGS = "tokenizer_config.json"
 REMEDY = "set tokenize.chat_template"
 
 
-def pretrained_folder(name: str) -> Path:
-    """The folder that has a checkpoint's tokenizer: a local one, or a copy from the hub.
-
-    Raises:
-        ConfigError: neither a folder nor an id that can be fetched.
-    """
-    path = Path(name)
-    if path.exists():
-        return path if path.is_dir() else path.parent
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[TEMPLATE, SETTINGS]))
-    except (OSError, ValueError) as error:  # no network, no such id, or no id at all
-        raise ConfigError(
-            f"{name}: no such folder, and not fetched from the hub: {error}"
-        ) from None
-
-
 def read_chat_format(folder: Path, template: str | None) -> ChatFormat:
     """Read what a checkpoint's folder says of chats.
 
