@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -85,8 +86,12 @@ def test_answers_and_their_ends_carry_loss_and_nothing_else(tmp_path: Path) -> N
         "bb<|end|>ddd<|end|>",
         "bb<|end|>",
     ]
-    assert [rows.length(at) for at in range(4)] == [19, 14, 19, 10]
-    assert [len(rows.sample(at, 0)["ids"]) for at in range(4)] == [19, 14, 19, 10]
+    np.testing.assert_array_equal([rows.length(at) for at in range(4)], [19, 14, 19, 10])
+    for at in range(4):
+        sample = rows.sample(at, 0)
+        np.testing.assert_array_equal(len(sample["ids"]), rows.length(at))
+        counts = sample["labels"] != IGNORE_INDEX
+        np.testing.assert_array_equal(sample["labels"][counts], sample["ids"][counts])
     assert cache.facts["chat"]["conversations"] == 3  # the third is the first again
     assert cache.facts["chat"]["longest_tokens"] == 19
 
@@ -112,10 +117,11 @@ def test_whole_exchanges_go_from_the_end_and_all_that_go_are_counted(
     caplog.set_level(logging.WARNING)
     cache = cache_of(tmp_path, *TALKS)
     rows = ChatRows(cache, "train", block)
-    assert [rows.length(at) for at in range(len(rows))] == kept
+    np.testing.assert_array_equal([rows.length(at) for at in range(len(rows))], kept)
     for at in range(len(rows)):
         sample = rows.sample(at, 0)
-        assert len(sample["ids"]) == kept[at]
+        np.testing.assert_array_equal(sample["ids"], rows.sample(at, 1)["ids"])
+        np.testing.assert_array_equal(len(sample["ids"]), kept[at])
         assert learnt(cache, sample).endswith("<|end|>")
     said = (
         f"of 4 conversations of split train, {cut} lose their last exchanges, which do not fit "
@@ -149,6 +155,8 @@ def test_the_loss_of_an_answer_is_the_same_where_later_ones_are_left_away(
                 job.model(job.task.collate([rows.sample(where, 0)])["input_ids"])
                 for rows, where in ((short, at), (whole, place))
             )
+        labels, ids = (rows.sample(w, 0)["labels"] for rows, w in ((short, at), (whole, place)))
+        np.testing.assert_array_equal(labels, ids[: len(labels)])
         torch.testing.assert_close(cut[0], full[0, : cut.shape[1]], rtol=1e-4, atol=1e-5)
         compared += 1
     assert compared > 3
