@@ -155,8 +155,8 @@ def test_the_loss_of_an_answer_is_the_same_where_later_ones_are_left_away(
                 job.model(job.task.collate([rows.sample(where, 0)])["input_ids"])
                 for rows, where in ((short, at), (whole, place))
             )
-        labels, ids = (rows.sample(w, 0)["labels"] for rows, w in ((short, at), (whole, place)))
-        np.testing.assert_array_equal(labels, ids[: len(labels)])
+        kept, all_of_it = (rows.sample(w, 0)["labels"] for rows, w in ((short, at), (whole, place)))
+        np.testing.assert_array_equal(kept, all_of_it[: len(kept)])
         torch.testing.assert_close(cut[0], full[0, : cut.shape[1]], rtol=1e-4, atol=1e-5)
         compared += 1
     assert compared > 3

@@ -70,6 +70,11 @@ def main(arguments: Sequence[str]) -> None:
         f"{count(facts['longest_text_tokens'], 'token')}, vocabulary of {facts['vocab_size']:,}"
         if facts["texts"]
         else "",
+        f"{count(facts['chat']['conversations'], 'distinct conversation')} of up to "
+        f"{count(facts['chat']['longest_tokens'], 'token')}, "
+        f"vocabulary of {facts['vocab_size']:,}"
+        if "chat" in facts
+        else "",
         count(facts["images"], "distinct image") if "images" in facts else "",
         count(facts["audio"]["clips"], "distinct clip") if "audio" in facts else "",
         count(facts["features"]["arrays"], "distinct array") if "features" in facts else "",
