@@ -185,6 +185,16 @@ def test_a_template_of_the_settings_comes_before_that_of_the_folder(tmp_path: Pa
     assert learnt(cache, sample) == "Two.<|end_of_text|>"
 
 
+def test_a_template_without_turns_is_refused(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint", "llama3")
+    (tmp_path / "clean").mkdir()
+    write_rows(tmp_path / "clean", "train", [{"sample_id": "a", "text": "a"}])
+    weights = record_checkpoint(folder)
+    tokenize = {"tokenizer": {"pretrained": "theirs"}, "chat_template": "x"}
+    with pytest.raises(DataError, match=r"chat_template is set, but there are no turns"):
+        make_cache(tmp_path, tokenize, {"min_train_rows": 1}, weights)
+
+
 def test_a_row_that_the_template_refuses_is_named(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint", "gemma")
     refusing = CHECKPOINTS["gemma"].template.replace("== 'system'", "== raise_exception('no')")

@@ -1,6 +1,7 @@
 """Turns become the ids that transformers makes of them, and answers alone are to be learnt."""
 
 import json
+import random
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -142,6 +143,52 @@ def test_white_space_at_the_ends_is_learnt_as_far_as_the_template_leaves_it(
         and [a.lstrip(" ") for a in answers]
         == [f"{content}{CHECKPOINTS[name].end}".lstrip(" ")] * 2
     )
+
+
+BITS = ["<|im_end|>", "<|im_start|>", "assistant\n", "</s>", "[INST]", " [/INST] ", "<end_of_turn>"]
+BITS += [
+    "<start_of_turn>model\n",
+    "<|eot_id|>",
+    "\n",
+    "\n\n",
+    " ",
+    "\t",
+    "Two",
+    "é",
+    "日",
+    "😀",
+    "▁",
+]
+BITS += [
+    "<",
+    "|",
+    ">",
+    "im_end",
+    "\u00a0",
+    "\u2028",
+    "\uf8f00\uf8f1",
+    "<think>",
+    "{{ x }}",
+    "{% for %}",
+]
+
+
+@ALL
+def test_whatever_is_said_is_learnt_and_is_behind_its_prompt(name: str) -> None:
+    """Ids differ from those of transformers where specials are typed, or a token lay across."""
+    draw, special = random.Random(name), set(reference(name).all_special_ids)
+    own = encoder(name)
+    for _ in range(150):
+        said = ["".join(draw.choices(BITS, k=draw.randint(0, 7))) for _ in range(4)]
+        turns = talk(*said)
+        found = own.encode(turns)
+        assert own.misread(turns, found) is None
+        harmless = own.encode(talk("a", "b", "c", "d")).ids
+        assert sum(i in special for i in found.ids) == sum(i in special for i in harmless)
+        for at, (start, _) in zip((1, 3), found.answers, strict=True):
+            prompt = own.encode(turns[:at], prompt=True).ids
+            assert found.ids[: len(prompt)] == prompt
+            assert len(prompt) <= start
 
 
 def test_a_token_never_lies_on_both_sides_of_where_an_answer_begins() -> None:

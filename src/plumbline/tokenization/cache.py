@@ -144,6 +144,8 @@ def build_cache(
     if not any((clean / f"{split}.parquet").is_file() for split in SPLITS):
         raise DataError(f"{clean}: no cleaned dataset; run dvc repro validate@{clean.name}")
     texts = shapes.get("texts", {})
+    if config.chat_template is not None and "turns" not in texts:
+        raise DataError(f"{clean}: tokenize.chat_template is set, but there are no turns to write")
     chosen = config.tokenizer.pretrained
     folder = open_checkpoint(weights, chosen).path if chosen and texts else None
     chat = _chat_format(folder, config) if "turns" in texts else None
