@@ -146,26 +146,16 @@ def test_white_space_at_the_ends_is_learnt_as_far_as_the_template_leaves_it(
 
 
 BITS = ["<|im_end|>", "<|im_start|>", "assistant\n", "</s>", "[INST]", " [/INST] ", "<end_of_turn>"]
+BITS += ["<start_of_turn>model\n", "<|eot_id|>", "\n", "\n\n", " ", "\t", "\u00a0", "\u2028", "Two"]
 BITS += [
-    "<start_of_turn>model\n",
-    "<|eot_id|>",
-    "\n",
-    "\n\n",
-    " ",
-    "\t",
-    "Two",
     "é",
     "日",
     "😀",
     "▁",
-]
-BITS += [
     "<",
     "|",
     ">",
     "im_end",
-    "\u00a0",
-    "\u2028",
     "\uf8f00\uf8f1",
     "<think>",
     "{{ x }}",
