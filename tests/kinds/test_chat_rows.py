@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from tokenizers import Tokenizer, decoders
 
 from plumbline.batch import IGNORE_INDEX, Sample
 from plumbline.data.turns import Turn, dump_turns
@@ -207,6 +208,21 @@ def test_a_row_that_the_template_refuses_is_named(tmp_path: Path) -> None:
     talks = (talk("one", "Two."), talk("one", "Two.", system="Be brief."))
     with pytest.raises(DataError, match=r"^row 1: the chat template fails: no system$"):
         cache_of(tmp_path / "one", *talks, checkpoint=folder)
+
+
+def test_tokens_to_learn_that_do_not_say_the_answer_are_refused(tmp_path: Path) -> None:
+    """Whatever the cause, here a decoder that loses an end."""
+    folder = write_checkpoint(tmp_path / "checkpoint", "chatml")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    lossy = decoders.Replace("Two<|im_end|>", "Two")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), lossy])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(DataError) as caught:
+        cache_of(tmp_path / "data", talk("one", "Three"), talk("one", "Two"), checkpoint=folder)
+    assert str(caught.value) == (
+        "row 1: the assistant says 'Two<|im_end|>', and the tokens to learn say 'Two': this "
+        "tokenizer and this chat template do not go together"
+    )
 
 
 def test_a_checkpoint_without_a_template_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -103,9 +103,11 @@ def test_a_prompt_is_that_of_transformers_and_what_training_saw(name: str, which
             turns[:at], add_generation_prompt=True, return_dict=False
         )
         assert prompt == whole.ids[: len(prompt)]
-        # Behind it stands the answer, or else what the template has put in front of it.
-        between = reference(name).decode(whole.ids[len(prompt) : start])
-        assert between in ("", "<think>\n\n</think>\n\n")
+        # What stands behind it is learnt, but for thoughts that the template has put in.
+        between = whole.ids[len(prompt) : start]
+        assert between == [] or (
+            name == "thinking" and reference(name).decode(between) == "<think>\n\n</think>\n\n"
+        )
 
 
 @ALL
