@@ -233,8 +233,8 @@ def test_a_checkpoint_without_a_template_is_refused_with_the_remedy(tmp_path: Pa
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(ValidationError, match="pack is true, but conversations are rows"):
-        CausalLmTaskConfig(text="turns")
+    with pytest.raises(ValidationError, match="rows is stream, but conversations are rows"):
+        CausalLmTaskConfig(text="turns", rows="stream")
     with pytest.raises(ValidationError, match=r"chat_template is set, but tokenizer\.pretrained"):
         TokenizeConfig(chat_template="{{ messages }}")
 

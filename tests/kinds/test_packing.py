@@ -48,7 +48,8 @@ from tests.training.together import train as train_with
 
 MakeJob = Callable[..., TrainingJob]
 
-CASES = ["causal_lm_rows", "causal_lm_answers", "masked_lm_rows", "seq2seq", "vlm"]
+CASES = ["causal_lm_rows", "causal_lm_answers", "causal_lm_turns"]
+CASES += ["masked_lm_rows", "seq2seq", "vlm"]
 PACKED = {"vlm": {"rows": "packed", "questions_per_image": None}}
 SAMPLES = 12
 

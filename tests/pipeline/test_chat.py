@@ -59,7 +59,7 @@ def settings() -> dict[str, Any]:
                 "weights": "work/weights/language",
                 "train": {
                     "model": {"decoder": {"pretrained": "qwen3"}},
-                    "task": {"text": "turns", "pack": False, "block_size": 120},
+                    "task": {"text": "turns", "block_size": 120},
                     "adapters": {"decoder": {"rank": 4}},
                     "loader": {"batch_size": 8},
                     "trainer": TRAINER,

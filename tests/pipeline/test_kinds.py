@@ -131,7 +131,7 @@ TASKS = {
         "causal_lm",
         "chats",
         {"decoder": {"layers": 1, "kv_heads": 2, "max_positions": 80, **SMALL}},
-        {"block_size": 64, "pack": False, "text": "turns"},
+        {"block_size": 64, "text": "turns"},
         prompts=["red "],
         sampling={"max_new_tokens": 8, "temperature": 0.0},
     ),
