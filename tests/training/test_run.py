@@ -102,7 +102,7 @@ def train(build: Build, name: str, on_log: Any = ignore, **settings: Any) -> dic
     out = Path(name)
     out.mkdir()
     fit(build, out, on_log, **settings)
-    return {path.name: path.read_bytes() for path in out.iterdir()}
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
 
 def test_a_run_writes_model_history_settings_and_figures(alignment: Build) -> None:
