@@ -105,6 +105,7 @@ def attach_adapters(
             )
         adapters.append(Adapter(part, config, _tuner(parts[part], config, targets)))
     prefixes = tuple(f"{part}." for part in configs)
+    # Buffers stay in the state: running statistics of norms move while the adapter trains.
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     buffers = {name for name, _ in model.named_buffers()}
     own = {n for n in model.state_dict() if n.startswith(prefixes)}
@@ -199,7 +200,7 @@ def _merge(adapter: Adapter) -> AdapterFigures:
         generator = torch.Generator().manual_seed(number)
         seen = torch.randn(8, layer.in_features, generator=generator)  # [rows, in_features]
         seen = seen.to(next(base.parameters()).device)
-        before = layer(seen)
+        before = layer(seen)  # [rows, out_features], by the base as it trained
         layer.base_layer = base
         layer.merge(safe_merge=True)
         replace(module, name, base)
@@ -211,6 +212,7 @@ def _merge(adapter: Adapter) -> AdapterFigures:
                 f"{adapter.part}.{name}: merged with its adapter it gives something else (relative "
                 f"difference {difference:.2g}, at most {_TOLERANCE} is allowed)"
             )
+    # The layers that no adapter is on are packed as well, where some are.
     for name, other in list(module.named_modules()):
         if is_packed(other):  # without an adapter
             replace(module, name, unpacked(other))
@@ -233,6 +235,7 @@ def save_adapters(folder: Path, adapters: Sequence[Adapter], bases: Mapping[str,
     for adapter in adapters:
         out = folder / FOLDER / adapter.part
         out.mkdir(parents=True)
+        # [rank, in_features] and [out_features, rank] of each layer follow from these.
         settings = adapter.tuner.peft_config[_NAME].to_dict()
         # As LoraModel has no task, and its model no folder, both are put in here.
         settings |= {

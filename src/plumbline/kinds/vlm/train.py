@@ -144,6 +144,7 @@ def loss(model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_
     labels = batch["labels"][:, 1:]  # [batch, seq - 1]: position i says token i + 1
     labelled = labels != IGNORE_INDEX
 
+    # logits [n, vocab] of a chunk, as the map gives them: some decoders cap or scale them.
     def part(logits: Tensor, chosen: Tensor) -> LossSum:
         return token_loss(model.behind_map(logits), chosen)
 
