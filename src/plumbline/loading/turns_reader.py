@@ -45,8 +45,9 @@ class CachedTurns:
 
         0 where none does; every conversation has an answer.
         """
-        stops = self._answers[:, 1]
+        stops = self._answers[:, 1]  # ascending within each conversation
         fitting = np.where(stops <= limit, stops, 0)
+        # `reduceat` takes the first of the next where a part is empty; none is.
         ends: Int32 = np.maximum.reduceat(fitting, self._offsets[:-1])
         return ends
 

@@ -102,6 +102,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
         for turns in self._talks(self.config.parity_samples):
             known = prompt_ids(self.stored.spec, self.stored.text, turns)[-self._positions + 1 :]
             (found,) = task.inputs({"messages": turns})
+            # [1, tokens] both; of another length they differ by infinity.
             worst = max(worst, max_difference([np.array([known], np.int64)], [found]))
         return worst
 

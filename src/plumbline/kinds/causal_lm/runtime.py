@@ -250,6 +250,7 @@ def _open_chat(chat: Chat, text: TextReader) -> "Callable[[list[Turn]], list[int
     from plumbline.tokenization.chat_template import ChatError, ChatTemplate
     from plumbline.tokenization.chat_tokens import ChatEncoder
 
+    # Once, as templates are compiled and tokenizers copied.
     encoder = ChatEncoder(ChatTemplate(chat["template"], chat["tokens"]), text.tokenizer)
 
     def encode(turns: "list[Turn]") -> list[int]:

@@ -84,6 +84,7 @@ def build(
         if found is None:
             raise DataError(f"{cache.folder}: this dataset has no turns")
         chat = ChatSpec(template=found["template"], tokens=found["tokens"])
+        # What ends an answer in the template ends what the model writes, whatever eos else is.
         special_ids = special_ids.model_copy(update={"eos": found["end"]})
     rows = choose_rows(cache, config, may_run=config.text == "text")
     spec = CausalLmSpec(

@@ -29,9 +29,10 @@ class ChatRows:
         if "turns" not in rows:
             raise DataError(f"{cache.folder}: this dataset has no turns")
         self._cached = CachedTurns(cache.folder)
-        numbers = rows["turns"][rows["turns"] >= 0]
+        numbers = rows["turns"][rows["turns"] >= 0]  # -1: the row has no conversation
         limit = block_size + 1  # the last token is predicted and not seen
         ends, whole = (self._cached.ends_within(most)[numbers] for most in (limit, 2**31 - 1))
+        # [conversations of the split], as the two above; what the user says last is cut unsaid.
         fits = ends > 0
         if (cut := ends < whole).any():
             logger.warning(
@@ -61,6 +62,7 @@ class ChatRows:
         number, end = int(self._numbers[index]), int(self._ends[index])
         ids = self._cached.ids(number)[:end]
         labels = np.full_like(ids, IGNORE_INDEX)
+        # Answers that were cut lie behind `ids`: their slices are empty on both sides.
         for start, stop in self._cached.answers(number).tolist():
             labels[start:stop] = ids[start:stop]
         return {"index": index, "epoch": epoch, "ids": ids, "labels": labels}
