@@ -277,7 +277,9 @@ def fingerprint_run(identity: Mapping[str, object]) -> str:
 
 
 def _libraries() -> dict[str, str]:
-    names = ("numpy", "tokenizers", "torch", "torchvision", "transformers")
+    names = ["numpy", "tokenizers", "torch", "torchvision", "transformers"]
+    # Extras: those alone that this training uses.
+    names += [name for name in ("bitsandbytes", "peft", "timm") if name in sys.modules]
     return {name: importlib.metadata.version(name) for name in names}
 
 

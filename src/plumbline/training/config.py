@@ -61,6 +61,7 @@ OPTIMIZERS: Registry[str] = Registry("optimizer")
 # Texts, not functions: torch is not loaded where settings are checked.
 for _name in ("adamw", "sgd", "muon"):
     OPTIMIZERS.register(_name, f"plumbline.training.optim:build_{_name}")
+OPTIMIZERS.register("adamw_8bit", "plumbline.training.optim_8bit:build_adamw_8bit")
 
 
 class SgdConfig(Config):
@@ -103,7 +104,7 @@ class OptimConfig(Config):
         min_length=2,
         max_length=2,
     )
-    """Of adamw, as is eps."""
+    """Of adamw and adamw_8bit, as is eps."""
     eps: float = Field(1e-8, gt=0.0)
     decay_norms_and_biases: bool = False
     """Whether parameters of one dimension or none decay too."""

@@ -161,7 +161,10 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig, Seq2Seq, Seq2SeqSpec]):
         for source, target in zip(sources, targets, strict=True):
             ids = torch.tensor([source])
             begun = torch.tensor([[start, *target[:-1]]])
-            logits.append(self.stored.model(ids, torch.ones_like(ids), begun)[0].numpy())
+            seen = self.stored.model(
+                input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=begun
+            )
+            logits.append(seen[0].numpy())  # [tokens, vocab]
         return targets, logits
 
     @override
