@@ -203,6 +203,9 @@ def test_what_does_not_fit_is_said_with_a_remedy(
     job = make_job("vlm")
     with caplog.at_level(logging.INFO):
         fitted(monkeypatch, job, 10**12).say()
+        assert not caplog.records
+        monkeypatch.setattr(fitting, "SAID_BYTES", 1000)
+        fitted(monkeypatch, job, 10**12).say()
         assert (caplog.records[-1].levelname, caplog.text.count("\n")) == ("INFO", 1)
         fitted(monkeypatch, job, 1000).say()
     assert caplog.records[-1].levelname == "WARNING"

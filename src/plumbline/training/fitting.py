@@ -19,6 +19,8 @@ from plumbline.training.task import Task
 
 USED_SHARE = 0.9
 """Of what is free: the rest is for what no estimate sees, such as gaps between blocks."""
+SAID_BYTES = 2**30
+"""A training that takes less says nothing before it starts; its run record has the figures."""
 UNFORESEEN = (*FAILURES, TypeError, AttributeError, KeyError, AssertionError)
 """What a model's code may raise where it wants the numbers of tensors that have none."""
 
@@ -49,13 +51,15 @@ class Fitting:
         return {"memory": {f"{name}_bytes": size for name, size in figures.items()}}
 
     def say(self) -> None:
-        """Log it in a line, as a warning where it does not fit."""
+        """Log it in a line where it matters, as a warning where it does not fit."""
         if self.need is None:
             return
         free = "unknown" if self.free is None else as_text(self.free)
         size = self.micro_batch_size
         at_once = "whole batches" if size is None else f"micro-batches of {size} samples"
         line = f"memory for {at_once}: about {self.need}; free: {free}"
+        if self.fits and self.need.total < SAID_BYTES:
+            return  # a stage that has nothing to say says one line, at its end
         if self.fits:
             logger.info("%s", line)
         else:
