@@ -40,6 +40,7 @@ STARTS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]] = 
     "encoder-decoder of relative places": ("seq2seq", "t5", THEIRS, {}),
     "text encoder": ("text", "bert", {"encoder": TEXT | THEIRS}, {"encoder": LORA}),
     "image encoder": ("align_image", "siglip", {"image_encoder": IMAGE}, {}),
+    "image encoder of a classifier": ("image", "siglip", {"encoder": IMAGE}, {}),
     "image encoder, lora": (
         "align_image",
         "siglip",
