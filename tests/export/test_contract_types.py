@@ -9,7 +9,7 @@ import pytest
 from plumbline.export.runtime import inputs
 from plumbline.export.runtime.contract import COMMON, SELFTEST, Contract, Shape
 from plumbline.export.runtime.model import StoredSamples
-from plumbline.kinds.causal_lm.runtime import CausalContract, CausalTask
+from plumbline.kinds.causal_lm.runtime import CHAT, CausalContract, CausalTask
 from plumbline.kinds.classification.runtime import ClassHead, ClassificationTask
 from plumbline.kinds.masked_lm.runtime import MaskedContract, MaskedTask
 from plumbline.kinds.regression.runtime import NumberHead, RegressionTask
@@ -25,7 +25,7 @@ SECTIONS = {
 PAIRS: dict[str, tuple[Any, Shape]] = {
     "common": (Contract, COMMON),
     "selftest": (StoredSamples, SELFTEST),
-    "causal_lm": (CausalContract, {**COMMON, **CausalTask.shape({})}),
+    "causal_lm": (CausalContract, {**COMMON, **CausalTask.shape({"text": {"framing": CHAT}})}),
     "masked_lm": (MaskedContract, {**COMMON, **MaskedTask.shape({})}),
     "seq2seq": (Seq2SeqContract, {**COMMON, **Seq2SeqTask.shape({})}),
     "vlm": (VlmContract, {**COMMON, **VlmTask.shape({})}),

@@ -230,7 +230,7 @@ def test_a_model_of_raw_texts_has_weights_alone(source_of: SourceOf, tmp_path: P
     encoder = NgramEncoderConfig(name="ngrams", width=16, buckets=97)
     model = known.stored.spec.model.model_copy(update={"encoder": encoder})
     spec = known.stored.spec.model_copy(update={"model": model})
-    stored = replace(known.stored, spec=spec, model=spec.build(None))
+    stored = replace(known.stored, spec=spec, model=spec.build({}))
     source = replace(known, stored=stored)
     with pytest.raises(ExportError, match=r"ngrams: reads raw texts.* set export.formats: \[\]"):
         write_bundle(source, settings_of("text"), tmp_path)

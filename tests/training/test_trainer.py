@@ -213,7 +213,9 @@ def test_epochs_of_unequal_length_are_counted_each(toy: Any) -> None:
     lengths = iter(([4, 1, 3, 2] * 10)[n] for n in range(40))
     batches = list(trainer._train.batches(0))
     trainer._train.count = lambda epoch: [4, 1, 3, 2][epoch]
-    trainer._train.batches = lambda epoch, start: iter(batches[: next(lengths)][start:])
+    trainer._train.micro_batches = lambda epoch, start, size: iter(
+        [[batch] for batch in batches[: next(lengths)][start:]]
+    )
     assert epoch_ends(trainer._train, trainer._config) == [2, 3, 5, 6]
     trainer.total_steps = 6
     result = trainer.fit()

@@ -58,7 +58,8 @@ class Chat(TypedDict):
     """Section `chat` of the contract: how turns become text."""
 
     template: str
-    tokens: dict[str, str]
+    tokens: dict[str, object]
+    """Name of a special token -> its text; there may be none."""
 
 
 class CausalContract(Contract):
@@ -251,7 +252,8 @@ def _open_chat(chat: Chat, text: TextReader) -> "Callable[[list[Turn]], list[int
     from plumbline.tokenization.chat_tokens import ChatEncoder
 
     # Once, as templates are compiled and tokenizers copied.
-    encoder = ChatEncoder(ChatTemplate(chat["template"], chat["tokens"]), text.tokenizer)
+    tokens = {name: str(token) for name, token in chat["tokens"].items()}
+    encoder = ChatEncoder(ChatTemplate(chat["template"], tokens), text.tokenizer)
 
     def encode(turns: "list[Turn]") -> list[int]:
         try:
