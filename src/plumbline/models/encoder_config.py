@@ -35,6 +35,22 @@ class EncoderConfig(Config):
         return self
 
 
+class CheckpointEncoderConfig(EncoderConfig):
+    """Base of the encoders' settings that can name a checkpoint."""
+
+    pretrained: str | None = None
+    """An entry of `weights`: a folder as its library saves it; for torchvision the file of a state
+    dict of the whole classifier, .safetensors or a .pt of weights alone."""
+
+    @override
+    def source(self) -> str | None:
+        return self.pretrained
+
+    @override
+    def without_sources(self) -> Self:
+        return self.model_copy(update={"pretrained": None})
+
+
 class ImageEncoderConfig(EncoderConfig):
     """Base of the image encoders' settings."""
 
@@ -91,7 +107,7 @@ class VitConfig(ImageEncoderConfig):
         return self
 
 
-class TorchvisionConfig(ImageEncoderConfig):
+class TorchvisionConfig(CheckpointEncoderConfig, ImageEncoderConfig):
     """The trunk of a torchvision classifier, by name; its last feature map gives the tokens."""
 
     builder: ClassVar[str] = "plumbline.models.vision:TrunkEncoder"
@@ -99,35 +115,14 @@ class TorchvisionConfig(ImageEncoderConfig):
     name: Literal["torchvision"]
     arch: str
     """Such as resnet18, convnext_tiny, efficientnet_b0, mobilenet_v3_small."""
-    pretrained: str | None = None
-    """An entry of `weights` whose path is a state dict of the classifier: .safetensors, or a .pt of
-    weights alone."""
-
-    @override
-    def source(self) -> str | None:
-        return self.pretrained
-
-    @override
-    def without_sources(self) -> Self:
-        return self.model_copy(update={"pretrained": None})
 
 
-class CheckpointImageConfig(ImageEncoderConfig):
+class CheckpointImageConfig(CheckpointEncoderConfig, ImageEncoderConfig):
     """Base of encoders of other libraries, which start from a checkpoint."""
 
     needs: ClassVar[tuple[str, ...]] = ("origin",)
     image_size: int = Field(0, ge=0)
     """Side of the square input, in pixels; 0: that of the checkpoint."""
-    pretrained: str | None = None
-    """An entry of `weights`."""
-
-    @override
-    def source(self) -> str | None:
-        return self.pretrained
-
-    @override
-    def without_sources(self) -> Self:
-        return self.model_copy(update={"pretrained": None})
 
 
 class TransformersImageConfig(CheckpointImageConfig):
@@ -249,13 +244,11 @@ class BaseTextEncoderConfig(EncoderConfig):
     """Whether it is given the raw texts and not token ids."""
 
 
-class TextEncoderConfig(BaseTextEncoderConfig):
-    """A transformers encoder: from these sizes, or from a checkpoint."""
+class TextEncoderConfig(CheckpointEncoderConfig, BaseTextEncoderConfig):
+    """A transformers encoder: from these sizes, or from a checkpoint, which has its own."""
 
     builder: ClassVar[str] = "plumbline.models.text:TextEncoder"
     name: Literal["transformer"]
-    pretrained: str | None = None
-    """An entry of `weights`; then the sizes below are not used."""
     width: int = Field(128, ge=8)
     layers: int = Field(3, ge=0)
     """0: the mean of the embeddings."""
@@ -272,14 +265,6 @@ class TextEncoderConfig(BaseTextEncoderConfig):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
-
-    @override
-    def source(self) -> str | None:
-        return self.pretrained
-
-    @override
-    def without_sources(self) -> Self:
-        return self.model_copy(update={"pretrained": None})
 
     @override
     def longest(self) -> int | None:
