@@ -56,7 +56,7 @@ def test_the_new_task_learns(extended: Checkout) -> None:
     assert found["samples"] > 10
 
 
-def test_a_network_of_one_s_own_learns_and_answers_without_torch(extended: Checkout) -> None:
+def test_a_network_of_one_s_own_learns_and_is_exported(extended: Checkout) -> None:
     assert metrics(extended, "beat")["accuracy"] > 0.9
     bundle = extended.folder / "exports/beat/metadata.json"
     formats = json.loads(bundle.read_text(encoding="utf-8"))["formats"]
@@ -76,7 +76,6 @@ def test_an_edit_of_a_network_of_one_s_own_reruns_its_task_alone(extended: Check
     stage(extended, "check_params")
     changed = {Path(name).parent.name for name, text in settings().items() if before[name] != text}
     names = {Path(name).stem for name, text in settings().items() if before[name] != text}
-
     file.write_text(kept, encoding="utf-8")
     stage(extended, "digest_code")
     stage(extended, "check_params")

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Protocol, TypedDict, cast
 
 import torch
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -83,7 +84,7 @@ def build_from_checkpoint(
     origin: Origin | None,
     *,
     tower: str | None = None,
-    spare: tuple[str, ...] = (),
+    spare: str | None = None,
 ) -> PreTrainedModel | None:
     """Build what a checkpoint says, in float32; None where the settings describe the model.
 
@@ -91,13 +92,23 @@ def build_from_checkpoint(
         auto: the `AutoModel...` class of the kind of model.
         origin: where the architecture comes from.
         tower: `vision` or `text`: that one of a checkpoint that has two.
-        spare: beginnings of names of tensors that a checkpoint may lack, since nobody uses them.
+        spare: a module that nobody uses: a checkpoint may lack it, and it is left out, since it
+            would be stored and never trained.
 
     Raises:
         ConfigError: the checkpoint cannot be loaded, or lacks weights of the model.
     """
     if origin is None:
         return None
+    model = _build(auto, origin, tower, spare)
+    if spare and isinstance(getattr(model, spare, None), nn.Module):
+        setattr(model, spare, None)
+    return model
+
+
+def _build(
+    auto: AutoClass, origin: Origin, tower: str | None, spare: str | None
+) -> PreTrainedModel:
     if not origin.with_weights:
         return auto.from_config(AutoConfig.from_pretrained(origin.path))
     try:
@@ -123,7 +134,7 @@ def _of_ours(auto: AutoClass, folder: Path, stored: Origins) -> PreTrainedModel:
 
 
 def _of_others(
-    auto: AutoClass, folder: Path, tower: str | None, spare: tuple[str, ...]
+    auto: AutoClass, folder: Path, tower: str | None, spare: str | None
 ) -> PreTrainedModel:
     """A model that transformers saved."""
     silence: Callable[[], None] = logging.disable_progress_bar  # without types
@@ -142,6 +153,7 @@ def _of_others(
         local_files_only=True,
         output_loading_info=True,
     )
-    if missing := sorted(n for n in notes["missing_keys"] if not n.startswith(spare)):
+    unused = f"{spare}." if spare else ()  # nothing begins with one of no texts
+    if missing := sorted(n for n in notes["missing_keys"] if not n.startswith(unused)):
         raise ValueError(f"lacks {len(missing)} of the model's tensors, such as {missing[0]}")
     return model

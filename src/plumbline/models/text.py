@@ -25,12 +25,10 @@ class TextEncoder(Encoder):
         """
         super().__init__()
         self._config = config
-        spare = () if config.pooling == "pooler" else ("pooler.",)
+        spare = None if config.pooling == "pooler" else "pooler"
         loaded = build_from_checkpoint(AutoModel, origin, tower="text", spare=spare)
         if loaded is not None:
             self.architecture = loaded.config
-            if config.pooling != "pooler" and hasattr(loaded, "pooler"):
-                setattr(loaded, "pooler", None)  # noqa: B010  (it would be stored and never trained)
         self.encoder = loaded if loaded is not None else _from_sizes(config, vocab_size)
         self.width = self.token_width = int(self.encoder.config.hidden_size)
 

@@ -50,11 +50,9 @@ class TransformersImageEncoder(ImageEncoder):
                 "pretrained to an entry of weights"
             )
         self._config = config
-        spare = () if config.pooling == "pooler" else ("pooler.",)
+        spare = None if config.pooling == "pooler" else "pooler"
         built = build_from_checkpoint(AutoModel, origin, tower="vision", spare=spare)
         assert built is not None, "it has an origin"
-        if config.pooling != "pooler" and isinstance(getattr(built, "pooler", None), nn.Module):
-            setattr(built, "pooler", None)  # noqa: B010  (it would be stored and never trained)
         self.architecture = built.config
         self.encoder = built
         # What a call takes: other sizes than its own are seen by those alone that can interpolate
