@@ -1,5 +1,6 @@
 """What starts from a checkpoint, with and without an adapter: killed and resumed, the same bits."""
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from plumbline.errors import ConfigError
 from plumbline.files import read_json
 from plumbline.models.stored import load_model
 from plumbline.training.adapter_config import AdapterConfig
@@ -150,3 +152,24 @@ def test_what_this_pipeline_trained_is_a_checkpoint_too(
         assert torch.equal(found[name], expected[name]), name
     for name in rows:
         assert torch.equal(found[name][: len(expected[name])], expected[name]), name
+
+
+def test_a_checkpoint_that_reads_other_ids_is_refused(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first token alone has moved; tokens that the dataset's has more are no matter."""
+    monkeypatch.chdir(tmp_path)
+    folder = write_checkpoint("qwen3", tmp_path / "theirs")
+    own = make_job("causal_lm_rows").tokenizer
+    assert own is not None
+    own.save(str(folder / "tokenizer.json"))
+    weights = record_checkpoint(folder)
+    make_job("causal_lm_rows", model={"decoder": THEIRS}, weights=weights)
+    content = read_json(folder / "tokenizer.json")
+    vocab = content["model"]["vocab"]
+    first, second = list(vocab)[-2:]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    weights = record_checkpoint(folder)
+    with pytest.raises(ConfigError, match=r"weights\.theirs: token .* has id .* there and .* in "):
+        make_job("causal_lm_rows", model={"decoder": THEIRS}, weights=weights)

@@ -76,6 +76,8 @@ def test_a_folder_without_a_checkpoint_is_told(tmp_path: Path, made: list[str], 
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
+        ({"path": "x", "set": "../../elsewhere"}, "'../../elsewhere' is not a name that can be"),
+        ({"path": "x", "set": ""}, "'' is not a name that can be used"),
         ({"path": "x", "revision": COMMIT}, "revision is of a hub id, and hub is null"),
         ({"path": "x", "hub": "a/b"}, "revision None is not a commit of a/b"),
         ({"path": "x", "hub": "a/b", "revision": "main"}, "revision 'main' is not a commit"),

@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from plumbline.config import Config
+from plumbline.names import RULE, is_name
 
 NOWHERE = "data/.gitkeep"
 """What `weights` of a training or a dataset, and `path` of a hub id, name instead of a folder."""
@@ -25,6 +26,13 @@ class WeightsConfig(Config):
     """Owner and name on the hub, such as Qwen/Qwen3-0.6B."""
     revision: str | None = None
     """The commit on the hub: a branch or a tag would be other weights another day."""
+
+    @field_validator("set")
+    @classmethod
+    def _folder(cls, name: str) -> str:
+        if not is_name(name):
+            raise ValueError(f"{name!r} is not a name that can be used: {RULE}")
+        return name
 
     @model_validator(mode="after")
     def _one_place(self) -> "WeightsConfig":
