@@ -14,7 +14,8 @@ from PIL import Image
 
 from plumbline.data.arrays import encode_array
 from plumbline.data.columns import CANONICAL
-from plumbline.data.turns import Turn, dump_turns
+from plumbline.data.image_lists import pack_images
+from plumbline.data.turns import IMAGE_MARK, Turn, dump_turns
 
 Row = dict[str, Any]
 
@@ -77,6 +78,21 @@ def _chats(at: int, draw: random.Random) -> list[Row]:
     return [{"turns": dump_turns(turns)}]
 
 
+def _shown(at: int, draw: random.Random) -> list[Row]:
+    """Conversations about none to three images, which others show as well."""
+    turns: list[Turn] = [{"role": "system", "content": "be noble"}] if at % 3 == 0 else []
+    images: list[bytes] = []
+    for number in range(1 + at % 2):
+        count = (at + number) % 3
+        said = " ".join([sentence(draw, 1), *count * [IMAGE_MARK], sentence(draw, 1) + "?"])
+        asked: Turn = {"role": "user", "content": said}
+        turns.append({**asked, "images": list(range(count))} if count else asked)
+        turns.append({"role": "assistant", "content": sentence(draw, 2)})
+        images += [picture((at + mark) // 2) for mark in range(count)]
+    row: Row = {"turns": dump_turns(turns)}
+    return [{**row, "images": pack_images(images)} if images else row]
+
+
 def _pairs(at: int, draw: random.Random) -> list[Row]:
     source = sentence(draw, 7)
     return [{"source": source, "target": " ".join(GERMAN[word] for word in source.split())}]
@@ -117,6 +133,7 @@ DATA: dict[str, Callable[[int, random.Random], list[Row]]] = {
     "text": _text,
     "answers": _answers,
     "chats": _chats,
+    "shown": _shown,
     "pairs": _pairs,
     "reviews": _reviews,
     "pictures": _pictures,
@@ -264,6 +281,13 @@ CASES: dict[str, Case] = {
         "scenes",
         {"projector_width": 16, "decoder": DECODER},
         {"questions_per_image": 2, "rows": "padded"},
+        {"max_new_tokens": 5},
+    ),
+    "vlm_turns": Case(
+        "vlm",
+        "shown",
+        {"projector_width": 16, "decoder": DECODER},
+        {"text": "turns", "block_size": 96, "rows": "padded"},
         {"max_new_tokens": 5},
     ),
     "causal_lm_stream": Case("causal_lm", "text", {"decoder": DECODER}, STREAM),

@@ -44,13 +44,16 @@ def language(model: nn.Module, batch: Batch, smoothing: float = 0.0) -> tuple[fl
 
 
 def vlm(model: Any, batch: Batch) -> tuple[float, int]:
-    """The label of a place is the token after it, over whole rows."""
+    """The label of a place is the token after it, over whole rows; conversations are shifted."""
     with torch.inference_mode():
         features = model.image_encoder(batch["pixel_values"]).tokens
+        places = batch.get("image_places")
         hidden = model.hidden_states(
-            features, batch["input_ids"], batch["position_ids"], batch["mask"]
+            features, batch["input_ids"], batch["position_ids"], batch["mask"], places
         )
         logits = _float64(model.logits(hidden))
+    if places is not None:
+        return cross_entropy(logits, batch["labels"].numpy())
     return cross_entropy(logits[:, :-1], batch["labels"][:, 1:].numpy())
 
 

@@ -142,7 +142,7 @@ BAD: dict[str, tuple[list[Any] | str, str, str]] = {
     "image": (
         [{"role": "user", "content": [{"type": "image"}]}, ASSISTANT],
         "bad_turns",
-        "turn 1: a part of type 'image'",
+        "images in turns are not read; set chat.images",
     ),
     "no object": (["hi"], "bad_turns", "entry 1 is no object"),
     "no list": ("[1", "bad_turns", "a text that is not JSON"),

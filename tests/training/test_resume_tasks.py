@@ -25,7 +25,7 @@ from tests.training.together import train as train_with
 
 MakeJob = Callable[..., TrainingJob]
 
-PACKED = ["causal_lm_rows", "masked_lm_rows", "seq2seq", "vlm"]
+PACKED = ["causal_lm_rows", "masked_lm_rows", "seq2seq", "vlm", "vlm_turns"]
 """Cases whose rows may be packed."""
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in CASES},

@@ -13,7 +13,7 @@ Rows of one `group` (one image, one speaker) never part between splits. `part` n
 a dataset that holds several, each with labels of its own; sample_ids are unique within a part.
 """
 
-Kind = Literal["image", "audio", "features", "text", "turns", "label", "number"]
+Kind = Literal["image", "audio", "features", "text", "turns", "images", "label", "number"]
 
 CONTENT: Mapping[str, Kind] = MappingProxyType(
     {
@@ -27,6 +27,7 @@ CONTENT: Mapping[str, Kind] = MappingProxyType(
         "source": "text",
         "target": "text",
         "turns": "turns",
+        "images": "images",
         "label": "label",
         "value": "number",
         "weight": "number",
@@ -35,19 +36,23 @@ CONTENT: Mapping[str, Kind] = MappingProxyType(
 """Content column -> what a cell holds, in the order in which clean tables have them.
 
 image, audio: an encoded file; features: `plumbline.data.arrays` of [time, channels]; turns: a
-conversation as `plumbline.data.turns` writes it; label: the name of a class; number: decimal text.
-`weight` is how much the error of a row's value weighs.
+conversation as `plumbline.data.turns` writes it; images: those that its turns show, as
+`plumbline.data.image_lists` packs them; label: the name of a class; number: decimal text. `weight`
+is how much the error of a row's value weighs.
 """
 
 MEDIA = tuple(name for name, kind in CONTENT.items() if kind in ("image", "audio", "features"))
 """Columns of what is decoded to arrays; a row has one of them at most."""
+
+SHOWN = (*MEDIA, "images")
+"""Columns of media, the images of turns among them."""
 
 TEXTS = tuple(name for name, kind in CONTENT.items() if kind == "text")
 """Columns of texts that are tokenised one by one; turns are as a whole."""
 
 CANONICAL: Mapping[str, pa.DataType] = MappingProxyType(
     {name: pa.string() for name in KEYS}
-    | {name: pa.binary() if name in MEDIA else pa.string() for name in CONTENT}
+    | {name: pa.binary() if name in SHOWN else pa.string() for name in CONTENT}
 )
 """Name -> type in Parquet."""
 

@@ -1,12 +1,13 @@
 """Conversations: the one form that turns have, whatever dialect they were written in.
 
 A cell is compact JSON, `[{"role":"user","content":"Hi"},{"role":"assistant","content":"Hello"}]`:
-equal conversations are equal bytes.
+equal conversations are equal bytes. A turn that shows images has a mark in its text for each of
+them, and says which of these marks are images: somebody may have typed one.
 """
 
 import json
 from collections.abc import Sequence
-from typing import Literal, TypedDict, get_args
+from typing import Literal, NotRequired, TypedDict, get_args
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -15,11 +16,20 @@ NO_TURNS = "!"
 """Begins a cell that holds no turns, but why there are none."""
 
 
+IMAGE_MARK = "\ufffc"
+"""Stands for an image in what a turn says: Unicode's character for an object in a text."""
+
+IMAGE_ID = -1
+"""Stands for an image among token ids: no token has it."""
+
+
 class Turn(TypedDict):
     """What one side says."""
 
     role: Role
     content: str
+    images: NotRequired[list[int]]
+    """Which of the marks in the content are images, counted from 0, in order; not there: none."""
 
 
 class BadTurns(ValueError):  # noqa: N818  (it says what the value is, not that there is an error)
@@ -28,8 +38,24 @@ class BadTurns(ValueError):  # noqa: N818  (it says what the value is, not that 
 
 def dump_turns(turns: Sequence[Turn]) -> str:
     """Write turns as the text of a cell."""
-    ordered = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+    ordered = [make_plain(turn) for turn in turns]
     return json.dumps(ordered, ensure_ascii=False, separators=(",", ":"))
+
+
+def make_plain(turn: Turn) -> Turn:
+    """The turn with its keys in order, and `images` where it shows any alone."""
+    plain: Turn = {"role": turn["role"], "content": turn["content"]}
+    return {**plain, "images": turn["images"]} if turn.get("images") else plain
+
+
+def count_images(turns: Sequence[Turn]) -> int:
+    """How many images turns show."""
+    return sum(len(turn.get("images", ())) for turn in turns)
+
+
+def find_marks(content: str) -> list[int]:
+    """Where the marks of a text stand, whether they are images or were typed."""
+    return [at for at, character in enumerate(content) if character == IMAGE_MARK]
 
 
 def parse_turns(text: str) -> list[Turn]:
@@ -53,17 +79,60 @@ def make_turn(number: int, entry: object) -> Turn:
     """Check one turn out of JSON; its other keys are passed over.
 
     Raises:
-        BadTurns: it has no known role, or no text.
+        BadTurns: it has no known role, or no text, or shows an image that it may not.
     """
     if not isinstance(entry, dict):
         raise BadTurns(f"turn {number}: not an object")
-    content = entry.get("content")
-    if not isinstance(content, str):
-        raise BadTurns(f"turn {number}: its content is no text")
+    content, images = read_content(number, entry.get("content"))
+    images = images or _read_images(number, content, entry.get("images"))
     for role in ROLES:
         if entry.get("role") == role:
-            return {"role": role, "content": content}
+            if images and role != "user":
+                raise BadTurns(f"turn {number}: an image that the {role} shows, which is not read")
+            turn: Turn = {"role": role, "content": content}
+            return {**turn, "images": images} if images else turn
     raise BadTurns(f"turn {number}: role {str(entry.get('role'))[:40]!r} is none of {_KNOWN}")
+
+
+def read_content(number: int, value: object) -> tuple[str, list[int]]:
+    """A text, or parts of text and images end to end as templates write them.
+
+    Returns:
+        The text, and which of its marks are images.
+
+    Raises:
+        BadTurns: it is neither.
+    """
+    if isinstance(value, str):
+        return value, []
+    if not isinstance(value, list):
+        raise BadTurns(f"turn {number}: its content is no text")
+    text, marks, images = "", 0, list[int]()
+    for part in value:
+        kind = part.get("type") if isinstance(part, dict) else None
+        said = part.get("text") if isinstance(part, dict) and kind == "text" else None
+        if kind in IMAGE_PARTS:
+            images.append(marks)
+            said = IMAGE_MARK
+        if not isinstance(said, str):
+            raise BadTurns(f"turn {number}: a part of type {str(kind)[:40]!r} is not read")
+        text, marks = text + said, marks + said.count(IMAGE_MARK)
+    return text, images
+
+
+IMAGE_PARTS = ("image", "image_url")
+"""Types of parts of content that are images."""
+
+
+def _read_images(number: int, content: str, value: object) -> list[int]:
+    """Which marks are images, as `Turn` has it."""
+    if value is None:
+        return []
+    places = value if isinstance(value, list) else [-1]
+    numbers = [at for at in places if type(at) is int and 0 <= at < content.count(IMAGE_MARK)]
+    if numbers != places or numbers != sorted(set(numbers)):
+        raise BadTurns(f"turn {number}: images name marks that its content does not have")
+    return numbers
 
 
 _KNOWN = ", ".join(ROLES)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from plumbline.errors import DataError
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 Int32 = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
-_NO_NUMBERS = ("sample_id", "value", "weight")
-"""Columns of a split that are no numbers into the cache."""
+_NO_NUMBERS = ("sample_id", "value", "weight", "images")
+"""Columns of a split that are not one number into the cache."""
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +143,21 @@ class TrainingCache:
         filled = {name: table[name].fill_null(-1) for name in table.column_names}
         return {name: column.to_numpy().astype(np.int32) for name, column in filled.items()}
 
+    def shown(self, split: str) -> tuple[Int32, NDArray[np.int64]]:
+        """Numbers of the images that turns show.
+
+        Returns:
+            [images of all rows], those of a row in the order of their places, row by row; and
+            [rows + 1], where each row's begin.
+        """
+        table = self._split(split)
+        if "images" not in table.column_names:
+            return np.zeros(0, np.int32), np.zeros(len(table) + 1, np.int64)
+        lists = table["images"].combine_chunks()
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+        flat = pc.list_flatten(lists).to_numpy()
+        return flat, np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+
     def values(self, split: str) -> NDArray[np.float64]:
         """The numbers to predict: [rows]; NaN where a row has none."""
         return np.array(self._split(split)["value"].fill_null(np.nan).to_numpy())
@@ -192,7 +208,9 @@ class TrainingCache:
 
         A medium has as many copies as the least frequent of its distinct rows.
         """
-        table = self._split(split).drop_columns(["sample_id"])
+        table = self._split(split)
+        # Images of turns are lists, which cannot be grouped by; their rows have no medium.
+        table = table.drop_columns([n for n in ("sample_id", "images") if n in table.column_names])
         same = table.append_column("at", pa.array(np.arange(len(table))))
         # Without threads, so that the copies of a row keep their order.
         kinds = same.group_by(table.column_names, use_threads=False).aggregate([("at", "list")])

@@ -125,7 +125,6 @@ def _make_probes(
             setting = "classes" if name == "label" else name
             raise DataError(f"detect_shapes.{setting} is set, but there is no column {name}")
     by_column: dict[str, _Probe] = {
-        "image": ImageShapes(seen, sizes),
         "audio": AudioShapes(seen),
         "features": FeatureShapes(seen, config.features),
         "answer": Answers(config.max_listed_answers, answers),
@@ -133,7 +132,9 @@ def _make_probes(
         "value": Values(),
     }
     texts = Texts([name for name in (*TEXTS, "turns") if name in columns])
-    return [texts, *(probe for name, probe in by_column.items() if name in columns)]
+    probes = [probe for name, probe in by_column.items() if name in columns]
+    images = [ImageShapes(seen, sizes)] if set(ImageShapes.columns) & set(columns) else []
+    return [texts, *images, *probes]
 
 
 def _rows(file: Path) -> int:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from plumbline.data.clean_media import decoding
 from plumbline.data.columns import MEDIA
 from plumbline.data.disk_index import DiskCounter, DiskIndex
+from plumbline.data.image_lists import clean_images
 from plumbline.data.images import read_size
 from plumbline.shapes.described import AudioShape, Described, SizeCount
 
@@ -20,17 +21,20 @@ _SIZE = struct.Struct(">II")  # packed so, sizes sort as numbers do
 
 
 def new_cells(column: str, batch: pa.RecordBatch, seen: DiskIndex) -> Iterator[bytes]:
-    """The distinct cells of a column that no batch before had, in row order."""
-    for cell in batch.column(column).drop_null().dictionary_encode().dictionary.to_pylist():
-        _, new = seen.number(bytes([MEDIA.index(column)]) + hashlib.sha256(cell).digest())
-        if new:
-            yield cell
+    """The distinct media of a column that no batch before had, in row order."""
+    cells = batch.column(column).drop_null().dictionary_encode().dictionary.to_pylist()
+    kind = MEDIA.index("image" if column == "images" else column)
+    for cell in cells:
+        for medium in clean_images(cell) if column == "images" else (cell,):
+            _, new = seen.number(bytes([kind]) + hashlib.sha256(medium).digest())
+            if new:
+                yield medium
 
 
 class ImageShapes:
     """Heights and widths, after EXIF orientation."""
 
-    column = "image"
+    columns = ("image", "images")
 
     def __init__(self, seen: DiskIndex, sizes: DiskCounter) -> None:
         """`seen` is shared with the other media, `sizes` is for the images alone."""
@@ -39,10 +43,11 @@ class ImageShapes:
 
     def add(self, split: str, batch: pa.RecordBatch) -> None:
         """Look at the images of a batch."""
-        for cell in new_cells(self.column, batch, self._seen):
-            with decoding("image", cell):
-                size = read_size(cell)
-            self._sizes.add(_SIZE.pack(*size))
+        for column in [name for name in self.columns if name in batch.schema.names]:
+            for cell in new_cells(column, batch, self._seen):
+                with decoding("image", cell):
+                    size = read_size(cell)
+                self._sizes.add(_SIZE.pack(*size))
 
     def describe(self) -> Described:
         """The most frequent sizes with their number of images; nothing where there is none."""

@@ -1,19 +1,39 @@
 """Dialects of chat data, brought into turns. A new one is a function here and a line at the end."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from plumbline.config import Config
-from plumbline.data.turns import NO_TURNS, BadTurns, Role, Turn, dump_turns
+from plumbline.data.image_lists import pack_images
+from plumbline.data.turns import (
+    IMAGE_MARK,
+    IMAGE_PARTS,
+    NO_TURNS,
+    BadTurns,
+    Role,
+    Turn,
+    count_images,
+    dump_turns,
+    find_marks,
+    read_content,
+)
 from plumbline.registry import Registry, name_in
 from plumbline.sources.encoding import encode_text
+from plumbline.sources.rows import Row
 
 Fields = Mapping[str, object]
 """Name of a field in the dialect -> its value, as decoded JSON; None where there is none."""
+
+Load = Callable[[object], bytes | None]
+"""From an image as a row has it (its bytes, or what names it) to its bytes; None: not there."""
+
+PLACE = "<image>"
+"""Stands for an image in what a user says, where the row lists images."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +45,21 @@ class Dialect:
     needed: tuple[str, ...]
     """Fields that a table must have."""
     optional: tuple[str, ...] = ()
+    within: Callable[[Fields], Iterator[object]] | None = None
+    """Images that stand in the turns themselves, in the order of their places."""
 
 
 DIALECTS: Registry[Dialect] = Registry("chat dialect")
 
 
 class ChatConfig(Config):
-    """Rows are conversations: they become the column `turns`."""
+    """Rows are conversations: they become the column `turns`, and `images` that they show."""
 
     dialect: Annotated[str, name_in(DIALECTS)]
     fields: dict[str, str] = Field(default_factory=dict)
     """Field of the dialect -> the name that it has in the files, where that is another."""
+    images: bool = False
+    """Whether turns may show images; where not, rows that do are filed."""
 
     @model_validator(mode="after")
     def _fields_exist(self) -> "ChatConfig":
@@ -62,22 +86,45 @@ class ChatConfig(Config):
         """Names in the files of all fields."""
         return {*self.needed.values(), *self.optional.values()}
 
-    def make_cell(self, record: Mapping[str, object]) -> bytes | None:
-        """The cell of the column `turns`: of a row that cannot be read, why; None: nothing there.
+    def make_cells(self, record: Mapping[str, object], load: Load) -> Row:
+        """The cells of `columns`; that of `turns` says why where a row cannot be read.
 
         Args:
             record: values by their names in the files.
+            load: reads an image.
         """
         named = {**self.needed, **self.optional}
         fields = {ours: record.get(theirs) for ours, theirs in named.items()}
+        nothing: Row = dict.fromkeys(self.columns)
         if all(value is None for value in fields.values()):
-            return None
+            return nothing
+        dialect = DIALECTS[self.dialect]
         try:
-            return encode_text(dump_turns(list(DIALECTS[self.dialect].read(fields))))
+            turns, images = list(dialect.read(fields)), _listed(fields)
+            if images:
+                turns = [_mark_places(turn) for turn in turns]
+            elif dialect.within:
+                images = list(dialect.within(fields))
+            _check_images(images, turns, read=self.images)
         except BadTurns as error:
-            return encode_text(f"{NO_TURNS}{error}")
+            return {**nothing, "turns": encode_text(f"{NO_TURNS}{error}")}
+        cells = {**nothing, "turns": encode_text(dump_turns(turns))}
+        return {**cells, "images": pack_images(list(map(load, images)))} if images else cells
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Canonical columns that are made."""
+        return frozenset({"turns", "images"} if self.images else {"turns"})
 
 
+def _check_images(images: Sequence[object], turns: Sequence[Turn], *, read: bool) -> None:
+    if (images or count_images(turns)) and not read:
+        raise BadTurns("images in turns are not read; set chat.images")
+    if any(isinstance(image, str) and image.startswith(_ADDRESSES) for image in images):
+        raise BadTurns("an image is named by an address on a network, which is not fetched")
+
+
+_ADDRESSES = ("http:", "https:")
 _OPENAI: Mapping[object, Role] = {
     "system": "system",
     "developer": "system",
@@ -104,7 +151,18 @@ def read_messages(fields: Fields) -> Iterator[Turn]:
         if entry.get("weight") == 0:
             raise BadTurns(f"turn {number}: has weight 0, which is not read")
         role = _role(number, entry.get("role"), _OPENAI)
-        yield from _turn(role, _content(number, entry.get("content")))
+        yield from _turn(role, *read_content(number, entry.get("content")))
+
+
+def images_within(fields: Fields) -> Iterator[object]:
+    """Images of parts: `image`, `path` or `url` hold one, or an object `image_url` with a `url`."""
+    for entry in _objects("messages", fields["messages"]):
+        content = entry.get("content")
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict) and part.get("type") in IMAGE_PARTS:
+                found = (part.get(key) for key in ("image", "path", "base64", "image_url", "url"))
+                held = next(filter(None, found), None)
+                yield held.get("url", held) if isinstance(held, dict) else held
 
 
 def read_alpaca(fields: Fields) -> Iterator[Turn]:
@@ -120,14 +178,11 @@ def read_alpaca(fields: Fields) -> Iterator[Turn]:
 
 def read_sharegpt(fields: Fields) -> Iterator[Turn]:
     """`conversations`: objects of from and value; `system` beside them."""
-    for name in ("image", "images"):
-        if fields[name]:
-            raise BadTurns(f"{name}: images in turns are not read")
     yield from _turn("system", _text("system", fields["system"]))
     entries = _objects("conversations", fields["conversations"])
     for number, entry in enumerate(entries, 1):
         role = _role(number, entry.get("from"), _SHAREGPT)
-        yield from _turn(role, _content(number, entry.get("value")))
+        yield from _turn(role, *read_content(number, entry.get("value")))
 
 
 def _exchange(asked: str, answered: str) -> Iterator[Turn]:
@@ -135,10 +190,41 @@ def _exchange(asked: str, answered: str) -> Iterator[Turn]:
     yield {"role": "assistant", "content": answered}
 
 
-def _turn(role: Role, content: str) -> Iterator[Turn]:
+def _turn(role: Role, content: str, images: list[int] | None = None) -> Iterator[Turn]:
     """A turn; none for a system that says nothing, as tables write where there is none."""
+    if images and role != "user":
+        raise BadTurns(f"an image that the {role} shows, which is not read")
     if role != "system" or content.strip():
-        yield {"role": role, "content": content}
+        turn: Turn = {"role": role, "content": content}
+        yield {**turn, "images": images} if images else turn
+
+
+def _listed(fields: Fields) -> list[object]:
+    """The images that a row has beside its turns."""
+    found: list[object] = []
+    for name in IMAGE_FIELDS:
+        value = fields.get(name)
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            value = _list(name, value)
+        # A name alone, or one file as tables of the hub have it: an object of bytes and path.
+        found += value if isinstance(value, list) else [value] if value else []
+    return found
+
+
+def _mark_places(turn: Turn) -> Turn:
+    """The turn with a mark where a user's text has `PLACE`, beside the images that it shows."""
+    if turn["role"] != "user" or PLACE not in turn["content"]:
+        return turn
+    shown = [find_marks(turn["content"])[number] for number in turn.get("images", ())]
+    pieces = re.split(f"({PLACE}|{IMAGE_MARK})", turn["content"])
+    images, marks, at = list[int](), 0, 0
+    for number, piece in enumerate(pieces):
+        if piece in (PLACE, IMAGE_MARK):
+            if piece == PLACE or at in shown:
+                images.append(marks)
+            pieces[number], marks = IMAGE_MARK, marks + 1
+        at += len(piece)
+    return {"role": turn["role"], "content": "".join(pieces), "images": images}
 
 
 def _role(number: int, name: object, known: Mapping[object, Role]) -> Role:
@@ -148,23 +234,6 @@ def _role(number: int, name: object, known: Mapping[object, Role]) -> Role:
             f"turn {number}: role {str(name)[:40]!r} is none of {', '.join(map(str, known))}"
         )
     return role
-
-
-def _content(number: int, value: object) -> str:
-    """A text, or the texts of a list of parts, end to end as templates write them."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise BadTurns(f"turn {number}: its content is no text")
-    return "".join(_part(number, part) for part in value)
-
-
-def _part(number: int, part: object) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    text = part.get("text") if isinstance(part, dict) and kind == "text" else None
-    if not isinstance(text, str):
-        raise BadTurns(f"turn {number}: a part of type {str(kind)[:40]!r} is not read")
-    return text
 
 
 def _text(name: str, value: object) -> str:
@@ -197,13 +266,17 @@ def _objects(name: str, value: object) -> Iterator[Mapping[str, object]]:
         yield entry
 
 
-DIALECTS.register("messages", Dialect(read_messages, needed=("messages",)))
+IMAGE_FIELDS = ("image", "images")
+DIALECTS.register(
+    "messages",
+    Dialect(read_messages, needed=("messages",), optional=IMAGE_FIELDS, within=images_within),
+)
 DIALECTS.register(
     "alpaca",
     Dialect(
         read_alpaca,
         needed=("instruction", "output"),
-        optional=("input", "system", "history"),
+        optional=("input", "system", "history", *IMAGE_FIELDS),
     ),
 )
 DIALECTS.register(
@@ -211,6 +284,6 @@ DIALECTS.register(
     Dialect(
         read_sharegpt,
         needed=("conversations",),
-        optional=("system", "image", "images"),
+        optional=("system", *IMAGE_FIELDS),
     ),
 )

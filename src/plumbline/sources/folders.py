@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from plumbline.config import Config
-from plumbline.data.columns import CANONICAL, MEDIA
+from plumbline.data.columns import CANONICAL, SHOWN
 from plumbline.errors import DataError
 from plumbline.scratch import scratch_folder
 from plumbline.sources.base import Below, ColumnNames, Source, SplitPlaces, require_path
@@ -53,7 +53,7 @@ class FolderTable(Config):
 
     @model_validator(mode="after")
     def _describes_files(self) -> "FolderTable":
-        if wrong := set(self.columns) & {"sample_id", "split", "part", *MEDIA}:
+        if wrong := set(self.columns) & {"sample_id", "split", "part", *SHOWN}:
             raise ValueError(f"{min(wrong)} is not for the table to say")
         return self
 

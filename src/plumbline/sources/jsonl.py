@@ -7,7 +7,7 @@ from typing import Literal
 
 from typing_extensions import override
 
-from plumbline.sources.chat import ChatConfig
+from plumbline.sources.chat import ChatConfig, Load
 from plumbline.sources.encoding import open_utf8
 from plumbline.sources.files import BYTE_ORDER_MARK, LineReader, unreadable
 from plumbline.sources.rows import Row
@@ -30,11 +30,11 @@ class JsonlSource(TableSource):
     @property
     @override
     def made_columns(self) -> frozenset[str]:
-        return frozenset({"turns"} if self.chat else ())
+        return self.chat.columns if self.chat else frozenset()
 
     @override
-    def make_cells(self, record: Mapping[str, object]) -> Row:
-        return {"turns": self.chat.make_cell(record)} if self.chat else {}
+    def make_cells(self, record: Mapping[str, object], load: Load) -> Row:
+        return self.chat.make_cells(record, load) if self.chat else {}
 
     def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, object] | None]]:
         """Yield the objects with the numbers of their lines; blank lines are passed over."""

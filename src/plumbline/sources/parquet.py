@@ -6,6 +6,7 @@ cell is any good is for `validate` to say.
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,10 +20,11 @@ from plumbline.data.parquet import BATCH_ROWS, check_schema, iter_batches
 from plumbline.data.turns import NO_TURNS
 from plumbline.errors import DataError
 from plumbline.sources.base import ColumnNames, Source, SplitPlaces, require_path
-from plumbline.sources.chat import ChatConfig
+from plumbline.sources.chat import IMAGE_FIELDS, ChatConfig
 from plumbline.sources.files import find_files, matching, why_passed_over
 from plumbline.sources.numbers import can_convert, to_bytes
-from plumbline.sources.rows import Templates, check_templates, fill_templates, from_columns
+from plumbline.sources.rows import Row, Templates, check_templates, fill_templates, from_columns
+from plumbline.sources.shown_images import load_image
 
 FILES = "*.parquet"
 LIST_BATCH_ROWS = 128
@@ -74,12 +76,13 @@ class ParquetSource(Source):
             raise ValueError("sample_id is needed: every rejected row is reported by its id")
         if self.captions and not {"question", "answer"} <= set(self.columns):
             raise ValueError("captions are made from question and answer: map both columns")
-        if self.chat and "turns" in self.columns:
-            raise ValueError("columns has turns, which chat makes of other fields")
+        made = self.chat.columns if self.chat else frozenset()
+        if twice := sorted(made & set(self.columns)):
+            raise ValueError(f"columns has {twice[0]}, which chat makes of other fields")
         there = {
             *self.columns,
             *(["caption"] if self.captions else []),
-            *(["turns"] if self.chat else []),
+            *made,
         }
         check_templates(self.templates, there)
         return self
@@ -114,7 +117,7 @@ class ParquetSource(Source):
         names = dict.fromkeys([*wanted, *self._check_chat([file.path for file in files], wanted)])
         for file in files:
             for batch in iter_batches(file.path, list(names), self._batch_rows):
-                yield self._canonical(batch, file.split)
+                yield self._canonical(batch, file.split, path)
 
     def _check_chat(self, paths: list[Path], wanted: Mapping[str, pa.DataType]) -> list[str]:
         """Check the columns of the files, and name those of the dialect that are there."""
@@ -141,12 +144,12 @@ class ParquetSource(Source):
     def _batch_rows(self) -> int:
         return LIST_BATCH_ROWS if "features" in self.columns or self.chat else BATCH_ROWS
 
-    def _canonical(self, batch: pa.RecordBatch, split: str) -> pa.RecordBatch:
+    def _canonical(self, batch: pa.RecordBatch, split: str, root: Path) -> pa.RecordBatch:
         columns = {
             ours: to_bytes(ours, batch.column(theirs)) for ours, theirs in self.columns.items()
         }
         if self.chat:
-            columns["turns"] = pa.array(_make_turns(batch, self.chat), pa.binary())
+            columns |= _make_turns(batch, self.chat, root)
         if split:
             columns["split"] = pa.array([split.encode()] * batch.num_rows, pa.binary())
         if self.captions:
@@ -156,15 +159,21 @@ class ParquetSource(Source):
         return fill_templates(from_columns(columns), self.templates)
 
 
-def _make_turns(batch: pa.RecordBatch, chat: ChatConfig) -> Iterator[bytes | None]:
+def _make_turns(batch: pa.RecordBatch, chat: ChatConfig, root: Path) -> dict[str, pa.Array]:
     names = [name for name in batch.schema.names if name in chat.names]
+    shown = {named for ours, named in chat.optional.items() if ours in IMAGE_FIELDS}
+    load = partial(load_image, root=root, media="path")
+    rows: list[Row] = []
     for row in range(batch.num_rows):
         try:
-            record = {name: _plain(batch.column(name)[row].as_py()) for name in names}
+            values = {name: batch.column(name)[row].as_py() for name in names}
         except UnicodeDecodeError as error:  # of a text within a list
-            yield f"{NO_TURNS}not UTF-8 at byte {error.start}".encode()
+            rows.append({"turns": f"{NO_TURNS}not UTF-8 at byte {error.start}".encode()})
         else:
-            yield chat.make_cell(record)
+            # Bytes of an image field are an image.
+            record = {n: v if n in shown else _plain(v) for n, v in values.items()}
+            rows.append(chat.make_cells(record, load))
+    return {name: pa.array([row.get(name) for row in rows], pa.binary()) for name in chat.columns}
 
 
 def _plain(value: object) -> object:

@@ -6,7 +6,7 @@ from string import Formatter
 
 import pyarrow as pa
 
-from plumbline.data.columns import CANONICAL, MEDIA, TEXTS
+from plumbline.data.columns import CANONICAL, SHOWN, TEXTS
 from plumbline.data.parquet import BATCH_BYTES, BATCH_ROWS
 
 Row = Mapping[str, bytes | None]
@@ -51,7 +51,7 @@ def check_templates(templates: Templates, columns: AbstractSet[str]) -> None:
     Raises:
         ValueError: says which template is wrong and what it may name.
     """
-    usable = sorted(columns - set(MEDIA))
+    usable = sorted(columns - set(SHOWN))
     for target, template in templates.items():
         if target not in TEXTS:
             raise ValueError(f"templates make text columns, not {target!r}: {', '.join(TEXTS)}")

@@ -1,18 +1,16 @@
 """What `jsonl` and `csv` share: a row a record, files under their own names for columns."""
 
-import base64
-import binascii
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 from pydantic import Field, model_validator
 from typing_extensions import override
 
 from plumbline.data.arrays import encode_array
-from plumbline.data.columns import CANONICAL, KEYS, MEDIA
+from plumbline.data.columns import CANONICAL, KEYS, MEDIA, SHOWN
 from plumbline.errors import ConfigError
 from plumbline.sources.base import ColumnNames, Source, SplitPlaces, require_path
 from plumbline.sources.encoding import Encoding, encode_text, has_stray_bytes, stray_bytes
@@ -31,6 +29,7 @@ from plumbline.sources.rows import (
     fill_templates,
     make_batches,
 )
+from plumbline.sources.shown_images import Media, decode_base64, load_image
 from plumbline.sources.tally import ROWS
 
 
@@ -45,7 +44,7 @@ class TableSource(Source):
     splits: SplitPlaces = Field(default_factory=dict)
     columns: ColumnNames = Field(default_factory=dict)
     """Without `sample_id`, a row is called by its file and number: `train.csv:17`."""
-    media: Literal["path", "base64"] = "path"
+    media: Media = "path"
     """How image, audio and features stand in a cell: a file below the dataset's path, or bytes."""
     templates: Templates = Field(default_factory=dict)
     encoding: Encoding = "utf-8"
@@ -66,9 +65,16 @@ class TableSource(Source):
         """Columns that are made of a record's other fields."""
         return frozenset()
 
-    def make_cells(self, record: Mapping[str, object]) -> Row:
-        """The cells of `made_columns`."""
+    def make_cells(
+        self, record: Mapping[str, object], load: Callable[[object], bytes | None]
+    ) -> Row:
+        """The cells of `made_columns`; `load` reads an image that the record holds or names."""
         return {}
+
+    @property
+    def _names_files(self) -> bool:
+        """Whether rows name files beside the table."""
+        return self.media == "path" and bool({*self.columns, *self.made_columns} & set(SHOWN))
 
     @property
     def given_splits(self) -> list[str]:
@@ -84,8 +90,7 @@ class TableSource(Source):
     def passes_over(self, name: str) -> str | None:
         # Where rows name files, a file that is no table is one of those.
         why = why_passed_over(name, self.splits, matching(self.files), f"not named {self.files}")
-        named_by_rows = self.media == "path" and set(self.columns) & set(MEDIA)
-        return "" if why and named_by_rows else why
+        return "" if why and self._names_files else why
 
     @abstractmethod
     def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, object] | None]]:
@@ -97,7 +102,7 @@ class TableSource(Source):
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield the rows of all files."""
         require_path(path)
-        if path.is_file() and self.media == "path" and set(self.columns) & set(MEDIA):
+        if path.is_file() and self._names_files:
             raise ConfigError(
                 f"{path.as_posix()}: is one file, but its rows name others: set the dataset's path "
                 "to the folder of them all"
@@ -130,9 +135,10 @@ class TableSource(Source):
                 self._note_stray_bytes(place)
             if ours != "sample_id" or record:
                 row[ours] = cell
-        for ours, cell in self.make_cells(record).items():
+        load = partial(load_image, root=root, media=self.media)
+        for ours, cell in self.make_cells(record, load).items():
             row[ours] = cell
-            if cell is not None and has_stray_bytes(cell):
+            if cell is not None and ours not in SHOWN and has_stray_bytes(cell):
                 self._note_stray_bytes(place)
         if found.split:
             row["split"] = found.split.encode()
@@ -148,10 +154,7 @@ class TableSource(Source):
     def _load(self, cell: bytes, root: Path) -> bytes | None:
         if self.media == "path":
             return read_named_file(root, cell)
-        try:
-            return base64.b64decode(cell.partition(b",")[2] or cell, validate=True)
-        except binascii.Error:
-            return cell  # validation says what it is not
+        return decode_base64(cell)
 
 
 def make_cell(column: str, value: object) -> bytes | None:

@@ -8,13 +8,13 @@ A cache folder holds, of what the dataset has,
   texts.arrow     text, ids: each distinct text beside its token ids, uncut and without bos or eos
   turns.arrow     each distinct conversation with its ids: see `turns_file`
   <split>.arrow   sample_id, numbers into the above by column, part, label (number of the class
-                  within its part), value; weight and turns, where the dataset has them
+                  within its part), value; weight, turns, and the numbers of the images that these
+                  show in order, where the dataset has them
   tokenizer.json  what made the ids
   lost_labels.csv rows left out because truncation would cut away their whole answer
   cache.json      counts, sizes, classes
 """
 
-import hashlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,13 +35,13 @@ from plumbline.data.columns import CONTENT, MEDIA, SPLITS, TEXTS
 from plumbline.data.csv_writer import CsvWriter
 from plumbline.data.disk_index import DiskIndex
 from plumbline.data.parquet import column_names, count_rows, iter_table
-from plumbline.data.turns import parse_turns
+from plumbline.data.turns import IMAGE_MARK, parse_turns
 from plumbline.errors import DataError
 from plumbline.files import dump_json
 from plumbline.tokenization.chat_checkpoint import read_chat_format
 from plumbline.tokenization.chat_template import CHAT_TOKENS, OWN_TEMPLATE
 from plumbline.tokenization.facts import CacheFacts, ChatFormat, Ids, WrittenFacts
-from plumbline.tokenization.media import ImageMode, MediaFile, open_media
+from plumbline.tokenization.media import ImageMode, NumberedMedia, open_media
 from plumbline.tokenization.tokenizer import (
     FILE_NAME,
     TokenizerConfig,
@@ -66,7 +66,7 @@ SAMPLE_SCHEMA = pa.schema(
     + [(name, pa.int32()) for name in (*NUMBERED, "part", "label")]
     + [("value", pa.float64())]
 )
-OPTIONAL = {"weight": pa.float64(), "turns": pa.int32()}
+OPTIONAL = {"weight": pa.float64(), "turns": pa.int32(), "images": pa.list_(pa.int32())}
 """Columns of samples, behind the others, where the dataset has them."""
 LOST_SCHEMA = pa.schema(
     [("split", pa.string()), ("sample_id", pa.string()), ("tokens", pa.int32())]
@@ -118,7 +118,8 @@ def _training_texts(clean: Path) -> Iterator[str]:
 
 
 def _said(turns: str) -> list[str]:
-    return [turn["content"] for turn in parse_turns(turns)]
+    said = parse_turns(turns)
+    return [t["content"].replace(IMAGE_MARK, "") if t.get("images") else t["content"] for t in said]
 
 
 def build_cache(
@@ -212,17 +213,20 @@ class _CacheWriter:
         }
         self._parts = list(dict.fromkeys([*self._labels, *shapes.get("values", {})])) or [""]
         self._files = ExitStack()
-        self._media: dict[str, MediaFile] = open_media(
+        media = open_media(
             *(out, config.image_size, config.image_mode, config.sample_rate),
             shapes=shapes,
             files=self._files,
         )
         self._indexes = {}
-        for name in (*self._media, "texts"):
+        for name in (*media, "texts"):
             path = out / f".{name}.sqlite"
             self._indexes[name] = DiskIndex(path)
             self._files.callback(path.unlink)
             self._files.callback(self._indexes[name].close)
+        self._media = {
+            name: NumberedMedia(self._indexes[name], file) for name, file in media.items()
+        }
         self._texts = self._files.enter_context(
             pa.ipc.new_file(str(out / "texts.arrow"), TEXT_SCHEMA)
         )
@@ -254,7 +258,9 @@ class _CacheWriter:
         present = batch.schema.names
         columns: dict[str, pa.Array] = {"sample_id": batch.column("sample_id")}
         for name in [name for name in self._media if name in present]:
-            columns[name] = self._number_media(name, batch.column(name))
+            columns[name] = self._media[name].number(batch.column(name))
+        if "images" in present and "image" in self._media:
+            columns["images"] = self._media["image"].number_lists(batch.column("images"))
         columns |= self._number_texts(batch, [name for name in TEXTS if name in present])
         if self._turns and "turns" in present:
             columns["turns"] = self._turns.number(columns["sample_id"], batch.column("turns"))
@@ -269,19 +275,6 @@ class _CacheWriter:
             if field.name not in columns
         }
         return pa.RecordBatch.from_pydict({**columns, **empty}, schema)
-
-    def _number_media(self, name: str, column: pa.Array) -> pa.Array:
-        numbers: list[int | None] = []
-        for value in column:
-            data = value.as_py()
-            if data is None:
-                numbers.append(None)
-                continue
-            number, new = self._indexes[name].number(hashlib.sha256(data).digest())
-            if new:
-                self._media[name].append(data)
-            numbers.append(number)
-        return pa.array(numbers, pa.int32())
 
     def _number_texts(self, batch: pa.RecordBatch, names: Sequence[str]) -> dict[str, pa.Array]:
         """Number texts in the order of rows, then columns, which no cut into batches changes."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from plumbline.data.turns import Turn
+from plumbline.data.turns import IMAGE_ID, Turn, find_marks
 from plumbline.tokenization.chat_template import ChatError, ChatTemplate, Place, Rendered
 
 
@@ -18,9 +18,20 @@ class Encoded(NamedTuple):
     """Turns as the model reads them."""
 
     ids: list[int]
+    """`IMAGE_ID` for each image: how many tokens it takes, ids do not say."""
     answers: list[Place]
     """Of each turn of the assistant, the tokens [start, stop) to learn: what it says, and the
     special token that ends it."""
+
+
+class _Cut(NamedTuple):
+    """Where a text is cut, and what stands there."""
+
+    start: int
+    stop: int
+    name: str
+    """Of a special token; an image has none."""
+    id: int
 
 
 class ChatEncoder:
@@ -73,8 +84,9 @@ class ChatEncoder:
                 token stands behind an answer.
         """
         rendered = self._template.locate(turns, prompt=prompt)
-        specials, regions = self._find_specials(rendered), self._regions(turns, rendered)
-        ids, at = self._encode_pieces(rendered.text, specials, {start for start, _ in regions})
+        regions = self._regions(turns, rendered)
+        cuts = sorted([*self._find_specials(rendered), *_find_images(turns, rendered)])
+        ids, at = self._encode_pieces(rendered.text, cuts, {start for start, _ in regions})
         return Encoded(ids, [(at[start], at[stop]) for start, stop in regions])
 
     def misread(self, turns: Sequence[Turn], encoded: Encoded) -> tuple[str, str] | None:
@@ -98,10 +110,10 @@ class ChatEncoder:
                 return content + self.end_token, found
         return None
 
-    def _find_specials(self, rendered: Rendered) -> list[re.Match[str]]:
+    def _find_specials(self, rendered: Rendered) -> list[_Cut]:
         """The special tokens that the template wrote."""
         return [
-            found
+            _Cut(*found.span(), found[0], self._names[found[0]])
             for start, stop in rendered.gaps
             for found in self._pattern.finditer(rendered.text, start, stop)
         ]
@@ -115,13 +127,11 @@ class ChatEncoder:
             if turn["role"] == "assistant"
         ]
 
-    def _region(
-        self, rendered: Rendered, content: Place, specials: Sequence[re.Match[str]]
-    ) -> Place:
+    def _region(self, rendered: Rendered, content: Place, specials: Sequence[_Cut]) -> Place:
         """The characters to learn of an answer, its end token with it."""
         start, stop = content
-        end = next((found for found in specials if found.start() >= stop), None)
-        if end is None or rendered.text[stop : end.start()].strip():
+        end = next((found for found in specials if found.start >= stop), None)
+        if end is None or rendered.text[stop : end.start].strip():
             raise ChatError(
                 "the chat template ends one of the answers with no special token of the tokenizer"
             )
@@ -131,26 +141,28 @@ class ChatEncoder:
         if self._before_answer is not None and gap.startswith(self._before_answer):
             between = gap.removeprefix(self._before_answer)
             start -= 0 if between.strip() else len(between)
-        return start, end.end()
+        return start, end.stop
 
     def _encode_pieces(
-        self, text: str, specials: Sequence[re.Match[str]], starts: set[int]
+        self, text: str, cuts: Sequence[_Cut], starts: set[int]
     ) -> tuple[list[int], dict[int, int]]:
         """Ids of a text, and at which of them each of `starts` and each special token's end is.
 
-        A tokenizer cuts a text at its special tokens and makes ids of the pieces one by one.
+        A tokenizer cuts a text at its special tokens and makes ids of the pieces one by one; images
+        are such tokens, too.
         """
         ids: list[int] = []
         at: dict[int, int] = {}
         position, before = 0, ""
-        for found in (*specials, None):
-            stop, behind = (found.start(), found[0]) if found else (len(text), "")
+        for found in (*cuts, None):
+            stop, behind = (found.start, found.name) if found else (len(text), "")
             inner = next((start for start in starts if position < start < stop), None)
-            piece = self._encode_piece(text[position:stop], before, behind)
+            first = position == 0
+            piece = self._encode_piece(text[position:stop], before, behind, first=first)
             if position in starts:
                 at[position] = len(ids)
             if inner is not None:
-                head = self._encode_piece(text[position:inner], before, "")
+                head = self._encode_piece(text[position:inner], before, "", first=first)
                 if piece[: len(head)] != head:
                     # A token would lie on both sides, and no prompt ends within a token.
                     piece = head + _ids(self._within, text[inner:stop])
@@ -159,24 +171,36 @@ class ChatEncoder:
             if stop in starts:
                 at[stop] = len(ids)
             if found:
-                ids.append(self._names[found[0]])
-                position, before = found.end(), found[0]
+                ids.append(found.id)
+                position, before = found.stop, found.name
                 at[position] = len(ids)
         return ids, at
 
-    def _encode_piece(self, text: str, before: str, behind: str) -> list[int]:
-        """Ids of what stands between two special tokens, "" for an end of the whole text."""
+    def _encode_piece(self, text: str, before: str, behind: str, *, first: bool) -> list[int]:
+        """Ids of what stands between two special tokens, "" for an image or an end of the text."""
         if not text:
             return []
         joined = before + text + behind
-        if not self._pattern.search(joined, len(before), len(before + text)):
+        typed = self._pattern.search(joined, len(before), len(before + text))
+        if not typed and (before or first):
             # Between its neighbours, since some tokenizers strip white space beside them.
             ids = _ids(self._special, joined)
             inner = slice(bool(before), len(ids) - bool(behind))
             around = [self._names[name] for name in (before, behind) if name]
             if ids[: inner.start] + ids[inner.stop :] == around:
                 return ids[inner]
-        return _ids(self._within if before else self._plain, text)
+        return _ids(self._plain if first else self._within, text)
+
+
+def _find_images(turns: Sequence[Turn], rendered: Rendered) -> list[_Cut]:
+    """The marks that are images, where the template left them."""
+    found: list[_Cut] = []
+    for turn, (start, stop) in zip(turns, rendered.contents, strict=True):
+        marks = find_marks(rendered.text[start:stop]) if turn.get("images") else []
+        for number in turn.get("images", ()):
+            place = start + marks[number]
+            found.append(_Cut(place, place + 1, "", IMAGE_ID))
+    return found
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -1,14 +1,18 @@
 """The decoded-media files of a training cache: one writer per kind of medium."""
 
+import hashlib
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from plumbline.data.arrays import decode_features
 from plumbline.data.clean_media import decoding
+from plumbline.data.disk_index import DiskIndex
+from plumbline.data.image_lists import clean_images
 from plumbline.data.images import Mode, decode_image, resize_image
 from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import DataError
@@ -38,6 +42,32 @@ class MediaFile(Protocol):
     def facts(self) -> MediaFacts:
         """What a reader must know, for cache.json."""
         ...
+
+
+class NumberedMedia:
+    """The media of a column, of which each distinct one is written once."""
+
+    def __init__(self, index: DiskIndex, file: MediaFile) -> None:
+        """Number by `index`, and write to `file`."""
+        self._index, self._file = index, file
+        self.facts = file.facts
+
+    def number(self, column: pa.Array) -> pa.Array:
+        """The numbers of the media of a batch: int32 [rows]."""
+        cells = column.to_pylist()
+        return pa.array([c if c is None else self._number(c) for c in cells], pa.int32())
+
+    def number_lists(self, column: pa.Array) -> pa.Array:
+        """The numbers of the images that turns show: a list of them a row."""
+        cells = [cell and clean_images(cell) for cell in column.to_pylist()]
+        numbers = [images and list(map(self._number, images)) for images in cells]
+        return pa.array(numbers, pa.list_(pa.int32()))
+
+    def _number(self, data: bytes) -> int:
+        number, new = self._index.number(hashlib.sha256(data).digest())
+        if new:
+            self._file.append(data)
+        return number
 
 
 class ImageFile:

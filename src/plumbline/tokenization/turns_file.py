@@ -1,7 +1,7 @@
 """turns.arrow of a training cache: each distinct conversation beside its token ids.
 
 turns    text, as `plumbline.data.turns` writes it
-ids      all that the template makes of it, uncut
+ids      all that the template makes of it, uncut, with `IMAGE_ID` in the place of each image
 answers  [start, stop) in ids of each of the assistant's turns, end to end
 """
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from plumbline.data.columns import Kind
+from plumbline.data.columns import MAX_CELL_BYTES, Kind
 from plumbline.validation.audio_check import AudioLimits, check_audio, too_many_audio_bytes
 from plumbline.validation.faults import Fault, Reason
 from plumbline.validation.features_check import (
@@ -13,6 +13,7 @@ from plumbline.validation.features_check import (
     too_many_feature_bytes,
 )
 from plumbline.validation.image_check import ImageLimits, check_image, too_many_bytes
+from plumbline.validation.shown_check import check_images
 from plumbline.validation.target_check import (
     MAX_LABEL_CHARS,
     MAX_NUMBER_BYTES,
@@ -43,16 +44,36 @@ class CellRules(NamedTuple):
 
 
 def make_cell_rules(
-    images: ImageLimits, audio: AudioLimits, features: FeatureLimits, max_text_chars: int
+    images: ImageLimits,
+    audio: AudioLimits,
+    features: FeatureLimits,
+    max_text_chars: int,
+    *,
+    shown: bool = False,
 ) -> Mapping[Kind, CellRules]:
-    """Make the rules for every kind."""
+    """Make the rules for every kind.
+
+    Args:
+        images: limits of an image.
+        audio: limits of a clip.
+        features: limits of an array.
+        max_text_chars: longest text.
+        shown: whether rows bring the images that turns show.
+    """
+    image = partial(check_image, limits=images)
     return {
         "image": CellRules(
             null="null_image",
             max_bytes=images.max_bytes,
             too_long=partial(too_many_bytes, limits=images),
-            check=partial(check_image, limits=images),
+            check=image,
             costly=images.level == "full",
+        ),
+        "images": CellRules(
+            null="null_images",
+            max_bytes=MAX_CELL_BYTES,
+            too_long=_too_many_image_bytes,
+            check=partial(check_images, judge=image),
         ),
         "audio": CellRules(
             null="null_audio",
@@ -77,13 +98,17 @@ def make_cell_rules(
             "null_turns",
             4 * max_text_chars + 3,
             partial(too_many_text_bytes, max_chars=max_text_chars),
-            partial(clean_turns, max_chars=max_text_chars),
+            partial(clean_turns, max_chars=max_text_chars, images=shown),
         ),
         "label": _text_rules(
             "null_label", 4 * MAX_LABEL_CHARS + 3, too_many_label_bytes, clean_label
         ),
         "number": _text_rules("null_value", MAX_NUMBER_BYTES, too_many_number_bytes, clean_number),
     }
+
+
+def _too_many_image_bytes(size: int) -> Fault:
+    return Fault("bad_images", f"{size} bytes of images, allowed are {MAX_CELL_BYTES} a row")
 
 
 def _text_rules(

@@ -6,6 +6,7 @@ for the null cell, so that the row value -1 picks it.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,12 +14,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from plumbline.data.byte_columns import DistinctCells, distinct_cells
-from plumbline.data.columns import CONTENT, KEYS, MEDIA, Kind
+from plumbline.data.columns import CONTENT, KEYS, MEDIA, SHOWN, Kind
 from plumbline.errors import DataError
 from plumbline.names import RULE, is_name
 from plumbline.validation.cells import CellRules
 from plumbline.validation.faults import Fault
 from plumbline.validation.features_check import find_other_widths
+from plumbline.validation.shown_check import (
+    check_images,
+    check_places,
+    count_places,
+    split_images,
+)
 from plumbline.validation.splits import hash_unit
 from plumbline.validation.text_check import CleanText, is_blank
 from plumbline.validation.verdicts import SPLIT_CODES, RowVerdict, VerdictStore
@@ -59,7 +66,7 @@ class _Column(NamedTuple):
     """None for a value that is too long, and at the end."""
     faults: list[Fault | None]
     digests: list[bytes | None]
-    """Of sample_ids and media; of no use in other columns."""
+    """Of sample_ids and media, of several images that of the first; of no use in other columns."""
 
     def ranks(self) -> NDArray[np.int64]:
         """Say of each row whether its cell is good, null or faulty: [rows]."""
@@ -101,6 +108,7 @@ class RowJudge:
         codes = self._split_codes(splits)
         media = _Media(content, ranks)
         identities = self._identify(ids, groups, parts, media)
+        shown = _Shown(content, ranks)
         keys = (column.row_faults() for column in (ids, splits, groups, parts))
         rows = zip(zip(*keys, strict=True), identities, strict=True)
         for row, (key_faults, identity) in enumerate(rows):
@@ -109,6 +117,10 @@ class RowJudge:
                 fault = _blame(content.values(), ranks[:, row], row)
             if fault is None and media.counts[row] > 1:
                 fault = Fault("two_media", f"a row has one of {', '.join(MEDIA)} at most")
+            if fault is None:
+                fault = shown.fault(row)
+            if fault is None:
+                self._store.add_more_media(self._next_number, shown.others(row))
             verdict = RowVerdict(self._next_number, codes[row], *identity, views[row], blank[row])
             yield verdict if fault is None else verdict.reject(fault)
             self._next_number += 1
@@ -126,6 +138,9 @@ class RowJudge:
         digests: list[bytes | None] = [None] * len(cells.values)
         if name in MEDIA:
             digests = [None if v is None else medium_digest(name, v) for v in cells.values]
+        if name == "images":
+            digests = [_first_digest(value) for value in cells.values]
+            rules = rules._replace(check=partial(check_images, judge=self._judge_image))
         faults = list(self._judge_cells(cells, digests, rules))
         if CONTENT[name] == "features":
             faults = self._judge_widths(cells, faults)
@@ -145,12 +160,24 @@ class RowJudge:
                 continue
             if digest is None or not rules.costly:
                 yield rules.check(value)
-                continue
-            known, fault = self._store.find_medium(digest)
-            if not known:
-                fault = rules.check(value)
-                self._store.add_medium(digest, fault)
-            yield fault
+            else:
+                yield self._judge_once(value, digest, rules)
+
+    def _judge_once(self, value: bytes, digest: bytes, rules: CellRules) -> Fault | None:
+        known, fault = self._store.find_medium(digest)
+        if not known:
+            fault = rules.check(value)
+            self._store.add_medium(digest, fault)
+        return fault
+
+    def _judge_image(self, value: bytes) -> Fault | None:
+        """Judge an image of turns as one of the column `image`, once over all rows."""
+        rules = self._rules.kinds["image"]
+        if len(value) > rules.max_bytes:
+            return rules.too_long(len(value))
+        if not rules.costly:
+            return rules.check(value)
+        return self._judge_once(value, medium_digest("image", value), rules)
 
     def _judge_widths(
         self, cells: DistinctCells, faults: Sequence[Fault | None]
@@ -232,13 +259,54 @@ class _Media:
         """[rows]: how many good media the row has."""
         self.digests: list[bytes | None] = []
         for (name, column), rank in zip(content.items(), ranks, strict=True):
-            if name in MEDIA:
+            if name in SHOWN:
                 # Positions count from the front, as -1 is the null at the end of all.
                 place = np.where(self.counts > 0, self.rows, len(self.digests) + column.rows)
                 self.rows = np.where(rank == _GOOD, place, self.rows)
                 self.counts += rank == _GOOD
                 self.digests += column.digests
         self.digests.append(None)
+
+
+class _Shown:
+    """The images that the turns of each row of a batch show."""
+
+    def __init__(self, content: Mapping[str, _Column], ranks: NDArray[np.int64]) -> None:
+        names = ("turns", "images") if "images" in content else ()
+        self._talk = [content[name] for name in names]
+        self._ranks = [ranks[list(content).index(name)] for name in names]
+        """Of both columns [rows]."""
+        self._places: list[int] = []
+        self._images: list[list[bytes | None]] = []
+        if self._talk:
+            turns, images = self._talk
+            self._places = list(count_places(turns.values))
+            self._images = [split_images(value) for value in images.values]
+
+    def fault(self, row: int) -> Fault | None:
+        """Whether there is an image for each place, and a place for each image."""
+        if not self._talk:
+            return None
+        turns, images = (column.rows[row] for column in self._talk)
+        is_good = [rank[row] == _GOOD for rank in self._ranks]
+        places = self._places[turns] if is_good[0] else 0
+        found = check_places(places, len(self._images[images]) if is_good[1] else 0)
+        for column, rank in zip(self._talk, self._ranks, strict=True):
+            if found and rank[row] == _FAULTY:  # the cell that could not be used is the reason
+                return column.faults[int(column.rows[row])]
+        return found
+
+    def others(self, row: int) -> list[bytes]:
+        """Digests of the images behind the first."""
+        if not self._talk or self._ranks[1][row] != _GOOD:
+            return []
+        images = self._images[self._talk[1].rows[row]][1:]
+        return [medium_digest("image", image) for image in images if image]
+
+
+def _first_digest(cell: bytes | None) -> bytes | None:
+    images = [image for image in split_images(cell) if image]
+    return medium_digest("image", images[0]) if images else None
 
 
 def medium_digest(column: str, value: bytes) -> bytes:

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
 from plumbline.data.audio_headers import MAX_SECONDS
-from plumbline.data.columns import CANONICAL, CONTENT, KEYS, MAX_CELL_BYTES, MEDIA
+from plumbline.data.columns import CANONICAL, CONTENT, KEYS, MAX_CELL_BYTES, SHOWN
 from plumbline.data.image_parts import MAX_PIXELS
 from plumbline.data.library_lines import library_lines
 from plumbline.data.parquet import (
@@ -97,13 +97,16 @@ class ValidationConfig(Config):
     def _names_columns(cls, views: dict[str, list[str]]) -> dict[str, list[str]]:
         if not views:
             raise ValueError("name at least one view")
+        used = {name for columns in views.values() for name in columns}
+        if "images" in used and "turns" not in used:
+            raise ValueError("a view has images, which turns show, but none has turns")
         for view, columns in views.items():
             if not columns or len(set(columns)) < len(columns):
                 raise ValueError(f"view {view} must name columns, each of them once")
             if unknown := set(columns) - set(CONTENT):
                 known = ", ".join(CONTENT)
                 raise ValueError(f"view {view}: no column {min(unknown)!r}; one of {known}")
-            if len(media := [name for name in columns if name in MEDIA]) > 1:
+            if len(media := [name for name in columns if name in SHOWN]) > 1:
                 raise ValueError(f"view {view}: {' and '.join(media)}, of which a row has one")
         return views
 
@@ -217,6 +220,7 @@ def _make_rules(config: ValidationConfig, columns: Sequence[str]) -> Rules:
         AudioLimits(level, config.min_audio_s, config.max_audio_s, config.max_audio_bytes),
         FeatureLimits(level, config.max_steps, config.max_features_bytes),
         config.max_text_chars,
+        shown="images" in columns,
     )
     labels = {part: frozenset(names) for part, names in config.labels.items()}
     return Rules(columns, config.views, kinds, labels, config.channels, config.split.seed)

@@ -27,6 +27,9 @@ CREATE TABLE rows (
     views INTEGER, blank INTEGER, reason TEXT, detail TEXT, other INTEGER
 );
 CREATE TABLE media (digest BLOB PRIMARY KEY, reason TEXT, detail TEXT) WITHOUT ROWID;
+CREATE TABLE more_media (
+    number INTEGER, medium BLOB, PRIMARY KEY (number, medium)
+) WITHOUT ROWID;
 CREATE TEMP TABLE kept_ids (id BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 CREATE TEMP TABLE kept_media (medium BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 CREATE TEMP TABLE media_names (code BLOB PRIMARY KEY, name TEXT) WITHOUT ROWID;
@@ -41,8 +44,15 @@ WHERE split = :split AND reason IS NULL AND id IN (SELECT id FROM kept_ids)
 _DROP_KNOWN_MEDIA = """
 UPDATE rows SET reason = 'split_leak',
 detail = 'the same ' || (SELECT name FROM media_names WHERE code = substr(rows.medium, 1, 1)),
-other = (SELECT number FROM kept_media WHERE kept_media.medium = rows.medium)
-WHERE split = :split AND reason IS NULL AND medium IN (SELECT medium FROM kept_media)
+other = COALESCE(
+    (SELECT number FROM kept_media WHERE kept_media.medium = rows.medium),
+    (SELECT MIN(kept_media.number) FROM more_media more JOIN kept_media USING (medium)
+    WHERE more.number = rows.number)
+)
+WHERE split = :split AND reason IS NULL
+AND (medium IN (SELECT medium FROM kept_media) OR number IN (
+    SELECT more.number FROM more_media more JOIN kept_media USING (medium)
+))
 """
 _KEEP_FIRST_OF_EACH_ID = """
 INSERT INTO kept_ids SELECT id, MIN(number) FROM rows
@@ -55,8 +65,12 @@ WHERE split = :split AND reason IS NULL
 AND number <> (SELECT number FROM kept_ids WHERE kept_ids.id = rows.id)
 """
 _KEEP_FIRST_OF_EACH_MEDIUM = """
-INSERT INTO kept_media SELECT medium, MIN(number) FROM rows
-WHERE split = :split AND reason IS NULL AND medium IS NOT NULL GROUP BY medium
+INSERT INTO kept_media SELECT medium, MIN(number) FROM (
+    SELECT medium, number FROM rows
+    WHERE split = :split AND reason IS NULL AND medium IS NOT NULL
+    UNION ALL SELECT more.medium, number FROM more_media more JOIN rows USING (number)
+    WHERE split = :split AND reason IS NULL
+) GROUP BY medium
 """
 _ANY_GOOD = "SELECT EXISTS (SELECT 1 FROM rows WHERE split = :split AND reason IS NULL)"
 _COUNT_GOOD = "SELECT COUNT(*) FROM rows WHERE split = :split AND reason IS NULL"
@@ -83,7 +97,8 @@ class RowVerdict(NamedTuple):
     id: bytes | None
     """Digest of the sample_id within its part."""
     medium: bytes | None
-    """Digest of the image, clip or array; None where the row keeps none."""
+    """Digest of the image, clip or array, of several images of the first; None where the row keeps
+    none."""
     place: float | None
     """Hash of the group in [0, 1), by which splits are drawn; stands for the group itself."""
     views: int
@@ -161,6 +176,11 @@ class VerdictStore:
     def add_medium(self, digest: bytes, fault: Fault | None) -> None:
         """Remember the judgement of a medium."""
         self._db.execute("INSERT INTO media VALUES (?, ?, ?)", (digest, *(fault or (None, None))))
+
+    def add_more_media(self, number: int, digests: Iterable[bytes]) -> None:
+        """Store the media of a good row behind its first one."""
+        rows = ((number, digest) for digest in digests)
+        self._db.executemany("INSERT OR IGNORE INTO more_media VALUES (?, ?)", rows)
 
     def add_rows(self, rows: Iterable[RowVerdict]) -> None:
         """Store the verdicts of pass one."""

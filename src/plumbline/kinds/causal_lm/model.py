@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from typing_extensions import override
 
-from plumbline.config import Config
 from plumbline.kinds.causal_lm.settings import CausalLmConfig
+from plumbline.kinds.language.chat import ChatSpec
 from plumbline.models.decoder import CausalDecoder, build_decoder
 from plumbline.models.lm_head import LanguageModel, LmHead
 from plumbline.models.pretrained import NO_ORIGINS, Origins
@@ -60,15 +60,6 @@ class CausalLm(LanguageModel):
             return self.decoder(
                 input_ids=input_ids, attention_mask=spans, use_cache=False, **positions
             ).logits
-
-
-class ChatSpec(Config):
-    """How turns become text."""
-
-    template: str
-    """In Jinja."""
-    tokens: dict[str, str]
-    """What it may name beside the turns, such as `bos_token`."""
 
 
 class CausalLmSpec(ModelSpec):

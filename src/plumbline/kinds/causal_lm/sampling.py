@@ -12,9 +12,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from plumbline.data.turns import Turn
 from plumbline.errors import DataError
 from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
+from plumbline.kinds.language.chat import encode_prompt
 from plumbline.kinds.language.settings import SamplingConfig
-from plumbline.tokenization.chat_template import ChatError, ChatTemplate
-from plumbline.tokenization.chat_tokens import ChatEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -126,11 +125,7 @@ def prompt_ids(spec: CausalLmSpec, tokenizer: Tokenizer, prompt: str | Sequence[
         turns: Sequence[Turn] = (
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         )
-        try:
-            template = ChatTemplate(spec.chat.template, spec.chat.tokens)
-            return ChatEncoder(template, tokenizer).encode(turns, prompt=True).ids
-        except ChatError as error:
-            raise DataError(str(error)) from None
+        return encode_prompt(spec.chat, tokenizer, turns)
     if not isinstance(prompt, str):
         raise DataError("a prompt of turns, but the model was not trained on conversations")
     ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids

@@ -7,8 +7,9 @@ import torch
 
 from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
 from plumbline.errors import DataError
-from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec, ChatSpec
+from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
 from plumbline.kinds.causal_lm.settings import CausalLmConfig, CausalLmTaskConfig
+from plumbline.kinds.language.chat import read_chat
 from plumbline.kinds.language.chat_rows import ChatRows
 from plumbline.kinds.language.loss import chosen_loss, language_loss
 from plumbline.kinds.language.packing import Collate, join_rows, packed_collate, tried_ids
@@ -80,12 +81,7 @@ def build(
         raise DataError(f"{cache.folder}: this dataset has no text")
     special_ids, chat = SpecialIds(**cache.facts["special_ids"]), None
     if config.text == "turns":
-        found = cache.facts.get("chat")
-        if found is None:
-            raise DataError(f"{cache.folder}: this dataset has no turns")
-        chat = ChatSpec(template=found["template"], tokens=found["tokens"])
-        # What ends an answer in the template ends what the model writes, whatever eos else is.
-        special_ids = special_ids.model_copy(update={"eos": found["end"]})
+        chat, special_ids = read_chat(cache, special_ids)
     rows = choose_rows(cache, config, may_run=config.text == "text")
     spec = CausalLmSpec(
         model=model_config.without_sources(),

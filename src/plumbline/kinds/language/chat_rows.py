@@ -19,19 +19,31 @@ class ChatRows:
     what it has in the whole conversation, so its loss is the same.
     """
 
-    def __init__(self, cache: TrainingCache, split: str, block_size: int) -> None:
+    def __init__(
+        self, cache: TrainingCache, split: str, block_size: int, *, image_tokens: int | None = None
+    ) -> None:
         """Find the conversations of a split.
 
+        Args:
+            cache: conversations.
+            split: name of the split.
+            block_size: tokens seen at most, those of images among them.
+            image_tokens: that each image takes; None: of a model that sees none.
+
         Raises:
-            DataError: there is none, or none with an answer that fits.
+            DataError: there is none, or none with an answer that fits; or they show images that
+                the model does not see.
         """
         rows = cache.rows(split)
         if "turns" not in rows:
             raise DataError(f"{cache.folder}: this dataset has no turns")
-        self._cached = CachedTurns(cache.folder)
-        numbers = rows["turns"][rows["turns"] >= 0]  # -1: the row has no conversation
+        self.cached = CachedTurns(cache.folder, image_tokens or 1)
+        if image_tokens is None and self.cached.shows_images:
+            raise DataError(f"{cache.folder}: turns show images, which tasks of kind vlm see alone")
+        talks = np.flatnonzero(rows["turns"] >= 0)  # -1: the row has no conversation
+        numbers = rows["turns"][talks]
         limit = block_size + 1  # the last token is predicted and not seen
-        ends, whole = (self._cached.ends_within(most)[numbers] for most in (limit, 2**31 - 1))
+        ends, whole = (self.cached.ends_within(most)[numbers] for most in (limit, 2**31 - 1))
         # [conversations of the split], as the two above; what the user says last is cut unsaid.
         fits = ends > 0
         if (cut := ends < whole).any():
@@ -43,6 +55,8 @@ class ChatRows:
                 *(block_size, int((~fits).sum())),
             )
         self._numbers, self._ends = numbers[fits], ends[fits]
+        self.rows = talks[fits]
+        """[conversations]: the row of the split that each one is."""
         if not len(self._numbers):
             raise DataError(
                 f"{cache.folder}: no conversation in split {split!r} whose first exchange fits "
@@ -53,16 +67,20 @@ class ChatRows:
         """Number of conversations."""
         return len(self._numbers)
 
+    def number(self, index: int) -> int:
+        """Of a conversation in the cache."""
+        return int(self._numbers[index])
+
     def length(self, index: int) -> int:
         """Tokens of a conversation, as far as it is read."""
         return int(self._ends[index])
 
     def sample(self, index: int, epoch: int) -> Sample:
         """A conversation: ids [tokens], and labels [tokens] of its answers and their ends."""
-        number, end = int(self._numbers[index]), int(self._ends[index])
-        ids = self._cached.ids(number)[:end]
+        number, end = self.number(index), self.length(index)
+        ids = self.cached.ids(number)[:end]
         labels = np.full_like(ids, IGNORE_INDEX)
         # Answers that were cut lie behind `ids`: their slices are empty on both sides.
-        for start, stop in self._cached.answers(number).tolist():
+        for start, stop in self.cached.answers(number).tolist():
             labels[start:stop] = ids[start:stop]
         return {"index": index, "epoch": epoch, "ids": ids, "labels": labels}

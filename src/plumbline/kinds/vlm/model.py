@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from typing_extensions import override
 
+from plumbline.kinds.language.chat import ChatSpec
 from plumbline.kinds.vlm.settings import VlmConfig
 from plumbline.loading.input_config import AnyInput, ImageInputConfig
 from plumbline.loading.transform_config import Normalization
@@ -133,6 +135,17 @@ class VlmSpec(ModelSpec):
     """How images reach the encoder; as in the alignment that it comes from."""
     max_text_tokens: int
     caption_prompt: str
+    chat: ChatSpec | None = None
+    """Of a model of conversations; eos is then what ends an answer in its template."""
+    block_size: int | None = None
+    """Beside it: tokens that it was trained to see at a time."""
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out what models of questions do not have: they stay the bytes that they were."""
+        plain: dict[str, object] = handler(self)
+        talks = ("chat", "block_size")
+        return plain if self.chat else {k: v for k, v in plain.items() if k not in talks}
 
     @property
     def normalization(self) -> Normalization:

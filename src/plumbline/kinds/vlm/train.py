@@ -1,4 +1,4 @@
-"""Task `vlm`: answers and captions about an image.
+"""Task `vlm`: answers and captions about an image, or conversations that show images.
 
 The questions of an image share one sequence: image tokens once, then a segment per question,
 `prompt <bos> answer <eos>`. A segment sees the image and itself, at positions that begin after the
@@ -6,7 +6,8 @@ image, so it gets what it would get in a sequence of its own, at about half the 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,27 +15,32 @@ import numpy as np
 import torch
 import torchvision
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.code_digest import digest_tree
 from plumbline.errors import CheckpointError, DataError
 from plumbline.files import STATE_DIR, digest_of
+from plumbline.kinds.language.chat import read_chat
 from plumbline.kinds.language.loss import chosen_loss
+from plumbline.kinds.language.packing import Collate
 from plumbline.kinds.vlm import features as encoded_features
 from plumbline.kinds.vlm.features import cached_features
 from plumbline.kinds.vlm.model import Vlm, VlmSpec
 from plumbline.kinds.vlm.rows import Ids, Rows, Segment
 from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
+from plumbline.kinds.vlm.talk_rows import TalkRows, TalkSource
 from plumbline.loading import transforms
 from plumbline.loading.cache_reader import MediaRows, TrainingCache
 from plumbline.loading.input_config import ImageInputConfig
+from plumbline.loading.loader import SampleSource
 from plumbline.loading.random import keyed_generator, keyed_seed
-from plumbline.loading.transform_config import Normalization
 from plumbline.losses.language import TokenLoss, token_cross_entropy
 from plumbline.models import vision
 from plumbline.models.encoder_config import ImageEncoderConfig
 from plumbline.models.lm_head import chunked_loss
+from plumbline.models.spec import EncoderPart
 from plumbline.models.stored import load_encoder
 from plumbline.models.vision import ImageEncoder
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -129,19 +135,45 @@ def loss(model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_
 
     Equal to the loss over the whole row, whose other labels are all ignored.
     """
+    # [batch, seq, width], of the text positions, or of all where images share a row
+    hidden = _hidden_states(model, batch)
+    labels = batch["labels"][:, 1:]  # [batch, seq - 1]: position i says token i + 1
+    return _sum_loss(model, hidden[:, :-1], labels, token_loss)
+
+
+def talk_loss(
+    model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_entropy
+) -> LossSum:
+    """Loss over the assistant's answers and what ends them; labels are shifted already."""
+    return _sum_loss(model, _hidden_states(model, batch), batch["labels"], token_loss)
+
+
+def _hidden_states(model: nn.Module, batch: Batch) -> Tensor:
+    """Of text positions [batch, seq, width], or of all of rows in which images stand."""
     assert isinstance(model, Vlm)
     features = batch.get("image_features")
     if features is None:
-        features = model.image_encoder(batch["pixel_values"]).tokens
-    # [batch, seq, width], of the text positions, or of all where images share a row
-    hidden = model.hidden_states(
+        features = _encode(model.image_encoder, batch["pixel_values"])
+    return model.hidden_states(
         features,
         batch["input_ids"],
         batch["position_ids"],
         batch["mask"],
         batch.get("image_places"),
     )
-    labels = batch["labels"][:, 1:]  # [batch, seq - 1]: position i says token i + 1
+
+
+def _encode(encoder: ImageEncoder, pixels: Tensor) -> Tensor:
+    """Tokens [images, tokens, token_width] of pixels [images, channels, size, size]."""
+    if not len(pixels):  # conversations without an image, which not every encoder takes
+        return pixels.new_zeros(0, encoder.tokens, encoder.token_width)
+    tokens: Tensor = encoder(pixels).tokens
+    return tokens
+
+
+def _sum_loss(model: nn.Module, hidden: Tensor, labels: Tensor, token_loss: TokenLoss) -> LossSum:
+    """Loss of labels [rows, seq] under hidden states [rows, seq, width]."""
+    assert isinstance(model, Vlm)
     labelled = labels != IGNORE_INDEX
 
     # logits [n, vocab] of a chunk, as the map gives them: some decoders cap or scale them.
@@ -149,7 +181,7 @@ def loss(model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_
         return token_loss(model.behind_map(logits), chosen)
 
     head = model.decoder.get_output_embeddings()
-    return chunked_loss(head, hidden[:, :-1][labelled], labels[labelled], part)
+    return chunked_loss(head, hidden[labelled], labels[labelled], part)
 
 
 def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -> TrainingJob:
@@ -158,62 +190,128 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
     Raises:
         CheckpointError: the start holds no aligned image encoder, or a file has changed.
         DataError: the dataset has no text, images of other channels than the encoder's, or a split
-            neither questions nor captions.
+            neither questions nor captions, or no conversations.
     """
     cache, seed = context.cache, context.seed
     encoder, part, encoder_digest = load_encoder(context.start)
     if not (isinstance(encoder, ImageEncoder) and isinstance(part.config, ImageEncoderConfig)):
         raise CheckpointError(f"{context.start}: its encoder does not see images")
-    assert isinstance(part.inputs, ImageInputConfig)
     sources = context.open_sources(model_config.sources(), read_ids={"decoder"})
     # Before anything is built: the projector's weights are the next draws.
     torch.manual_seed(keyed_seed(seed, "weights"))
-    if cache.facts["special_ids"] is None:
-        raise DataError(f"{cache.folder}: this dataset has no text")
-    special_ids = SpecialIds(**cache.facts["special_ids"])
-    spec = VlmSpec(
-        image_encoder=part.config,
-        model=model_config.without_sources(),
-        vocab_size=cache.facts["vocab_size"],
-        special_ids=special_ids,
-        inputs=part.inputs,
-        max_text_tokens=config.max_text_tokens,
-        caption_prompt=config.caption_prompt,
-    )
-    normalize = part.inputs.normalize
-    normalize.check_channels(cache.images.shape[-1])
+    spec = _make_spec(cache, part, model_config, config)
+    spec.normalization.check_channels(cache.images.shape[-1])
     features = None
     if "image_encoder" in context.freeze:
-        features = _frozen_features(encoder, spec, normalize, context, encoder_digest)
+        features = _frozen_features(encoder, spec, context, encoder_digest)
     tokenizer = context.tokenizer()
     assert tokenizer is not None, "a dataset with special ids has a tokenizer"
-    prompt = np.array(tokenizer.encode(config.caption_prompt, add_special_tokens=False).ids)
-    source = partial(DialogueSource, cache, config=config, caption_prompt=prompt, features=features)
-    rows = Rows(
-        max_text_tokens=config.max_text_tokens,
-        normalize=normalize,
-        special_ids=special_ids,
-        image_size=spec.image_encoder.image_size,
-        image_tokens=encoder.tokens,
-    )
-    chosen = partial(loss, token_loss=chosen_loss(config))
-    has_validation = context.has_validation
+    read = _read_turns if spec.chat else _read_questions
+    data = read(context, spec, config, encoder.tokens, features, tokenizer)
+    chosen = partial(data.loss, token_loss=chosen_loss(config))
     return TrainingJob(
-        model=Vlm(encoder, model_config, spec.vocab_size, special_ids.pad, sources.origins),
-        task=Task("vlm", rows.packed if config.rows == "packed" else rows.padded, chosen),
-        train=source(split="train", seed=seed, training=True),
-        validation=source(split="val", seed=seed, training=False) if has_validation else None,
+        model=Vlm(encoder, model_config, spec.vocab_size, spec.special_ids.pad, sources.origins),
+        task=Task("vlm", data.packed if config.rows == "packed" else data.padded, chosen),
+        train=data.train,
+        validation=data.validation,
         spec=spec,
         tokenizer=tokenizer,
         inputs={**sources.digests, "start": encoder_digest},
-        validation_task=Task("vlm", rows.padded, loss, loss_metrics=perplexity_of),
+        validation_task=Task("vlm", data.padded, data.loss, loss_metrics=perplexity_of),
     )
+
+
+def _make_spec(
+    cache: TrainingCache, part: EncoderPart, model: VlmConfig, task: VlmTaskConfig
+) -> VlmSpec:
+    """What is stored of the model.
+
+    Raises:
+        DataError: the dataset has no text, or no conversations where they are read.
+    """
+    assert isinstance(part.config, ImageEncoderConfig)
+    assert isinstance(part.inputs, ImageInputConfig)
+    if cache.facts["special_ids"] is None:
+        raise DataError(f"{cache.folder}: this dataset has no text")
+    special_ids, chat = SpecialIds(**cache.facts["special_ids"]), None
+    if task.text == "turns":
+        chat, special_ids = read_chat(cache, special_ids)
+    return VlmSpec(
+        image_encoder=part.config,
+        model=model.without_sources(),
+        vocab_size=cache.facts["vocab_size"],
+        special_ids=special_ids,
+        inputs=part.inputs,
+        max_text_tokens=task.max_text_tokens,
+        caption_prompt=task.caption_prompt,
+        chat=chat,
+        block_size=task.block_size if chat else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Samples, and how they become rows and a loss."""
+
+    train: SampleSource
+    validation: SampleSource | None
+    packed: Collate
+    padded: Collate
+    loss: Callable[..., LossSum]
+
+
+def _read_questions(
+    context: JobContext,
+    spec: VlmSpec,
+    config: VlmTaskConfig,
+    image_tokens: int,
+    features: NDArray[np.float32] | None,
+    tokenizer: Tokenizer,
+) -> _Data:
+    prompt = np.array(tokenizer.encode(config.caption_prompt, add_special_tokens=False).ids)
+    source = partial(
+        DialogueSource,
+        context.cache,
+        config=config,
+        caption_prompt=prompt,
+        features=features,
+        seed=context.seed,
+    )
+    rows = Rows(
+        max_text_tokens=config.max_text_tokens,
+        normalize=spec.normalization,
+        special_ids=spec.special_ids,
+        image_size=spec.image_encoder.image_size,
+        image_tokens=image_tokens,
+    )
+    return _Data(
+        train=source(split="train", training=True),
+        validation=source(split="val", training=False) if context.has_validation else None,
+        packed=rows.packed,
+        padded=rows.padded,
+        loss=loss,
+    )
+
+
+def _read_turns(
+    context: JobContext,
+    spec: VlmSpec,
+    config: VlmTaskConfig,
+    image_tokens: int,
+    features: NDArray[np.float32] | None,
+    tokenizer: Tokenizer,
+) -> _Data:
+    def source(split: str) -> TalkSource:
+        return TalkSource(context.cache, split, config.block_size, image_tokens, features)
+
+    rows = TalkRows(spec.normalization, spec.special_ids.pad, spec.image_encoder.image_size)
+    validation = source("val") if context.has_validation else None
+    return _Data(source("train"), validation, rows.packed, rows.padded, talk_loss)
 
 
 def _frozen_features(
     encoder: ImageEncoder,
     spec: VlmSpec,
-    normalize: Normalization,
     context: JobContext,
     encoder_digest: str,
 ) -> NDArray[np.float32]:
@@ -222,7 +320,7 @@ def _frozen_features(
         {
             "encoder": encoder_digest,
             "images": cache.digests["images.bin"],
-            "normalize": normalize.model_dump(),
+            "normalize": spec.normalization.model_dump(),
             "config": spec.image_encoder.model_dump(mode="json"),
             "code": [digest_tree(Path(str(module.__file__))) for module in FEATURE_CODE],
             "libraries": [torch.__version__, torchvision.__version__],
@@ -234,7 +332,7 @@ def _frozen_features(
     return cached_features(
         encoder,
         cache.images,
-        normalize,
+        spec.normalization,
         spec.image_encoder.image_size,
         folder=root / STATE_DIR / "features" / key[:16],
         device=context.device,

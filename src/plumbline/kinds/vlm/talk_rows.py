@@ -1,0 +1,150 @@
+"""Conversations that show images: samples, and rows of one or several of them.
+
+An image stands where its turn shows it. Each conversation is one causal sequence, whatever row it
+is in: its tokens, those of its images among them, see what stands before them in it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
+from plumbline.data.turns import IMAGE_ID
+from plumbline.kinds.language.chat_rows import ChatRows
+from plumbline.kinds.vlm.rows import PADDING, Ids
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.packing import Layout
+from plumbline.loading.transform_config import Normalization
+from plumbline.loading.transforms import normalize_images, resize_images, stack_images
+
+
+class TalkSource:
+    """One sample per conversation of a split, with its images as far as it is read."""
+
+    def __init__(
+        self,
+        cache: TrainingCache,
+        split: str,
+        block_size: int,
+        image_tokens: int,
+        features: NDArray[np.float32] | None,
+    ) -> None:
+        """Find the conversations of a split.
+
+        Args:
+            cache: conversations and images.
+            split: name of the split.
+            block_size: tokens seen at most, those of images among them.
+            image_tokens: that each image takes.
+            features: [images, tokens, token_width] of the frozen encoder, by image number; None
+                when the encoder trains and must see pixels.
+
+        Raises:
+            DataError: there is no conversation, or none whose first exchange fits.
+        """
+        self.talks = ChatRows(cache, split, block_size, image_tokens=image_tokens)
+        self._image_tokens, self._features = image_tokens, features
+        self._images = cache.images if features is None else None
+        self._shown, self._begins = cache.shown(split)
+
+    def __len__(self) -> int:
+        """Number of conversations."""
+        return len(self.talks)
+
+    def length(self, index: int) -> int:
+        """Tokens of a conversation, as far as it is read, those of images among them."""
+        return self.talks.length(index)
+
+    def images(self, index: int) -> NDArray[np.int32]:
+        """Numbers of the images of a conversation, as far as it is read: [images]."""
+        begin = self._begins[self.talks.rows[index]]
+        ids = self.talks.cached.ids(self.talks.number(index))[: self.length(index)]
+        # No image is cut: what is read ends with an answer, and users alone show images.
+        count = int((ids == IMAGE_ID).sum()) // self._image_tokens
+        return self._shown[begin : begin + count]
+
+    def sample(self, index: int, epoch: int) -> Sample:
+        """A conversation: ids, labels [tokens], and what its images are, in their order."""
+        images = self.images(index)
+        # One of the two: what a frozen encoder has made of the images, or the images themselves.
+        visual: dict[str, object] = {}
+        if self._images is not None:
+            visual["pixels"] = self._images[images]  # [images, height, width, channels]
+        if self._features is not None:
+            visual["features"] = self._features[images]  # [images, tokens, token_width]
+        return {**self.talks.sample(index, epoch), **visual}
+
+
+def talk_mask(samples: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Who sees whom: every position itself and what stands before it in its conversation.
+
+    Args:
+        samples: [rows, seq], the number of each position's conversation, or `PADDING`.
+
+    Returns:
+        [rows, 1, seq, seq]: who sees, who is seen; padding sees padding, so that no row of the
+        softmax is empty.
+    """
+    same = samples[:, :, None] == samples[:, None, :]
+    mask: NDArray[np.bool_] = (same & np.tri(samples.shape[1], dtype=bool))[:, None]
+    return mask
+
+
+@dataclass(frozen=True)
+class TalkRows:
+    """How conversations become rows."""
+
+    normalize: Normalization
+    pad: int
+    image_size: int
+
+    def padded(self, samples: Sequence[Sample]) -> Batch:
+        """Give each conversation a row, and pad the rows; returns what `packed` does."""
+        return self._lay_out(samples, Layout([[at] for at in range(len(samples))]))
+
+    def packed(self, samples: Sequence[Sample]) -> Batch:
+        """Lay conversations out one behind the other, in rows as long as the longest.
+
+        Returns:
+            input_ids, position_ids [rows, seq]; labels [rows, seq], the token that each position
+            says next; mask [rows, 1, seq, seq] bool; image_places [rows, seq] bool; sample_index
+            [samples]; and, of all images in the order of their places, image_features
+            [images, image_tokens, token_width] or pixel_values [images, channels, size, size].
+        """
+        # Dense masks cost the square of a row, so none gets longer than padding would make it.
+        lengths = np.array([[len(sample["ids"])] for sample in samples])
+        return self._lay_out(samples, Layout.first_fit(lengths))
+
+    def _lay_out(self, samples: Sequence[Sample], layout: Layout) -> Batch:
+        # Shifted before they are joined: the last token of a sample does not say the next one's
+        # first.
+        ids: list[Ids] = [sample["ids"][:-1] for sample in samples]
+        labels: list[Ids] = [sample["labels"][1:] for sample in samples]
+        places = [each == IMAGE_ID for each in ids]
+        filled = [np.where(place, self.pad, each) for place, each in zip(places, ids, strict=True)]
+        numbers = [np.full(len(each), number) for number, each in enumerate(ids)]
+        return {
+            "input_ids": layout.join(filled, self.pad),
+            "labels": layout.join(labels, IGNORE_INDEX),
+            "position_ids": layout.positions([len(each) for each in ids]),
+            "mask": torch.from_numpy(talk_mask(layout.join(numbers, PADDING).numpy())),
+            "image_places": layout.join(places, 0).bool(),
+            "sample_index": torch.tensor(sample_numbers(samples)),
+            **self._images([samples[at] for row in layout.rows for at in row]),
+        }
+
+    def _images(self, samples: Sequence[Sample]) -> Batch:
+        """What the images are, in the order of rows."""
+        if "features" in samples[0]:
+            features = np.concatenate([sample["features"] for sample in samples])
+            return {"image_features": torch.from_numpy(features)}
+        images = np.concatenate([sample["pixels"] for sample in samples])
+        stacked = stack_images(list(images), range(len(images))) if len(images) else images
+        if not isinstance(stacked, torch.Tensor):  # nobody shows an image
+            shape = (0, images.shape[-1], self.image_size, self.image_size)
+            return {"pixel_values": torch.zeros(shape)}
+        pixels = normalize_images(resize_images(stacked, self.image_size), self.normalize)
+        return {"pixel_values": pixels}

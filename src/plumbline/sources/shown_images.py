@@ -1,0 +1,39 @@
+"""Images that rows of chat data hold or name, brought to their bytes."""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Literal
+
+from plumbline.sources.encoding import encode_text
+from plumbline.sources.files import read_named_file
+
+Media = Literal["path", "base64"]
+"""How a text stands for a medium: a file below the dataset's path, or its bytes."""
+
+
+def load_image(value: object, root: Path, media: Media) -> bytes | None:
+    """The bytes of an image; None where there are none.
+
+    Args:
+        value: bytes; an object of `bytes` and `path`, as tables of the hub have it; a URL that
+            begins with `data:`; or a text.
+        root: the dataset's path.
+        media: what a text is.
+    """
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str) and value.startswith("data:"):
+        return decode_base64(encode_text(value))
+    if isinstance(value, str) and value:
+        cell = encode_text(value)
+        return read_named_file(root, cell) if media == "path" else decode_base64(cell)
+    return value if isinstance(value, bytes) else None
+
+
+def decode_base64(cell: bytes) -> bytes:
+    """The bytes that a text stands for, which may be a URL; the text where it is no base64."""
+    try:
+        return base64.b64decode(cell.partition(b",")[2] or cell, validate=True)
+    except binascii.Error:
+        return cell  # validation says what it is not
