@@ -35,7 +35,7 @@ def predict(folder: Path, options: Options) -> Answer:
         raise ConfigError(f"{folder}: a model of kind {spec.kind} is not asked from here")
     needed = spec.inputs.modality if ask.required is None else ask.required
     _check_options(options, spec.kind, needed, ask)
-    if needed in FILES:
+    if needed in FILES and getattr(options, needed) is not None:
         read_bytes(getattr(options, needed))
     device = resolve_device("auto")
     stored = load_model(folder)

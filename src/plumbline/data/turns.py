@@ -6,7 +6,7 @@ them, and says which of these marks are images: somebody may have typed one.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NotRequired, TypedDict, get_args
 
 Role = Literal["system", "user", "assistant"]
@@ -51,6 +51,14 @@ def make_plain(turn: Turn) -> Turn:
 def count_images(turns: Sequence[Turn]) -> int:
     """How many images turns show."""
     return sum(len(turn.get("images", ())) for turn in turns)
+
+
+def show_places(turn: Turn) -> str:
+    """What a turn says, for people to read: `<image>` in the place of each image."""
+    marks, shown = find_marks(turn["content"]), turn.get("images", ())
+    places = {marks[number] for number in shown}
+    said = turn["content"]
+    return "".join("<image>" if at in places else said[at] for at in range(len(said)))
 
 
 def find_marks(content: str) -> list[int]:
@@ -122,6 +130,18 @@ def read_content(number: int, value: object) -> tuple[str, list[int]]:
 
 IMAGE_PARTS = ("image", "image_url")
 """Types of parts of content that are images."""
+
+
+def held_images(content: object) -> Iterator[object]:
+    """What parts of content name or hold as their images, in order; None for one that does not.
+
+    `image`, `path`, `base64`, `image_url` or `url` has it, or an object of these with a `url`.
+    """
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict) and part.get("type") in IMAGE_PARTS:
+            found = (part.get(key) for key in ("image", "path", "base64", "image_url", "url"))
+            held = next(filter(None, found), None)
+            yield held.get("url", held) if isinstance(held, dict) else held
 
 
 def _read_images(number: int, content: str, value: object) -> list[int]:

@@ -69,8 +69,10 @@ class Samples:
         numbers = (row.get(name) for name in _TEXTS)
         number = next((number for number in numbers if isinstance(number, int)), None)
         text = "" if number is None else str(self._texts["text"][number])
-        image = row.get("image")
-        return Subject(str(row["sample_id"]), image if isinstance(image, int) else None, text)
+        shown = row.get("images")  # of a conversation, of which the first stands for all
+        images = [row.get("image"), *(shown if isinstance(shown, list) else [])]
+        image = next((number for number in images if isinstance(number, int)), None)
+        return Subject(str(row["sample_id"]), image, text)
 
     def _row(self, key: Key) -> dict[str, object] | None:
         """The first row that has the value, one of the key's part where there is one."""

@@ -12,7 +12,6 @@ from plumbline.config import Config
 from plumbline.data.image_lists import pack_images
 from plumbline.data.turns import (
     IMAGE_MARK,
-    IMAGE_PARTS,
     NO_TURNS,
     BadTurns,
     Role,
@@ -20,6 +19,7 @@ from plumbline.data.turns import (
     count_images,
     dump_turns,
     find_marks,
+    held_images,
     read_content,
 )
 from plumbline.registry import Registry, name_in
@@ -155,14 +155,9 @@ def read_messages(fields: Fields) -> Iterator[Turn]:
 
 
 def images_within(fields: Fields) -> Iterator[object]:
-    """Images of parts: `image`, `path` or `url` hold one, or an object `image_url` with a `url`."""
+    """Images of the parts of messages."""
     for entry in _objects("messages", fields["messages"]):
-        content = entry.get("content")
-        for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict) and part.get("type") in IMAGE_PARTS:
-                found = (part.get(key) for key in ("image", "path", "base64", "image_url", "url"))
-                held = next(filter(None, found), None)
-                yield held.get("url", held) if isinstance(held, dict) else held
+        yield from held_images(entry.get("content"))
 
 
 def read_alpaca(fields: Fields) -> Iterator[Turn]:

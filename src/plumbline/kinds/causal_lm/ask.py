@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plumbline.asking import ANSWER_TOKENS, Answer, Ask, Options, say_cut_tokens
-from plumbline.data.turns import BadTurns, Turn, check_prompt, parse_turns
+from plumbline.data.turns import Turn, count_images
 from plumbline.errors import ConfigError
-from plumbline.kinds.language.ask import of_tokens
+from plumbline.kinds.language.ask import MESSAGES, of_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -34,22 +34,12 @@ def answer(
     values = {flags[name]: value for name, value in given.items()}
     # An error names the option, since its user has not written any setting.
     config = check_config(SamplingConfig, flags, values)
-    asked: str | list[Turn] = options.messages or options.prompt
+    if options.messages and count_images(options.messages.turns):
+        raise ConfigError("--messages: show images, which a model of texts does not see")
+    asked: str | list[Turn] = options.messages.turns if options.messages else options.prompt
     said = continue_text(stored.model, stored.spec, stored.text, asked, config)
     name = "messages" if options.messages else "prompt"
     return {name: asked, "text": said.text, **say_cut_tokens(said.cut_tokens)}
-
-
-def _read_messages(text: str) -> list[Turn]:
-    """The turns of an option.
-
-    Raises:
-        ConfigError: it is no list of them, or they do not end where an answer begins.
-    """
-    try:
-        return check_prompt(parse_turns(text))
-    except BadTurns as error:
-        raise ConfigError(f"--messages: {error}") from None
 
 
 ASK = Ask(
@@ -62,11 +52,7 @@ ASK = Ask(
         "top_p": {"type": float, "metavar": "X"},
         "stop": {"action": "append", "metavar": "TEXT", "help": "may be given repeatedly"},
         "seed": {"type": int, "metavar": "N"},
-        "messages": {
-            "type": _read_messages,
-            "metavar": "JSON",
-            "help": "turns of role and content, in place of --prompt",
-        },
+        **MESSAGES,
     },
     instead="messages",
 )

@@ -1,8 +1,12 @@
-"""Ask a stored model for the next token."""
+"""Ask a stored model for the next token, or for an answer in a conversation."""
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plumbline.config import Config
+from plumbline.data.turns import BadTurns, Turn, check_prompt, held_images, parse_turns
+from plumbline.errors import ConfigError
 
 if TYPE_CHECKING:
     from plumbline.inspection.predictions import Outputs, Prediction
@@ -13,3 +17,36 @@ def of_tokens(outputs: "Outputs", config: Config) -> "dict[str, Prediction]":
     from plumbline.inspection.predictions import softmax_of
 
     return {"tokens": softmax_of(outputs[""])}
+
+
+class Messages(NamedTuple):
+    """What an option says of a conversation that is to be answered."""
+
+    turns: list[Turn]
+    images: list[object]
+    """What names each image, in the order of their places."""
+
+
+def read_messages(text: str) -> Messages:
+    """The turns of an option, and their images.
+
+    Raises:
+        ConfigError: it is no list of turns, or they do not end where an answer begins.
+    """
+    try:
+        turns = check_prompt(parse_turns(text))
+    except BadTurns as error:
+        raise ConfigError(f"--messages: {error}") from None
+    images = [image for entry in json.loads(text) for image in held_images(entry["content"])]
+    return Messages(turns, images)
+
+
+MESSAGES: Mapping[str, Mapping[str, Any]] = {
+    "messages": {
+        "type": read_messages,
+        "metavar": "JSON",
+        "help": "turns of role and content, in place of the first option; parts of content of "
+        'type "image" name a file as "image"',
+    }
+}
+"""The option of every kind that answers in conversations."""

@@ -1,6 +1,5 @@
 """How well a vision-language model answers and describes."""
 
-from collections import defaultdict
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -9,20 +8,19 @@ from numpy.typing import NDArray
 
 from plumbline.errors import DataError
 from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
+from plumbline.kinds.vlm.answers import answer_figures, by_prompt
+from plumbline.kinds.vlm.evaluate_talks import evaluate_talks
 from plumbline.kinds.vlm.features import BATCH_IMAGES, encode_images
 from plumbline.kinds.vlm.generation import answer_nll, generate_answers
 from plumbline.kinds.vlm.model import StoredVlm
 from plumbline.kinds.vlm.settings import VlmEvaluationConfig
 from plumbline.kinds.vlm.train import say_cut_texts
 from plumbline.loading.cache_reader import MediaRows, TrainingCache
-from plumbline.metrics.perplexity import perplexity
 from plumbline.metrics.rouge import rouge
 from plumbline.metrics.text_overlap import (
     corpus_bleu,
-    exact_match,
     normalize_answer,
     question_only_baseline,
-    token_f1,
 )
 
 Ids = list[int]
@@ -42,12 +40,14 @@ class Prediction:
 
 
 def evaluate(job: EvaluationJob) -> Evaluation:
-    """Answer every question and describe every captioned image of the split.
+    """Answer every question and describe every captioned image of the split, or its conversations.
 
     Raises:
-        DataError: there is neither.
+        DataError: there is nothing of that.
     """
     assert isinstance(job.config, VlmEvaluationConfig)
+    if job.stored.spec.chat:
+        return evaluate_talks(job)
     return VlmEvaluator(job.stored, job.cache, job.config, job.device).evaluate()
 
 
@@ -87,13 +87,13 @@ class VlmEvaluator:
         """
         metrics: dict[str, float | None] = {}
         predictions: list[Prediction] = []
-        by_prompt: list[Row] = []
+        starts: list[Row] = []
         signature = None
         if any(len(row.questions) for row in self._rows):
             answered, figures = self._answer_questions()
             predictions += answered
             metrics |= figures
-            by_prompt = _by_prompt(answered)
+            starts = by_prompt(answered)
         if any(len(row.captions) for row in self._rows):
             described, figures, signature = self._describe_images()
             predictions += described
@@ -103,7 +103,7 @@ class VlmEvaluator:
         return Evaluation(
             metrics,
             [asdict(prediction) for prediction in predictions],
-            {"by_prompt": by_prompt},
+            {"by_prompt": starts},
             {"bleu_signature": signature},
         )
 
@@ -158,14 +158,7 @@ class VlmEvaluator:
             eos=self._stored.spec.special_ids.eos,
             batch_size=self._config.batch_size,
         )
-        figures: dict[str, float | None] = {
-            "exact_match": exact_match(predicted, references),
-            "token_f1": token_f1(predicted, references),
-            "question_only_exact_match": exact_match(guesses, references),
-            "answer_perplexity": perplexity(total, count),
-            "questions": float(len(questions)),
-        }
-        return predictions, figures
+        return predictions, answer_figures(predicted, references, guesses, (total, count))
 
     def _guess(self, questions: list[str]) -> list[str]:
         """The best answers that can be had without looking: what training says most often."""
@@ -200,16 +193,3 @@ class VlmEvaluator:
 
     def _captions(self, row: MediaRows) -> list[str]:
         return [self._cache.text(int(number)) for number in row.captions]
-
-
-def _by_prompt(predictions: list[Prediction]) -> list[Row]:
-    groups: dict[str, list[bool]] = defaultdict(list)
-    for prediction in predictions:
-        # The first two words tell what is asked for: how many, what colour.
-        groups[" ".join(prediction.prompt.split()[:2])].append(prediction.correct)
-    # By name where counts are equal, so that the table is the same each time.
-    ranked = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [
-        {"question": start, "count": len(hits), "exact_match": sum(hits) / len(hits)}
-        for start, hits in ranked
-    ]

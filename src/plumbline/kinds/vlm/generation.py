@@ -42,17 +42,20 @@ def generate_answers(
         Token ids of each answer, in the order of the prompts.
     """
     answers: list[list[int]] = [[] for _ in prompts]
-    batches = _equal_batches([len(prompt) for prompt in prompts], batch_size)
+    batches = equal_batches([len(prompt) for prompt in prompts], batch_size)
     for rows in tracked(batches, "answering", len(prompts), "prompts", len):
         ids = torch.tensor([[*prompts[i], bos] for i in rows], device=image_features.device)
-        features = image_features[[image_of_prompt[i] for i in rows]]
-        decoded = _decode_batch(model, features, ids, eos, max_new_tokens)
+        image = model.embed_image(image_features[[image_of_prompt[i] for i in rows]])
+        text = model.decoder.get_input_embeddings()(ids)  # [batch, prompt, width]
+        # The image comes first, once: after the prompt the cache holds what it said.
+        inputs = torch.cat([image.to(text.dtype), text], dim=1)
+        decoded = continue_rows(model, inputs, eos, max_new_tokens)
         for row, answer in zip(rows, decoded, strict=True):
             answers[row] = answer
     return answers
 
 
-def _equal_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+def equal_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     """Indices in batches of at most `batch_size` whose lengths are equal, shortest first."""
     # Padding would need a mask, and change the order of float sums.
     by_length: dict[int, list[int]] = {}
@@ -64,15 +67,12 @@ def _equal_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int
             yield rows[at : at + batch_size]
 
 
-def _decode_batch(
-    model: Vlm, image_features: Tensor, ids: Tensor, eos: int, max_new_tokens: int
-) -> list[list[int]]:
-    text = model.decoder.get_input_embeddings()(ids)  # [batch, prompt, width]
-    # The image comes first, once: after the prompt the cache holds what it said.
-    inputs = torch.cat([model.embed_image(image_features).to(text.dtype), text], dim=1)
+@torch.inference_mode()
+def continue_rows(model: Vlm, inputs: Tensor, eos: int, max_new_tokens: int) -> list[list[int]]:
+    """Go on greedily from embeddings [batch, seq, width]; ids of each row without eos."""
     cache = DynamicCache()
     tokens: list[Tensor] = []
-    ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    ended = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
     for _ in range(max_new_tokens):
         hidden = model.decoder.model(
             inputs_embeds=inputs, past_key_values=cache, use_cache=True
@@ -121,7 +121,7 @@ def answer_nll(
     total, count = 0.0, 0
     pairs = list(zip(prompts, answers, strict=True))
     # One number for both lengths: a batch has equal prompts and equal answers, and no padding.
-    batches = _equal_batches([len(p) * 100_000 + len(a) for p, a in pairs], batch_size)
+    batches = equal_batches([len(p) * 100_000 + len(a) for p, a in pairs], batch_size)
     for rows in tracked(batches, "scoring", len(pairs), "answers", len):
         answered = len(pairs[rows[0]][1]) + 1  # with eos
         ids = torch.tensor([[*pairs[i][0], bos, *pairs[i][1], eos] for i in rows])

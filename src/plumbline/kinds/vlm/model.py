@@ -79,6 +79,21 @@ class Vlm(nn.Module):
         projected: Tensor = self.projector(features)
         return projected
 
+    def embed_rows(self, image_features: Tensor, input_ids: Tensor, places: Tensor) -> Tensor:
+        """Embed rows in which images stand among the text.
+
+        Args:
+            image_features: [images, image_tokens, token_width], in the order of their places.
+            input_ids: [rows, seq], int64; of images any id.
+            places: [rows, seq] bool, where tokens of images stand.
+
+        Returns:
+            [rows, seq, width].
+        """
+        text = self.decoder.get_input_embeddings()(input_ids)
+        image = self.embed_image(image_features).to(text.dtype)
+        return text.masked_scatter(places.unsqueeze(-1), image)
+
     def hidden_states(
         self,
         image_features: Tensor,
@@ -101,12 +116,12 @@ class Vlm(nn.Module):
         Returns:
             [batch, seq, width] for the text positions, or for all of rows of several images.
         """
-        text = self.decoder.get_input_embeddings()(input_ids)  # [batch, seq, width]
-        image = self.embed_image(image_features).to(text.dtype)  # [batch, image_tokens, width]
         if image_places is None:
+            text = self.decoder.get_input_embeddings()(input_ids)  # [batch, seq, width]
+            image = self.embed_image(image_features).to(text.dtype)  # [batch, image_tokens, width]
             inputs = torch.cat([image, text], dim=1)
         else:
-            inputs = text.masked_scatter(image_places.unsqueeze(-1), image)
+            inputs = self.embed_rows(image_features, input_ids, image_places)
         hidden = self.decoder.model(
             inputs_embeds=inputs,
             attention_mask=mask,
@@ -116,7 +131,7 @@ class Vlm(nn.Module):
         ).last_hidden_state
         if image_places is not None:
             return hidden
-        return hidden[:, image.shape[1] :]  # nothing is predicted at the image
+        return hidden[:, -input_ids.shape[1] :]  # nothing is predicted at the image
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states [..., width] to logits [..., vocab]."""
