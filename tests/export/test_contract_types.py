@@ -9,12 +9,13 @@ import pytest
 from plumbline.export.runtime import inputs
 from plumbline.export.runtime.contract import COMMON, SELFTEST, Contract, Shape
 from plumbline.export.runtime.model import StoredSamples
-from plumbline.kinds.causal_lm.runtime import CHAT, CausalContract, CausalTask
+from plumbline.kinds.causal_lm.runtime import TURNS, CausalContract, CausalTask
 from plumbline.kinds.classification.runtime import ClassHead, ClassificationTask
 from plumbline.kinds.masked_lm.runtime import MaskedContract, MaskedTask
 from plumbline.kinds.regression.runtime import NumberHead, RegressionTask
 from plumbline.kinds.seq2seq.runtime import Seq2SeqContract, Seq2SeqTask
 from plumbline.kinds.vlm.runtime import VlmContract, VlmTask
+from plumbline.kinds.vlm.talk_runtime import TalkContract, TalkTask
 
 SECTIONS = {
     "image": inputs.ImageSection,
@@ -25,10 +26,11 @@ SECTIONS = {
 PAIRS: dict[str, tuple[Any, Shape]] = {
     "common": (Contract, COMMON),
     "selftest": (StoredSamples, SELFTEST),
-    "causal_lm": (CausalContract, {**COMMON, **CausalTask.shape({"text": {"framing": CHAT}})}),
+    "causal_lm": (CausalContract, {**COMMON, **CausalTask.shape({"text": {"framing": TURNS}})}),
     "masked_lm": (MaskedContract, {**COMMON, **MaskedTask.shape({})}),
     "seq2seq": (Seq2SeqContract, {**COMMON, **Seq2SeqTask.shape({})}),
     "vlm": (VlmContract, {**COMMON, **VlmTask.shape({})}),
+    "vlm_turns": (TalkContract, {**COMMON, **TalkTask.shape({})}),
     "classification": (ClassHead, ClassificationTask.head),
     "regression": (NumberHead, RegressionTask.head),
     **{

@@ -10,7 +10,7 @@ from plumbline.export.graphs import decoder_sizes
 from plumbline.export.onnx_writer import write_onnx
 from plumbline.export.plan import BundleSource
 from plumbline.export.torchscript import write_torchscript
-from plumbline.kinds.vlm.export import DecoderGraph, VisionGraph, vision_spec
+from plumbline.kinds.vlm.graphs import DecoderGraph, VisionGraph, vision_spec
 from plumbline.kinds.vlm.runtime import VlmTask
 from tests.export.opening import model_of
 

@@ -40,6 +40,7 @@ BOTH_FORMATS = [
     "causal_lm_stream",
     "masked_lm_rows",
     "seq2seq",
+    "vlm_turns",
 ]
 """One case of every kind and modality."""
 TRACED = ["causal_lm_rows", "causal_lm_answers", "masked_lm_stream", "features", "text_words"]
@@ -54,6 +55,7 @@ PACKAGES = {
     "regression": ["numpy", "onnxruntime"],
     "text": ["numpy", "onnxruntime", "tokenizers"],
     "seq2seq": ["numpy", "onnxruntime", "tokenizers"],
+    "vlm_turns": ["jinja2", "numpy", "onnxruntime", "pillow", "tokenizers"],
 }
 
 
@@ -77,7 +79,7 @@ def test_every_format_agrees_with_the_checkpoint(
 @pytest.mark.parametrize("name", BOTH_FORMATS)
 def test_the_selftest_passes_without_torch(bundle_of: BundleOf, name: str) -> None:
     result = json.loads(run(bundle_of(name), "--selftest"))
-    turns = {"image": 9, "gray": 9, "audio": 3}.get(name, 0)
+    turns = {"image": 9, "gray": 9, "audio": 3, "vlm_turns": 9}.get(name, 0)
     assert result == {"selftest": "ok", "format": "onnx", "answers": 2, "preprocessing": turns}
 
 

@@ -15,7 +15,7 @@ from plumbline.export.graphs import DecoderSizes, TextDecoderGraph, decoder_size
 from plumbline.kinds.language.runtime import Decoding
 from plumbline.kinds.masked_lm.runtime import fill_gaps
 from plumbline.kinds.seq2seq.runtime import _beam_search, _greedy
-from plumbline.kinds.vlm.export import DecoderGraph
+from plumbline.kinds.vlm.graphs import DecoderGraph
 from plumbline.training.task import TrainingJob
 
 MakeJob = Callable[..., TrainingJob]

@@ -61,6 +61,21 @@ def show_places(turn: Turn) -> str:
     return "".join("<image>" if at in places else said[at] for at in range(len(said)))
 
 
+def as_parts(turn: Turn) -> dict[str, object]:
+    """A turn as chat models are asked: its images as parts of its content."""
+    if not turn.get("images"):
+        return {"role": turn["role"], "content": turn["content"]}
+    parts, at = list[dict[str, str]](), 0
+    marks = find_marks(turn["content"])
+    for place in (*(marks[number] for number in turn["images"]), len(turn["content"])):
+        if said := turn["content"][at:place]:
+            parts.append({"type": "text", "text": said})
+        if place < len(turn["content"]):
+            parts.append({"type": "image"})
+        at = place + 1
+    return {"role": turn["role"], "content": parts}
+
+
 def find_marks(content: str) -> list[int]:
     """Where the marks of a text stand, whether they are images or were typed."""
     return [at for at, character in enumerate(content) if character == IMAGE_MARK]

@@ -51,14 +51,23 @@ def write_selftest(model: Model, plan: GraphPlan[ExportConfig], out: Path) -> No
 def _store(model: Model, request: Request, out: Path, name: str) -> dict[str, object]:
     """Write the files of a request; the entry that names them."""
     stored: dict[str, object] = {}
+    written: list[str] = []
+
+    def write(data: bytes) -> str:
+        # The second file of a request and those behind it count on: 0.png, 0-1.png.
+        stem, dot, suffix = name.partition(".")
+        file = f"{stem}-{len(written)}{dot}{suffix}" if written else name
+        (out / file).write_bytes(data)
+        written.append(f"{out.name}/{file}")
+        return written[-1]
+
     for field, value in request.items():
         if isinstance(value, bytes):
-            (out / name).write_bytes(value)
-            value = f"{out.name}/{name}"
+            value = write(value)
+        elif model.task.fields[field] == "files" and isinstance(value, list):
+            value = [write(each) for each in value]
         stored[field] = value
-    where = next(
-        (v for v in stored.values() if str(v).startswith(f"{out.name}/")), f"sample {name}"
-    )
+    where = written[0] if written else f"sample {name}"
     return {"name": where, "request": stored, "inputs": model.fingerprint(request)}
 
 

@@ -41,6 +41,7 @@ class Flag(TypedDict, total=False):
 
 TYPES: dict[str, Flag] = {
     "file": {"type": Path, "metavar": "FILE"},
+    "files": {"action": "append", "type": Path, "metavar": "FILE"},
     "text": {"metavar": "TEXT"},
     "texts": {"action": "append", "metavar": "TEXT"},
     "turns": {"type": json.loads, "metavar": "JSON"},
@@ -75,6 +76,8 @@ def run_batch(model: Model, requests: Path) -> int:
             for name in request.keys() & model.task.fields.keys():
                 if model.task.fields[name] == "file":
                     request[name] = read_file(requests.parent / request[name])
+                elif model.task.fields[name] == "files":
+                    request[name] = [read_file(requests.parent / each) for each in request[name]]
             result = model.predict(request)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             result = {"error": f"no request: {type(error).__name__}"}
@@ -100,10 +103,17 @@ def _parse_arguments(
     return parser.parse_args(arguments)
 
 
+def _read(value: object) -> object:
+    """The value of a flag, what it names in place of names of files."""
+    if isinstance(value, list):
+        return [_read(each) for each in value]
+    return read_file(value) if isinstance(value, Path) else value
+
+
 def _answer(model: Model, parsed: argparse.Namespace) -> dict[str, object]:
     given = {name: getattr(parsed, name) for name in model.task.fields}
     request = {
-        name: read_file(value) if isinstance(value, Path) else value
+        name: _read(value)
         for name, value in given.items()
         if value is not None and value is not False
     }

@@ -18,6 +18,7 @@ CONTRACT_VERSION = 2
 
 TYPES: dict[str, tuple[type, ...]] = {
     "file": (bytes,),
+    "files": (list,),
     "text": (str,),
     "integer": (int,),
     "number": (int, float),
@@ -27,6 +28,9 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 """Type of a field -> what a value of it is in Python."""
 
+
+LISTS: dict[str, tuple[type, str]] = {"texts": (str, "texts"), "files": (bytes, "files")}
+"""Type of a field -> what a list of it holds, and its name."""
 
 ContractT = TypeVar("ContractT", bound=Contract, covariant=True)
 
@@ -156,8 +160,10 @@ class Model:
                 raise InputError(f"{name}: not of type {fields[name]}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{name}: no finite number")
-            if fields[name] == "texts" and not all(isinstance(v, str) for v in _list(value)):
-                raise InputError(f"{name}: not a list of texts")
+            if fields[name] in LISTS:
+                kind, words = LISTS[fields[name]]
+                if not all(isinstance(each, kind) for each in _list(value)):
+                    raise InputError(f"{name}: not a list of {words}")
         return given
 
 
@@ -302,11 +308,15 @@ def selftest(model: Model) -> dict[str, object]:
 
 def stored_request(model: Model, sample: StoredRequest) -> Request:
     """The request of a stored sample, its files read."""
-    fields = model.task.fields
-    return {
-        name: model.files.read(str(value)) if fields[name] == "file" else value
-        for name, value in sample["request"].items()
-    }
+    read: dict[str, object] = {}
+    for name, value in sample["request"].items():
+        kind = model.task.fields[name]
+        if kind == "file":
+            value = model.files.read(str(value))
+        elif kind == "files":
+            value = [model.files.read(str(each)) for each in _list(value)]
+        read[name] = value
+    return read
 
 
 def agree(expected: object, got: object, tolerance: float) -> bool:

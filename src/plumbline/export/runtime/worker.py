@@ -110,10 +110,13 @@ def read_request(body: bytes, fields: dict[str, str]) -> dict[str, object]:
     if not isinstance(request, dict) or not request.keys() <= fields.keys():
         raise InputError(f"expected an object of {', '.join(fields)}")
     for name, value in request.items():
-        if fields[name] != "file" or value is None:
+        if fields[name] not in ("file", "files") or value is None:
             continue
         try:
-            request[name] = base64.b64decode(value, validate=True)
+            if fields[name] == "file":
+                request[name] = base64.b64decode(value, validate=True)
+            else:
+                request[name] = [base64.b64decode(each, validate=True) for each in value]
         except (TypeError, binascii.Error, ValueError):
             raise InputError(f"{name}: no base64") from None
     return request

@@ -32,7 +32,7 @@ from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
 from plumbline.kinds.causal_lm.runtime import CausalTask
 from plumbline.kinds.causal_lm.sampling import continue_text, prompt_ids
 from plumbline.kinds.causal_lm.settings import CausalLmExportConfig
-from plumbline.kinds.language.export import TEXT_CHARS, Floats, LanguagePlan
+from plumbline.kinds.language.export import CHAT_RUNTIME, TEXT_CHARS, Floats, LanguagePlan
 from plumbline.kinds.language.settings import SamplingConfig
 from plumbline.loading.turns_reader import CachedTurns
 from plumbline.tracking.progress import tracked
@@ -57,12 +57,6 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
         example={"prompt": "Once", "max_new_tokens": 20, "temperature": 0.8, "seed": 1},
         graphs={"decoder": "tokens to logits, with a key-value cache"},
     )
-    chat_runtime = (
-        "plumbline/data/turns.py",
-        "plumbline/tokenization/chat_template.py",
-        "plumbline/tokenization/chat_tokens.py",
-    )
-    """What a model of conversations answers with beside `runtime`."""
     _reference: tuple[list[list[int]], list[Floats]] | None = None
 
     def __init__(
@@ -71,7 +65,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
         """See `BundlePlan`."""
         super().__init__(source, config)
         if self.stored.spec.chat:
-            self.runtime = (*self.runtime, *self.chat_runtime)
+            self.runtime = (*self.runtime, *CHAT_RUNTIME)
             self.packages = (*self.packages, "jinja2")
             turns = " `messages`, a list of turns with `role` and `content`, stands for `prompt`."
             self.readme = replace(self.readme, answer=self.readme.answer + turns)

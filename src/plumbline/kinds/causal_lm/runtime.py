@@ -1,6 +1,6 @@
 """A text that goes on from a prompt."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
@@ -25,13 +25,13 @@ from plumbline.export.runtime.inputs import (
 from plumbline.export.runtime.model import Task
 from plumbline.export.runtime.scores import choose_token
 from plumbline.export.runtime.text import TextReader
-from plumbline.kinds.language.runtime import SIZES, DecoderSizes, Decoding
+from plumbline.kinds.language.runtime import CHAT, SIZES, Chat, DecoderSizes, Decoding
 
 if TYPE_CHECKING:
     from plumbline.data.turns import Turn
 
 MAX_STOPS = 16
-CHAT = "turns"
+TURNS = "turns"
 """The framing of models of conversations: a chat template makes the text of a prompt."""
 
 
@@ -52,14 +52,6 @@ class Sampling(TypedDict):
     top_p: float | None
     stop: list[str]
     seed: int
-
-
-class Chat(TypedDict):
-    """Section `chat` of the contract: how turns become text."""
-
-    template: str
-    tokens: dict[str, object]
-    """Name of a special token -> its text; there may be none."""
 
 
 class CausalContract(Contract):
@@ -91,10 +83,9 @@ class CausalTask(Task[CausalContract]):
             "stop": [str],
             "seed": range(1 << 63),
         }
-        framings = {"stream", "rows", "question_answer", CHAT}
+        framings = {"stream", "rows", "question_answer", TURNS}
         text: Fields = {"special_ids": SPECIAL_IDS, "framing": framings, "max_positions": COUNT}
-        chat: Fields = {"template": str, "tokens": dict}
-        more = {"chat": chat} if section(contract, "text", "framing") == CHAT else {}
+        more = {"chat": CHAT} if section(contract, "text", "framing") == TURNS else {}
         return {"text": text, "sampling": sampling, "decoder": SIZES, **more}
 
     def __init__(self, contract: CausalContract, files: Files, graphs: dict[str, Graph]) -> None:
@@ -104,12 +95,14 @@ class CausalTask(Task[CausalContract]):
         if "chat" in contract:
             # One of the two, which `_turns` checks.
             self.required = ()
-            self._chat = _open_chat(contract["chat"], self.text)
+            from plumbline.kinds.language.chat_runtime import open_chat
+
+            self._chat = open_chat(contract["chat"], self.text)
 
     @staticmethod
     def fields_of(contract: Mapping[str, object]) -> dict[str, str]:
         """Name of each field of a request -> its type."""
-        turns = {"messages": "turns"} if section(contract, "text", "framing") == CHAT else {}
+        turns = {"messages": "turns"} if section(contract, "text", "framing") == TURNS else {}
         return {
             "prompt": "text",
             **turns,
@@ -136,7 +129,7 @@ class CausalTask(Task[CausalContract]):
     def _prompt(self, request: Request) -> list[int]:
         text = self.contract["text"]
         bos = text["special_ids"]["bos"]
-        if text["framing"] == CHAT:
+        if text["framing"] == TURNS:
             return self._chat(self._turns(request))
         prompt = self.text.check("prompt", text_in(request, "prompt", ""), empty=True)
         ids = self.text.encode(prompt)
@@ -154,20 +147,17 @@ class CausalTask(Task[CausalContract]):
         Raises:
             InputError: there are none, both are given, or they are none that an answer follows.
         """
-        from plumbline.data.turns import BadTurns, check_prompt, make_turn
+        from plumbline.data.turns import count_images
+        from plumbline.kinds.language.chat_runtime import turns_in
 
         if ("messages" in request) == ("prompt" in request):
             raise InputError("messages, or prompt: one of the two is needed")
         if "prompt" in request:
             prompt = self.text.check("prompt", text_in(request, "prompt", ""), empty=True)
             return [{"role": "user", "content": prompt}]
-        messages = request["messages"]
-        assert isinstance(messages, list)  # `Model` has compared it with its type
-        try:
-            turns = check_prompt([make_turn(at, entry) for at, entry in enumerate(messages, 1)])
-        except BadTurns as error:
-            raise InputError(f"messages: {error}") from None
-        self.text.check("messages", "".join(turn["content"] for turn in turns), empty=True)
+        turns = turns_in(request, self.text)
+        if count_images(turns):
+            raise InputError("messages: show images, which a model of texts does not see")
         return turns
 
     def cut_tokens(self, request: Request) -> int:
@@ -244,24 +234,6 @@ class CausalTask(Task[CausalContract]):
         ends = [text.index(stop) for stop in stops if stop in text]
         text = text[: min(ends)] if ends else text
         return {"text": text, "tokens": len(tokens), "finish": finish}
-
-
-def _open_chat(chat: Chat, text: TextReader) -> "Callable[[list[Turn]], list[int]]":
-    """What makes ids of turns, up to where an answer begins."""
-    from plumbline.tokenization.chat_template import ChatError, ChatTemplate
-    from plumbline.tokenization.chat_tokens import ChatEncoder
-
-    # Once, as templates are compiled and tokenizers copied.
-    tokens = {name: str(token) for name, token in chat["tokens"].items()}
-    encoder = ChatEncoder(ChatTemplate(chat["template"], tokens), text.tokenizer)
-
-    def encode(turns: "list[Turn]") -> list[int]:
-        try:
-            return encoder.encode(turns, prompt=True).ids
-        except ChatError as error:
-            raise InputError(str(error)) from None
-
-    return encode
 
 
 TASK = CausalTask

@@ -17,6 +17,14 @@ from plumbline.export.runtime.text import TextReader
 TEXT_CHARS = 300
 """Of a text of the dataset: what is compared of its ids, and what the self-test stores."""
 
+CHAT_RUNTIME = (
+    "plumbline/kinds/language/chat_runtime.py",
+    "plumbline/data/turns.py",
+    "plumbline/tokenization/chat_template.py",
+    "plumbline/tokenization/chat_tokens.py",
+)
+"""What a model of conversations answers with beside what its kind does."""
+
 Floats = NDArray[np.float32]
 
 

@@ -26,6 +26,18 @@ class ImageDecoderSizes(DecoderSizes):
     image_tokens: int
 
 
+class Chat(TypedDict):
+    """Section `chat` of a contract: how turns become text."""
+
+    template: str
+    tokens: dict[str, object]
+    """Name of a special token -> its text; there may be none."""
+
+
+CHAT: Fields = {"template": str, "tokens": dict}
+"""What `Chat` describes."""
+
+
 class Decoding:
     """A batch of texts in the making."""
 

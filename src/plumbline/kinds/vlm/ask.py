@@ -79,8 +79,9 @@ def _answer_talk(
     from plumbline.kinds.vlm.features import encode_images
     from plumbline.kinds.vlm.talks import Talk, answer_talks, make_prompt
 
-    turns, named = options.messages or _first_turn(options, spec.caption_prompt)
-    if count_images(turns) != len(named) or not all(isinstance(name, str | Path) for name in named):
+    turns, images = options.messages or _first_turn(options, spec.caption_prompt)
+    named = [Path(image) for image in images if isinstance(image, str | Path)]
+    if not count_images(turns) == len(images) == len(named):
         raise ConfigError('--messages: parts of type "image" name a file as "image"')
     ids = make_prompt(spec, tokenizer, model.image_encoder.tokens, turns)
     longest = model.decoder.config.max_position_embeddings
@@ -91,7 +92,7 @@ def _answer_talk(
     if named:
         channels = spec.normalization.channels
         # [images, size, size, channels], as the cache holds images
-        pixels = np.stack([read_image(Path(name), size, channels) for name in named])
+        pixels = np.stack([read_image(name, size, channels) for name in named])
         features = encode_images(encoder, pixels, spec.normalization, size, device)
     (said,) = answer_talks(
         model,

@@ -6,25 +6,26 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 from typing_extensions import override
 
 from plumbline.errors import ExportError
-from plumbline.export.graphs import (
-    DECODER_OUTPUTS,
-    DecoderSizes,
-    GraphSpec,
-    decode_step,
-    decoder_examples,
-    decoder_sizes,
-    pixels_example,
-)
+from plumbline.export.graphs import GraphSpec, decoder_sizes
 from plumbline.export.media import check_image_size, encode_png, image_contract, image_turns
 from plumbline.export.parity import Parity, common_prefix, until
-from plumbline.export.plan import READERS, GraphPlan, Readme, Request, SelftestSample, spread
+from plumbline.export.plan import (
+    READERS,
+    BundleSource,
+    GraphPlan,
+    Readme,
+    Request,
+    SelftestSample,
+    spread,
+)
 from plumbline.export.runtime.model import Model
+from plumbline.kinds.vlm.export_talks import TalkPlan
 from plumbline.kinds.vlm.features import encode_images
 from plumbline.kinds.vlm.generation import generate_answers
+from plumbline.kinds.vlm.graphs import vlm_graphs
 from plumbline.kinds.vlm.model import StoredVlm, Vlm, VlmSpec
 from plumbline.kinds.vlm.runtime import VlmTask
 from plumbline.kinds.vlm.settings import VlmExportConfig
@@ -38,62 +39,6 @@ BATCH_PROMPTS = 64
 
 Ids = list[int]
 Floats = NDArray[np.float32]
-
-
-class VisionGraph(nn.Module):
-    """Image encoder and projector."""
-
-    def __init__(self, model: Vlm) -> None:
-        super().__init__()
-        self.image_encoder, self.projector = model.image_encoder, model.projector
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Map [batch, channels, height, width] to [batch, image_tokens, width], float32."""
-        embeds: Tensor = self.projector(self.image_encoder(pixel_values).tokens)
-        return embeds
-
-
-class DecoderGraph(nn.Module):
-    """One graph for the prompt and for every token after it."""
-
-    def __init__(self, model: Vlm) -> None:
-        super().__init__()
-        self.decoder = model.decoder
-
-    def forward(
-        self, image_embeds: Tensor, input_ids: Tensor, past_keys: Tensor, past_values: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """See an image, then ids.
-
-        Args:
-            image_embeds: [batch, images, width]; `images` is 0 after the prompt.
-            input_ids: [batch, seq], int64.
-            past_keys: as in `decode_step`, as what is returned.
-            past_values: as `past_keys`.
-        """
-        text = self.decoder.get_input_embeddings()(input_ids)  # [batch, seq, width]
-        inputs = torch.cat([image_embeds, text], dim=1)
-        return decode_step(self.decoder, inputs, past_keys, past_values)
-
-
-def vision_spec(model: Vlm, image_size: int, channels: int) -> GraphSpec:
-    """The vision graph with an example."""
-    return GraphSpec(
-        VisionGraph(model).eval(),
-        {"pixel_values": pixels_example(image_size, channels)},
-        {"pixel_values": {0: "batch"}},
-        ["image_embeds"],
-    )
-
-
-def decoder_spec(model: Vlm, sizes: DecoderSizes) -> GraphSpec:
-    """The decoder graph, with example inputs."""
-    inputs, dynamic = decoder_examples(sizes)
-    embeds = torch.linspace(-1, 1, 2 * 3 * sizes.width).view(2, 3, sizes.width)
-    inputs = {"image_embeds": embeds, **inputs}
-    # Of any length: the image once, before the prompt, and then none.
-    dynamic = {"image_embeds": {0: "batch", 1: "images"}, **dynamic}
-    return GraphSpec(DecoderGraph(model).eval(), inputs, dynamic, DECODER_OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -332,9 +277,7 @@ class VlmPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
 
     @override
     def graphs(self) -> dict[str, GraphSpec]:
-        model, encoder = self.stored.model, self.stored.spec.image_encoder
-        vision = vision_spec(model, encoder.image_size, encoder.channels)
-        return {"vision": vision, "decoder": decoder_spec(model, decoder_sizes(model.decoder))}
+        return vlm_graphs(self.stored.model, self.stored.spec)
 
     def _samples(self, count: int) -> list[PromptSample]:
         return choose_samples(self.cache, self.stored, self.config.split, count)
@@ -370,4 +313,12 @@ class VlmPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
         return {name: {"image": png} for name, png in image_turns(self.cache.images[first]).items()}
 
 
-PLAN = VlmPlan
+def plan_of(
+    source: BundleSource[Vlm, VlmSpec], config: VlmExportConfig
+) -> GraphPlan[VlmExportConfig, Vlm, VlmSpec]:
+    """What is special in a bundle, by what the model was trained on."""
+    plan = TalkPlan if source.stored.spec.chat else VlmPlan
+    return plan(source, config)
+
+
+PLAN = plan_of

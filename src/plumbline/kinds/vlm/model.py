@@ -92,7 +92,8 @@ class Vlm(nn.Module):
         """
         text = self.decoder.get_input_embeddings()(input_ids)
         image = self.embed_image(image_features).to(text.dtype)
-        return text.masked_scatter(places.unsqueeze(-1), image)
+        inputs: Tensor = text.masked_scatter(places.unsqueeze(-1), image)
+        return inputs
 
     def hidden_states(
         self,
