@@ -74,5 +74,5 @@ def test_every_shape_checks_what_the_type_beside_it_promises(name: str) -> None:
 def test_a_type_does_not_agree_with_the_shape_of_another(name: str) -> None:
     hint, _ = PAIRS[name]
     agreeing = {other for other, (_, shape) in PAIRS.items() if agrees(hint, shape)}
-    every = {"common", "causal_lm", "masked_lm", "seq2seq", "vlm"}
+    every = {"common", "causal_lm", "masked_lm", "seq2seq", "vlm", "vlm_turns"}
     assert agreeing == (every if name == "common" else {name})

@@ -28,6 +28,7 @@ class CachedTurns:
         self._answers = flat.reshape(-1, 2)
         self._offsets = self._offsets // 2  # [conversations + 1]
         self._image_tokens = image_tokens
+        # [images of all conversations]: where they stand among the ids of all.
         self._images = np.flatnonzero(self._ids == IMAGE_ID)
         if len(self._images):
             self._answers = self._answers + self._tokens_of_images()

@@ -60,21 +60,8 @@ def make_cell_rules(
         max_text_chars: longest text.
         shown: whether rows bring the images that turns show.
     """
-    image = partial(check_image, limits=images)
     return {
-        "image": CellRules(
-            null="null_image",
-            max_bytes=images.max_bytes,
-            too_long=partial(too_many_bytes, limits=images),
-            check=image,
-            costly=images.level == "full",
-        ),
-        "images": CellRules(
-            null="null_images",
-            max_bytes=MAX_CELL_BYTES,
-            too_long=_too_many_image_bytes,
-            check=partial(check_images, judge=image),
-        ),
+        **_image_rules(images),
         "audio": CellRules(
             null="null_audio",
             max_bytes=audio.max_bytes,
@@ -104,6 +91,25 @@ def make_cell_rules(
             "null_label", 4 * MAX_LABEL_CHARS + 3, too_many_label_bytes, clean_label
         ),
         "number": _text_rules("null_value", MAX_NUMBER_BYTES, too_many_number_bytes, clean_number),
+    }
+
+
+def _image_rules(limits: ImageLimits) -> dict[Kind, CellRules]:
+    image = partial(check_image, limits=limits)
+    return {
+        "image": CellRules(
+            null="null_image",
+            max_bytes=limits.max_bytes,
+            too_long=partial(too_many_bytes, limits=limits),
+            check=image,
+            costly=limits.level == "full",
+        ),
+        "images": CellRules(
+            null="null_images",
+            max_bytes=MAX_CELL_BYTES,
+            too_long=_too_many_image_bytes,
+            check=partial(check_images, judge=image),
+        ),
     }
 
 

@@ -63,6 +63,7 @@ def read_questions(stored: StoredVlm, cache: TrainingCache, split: str) -> Itera
     for index in range(len(source)):
         number, end = source.talks.number(index), source.length(index)
         answers = source.talks.cached.answers(number)
+        # What is read ends with an answer, so this is the last one that is whole.
         last = int((answers[:, 1] <= end).sum()) - 1
         turns = source.talks.cached.turns(number)
         at = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"][last]
@@ -118,6 +119,7 @@ def evaluate_talks(job: EvaluationJob) -> Evaluation:
     model, spec = stored.model.to(job.device).eval(), stored.spec
     questions = list(read_questions(stored, cache, config.split))
     seen = Seen(stored, cache, questions, job.device)
+    # As whoever asks the model writes it: the answer's own ids are not looked at.
     asked = [
         make_prompt(spec, stored.text, model.image_encoder.tokens, question.turns)
         for question in questions

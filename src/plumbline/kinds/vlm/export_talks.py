@@ -165,6 +165,7 @@ class TalkPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
             compared = min(common + 1, len(expected), len(got))
             difference = np.abs(reference.logits[:compared] - logits[:compared])
             worst = max(worst, float(difference.max()))
+        # Of whole answers, as figures are: a token that differs changes few of them.
         known = [reference.text for reference in self._references]
         return Parity(
             samples=len(questions),
@@ -211,7 +212,7 @@ def _greedy_logits(task: TalkTask, request: Request, eos: int, limit: int) -> Fl
     assert isinstance(images, list)
     *_, ids = task.inputs(request)
     decoding, logits = task.begin(images, ids[0].tolist())
-    steps = [logits[0]]
+    steps = [logits[0]]  # [vocab] each
     while len(steps) < limit and steps[-1].argmax() != eos:
         steps.append(decoding.step(np.array([steps[-1].argmax()]))[0])
     return np.stack(steps)

@@ -115,6 +115,7 @@ class TalkTask(Task[TalkContract]):
         A piece of it at a time: the graph takes images in front of ids, and goes on from its cache.
         """
         decoding = Decoding(self.graphs["decoder"], self.contract["decoder"], 1)
+        # [images, image_tokens, width], all at once.
         embeds = self.embed(self._pixels(images)) if images else None
         logits, seen = np.zeros((1, 0), np.float32), 0
         for shown, piece in _pieces(ids):

@@ -46,8 +46,9 @@ def make_prompt(
 
 def _embed(model: Vlm, features: Tensor, talks: Sequence[Talk]) -> Tensor:
     """Embeddings [batch, seq, width] of conversations of equal length."""
-    ids = torch.tensor([talk.ids for talk in talks], device=features.device)
+    ids = torch.tensor([talk.ids for talk in talks], device=features.device)  # [batch, seq]
     places = ids == IMAGE_ID
+    # [images of all, image_tokens, token_width]: rows may show more or fewer than others.
     shown = features[[number for talk in talks for number in talk.images]]
     return model.embed_rows(shown, ids.masked_fill(places, 0), places)
 
