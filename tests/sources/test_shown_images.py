@@ -285,15 +285,22 @@ def test_a_row_leaves_train_where_any_of_its_images_is_in_test(tmp_path: Path) -
     assert run.lost() == dict.fromkeys(["row-1", "row-2", "row-3"], "split_leak")
 
 
-def test_rows_with_the_same_first_image_stay_in_one_split(tmp_path: Path) -> None:
-    rows = [row(at, 1, [picture(at % 9)]) for at in range(60)]
+def test_rows_that_share_an_image_stay_in_one_split_through_however_many_others(
+    tmp_path: Path,
+) -> None:
+    """Chains of five: 0 1, 1 2, 2 3, 3 4, and one row with the last alone."""
+    rows: list[Record] = []
+    for chain in range(20):
+        images = [picture(100 * chain + at) for at in range(5)]
+        shown = [images[at : at + 2] for at in range(4)] + [images[4:]]
+        rows += [row(10 * chain + at, len(two), two) for at, two in enumerate(shown)]
     for each in rows:
         del each["split"]
     run = Run(tmp_path).write(rows).validate(views=VIEWS, split={"val": 0.2, "test": 0.2})
     assert not run.lost()
-    groups = [{r["group"] for r in run.rows(split)} for split in ("train", "val", "test")]
-    assert all(groups)
-    assert sum(map(len, groups)) == len(set.union(*groups)) == 9
+    chains = [{int(i[4:]) // 10 for i in run.ids(split)} for split in ("train", "val", "test")]
+    assert all(chains)
+    assert sum(map(len, chains)) == len(set.union(*chains)) == 20
 
 
 def test_images_without_turns_are_no_view() -> None:

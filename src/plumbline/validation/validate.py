@@ -37,9 +37,9 @@ from plumbline.validation.faults import Fault, Level
 from plumbline.validation.features_check import FeatureLimits
 from plumbline.validation.filing import Counts, RowFiler
 from plumbline.validation.image_check import ImageLimits
-from plumbline.validation.judging import RowJudge, Rules
+from plumbline.validation.judging import RowJudge, Rules, medium_group
 from plumbline.validation.report import Report
-from plumbline.validation.splits import PRIORITY
+from plumbline.validation.splits import PRIORITY, hash_unit
 from plumbline.validation.target_check import clean_label
 from plumbline.validation.verdicts import VerdictStore
 
@@ -186,6 +186,8 @@ def validate(
         lines = library_lines()
         starts = _judge_rows(paths, names, judge, store, batch_rows)
         lines = library_lines() - lines
+        seed = config.split.seed
+        store.join_places(lambda medium: hash_unit(medium_group(medium), seed))
         given = judge.splits_seen | declared_splits(paths)
         warnings = _settle(store, config.split, given)
         if lines:

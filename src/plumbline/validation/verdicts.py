@@ -7,7 +7,7 @@ from one split into another. Pass two reads the verdicts back in order.
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 from plumbline.data.columns import MEDIA
 from plumbline.validation.faults import Fault, Reason
-from plumbline.validation.splits import PRIORITY
+from plumbline.validation.splits import PRIORITY, hash_unit
 
 SPLIT_CODES: Mapping[str, int] = {name: code for code, name in enumerate(PRIORITY)}
 
@@ -33,6 +33,7 @@ CREATE TABLE more_media (
 CREATE TEMP TABLE kept_ids (id BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 CREATE TEMP TABLE kept_media (medium BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 CREATE TEMP TABLE media_names (code BLOB PRIMARY KEY, name TEXT) WITHOUT ROWID;
+CREATE TEMP TABLE joined (place REAL PRIMARY KEY, same REAL) WITHOUT ROWID;
 CREATE TEMP TABLE drawn (place REAL PRIMARY KEY) WITHOUT ROWID;
 """
 
@@ -81,6 +82,14 @@ GROUP BY place ORDER BY place * :direction
 _MOVE_DRAWN = """
 UPDATE rows SET split = :to WHERE split = :split AND reason IS NULL
 AND place IN (SELECT place FROM drawn)
+"""
+_MORE_MEDIA = """
+SELECT rows.place, more.medium FROM more_media more JOIN rows USING (number)
+WHERE reason IS NULL ORDER BY number, more.medium
+"""
+_JOIN_PLACES = """
+UPDATE rows SET place = (SELECT same FROM joined WHERE joined.place = rows.place)
+WHERE place IN (SELECT place FROM joined)
 """
 _COUNT_SHARED_GROUPS = """
 SELECT COUNT(*) FROM (SELECT place FROM rows WHERE reason IS NULL
@@ -185,6 +194,27 @@ class VerdictStore:
     def add_rows(self, rows: Iterable[RowVerdict]) -> None:
         """Store the verdicts of pass one."""
         self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", rows)
+
+    def join_places(self, place_of: Callable[[bytes], float]) -> None:
+        """Give good rows that share a medium one place, through however many others they do.
+
+        Args:
+            place_of: the place of rows that have a medium as their first.
+        """
+        joined: dict[float, float] = {}
+
+        def find(place: float) -> float:
+            while joined.setdefault(place, place) != place:
+                joined[place] = place = joined[joined[place]]
+            return place
+
+        for place, medium in self._db.execute(_MORE_MEDIA):
+            one, other = find(place), find(place_of(medium))
+            joined[max(one, other)] = min(one, other)
+        # The least of several numbers is no draw between 0 and 1, but a hash of it is.
+        found = ((place, hash_unit(repr(find(place)), 0)) for place in list(joined))
+        self._db.executemany("INSERT INTO joined VALUES (?, ?)", found)
+        self._db.execute(_JOIN_PLACES)
 
     def pool_unsplit_rows(self) -> int:
         """Put the good rows that bring no split into train, for other splits to draw from."""
