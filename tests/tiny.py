@@ -276,18 +276,18 @@ GRAY = {"normalize": {"preset": None, "mean": [0.4], "std": [0.25]}} | {
 STREAM = {"block_size": 24, "rows": "stream"}
 ROWS = {"block_size": 40, "rows": "padded"}
 CASES: dict[str, Case] = {
-    "vlm": Case(
-        "vlm",
-        "scenes",
-        {"projector_width": 16, "decoder": DECODER},
-        {"questions_per_image": 2, "rows": "padded"},
-        {"max_new_tokens": 5},
-    ),
     "vlm_turns": Case(
         "vlm",
         "shown",
         {"projector_width": 16, "decoder": DECODER},
         {"text": "turns", "block_size": 96, "rows": "padded"},
+        {"max_new_tokens": 5},
+    ),
+    "vlm": Case(
+        "vlm",
+        "scenes",
+        {"projector_width": 16, "decoder": DECODER},
+        {"questions_per_image": 2, "rows": "padded"},
         {"max_new_tokens": 5},
     ),
     "causal_lm_stream": Case("causal_lm", "text", {"decoder": DECODER}, STREAM),

@@ -49,7 +49,7 @@ from tests.training.together import train as train_with
 MakeJob = Callable[..., TrainingJob]
 
 CASES = ["causal_lm_rows", "causal_lm_answers", "causal_lm_turns"]
-CASES += ["masked_lm_rows", "seq2seq", "vlm"]
+CASES += ["masked_lm_rows", "seq2seq", "vlm", "vlm_turns"]
 PACKED = {"vlm": {"rows": "packed", "questions_per_image": None}}
 SAMPLES = 12
 
@@ -97,7 +97,9 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_padded_ones(
     assert_equal_losses(job, job.task.collate, padded)
 
 
-@pytest.mark.parametrize("name", ["causal_lm_rows", "masked_lm_rows", "seq2seq", "vlm"])
+@pytest.mark.parametrize(
+    "name", ["causal_lm_rows", "masked_lm_rows", "seq2seq", "vlm", "vlm_turns"]
+)
 def test_a_sample_has_exactly_no_influence_on_its_neighbours(make_job: MakeJob, name: str) -> None:
     job = make_job(name, task=PACKED.get(name, {"rows": "packed"}))
     samples = drawn(job)

@@ -50,7 +50,8 @@ def outputs(job: TrainingJob, model: Any) -> list[Tensor]:
     with torch.inference_mode():
         if job.spec.kind == "vlm":
             features = model.image_encoder(batch["pixel_values"]).tokens
-            rest = (batch[name] for name in ("input_ids", "position_ids", "mask"))
+            names = ("input_ids", "position_ids", "mask", "image_places")
+            rest = (batch.get(name) for name in names)
             return [model.logits(model.hidden_states(features, *rest))]
         if job.spec.kind == "alignment":
             return list(model(batch["media"], batch["texts"]))

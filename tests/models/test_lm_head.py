@@ -37,9 +37,11 @@ def all_logits(job: TrainingJob) -> tuple[LossSum, dict[str, Tensor]]:
         features = batch.get("image_features")
         if features is None:
             features = model.image_encoder(batch["pixel_values"]).tokens
-        text = ("input_ids", "position_ids", "mask")
-        hidden = model.hidden_states(features, *(batch[name] for name in text))
-        logits, labels = model.decoder.lm_head(hidden[:, :-1]), batch["labels"][:, 1:]
+        text = ("input_ids", "position_ids", "mask", "image_places")
+        hidden = model.hidden_states(features, *(batch.get(name) for name in text))
+        logits, labels = model.decoder.lm_head(hidden), batch["labels"]
+        if "image_places" not in batch:  # labels of conversations are shifted already
+            logits, labels = logits[:, :-1], labels[:, 1:]
     else:
         logits, labels = model(**batch), batch["labels"]
     smoothing = 0.1 if type(model).__name__ == "Seq2Seq" else 0.0

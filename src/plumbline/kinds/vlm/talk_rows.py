@@ -18,7 +18,7 @@ from plumbline.kinds.vlm.rows import PADDING, Ids
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.packing import Layout
 from plumbline.loading.transform_config import Normalization
-from plumbline.loading.transforms import normalize_images, resize_images, stack_images
+from plumbline.loading.transforms import normalize_images, resize_images
 
 
 class TalkSource:
@@ -132,19 +132,19 @@ class TalkRows:
             "position_ids": layout.positions([len(each) for each in ids]),
             "mask": torch.from_numpy(talk_mask(layout.join(numbers, PADDING).numpy())),
             "image_places": layout.join(places, 0).bool(),
-            "sample_index": torch.tensor(sample_numbers(samples)),
-            **self._images([samples[at] for row in layout.rows for at in row]),
+            **self._shared([samples[at] for row in layout.rows for at in row]),
         }
 
-    def _images(self, samples: Sequence[Sample]) -> Batch:
-        """What the images are, in the order of rows."""
+    def _shared(self, samples: Sequence[Sample]) -> Batch:
+        """What has nothing to do with rows, but for their order."""
+        batch: Batch = {"sample_index": torch.tensor(sample_numbers(samples))}
         if "features" in samples[0]:
             features = np.concatenate([sample["features"] for sample in samples])
-            return {"image_features": torch.from_numpy(features)}
+            return batch | {"image_features": torch.from_numpy(features)}
         images = np.concatenate([sample["pixels"] for sample in samples])
-        stacked = stack_images(list(images), range(len(images))) if len(images) else images
-        if not isinstance(stacked, torch.Tensor):  # nobody shows an image
+        if not len(images):  # nobody shows one
             shape = (0, images.shape[-1], self.image_size, self.image_size)
-            return {"pixel_values": torch.zeros(shape)}
+            return batch | {"pixel_values": torch.zeros(shape)}
+        stacked = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
         pixels = normalize_images(resize_images(stacked, self.image_size), self.normalize)
-        return {"pixel_values": pixels}
+        return batch | {"pixel_values": pixels}
