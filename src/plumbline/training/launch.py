@@ -91,7 +91,12 @@ def decide_machine(config: TrainingConfig, *, together: bool = False) -> Machine
     """
     import torch
 
-    from plumbline.models.device import repeat_exactly, resolve_device, resolve_precision
+    from plumbline.models.device import (
+        repeat_exactly,
+        resolve_device,
+        resolve_precision,
+        round_float32,
+    )
     from plumbline.training.processes import Processes
 
     trainer = config.train.trainer
@@ -102,7 +107,10 @@ def decide_machine(config: TrainingConfig, *, together: bool = False) -> Machine
     if together:
         processes = Processes.join(device, trainer.timeout_s, sharded=trainer.shard_layers)
         device = processes.device or device  # "cuda" is now one of them
-    return Machine(device, resolve_precision(trainer.precision, device), processes)
+    precision = resolve_precision(trainer.precision, device)
+    if device.type == "cuda":
+        round_float32(precision)
+    return Machine(device, precision, processes)
 
 
 def end_with_parent() -> None:
