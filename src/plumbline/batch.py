@@ -30,6 +30,16 @@ class LossSum:
     """Scalar: how many targets the sum is over; 0 when all are ignored (then total is 0 too)."""
 
 
+def labelled_places(labels: Tensor) -> dict[str, Tensor]:
+    """Where labels [rows, seq] are, for a batch: `labelled` [n] int64, of the flattened places.
+
+    Known before a device has them: it would make the host wait for their number. Nothing where all
+    places have a label, as in running text.
+    """
+    places = (labels != IGNORE_INDEX).flatten().nonzero().squeeze(1)
+    return {} if len(places) == labels.numel() else {"labelled": places}
+
+
 def sample_numbers(samples: Sequence[Sample]) -> list[int]:
     """The numbers of samples, for the record of a step that went wrong."""
     return [int(sample["index"]) for sample in samples]

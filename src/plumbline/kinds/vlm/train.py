@@ -16,7 +16,7 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
+from plumbline.batch import Batch, LossSum, Sample
 from plumbline.code_digest import digest_tree
 from plumbline.errors import CheckpointError, DataError
 from plumbline.files import STATE_DIR, digest_of
@@ -34,7 +34,8 @@ from plumbline.loading.transform_config import Normalization
 from plumbline.losses.language import TokenLoss, token_cross_entropy
 from plumbline.models import vision
 from plumbline.models.encoder_config import ImageEncoderConfig
-from plumbline.models.lm_head import chunked_loss
+from plumbline.models.lm_head import at_places, chunked_loss
+from plumbline.models.packed import takes_whole_rows
 from plumbline.models.stored import load_encoder
 from plumbline.models.vision import ImageEncoder
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -141,15 +142,15 @@ def loss(model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_
         batch["mask"],
         batch.get("image_places"),
     )
-    labels = batch["labels"][:, 1:]  # [batch, seq - 1]: position i says token i + 1
-    labelled = labels != IGNORE_INDEX
+    labelled = batch["labelled"]  # never in the first place of a row: position i says token i + 1
 
     # logits [n, vocab] of a chunk, as the map gives them: some decoders cap or scale them.
     def part(logits: Tensor, chosen: Tensor) -> LossSum:
         return token_loss(model.behind_map(logits), chosen)
 
     head = model.decoder.get_output_embeddings()
-    return chunked_loss(head, hidden[:, :-1][labelled], labels[labelled], part)
+    states = at_places(hidden, labelled - 1)
+    return chunked_loss(head, states, at_places(batch["labels"], labelled), part)
 
 
 def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -> TrainingJob:
@@ -198,8 +199,10 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
     )
     chosen = partial(loss, token_loss=chosen_loss(config))
     has_validation = context.has_validation
+    model = Vlm(encoder, model_config, spec.vocab_size, special_ids.pad, sources.origins)
+    model.whole_rows = takes_whole_rows(model.decoder, 1 << 31)
     return TrainingJob(
-        model=Vlm(encoder, model_config, spec.vocab_size, special_ids.pad, sources.origins),
+        model=model,
         task=Task("vlm", rows.packed if config.rows == "packed" else rows.padded, chosen),
         train=source(split="train", seed=seed, training=True),
         validation=source(split="val", seed=seed, training=False) if has_validation else None,
