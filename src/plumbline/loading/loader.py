@@ -211,6 +211,23 @@ class Loader:
         source = Keyed(self.source)
         return [collate_share(self._collate, [source[key] for key in keys]) for keys in pieces]
 
+    def examples(self, size: int | None = None) -> tuple[list[Batch], list[Batch]]:
+        """Some of this process's micro-batches of the first epoch, made without loader processes.
+
+        Returns:
+            The first ones of its first batches, and those that may be short: the last ones of a
+            batch and of the epoch.
+        """
+        plan, source = self.plan(0), Keyed(self.source)
+        cut = [self._share.cut(plan[at], 0, size) for at in (*range(min(3, len(plan))), -1)]
+        usual = [pieces[0] for pieces in cut[:-1]]
+        short = [cut[0][-1], cut[-1][-1]]
+        first, last = (
+            [collate_share(self._collate, [source[key] for key in keys]) for keys in pieces]
+            for pieces in (usual, short)
+        )
+        return first, last
+
     def _positions(self, batch: Indices) -> int:
         """What a padded batch takes, or as many as its samples where these have no lengths."""
         if not isinstance(self.source, SizedSource):

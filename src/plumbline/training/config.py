@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from plumbline.config import Config
 from plumbline.metrics.known import METRICS, Direction, figure_name, find_metric, split_part
 from plumbline.registry import Registry, name_in
+from plumbline.training.compile_config import CompileConfig
 from plumbline.training.schedule import ScheduleConfig
 
 Mode = Literal["auto", "min", "max"]
@@ -211,6 +212,7 @@ class TrainerConfig(Config):
     """auto: on a GPU with units for it bf16, and TF32 for what stays float32; else fp32. By name,
     fp32 is whole float32 on a GPU too."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: CompileConfig = Field(default_factory=CompileConfig)
     deterministic: bool = True
     """Take the kernels of a GPU that give the same bits each time; false: the fastest."""
     processes: int = Field(1, ge=1)

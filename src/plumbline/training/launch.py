@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from plumbline.errors import ConfigError, TrainingError
 from plumbline.training.machine import Machine
@@ -97,6 +98,7 @@ def decide_machine(config: TrainingConfig, *, together: bool = False) -> Machine
         resolve_precision,
         round_float32,
     )
+    from plumbline.training.compilation import keep_programs
     from plumbline.training.processes import Processes
 
     trainer = config.train.trainer
@@ -110,7 +112,12 @@ def decide_machine(config: TrainingConfig, *, together: bool = False) -> Machine
     precision = resolve_precision(trainer.precision, device)
     if device.type == "cuda":
         round_float32(precision)
-    return Machine(device, precision, processes)
+    mode: str = trainer.compile.mode
+    if mode == "auto":
+        mode = "default" if device.type == "cuda" else "none"
+    if mode != "none":
+        keep_programs(Path(os.environ.get("DVC_ROOT", ".")))
+    return Machine(device, precision, processes, mode)
 
 
 def end_with_parent() -> None:

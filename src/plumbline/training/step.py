@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from plumbline.batch import Batch
 from plumbline.errors import TrainingError
 from plumbline.loading.random import keyed_seed
 from plumbline.models.weights import local
+from plumbline.training.compilation import Compilation
 from plumbline.training.config import TrainerConfig
 from plumbline.training.freeze import set_training_mode
 from plumbline.training.history import Row
@@ -47,6 +49,8 @@ class OptimizerStep:
     seed: int
     frozen: Sequence[str]
     """Parts of the model that stay as they are."""
+    compilation: Compilation
+    """Of what the gradients are made by."""
 
     @property
     def model(self) -> nn.Module:
@@ -66,7 +70,8 @@ class OptimizerStep:
 
         Returns:
             The loss per target, of all processes together; NaN where the window failed; None where
-            it is to be tried again, in micro-batches of the size that the progress now says.
+            it is to be tried again: in micro-batches of the size that the progress now says, or
+            uncompiled.
 
         Raises:
             TrainingError: the step cannot be made, and the settings do not say to skip it.
@@ -107,6 +112,22 @@ class OptimizerStep:
         self._record(sums.joined([len(batch) for batch in batches]), loss, norm)
         return loss
 
+    def make_programs(self, pieces: Sequence[Batch]) -> None:
+        """Have the passes compiled, by making some that leave nothing behind.
+
+        Args:
+            pieces: the micro-batches of the largest batch.
+        """
+        set_training_mode(self.model, self.frozen)
+        # Losses of several micro-batches at once are made otherwise than those of one.
+        window = (list(pieces) * self.config.grad_accum_steps)[:2]
+        buffers = Buffers(self.model)
+        try:
+            self.gradients.accumulate(window, [0] * len(window))
+        except FAILURES as error:
+            self.compilation.give_up(error)  # what else is wrong, a step of its own tells
+        self._undo(buffers)
+
     def _pass_over(self, batches: int, window: Sequence[Batch]) -> None:
         """Count the window's samples as used before it can fail: a resumed run begins after it."""
         here = sum(len(batch["sample_index"]) for batch in window)
@@ -123,7 +144,7 @@ class OptimizerStep:
             window: the micro-batches of all of them.
 
         Returns:
-            None where the micro-batches have become smaller instead.
+            None where the window is to be made again, smaller micro-batches or uncompiled.
         """
         processes = self.machine.processes
         first = self.progress.clock.micro_step
@@ -138,7 +159,8 @@ class OptimizerStep:
             return self.gradients.accumulate(window, seeds)
         except FAILURES as error:
             fault = failure(error, window, self.config)
-            if split_further(error, window, self.gradients, self.config, self.progress):
+            smaller = partial(split_further, error, window, self.gradients, self.config)
+            if self.compilation.give_up(error) or smaller(self.progress):
                 fault = None
             elif fault.stops:
                 # Of a sharded model the others are within a layer, and cannot be asked.

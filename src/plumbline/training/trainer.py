@@ -16,6 +16,7 @@ from plumbline.loading.workers import LoaderError, naming_dead_workers
 from plumbline.tracking.progress import progress
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.checkpointing import Checkpointing
+from plumbline.training.compilation import Compilation
 from plumbline.training.config import TrainerConfig
 from plumbline.training.freeze import check_frozen, freeze, frozen_digests
 from plumbline.training.gpu import GpuFigures
@@ -88,9 +89,20 @@ class Trainer:
             check_metrics(config, measuring.known_metrics(), task.name)
         self._stop = StopRequest(machine.processes.largest, alone=machine.processes.count == 1)
         log = on_log or (lambda step, values: None)
-        gradients = Gradients(self.model, task, machine, scaler)
+        self._compilation = Compilation(machine.compile, config.compile, machine.processes)
+        if self._compilation.is_on:
+            self._compilation.see(*train.examples(size))
+        compiled = self._compilation.apply(self.model, task)
         self._step = OptimizerStep(
-            gradients, optimizer, config, self.progress, log, self.total_steps, seed, self._frozen
+            Gradients(self.model, compiled, machine, scaler),
+            optimizer,
+            config,
+            self.progress,
+            log,
+            self.total_steps,
+            seed,
+            self._frozen,
+            self._compilation,
         )
         self._validation = Validation(
             self.model, measuring, validation, config, machine, self.progress, self._stop, log
@@ -113,7 +125,8 @@ class Trainer:
         quiet = not self._machine.processes.is_main
         shown = progress("training", self.total_steps, "steps", quiet=quiet)
         saved = self._saving.where_data_fails(self._stop)
-        with naming_dead_workers(), self._stop, shown as show, saved:
+        running = self._compilation.running()
+        with naming_dead_workers(), running, self._stop, shown as show, saved:
             show(clock.global_step, "")
             self._validate_within_epoch()  # where a run was stopped that waited in it
             # An epoch that was begun is ended too, also by a run killed in its last validation.
@@ -145,6 +158,8 @@ class Trainer:
 
     def _rest_of_epoch(self, size: int | None) -> Iterator[list[Batch]]:
         clock = self.progress.clock
+        if self._compilation.wants_programs(size):
+            self._step.make_programs(self._train.largest(size))
         # A batch is a function of epoch and position alone: a resumed epoch begins in its midst.
         batches = self._train.micro_batches(clock.epoch, start=clock.micro_in_epoch, size=size)
         return self._stop.while_waiting(batches)
@@ -211,6 +226,7 @@ class Trainer:
             "device": str(self._machine.device),
             "precision": self._machine.precision,
             "micro_batch_size": done.micro_batch_size,
+            **self._compilation.facts(),
             "parameter_groups": describe_groups(self.model, self._config.optim),
             **gpu.facts(),
         }
