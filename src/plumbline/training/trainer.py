@@ -132,10 +132,12 @@ class Trainer:
             # An epoch that was begun is ended too, also by a run killed in its last validation.
             while clock.micro_in_epoch or not self._finished():
                 for window in self._windows():
-                    loss = self._step(window)
-                    if loss is None:
+                    if not self._step(window):
                         continue
-                    show(clock.global_step, self._note(loss))
+                    show(clock.global_step, self._note())
+                    if self._step.pending and not self._something_is_due():
+                        continue
+                    self._step.settle()
                     self._validate_within_epoch()
                     self._saving.within_epoch(self._stop)
                 gpu.sample()
@@ -151,7 +153,11 @@ class Trainer:
                 size = self.progress.micro_batch_size
                 batches = self._rest_of_epoch(size)
             # Micro-batches as in `collate`, of which [batch, ...] is this process's share.
-            window = list(itertools.islice(batches, self._config.grad_accum_steps))
+            try:
+                window = list(itertools.islice(batches, self._config.grad_accum_steps))
+            except (WaitInterrupted, LoaderError):
+                self._step.settle()  # the state will be saved
+                raise
             if not window:
                 return
             yield window
@@ -163,6 +169,13 @@ class Trainer:
         # A batch is a function of epoch and position alone: a resumed epoch begins in its midst.
         batches = self._train.micro_batches(clock.epoch, start=clock.micro_in_epoch, size=size)
         return self._stop.while_waiting(batches)
+
+    def _something_is_due(self) -> bool:
+        """Whether the steps may have to be counted now, the pending one among them."""
+        config, step = self._config, self.progress.clock.global_step + 1
+        every = (config.validate_every_steps, config.checkpoint.every_steps)
+        due = step >= self.total_steps or any(number and step % number == 0 for number in every)
+        return due or self._stop.requested()
 
     def _finished(self) -> bool:
         clock = self.progress.clock
@@ -178,6 +191,7 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Count the epoch, validate where that is due, and save: the next one may be killed."""
+        self._step.settle()
         clock = self.progress.clock
         before = clock.epoch, clock.micro_in_epoch
         clock.epoch += 1
@@ -196,12 +210,13 @@ class Trainer:
         if metrics is not None and self.progress.take(metrics, self._config, self._warmup):
             self._saving.save_best()
 
-    def _note(self, loss: float) -> str:
+    def _note(self) -> str:
         """What stands beside the steps: the last loss, and what was last measured."""
-        monitor = self._config.monitor
-        measured = [row[monitor] for row in self.progress.history.validations if monitor in row]
-        beside = f", val {monitor} {measured[-1]:.4g}" if measured else ""
-        return f"loss {loss:.4g}{beside}"
+        monitor, history = self._config.monitor, self.progress.history
+        losses = [row["loss"] for row in history.steps[-1:]]
+        measured = [row[monitor] for row in history.validations if monitor in row][-1:]
+        shown = [f"loss {value:.4g}" for value in losses]
+        return ", ".join(shown + [f"val {monitor} {value:.4g}" for value in measured])
 
     def _result(self, gpu: GpuFigures) -> FitResult:
         """Make the model plain and whole, prove what was frozen, and load the best weights."""
