@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from plumbline.batch import Batch
+from plumbline.batch import Batch, finish, map_tensors
 from plumbline.errors import ConfigError
 
 
@@ -74,11 +74,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move the tensors of a batch, also those within mappings; all else stays."""
-    return {name: _move(value, device) for name, value in batch.items()}
+    """Move the tensors of a batch, also those within mappings; what was deferred is finished there.
 
-
-def _move(value: object, device: torch.device) -> object:
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    return to_device(value, device) if isinstance(value, dict) else value
+    All else stays.
+    """
+    return finish(map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True)))

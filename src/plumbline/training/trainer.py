@@ -5,6 +5,7 @@ It knows no kind of work: what a batch is and what the loss is, a `Task` says.
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -125,8 +126,8 @@ class Trainer:
         quiet = not self._machine.processes.is_main
         shown = progress("training", self.total_steps, "steps", quiet=quiet)
         saved = self._saving.where_data_fails(self._stop)
-        running = self._compilation.running()
-        with naming_dead_workers(), running, self._stop, shown as show, saved:
+        running, loading = self._compilation.running(), self._keeping_workers()
+        with naming_dead_workers(), running, self._stop, shown as show, saved, loading:
             show(clock.global_step, "")
             self._validate_within_epoch()  # where a run was stopped that waited in it
             # An epoch that was begun is ended too, also by a run killed in its last validation.
@@ -144,6 +145,14 @@ class Trainer:
                 self._end_epoch()
                 self._stop.obey()
         return self._result(gpu)
+
+    @contextmanager
+    def _keeping_workers(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for loader in (self._train, self._validation.loader):
+                if loader is not None:
+                    stack.enter_context(loader.keeping_workers())
+            yield
 
     def _windows(self) -> Iterator[list[list[Batch]]]:
         """The rest of the epoch or of the training, in windows of `grad_accum_steps` batches."""

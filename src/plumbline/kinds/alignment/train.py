@@ -94,6 +94,7 @@ def collate(
     special_ids: SpecialIds | None,
     seed: int,
     training: bool,
+    raw: bool = False,
 ) -> Batch:
     """Stack pairs; each distinct caption of the batch is given once.
 
@@ -104,6 +105,7 @@ def collate(
         special_ids: frame the captions; None for a text encoder that takes strings.
         seed: of the augmentation and of the drawn width.
         training: whether to augment and draw.
+        raw: whether the media are left to the device to finish, where they can be.
 
     Returns:
         media: what `inputs` collates; texts: input_ids, attention_mask [texts, seq], or texts;
@@ -123,8 +125,9 @@ def collate(
         ids = [samples[i]["ids"] for i in first]
         texts = collate_texts(ids, special_ids, config.max_text_tokens)
     names = [s["index"] for s in samples]
+    stack = inputs.collate_raw if raw else inputs.collate
     return {
-        "media": inputs.collate([s["medium"] for s in samples], names, draws),
+        "media": stack([s["medium"] for s in samples], names, draws),
         "texts": texts,
         "text_index": torch.from_numpy(text_index),
         "medium_number": torch.tensor([s["medium_number"] for s in samples]),
@@ -257,4 +260,10 @@ def _bind(
     )
     pair_loss: PairLoss = load_attribute(PAIR_LOSSES[config.loss])
     window = WindowLoss(embed=embed, loss=partial(window_loss, pair_loss=pair_loss))
-    return Task("alignment", bound, partial(loss, pair_loss=pair_loss), window=window)
+    return Task(
+        "alignment",
+        bound,
+        partial(loss, pair_loss=pair_loss),
+        window=window,
+        collate_raw=partial(bound, raw=True),
+    )

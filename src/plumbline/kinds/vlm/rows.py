@@ -12,7 +12,7 @@ from plumbline.batch import IGNORE_INDEX, Batch, Sample, labelled_places
 from plumbline.loading.loader import pad_rows
 from plumbline.loading.packing import Layout
 from plumbline.loading.transform_config import Normalization
-from plumbline.loading.transforms import normalize_images, resize_images, stack_images
+from plumbline.loading.transforms import RawImages, stack_images
 from plumbline.tokenization.tokenizer import SpecialIds
 
 IMAGE, PADDING = 0, -1
@@ -127,6 +127,8 @@ class Rows:
     special_ids: SpecialIds
     image_size: int
     image_tokens: int
+    raw: bool = False
+    """Whether images are left to the device to finish."""
 
     def padded(self, samples: Sequence[Sample]) -> Batch:
         """Give each image a row with all its segments, and pad the rows.
@@ -191,6 +193,6 @@ class Rows:
         if "features" in samples[0]:
             features = torch.from_numpy(np.stack([s["features"] for s in samples]))
             return batch | {"image_features": features}
-        images = stack_images([sample["pixels"] for sample in samples], numbers)
-        pixels = normalize_images(resize_images(images, self.image_size), self.normalize)
-        return batch | {"pixel_values": pixels}
+        pixels = stack_images([sample["pixels"] for sample in samples], numbers)
+        images = RawImages.of(pixels, self.normalize, self.image_size)
+        return batch | {"pixel_values": images if self.raw else images.finish()}

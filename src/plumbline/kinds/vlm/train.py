@@ -6,7 +6,8 @@ image, so it gets what it would get in a sequence of its own, at about half the 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -203,14 +204,21 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
     model.whole_rows = takes_whole_rows(model.decoder, 1 << 31)
     return TrainingJob(
         model=model,
-        task=Task("vlm", rows.packed if config.rows == "packed" else rows.padded, chosen),
+        task=_task(rows, Rows.packed if config.rows == "packed" else Rows.padded, chosen),
         train=source(split="train", seed=seed, training=True),
         validation=source(split="val", seed=seed, training=False) if has_validation else None,
         spec=spec,
         tokenizer=tokenizer,
         inputs={**sources.digests, "start": encoder_digest},
-        validation_task=Task("vlm", rows.padded, loss, loss_metrics=perplexity_of),
+        validation_task=replace(_task(rows, Rows.padded, loss), loss_metrics=perplexity_of),
     )
+
+
+def _task(
+    rows: Rows, make: Callable[[Rows, Sequence[Sample]], Batch], loss: Callable[..., LossSum]
+) -> Task:
+    raw = replace(rows, raw=True)
+    return Task("vlm", partial(make, rows), loss, collate_raw=partial(make, raw))
 
 
 def _frozen_features(
