@@ -110,7 +110,7 @@ def collate(
     Returns:
         media: what `inputs` collates; texts: input_ids, attention_mask [texts, seq], or texts;
         text_index [batch]: the row of each medium's caption; medium_number, text_number [batch]:
-        equal where medium or caption is the same, -1 for a dropped caption; widths [n]: the
+        equal where medium or caption is the same, -1 for a dropped caption; widths: a list of the
         embedding widths of this batch, empty for the full one; sample_index [batch].
     """
     draws = None
@@ -132,7 +132,7 @@ def collate(
         "text_index": torch.from_numpy(text_index),
         "medium_number": torch.tensor([s["medium_number"] for s in samples]),
         "text_number": torch.from_numpy(text_numbers),
-        "widths": torch.tensor(_widths(config, samples[0], seed, training), dtype=torch.long),
+        "widths": _widths(config, samples[0], seed, training),
         "sample_index": torch.tensor(names),
     }
 
@@ -153,7 +153,8 @@ def embed(model: nn.Module, batch: Batch) -> Embedded:
         "texts": out.texts[batch["text_index"]],  # [batch, embed_dim]: again one a medium
         "logit_scale": out.logit_scale,
         "logit_bias": out.logit_bias,
-        **{name: batch[name] for name in ("medium_number", "text_number", "widths")},
+        **{name: batch[name] for name in ("medium_number", "text_number")},
+        "widths": torch.tensor(batch["widths"], dtype=torch.long, device=out.media.device),
     }
 
 
@@ -163,6 +164,12 @@ def window_loss(model: nn.Module, window: Sequence[Embedded], *, pair_loss: Pair
     What is one for the whole window, such as a drawn width, comes from its first micro-batch: so
     it is the same however the window is cut.
     """
+    # [window, embed_dim] each; without prefix widths the full one alone
+    widths = window[0]["widths"].tolist()
+    return _loss_of(window, widths, pair_loss)
+
+
+def _loss_of(window: Sequence[Embedded], widths: list[int], pair_loss: PairLoss) -> LossSum:
     # Of the whole step: each pair is told from all others, however the step is cut.
     media, texts, media_numbers, text_numbers = (
         torch.cat([part[name] for part in window])
@@ -170,15 +177,14 @@ def window_loss(model: nn.Module, window: Sequence[Embedded], *, pair_loss: Pair
     )
     scale, bias = window[0]["logit_scale"], window[0]["logit_bias"]
     of_width = partial(pair_loss, logit_scale=scale, logit_bias=bias)
-    # [window, embed_dim] each; without prefix widths the full one alone
-    widths = window[0]["widths"].tolist() or [media.shape[1]]
     positives = shared_positives(media_numbers, text_numbers)
-    return matryoshka(media, texts, positives, widths, of_width)
+    return matryoshka(media, texts, positives, widths or [media.shape[1]], of_width)
 
 
 def loss(model: nn.Module, batch: Batch, *, pair_loss: PairLoss) -> LossSum:
     """The contrastive loss of a batch, counted per pair."""
-    return window_loss(model, [embed(model, batch)], pair_loss=pair_loss)
+    # The widths as the host knows them: it would wait for those of the device.
+    return _loss_of([embed(model, batch)], batch["widths"], pair_loss)
 
 
 def build(
