@@ -156,11 +156,10 @@ class Trainer:
 
     def _windows(self) -> Iterator[list[list[Batch]]]:
         """The rest of the epoch or of the training, in windows of `grad_accum_steps` batches."""
-        clock, size, batches = self.progress.clock, None, None
+        clock, batches = self.progress.clock, None
         while clock.global_step < self.total_steps and not self.progress.stopping.stops:
-            if batches is None or self.progress.micro_batch_size != size:
-                size = self.progress.micro_batch_size
-                batches = self._rest_of_epoch(size)
+            if batches is None:
+                batches = self._rest_of_epoch(self.progress.micro_batch_size)
             # Micro-batches as in `collate`, of which [batch, ...] is this process's share.
             try:
                 window = list(itertools.islice(batches, self._config.grad_accum_steps))
@@ -169,7 +168,10 @@ class Trainer:
                 raise
             if not window:
                 return
+            before = clock.micro_step
             yield window
+            if clock.micro_step == before:
+                batches = None  # it was not used, and is to be made again
 
     def _rest_of_epoch(self, size: int | None) -> Iterator[list[Batch]]:
         clock = self.progress.clock
