@@ -1,8 +1,9 @@
 """The words that all layers share."""
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -11,7 +12,44 @@ Sample = Mapping[str, Any]
 
 Batch = dict[str, Any]
 """Stacked examples: tensors with the batch as first dimension unless the collate function says
-otherwise, and lists of strings for encoders that tokenise themselves."""
+otherwise, lists of strings for encoders that tokenise themselves, and deferred values."""
+
+
+class Deferred(ABC):
+    """A value of a batch that is smaller before it is finished, so that it travels so."""
+
+    @abstractmethod
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same, of changed tensors [batch, ...]."""
+
+    @abstractmethod
+    def finish(self) -> Tensor:
+        """What the model is given, on the device where the tensors are: [batch, ...]."""
+
+
+def map_tensors(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """A batch with changed tensors [batch, ...], also those within mappings and deferred values."""
+
+    def changed(value: object) -> object:
+        if isinstance(value, Tensor):
+            return change(value)
+        if isinstance(value, Deferred):
+            return value.map(change)
+        return map_tensors(value, change) if isinstance(value, dict) else value
+
+    return {name: changed(value) for name, value in batch.items()}
+
+
+def finish(batch: Batch) -> Batch:
+    """A batch whose deferred values are finished, where its tensors are."""
+
+    def finished(value: object) -> object:
+        if isinstance(value, Deferred):
+            return value.finish()
+        return finish(value) if isinstance(value, dict) else value
+
+    return {name: finished(value) for name, value in batch.items()}
+
 
 IGNORE_INDEX = -100
 """Label of a position that carries no loss."""
@@ -28,6 +66,16 @@ class LossSum:
     """Scalar: the sum over everything that counts, in nats."""
     count: Tensor
     """Scalar: how many targets the sum is over; 0 when all are ignored (then total is 0 too)."""
+
+
+def labelled_places(labels: Tensor) -> dict[str, Tensor]:
+    """Where labels [rows, seq] are, for a batch: `labelled` [n] int64, of the flattened places.
+
+    Known before a device has them: it would make the host wait for their number. Nothing where all
+    places have a label, as in running text.
+    """
+    places = (labels != IGNORE_INDEX).flatten().nonzero().squeeze(1)
+    return {} if len(places) == labels.numel() else {"labelled": places}
 
 
 def sample_numbers(samples: Sequence[Sample]) -> list[int]:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
+from plumbline.batch import IGNORE_INDEX, Batch, Deferred, LossSum, Sample
 from plumbline.kinds.alignment.train import embed
 from plumbline.loading.loader import Loader, SampleSource
 from plumbline.loading.loader_config import LoaderConfig
+from plumbline.models.device import to_device
 from plumbline.training.task import TrainingJob
 from plumbline.training.window import Gradients, WindowSums
 from tests.kinds import references
@@ -236,6 +237,33 @@ def test_training_batches_depend_on_seed_epoch_and_place_alone(
     assert all(same(a, b) for a, b in zip(alone[2:], batches(0, epoch=1, start=2), strict=True))
     for other in (batches(0, epoch=2), batches(0, epoch=1, seed=1)):
         assert not same(alone[0], other[0])
+
+
+@ALL
+def test_what_is_left_to_the_device_becomes_the_batch_there(make_job: MakeJob, name: str) -> None:
+    job = make_job(name)
+    for task, source in ((job.task, job.train), (job.validation_task, job.validation)):
+        assert task is not None
+        chosen = samples(source)
+        whole, raw = task.collate(chosen), task.collate_for(torch.device("cuda"))(chosen)
+        found = to_device(raw, CPU)
+        assert same(found, whole)
+        for one, other in zip(trees(found), trees(whole), strict=True):
+            assert one.stride() == other.stride()
+            assert np.array_equal(one.isfinite(), other.isfinite())
+        pixels = [
+            tensor for tensor in trees(whole) if tensor.ndim == 4 and tensor.is_floating_point()
+        ]
+        deferred = [value for value in leaves(raw) if isinstance(value, Deferred)]
+        assert len(deferred) == len(pixels)
+        assert all(raw.pixels.dtype == torch.uint8 for raw in deferred)
+
+
+def leaves(batch: Any) -> list[Any]:
+    """All values of a batch."""
+    return (
+        [v for each in batch.values() for v in leaves(each)] if isinstance(batch, dict) else [batch]
+    )
 
 
 @ALL

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -41,6 +41,7 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.packing import Layout
 from plumbline.models.lm_head import LmHead
 from plumbline.models.packed import Packing, dense_mask
+from plumbline.models.pretrained import NO_ORIGINS
 from plumbline.training.processes import Processes
 from plumbline.training.task import TrainingJob
 from tests.training.together import settings
@@ -337,10 +338,9 @@ def test_a_dense_mask_agrees_with_its_definition() -> None:
 
 def test_attention_is_a_module_of_the_model_that_is_asked(make_job: MakeJob) -> None:
     """Of a packed job alone: another model of the same class keeps its attention."""
-    packed, padded = (make_job("causal_lm_rows", task={"rows": r}) for r in ("packed", "padded"))
+    packed = make_job("causal_lm_rows", task={"rows": "packed"})
     found = [
-        {m.config._attn_implementation for m in job.model.modules() if hasattr(m, "config")}
-        for job in (packed, padded)
-        if isinstance(job.model, nn.Module)
+        {m.config._attn_implementation for m in model.modules() if hasattr(m, "config")}
+        for model in (packed.model, packed.spec.build(NO_ORIGINS))
     ]
     assert found == [{"plumbline_packed"}, {"sdpa"}]

@@ -12,7 +12,7 @@ from torch import Tensor
 from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
 from plumbline.errors import CheckpointError, DataError
 from plumbline.kinds.vlm.model import Vlm
-from plumbline.kinds.vlm.rows import join_segment, segment_mask
+from plumbline.kinds.vlm.rows import dialogue_mask, join_segment, text_places
 from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
 from plumbline.kinds.vlm.train import DialogueSource, build
 from plumbline.loading.cache_reader import TrainingCache
@@ -152,7 +152,7 @@ def test_positions_of_every_segment_begin_after_the_image(vlm: TrainingJob) -> N
 
 def test_the_mask_agrees_with_its_definition_position_by_position() -> None:
     segment = np.array([[1, 1, 2, 2, 2, 0], [1, 2, 3, 3, 0, 0]])
-    mask = segment_mask(segment, 2)
+    mask = dialogue_mask(text_places(segment, 2))
     assert mask.shape == (2, 1, 8, 8)
     for row, numbers in zip(mask[:, 0], segment.tolist(), strict=True):
         whole = ["image", "image", *numbers]

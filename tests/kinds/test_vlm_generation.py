@@ -38,13 +38,13 @@ def features() -> Tensor:
 
 @torch.inference_mode()
 def scores(model: Vlm, features: Tensor, image: int, ids: list[int]) -> Tensor:
-    """Logits [seq, vocab] of a text after an image, under the causal mask written out."""
+    """Logits [seq, vocab] of a text after an image, under the mask of one text."""
     length = 4 + len(ids)
     hidden = model.hidden_states(
         features[image : image + 1],
         torch.tensor([ids]),
         torch.arange(length)[None],
-        torch.ones(length, length, dtype=torch.bool).tril()[None, None],
+        torch.tensor([[[0, 1]] * 4 + [[1, 1]] * len(ids)]),
     )
     return model.logits(hidden)[0]
 

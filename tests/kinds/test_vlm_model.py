@@ -132,7 +132,7 @@ def inputs(model: Vlm, seq: int = 5) -> dict[str, Tensor]:
         "image_features": torch.randn(2, image_tokens, 16, generator=random),
         "input_ids": torch.randint(0, VOCAB, (2, seq), generator=random),
         "position_ids": torch.arange(length).expand(2, -1),
-        "mask": torch.ones(length, length, dtype=torch.bool).tril().expand(2, 1, -1, -1),
+        "mask": torch.tensor([[[0, 1]] * image_tokens + [[1, 1]] * seq] * 2),  # one text each
     }
 
 
@@ -143,7 +143,7 @@ def test_hidden_states_are_those_of_the_text_after_the_image() -> None:
     hidden = model.hidden_states(**batch)
     assert hidden.shape == (2, 5, 16)
     assert model.logits(hidden).shape == (2, 5, VOCAB)
-    # The causal mask that is written out here is the one that the decoder makes by itself.
+    # The causal mask that is made of these places is the one that the decoder makes by itself.
     text = model.decoder.get_input_embeddings()(batch["input_ids"])
     whole = torch.cat([model.embed_image(batch["image_features"]), text], dim=1)
     expected = model.decoder.model(inputs_embeds=whole).last_hidden_state[:, 4:]

@@ -17,7 +17,11 @@ from plumbline.loading.transform_config import (
     Normalization,
 )
 from plumbline.loading.transforms import (
+    Draws,
+    RawImages,
     augment_images,
+    cut_each,
+    cut_together,
     normalize_images,
     resize_images,
     stack_images,
@@ -33,8 +37,11 @@ def noise(batch: int = 3, height: int = 16, width: int = 16, channels: int = 3) 
 
 
 def augmented(images: Tensor, config: AugmentConfig, size: int, epoch: int = 0) -> Tensor:
-    generators = [keyed_generator(0, "augment", epoch, i) for i in range(len(images))]
-    return augment_images(images, config, size, generators)
+    return augment_images(images, config, size, draws(config, len(images), epoch))
+
+
+def draws(config: AugmentConfig, count: int, epoch: int = 0) -> Draws | None:
+    return Draws.of(config, [keyed_generator(0, "augment", epoch, i) for i in range(count)])
 
 
 @pytest.mark.parametrize("preset", sorted(STATISTICS))
@@ -87,7 +94,7 @@ def test_a_batch_of_one_channel_stays_one_channel() -> None:
     moved = augmented(gray, AugmentConfig(padding=2, flip=0.5), 16)
     assert moved.shape == (3, 1, 16, 16)
     images = [np.zeros((4, 6, 1), np.uint8)] * 2
-    assert stack_images(images, ["a", "b"]).shape == (2, 1, 4, 6)
+    assert stack_images(images, ["a", "b"]).shape == (2, 4, 6, 1)
 
 
 def test_another_number_of_channels_is_refused() -> None:
@@ -135,13 +142,13 @@ def test_contradicting_statistics_are_refused(settings: dict[str, object], rule:
         Normalization.model_validate(settings)
 
 
-def test_images_of_one_size_are_stacked_channels_first() -> None:
+def test_images_of_one_size_are_stacked_as_they_lie() -> None:
     images = [np.full((4, 6, 3), n, np.uint8) for n in (1, 2)]
     images[0][1, 2, 0] = 9
     stacked = stack_images(images, [10, 11])
-    assert stacked.shape == (2, 3, 4, 6)
+    assert stacked.shape == (2, 4, 6, 3)
     assert stacked.dtype == torch.uint8
-    assert stacked[0, 0, 1, 2] == 9
+    assert stacked[0, 1, 2, 0] == 9
 
 
 def test_images_of_different_sizes_name_sizes_and_samples() -> None:
@@ -182,7 +189,8 @@ def test_augmentation_draws_differ_between_epochs_and_not_between_runs() -> None
 
 def test_an_image_is_augmented_alike_in_any_company() -> None:
     images = noise()
-    alone = augment_images(images[1:2], ALL_ON, 16, [keyed_generator(0, "augment", 0, 1)])
+    own = Draws.of(ALL_ON, [keyed_generator(0, "augment", 0, 1)])
+    alone = augment_images(images[1:2], ALL_ON, 16, own)
     assert torch.equal(alone[0], augmented(images, ALL_ON, 16)[1])
 
 
@@ -260,4 +268,29 @@ def test_padding_shows_black_and_reaches_every_offset() -> None:
 
 def test_every_image_needs_a_generator_of_its_own() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        augment_images(noise(), AugmentConfig(flip=0.5), 16, [keyed_generator(0, "augment")])
+        augment_images(noise(), ALL_ON, 16, draws(ALL_ON, 1))
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.5, 1.0])
+def test_images_are_cut_out_together_as_each_alone(flip: float) -> None:
+    images = noise(batch=40, height=20, width=20)
+    drawn = draws(AugmentConfig(enlarge=4, flip=flip), 40)
+    assert drawn is not None
+    together = cut_together(images, drawn, 16)
+    assert torch.equal(together, cut_each(images, drawn, 16))
+    assert together.is_contiguous()
+
+
+def test_raw_images_become_the_pixel_values_of_one_step_after_the_other() -> None:
+    images, statistics = noise(height=20, width=28), Normalization(preset="clip")
+    raw = RawImages.of(images.permute(0, 2, 3, 1), statistics, 16)
+    expected = normalize_images(resize_images(images, 16), statistics)
+    assert torch.equal(raw.finish(), expected)
+    assert raw.finish().is_contiguous()
+    generators = [keyed_generator(0, "augment", 0, i) for i in range(3)]
+    raw = RawImages.of(images.permute(0, 2, 3, 1), statistics, 16, ALL_ON, generators)
+    expected = normalize_images(augmented(images, ALL_ON, 16), statistics)
+    assert torch.equal(raw.finish(), expected)
+    copied = raw.map(torch.clone)
+    assert torch.equal(copied.finish(), expected)
+    assert copied.draws is not raw.draws

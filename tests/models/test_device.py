@@ -8,6 +8,7 @@ from plumbline.models.device import (
     autocast,
     resolve_device,
     resolve_precision,
+    round_float32,
 )
 
 CPU = torch.device("cpu")
@@ -41,15 +42,26 @@ def test_a_precision_that_is_set_is_kept(precision: str) -> None:
 
 
 @pytest.mark.parametrize("units", [False, True])
-def test_auto_takes_bf16_only_where_the_device_has_units(
+def test_auto_takes_bf16_on_a_gpu_with_units_alone(
     units: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plumbline.models.device._has_bf16_units", lambda: units)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: units)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: units)
     expected = "bf16" if units else "fp32"
     assert resolve_precision("auto", torch.device("cuda")) == expected
-    supported = units and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    assert resolve_precision("auto", CPU) == ("bf16" if supported else "fp32")
+    assert resolve_precision("auto", CPU) == "fp32"
+
+
+def test_float32_by_its_name_is_whole_and_rounded_beside_half_precision() -> None:
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    try:
+        for precision, matmul in (("bf16", "high"), ("fp16", "high"), ("fp32", "highest")):
+            round_float32(precision)
+            assert torch.get_float32_matmul_precision() == matmul
+            assert cudnn.allow_tf32 == (precision != "fp32")
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32 = before[1]
 
 
 def test_only_bf16_casts() -> None:

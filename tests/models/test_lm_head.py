@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plumbline.batch import IGNORE_INDEX, LossSum
+from plumbline.batch import IGNORE_INDEX, LossSum, labelled_places
+from plumbline.kinds.vlm.model import Vlm
 from plumbline.losses.language import token_cross_entropy
 from plumbline.models import lm_head
 from plumbline.training.task import TrainingJob
@@ -28,12 +29,16 @@ def loss_and_gradients(job: TrainingJob) -> tuple[LossSum, dict[str, Tensor]]:
     return loss, {n: p.grad for n, p in job.model.named_parameters() if p.grad is not None}
 
 
+def places(labels: Tensor) -> Tensor | None:
+    return labelled_places(labels).get("labelled")
+
+
 def all_logits(job: TrainingJob) -> tuple[LossSum, dict[str, Tensor]]:
     """The loss over the logits of all positions at once."""
     batch = job.task.collate([job.train.sample(index, 0) for index in range(6)])
     model = job.model.eval()
     model.zero_grad()
-    if hasattr(model, "hidden_states"):
+    if isinstance(model, Vlm):
         features = batch.get("image_features")
         if features is None:
             features = model.image_encoder(batch["pixel_values"]).tokens
@@ -96,7 +101,9 @@ def test_a_model_that_caps_its_logits_is_not_chunked_and_keeps_its_caps(
     labels = ids.clone()
     labels[0, :3] = IGNORE_INDEX
     for _ in range(2):
-        (found,) = head.over_labels(lambda: net(ids), labels, lambda logits, _: logits)
+        (found,) = head.over_labels(
+            lambda: net(ids), labels, places(labels), lambda found, _: found
+        )
         torch.testing.assert_close(found, net(ids)[labels != IGNORE_INDEX], rtol=0, atol=0)
     assert [record.message[:32] for record in caplog.records] == [
         "this model scales, caps or shift"
@@ -109,7 +116,8 @@ def test_a_position_without_a_label_costs_no_logits() -> None:
     net.map.register_forward_hook(lambda _, __, out: seen.append(out.shape))
     labels = torch.full((2, 5), IGNORE_INDEX)
     labels[1, 2:4] = 1
-    lm_head.LmHead(net).over_labels(lambda: net(labels.clamp(min=0)), labels, lambda *_: None)
+    head, ids = lm_head.LmHead(net), labels.clamp(min=0)
+    head.over_labels(lambda: net(ids), labels, places(labels), lambda *_: None)
     assert seen == [torch.Size([2, 11])]
     assert not net.map._forward_pre_hooks
 
@@ -120,8 +128,9 @@ def test_a_call_that_fails_leaves_the_map_as_it_was() -> None:
     def fail() -> Tensor:
         raise RuntimeError("no")
 
+    labels = torch.ones(2, 5, dtype=torch.long)
     with pytest.raises(RuntimeError, match="no"):
-        lm_head.LmHead(net).over_labels(fail, torch.ones(2, 5, dtype=torch.long), lambda *_: None)
+        lm_head.LmHead(net).over_labels(fail, labels, None, lambda *_: None)
     assert not net.map._forward_pre_hooks
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from plumbline.batch import Batch
+from plumbline.batch import Batch, finish
 from plumbline.errors import ConfigError, DataError
 from plumbline.loading.audio_transforms import (
     augment_waveforms,
@@ -31,12 +31,7 @@ from plumbline.loading.input_config import (
 from plumbline.loading.loader import pad_rows
 from plumbline.loading.masks import padding_mask
 from plumbline.loading.memory_cache import MemoryCache
-from plumbline.loading.transforms import (
-    augment_images,
-    normalize_images,
-    resize_images,
-    stack_images,
-)
+from plumbline.loading.transforms import RawImages, stack_images
 from plumbline.registry import load_attribute
 from plumbline.tokenization.framing import frame_ids
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -74,6 +69,12 @@ class Input(ABC):
             names: of the samples, for messages.
             draws: in training a generator per sample for its augmentation; None: evaluation.
         """
+
+    def collate_raw(
+        self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
+    ) -> Batch:
+        """As `collate` [batch, ...], deferred where the device can do the rest."""
+        return self.collate(values, names, draws)
 
 
 def build_input(
@@ -125,12 +126,15 @@ class ImageInput(Input):
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
     ) -> Batch:
         """See `Input`."""
-        images = stack_images([np.asarray(value, np.uint8) for value in values], names)
-        if draws is None:
-            images = resize_images(images, self._size)
-        else:
-            images = augment_images(images, self._config.augment, self._size, draws)
-        return {"pixel_values": normalize_images(images, self._config.normalize)}
+        return finish(self.collate_raw(values, names, draws))
+
+    def collate_raw(
+        self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
+    ) -> Batch:
+        """See `Input`."""
+        pixels = stack_images([np.asarray(value, np.uint8) for value in values], names)
+        normalize, augment = self._config.normalize, self._config.augment
+        return {"pixel_values": RawImages.of(pixels, normalize, self._size, augment, draws)}
 
 
 class AudioInput(Input):

@@ -2,20 +2,22 @@
 
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from plumbline.batch import Batch, Sample
+from plumbline.batch import Batch, Sample, finish
 from plumbline.errors import ConfigError
+from plumbline.loading.ahead import lane_to, one_ahead
 from plumbline.loading.loader_config import LoaderConfig
+from plumbline.loading.pool import WorkerPool
 from plumbline.loading.random import keyed_generator
-from plumbline.loading.workers import worker_batches
 
 POOL_BATCHES = 50
 """Batches whose samples are sorted by length together: enough to save padding, few enough that
@@ -123,6 +125,7 @@ def computes(batch: Batch) -> bool:
 
 
 WHOLE = Share()
+HOST = torch.device("cpu")
 
 
 class Loader:
@@ -137,8 +140,18 @@ class Loader:
         seed: int,
         shuffle: bool,
         share: Share = WHOLE,
+        device: torch.device = HOST,
     ) -> None:
         """Bind a source to its collate function.
+
+        Args:
+            source: of the samples.
+            collate: makes a batch of samples, for the device.
+            config: how samples become batches.
+            seed: of the order.
+            shuffle: whether each epoch has an order of its own.
+            share: of this process.
+            device: where batches are wanted. To a GPU they are sent one ahead, and finished there.
 
         Raises:
             ConfigError: a setting needs lengths that the source does not have, or one sample alone
@@ -147,6 +160,8 @@ class Loader:
         self.source = source
         self._collate, self._config = collate, config
         self._seed, self._shuffle, self._share = seed, shuffle, share
+        self._device, self._lane = device, lane_to(device)
+        self._pool: WorkerPool[SampleKey] | None = None
         self._lengths = _find_lengths(source, config)
 
     def __len__(self) -> int:
@@ -207,9 +222,26 @@ class Loader:
         """
         # Lengths of a whole epoch may be slow to find out; its first batches are like the rest.
         plan = self.plan(0)[:POOL_BATCHES]
-        pieces = self._share.cut(max(plan, key=self._positions), 0, size)
+        return self._read(self._share.cut(max(plan, key=self._positions), 0, size))
+
+    def examples(self, size: int | None = None) -> tuple[list[Batch], list[Batch]]:
+        """Some of this process's micro-batches of the first epoch, made without loader processes.
+
+        Returns:
+            The first ones of its first batches, and those that may be short: the last ones of a
+            batch and of the epoch.
+        """
+        plan = self.plan(0)
+        cut = [self._share.cut(plan[at], 0, size) for at in (*range(min(3, len(plan))), -1)]
+        usual = [pieces[0] for pieces in cut[:-1]]
+        short = [cut[0][-1], cut[-1][-1]]
+        return self._read(usual), self._read(short)
+
+    def _read(self, pieces: Sequence[list[SampleKey]]) -> list[Batch]:
+        """Micro-batches, finished as the model will be given them."""
         source = Keyed(self.source)
-        return [collate_share(self._collate, [source[key] for key in keys]) for keys in pieces]
+        made = (collate_share(self._collate, [source[key] for key in keys]) for keys in pieces)
+        return [finish(batch) for batch in made]
 
     def _positions(self, batch: Indices) -> int:
         """What a padded batch takes, or as many as its samples where these have no lengths."""
@@ -276,20 +308,42 @@ class Loader:
         cut = [self._share.cut(batch, epoch, size) for batch in self.plan(epoch)[start:]]
         # To loader processes each piece is a batch, which they collate and hand over on its own.
         with closing(self._made([keys for pieces in cut for keys in pieces])) as made:
-            for pieces in cut:
-                yield list(itertools.islice(made, len(pieces)))
+            batches = (list(itertools.islice(made, len(pieces))) for pieces in cut)
+            yield from batches if self._lane is None else one_ahead(batches, self._lane)
 
     def _made(self, keys: list[list[SampleKey]]) -> Generator[Batch]:
         """What is made of the samples of each list."""
-        collate = partial(collate_share, self._collate)
-        source = Keyed(self.source)
-        if workers := self._config.workers:
-            yield from worker_batches(
-                source, keys, collate, workers=workers, timeout_s=self._config.timeout_s
-            )
-            return
-        for batch in keys:
-            yield collate([source[key] for key in batch])
+        if self._pool is not None:
+            yield from self._pool.batches(keys)
+        elif self._workers():
+            with closing(self._new_pool()) as pool:
+                yield from pool.batches(keys)
+        else:
+            source = Keyed(self.source)
+            for batch in keys:
+                yield collate_share(self._collate, [source[key] for key in batch])
+
+    def _workers(self) -> int:
+        return self._config.workers_for(self._device.type, self._share.count)
+
+    def _new_pool(self) -> WorkerPool[SampleKey]:
+        return WorkerPool(
+            Keyed(self.source),
+            partial(collate_share, self._collate),
+            workers=self._workers(),
+            timeout_s=self._config.timeout_s,
+        )
+
+    @contextmanager
+    def keeping_workers(self) -> Iterator[None]:
+        """A block in which loader processes, once started, serve one epoch after the other."""
+        pool = self._pool = self._new_pool() if self._workers() else None
+        try:
+            yield
+        finally:
+            self._pool = None
+            if pool is not None:
+                pool.close()
 
 
 def collate_share(

@@ -1,8 +1,14 @@
 """Settings of the loader; no torch here."""
 
+import os
+from typing import Annotated, Literal
+
 from pydantic import Field, model_validator
 
 from plumbline.config import Config
+
+MOST_WORKERS = 8
+"""Of those that are not asked for by number: with as many a GPU has not been seen to wait."""
 
 
 class LoaderConfig(Config):
@@ -17,13 +23,27 @@ class LoaderConfig(Config):
     """Put samples of similar length together, so that there is less padding."""
     max_tokens: int | None = Field(None, ge=1)
     """Limit on a batch's longest length times its samples, padding included."""
-    workers: int = Field(0, ge=0)
-    """Loader processes; the batches are the same for any number."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Loader processes; the batches are the same for any number. auto: none beside a CPU that
+    trains, up to 8 beside a GPU. They live as long as the training."""
     timeout_s: float = Field(600.0, gt=0.0)
     """Seconds for which the training waits while no loader process reads a sample; then it ends. A
     slow disk is no fault as long as samples come."""
     cache_mb: int = Field(0, ge=0)
     """Memory for decoded samples, in MiB for each loader process; 0: none are kept."""
+
+    def workers_for(self, device: str, processes: int = 1) -> int:
+        """Loader processes of a training.
+
+        Args:
+            device: type of what the training computes on.
+            processes: of the training, each of which has loader processes of its own.
+        """
+        if self.workers != "auto":
+            return self.workers
+        # Those that this process may use: taskset and containers leave it fewer than there are.
+        cores = len(os.sched_getaffinity(0))
+        return 0 if device == "cpu" else min(MOST_WORKERS, max(1, cores // processes))
 
     @model_validator(mode="after")
     def _short_batches(self) -> "LoaderConfig":

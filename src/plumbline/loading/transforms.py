@@ -1,6 +1,11 @@
-"""From cached uint8 images to normalised pixel values, a batch at a time."""
+"""From cached uint8 images to normalised pixel values, a batch at a time.
 
-from collections.abc import Sequence
+All of it runs on whatever device the images lie on; what is random was drawn before, on the host.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -9,13 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.transforms.v2 import functional
+from typing_extensions import override
 
+from plumbline.batch import Deferred
 from plumbline.errors import DataError
 from plumbline.loading.transform_config import AugmentConfig, Normalization
 
 
 def stack_images(images: Sequence[NDArray[np.uint8]], sample_ids: Sequence[object]) -> Tensor:
-    """Stack [height, width, channels] images to [batch, channels, height, width], uint8.
+    """Stack [height, width, channels] images to [batch, height, width, channels], uint8.
 
     Raises:
         DataError: they differ in shape; the text names the sizes and samples.
@@ -28,7 +35,7 @@ def stack_images(images: Sequence[NDArray[np.uint8]], sample_ids: Sequence[objec
             f"{images[0].shape}, sample {sample_ids[odd]} is {images[odd].shape}; "
             "set tokenize.image_size of the dataset"
         )
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(np.stack(images))
 
 
 def normalize_images(images: Tensor, normalization: Normalization) -> Tensor:
@@ -38,11 +45,16 @@ def normalize_images(images: Tensor, normalization: Normalization) -> Tensor:
         DataError: the number of channels is not that of the statistics.
     """
     normalization.check_channels(images.shape[1])
+    scale, shift = (each.to(images.device) for each in _scale_and_shift(normalization))
+    return torch.addcmul(shift, images.to(torch.float32), scale)
+
+
+def _scale_and_shift(normalization: Normalization) -> tuple[Tensor, Tensor]:
+    """One multiply-add for (x / 255 - mean) / std: [1, channels, 1, 1] each."""
     mean, std = normalization.statistics
-    # One multiply-add: (x / 255 - mean) / std.
     scale = torch.tensor([1 / (255 * s) for s in std]).view(1, -1, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(1, -1, 1, 1)
-    return torch.addcmul(shift, images.to(torch.float32), scale)
+    return scale, shift
 
 
 def resize_images(images: Tensor, size: int) -> Tensor:
@@ -53,46 +65,96 @@ def resize_images(images: Tensor, size: int) -> Tensor:
     return resized
 
 
-def augment_images(
-    images: Tensor, config: AugmentConfig, size: int, generators: Sequence[Generator]
-) -> Tensor:
-    """Crop, mirror and recolour each image with draws from its own generator.
+@dataclass(frozen=True)
+class Draws:
+    """What chance has decided for the images of a batch, each from its own generator."""
+
+    places: Tensor
+    """[batch, 2] int64: top and left of the crop, in pixels."""
+    mirrored: Tensor
+    """[batch] bool."""
+    factors: Tensor
+    """[colour steps, batch] float32, of the steps that the settings have."""
+
+    @classmethod
+    def of(cls, config: AugmentConfig, generators: Sequence[Generator]) -> "Draws | None":
+        """Draw for images; None where the settings change none.
+
+        Args:
+            config: what to do to them.
+            generators: one per image, keyed by (seed, epoch, sample).
+        """
+        if config == AugmentConfig():
+            return None
+        reach = config.enlarge + 2 * config.padding  # places of the crop, in pixels
+        amounts = [amount for _, amount in _colour_steps(config)]
+        places = np.empty((len(generators), 2), np.int64)
+        mirrored = np.empty(len(generators), np.bool_)
+        factors = np.empty((len(amounts), len(generators)), np.float32)
+        for at, random in enumerate(generators):
+            places[at] = random.integers(0, reach + 1, size=2)
+            mirrored[at] = random.random() < config.flip
+            factors[:, at] = [random.uniform(1 - amount, 1 + amount) for amount in amounts]
+        return cls(*map(torch.from_numpy, (places, mirrored, factors)))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Draws":
+        """The same, of changed tensors [batch, ...]."""
+        return Draws(change(self.places), change(self.mirrored), change(self.factors))
+
+
+def augment_images(images: Tensor, config: AugmentConfig, size: int, draws: Draws | None) -> Tensor:
+    """Crop, mirror and recolour each image as was drawn for it.
 
     Args:
         images: [batch, channels, height, width], uint8; one channel is its own gray.
         config: what to do; all off gives `resize_images(images, size)`.
         size: side of the result, in pixels.
-        generators: one per image, keyed by (seed, epoch, sample).
+        draws: by the same settings, on the device of the images; None: nothing is done.
     """
+    if draws is None:
+        return resize_images(images, size)
     images = resize_images(images, size + config.enlarge)
-    if config == AugmentConfig():
-        return images
     images = pad(images, [config.padding] * 4)
-    reach = config.enlarge + 2 * config.padding  # places of the crop, in pixels
-    # [batch, channels, size, size], filled image by image below.
-    result = torch.empty(*images.shape[:2], size, size, dtype=images.dtype)
-    # numpy views of the same memory: cutting out image by image costs less there.
-    pixels, cropped = images.numpy(), result.numpy()
-    recolour = [
-        (blend, amount)
-        for blend, amount in (
-            (_brighten, config.brightness),
-            (_contrast, config.contrast),
-            (_saturate, config.saturation),
-        )
-        if amount
-    ]
-    # [step, image]: drawn with the crop, so that each image takes its draws in one order.
-    factors = np.ones((len(recolour), len(images)), dtype=np.float32)
-    for row, (image, random) in enumerate(zip(pixels, generators, strict=True)):
-        top, left = random.integers(0, reach + 1, size=2)
-        crop = image[:, top : top + size, left : left + size]
-        cropped[row] = crop[..., ::-1] if random.random() < config.flip else crop
-        for step, (_, amount) in enumerate(recolour):
-            factors[step, row] = random.uniform(1 - amount, 1 + amount)
-    for (blend, _), factor in zip(recolour, torch.from_numpy(factors), strict=True):
+    cut = cut_each if images.device.type == "cpu" else cut_together
+    result = cut(images, draws, size)
+    for (blend, _), factor in zip(_colour_steps(config), draws.factors, strict=True):
         result = blend(result, factor.view(-1, 1, 1, 1))
     return result
+
+
+def cut_each(images: Tensor, draws: Draws, size: int) -> Tensor:
+    """The drawn crops, mirrored where drawn, [batch, channels, size, size]: one image at a time.
+
+    The faster way on a CPU.
+    """
+    # numpy views of the same memory: cutting out image by image costs less there.
+    cropped = np.empty((*images.shape[:2], size, size), np.uint8)
+    places, mirrored = draws.places.tolist(), draws.mirrored.tolist()
+    for row, (image, (top, left), flip) in enumerate(
+        zip(images.numpy(), places, mirrored, strict=True)
+    ):
+        crop = image[:, top : top + size, left : left + size]
+        cropped[row] = crop[..., ::-1] if flip else crop
+    return torch.from_numpy(cropped)
+
+
+def cut_together(images: Tensor, draws: Draws, size: int) -> Tensor:
+    """The same as `cut_each` [batch, channels, size, size], in a few kernels for all images."""
+    # [batch, channels, places, places, size, size]: a view of every crop that there is
+    crops = images.unfold(2, size, 1).unfold(3, size, 1)
+    rows = torch.arange(len(images), device=images.device)
+    chosen = crops[rows, :, draws.places[:, 0], draws.places[:, 1]]
+    return torch.where(draws.mirrored.view(-1, 1, 1, 1), chosen.flip(-1), chosen)
+
+
+def _colour_steps(config: AugmentConfig) -> list[tuple[Callable[[Tensor, Tensor], Tensor], float]]:
+    """What recolours images [batch, channels, size, size] by factors, and how far it may go."""
+    steps = (
+        (_brighten, config.brightness),
+        (_contrast, config.contrast),
+        (_saturate, config.saturation),
+    )
+    return [(blend, amount) for blend, amount in steps if amount]
 
 
 def _brighten(images: Tensor, factor: Tensor) -> Tensor:
@@ -112,3 +174,60 @@ def _saturate(images: Tensor, factor: Tensor) -> Tensor:
 def _to_uint8(values: Tensor) -> Tensor:
     # Cut, not rounded, as torchvision does between its colour steps on uint8.
     return values.clamp_(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class RawImages(Deferred):
+    """Images as the cache has them, with what makes pixel values of them: a quarter as large."""
+
+    pixels: Tensor
+    """[batch, height, width, channels] uint8."""
+    scale: Tensor
+    """[1, channels, 1, 1] float32, as `shift`: they travel with the pixels."""
+    shift: Tensor
+    size: int
+    """Side of the pixel values."""
+    augment: AugmentConfig
+    draws: Draws | None
+    """None: the images are not augmented."""
+
+    @classmethod
+    def of(
+        cls,
+        pixels: Tensor,
+        normalization: Normalization,
+        size: int,
+        augment: AugmentConfig | None = None,
+        generators: Sequence[Generator] | None = None,
+    ) -> Self:
+        """Hold images, and draw what is random about them now.
+
+        Args:
+            pixels: [batch, height, width, channels] uint8.
+            normalization: of the pixel values.
+            size: side of the pixel values.
+            augment: what training does to the images.
+            generators: one an image, for its augmentation; None: there is none.
+
+        Raises:
+            DataError: the number of channels is not that of the statistics.
+        """
+        normalization.check_channels(pixels.shape[-1])
+        augment = augment or AugmentConfig()
+        draws = None if generators is None else Draws.of(augment, generators)
+        return cls(pixels, *_scale_and_shift(normalization), size, augment, draws)
+
+    @override
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """See `Deferred`."""
+        pixels, scale, shift = map(change, (self.pixels, self.scale, self.shift))
+        draws = self.draws and self.draws.map(change)
+        return replace(self, pixels=pixels, scale=scale, shift=shift, draws=draws)
+
+    @override
+    def finish(self) -> Tensor:
+        """Pixel values [batch, channels, size, size], float32."""
+        # Encoders take channels first.
+        images = self.pixels.permute(0, 3, 1, 2).contiguous()
+        images = augment_images(images, self.augment, self.size, self.draws)
+        return torch.addcmul(self.shift, images.to(torch.float32), self.scale)

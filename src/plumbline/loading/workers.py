@@ -1,10 +1,11 @@
-"""Loader processes: started, watched, ended; what goes wrong in them is said in one line.
+"""What a pool of loader processes is made of: how they are started, watched and ended.
+
+What goes wrong in them is said in one line.
 
 Three things can leave a training waiting for them: one dies, one cannot hand over its batch, or all
 of them stand still. torch notices the first alone.
 """
 
-import atexit
 import ctypes
 import errno
 import logging
@@ -29,21 +30,20 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+from typing_extensions import override
 
 from plumbline.batch import Batch
 from plumbline.errors import TrainingError
-from plumbline.scratch import scratch_folder
 from plumbline.waiting import STOPPING
 
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
-Key = TypeVar("Key")
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  where torch puts the tensors of a batch
 MAX_SOCKET_PATH = 107
 """Bytes that the address of a Unix socket has room for."""
-_PREFETCH = 2
+PREFETCH = 2
 """Batches that each process makes ahead: torch's default."""
 _END_S = 2.0
 """How long loader processes whose batches are not wanted any more may take to end."""
@@ -85,7 +85,7 @@ def naming_dead_workers() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Undelivered:
+class Undelivered:
     """Comes in place of a batch that its process could not hand over."""
 
     reason: str
@@ -97,15 +97,18 @@ class _Queue(multiprocessing.queues.Queue):  # type: ignore[type-arg]
     def _on_queue_feeder_error(self, error: Exception, item: object) -> None:
         """Called in the thread that sends; `item` is the number of a batch and the batch."""
         if isinstance(item, tuple) and len(item) == 2:
-            self.put((item[0], _Undelivered(f"{type(error).__name__}: {error}")))
+            self.put((item[0], Undelivered(f"{type(error).__name__}: {error}")))
 
 
-class _Fork(ForkContext):
-    def Queue(self, maxsize: int = 0) -> _Queue:  # noqa: N802
+class Fork(ForkContext):
+    """Starts processes by `fork`, with queues that say what they cannot send."""
+
+    @override
+    def Queue(self, maxsize: int = 0) -> _Queue:
         return _Queue(maxsize, ctx=self.get_context())
 
 
-class _Watched(Dataset[Item]):
+class Watched(Dataset[Item]):
     """A dataset that counts for each process how often it was read, where the others see it."""
 
     def __init__(self, dataset: Dataset[Item], workers: int) -> None:
@@ -122,10 +125,11 @@ class _Watched(Dataset[Item]):
         return sample
 
     def beats(self) -> int:
+        """How often it was read, by all processes."""
         return int(self._beats.sum())
 
 
-class _Watch:
+class Watch:
     """Ends loader processes of which none has read a sample for too long while one waits for them.
 
     Their death is a signal to the waiting process, which gets it out of any wait.
@@ -143,6 +147,7 @@ class _Watch:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
+        """A block in which somebody waits for the processes."""
         self._waits = True
         try:
             yield
@@ -178,7 +183,7 @@ class _Watch:
         """
         self._over.set()
         self._thread.join()
-        _forget_processes(iterator)
+        forget_processes(iterator)
         if not emptied:
             self.kill()
             closing = threading.Thread(target=iterator._shutdown_workers, daemon=True)
@@ -197,7 +202,7 @@ class _Watch:
             self.kill()
 
 
-def _enter_worker(number: int) -> None:
+def enter_worker(number: int) -> None:
     """Make a loader process one that only its parent ends, and that never outlives it.
 
     A signal to the whole group, as of a terminal or a job's end, is for the training: it saves its
@@ -208,60 +213,13 @@ def _enter_worker(number: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def worker_batches(
-    dataset: Dataset[Item],
-    keys: Sequence[list[Key]],
-    collate: Callable[[Sequence[Item]], Batch],
-    *,
-    workers: int,
-    timeout_s: float,
-) -> Iterator[Batch]:
-    """The batches of `keys` in their order, made by `workers` processes.
-
-    Raises:
-        LoaderError: a batch cannot be handed over, or no process has read a sample for
-            `timeout_s` seconds while the training waited.
-    """
-    watched = _Watched(dataset, workers)
-    loader = DataLoader(
-        watched,
-        batch_sampler=keys,
-        num_workers=workers,
-        prefetch_factor=_PREFETCH,
-        collate_fn=collate,
-        # Its base seed would otherwise be drawn from the global generator, step by step.
-        generator=torch.Generator().manual_seed(0),
-        multiprocessing_context=_Fork(),
-        worker_init_fn=_enter_worker,
-    )
-    with scratch_folder(_folder_for_sockets()) as sockets, _naming_limits(workers):
-        iterator, processes = _start(loader, sockets)
-        watch = _Watch(watched.beats, processes, timeout_s)
-        emptied = False
-
-        def abandon() -> None:
-            _forget_processes(iterator)
-            watch.kill()
-
-        # A process that ends with batches open would ask them by a signal that they leave alone.
-        atexit.register(abandon)
-        try:
-            # In the order of `keys`: torch puts back in order what processes finish out of turn.
-            for _ in keys:
-                yield _next(iterator, watch, workers, timeout_s)
-            emptied = True
-        finally:
-            atexit.unregister(abandon)
-            watch.end(iterator, emptied=emptied)
-
-
-def _folder_for_sockets() -> str | None:
+def folder_for_sockets() -> str | None:
     """`/tmp` where `$TMPDIR` is too long for the address of a socket; None: `$TMPDIR` will do."""
     needed = len(os.fsencode(tempfile.gettempdir())) + len("/plumbline-12345678/listener-12345678")
     return "/tmp" if needed > MAX_SOCKET_PATH else None  # noqa: S108  (a private folder in it)
 
 
-def _start(
+def start_processes(
     loader: DataLoader[Item], sockets: Path
 ) -> tuple[_MultiProcessingDataLoaderIter, list[BaseProcess]]:
     """Fork the processes of a loader, with a folder for the sockets over which they hand batches.
@@ -278,7 +236,7 @@ def _start(
         with _signals_later():
             _MultiProcessingDataLoaderIter.__init__(iterator, loader)
     except BaseException:
-        _forget_processes(iterator)
+        forget_processes(iterator)
         iterator._shutdown = True  # nothing is left to do for its end
         for begun in _children_beside(before):
             begun.kill()
@@ -315,7 +273,7 @@ def _signals_later() -> Iterator[None]:
             signal.raise_signal(noted_number)
 
 
-def _forget_processes(iterator: _MultiProcessingDataLoaderIter) -> None:
+def forget_processes(iterator: _MultiProcessingDataLoaderIter) -> None:
     """Take the processes off torch's list of those whose death is an error.
 
     It would raise for one that is killed on purpose, at once or at the next death of any child: the
@@ -330,12 +288,12 @@ def _children_beside(others: Sequence[BaseProcess]) -> list[BaseProcess]:
     return [child for child in multiprocessing.active_children() if child not in others]
 
 
-def _next(
-    iterator: _MultiProcessingDataLoaderIter, watch: _Watch, workers: int, timeout_s: float
-) -> Batch:
+@contextmanager
+def naming_stalls(watch: Watch, workers: int, timeout_s: float) -> Iterator[None]:
+    """A block that waits for processes: it ends with one line where all of them stand still."""
     try:
         with watch.waiting():
-            batch = next(iterator)
+            yield
     except (RuntimeError, OSError, EOFError) as error:
         if watch.stalled:
             raise LoaderError(
@@ -344,10 +302,17 @@ def _next(
                 f"data comes from, or raise it, {_GOES_ON}"
             ) from error
         raise
-    if isinstance(batch, _Undelivered):
+
+
+def delivered(batch: Batch | Undelivered, workers: int) -> Batch:
+    """What a process has handed over.
+
+    Raises:
+        LoaderError: it could not.
+    """
+    if isinstance(batch, Undelivered):
         raise LoaderError(_undelivered(batch.reason, workers))
-    made: Batch = batch
-    return made
+    return batch
 
 
 def _undelivered(reason: str, workers: int) -> str:
@@ -374,7 +339,7 @@ def _too_many_files(workers: int) -> str:
 
 
 @contextmanager
-def _naming_limits(workers: int) -> Iterator[None]:
+def naming_limits(workers: int) -> Iterator[None]:
     """Say in one line which limit of the system ends the talk with the loader processes."""
     try:
         yield

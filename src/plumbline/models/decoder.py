@@ -53,6 +53,8 @@ class CausalDecoder(Protocol):
     config: PreTrainedConfig
     model: Callable[..., DecoderOutput]
     """The layers, without the last map to logits."""
+    base_model: Callable[..., DecoderOutput]
+    """The same of any type, whatever it calls them."""
     lm_head: Callable[[Tensor], Tensor]
     """[..., width] to [..., vocab]."""
 
@@ -111,6 +113,14 @@ def no_change(logits: Tensor) -> Tensor:
     return logits
 
 
+def find_change(decoder: CausalDecoder) -> Callable[[Tensor], Tensor] | None:
+    """What `change_behind_map` finds; None where the layers cannot be called for themselves."""
+    try:
+        return change_behind_map(decoder)
+    except ConfigError:
+        return None
+
+
 def change_behind_map(decoder: CausalDecoder) -> Callable[[Tensor], Tensor]:
     """What a decoder does to logits [..., vocab] behind its last map: caps or scales them.
 
@@ -131,13 +141,13 @@ def change_behind_map(decoder: CausalDecoder) -> Callable[[Tensor], Tensor]:
     ids = torch.tensor([[0, 1]])
     with torch.no_grad():
         # Whatever the layers drop, both see the same of.
-        hidden = decoder.model(input_ids=ids, use_cache=False).last_hidden_state
+        hidden = decoder.base_model(input_ids=ids, use_cache=False).last_hidden_state
         handle = decoder.get_output_embeddings().register_forward_pre_hook(lambda *_: (hidden,))
         try:
             own = decoder(input_ids=ids, use_cache=False).logits
         finally:
             handle.remove()
-        found = change(decoder.lm_head(hidden))
+        found = change(decoder.get_output_embeddings()(hidden))
     if not torch.allclose(own, found, rtol=1e-4, atol=1e-4):
         raise ConfigError(
             f"a decoder of type {config.model_type} changes logits behind its last map in a way "

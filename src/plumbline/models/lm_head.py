@@ -7,6 +7,7 @@ what all layers keep of it. So they are made where a label is, and a bounded num
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
@@ -15,11 +16,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from plumbline.batch import IGNORE_INDEX, LossSum
+from plumbline.batch import LossSum
 from plumbline.models.packed import Packing
 
 CHUNK_BYTES = 2**26
 """Of logits in float32 that are made at a time; a loss keeps some three times as much."""
+COMPILED_BYTES = 2**32
+"""Of logits in half precision that a compiled loss makes at a time."""
 
 Found = TypeVar("Found")
 Part = Callable[[Tensor, Tensor], Found]
@@ -44,16 +47,24 @@ class LmHead:
         self._is_last: bool | None = None
 
     def loss(
-        self, run: Callable[[], Tensor], labels: Tensor, part: Callable[[Tensor, Tensor], LossSum]
+        self,
+        run: Callable[[], Tensor],
+        labels: Tensor,
+        labelled: Tensor | None,
+        part: Callable[[Tensor, Tensor], LossSum],
     ) -> LossSum:
         """Call a model and sum the loss of its logits; arguments as in `over_labels`."""
-        hidden, logits, chosen = self._called(run, labels)
+        hidden, logits, chosen = self._called(run, labels, labelled)
         if hidden is None:
             return part(logits, chosen)
-        return chunked_loss(self._map, hidden, chosen, part)
+        return chunked_loss(self.map, hidden, chosen, part)
 
     def over_labels(
-        self, run: Callable[[], Tensor], labels: Tensor, part: Part[Found]
+        self,
+        run: Callable[[], Tensor],
+        labels: Tensor,
+        labelled: Tensor | None,
+        part: Part[Found],
     ) -> list[Found]:
         """Call a model and see what its logits say where a label is; no gradient is wanted.
 
@@ -61,24 +72,24 @@ class LmHead:
             run: calls the model; its logits.
             labels: [batch, seq], of the positions whose hidden states the map is given,
                 `IGNORE_INDEX` where none counts.
+            labelled: the places of those that count, as in `labelled_places`; None: all do.
             part: is called with all logits that count, or with chunks of them one after the other.
 
         Returns:
             What `part` gives of each chunk, in the order of the positions.
         """
-        hidden, logits, chosen = self._called(run, labels)
+        hidden, logits, chosen = self._called(run, labels, labelled)
         if hidden is None:
             return [part(logits, chosen)]
-        return [
-            part(self._map(states), some) for states, some in _chunks(self._map, hidden, chosen)
-        ]
+        return [part(self.map(states), some) for states, some in _chunks(self.map, hidden, chosen)]
 
     @property
-    def _map(self) -> nn.Module:
+    def map(self) -> nn.Module:
+        """[..., width] to [..., vocab]."""
         return self._net.get_output_embeddings()
 
     def _called(
-        self, run: Callable[[], Tensor], labels: Tensor
+        self, run: Callable[[], Tensor], labels: Tensor, labelled: Tensor | None
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """Call the model.
 
@@ -86,44 +97,55 @@ class LmHead:
             Hidden states [n, width] where the logits are still to be made, or None; all logits
             [n, vocab] else; and the labels that count, [n].
         """
-        counted = labels != IGNORE_INDEX
-        chosen = labels[counted]
-        if len(chosen) > rows_at_a_time(self._map) and self._is_last is not False:
+        chosen = at_places(labels, labelled)
+        if len(chosen) > rows_at_a_time(self.map) and self._is_last is not False:
             held: list[Tensor] = []
 
             def first_alone(states: Tensor) -> Tensor:
-                held.append(states[counted])
+                held.append(at_places(states, labelled))
                 return held[0][:1]
 
             with self._given(first_alone):
                 logits = run()
             if self._is_last is None:
-                self._is_last = torch.equal(logits, self._map(held[0][:1]))
+                self._is_last = torch.equal(logits, self.map(held[0][:1]))
             if self._is_last:
                 return held[0], logits, chosen
             logger.warning(
                 "this model scales, caps or shifts its logits behind its last map, so those of a "
                 "micro-batch are made at once: where memory is short lower loader.batch_size"
             )
-        with self._given(lambda states: states[counted]):
+        with self._given(lambda states: at_places(states, labelled)):
             return None, run(), chosen
 
     @contextmanager
     def _given(self, choose: Callable[[Tensor], Tensor]) -> Iterator[None]:
         """Within the block, the map is given what is chosen of its input."""
-        handle = self._map.register_forward_pre_hook(lambda _, given: (choose(given[0]),))
+        handle = self.map.register_forward_pre_hook(lambda _, given: (choose(given[0]),))
         try:
             yield
         finally:
             handle.remove()
 
 
+def at_places(tensor: Tensor, places: Tensor | None) -> Tensor:
+    """What of [rows, seq, ...] stands at some of its places [n], flattened; None: all of it."""
+    flat = tensor.flatten(0, 1)
+    return flat if places is None else flat.index_select(0, places)
+
+
 class LanguageModel(nn.Module):
     """A model whose logits can be made at some positions alone."""
 
     lm_head: LmHead
+    behind_map: Callable[[Tensor], Tensor] | None = None
+    """What it does to logits behind the last map, where its layers can be called without that."""
     packing: Packing | None = None
     """How it is given rows of several samples; None: it takes none."""
+
+    def hidden_states(self, **batch: object) -> Tensor:
+        """What the last map is given, [rows, seq, width], of one with `behind_map`."""
+        raise NotImplementedError
 
 
 def rows_at_a_time(head: nn.Module) -> int:
@@ -154,6 +176,8 @@ def chunked_loss(
 
     Source: gradients beside the loss as in Hsu et al. 2024, arXiv:2410.10989, section 3.2.
     """
+    if torch.compiler.is_compiling():
+        return _compiled_loss(head, hidden, labels, part)
     if len(hidden) <= rows_at_a_time(head):
         return part(head(hidden), labels)
     pairs = list(_chunks(head, hidden, labels))
@@ -163,16 +187,33 @@ def chunked_loss(
         apply: Callable[..., tuple[Tensor, Tensor]] = _LinearLoss.apply  # without types in torch
         return LossSum(*apply(hidden, head.weight, head.bias, labels, part))
 
+    return _checkpointed(head, pairs, part)
+
+
+def _compiled_loss(
+    head: nn.Module, hidden: Tensor, labels: Tensor, part: Callable[[Tensor, Tensor], LossSum]
+) -> LossSum:
+    """The same as a compiler takes it best: it makes no logits in float32, whatever a loss says."""
+    rows = max(1, COMPILED_BYTES // (2 * len(next(head.parameters()))))
+    if hidden.shape[0] <= rows:
+        return part(head(hidden), labels)
+    pairs = zip(torch.split(hidden, rows), torch.split(labels, rows), strict=True)
+    return _checkpointed(head, list(pairs), part)
+
+
+def _checkpointed(
+    head: nn.Module,
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    part: Callable[[Tensor, Tensor], LossSum],
+) -> LossSum:
+    """The sum over chunks of states and labels, whose logits are made once more for gradients."""
+
     def of_chunk(states: Tensor, chosen: Tensor) -> LossSum:
         return part(head(states), chosen)
 
-    return _sum(
-        [
-            # A loss draws nothing, so there is no state of a generator to put back.
-            checkpoint(of_chunk, *pair, use_reentrant=False, preserve_rng_state=False)
-            for pair in pairs
-        ]
-    )
+    # A loss draws nothing, so there is no state of a generator to put back.
+    again = partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)
+    return _sum([again(*pair) for pair in pairs])
 
 
 class _Context(Protocol):

@@ -47,20 +47,23 @@ def packed_attention(
         query: [rows, heads, queries, head_dim].
         key: [rows, kv_heads, keys, head_dim].
         value: [rows, kv_heads, keys, head_dim].
-        attention_mask: a mask, or the spans of `Layout.spans`.
+        attention_mask: a mask, or the spans of `Layout.spans`; without a sample in them each row
+            is one, see `whole_rows`.
         position_bias: [1 or rows, heads, queries, keys], added to the scores.
         options: scaling, dropout and what else a model says.
 
     Returns:
         [rows, queries, heads, head_dim]; 0 in positions of no sample.
     """
-    if attention_mask is None or not holds_spans(attention_mask):
-        return _attend(
-            module, query, key, value, attention_mask, position_bias=position_bias, **options
-        )
+    spans = attention_mask
+    if spans is None or not holds_spans(spans) or not spans.shape[2]:
+        mask = None if spans is not None and holds_spans(spans) else spans
+        return _attend(module, query, key, value, mask, position_bias=position_bias, **options)
+    if position_bias is None and _half_on_gpu(query) is not None:
+        return _varlen_attention(module, query, key, value, spans, **options), None
     rows: list[Tensor] = []
-    for at, spans in enumerate(_lengths(attention_mask)):
-        queries, keys = zip(*spans, strict=True)
+    for at, of_row in enumerate(_lengths(spans)):
+        queries, keys = zip(*of_row, strict=True)
         # The last part is what fills the row up, of no sample.
         lengths = [*queries, query.shape[2] - sum(queries)]
         q_parts = torch.split(query[at : at + 1], lengths, dim=2)
@@ -83,6 +86,110 @@ def packed_attention(
         row = torch.cat(found, dim=1)  # [1, queries of samples, heads, head_dim]
         rows.append(functional.pad(row, (0, 0, 0, 0, 0, query.shape[2] - q_start)))
     return torch.cat(rows), None
+
+
+def _half_on_gpu(query: Tensor) -> torch.dtype | None:
+    """The type in which kernels for samples of any length compute here; None where there are none.
+
+    They know half precision on a GPU alone.
+    """
+    if query.device.type != "cuda":
+        return None
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
+    return dtype if dtype in (torch.bfloat16, torch.float16) else None
+
+
+def _varlen_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    spans: Tensor,
+    *,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    dropout: float = 0.0,
+    **others: object,
+) -> Tensor:
+    """Attention within samples by one kernel for all of them; shapes as in `packed_attention`.
+
+    What fills a row up is a sample like others, of which nobody asks the result.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    if dropout:
+        raise ValueError("packed rows take no dropout of attention on a GPU: set it to 0")
+    dtype = _half_on_gpu(query)
+    rows, heads, seq, _ = query.shape
+
+    def stacked(tensor: Tensor) -> Tensor:
+        """[rows * seq, heads, head_dim]: kernels for fewer heads of keys are not in every torch."""
+        repeated = tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
+        return repeated.transpose(1, 2).flatten(0, 1).to(dtype)
+
+    def starts(counts: Tensor, longest: int) -> Tensor:
+        """Where samples begin, and the end: [rows * (samples + 1) + 1] int32."""
+        filling = longest - counts.sum(dim=1, keepdim=True)
+        lengths = torch.cat([counts, filling], dim=1).flatten()
+        return functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+
+    causal = is_causal if is_causal is not None else bool(getattr(module, "is_causal", True))
+    found: Tensor = varlen_attn(
+        *(stacked(tensor) for tensor in (query, key, value)),
+        starts(spans[:, 0, :, 0], seq),
+        starts(spans[:, 0, :, 1], key.shape[2]),
+        # At most: to ask the spans for the longest would make the host wait.
+        seq,
+        key.shape[2],
+        scale=scaling,
+        window_size=(-1, 0) if causal else (-1, -1),
+    )
+    return found.unflatten(0, (rows, seq))
+
+
+def whole_rows(device: torch.device) -> Tensor:
+    """Spans that say: each row is one sample.
+
+    Without them models look for samples in the positions, for which a GPU makes the host wait, and
+    a compiled one makes a mask of [seq, seq].
+    """
+    return torch.empty((1, 1, 0, 2), dtype=torch.int64, device=device)
+
+
+@torch.no_grad()
+def takes_whole_rows(net: object, longest: int) -> bool:
+    """Let a decoder of transformers be given `whole_rows` for a mask; whether it takes them.
+
+    Args:
+        net: its attention is exchanged where it does.
+        longest: positions of the longest row that may come.
+    """
+    if _obstacle(net, longest):
+        return False
+    assert isinstance(net, PreTrainedModel)
+    ids = torch.arange(4, device=net.device)[None]
+    with _trying(net):
+        alone = net(input_ids=ids, use_cache=False).logits
+        net.set_attn_implementation(NAME)
+        try:
+            found = net(input_ids=ids, use_cache=False, attention_mask=whole_rows(ids.device))
+        except (TypeError, ValueError, RuntimeError, IndexError):  # it wants another form of mask
+            found = None
+    if found is not None and torch.allclose(found.logits, alone, rtol=1e-4, atol=1e-4):
+        return True
+    net.set_attn_implementation("sdpa")
+    return False
+
+
+@contextmanager
+def _trying(net: nn.Module) -> Iterator[None]:
+    """A block in which a model evaluates: dropout would tell two layouts apart."""
+    training = net.training
+    nn.Module.eval(net)
+    try:
+        yield
+    finally:
+        net.train(training)
 
 
 def holds_spans(attention_mask: Tensor) -> bool:
@@ -190,13 +297,11 @@ def find_packing(
     if not reason:
         assert isinstance(net, PreTrainedModel)
         net.set_attn_implementation(NAME)
-        training = net.training
-        nn.Module.eval(net)  # dropout would tell the two layouts apart
-        for way in candidates:
-            reason = _difference(run, way)
-            if not reason:
-                break
-        net.train(training)
+        with _trying(net):
+            for way in candidates:
+                reason = _difference(run, way)
+                if not reason:
+                    break
         if not reason:
             return way
         net.set_attn_implementation("sdpa")

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from plumbline.config import Config
 from plumbline.metrics.known import METRICS, Direction, figure_name, find_metric, split_part
 from plumbline.registry import Registry, name_in
+from plumbline.training.compile_config import CompileConfig
 from plumbline.training.schedule import ScheduleConfig
 
 Mode = Literal["auto", "min", "max"]
@@ -208,8 +209,10 @@ class TrainerConfig(Config):
     with those; or take it for any other failing batch, as with shard_layers or batch norm."""
     max_grad_norm: float | None = Field(1.0, gt=0.0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the device has units for it, else fp32."""
+    """auto: on a GPU with units for it bf16, and TF32 for what stays float32; else fp32. By name,
+    fp32 is whole float32 on a GPU too."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: CompileConfig = Field(default_factory=CompileConfig)
     deterministic: bool = True
     """Take the kernels of a GPU that give the same bits each time; false: the fastest."""
     processes: int = Field(1, ge=1)

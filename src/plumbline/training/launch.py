@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from plumbline.errors import ConfigError, TrainingError
 from plumbline.training.machine import Machine
@@ -91,7 +92,13 @@ def decide_machine(config: TrainingConfig, *, together: bool = False) -> Machine
     """
     import torch
 
-    from plumbline.models.device import repeat_exactly, resolve_device, resolve_precision
+    from plumbline.models.device import (
+        repeat_exactly,
+        resolve_device,
+        resolve_precision,
+        round_float32,
+    )
+    from plumbline.training.compilation import keep_programs
     from plumbline.training.processes import Processes
 
     trainer = config.train.trainer
@@ -102,7 +109,15 @@ def decide_machine(config: TrainingConfig, *, together: bool = False) -> Machine
     if together:
         processes = Processes.join(device, trainer.timeout_s, sharded=trainer.shard_layers)
         device = processes.device or device  # "cuda" is now one of them
-    return Machine(device, resolve_precision(trainer.precision, device), processes)
+    precision = resolve_precision(trainer.precision, device)
+    if device.type == "cuda":
+        round_float32(precision)
+    mode: str = trainer.compile.mode
+    if mode == "auto":
+        mode = "default" if device.type == "cuda" else "none"
+    if mode != "none":
+        keep_programs(Path(os.environ.get("DVC_ROOT", ".")))
+    return Machine(device, precision, processes, mode)
 
 
 def end_with_parent() -> None:

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 class Machine:
     """What one process computes on; `launch.decide_machine` makes it once, all else is handed it.
 
-    Device and precision shape every float of a training, so nothing below the stage may decide them
-    again and come to another answer.
+    Device, precision and compilation shape every float of a training, so nothing below the stage
+    may decide them again and come to another answer.
     """
 
     device: "torch.device"
@@ -35,6 +35,8 @@ class Machine:
     """fp32, bf16 or fp16: in which forward passes run."""
     processes: "Processes"
     """All that train together, and which of them this one is."""
+    compile: str = "none"
+    """How torch.compile compiles the passes, or none."""
 
 
 def asks_for_gpus(trainer: TrainerConfig) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plumbline.errors import ConfigError
@@ -218,6 +218,19 @@ class JoinedOptimizer(Optimizer):
         """Take over the state of an optimiser built alike."""
         super().load_state_dict(state_dict)  # makes a new state and new groups
         self._share()
+
+
+def can_be_held(optimizer: Optimizer) -> bool:
+    """Whether an optimiser can leave a step out by a number on the device, which `hold` gives."""
+    kinds = torch.optim.Adam | torch.optim.AdamW | torch.optim.SGD
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    return isinstance(optimizer, kinds) and fused
+
+
+def hold(optimizer: Optimizer, held: Tensor) -> None:
+    """Let the next step change nothing where a condition [] bool is true."""
+    # As torch.GradScaler tells a fused optimiser of gradients that are not finite.
+    optimizer.found_inf = held.float()  # type: ignore[attr-defined]
 
 
 def set_lr(optimizer: Optimizer, factor: float) -> None:

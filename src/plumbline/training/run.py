@@ -236,11 +236,12 @@ def _training_loader(config: TrainingConfig, job: TrainingJob, machine: Machine)
     """The batches of training, of each the share of this process."""
     return Loader(
         job.train,
-        job.task.collate,
+        job.task.collate_for(machine.device),
         _loader_config(config, job),
         seed=config.seed,
         shuffle=True,
         share=machine.processes.share,
+        device=machine.device,
     )
 
 
@@ -256,11 +257,12 @@ def _validation_loader(config: TrainingConfig, job: TrainingJob, machine: Machin
     task = job.validation_task or job.task
     return Loader(
         job.validation,
-        task.collate,
+        task.collate_for(machine.device),
         config.train.loader,
         seed=config.seed,
         shuffle=False,
         share=machine.processes.share,
+        device=machine.device,
     )
 
 

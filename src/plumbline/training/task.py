@@ -81,6 +81,12 @@ class Task:
     window: WindowLoss | None = None
     """Where the sums of micro-batches do not add up to the loss of their window: that loss. With
     one micro-batch it equals `loss`, which is then used alone."""
+    collate_raw: Callable[[Sequence[Sample]], Batch] | None = None
+    """As `collate`, with deferred values that `to_device` finishes; None: the task has none."""
+
+    def collate_for(self, device: torch.device) -> Callable[[Sequence[Sample]], Batch]:
+        """How batches are made for a device: a GPU finishes them, and gets fewer bytes."""
+        return self.collate if device.type == "cpu" else self.collate_raw or self.collate
 
     def known_metrics(self) -> list[str] | None:
         """Names of all metrics of a validation; None where they are known once it has run."""

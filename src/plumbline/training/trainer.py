@@ -5,6 +5,7 @@ It knows no kind of work: what a batch is and what the loss is, a `Task` says.
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from plumbline.loading.workers import LoaderError, naming_dead_workers
 from plumbline.tracking.progress import progress
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.checkpointing import Checkpointing
+from plumbline.training.compilation import Compilation
 from plumbline.training.config import TrainerConfig
 from plumbline.training.freeze import check_frozen, freeze, frozen_digests
 from plumbline.training.gpu import GpuFigures
@@ -88,9 +90,20 @@ class Trainer:
             check_metrics(config, measuring.known_metrics(), task.name)
         self._stop = StopRequest(machine.processes.largest, alone=machine.processes.count == 1)
         log = on_log or (lambda step, values: None)
-        gradients = Gradients(self.model, task, machine, scaler)
+        self._compilation = Compilation(machine.compile, config.compile, machine.processes)
+        if self._compilation.is_on:
+            self._compilation.see(*train.examples(size))
+        compiled = self._compilation.apply(self.model, task)
         self._step = OptimizerStep(
-            gradients, optimizer, config, self.progress, log, self.total_steps, seed, self._frozen
+            Gradients(self.model, compiled, machine, scaler),
+            optimizer,
+            config,
+            self.progress,
+            log,
+            self.total_steps,
+            seed,
+            self._frozen,
+            self._compilation,
         )
         self._validation = Validation(
             self.model, measuring, validation, config, machine, self.progress, self._stop, log
@@ -113,16 +126,19 @@ class Trainer:
         quiet = not self._machine.processes.is_main
         shown = progress("training", self.total_steps, "steps", quiet=quiet)
         saved = self._saving.where_data_fails(self._stop)
-        with naming_dead_workers(), self._stop, shown as show, saved:
+        running, loading = self._compilation.running(), self._keeping_workers()
+        with naming_dead_workers(), running, self._stop, shown as show, saved, loading:
             show(clock.global_step, "")
             self._validate_within_epoch()  # where a run was stopped that waited in it
             # An epoch that was begun is ended too, also by a run killed in its last validation.
             while clock.micro_in_epoch or not self._finished():
                 for window in self._windows():
-                    loss = self._step(window)
-                    if loss is None:
+                    if not self._step(window):
                         continue
-                    show(clock.global_step, self._note(loss))
+                    show(clock.global_step, self._note())
+                    if self._step.pending and not self._something_is_due():
+                        continue
+                    self._step.settle()
                     self._validate_within_epoch()
                     self._saving.within_epoch(self._stop)
                 gpu.sample()
@@ -130,24 +146,47 @@ class Trainer:
                 self._stop.obey()
         return self._result(gpu)
 
+    @contextmanager
+    def _keeping_workers(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for loader in (self._train, self._validation.loader):
+                if loader is not None:
+                    stack.enter_context(loader.keeping_workers())
+            yield
+
     def _windows(self) -> Iterator[list[list[Batch]]]:
         """The rest of the epoch or of the training, in windows of `grad_accum_steps` batches."""
-        clock, size, batches = self.progress.clock, None, None
+        clock, batches = self.progress.clock, None
         while clock.global_step < self.total_steps and not self.progress.stopping.stops:
-            if batches is None or self.progress.micro_batch_size != size:
-                size = self.progress.micro_batch_size
-                batches = self._rest_of_epoch(size)
+            if batches is None:
+                batches = self._rest_of_epoch(self.progress.micro_batch_size)
             # Micro-batches as in `collate`, of which [batch, ...] is this process's share.
-            window = list(itertools.islice(batches, self._config.grad_accum_steps))
+            try:
+                window = list(itertools.islice(batches, self._config.grad_accum_steps))
+            except (WaitInterrupted, LoaderError):
+                self._step.settle()  # the state will be saved
+                raise
             if not window:
                 return
+            before = clock.micro_step
             yield window
+            if clock.micro_step == before:
+                batches = None  # it was not used, and is to be made again
 
     def _rest_of_epoch(self, size: int | None) -> Iterator[list[Batch]]:
         clock = self.progress.clock
+        if self._compilation.wants_programs(size):
+            self._step.make_programs(self._train.largest(size))
         # A batch is a function of epoch and position alone: a resumed epoch begins in its midst.
         batches = self._train.micro_batches(clock.epoch, start=clock.micro_in_epoch, size=size)
         return self._stop.while_waiting(batches)
+
+    def _something_is_due(self) -> bool:
+        """Whether the steps may have to be counted now, the pending one among them."""
+        config, step = self._config, self.progress.clock.global_step + 1
+        every = (config.validate_every_steps, config.checkpoint.every_steps)
+        due = step >= self.total_steps or any(number and step % number == 0 for number in every)
+        return due or self._stop.requested()
 
     def _finished(self) -> bool:
         clock = self.progress.clock
@@ -163,6 +202,7 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Count the epoch, validate where that is due, and save: the next one may be killed."""
+        self._step.settle()
         clock = self.progress.clock
         before = clock.epoch, clock.micro_in_epoch
         clock.epoch += 1
@@ -181,12 +221,13 @@ class Trainer:
         if metrics is not None and self.progress.take(metrics, self._config, self._warmup):
             self._saving.save_best()
 
-    def _note(self, loss: float) -> str:
+    def _note(self) -> str:
         """What stands beside the steps: the last loss, and what was last measured."""
-        monitor = self._config.monitor
-        measured = [row[monitor] for row in self.progress.history.validations if monitor in row]
-        beside = f", val {monitor} {measured[-1]:.4g}" if measured else ""
-        return f"loss {loss:.4g}{beside}"
+        monitor, history = self._config.monitor, self.progress.history
+        losses = [row["loss"] for row in history.steps[-1:]]
+        measured = [row[monitor] for row in history.validations if monitor in row][-1:]
+        shown = [f"loss {value:.4g}" for value in losses]
+        return ", ".join(shown + [f"val {monitor} {value:.4g}" for value in measured])
 
     def _result(self, gpu: GpuFigures) -> FitResult:
         """Make the model plain and whole, prove what was frozen, and load the best weights."""
@@ -211,6 +252,7 @@ class Trainer:
             "device": str(self._machine.device),
             "precision": self._machine.precision,
             "micro_batch_size": done.micro_batch_size,
+            **self._compilation.facts(),
             "parameter_groups": describe_groups(self.model, self._config.optim),
             **gpu.facts(),
         }

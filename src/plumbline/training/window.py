@@ -34,6 +34,26 @@ class WindowSums:
         return replace(self, micro=[_joined([next(parts) for _ in range(n)]) for n in lengths])
 
 
+@dataclass(frozen=True)
+class UnreadSums:
+    """The same, still on the device: to be told a number, the host waits until it is computed."""
+
+    total: Tensor
+    """[], float64."""
+    count: Tensor
+    """[], int64."""
+    micro: Sequence[tuple[Tensor, Tensor]]
+    """Loss per target or the sum of losses, and count, of each micro-batch."""
+    of_window: bool = False
+    """Whether only the window has a loss, so that the first of `micro` are means already."""
+
+    def read(self) -> WindowSums:
+        """Wait for the numbers."""
+        values = [(float(loss), int(count)) for loss, count in self.micro]
+        micro = values if self.of_window else [(t / max(c, 1), c) for t, c in values]
+        return WindowSums(float(self.total), int(self.count), micro)
+
+
 def _joined(micro: Sequence[tuple[float, int]]) -> tuple[float, int]:
     if len(micro) == 1:
         return micro[0]
@@ -55,6 +75,12 @@ class Buffers:
         for buffer, copy in self._held:
             buffer.copy_(copy)
 
+    @torch.no_grad()
+    def restore_unless(self, kept: Tensor) -> None:
+        """Put them back where a condition [] bool is false, which the host does not ask for."""
+        for buffer, copy in self._held:
+            buffer.copy_(torch.where(kept, buffer, copy))
+
 
 @dataclass(frozen=True)
 class Gradients:
@@ -71,6 +97,10 @@ class Gradients:
         return self.machine.processes
 
     def accumulate(self, window: Sequence[Batch], seeds: Sequence[int]) -> WindowSums:
+        """As `add`, and wait for the sums."""
+        return self.add(window, seeds).read()
+
+    def add(self, window: Sequence[Batch], seeds: Sequence[int]) -> UnreadSums:
         """Add the gradients of a window's sum to those of the parameters.
 
         Sum and gradients are over the shares of all processes, and the same in each of them.
@@ -90,38 +120,45 @@ class Gradients:
         self.processes.average_buffers(self.model)
         return sums
 
-    def _one_by_one(self, window: Sequence[Batch], seed: int) -> WindowSums:
+    def _one_by_one(self, window: Sequence[Batch], seed: int) -> UnreadSums:
         with self.processes.agreed():
             losses = self._backward(window, seed)
-        summed = self.processes.sum([float(number) for loss in losses for number in loss])
-        # [total, count, total, count, ...], in the order of the micro-batches.
-        totals, counts = summed[::2], [int(count) for count in summed[1::2]]
-        micro = [
-            (total / max(count, 1), count) for total, count in zip(totals, counts, strict=True)
-        ]
-        return WindowSums(sum(totals), sum(counts), micro)
+        if self.processes.count > 1:
+            summed = self.processes.sum([float(number) for loss in losses for number in loss])
+            # [total, count, total, count, ...], in the order of the micro-batches.
+            pairs = zip(summed[::2], summed[1::2], strict=True)
+            losses = [(self._tensor(total), self._tensor(count)) for total, count in pairs]
+        # One after the other: the order of additions is part of the result.
+        total, count = self._tensor(0.0), self._tensor(0)
+        for of_batch, counted in losses:
+            total, count = total + of_batch, count + counted
+        return UnreadSums(total, count.long(), losses)
 
-    def _backward(self, window: Sequence[Batch], seed: int) -> list[tuple[float, int]]:
+    def _tensor(self, number: float) -> Tensor:
+        return torch.tensor(number, dtype=torch.float64, device=self.machine.device)
+
+    def _backward(self, window: Sequence[Batch], seed: int) -> list[tuple[Tensor, Tensor]]:
         """Backpropagate micro-batch by micro-batch; the sum and the count of each."""
         torch.manual_seed(seed)
-        losses: list[tuple[Tensor | float, Tensor | int]] = []
+        nothing = self._tensor(0)
+        losses: list[tuple[Tensor, Tensor]] = []
         for batch in window:
             if not computes(batch):
-                losses.append((0.0, 0))
+                losses.append((nothing, nothing))
                 continue
             with autocast(self.machine.device, self.machine.precision):
                 loss = self.task.loss(self.model, to_device(batch, self.machine.device))
             # A stand-in's gradient is 0, and has its process meet the others in each layer.
-            total, count = (loss.total, loss.count) if counts(batch) else (loss.total * 0, 0)
+            total, count = (loss.total, loss.count) if counts(batch) else (loss.total * 0, nothing)
             if total.requires_grad:
                 torch.autograd.backward(self.scaler.scale(total))
             elif self.processes.sharded:
                 raise ValueError("nothing here has a gradient, and sharded layers need one of each")
-            losses.append((total.detach(), count))
-        # Read only now: on a GPU a number that is asked for makes the host wait.
-        return [(float(total), int(count)) for total, count in losses]
+            # Copies: the next pass of a program that is replayed writes to the same memory.
+            losses.append((total.detach().double(), count.double()))
+        return losses
 
-    def _whole(self, rule: WindowLoss, window: Sequence[Batch], seeds: Sequence[int]) -> WindowSums:
+    def _whole(self, rule: WindowLoss, window: Sequence[Batch], seeds: Sequence[int]) -> UnreadSums:
         """Embed, differentiate the loss by the embeddings, pull that back through the embedding.
 
         Of several micro-batches the graph of only one is in memory: they are embedded without
@@ -153,10 +190,11 @@ class Gradients:
                 if stands_in or any(leaf.grad is not None for leaf in part.values()):
                     again = embedded[i] if keep else self._embed(rule, window[i], seeds[i])
                     self._pull_back(again, part)
-        total, count = float(loss.total.detach()), int(loss.count)
+        total, count = loss.total.detach().double(), loss.count.long()
         samples = self.processes.sum([float(len(batch["sample_index"])) for batch in window])
-        mean = total / max(count, 1)
-        return WindowSums(total, count, [(mean, int(number)) for number in samples])
+        mean = total / count.clamp(min=1)
+        micro = [(mean, self._tensor(number)) for number in samples]
+        return UnreadSums(total, count, micro, of_window=True)
 
     def _embed(self, rule: WindowLoss, batch: Batch, seed: int) -> Embedded:
         if not computes(batch):

@@ -186,8 +186,6 @@ def validate(
         lines = library_lines()
         starts = _judge_rows(paths, names, judge, store, batch_rows)
         lines = library_lines() - lines
-        seed = config.split.seed
-        store.join_places(lambda medium: hash_unit(medium_group(medium), seed))
         given = judge.splits_seen | declared_splits(paths)
         warnings = _settle(store, config.split, given)
         if lines:
@@ -259,6 +257,7 @@ def _file_rows(paths: Sequence[Path], names: Sequence[str], filer: RowFiler, row
 def _settle(store: VerdictStore, config: SplitConfig, given: AbstractSet[str]) -> list[str]:
     """Decide splits, repeated ids and leaks; return what the user should know of it."""
     warnings: list[str] = []
+    store.join_places(lambda medium: hash_unit(medium_group(medium), config.seed))
     pooled = store.pool_unsplit_rows()
     if given and pooled:
         warnings.append(f"{pooled} rows bring no split, though others do: they count as train")

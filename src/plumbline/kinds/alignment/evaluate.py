@@ -110,7 +110,7 @@ class Embedder:
         parts = np.split(numbers, range(self._size, len(numbers), self._size))
         for part in tracked(parts, "embedding media", len(numbers), "media", len):
             block = [int(number) for number in part]
-            batch = self._inputs.collate([self._inputs.fetch(i) for i in block], block, None)
+            batch = self._inputs.collate_raw([self._inputs.fetch(i) for i in block], block, None)
             with torch.inference_mode():
                 blocks.append(self._unit(self._stored.model.embed_media(**self._move(batch))))
         return np.concatenate(blocks)

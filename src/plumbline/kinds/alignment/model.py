@@ -54,6 +54,8 @@ class DualEncoder(nn.Module):
         """
         super().__init__()
         self.config = config
+        # By name: settings are objects that a compiler does not look into.
+        self._media = "audio_encoder" if config.image_encoder is None else "image_encoder"
         if config.image_encoder is not None:
             origin = origins.get("image_encoder")
             self.image_encoder = encoder_for(config.image_encoder, None, None, origin)
@@ -74,15 +76,14 @@ class DualEncoder(nn.Module):
     @property
     def media_encoder(self) -> Encoder:
         """The encoder of the side that is not text."""
-        encoder: Encoder = self.image_encoder if self.config.image_encoder else self.audio_encoder
+        encoder: Encoder = getattr(self, self._media)
         return encoder
 
     @property
     def architectures(self) -> Mapping[str, PreTrainedConfig]:
         """What must be stored beside the weights of parts that came from a checkpoint."""
-        media = "image_encoder" if self.config.image_encoder else "audio_encoder"
         return {
-            **self.media_encoder.architectures(media),
+            **self.media_encoder.architectures(self._media),
             **self.text_encoder.architectures("text_encoder"),
         }
 

@@ -94,6 +94,7 @@ def collate(
     special_ids: SpecialIds | None,
     seed: int,
     training: bool,
+    raw: bool = False,
 ) -> Batch:
     """Stack pairs; each distinct caption of the batch is given once.
 
@@ -104,11 +105,12 @@ def collate(
         special_ids: frame the captions; None for a text encoder that takes strings.
         seed: of the augmentation and of the drawn width.
         training: whether to augment and draw.
+        raw: whether the media are left to the device to finish, where they can be.
 
     Returns:
         media: what `inputs` collates; texts: input_ids, attention_mask [texts, seq], or texts;
         text_index [batch]: the row of each medium's caption; medium_number, text_number [batch]:
-        equal where medium or caption is the same, -1 for a dropped caption; widths [n]: the
+        equal where medium or caption is the same, -1 for a dropped caption; widths: a list of the
         embedding widths of this batch, empty for the full one; sample_index [batch].
     """
     draws = None
@@ -123,13 +125,14 @@ def collate(
         ids = [samples[i]["ids"] for i in first]
         texts = collate_texts(ids, special_ids, config.max_text_tokens)
     names = [s["index"] for s in samples]
+    stack = inputs.collate_raw if raw else inputs.collate
     return {
-        "media": inputs.collate([s["medium"] for s in samples], names, draws),
+        "media": stack([s["medium"] for s in samples], names, draws),
         "texts": texts,
         "text_index": torch.from_numpy(text_index),
         "medium_number": torch.tensor([s["medium_number"] for s in samples]),
         "text_number": torch.from_numpy(text_numbers),
-        "widths": torch.tensor(_widths(config, samples[0], seed, training), dtype=torch.long),
+        "widths": _widths(config, samples[0], seed, training),
         "sample_index": torch.tensor(names),
     }
 
@@ -150,7 +153,8 @@ def embed(model: nn.Module, batch: Batch) -> Embedded:
         "texts": out.texts[batch["text_index"]],  # [batch, embed_dim]: again one a medium
         "logit_scale": out.logit_scale,
         "logit_bias": out.logit_bias,
-        **{name: batch[name] for name in ("medium_number", "text_number", "widths")},
+        **{name: batch[name] for name in ("medium_number", "text_number")},
+        "widths": torch.tensor(batch["widths"], dtype=torch.long, device=out.media.device),
     }
 
 
@@ -160,6 +164,12 @@ def window_loss(model: nn.Module, window: Sequence[Embedded], *, pair_loss: Pair
     What is one for the whole window, such as a drawn width, comes from its first micro-batch: so
     it is the same however the window is cut.
     """
+    # [window, embed_dim] each; without prefix widths the full one alone
+    widths = window[0]["widths"].tolist()
+    return _loss_of(window, widths, pair_loss)
+
+
+def _loss_of(window: Sequence[Embedded], widths: list[int], pair_loss: PairLoss) -> LossSum:
     # Of the whole step: each pair is told from all others, however the step is cut.
     media, texts, media_numbers, text_numbers = (
         torch.cat([part[name] for part in window])
@@ -167,15 +177,14 @@ def window_loss(model: nn.Module, window: Sequence[Embedded], *, pair_loss: Pair
     )
     scale, bias = window[0]["logit_scale"], window[0]["logit_bias"]
     of_width = partial(pair_loss, logit_scale=scale, logit_bias=bias)
-    # [window, embed_dim] each; without prefix widths the full one alone
-    widths = window[0]["widths"].tolist() or [media.shape[1]]
     positives = shared_positives(media_numbers, text_numbers)
-    return matryoshka(media, texts, positives, widths, of_width)
+    return matryoshka(media, texts, positives, widths or [media.shape[1]], of_width)
 
 
 def loss(model: nn.Module, batch: Batch, *, pair_loss: PairLoss) -> LossSum:
     """The contrastive loss of a batch, counted per pair."""
-    return window_loss(model, [embed(model, batch)], pair_loss=pair_loss)
+    # The widths as the host knows them: it would wait for those of the device.
+    return _loss_of([embed(model, batch)], batch["widths"], pair_loss)
 
 
 def build(
@@ -257,4 +266,10 @@ def _bind(
     )
     pair_loss: PairLoss = load_attribute(PAIR_LOSSES[config.loss])
     window = WindowLoss(embed=embed, loss=partial(window_loss, pair_loss=pair_loss))
-    return Task("alignment", bound, partial(loss, pair_loss=pair_loss), window=window)
+    return Task(
+        "alignment",
+        bound,
+        partial(loss, pair_loss=pair_loss),
+        window=window,
+        collate_raw=partial(bound, raw=True),
+    )

@@ -1,6 +1,7 @@
 """The causal language model, from sizes or from a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
@@ -10,8 +11,9 @@ from typing_extensions import override
 
 from plumbline.kinds.causal_lm.settings import CausalLmConfig
 from plumbline.kinds.language.chat import ChatSpec
-from plumbline.models.decoder import CausalDecoder, build_decoder
+from plumbline.models.decoder import CausalDecoder, build_decoder, find_change, no_change
 from plumbline.models.lm_head import LanguageModel, LmHead
+from plumbline.models.packed import whole_rows
 from plumbline.models.pretrained import NO_ORIGINS, Origins
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -28,6 +30,9 @@ class CausalLm(LanguageModel):
         origin = origins.get("decoder")
         self.decoder: CausalDecoder = build_decoder(config.decoder, vocab_size, pad, origin)
         self.lm_head = LmHead(self.decoder)
+        self.behind_map = no_change if origin is None else find_change(self.decoder)
+        self.whole_rows = False
+        """Whether it is told that a row without spans is one sample; see `takes_whole_rows`."""
 
     @property
     def architectures(self) -> Mapping[str, PreTrainedConfig]:
@@ -51,15 +56,36 @@ class CausalLm(LanguageModel):
             position_ids: [batch, seq] beside them.
             others: what a batch holds beside.
         """
-        # Whole rows at a time: kept keys and values would only take memory.
+        with self._laid_out(input_ids, spans, position_ids) as rows:
+            # Whole rows at a time: kept keys and values would only take memory.
+            return self.decoder(input_ids=input_ids, use_cache=False, **rows).logits
+
+    @override
+    def hidden_states(
+        self,
+        *,
+        input_ids: Tensor,
+        spans: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **others: object,
+    ) -> Tensor:
+        with self._laid_out(input_ids, spans, position_ids) as rows:
+            return self.decoder.base_model(
+                input_ids=input_ids, use_cache=False, **rows
+            ).last_hidden_state
+
+    @contextmanager
+    def _laid_out(
+        self, input_ids: Tensor, spans: Tensor | None, position_ids: Tensor | None
+    ) -> Iterator[dict[str, Tensor]]:
+        """What the decoder is called with beside ids, within the block."""
         if spans is None:
-            return self.decoder(input_ids=input_ids, use_cache=False).logits
+            yield {"attention_mask": whole_rows(input_ids.device)} if self.whole_rows else {}
+            return
         assert position_ids is not None
         assert self.packing is not None
         with self.packing.given(self.decoder, position_ids) as positions:
-            return self.decoder(
-                input_ids=input_ids, attention_mask=spans, use_cache=False, **positions
-            ).logits
+            yield {"attention_mask": spans, **positions}
 
 
 class CausalLmSpec(ModelSpec):

@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
+from plumbline.batch import IGNORE_INDEX, Batch, Sample, labelled_places, sample_numbers
 from plumbline.errors import DataError
 from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
 from plumbline.kinds.causal_lm.settings import CausalLmConfig, CausalLmTaskConfig
@@ -17,7 +17,7 @@ from plumbline.kinds.language.rows import TokenBlocks, TokenRows, choose_rows
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import SampleSource, pad_rows
 from plumbline.loading.random import keyed_seed
-from plumbline.models.packed import Packing
+from plumbline.models.packed import Packing, takes_whole_rows
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
@@ -27,14 +27,16 @@ def collate(samples: Sequence[Sample], *, pad: int) -> Batch:
 
     Returns:
         input_ids [batch, seq] without each row's last token; labels [batch, seq], the token after
-        each input, `IGNORE_INDEX` where none counts; sample_index [batch].
+        each input, `IGNORE_INDEX` where none counts, and `labelled_places`; sample_index [batch].
     """
     # Position i is given token i and says token i + 1: the shift happens here alone.
     ids = pad_rows([sample["ids"][:-1] for sample in samples], pad)
-    labels = pad_rows([sample["labels"][1:] for sample in samples], IGNORE_INDEX)
+    rows = pad_rows([sample["labels"][1:] for sample in samples], IGNORE_INDEX)
+    labels = torch.from_numpy(rows)
     return {
         "input_ids": torch.from_numpy(ids),
-        "labels": torch.from_numpy(labels),
+        "labels": labels,
+        **labelled_places(labels),
         "sample_index": torch.tensor(sample_numbers(samples)),
     }
 
@@ -103,6 +105,7 @@ def build(
     )
     model = CausalLm(model_config, spec.vocab_size, special_ids.pad, sources.origins)
     packed = pack_rows(model, spec, bound) if rows == "packed" else None
+    model.whole_rows = takes_whole_rows(model.decoder, spec.block_size)
     return TrainingJob(
         model=model,
         task=Task("causal_lm", packed or bound, chosen),

@@ -36,9 +36,15 @@ from plumbline.training.task import JobContext, Task, TrainingJob
 
 
 def collate(
-    samples: Sequence[Sample], *, inputs: Input, parts: Sequence[str], seed: int, training: bool
+    samples: Sequence[Sample],
+    *,
+    inputs: Input,
+    parts: Sequence[str],
+    seed: int,
+    training: bool,
+    raw: bool = False,
 ) -> Batch:
-    """Stack values and labels.
+    """Stack values and labels; `raw`: the device finishes the values, where it can.
 
     Returns:
         what `inputs` collates, under `inputs`; labels: part -> [batch]; sample_index [batch].
@@ -47,10 +53,11 @@ def collate(
     if training:
         # Keyed by sample and epoch: a value is augmented alike in whichever batch it is.
         draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
+    stack = inputs.collate_raw if raw else inputs.collate
     numbers = sample_numbers(samples)
     labels = torch.from_numpy(np.stack([sample["labels"] for sample in samples]))  # [batch, parts]
     return {
-        "inputs": inputs.collate([sample["value"] for sample in samples], numbers, draws),
+        "inputs": stack([sample["value"] for sample in samples], numbers, draws),
         "labels": {part: labels[:, at] for at, part in enumerate(parts)},
         "sample_index": torch.tensor(numbers),
     }
@@ -151,6 +158,7 @@ def build(
     # Class weights are counted on what trains, never on what is measured.
     train = source(split="train")
     bound = partial(collate, inputs=start.inputs, parts=parts, seed=seed)
+    augmented = partial(bound, training=True)
     weights = {
         part: _weights(config, part, train.counts(at, len(classes[part])))
         for at, part in enumerate(parts)
@@ -165,7 +173,7 @@ def build(
     heads = {part: len(names) for part, names in classes.items()}
     return TrainingJob(
         model=Classifier(start.encoder, heads, model_config.head_dropout),
-        task=Task("classification", partial(bound, training=True), smoothed),
+        task=Task("classification", augmented, smoothed, collate_raw=partial(augmented, raw=True)),
         train=train,
         validation=validation,
         spec=spec,
@@ -187,13 +195,21 @@ def _validation_task(
         validation_metrics, loader=evaluation_loader(rows, bound), rows=rows, parts=parts
     )
     names = metric_names(rows, parts)
-    return Task("classification", bound, smoothed, validation_metrics=measured, metric_names=names)
+    return Task(
+        "classification",
+        bound,
+        smoothed,
+        validation_metrics=measured,
+        metric_names=names,
+        collate_raw=partial(bound, raw=True),
+    )
 
 
 def evaluation_loader(rows: LabelledRows, bound: partial[Batch], batch_size: int = 256) -> Loader:
-    """All samples in order."""
-    # Predictions are joined to samples by their position.
-    return Loader(rows, bound, LoaderConfig(batch_size=batch_size), seed=0, shuffle=False)
+    """All samples in order, for `predict`."""
+    # Predictions are joined to samples by their position, and inputs finished where they are used.
+    raw = partial(bound, raw=True)
+    return Loader(rows, raw, LoaderConfig(batch_size=batch_size), seed=0, shuffle=False)
 
 
 def _check_classes(

@@ -30,7 +30,9 @@ def token_scores(
         labels = moved["labels"]
         # [tokens]: the sample of each labelled token
         rows = moved["sample_index"].unsqueeze(1).expand_as(labels)[labels != IGNORE_INDEX]
-        parts = model.lm_head.over_labels(partial(model, **moved), labels, _score)
+        parts = model.lm_head.over_labels(
+            partial(model, **moved), labels, moved.get("labelled"), _score
+        )
         likelihood, hits = (torch.cat(found).cpu() for found in zip(*parts, strict=True))
         yield rows.cpu(), likelihood, hits
 

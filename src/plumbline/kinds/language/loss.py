@@ -7,7 +7,7 @@ from torch import nn
 from plumbline.batch import Batch, LossSum
 from plumbline.kinds.language.settings import TOKEN_LOSSES, TokenTaskConfig
 from plumbline.losses.language import TokenLoss, token_cross_entropy
-from plumbline.models.lm_head import LanguageModel
+from plumbline.models.lm_head import LanguageModel, at_places, chunked_loss
 from plumbline.registry import load_attribute
 
 
@@ -39,4 +39,13 @@ def language_loss(
     """
     assert isinstance(model, LanguageModel)
     of_tokens = partial(token_loss, label_smoothing=label_smoothing)
-    return model.lm_head.loss(partial(model, **batch), batch["labels"], of_tokens)
+    labels, labelled, behind = batch["labels"], batch.get("labelled"), model.behind_map
+    if behind is None:
+        return model.lm_head.loss(partial(model, **batch), labels, labelled, of_tokens)
+    hidden = at_places(model.hidden_states(**batch), labelled)  # [n, width]
+    return chunked_loss(
+        model.lm_head.map,
+        hidden,
+        at_places(labels, labelled),
+        lambda logits, chosen: of_tokens(behind(logits), chosen),
+    )

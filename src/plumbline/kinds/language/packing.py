@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
+from plumbline.batch import IGNORE_INDEX, Batch, Sample, labelled_places, sample_numbers
 from plumbline.kinds.language.rows import Ids
 from plumbline.loading.packing import Layout
 from plumbline.models.lm_head import LanguageModel
@@ -88,9 +88,11 @@ def join_rows(
     """
     lengths = [len(each) for each in ids]
     layout = Layout.of(np.array(lengths)[:, None], one_row=one_row)  # [samples, 1 stream]
+    joined = layout.join(labels, IGNORE_INDEX)
     return {
         "input_ids": layout.join(ids, pad),
-        "labels": layout.join(labels, IGNORE_INDEX),
+        "labels": joined,
+        **labelled_places(joined),
         "position_ids": layout.positions(lengths),
         "spans": layout.spans(lengths, lengths),  # a token sees its own sample alone
         "sample_index": torch.tensor(sample_numbers(samples)),

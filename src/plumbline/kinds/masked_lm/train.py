@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
+from plumbline.batch import IGNORE_INDEX, Batch, Sample, labelled_places, sample_numbers
 from plumbline.errors import DataError
 from plumbline.kinds.language.loss import chosen_loss, language_loss
 from plumbline.kinds.language.packing import Collate, join_rows, packed_collate, tried_ids
@@ -83,10 +83,12 @@ def collate(samples: Sequence[Sample], *, spec: MaskedLmSpec, seed: int, first_w
     rows, labels = _hide(samples, spec, seed, first_word)
     lengths = torch.tensor([len(ids) for ids in rows])
     input_ids = pad_rows(rows, spec.special_ids.pad)
+    joined = torch.from_numpy(pad_rows(labels, IGNORE_INDEX))
     return {
         "input_ids": torch.from_numpy(input_ids),
         "attention_mask": padding_mask(lengths, input_ids.shape[1]).long(),
-        "labels": torch.from_numpy(pad_rows(labels, IGNORE_INDEX)),
+        "labels": joined,
+        **labelled_places(joined),
         "sample_index": torch.tensor(sample_numbers(samples)),
     }
 

@@ -33,7 +33,7 @@ def evaluate(job: EvaluationJob) -> Evaluation:
     size = encoder.image_size if isinstance(encoder, ImageEncoderConfig) else None
     inputs = build_input(spec.inputs, cache, image_size=size)
     rows = NumberedRows(cache, config.split, inputs, spec.inputs.source, spec.parts)
-    bound = partial(collate, inputs=inputs, scale=Scale.of(spec), seed=0, training=False)
+    bound = partial(collate, inputs=inputs, scale=Scale.of(spec), seed=0, training=False, raw=True)
     loader = Loader(rows, bound, LoaderConfig(batch_size=config.batch_size), seed=0, shuffle=False)
     outputs = predict(job.stored.model.to(job.device), loader, job.device)
     sample_ids = cache.sample_ids(config.split)

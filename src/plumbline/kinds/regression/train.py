@@ -46,9 +46,15 @@ class Scale:
 
 
 def collate(
-    samples: Sequence[Sample], *, inputs: Input, scale: Scale, seed: int, training: bool
+    samples: Sequence[Sample],
+    *,
+    inputs: Input,
+    scale: Scale,
+    seed: int,
+    training: bool,
+    raw: bool = False,
 ) -> Batch:
-    """Stack inputs and standardised numbers.
+    """Stack inputs and standardised numbers; `raw`: the device finishes the inputs, where it can.
 
     Returns:
         what `inputs` collates, under `inputs`; targets [batch, parts] float32, NaN where there is
@@ -58,6 +64,7 @@ def collate(
     if training:
         # Keyed by sample and epoch: a value is augmented alike in whichever batch it is.
         draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
+    stack = inputs.collate_raw if raw else inputs.collate
     numbers = sample_numbers(samples)
     # In float64: large numbers that differ little would lose their digits as float32.
     targets = (np.stack([sample["targets"] for sample in samples]) - scale.mean) / scale.std
@@ -67,7 +74,7 @@ def collate(
         weights["weights"] = torch.from_numpy(stacked.astype(np.float32))
     return {
         **weights,
-        "inputs": inputs.collate([sample["value"] for sample in samples], numbers, draws),
+        "inputs": stack([sample["value"] for sample in samples], numbers, draws),
         "targets": torch.from_numpy(targets.astype(np.float32)),
         "sample_index": torch.tensor(numbers),
     }
@@ -144,13 +151,18 @@ def build(
         scale = replace(scale, weight=mean_weight(train))
     bound = partial(collate, inputs=start.inputs, scale=scale, seed=seed)
     bound_loss = partial(loss, parts=parts, value_loss=load_attribute(VALUE_LOSSES[config.loss]))
+
+    def task(*, training: bool) -> Task:
+        whole, raw = (partial(bound, training=training, raw=raw) for raw in (False, True))
+        return Task("regression", whole, bound_loss, collate_raw=raw)
+
     return TrainingJob(
         model=Classifier(start.encoder, dict.fromkeys(parts, 1), model_config.head_dropout),
-        task=Task("regression", partial(bound, training=True), bound_loss),
+        task=task(training=True),
         train=train,
         validation=source(split="val") if context.has_validation else None,
         spec=spec,
         tokenizer=context.tokenizer(),
         inputs=start.digests,
-        validation_task=Task("regression", partial(bound, training=False), bound_loss),
+        validation_task=task(training=False),
     )

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
+from plumbline.batch import IGNORE_INDEX, Batch, Sample, labelled_places, sample_numbers
 from plumbline.errors import DataError
 from plumbline.kinds.language.loss import chosen_loss, language_loss
 from plumbline.kinds.language.packing import Collate, packed_collate, tried_ids
@@ -83,6 +83,7 @@ def collate(samples: Sequence[Sample], *, special_ids: SpecialIds) -> Batch:
         "attention_mask": padding_mask(lengths, input_ids.shape[1]).long(),
         "decoder_input_ids": torch.from_numpy(shift_right(labels, special_ids)),
         "labels": torch.from_numpy(labels),
+        **labelled_places(torch.from_numpy(labels)),
         "sample_index": torch.tensor(sample_numbers(samples)),
     }
 
@@ -97,13 +98,15 @@ def pack(samples: Sequence[Sample], *, special_ids: SpecialIds, one_row: bool) -
     """
     sources, targets = ([len(s[name]) for s in samples] for name in ("source", "labels"))
     layout = Layout.of(np.array([sources, targets]).T, one_row=one_row)
+    labels = layout.join([sample["labels"] for sample in samples], IGNORE_INDEX)
     # Each for itself: its first input is bos, not the last label of the one before.
     shifted = [shift_right(sample["labels"][None], special_ids)[0] for sample in samples]
     return {
         "input_ids": layout.join([sample["source"] for sample in samples], special_ids.pad),
         "source_position_ids": layout.positions(sources),
         "decoder_input_ids": layout.join(shifted, special_ids.pad),
-        "labels": layout.join([sample["labels"] for sample in samples], IGNORE_INDEX),
+        "labels": labels,
+        **labelled_places(labels),
         "position_ids": layout.positions(targets),
         "spans": layout.spans(targets, sources),
         "sample_index": torch.tensor(sample_numbers(samples)),

@@ -39,11 +39,11 @@ def encode_images(
         image_size: side of the encoder's input, in pixels.
         device: where to encode.
     """
-    stacked = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+    stacked = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2)
     pixels = normalize_images(resize_images(stacked, image_size), normalize)
     with torch.inference_mode():
         # In float32, which the files hold, and off the device, where all would not fit.
-        tokens: torch.Tensor = encoder(pixels.to(device)).tokens.float().cpu()
+        tokens: torch.Tensor = encoder(pixels).tokens.float().cpu()
     return tokens
 
 

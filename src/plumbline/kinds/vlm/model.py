@@ -10,12 +10,14 @@ from transformers import PreTrainedConfig
 from typing_extensions import override
 
 from plumbline.kinds.language.chat import ChatSpec
+from plumbline.kinds.vlm.rows import dialogue_mask
 from plumbline.kinds.vlm.settings import VlmConfig
 from plumbline.loading.input_config import AnyInput, ImageInputConfig
 from plumbline.loading.transform_config import Normalization
 from plumbline.models.decoder import CausalDecoder, build_decoder, change_behind_map, no_change
 from plumbline.models.encoder_config import AnyImageEncoder
 from plumbline.models.encoders import encoder_for
+from plumbline.models.packed import whole_rows
 from plumbline.models.pretrained import NO_ORIGINS, Origins
 from plumbline.models.spec import ModelSpec
 from plumbline.models.stored import Stored
@@ -63,6 +65,8 @@ class Vlm(nn.Module):
         self.image_encoder = image_encoder
         origin = origins.get("decoder")
         self.decoder: CausalDecoder = build_decoder(config.decoder, vocab_size, pad, origin)
+        self.whole_rows = False
+        """Whether the decoder is told that a row is one text; see `takes_whole_rows`."""
         self.behind_map = no_change if origin is None else change_behind_map(self.decoder)
         width = self.decoder.get_input_embeddings().embedding_dim
         self.projector = Projector(
@@ -109,8 +113,7 @@ class Vlm(nn.Module):
             image_features: [batch, image_tokens, token_width], from the image encoder.
             input_ids: [batch, seq], int64.
             position_ids: [batch, image_tokens + seq], int64.
-            mask: [batch, 1, image_tokens + seq, image_tokens + seq], true where a position sees
-                another.
+            mask: as `join_places` makes it, of image_tokens + seq places.
             image_places: [rows, seq] bool, where tokens of images stand in rows that they share;
                 then seq counts them above too, and there are as many rows as rows of ids.
 
@@ -123,6 +126,13 @@ class Vlm(nn.Module):
             inputs = torch.cat([image, text], dim=1)
         else:
             inputs = self.embed_rows(image_features, input_ids, image_places)
+        if mask.shape[1]:
+            mask = dialogue_mask(mask)
+        elif self.whole_rows:
+            mask = whole_rows(inputs.device)
+        else:
+            seq = inputs.shape[1]
+            mask = mask.new_ones((1, 1, seq, seq), dtype=torch.bool).tril()
         hidden = self.decoder.model(
             inputs_embeds=inputs,
             attention_mask=mask,

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from plumbline.batch import IGNORE_INDEX, Batch, Sample
+from plumbline.batch import IGNORE_INDEX, Batch, Sample, labelled_places
 from plumbline.loading.loader import pad_rows
 from plumbline.loading.packing import Layout
 from plumbline.loading.transform_config import Normalization
-from plumbline.loading.transforms import normalize_images, resize_images, stack_images
+from plumbline.loading.transforms import RawImages, stack_images
 from plumbline.tokenization.tokenizer import SpecialIds
 
 IMAGE, PADDING = 0, -1
@@ -71,39 +72,50 @@ class Dialogue:
         )
 
 
-def segment_mask(segment: NDArray[np.int64], image_tokens: int) -> NDArray[np.bool_]:
-    """Who sees whom: the image itself, every text token the image and its segment's past.
+def text_places(segment: NDArray[np.int64], image_tokens: int) -> Tensor:
+    """What `dialogue_mask` takes of rows of one image each.
 
     Args:
         segment: [batch, seq], the number of each text position's segment from 1, 0 for padding.
         image_tokens: image positions before the text.
-
-    Returns:
-        [batch, 1, image_tokens + seq, image_tokens + seq]; padding sees the image, so that no row
-        of the softmax is empty.
     """
     text = np.where(segment == 0, PADDING, segment)
     whole = np.pad(text, ((0, 0), (image_tokens, 0)), constant_values=IMAGE)
-    return dialogue_mask(whole, np.ones_like(whole))
+    return join_places(whole, np.ones_like(whole))
 
 
-def dialogue_mask(segment: NDArray[np.int64], image: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """The same where several images may share a row.
+def join_places(segment: NDArray[np.int64], image: NDArray[np.int64]) -> Tensor:
+    """What `dialogue_mask` takes; where rows have one text alone, nothing: each sees its past.
 
     Args:
         segment: [rows, seq], `IMAGE`, the number of a text's segment from 1, or `PADDING`.
         image: [rows, seq], the number of the image that a position is about; padding has one too.
+    """
+    places = np.stack([segment, image], axis=2)
+    # Padding is behind all that counts, so that nobody minds what it sees.
+    alone = (segment <= 1).all() and (image[:, :1] == image).all()
+    return torch.from_numpy(places[:, :0] if alone else places)
+
+
+def dialogue_mask(places: Tensor) -> Tensor:
+    """Who sees whom: an image its own past, every text token its image and its segment's past.
+
+    Made where the model is: of numbers of segments, not of pairs, a batch brings few.
+
+    Args:
+        places: [rows, seq, 2], as `join_places` makes them.
 
     Returns:
-        [rows, 1, seq, seq]: who sees, who is seen.
+        [rows, 1, seq, seq] bool: who sees, who is seen; padding sees the image, so that no row of
+        the softmax is empty.
     """
+    segment, image = places.unbind(2)
     # [rows, who sees, who is seen]
     seen = (segment[:, :, None] == segment[:, None, :]) & (segment != PADDING)[:, None, :]
     seen |= (segment == IMAGE)[:, None, :]  # the image, by all that come after it
     # Between images nothing passes, not even from padding: it counts to the last image.
     seen &= image[:, :, None] == image[:, None, :]
-    mask: NDArray[np.bool_] = (seen & np.tri(segment.shape[1], dtype=bool))[:, None]
-    return mask
+    return (seen & torch.ones_like(seen[0]).tril())[:, None]
 
 
 @dataclass(frozen=True)
@@ -115,13 +127,15 @@ class Rows:
     special_ids: SpecialIds
     image_size: int
     image_tokens: int
+    raw: bool = False
+    """Whether images are left to the device to finish."""
 
     def padded(self, samples: Sequence[Sample]) -> Batch:
         """Give each image a row with all its segments, and pad the rows.
 
         Returns:
-            input_ids, labels [batch, seq]; position_ids [batch, image_tokens + seq];
-            mask [batch, 1, image_tokens + seq, image_tokens + seq] bool; sample_index [batch]; and
+            input_ids, labels [batch, seq], with `labelled_places`; position_ids
+            [batch, image_tokens + seq]; mask, see `join_places`; sample_index [batch]; and
             image_features [batch, image_tokens, token_width] or pixel_values
             [batch, channels, size, size].
         """
@@ -130,12 +144,14 @@ class Rows:
         texts = pad_rows([dialogue.positions for dialogue in dialogues], self.image_tokens)
         images = np.tile(np.arange(self.image_tokens), (len(samples), 1))
         ids = pad_rows([dialogue.ids for dialogue in dialogues], self.special_ids.pad)
-        labels = pad_rows([dialogue.labels for dialogue in dialogues], IGNORE_INDEX)
+        rows = pad_rows([dialogue.labels for dialogue in dialogues], IGNORE_INDEX)
+        labels = torch.from_numpy(rows)
         return {
             "input_ids": torch.from_numpy(ids),
-            "labels": torch.from_numpy(labels),
+            "labels": labels,
+            **labelled_places(labels),
             "position_ids": torch.from_numpy(np.concatenate([images, texts], axis=1)),
-            "mask": torch.from_numpy(segment_mask(segment, self.image_tokens)),
+            "mask": text_places(segment, self.image_tokens),
             **self._shared(samples),
         }
 
@@ -155,12 +171,13 @@ class Rows:
         segment = layout.join([dialogue.segment for dialogue in whole], PADDING)
         # [rows, seq]: each begins with an image, and padding counts to the last one.
         begins = layout.join([np.arange(len(each.ids)) == 0 for each in whole], 0)
-        mask = dialogue_mask(segment.numpy(), begins.numpy().cumsum(axis=1))
+        labels = layout.join([each.labels for each in whole], IGNORE_INDEX)
         return {
             "input_ids": layout.join([each.ids for each in whole], self.special_ids.pad),
-            "labels": layout.join([each.labels for each in whole], IGNORE_INDEX),
+            "labels": labels,
+            **labelled_places(labels),
             "position_ids": layout.join([each.positions for each in whole], 0),
-            "mask": torch.from_numpy(mask),
+            "mask": join_places(segment.numpy(), begins.numpy().cumsum(axis=1)),
             "image_places": segment == IMAGE,
             **self._shared([samples[at] for row in layout.rows for at in row]),
         }
@@ -176,6 +193,6 @@ class Rows:
         if "features" in samples[0]:
             features = torch.from_numpy(np.stack([s["features"] for s in samples]))
             return batch | {"image_features": features}
-        images = stack_images([sample["pixels"] for sample in samples], numbers)
-        pixels = normalize_images(resize_images(images, self.image_size), self.normalize)
-        return batch | {"pixel_values": pixels}
+        pixels = stack_images([sample["pixels"] for sample in samples], numbers)
+        images = RawImages.of(pixels, self.normalize, self.image_size)
+        return batch | {"pixel_values": images if self.raw else images.finish()}

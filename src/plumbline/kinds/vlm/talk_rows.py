@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
+from plumbline.batch import IGNORE_INDEX, Batch, Sample, labelled_places, sample_numbers
 from plumbline.data.turns import IMAGE_ID
 from plumbline.kinds.language.chat_rows import ChatRows
-from plumbline.kinds.vlm.rows import PADDING, Ids
+from plumbline.kinds.vlm.rows import Ids, join_places
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.packing import Layout
 from plumbline.loading.transform_config import Normalization
-from plumbline.loading.transforms import normalize_images, resize_images
+from plumbline.loading.transforms import RawImages
 
 
 class TalkSource:
@@ -78,21 +78,6 @@ class TalkSource:
         return {**self.talks.sample(index, epoch), **visual}
 
 
-def talk_mask(samples: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Who sees whom: every position itself and what stands before it in its conversation.
-
-    Args:
-        samples: [rows, seq], the number of each position's conversation, or `PADDING`.
-
-    Returns:
-        [rows, 1, seq, seq]: who sees, who is seen; padding sees padding, so that no row of the
-        softmax is empty.
-    """
-    same = samples[:, :, None] == samples[:, None, :]
-    mask: NDArray[np.bool_] = (same & np.tri(samples.shape[1], dtype=bool))[:, None]
-    return mask
-
-
 @dataclass(frozen=True)
 class TalkRows:
     """How conversations become rows."""
@@ -100,6 +85,8 @@ class TalkRows:
     normalize: Normalization
     pad: int
     image_size: int
+    raw: bool = False
+    """Whether images are left to the device to finish."""
 
     def padded(self, samples: Sequence[Sample]) -> Batch:
         """Give each conversation a row, and pad the rows; returns what `packed` does."""
@@ -110,9 +97,10 @@ class TalkRows:
 
         Returns:
             input_ids, position_ids [rows, seq]; labels [rows, seq], the token that each position
-            says next; mask [rows, 1, seq, seq] bool; image_places [rows, seq] bool; sample_index
-            [samples]; and, of all images in the order of their places, image_features
-            [images, image_tokens, token_width] or pixel_values [images, channels, size, size].
+            says next, with `labelled_places`; mask, see `join_places`; image_places [rows, seq]
+            bool; sample_index [samples]; and, of all images in the order of their places,
+            image_features [images, image_tokens, token_width] or pixel_values
+            [images, channels, size, size].
         """
         # Dense masks cost the square of a row, so none gets longer than padding would make it.
         lengths = np.array([[len(sample["ids"])] for sample in samples])
@@ -122,15 +110,19 @@ class TalkRows:
         # Shifted before they are joined: the last token of a sample does not say the next one's
         # first.
         ids: list[Ids] = [sample["ids"][:-1] for sample in samples]
-        labels: list[Ids] = [sample["labels"][1:] for sample in samples]
+        shifted: list[Ids] = [sample["labels"][1:] for sample in samples]
         places = [each == IMAGE_ID for each in ids]
         filled = [np.where(place, self.pad, each) for place, each in zip(places, ids, strict=True)]
-        numbers = [np.full(len(each), number) for number, each in enumerate(ids)]
+        labels = layout.join(shifted, IGNORE_INDEX)
+        # [rows, seq]: padding counts to the last conversation, behind all that it says.
+        begins = layout.join([np.arange(len(each)) == 0 for each in ids], 0).numpy()
         return {
             "input_ids": layout.join(filled, self.pad),
-            "labels": layout.join(labels, IGNORE_INDEX),
+            "labels": labels,
+            **labelled_places(labels),
             "position_ids": layout.positions([len(each) for each in ids]),
-            "mask": torch.from_numpy(talk_mask(layout.join(numbers, PADDING).numpy())),
+            # One segment each, tokens of images among it: they see no further than words do.
+            "mask": join_places(np.ones_like(begins), begins.cumsum(axis=1)),
             "image_places": layout.join(places, 0).bool(),
             **self._shared([samples[at] for row in layout.rows for at in row]),
         }
@@ -142,9 +134,5 @@ class TalkRows:
             features = np.concatenate([sample["features"] for sample in samples])
             return batch | {"image_features": torch.from_numpy(features)}
         images = np.concatenate([sample["pixels"] for sample in samples])
-        if not len(images):  # nobody shows one
-            shape = (0, images.shape[-1], self.image_size, self.image_size)
-            return batch | {"pixel_values": torch.zeros(shape)}
-        stacked = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-        pixels = normalize_images(resize_images(stacked, self.image_size), self.normalize)
-        return batch | {"pixel_values": pixels}
+        pixels = RawImages.of(torch.from_numpy(images), self.normalize, self.image_size)
+        return batch | {"pixel_values": pixels if self.raw else pixels.finish()}

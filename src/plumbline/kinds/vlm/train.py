@@ -7,7 +7,7 @@ image, so it gets what it would get in a sequence of its own, at about half the 
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample
+from plumbline.batch import Batch, LossSum, Sample
 from plumbline.code_digest import digest_tree
 from plumbline.errors import CheckpointError, DataError
 from plumbline.files import STATE_DIR, digest_of
 from plumbline.kinds.language.chat import read_chat
 from plumbline.kinds.language.loss import chosen_loss
-from plumbline.kinds.language.packing import Collate
 from plumbline.kinds.vlm import features as encoded_features
 from plumbline.kinds.vlm.features import cached_features
 from plumbline.kinds.vlm.model import Vlm, VlmSpec
@@ -39,7 +38,8 @@ from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.language import TokenLoss, token_cross_entropy
 from plumbline.models import vision
 from plumbline.models.encoder_config import ImageEncoderConfig
-from plumbline.models.lm_head import chunked_loss
+from plumbline.models.lm_head import at_places, chunked_loss
+from plumbline.models.packed import takes_whole_rows
 from plumbline.models.spec import EncoderPart
 from plumbline.models.stored import load_encoder
 from plumbline.models.vision import ImageEncoder
@@ -137,15 +137,18 @@ def loss(model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_
     """
     # [batch, seq, width], of the text positions, or of all where images share a row
     hidden = _hidden_states(model, batch)
-    labels = batch["labels"][:, 1:]  # [batch, seq - 1]: position i says token i + 1
-    return _sum_loss(model, hidden[:, :-1], labels, token_loss)
+    labelled = batch["labelled"]  # never in the first place of a row: position i says token i + 1
+    states = at_places(hidden, labelled - 1)
+    return _sum_loss(model, states, at_places(batch["labels"], labelled), token_loss)
 
 
 def talk_loss(
     model: nn.Module, batch: Batch, *, token_loss: TokenLoss = token_cross_entropy
 ) -> LossSum:
     """Loss over the assistant's answers and what ends them; labels are shifted already."""
-    return _sum_loss(model, _hidden_states(model, batch), batch["labels"], token_loss)
+    hidden, labelled = _hidden_states(model, batch), batch["labelled"]
+    labels = at_places(batch["labels"], labelled)
+    return _sum_loss(model, at_places(hidden, labelled), labels, token_loss)
 
 
 def _hidden_states(model: nn.Module, batch: Batch) -> Tensor:
@@ -171,17 +174,16 @@ def _encode(encoder: ImageEncoder, pixels: Tensor) -> Tensor:
     return tokens
 
 
-def _sum_loss(model: nn.Module, hidden: Tensor, labels: Tensor, token_loss: TokenLoss) -> LossSum:
-    """Loss of labels [rows, seq] under hidden states [rows, seq, width]."""
+def _sum_loss(model: nn.Module, states: Tensor, labels: Tensor, token_loss: TokenLoss) -> LossSum:
+    """Loss of labels [n] under the hidden states [n, width] that say them."""
     assert isinstance(model, Vlm)
-    labelled = labels != IGNORE_INDEX
 
     # logits [n, vocab] of a chunk, as the map gives them: some decoders cap or scale them.
     def part(logits: Tensor, chosen: Tensor) -> LossSum:
         return token_loss(model.behind_map(logits), chosen)
 
     head = model.decoder.get_output_embeddings()
-    return chunked_loss(head, hidden[labelled], labels[labelled], part)
+    return chunked_loss(head, states, labels, part)
 
 
 def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -> TrainingJob:
@@ -208,17 +210,28 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
     assert tokenizer is not None, "a dataset with special ids has a tokenizer"
     read = _read_turns if spec.chat else _read_questions
     data = read(context, spec, config, encoder.tokens, features, tokenizer)
+    model = Vlm(encoder, model_config, spec.vocab_size, spec.special_ids.pad, sources.origins)
+    model.whole_rows = takes_whole_rows(model.decoder, 1 << 31)
     chosen = partial(data.loss, token_loss=chosen_loss(config))
     return TrainingJob(
-        model=Vlm(encoder, model_config, spec.vocab_size, spec.special_ids.pad, sources.origins),
-        task=Task("vlm", data.packed if config.rows == "packed" else data.padded, chosen),
+        model=model,
+        task=_task(data.rows, chosen, packed=config.rows == "packed"),
         train=data.train,
         validation=data.validation,
         spec=spec,
         tokenizer=tokenizer,
         inputs={**sources.digests, "start": encoder_digest},
-        validation_task=Task("vlm", data.padded, data.loss, loss_metrics=perplexity_of),
+        validation_task=replace(
+            _task(data.rows, data.loss, packed=False), loss_metrics=perplexity_of
+        ),
     )
+
+
+def _task(rows: Rows | TalkRows, loss: Callable[..., LossSum], *, packed: bool) -> Task:
+    finished, raw = (
+        each.packed if packed else each.padded for each in (rows, replace(rows, raw=True))
+    )
+    return Task("vlm", finished, loss, collate_raw=raw)
 
 
 def _make_spec(
@@ -255,8 +268,7 @@ class _Data:
 
     train: SampleSource
     validation: SampleSource | None
-    packed: Collate
-    padded: Collate
+    rows: Rows | TalkRows
     loss: Callable[..., LossSum]
 
 
@@ -287,8 +299,7 @@ def _read_questions(
     return _Data(
         train=source(split="train", training=True),
         validation=source(split="val", training=False) if context.has_validation else None,
-        packed=rows.packed,
-        padded=rows.padded,
+        rows=rows,
         loss=loss,
     )
 
@@ -306,7 +317,7 @@ def _read_turns(
 
     rows = TalkRows(spec.normalization, spec.special_ids.pad, spec.image_encoder.image_size)
     validation = source("val") if context.has_validation else None
-    return _Data(source("train"), validation, rows.packed, rows.padded, talk_loss)
+    return _Data(source("train"), validation, rows, talk_loss)
 
 
 def _frozen_features(

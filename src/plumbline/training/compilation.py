@@ -1,0 +1,214 @@
+"""Compiled passes: what a task computes as one program, or layer by layer.
+
+A run that goes on must compute what one never stopped would. Which kernels a program has depends on
+the sizes that it was made for, so it is made before the first step, for the same batch in every
+run; sizes that differ between batches are left open in it, and any other gets its own program.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from plumbline.batch import Batch
+from plumbline.files import STATE_DIR
+from plumbline.training.compile_config import CompileConfig
+from plumbline.training.layers import stacks
+from plumbline.training.processes import Processes
+from plumbline.training.task import Task
+
+PROGRAMS = 16
+"""Most programs of one function; what comes in yet another size is computed without one."""
+
+Result = TypeVar("Result")
+Pass = Callable[[nn.Module, Batch], Result]
+"""What a task computes of a batch."""
+
+logger = logging.getLogger(__name__)
+
+
+def keep_programs(root: Path) -> None:
+    """Keep what the compiler makes beside the project's state: a run that goes on starts with it.
+
+    Args:
+        root: the project. A folder that the environment names instead is left alone.
+    """
+    folder = (root / STATE_DIR / "compiled").resolve()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+@dataclass
+class Compilation:
+    """What of one training is compiled."""
+
+    mode: str
+    """As torch.compile calls it, or none."""
+    config: CompileConfig
+    processes: Processes
+    failure: str = ""
+    """Why nothing is compiled any more."""
+    _open: set[tuple[str, int]] = field(default_factory=set)
+    """(tensor of a batch, its dimension): the sizes that differ between batches."""
+    _layers: list[nn.Module] = field(default_factory=list)
+    _made_for: set[int | None] = field(default_factory=set)
+    _before: int = field(default_factory=lambda: _programs())
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is compiled."""
+        return self.mode != "none" and not self.failure
+
+    @property
+    def unit(self) -> str:
+        """Whole or layers."""
+        # A program of more than one layer would hold their meetings with other processes.
+        return "layers" if self.processes.sharded else self.config.unit
+
+    def apply(self, model: nn.Module, task: Task) -> Task:
+        """Compile the layers of a model in place, or what a task computes.
+
+        Returns:
+            The task to train with.
+        """
+        if not self.is_on:
+            return task
+        if self.unit == "whole":
+            window = task.window and replace(task.window, embed=self._compiled(task.window.embed))
+            return replace(task, loss=self._compiled(task.loss), window=window)
+        self._layers = [layer for stack in stacks(model) for layer in stack]
+        for layer in self._layers:
+            # Of the object: its weights keep their names.
+            layer.compile(**self._options(), dynamic=bool(self._open))
+        return task
+
+    def _options(self) -> dict[str, object]:
+        mode = None if self.mode == "default" else self.mode
+        return {"mode": mode, "fullgraph": self.config.fullgraph}
+
+    def _compiled(self, plain: Pass[Result]) -> Pass[Result]:
+        # Open are the sizes that are marked, and no others: those found to differ on the way would
+        # be so from another batch on where a run begins in the midst of an epoch.
+        compiler: Callable[..., Pass[Result]] = torch.compile
+        program = compiler(plain, dynamic=False, **self._options())
+
+        def call(model: nn.Module, batch: Batch) -> Result:
+            if not self.is_on:
+                return plain(model, batch)
+            for name, tensor in _tensors(batch):
+                for dimension in range(tensor.ndim):
+                    if (name, dimension) in self._open:
+                        torch._dynamo.maybe_mark_dynamic(tensor, dimension)
+            if self.mode in ("reduce-overhead", "max-autotune"):  # both replay CUDA graphs
+                torch.compiler.cudagraph_mark_step_begin()
+            try:
+                return program(model, batch)
+            except torch._dynamo.exc.FailOnRecompileLimitHit as error:  # of no class that is caught
+                raise RuntimeError(str(error)) from error
+
+        return call
+
+    def see(self, usual: Sequence[Batch], short: Sequence[Batch]) -> None:
+        """Find the sizes that differ between batches; they stay open in all programs.
+
+        Args:
+            usual: whole batches.
+            short: some that have fewer samples, at an end: where nothing else differs they get a
+                program of their own, which costs the others nothing.
+        """
+        if self.config.dynamic and _differing(usual):
+            self._open = _differing([*usual, *short])
+
+    def wants_programs(self, size: int | None) -> bool:
+        """Whether none were made yet for micro-batches of so many samples; asked once for each."""
+        new = self.is_on and size not in self._made_for
+        self._made_for.add(size)
+        return new
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """A block that trains; after it the layers are as they were."""
+        if not self.is_on:
+            yield
+            return
+        import torch._inductor.config as inductor
+
+        # Else the fastest of several kernels is found by the clock, another one each time.
+        exact = torch.are_deterministic_algorithms_enabled() and self.mode != "max-autotune"
+        with (
+            torch._dynamo.config.patch(recompile_limit=PROGRAMS),
+            inductor.patch(deterministic=exact),
+        ):
+            try:
+                yield
+            finally:
+                self._remove()
+
+    def give_up(self, error: BaseException) -> bool:
+        """Go on without programs where an error is the compiler's; whether it is that.
+
+        Of several processes all do, or the layers of one would wait for those of another.
+        """
+        if not self.is_on or self.processes.sharded:
+            return False
+        here = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reasons = self.processes.collect(here if _is_of_compiler(error) else "")
+        self.failure = next((reason for reason in reasons if reason), "")
+        if not self.failure:
+            return False
+        self._remove()
+        if self.processes.is_main:
+            logger.warning("trainer.compile: goes on uncompiled, after %s", self.failure)
+        return True
+
+    def _remove(self) -> None:
+        for layer in self._layers:
+            layer._compiled_call_impl = None  # what nn.Module.compile sets, and nothing unsets
+
+    def facts(self) -> dict[str, object]:
+        """For the run record."""
+        if self.mode == "none":
+            return {}
+        made = {"mode": self.mode, "unit": self.unit, "programs": _programs() - self._before}
+        return {"compile": {**made, **({"failure": self.failure} if self.failure else {})}}
+
+
+def _programs() -> int:
+    """How many were made in this process."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def _is_of_compiler(error: BaseException | None) -> bool:
+    """Whether an error was raised in making a program."""
+    if error is None:
+        return False
+    # Its errors have no class in common.
+    own = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+    return own or _is_of_compiler(error.__cause__)
+
+
+def _tensors(batch: Batch, within: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a batch and of mappings in it, by name."""
+    for name, value in batch.items():
+        if isinstance(value, Tensor):
+            yield within + name, value
+        elif isinstance(value, dict):
+            yield from _tensors(value, f"{within}{name}.")
+
+
+def _differing(batches: Sequence[Batch]) -> set[tuple[str, int]]:
+    """(tensor, dimension) of what all have, where sizes differ."""
+    sizes = [dict(_sizes(batch)) for batch in batches]
+    places = set.intersection(*(set(each) for each in sizes))
+    return {at for at in places if len({each[at] for each in sizes}) > 1}
+
+
+def _sizes(batch: Batch) -> Iterator[tuple[tuple[str, int], int]]:
+    for name, tensor in _tensors(batch):
+        for dimension, size in enumerate(tensor.shape):
+            yield (name, dimension), size

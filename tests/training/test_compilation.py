@@ -1,0 +1,210 @@
+"""Compiled passes give the losses and gradients of plain ones, and the same bits in any run."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from plumbline.batch import Batch
+from plumbline.files import read_digests
+from plumbline.loading.loader import Loader
+from plumbline.loading.loader_config import LoaderConfig
+from plumbline.training.compilation import Compilation
+from plumbline.training.compile_config import CompileConfig
+from plumbline.training.processes import Processes
+from plumbline.training.task import TrainingJob
+from plumbline.training.window import Gradients
+from tests.tiny import CASES
+from tests.training.together import ALONE, MakeJob, settings, train
+
+FEW = ("vlm", "causal_lm_rows")
+"""What `make test` compiles; a program takes seconds to be made."""
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def all_kinds() -> list[Any]:
+    return [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+
+
+def compilation(mode: str = "default", **config: Any) -> Compilation:
+    return Compilation(mode, CompileConfig(**config), Processes())
+
+
+def batches_of(job: TrainingJob) -> list[Batch]:
+    """Of unequal lengths, where the case has lengths."""
+    return [job.task.collate([job.train.sample(at + i, 0) for i in range(3)]) for at in (0, 3, 6)]
+
+
+def gradients(job: TrainingJob, compiling: Compilation) -> tuple[list[Any], dict[str, Tensor]]:
+    """The sums of some batches, and the gradients of all of them together."""
+    job.model.train().zero_grad()
+    batches = batches_of(job)
+    compiling.see(batches, [])
+    scaler = torch.GradScaler("cpu", enabled=False)
+    task = compiling.apply(job.model, job.task)
+    with compiling.running():
+        once = Gradients(job.model, task, ALONE, scaler)
+        sums = [once.accumulate([batch], [7]) for batch in batches]
+    found = {n: p.grad.clone() for n, p in job.model.named_parameters() if p.grad is not None}
+    return sums, found
+
+
+def assert_equal_gradients(job: TrainingJob, compiling: Compilation) -> None:
+    sums, expected = gradients(job, compilation("none"))
+    found_sums, found = gradients(job, compiling)
+    for one, other in zip(found_sums, sums, strict=True):
+        assert one.count == other.count
+        torch.testing.assert_close(one.total, other.total, rtol=1e-5, atol=1e-6)
+    assert found.keys() == expected.keys()
+    for parameter in expected:
+        torch.testing.assert_close(found[parameter], expected[parameter], rtol=1e-4, atol=1e-5)
+    assert not compiling.failure
+
+
+@pytest.mark.parametrize("name", all_kinds())
+def test_a_compiled_task_gives_the_losses_and_gradients_of_a_plain_one(
+    make_job: MakeJob, name: str
+) -> None:
+    compiling = compilation()
+    assert_equal_gradients(make_job(name), compiling)
+    # Lengths stay open, so that all batches share the programs.
+    facts = compiling.facts()["compile"]
+    assert isinstance(facts, dict)
+    assert 1 <= facts["programs"] <= 7
+
+
+def test_compiled_layers_give_the_same_and_are_plain_again_after(make_job: MakeJob) -> None:
+    job = make_job("vlm")
+    names = list(job.model.state_dict())
+    assert_equal_gradients(job, compilation(unit="layers"))
+    assert list(job.model.state_dict()) == names
+    assert all(module._compiled_call_impl is None for module in job.model.modules())
+
+
+def asked(mode: str, **trainer: Any) -> Any:
+    return settings(compile={"mode": mode}, checkpoint={"every_steps": 1}, batch_size=4, **trainer)
+
+
+class Killed(BaseException):
+    """Stands for the death of the process."""
+
+
+def dying(job: TrainingJob, after: int) -> TrainingJob:
+    """The job, killed when its loader makes a certain batch."""
+    collate, made = job.task.collate, iter(range(10**6))
+
+    def killing(samples: Sequence[Any]) -> Batch:
+        if next(made) == after:
+            raise Killed
+        return collate(samples)
+
+    return replace(job, task=replace(job.task, collate=killing))
+
+
+@pytest.mark.parametrize("name", [pytest.param("vlm", marks=pytest.mark.slow), "causal_lm_rows"])
+def test_a_compiled_training_killed_in_an_epoch_ends_in_the_same_bits(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What a program is made for is the same in both, whatever batch comes first."""
+    monkeypatch.chdir(tmp_path)
+    train(make_job(name), asked("default"), Path("whole"), Processes())
+    torch._dynamo.reset()
+    # The loader makes some batches for the programs before the first step.
+    with pytest.raises(Killed):
+        train(dying(make_job(name), 15), asked("default"), Path("parted"), Processes())
+    assert list(Path(".ckpt").rglob("step-*"))
+    torch._dynamo.reset()
+    train(make_job(name), asked("default"), Path("parted"), Processes())
+    assert read_digests(Path("parted")) == read_digests(Path("whole"))
+
+
+def break_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every program fails when it is called first, as one does that the compiler cannot make."""
+
+    def fails(plain: Any, **options: Any) -> Callable[..., Any]:
+        def program(*inputs: Any) -> Any:
+            raise torch._dynamo.exc.InternalTorchDynamoError("no such operation")
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", fails)
+
+
+def test_what_cannot_be_compiled_trains_uncompiled_to_the_same_bits(
+    make_job: MakeJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(make_job("image"), asked("none"), Path("plain"), Processes())
+    break_compiler(monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        train(make_job("image"), asked("default"), Path("failed"), Processes())
+    said = [r.message for r in caplog.records if r.message.startswith("trainer.compile")]
+    assert said == [
+        "trainer.compile: goes on uncompiled, after InternalTorchDynamoError: no such operation"
+    ]
+    same = {"model.safetensors", "train.csv", "micro.csv", "val.csv"}
+    plain, failed = read_digests(Path("plain")), read_digests(Path("failed"))
+    assert {name: failed[name] for name in same} == {name: plain[name] for name in same}
+
+
+def test_a_program_that_fails_in_an_epoch_is_given_up_and_its_step_made_again(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(make_job("image"), asked("none"), Path("plain"), Processes())
+    calls = iter(range(10**6))
+
+    def fails(plain: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        def program(model: nn.Module, batch: Batch) -> Any:
+            if next(calls) == 5:
+                raise torch._dynamo.exc.InternalTorchDynamoError("no such size")
+            return plain(model, batch)
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", fails)
+    train(make_job("image"), asked("default"), Path("failed"), Processes())
+    assert next(calls) == 6
+    plain, failed = read_digests(Path("plain")), read_digests(Path("failed"))
+    assert failed["model.safetensors"] == plain["model.safetensors"]
+    assert failed["train.csv"] == plain["train.csv"]
+
+
+def test_sizes_that_differ_are_found_and_short_ends_alone_are_not_among_them() -> None:
+    def batch(rows: int, seq: int) -> Batch:
+        return {"ids": torch.zeros(rows, seq), "texts": {"mask": torch.zeros(rows, 7)}}
+
+    equal = compilation()
+    equal.see([batch(4, 9), batch(4, 9)], [batch(2, 9)])
+    assert equal._open == set()
+    unequal = compilation()
+    unequal.see([batch(4, 9), batch(4, 8)], [batch(2, 9)])
+    assert unequal._open == {("ids", 0), ("ids", 1), ("texts.mask", 0)}
+    closed = compilation(dynamic=False)
+    closed.see([batch(4, 9), batch(4, 8)], [])
+    assert closed._open == set()
+
+
+def test_examples_are_the_first_batches_and_those_that_may_be_short(make_job: MakeJob) -> None:
+    job = make_job("image")  # 24 samples
+    loader = Loader(job.train, job.task.collate, LoaderConfig(batch_size=10), seed=0, shuffle=True)
+    usual, short = loader.examples(4)
+    assert [len(batch["sample_index"]) for batch in usual] == [4, 4, 4]
+    assert [len(batch["sample_index"]) for batch in short] == [2, 4]
+    first = next(loader.micro_batches(0, size=4))
+    assert torch.equal(usual[0]["sample_index"], first[0]["sample_index"])
+    assert torch.equal(short[0]["sample_index"], first[-1]["sample_index"])
