@@ -1,7 +1,10 @@
 """Conversations that show images: what is read of them, and that packing changes nothing."""
 
+import argparse
 import io
+import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,14 @@ from torch import Tensor
 from plumbline.batch import IGNORE_INDEX, Batch, Sample
 from plumbline.data.image_lists import pack_images
 from plumbline.data.turns import IMAGE_ID, IMAGE_MARK, Turn, dump_turns
-from plumbline.errors import DataError
+from plumbline.errors import ConfigError, DataError
 from plumbline.kinds.vlm.model import Vlm
 from plumbline.kinds.vlm.rows import dialogue_mask
 from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
 from plumbline.kinds.vlm.talk_rows import TalkSource
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import load_model
+from plumbline.predict import add_options, predict
 from plumbline.tokenization.tokenizer import load_tokenizer
 from plumbline.training.task import TrainingJob
 from tests.chat_checkpoints import CHECKPOINTS, write_checkpoint
@@ -323,3 +327,56 @@ def test_only_a_model_of_conversations_stores_a_template(
     stored = spec.model_dump()
     assert stored["block_size"] == CASES["vlm_turns"].task["block_size"]
     assert set(stored) - set(old.model_dump()) == {"chat", "block_size"}
+
+
+def ask(folder: Path, *flags: str) -> dict[str, Any]:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return predict(folder, parser.parse_args(["talk", *flags]))
+
+
+def asked(*names: str, question: str = "to be?") -> str:
+    parts = [part for name in names for part in ({"type": "image", "image": name}, NEW_LINE)]
+    turns = [
+        {"role": "system", "content": "be noble"},
+        {"role": "user", "content": [*parts, {"type": "text", "text": question}]},
+    ]
+    return json.dumps(turns)
+
+
+NEW_LINE = {"type": "text", "text": "\n"}
+
+
+def test_a_model_is_asked_about_the_images_of_turns(
+    stored_case: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = stored_case("vlm_turns")
+    for number in (1, 2):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+    said = ask(folder, "--messages", asked("1.png", "2.png"), "--max-new-tokens", "3")
+    assert set(said) == {"messages", "answer", "device"}
+    alone = json.dumps(json.loads(asked("1.png"))[1:])
+    by_turn = ask(folder, "--messages", alone, "--max-new-tokens", "3")
+    by_flags = ("--image", "1.png", "--question", "to be?", "--max-new-tokens", "3")
+    assert ask(folder, *by_flags) == by_turn
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "said"),
+    [
+        ("vlm_turns", ["--messages", asked("none.png")], "none.png: No such file"),
+        ("vlm_turns", ["--messages", asked(*["1.png"] * 30)], "the model has 96 positions"),
+        ("vlm_turns", ["--messages", asked("")], 'parts of type "image" name a file'),
+        ("vlm_turns", ["--image", "1.png", "--question", " "], "--question: empty"),
+        ("vlm_turns", ["--image", "1.png", "--messages", asked("1.png")], "one of them, not both"),
+        ("vlm_turns", ["--question", "a"], "--image, or --messages: missing"),
+        ("vlm", ["--messages", asked("1.png")], "was not trained on conversations"),
+        ("causal_lm_turns", ["--messages", asked("1.png")], "a model of texts does not see"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(
+    stored_case: Callable[[str], Path], tmp_path: Path, name: str, flags: list[str], said: str
+) -> None:
+    (tmp_path / "1.png").write_bytes(picture(1))
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        ask(stored_case(name), *flags)
