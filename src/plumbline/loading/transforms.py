@@ -65,8 +65,9 @@ def resize_images(images: Tensor, size: int) -> Tensor:
     return resized
 
 
-PART_VALUES = 1 << 17
-"""Values of images that are finished together on a CPU: half a megabyte, as its cache holds."""
+UNCHANGED = AugmentConfig()
+PART_VALUES = 1 << 18
+"""Values of images that are finished together on a CPU: a megabyte, as its cache holds."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Draws:
             config: what to do to them.
             generators: one per image, keyed by (seed, epoch, sample).
         """
-        if config == AugmentConfig():
+        if config == UNCHANGED:
             return None
         reach = config.enlarge + 2 * config.padding  # places of the crop, in pixels
         amounts = [amount for _, amount in _colour_steps(config)]
@@ -247,8 +248,13 @@ class RawImages(Deferred):
         if augment is not None and generators is not None:
             draws = Draws.of(augment, generators)
         if augment is None or draws is None:
-            augment = AugmentConfig()
+            augment = UNCHANGED
         return cls(pixels, *_scale_and_shift(normalization), size, augment, draws)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the pixel values."""
+        return len(self.pixels), self.pixels.shape[-1], self.size, self.size
 
     @override
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -280,9 +286,9 @@ class RawImages(Deferred):
 
     def _finish_in_parts(self, images: Tensor, out: Tensor | None) -> Tensor:
         """The same on a CPU: some images at a time, which stay in its cache until they are done."""
-        shape = (len(images), images.shape[1], self.size, self.size)
-        values = torch.empty(shape) if out is None else out
+        values = torch.empty(self.shape) if out is None else out
         step = max(1, PART_VALUES // values[0].numel())
+        scales, shifts = self.scale.flatten().tolist(), self.shift.flatten().unbind()
         for at in range(0, len(images), step):
             rows = slice(at, at + step)
             part = values[rows]
@@ -292,12 +298,10 @@ class RawImages(Deferred):
                 of_part = self.draws.part(rows)
                 cut_each(images[rows], of_part, part)
                 _recolour(part, self.augment, of_part.factors)
-            for channel in range(part.shape[1]):
-                # One multiply-add, and one pass: `addcmul` with two factors that are no tensors of
-                # this shape takes the slow way.
-                plane, scale = part[:, channel], float(self.scale[0, channel])
-                torch.add(self.shift[0, channel, 0, 0], plane, alpha=scale, out=plane)
-        if self.draws is None and shape[1] == 1:
+            for plane, scale, shift in zip(part.unbind(1), scales, shifts, strict=True):
+                # One multiply-add in one pass, as `addcmul`, which is slow with these shapes.
+                torch.add(shift, plane, alpha=scale, out=plane)
+        if self.draws is None and self.shape[1] == 1:
             # The same memory, with the strides that say how it was decoded: layers choose by them.
-            values = values.as_strided(shape, images.stride())
+            values = values.as_strided(self.shape, images.stride())
         return values
