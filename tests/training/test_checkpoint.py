@@ -63,6 +63,7 @@ def test_weights_optimizer_and_state_come_back_exactly(tmp_path: Path) -> None:
     restored, read = store.restore(path, other, other_optimizer)
     assert replace(restored, history=None) == state()
     assert read == history
+    assert read.steps[0]["loss"] == pytest.approx(1 / 3, abs=0)
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
     one, two = (o.state_dict()["state"] for o in (optimizer, other_optimizer))

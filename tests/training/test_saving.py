@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from plumbline.errors import OutputError
-from plumbline.models.weights import plain_state
-from plumbline.training.checkpoint import CheckpointStore
+from plumbline.models.weights import plain_state, read_tensors
+from plumbline.training.checkpoint import CheckpointStore, optimizer_tensors
 from plumbline.training.host_copy import HostCopy
 from plumbline.training.processes import Processes
 from tests.training.conftest import Toy
 from tests.training.together import MakeJob, Together, ended, settings, states, train
 
 Weights = dict[str, Tensor]
+FILES = ("model.safetensors", "optimizer.safetensors")
 STEPS = 5
 """Of an epoch."""
 
@@ -72,6 +73,15 @@ def test_the_loop_goes_on_while_a_state_is_written_which_is_that_of_its_moment(
 
     watched.fit(toy, on_log=on_log, checkpoint={"every_steps": 3})
     watched.compare(3, 5)
+    saved, trained = (read_tensors(toy.folder / "step-5" / n) for n in FILES), watched.trainer
+    for tensors, expected in zip(
+        saved,
+        (plain_state(trained.model), dict(optimizer_tensors(trained._saving.optimizer))),
+        strict=True,
+    ):
+        assert tensors.keys() == expected.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=0)
 
 
 def test_the_next_state_waits_until_the_one_before_is_written(
@@ -94,6 +104,9 @@ def test_best_weights_and_the_state_of_a_step_share_one_copy(
     monkeypatch.setattr(HostCopy, "take", counting)
     toy.trainer(epochs=2, task=toy.scripted([1.0, 2.0]), monitor="score", mode="max").fit()
     assert taken == [5, 5, 10, 10]  # weights and moments of each epoch's end
+    best, state = (read_tensors(toy.folder / f / FILES[0]) for f in ("best", "step-10"))
+    for name, tensor in state.items():
+        torch.testing.assert_close(best[name], tensor, rtol=0, atol=0)
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
