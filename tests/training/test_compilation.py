@@ -24,6 +24,7 @@ from tests.training.together import ALONE, MakeJob, settings, train
 
 FEW = ("vlm", "causal_lm_rows")
 """What `make test` compiles; a program takes seconds to be made."""
+ON_GPU = (*FEW, "causal_lm_stream", "image", "align_image")
 
 
 @pytest.fixture(autouse=True)
