@@ -177,9 +177,9 @@ def measure(name: str, device: torch.device, precision: str) -> dict[str, object
         "precision": precision,
         "parameters": sum(p.numel() for p in model.parameters()),
         "layers": subject.layers,
-        "estimated": need.total,
+        "estimated": need.total - need.copies,  # no checkpoint is saved here
         "used": used,
-        "ratio": round(need.total / used, 3),
+        "ratio": round((need.total - need.copies) / used, 3),
         **need.by_part(),
     }
 

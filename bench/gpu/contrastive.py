@@ -22,6 +22,7 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import ImageInputConfig
 from plumbline.loading.inputs import ImageInput
 from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.layers import stacks
 
 BATCH, SIDE, PATCH = size(1024, 4), size(224, 32), size(32, 16)
 IMAGES, TEXTS, LONGEST = size(4096, 8), size(10**6, 100), size(77, 12)
@@ -107,10 +108,12 @@ def open_clip(case: str, *, compiled: bool) -> None:
     loss = peer.ClipLoss()
     images = [torch.randn(BATCH, 3, 224, 224, device=DEVICE) for _ in range(2)]
     texts = [torch.randint(1, 49_000, (BATCH, 77), device=DEVICE) for _ in range(2)]
-    run = torch.compile(net) if compiled else net
+    if compiled:
+        for layer in (layer for stack in stacks(net) for layer in stack):
+            layer.compile()
 
     def step(number: int) -> Tensor:
-        image, text, scale = run(images[number % 2], texts[number % 2])
+        image, text, scale = net(images[number % 2], texts[number % 2])
         found: Tensor = loss(image, text, scale)
         return found
 

@@ -82,6 +82,8 @@ def ours(case: str, rate: float, batch: int = BATCH, **settings: object) -> None
     task = Task("causal_lm", partial(collate, pad=0), language_loss)
     deterministic = bool(settings.pop("deterministic", True))
     profile = bool(settings.pop("profile", False))
+    save_every = settings.pop("save_every", 0)
+    assert isinstance(save_every, int)
     found = train(
         model(),
         task,
@@ -89,6 +91,7 @@ def ours(case: str, rate: float, batch: int = BATCH, **settings: object) -> None
         batch=batch,
         deterministic=deterministic,
         profile=profile,
+        save_every=save_every,
         **settings,
     )
     report(case, batch, found, rate)
@@ -132,7 +135,7 @@ CASES = {
     "ours_fastest": partial(ours, deterministic=False),
     "ours_large": partial(ours, batch=2 * BATCH, deterministic=False, profile=True),
     "bare_eager": partial(bare, compiled=False),
-    "ours_layers": partial(ours, compile={"unit": "layers"}),
+    "ours_layers": partial(ours, compile={"unit": "layers"}, save_every=size(40, 4)),
     "ours_eager": partial(ours, compile={"mode": "none"}),
 }
 

@@ -97,6 +97,7 @@ def train(
     workers: int | str = "auto",
     profile: bool = False,
     frozen: Sequence[str] = (),
+    save_every: int = 0,
     **trainer: object,
 ) -> dict[str, object]:
     """Train by the trainer, with its loader; seconds of a step from the end of one to the next.
@@ -109,6 +110,8 @@ def train(
         deterministic: as `trainer.deterministic`.
         workers: of the loader.
         frozen: parts of the model that do not train.
+        save_every: steps between checkpoints; the extra time of a step with one is then measured,
+            from the second on, and the first one's apart.
         profile: whether to measure the share of time in which kernels run.
         trainer: other settings of the trainer.
     """
@@ -119,8 +122,10 @@ def train(
     precision = resolve_precision("auto", DEVICE)
     if ON_GPU:
         round_float32(precision)
-    steps = WARM + STEPS
+    steps = WARM + max(STEPS, 3 * save_every)
+    saving = {"every_steps": save_every or None}
     settings = {"validate_every_epochs": 0, "epochs": 10**6, "max_steps": steps, **trainer}
+    settings["checkpoint"] = saving
     config = TrainerConfig.model_validate(settings)
     mode = config.compile.mode
     if mode == "auto":
@@ -162,6 +167,14 @@ def train(
         "last_loss": losses[-1],
         "compile": fitted.facts.get("compile"),
     }
+    if save_every:
+        half = save_every // 2  # a window around a checkpoint, and one between two of them
+
+        def seconds(middle: int) -> float:
+            return seen[middle + half - 1] - seen[middle - half - 1]
+
+        facts["first_checkpoint_s"] = seconds(save_every) - seconds(save_every + half)
+        facts["checkpoint_s"] = seconds(2 * save_every) - seconds(2 * save_every + half)
     if profiler is not None:
         facts["kernel_share"] = profiler.share()
     return facts

@@ -3,12 +3,48 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, overload
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 Sample = Mapping[str, Any]
 """One training example as a dataset gives it."""
+
+Column = Sequence[Any] | NDArray[np.generic]
+"""What samples have under one name: [samples, ...] where it is stacked already."""
+
+
+class Columns(Sequence[Sample]):
+    """Samples that are held by column: a sequence like any other, but stacked already."""
+
+    def __init__(self, columns: Mapping[str, Column]) -> None:
+        """Hold columns of one length."""
+        self.columns = columns
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(next(iter(self.columns.values())))
+
+    @overload
+    def __getitem__(self, at: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> "Columns": ...
+
+    def __getitem__(self, at: int | slice) -> "Sample | Columns":
+        """A sample, or those of a part."""
+        found = {name: values[at] for name, values in self.columns.items()}
+        return Columns(found) if isinstance(at, slice) else found
+
+
+def column(samples: Sequence[Sample], name: str) -> Column:
+    """What samples have under a name: [samples, ...]."""
+    if isinstance(samples, Columns):
+        return samples.columns[name]
+    return [sample[name] for sample in samples]
+
 
 Batch = dict[str, Any]
 """Stacked examples: tensors with the batch as first dimension unless the collate function says
@@ -78,6 +114,6 @@ def labelled_places(labels: Tensor) -> dict[str, Tensor]:
     return {} if len(places) == labels.numel() else {"labelled": places}
 
 
-def sample_numbers(samples: Sequence[Sample]) -> list[int]:
-    """The numbers of samples, for the record of a step that went wrong."""
-    return [int(sample["index"]) for sample in samples]
+def sample_numbers(samples: Sequence[Sample]) -> NDArray[np.int64]:
+    """The numbers of samples [samples], for the record of a step that went wrong."""
+    return np.array(column(samples, "index"), np.int64)

@@ -267,8 +267,11 @@ def test_padding_shows_black_and_reaches_every_offset() -> None:
 
 
 def test_every_image_needs_a_generator_of_its_own() -> None:
-    with pytest.raises(ValueError, match="shorter"):
-        augment_images(noise(), ALL_ON, 16, draws(ALL_ON, 1))
+    with pytest.raises(ValueError, match="3 images, 1 generators"):
+        RawImages.of(
+            noise().permute(0, 2, 3, 1),
+            *(Normalization(), 16, ALL_ON, [keyed_generator(0, "augment")]),
+        )
 
 
 @pytest.mark.parametrize("flip", [0.0, 0.5, 1.0])
@@ -276,8 +279,9 @@ def test_images_are_cut_out_together_as_each_alone(flip: float) -> None:
     images = noise(batch=40, height=20, width=20)
     drawn = draws(AugmentConfig(enlarge=4, flip=flip), 40)
     assert drawn is not None
-    together = cut_together(images, drawn, 16)
-    assert torch.equal(together, cut_each(images, drawn, 16))
+    together, each = cut_together(images, drawn, 16), torch.empty(40, 3, 16, 16)
+    cut_each(images, drawn, each)
+    assert torch.equal(together, each.to(torch.uint8))
     assert together.is_contiguous()
 
 

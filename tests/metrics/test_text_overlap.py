@@ -3,6 +3,7 @@ import random
 import unicodedata
 from typing import Any
 
+import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 from rouge_score.tokenizers import DefaultTokenizer  # type: ignore[import-untyped]
@@ -128,6 +129,66 @@ def test_bleu_and_rouge_agree_with_the_libraries_on_a_thousand_pairs() -> None:
     assert rouge_l(predictions, nested) == pytest.approx(ours["rouge_l"], abs=1e-12)
 
 
+def _of_library(said: list[str], meant: list[list[str]]) -> tuple[list[float], str]:
+    """BLEU and the three means of ROUGE by the libraries alone, pair for pair."""
+    bleu, scorer = BLEU(), RougeScorer(["rouge1", "rouge2", "rougeL"])
+    most = max(map(len, meant))
+    streams = [[texts[i] if i < len(texts) else None for texts in meant] for i in range(most)]
+    whole = bleu.corpus_score(said, streams)  # type: ignore[arg-type]
+    totals = dict.fromkeys(scorer.rouge_types, 0.0)
+    for text, texts in zip(said, meant, strict=True):
+        for name, score in scorer.score_multi(texts, text).items():
+            totals[name] += score.fmeasure
+    means = [total / len(said) for total in totals.values()]
+    return [whole.score, *means], str(bleu.get_signature())
+
+
+def _of_ours(said: list[str], meant: list[list[str]]) -> tuple[list[float | None], str]:
+    score, signature = corpus_bleu(said, meant)
+    return [score, *rouge(said, meant).values()], signature
+
+
+@pytest.mark.parametrize("distinct", [1, 7, 500])
+@pytest.mark.parametrize("most", [1, 3])
+def test_pairs_that_come_again_and_again_score_to_the_bit_as_by_the_libraries(
+    distinct: int, most: int
+) -> None:
+    """Each is scored once: as often as it comes, and in whichever order."""
+    texts, others = _sentence_pairs(3 * distinct + 3)
+    draw = random.Random(distinct)
+    samples = [
+        (texts[3 * n], others[3 * n : 3 * n + draw.randint(1, most)]) for n in range(distinct)
+    ]
+    samples += [(texts[-3], others[-3:][:most])]  # comes once
+    drawn = [*draw.choices(samples[:-1], k=3 * distinct + 5), samples[-1]]
+    draw.shuffle(drawn)
+    said, meant = [text for text, _ in drawn], [texts for _, texts in drawn]
+    (ours, signature), (theirs, their_signature) = _of_ours(said, meant), _of_library(said, meant)
+    np.testing.assert_array_equal(ours, theirs)
+    assert signature == their_signature
+    # What counts is how often a pair is there, not which are beside each other.
+    order = sorted(range(len(said)), key=lambda n: said[n])
+    again, _ = _of_ours([said[n] for n in order], [meant[n] for n in order])
+    assert again[0] == ours[0]
+    assert again == pytest.approx(ours, rel=1e-12)
+    # Equal texts with other references are other pairs.
+    swapped = [*meant[1:], meant[0]]
+    np.testing.assert_array_equal(_of_ours(said, swapped)[0], _of_library(said, swapped)[0])
+
+
+def test_a_pair_twice_as_often_weighs_twice_as_much() -> None:
+    once = corpus_bleu(
+        ["a red cat sits", "a dog runs far"], [["a red cat sits"], ["no such thing"]]
+    )
+    twice = corpus_bleu(["a red cat sits"] * 2, [["a red cat sits"], ["a red cat sits"]])
+    assert once[0] is not None
+    assert 0 < once[0] < 100
+    assert twice[0] == pytest.approx(100, abs=1e-9)
+    means = rouge(["red cat"] * 3 + ["blue"], [["red cat"]] * 3 + [["dog"]])
+    assert means["rouge1"] == pytest.approx(0.75, abs=0)
+    assert means["rouge_l"] == pytest.approx(0.75, abs=0)
+
+
 def test_bleu_signature_states_the_settings_and_the_number_of_references() -> None:
     _, single = corpus_bleu(["a cat"], [["a cat"]])
     assert single.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
@@ -242,6 +303,7 @@ def test_bleu_takes_the_tokenizer_of_the_settings(tokenizer: Any) -> None:
 def test_words_of_ascii_are_those_of_rouge_score() -> None:
     tokenizer = DefaultTokenizer(use_stemmer=False)
     draw = random.Random(3)
+    assert words("ÄPFEL 3.5 x_y狗and") == ["äpfel", "3", "5", "x", "y", "狗", "and"]
     for _ in range(300):
         text = "".join(chr(draw.randrange(1, 128)) for _ in range(draw.randrange(60)))
         assert words(text) == tokenizer.tokenize(text)

@@ -1,8 +1,10 @@
 """Training state is whole, newest by its number, bound to one run, and held by one process."""
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from plumbline.training.checkpoint import (
     optimizer_tensors,
     training_state_folder,
 )
+from plumbline.training.history import History
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -46,18 +49,21 @@ def tensors_of(
 
 def state(micro_step: int = 3, fingerprint: str = "f") -> TrainingState:
     clock = {"micro_step": micro_step}
-    history = {"steps": [{"loss": 1 / 3}]}
-    return TrainingState(fingerprint, clock, {"value": None}, history, plateau={"share": 0.1})
+    return TrainingState(fingerprint, clock, {"value": None}, plateau={"share": 0.1})
 
 
 def test_weights_optimizer_and_state_come_back_exactly(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "run", "f")
     model, optimizer = model_and_optimizer(3)
-    store.save(*tensors_of(model, optimizer), state(), 0)
+    history = History(steps=[{"loss": 1 / 3}])
+    store.save(*tensors_of(model, optimizer), state(), store.history.take(history), 0)
     other, other_optimizer = model_and_optimizer(0, seed=1)
     path = store.latest()
     assert path == tmp_path / "run/step-3"
-    assert store.restore(path, other, other_optimizer) == state()
+    restored, read = store.restore(path, other, other_optimizer)
+    assert replace(restored, history=None) == state()
+    assert read == history
+    assert read.steps[0]["loss"] == pytest.approx(1 / 3, abs=0)
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
     one, two = (o.state_dict()["state"] for o in (optimizer, other_optimizer))
@@ -73,7 +79,7 @@ def test_the_newest_state_is_that_with_the_highest_number_whatever_its_time(
     store = CheckpointStore(tmp_path, "f", keep_every_epochs=1)
     model, optimizer = model_and_optimizer(0)
     for step, epoch in ((10, 2), (9, 1)):
-        store.save(*tensors_of(model, optimizer), state(step), epoch)
+        store.save(*tensors_of(model, optimizer), state(step), [], epoch)
     os.utime(tmp_path / "step-9", (2**31, 2**31))
     assert store.latest() == tmp_path / "step-10"
 
@@ -90,16 +96,16 @@ def test_the_state_before_goes_when_the_next_stands(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, "f", keep_every_epochs=2)
     model, optimizer = model_and_optimizer(0)
     for step, epoch in ((1, 0), (2, 1), (3, 0), (4, 2), (5, 0), (6, 3)):
-        store.save(*tensors_of(model, optimizer), state(step), epoch)
-    assert {p.name for p in tmp_path.iterdir()} == {"step-4", "step-6"}
+        store.save(*tensors_of(model, optimizer), state(step), [], epoch)
+    assert {p.name for p in tmp_path.iterdir()} == {"history.jsonl", "step-4", "step-6"}
 
 
 def test_saving_the_same_step_again_replaces_it(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, "f")
     model, optimizer = model_and_optimizer(0)
-    store.save(*tensors_of(model, optimizer), state(5), 0)
-    store.save(*tensors_of(model, optimizer), state(5), 7)
-    assert {p.name for p in tmp_path.iterdir()} == {"step-5"}
+    store.save(*tensors_of(model, optimizer), state(5), [], 0)
+    store.save(*tensors_of(model, optimizer), state(5), [], 7)
+    assert {p.name for p in tmp_path.iterdir()} == {"history.jsonl", "step-5"}
     assert (tmp_path / "step-5/snapshot").exists()
 
 
@@ -108,15 +114,15 @@ def test_a_failing_save_keeps_the_state_before(
 ) -> None:
     store = CheckpointStore(tmp_path, "f")
     model, optimizer = model_and_optimizer(1)
-    store.save(*tensors_of(model, optimizer), state(1), 0)
+    store.save(*tensors_of(model, optimizer), state(1), [], 0)
 
     def fail(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoint, "save_tensors", fail)
     with pytest.raises(KeyboardInterrupt):
-        store.save(*tensors_of(model, optimizer), state(2), 0)
-    assert {p.name for p in tmp_path.iterdir()} == {"step-1"}
+        store.save(*tensors_of(model, optimizer), state(2), [], 0)
+    assert {p.name for p in tmp_path.iterdir()} == {"history.jsonl", "step-1"}
 
 
 def test_the_best_weights_are_replaced_and_checked(tmp_path: Path) -> None:
@@ -142,7 +148,7 @@ IDENTITY = {"settings": {"optim": {"lr": 0.1}, "seed": 0}, "inputs": {"cache": "
 def test_a_foreign_state_is_refused_with_what_differs(tmp_path: Path) -> None:
     model, optimizer = model_and_optimizer(0)
     CheckpointStore(tmp_path, "f", identity=IDENTITY).save(
-        *tensors_of(model, optimizer), state(), 0
+        *tensors_of(model, optimizer), state(), [], 0
     )
     other = {"settings": {"optim": {"lr": 0.2}, "seed": 0}, "inputs": {"cache": "b" * 64}}
     store = CheckpointStore(tmp_path, "g", identity=other)
@@ -163,7 +169,7 @@ def test_the_nearest_state_of_another_run_is_named(tmp_path: Path) -> None:
     assert own.nearest_other() is None
     for name, identity in (("far", far), ("near", near), ("own", IDENTITY)):
         store = CheckpointStore(tmp_path / name, "f", identity=identity)
-        store.save(*tensors_of(model, optimizer), state(), 0)
+        store.save(*tensors_of(model, optimizer), state(), [], 0)
     expected = f"{tmp_path}/near/step-3 differs in settings.seed: 1 there, 0 here"
     assert own.nearest_other() == expected
     (tmp_path / "far/step-3/identity.json").write_text("{", encoding="utf-8")
@@ -247,7 +253,7 @@ def dying_rmtree(folder: Path) -> None:
 def saved_run(folder: Path, *steps: int) -> CheckpointStore:
     store = CheckpointStore(folder, "f")
     for step in steps:
-        store.save(*tensors_of(*model_and_optimizer(0)), state(step), 0)
+        store.save(*tensors_of(*model_and_optimizer(0)), state(step), [], 0)
     return store
 
 
@@ -273,7 +279,7 @@ def test_a_run_killed_while_an_old_state_is_removed_has_the_new_one_alone(
     with monkeypatch.context() as patch:
         patch.setattr(files.shutil, "rmtree", dying_rmtree)
         with pytest.raises(KeyboardInterrupt):
-            store.save(*tensors_of(*model_and_optimizer(0)), state(2), 0)
+            store.save(*tensors_of(*model_and_optimizer(0)), state(2), [], 0)
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-2"]
 
 
@@ -290,7 +296,7 @@ def test_a_state_that_was_moved_aside_for_its_successor_is_found_again(
         (folder / f".{name}.partial-1").mkdir()
         (folder / ".step-9.partial-2").mkdir()
     with training_state_folder("finetune@vqa", "f" * 64) as folder:
-        assert {path.name for path in folder.iterdir()} == {"step-4", "best"}
+        assert {path.name for path in folder.iterdir()} == {"history.jsonl", "step-4", "best"}
         assert (folder / name / "digests.json").read_text(encoding="utf-8") == digests
 
 
@@ -302,8 +308,23 @@ def test_of_two_states_the_successor_stays_when_both_are_whole(
         saved_run(folder, 4)
         (folder / ".step-4.before-1").mkdir()
     with training_state_folder("finetune@vqa", "f" * 64) as folder:
-        assert {path.name for path in folder.iterdir()} == {"step-4"}
+        assert {path.name for path in folder.iterdir()} == {"history.jsonl", "step-4"}
         assert (folder / "step-4/state.json").exists()
+
+
+def test_a_state_of_another_form_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Until its rows had a file of their own, a state held the whole history."""
+    store = saved_run(tmp_path, 1)
+    path = tmp_path / "step-1"
+    former = {**files.read_json(path / "state.json"), "plateau_share": 0.1}
+    (path / "state.json").write_text(json.dumps(former), encoding="utf-8")
+    files.write_digests(path)
+    with pytest.raises(CheckpointError) as caught:
+        store.restore(path, *model_and_optimizer(0))
+    assert str(caught.value) == (
+        f"{path}: was written by another version of plumbline; remove {tmp_path}, and the training "
+        "begins anew when run again"
+    )
 
 
 def test_a_checkpoint_with_missing_and_unexpected_keys_is_refused_by_name(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tests.training.together import ALONE, MakeJob, settings, train
 
 FEW = ("vlm", "causal_lm_rows")
 """What `make test` compiles; a program takes seconds to be made."""
+ON_GPU = (*FEW, "causal_lm_stream", "image", "align_image")
 
 
 @pytest.fixture(autouse=True)
@@ -92,8 +93,9 @@ def test_compiled_layers_give_the_same_and_are_plain_again_after(make_job: MakeJ
     assert all(module._compiled_call_impl is None for module in job.model.modules())
 
 
-def asked(mode: str, **trainer: Any) -> Any:
-    return settings(compile={"mode": mode}, checkpoint={"every_steps": 1}, batch_size=4, **trainer)
+def asked(mode: str, unit: str = "auto", **trainer: Any) -> Any:
+    compiling = {"mode": mode, "unit": unit}
+    return settings(batch_size=4, compile=compiling, checkpoint={"every_steps": 1}, **trainer)
 
 
 class Killed(BaseException):
@@ -112,21 +114,61 @@ def dying(job: TrainingJob, after: int) -> TrainingJob:
     return replace(job, task=replace(job.task, collate=killing))
 
 
+def kill_and_resume(make_job: MakeJob, name: str, **trainer: Any) -> list[dict[str, str]]:
+    """Digests of trainings that were never killed, once and again, and of one that was."""
+    found = []
+    for out in ("whole", "again"):
+        torch._dynamo.reset()
+        train(make_job(name), asked("default", **trainer), Path(out), Processes())
+        found.append(read_digests(Path(out)))
+    torch._dynamo.reset()
+    # The loader makes some batches for the programs before the first step.
+    with pytest.raises(Killed):
+        train(dying(make_job(name), 15), asked("default", **trainer), Path("parted"), Processes())
+    assert list(Path(".ckpt").rglob("step-*"))
+    torch._dynamo.reset()
+    train(make_job(name), asked("default", workers=2, **trainer), Path("parted"), Processes())
+    found.append(read_digests(Path("parted")))
+    for digests in found:
+        del digests["config.json"]  # the settings, in which numbers of workers differ
+    return found
+
+
 @pytest.mark.parametrize("name", [pytest.param("vlm", marks=pytest.mark.slow), "causal_lm_rows"])
 def test_a_compiled_training_killed_in_an_epoch_ends_in_the_same_bits(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """What a program is made for is the same in both, whatever batch comes first."""
     monkeypatch.chdir(tmp_path)
-    train(make_job(name), asked("default"), Path("whole"), Processes())
-    torch._dynamo.reset()
-    # The loader makes some batches for the programs before the first step.
-    with pytest.raises(Killed):
-        train(dying(make_job(name), 15), asked("default"), Path("parted"), Processes())
-    assert list(Path(".ckpt").rglob("step-*"))
-    torch._dynamo.reset()
-    train(make_job(name), asked("default"), Path("parted"), Processes())
-    assert read_digests(Path("parted")) == read_digests(Path("whole"))
+    whole, again, parted = kill_and_resume(make_job, name)
+    assert again == whole
+    assert parted == whole
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    "name", ["vlm", "causal_lm_stream", "causal_lm_rows", "image", "align_image"]
+)
+def test_so_does_one_on_a_gpu_in_every_precision(
+    make_job: MakeJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    precision: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    unit = "layers" if name == "vlm" else "whole"
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        whole, again, parted = kill_and_resume(
+            make_job, name, device="cuda", precision=precision, unit=unit
+        )
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert again == whole
+    assert parted == whole
 
 
 def break_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,7 @@ def test_a_chain_takes_what_is_counted_by_hand() -> None:
     found = need_of(Chain())
     assert found.weights == found.gradients == DEPTH * WEIGHT
     assert found.optimizer == pytest.approx(2 * DEPTH * WEIGHT, abs=4 * DEPTH)  # and its steps
+    assert found.copies == found.weights + found.optimizer
     peak = (1 + DEPTH) * STATE + STATE + WEIGHT
     assert found.gradients + found.activations == pytest.approx(peak, abs=8 * 512)
 

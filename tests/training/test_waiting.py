@@ -64,7 +64,7 @@ def act_at(loader: Loader | None, at: int, act: Callable[[], None], **settings: 
 def ending(trainer: Trainer) -> dict[str, Any]:
     result = trainer.fit()
     weights = {n: t.tolist() for n, t in trainer.model.state_dict().items()}
-    return {"weights": weights, "history": result.history.state(), "best": vars(result.best)}
+    return {"weights": weights, "history": vars(result.history), "best": vars(result.best)}
 
 
 def ask_to_stop(number: int) -> Callable[[], None]:

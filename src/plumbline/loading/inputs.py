@@ -12,7 +12,7 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from plumbline.batch import Batch, finish
+from plumbline.batch import Batch, Sample, column
 from plumbline.errors import ConfigError, DataError
 from plumbline.loading.audio_transforms import (
     augment_waveforms,
@@ -28,10 +28,12 @@ from plumbline.loading.input_config import (
     InputConfig,
     TextInputConfig,
 )
+from plumbline.loading.kept_memory import KeptMemory
 from plumbline.loading.loader import pad_rows
 from plumbline.loading.masks import padding_mask
 from plumbline.loading.memory_cache import MemoryCache
-from plumbline.loading.transforms import RawImages, stack_images
+from plumbline.loading.random import keyed_generator
+from plumbline.loading.transforms import UNCHANGED, RawImages, stack_images
 from plumbline.registry import load_attribute
 from plumbline.tokenization.framing import frame_ids
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -48,6 +50,16 @@ class Input(ABC):
     @abstractmethod
     def fetch(self, number: int) -> Value:
         """The value that has this number in the cache, as `collate` takes it."""
+
+    def fetch_all(self, numbers: NDArray[np.integer]) -> Sequence[Value]:
+        """The values with these numbers [values], where an input can all at once."""
+        return [self.fetch(int(number)) for number in numbers]
+
+    def draws(self, samples: Sequence[Sample], seed: int) -> list[Generator] | None:
+        """A generator for the augmentation of each sample; None where there is none."""
+        keys = zip(column(samples, "epoch"), column(samples, "index"), strict=True)
+        # Keyed by sample and epoch: a value is augmented alike in whichever batch it is.
+        return [keyed_generator(seed, "augment", epoch, index) for epoch, index in keys]
 
     def length(self, number: int) -> int:
         """How much work a value is, in steps or tokens; 1 where all are equal."""
@@ -114,27 +126,47 @@ class ImageInput(Input):
         Raises:
             DataError: there are none, or the settings' statistics are for other channels.
         """
-        self._config, self._images, self._size = config, cache.images, image_size
+        self._config, self._images, self._size = config, np.asarray(cache.images), image_size
         config.normalize.check_channels(self._images.shape[-1])
+        self._memory = KeptMemory()
 
     def fetch(self, number: int) -> Value:
         """See `Input`."""
         image: Value = self._images[number]
         return image
 
+    def fetch_all(self, numbers: NDArray[np.integer]) -> Sequence[Value]:
+        """See `Input`; [values, height, width, channels] uint8."""
+        images: NDArray[np.uint8] = self._images[numbers]
+        return images  # type: ignore[return-value]  # an array is a sequence but by name
+
+    def draws(self, samples: Sequence[Sample], seed: int) -> list[Generator] | None:
+        """See `Input`."""
+        return None if self._config.augment == UNCHANGED else super().draws(samples, seed)
+
     def collate(
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
     ) -> Batch:
         """See `Input`."""
-        return finish(self.collate_raw(values, names, draws))
+        images = self._raw(values, names, draws)
+        memory = self._memory.take(*images.shape)
+        return {"pixel_values": images.finish(memory)}
 
     def collate_raw(
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
     ) -> Batch:
         """See `Input`."""
-        pixels = stack_images([np.asarray(value, np.uint8) for value in values], names)
+        return {"pixel_values": self._raw(values, names, draws)}
+
+    def _raw(
+        self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
+    ) -> RawImages:
+        if isinstance(values, np.ndarray):
+            pixels = torch.from_numpy(values)
+        else:
+            pixels = stack_images([np.asarray(value, np.uint8) for value in values], names)
         normalize, augment = self._config.normalize, self._config.augment
-        return {"pixel_values": RawImages.of(pixels, normalize, self._size, augment, draws)}
+        return RawImages.of(pixels, normalize, self._size, augment, draws)
 
 
 class AudioInput(Input):

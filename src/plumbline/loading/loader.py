@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from plumbline.batch import Batch, Sample, finish
+from plumbline.batch import Batch, Columns, Sample, finish
 from plumbline.errors import ConfigError
 from plumbline.loading.ahead import lane_to, one_ahead
+from plumbline.loading.keys import Indices, Keys, SampleKey
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.loading.pool import WorkerPool
 from plumbline.loading.random import keyed_generator
@@ -22,8 +23,6 @@ from plumbline.loading.random import keyed_generator
 POOL_BATCHES = 50
 """Batches whose samples are sorted by length together: enough to save padding, few enough that
 which samples meet still changes from epoch to epoch."""
-
-Indices = NDArray[np.int64]
 
 
 class SampleSource(Protocol):
@@ -47,15 +46,20 @@ class SizedSource(SampleSource, Protocol):
         ...
 
 
+@runtime_checkable
+class GatheringSource(SampleSource, Protocol):
+    """A source that gives the samples of a batch at once, as arrays that are stacked already."""
+
+    def samples(self, indices: Indices, epoch: int) -> Columns:
+        """What `sample` gives for each of indices [samples], by column."""
+        ...
+
+
 @dataclass(frozen=True)
 class _StandIn:
     """A sample to be computed and not counted."""
 
     sample: Sample
-
-
-SampleKey = tuple[int, int, bool]
-"""(sample, epoch, whether it counts)."""
 
 
 class Keyed(Dataset[Sample | _StandIn]):
@@ -64,11 +68,23 @@ class Keyed(Dataset[Sample | _StandIn]):
     def __init__(self, source: SampleSource) -> None:
         """Read this source."""
         self._source = source
+        self._gather = source.samples if isinstance(source, GatheringSource) else None
 
     def __getitem__(self, key: SampleKey) -> Sample | _StandIn:
         index, epoch, counted = key
         sample = self._source.sample(index, epoch)
         return sample if counted else _StandIn(sample)
+
+    def read_together(self, keys: Keys) -> Columns | None:
+        """The samples of some keys at once; None where they come one by one."""
+        if self._gather is None or not (keys.counted and len(keys)):
+            return None
+        return self._gather(keys.indices, keys.epoch)
+
+    def read(self, keys: Keys) -> Sequence[Sample | _StandIn]:
+        """The samples of some keys."""
+        together = self.read_together(keys)
+        return [self[key] for key in keys] if together is None else together
 
 
 @dataclass(frozen=True)
@@ -93,13 +109,13 @@ class Share:
         fewer = sizes[0] == 0 or (cut and -(-sizes[0] // cut) < -(-sizes[1] // cut))
         return cut == 1 or 1 in ends or bool(self.stand_in and fewer)
 
-    def keys(self, batch: Indices, epoch: int) -> list[SampleKey]:
+    def keys(self, batch: Indices, epoch: int) -> Keys:
         """What to read of indices [samples] for this share."""
         mine = self.of(batch)
         read = batch[-1:] if self.stand_in and not len(mine) else mine
-        return [(int(index), epoch, len(mine) > 0) for index in read]
+        return Keys(read, epoch, counted=len(mine) > 0)
 
-    def cut(self, batch: Indices, epoch: int, size: int | None) -> list[list[SampleKey]]:
+    def cut(self, batch: Indices, epoch: int, size: int | None) -> list[Keys]:
         """What to read of indices [samples] in pieces of up to `size`; None: in one.
 
         Every share of a batch has as many, so that the processes meet after each: a piece may be
@@ -110,7 +126,7 @@ class Share:
             return [keys]
         largest = -(-len(batch) // self.count)  # samples of the largest share
         starts = range(0, max(1, largest), size)
-        nothing = [(int(batch[-1]), epoch, False)] if self.stand_in else []
+        nothing = Keys(batch[-1:] if self.stand_in else batch[:0], epoch, counted=False)
         return [keys[at : at + size] or nothing for at in starts]
 
 
@@ -161,7 +177,7 @@ class Loader:
         self._collate, self._config = collate, config
         self._seed, self._shuffle, self._share = seed, shuffle, share
         self._device, self._lane = device, lane_to(device)
-        self._pool: WorkerPool[SampleKey] | None = None
+        self._pool: WorkerPool | None = None
         self._lengths = _find_lengths(source, config)
 
     def __len__(self) -> int:
@@ -237,11 +253,10 @@ class Loader:
         short = [cut[0][-1], cut[-1][-1]]
         return self._read(usual), self._read(short)
 
-    def _read(self, pieces: Sequence[list[SampleKey]]) -> list[Batch]:
+    def _read(self, pieces: Sequence[Keys]) -> list[Batch]:
         """Micro-batches, finished as the model will be given them."""
         source = Keyed(self.source)
-        made = (collate_share(self._collate, [source[key] for key in keys]) for keys in pieces)
-        return [finish(batch) for batch in made]
+        return [finish(collate_share(self._collate, source.read(keys))) for keys in pieces]
 
     def _positions(self, batch: Indices) -> int:
         """What a padded batch takes, or as many as its samples where these have no lengths."""
@@ -311,7 +326,7 @@ class Loader:
             batches = (list(itertools.islice(made, len(pieces))) for pieces in cut)
             yield from batches if self._lane is None else one_ahead(batches, self._lane)
 
-    def _made(self, keys: list[list[SampleKey]]) -> Generator[Batch]:
+    def _made(self, keys: list[Keys]) -> Generator[Batch]:
         """What is made of the samples of each list."""
         if self._pool is not None:
             yield from self._pool.batches(keys)
@@ -321,12 +336,12 @@ class Loader:
         else:
             source = Keyed(self.source)
             for batch in keys:
-                yield collate_share(self._collate, [source[key] for key in batch])
+                yield collate_share(self._collate, source.read(batch))
 
     def _workers(self) -> int:
         return self._config.workers_for(self._device.type, self._share.count)
 
-    def _new_pool(self) -> WorkerPool[SampleKey]:
+    def _new_pool(self) -> WorkerPool:
         return WorkerPool(
             Keyed(self.source),
             partial(collate_share, self._collate),
@@ -350,6 +365,8 @@ def collate_share(
     collate: Callable[[Sequence[Sample]], Batch], samples: Sequence[Sample | _StandIn]
 ) -> Batch:
     """The batch of a share: its samples, a stand-in, or nothing but an empty `sample_index`."""
+    if isinstance(samples, Columns):
+        return collate(samples)
     counted = [sample for sample in samples if not isinstance(sample, _StandIn)]
     if counted:
         return collate(counted)

@@ -3,15 +3,17 @@
 import atexit
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from plumbline.batch import Batch
+from plumbline.loading.keys import Keys
 from plumbline.loading.workers import (
     PREFETCH,
     Fork,
+    Gathering,
     Watch,
     Watched,
     delivered,
@@ -25,10 +27,9 @@ from plumbline.loading.workers import (
 from plumbline.scratch import scratch_folder
 
 Item = TypeVar("Item")
-Key = TypeVar("Key")
 
 
-class WorkerPool(Generic[Key]):
+class WorkerPool:
     """Loader processes that make the batches of one list of keys after the other.
 
     They are started by the first one, and live until the pool is closed, or until it fails.
@@ -36,7 +37,7 @@ class WorkerPool(Generic[Key]):
 
     def __init__(
         self,
-        dataset: Dataset[Item],
+        dataset: Gathering[Item],
         collate: Callable[[Sequence[Item]], Batch],
         *,
         workers: int,
@@ -45,8 +46,8 @@ class WorkerPool(Generic[Key]):
         """Say what the processes are to do; none is started yet."""
         self._workers, self._timeout_s = workers, timeout_s
         self._watched = Watched(dataset, workers)
-        self._keys: list[list[Key]] = []
-        self._serves: Sequence[list[Key]] = self._keys
+        self._keys: list[Keys] = []
+        self._serves: Sequence[Keys] = self._keys
         self._loader = DataLoader(
             self._watched,
             batch_sampler=self._keys,  # filled anew for each list
@@ -61,7 +62,7 @@ class WorkerPool(Generic[Key]):
         )
         self._running: _Running | None = None
 
-    def batches(self, keys: Sequence[list[Key]]) -> Generator[Batch]:
+    def batches(self, keys: Sequence[Keys]) -> Generator[Batch]:
         """The batches of `keys` in their order.
 
         What was left of a list before is thrown away; nobody may take batches of it any more.
@@ -82,7 +83,7 @@ class WorkerPool(Generic[Key]):
                 running.emptied = not left
                 yield made
 
-    def _begin(self, keys: Sequence[list[Key]]) -> "_Running":
+    def _begin(self, keys: Sequence[Keys]) -> "_Running":
         """Have the processes begin with a list."""
         self._serves, self._keys[:] = keys, keys
         if self._running is None:

@@ -65,6 +65,11 @@ def resize_images(images: Tensor, size: int) -> Tensor:
     return resized
 
 
+UNCHANGED = AugmentConfig()
+PART_VALUES = 1 << 18
+"""Values of images that are finished together on a CPU: a megabyte, as its cache holds."""
+
+
 @dataclass(frozen=True)
 class Draws:
     """What chance has decided for the images of a batch, each from its own generator."""
@@ -84,7 +89,7 @@ class Draws:
             config: what to do to them.
             generators: one per image, keyed by (seed, epoch, sample).
         """
-        if config == AugmentConfig():
+        if config == UNCHANGED:
             return None
         reach = config.enlarge + 2 * config.padding  # places of the crop, in pixels
         amounts = [amount for _, amount in _colour_steps(config)]
@@ -101,6 +106,10 @@ class Draws:
         """The same, of changed tensors [batch, ...]."""
         return Draws(change(self.places), change(self.mirrored), change(self.factors))
 
+    def part(self, rows: slice) -> "Draws":
+        """Those of some of the images."""
+        return Draws(self.places[rows], self.mirrored[rows], self.factors[:, rows])
+
 
 def augment_images(images: Tensor, config: AugmentConfig, size: int, draws: Draws | None) -> Tensor:
     """Crop, mirror and recolour each image as was drawn for it.
@@ -113,33 +122,35 @@ def augment_images(images: Tensor, config: AugmentConfig, size: int, draws: Draw
     """
     if draws is None:
         return resize_images(images, size)
+    cut = cut_together(_resized(images, config, size), draws, size).to(torch.float32)
+    return _recolour(cut, config, draws.factors).to(torch.uint8)
+
+
+def _resized(images: Tensor, config: AugmentConfig, size: int) -> Tensor:
+    """As large as the crops need them, with the padding around."""
     images = resize_images(images, size + config.enlarge)
-    images = pad(images, [config.padding] * 4)
-    cut = cut_each if images.device.type == "cpu" else cut_together
-    result = cut(images, draws, size)
-    for (blend, _), factor in zip(_colour_steps(config), draws.factors, strict=True):
-        result = blend(result, factor.view(-1, 1, 1, 1))
-    return result
+    return pad(images, [config.padding] * 4) if config.padding else images
 
 
-def cut_each(images: Tensor, draws: Draws, size: int) -> Tensor:
-    """The drawn crops, mirrored where drawn, [batch, channels, size, size]: one image at a time.
+def cut_each(images: Tensor, draws: Draws, out: Tensor) -> None:
+    """Write the drawn crops, mirrored where drawn, one by one: the faster way on a CPU.
 
-    The faster way on a CPU.
+    Args:
+        images: [batch, channels, height, width], uint8.
+        draws: of these images.
+        out: [batch, channels, size, size], float32.
     """
+    size, places, mirrored = out.shape[-1], draws.places.tolist(), draws.mirrored.tolist()
     # numpy views of the same memory: cutting out image by image costs less there.
-    cropped = np.empty((*images.shape[:2], size, size), np.uint8)
-    places, mirrored = draws.places.tolist(), draws.mirrored.tolist()
-    for row, (image, (top, left), flip) in enumerate(
-        zip(images.numpy(), places, mirrored, strict=True)
+    for row, image, (top, left), flip in zip(
+        out.numpy(), images.numpy(), places, mirrored, strict=True
     ):
         crop = image[:, top : top + size, left : left + size]
-        cropped[row] = crop[..., ::-1] if flip else crop
-    return torch.from_numpy(cropped)
+        row[...] = crop[..., ::-1] if flip else crop
 
 
 def cut_together(images: Tensor, draws: Draws, size: int) -> Tensor:
-    """The same as `cut_each` [batch, channels, size, size], in a few kernels for all images."""
+    """The same crops [batch, channels, size, size], in a few kernels for all images."""
     # [batch, channels, places, places, size, size]: a view of every crop that there is
     crops = images.unfold(2, size, 1).unfold(3, size, 1)
     rows = torch.arange(len(images), device=images.device)
@@ -147,33 +158,50 @@ def cut_together(images: Tensor, draws: Draws, size: int) -> Tensor:
     return torch.where(draws.mirrored.view(-1, 1, 1, 1), chosen.flip(-1), chosen)
 
 
+def _recolour(images: Tensor, config: AugmentConfig, factors: Tensor) -> Tensor:
+    """Change colours in place; whole numbers stay whole numbers.
+
+    Args:
+        images: [batch, channels, size, size], float32 of 0 to 255.
+        config: says which steps there are.
+        factors: [colour steps, batch], of each image.
+    """
+    for (blend, _), factor in zip(_colour_steps(config), factors, strict=True):
+        blend(images, factor.view(-1, 1, 1, 1))
+        # Cut, not rounded, as torchvision does between its colour steps on uint8.
+        images.clamp_(0, 255).trunc_()
+    return images
+
+
 def _colour_steps(config: AugmentConfig) -> list[tuple[Callable[[Tensor, Tensor], Tensor], float]]:
     """What recolours images [batch, channels, size, size] by factors, and how far it may go."""
     steps = (
-        (_brighten, config.brightness),
+        (Tensor.mul_, config.brightness),
         (_contrast, config.contrast),
         (_saturate, config.saturation),
     )
     return [(blend, amount) for blend, amount in steps if amount]
 
 
-def _brighten(images: Tensor, factor: Tensor) -> Tensor:
-    return _to_uint8(images * factor)
-
-
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:
-    # [batch, 1, 1, 1]: each image is blended with its own mean.
-    gray = functional.rgb_to_grayscale(images).float().mean(dim=(1, 2, 3), keepdim=True)
-    return _to_uint8(images * factor + (1 - factor) * gray)
+    # [batch, 1, 1, 1]: each image is blended with its own mean. In float64 a sum of so many whole
+    # numbers is exact, in whatever order they are added.
+    mean = _gray(images).sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float64)
+    mean = mean.to(torch.float32) / images[0, 0].numel()
+    return images.mul_(factor).add_((1 - factor) * mean)
 
 
 def _saturate(images: Tensor, factor: Tensor) -> Tensor:
-    return _to_uint8(images * factor + (1 - factor) * functional.rgb_to_grayscale(images))
+    gray = _gray(images).mul_(1 - factor)
+    return images.mul_(factor).add_(gray)
 
 
-def _to_uint8(values: Tensor) -> Tensor:
-    # Cut, not rounded, as torchvision does between its colour steps on uint8.
-    return values.clamp_(0, 255).to(torch.uint8)
+def _gray(images: Tensor) -> Tensor:
+    """[batch, 1, size, size] of whole numbers, as torchvision gives them for uint8; to be read."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.split(1, dim=1)
+    return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).trunc_()
 
 
 @dataclass(frozen=True)
@@ -211,11 +239,22 @@ class RawImages(Deferred):
 
         Raises:
             DataError: the number of channels is not that of the statistics.
+            ValueError: an image has no generator.
         """
         normalization.check_channels(pixels.shape[-1])
-        augment = augment or AugmentConfig()
-        draws = None if generators is None else Draws.of(augment, generators)
+        if generators is not None and len(generators) != len(pixels):
+            raise ValueError(f"{len(pixels)} images, {len(generators)} generators")
+        draws = None
+        if augment is not None and generators is not None:
+            draws = Draws.of(augment, generators)
+        if augment is None or draws is None:
+            augment = UNCHANGED
         return cls(pixels, *_scale_and_shift(normalization), size, augment, draws)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the pixel values."""
+        return len(self.pixels), self.pixels.shape[-1], self.size, self.size
 
     @override
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -225,9 +264,44 @@ class RawImages(Deferred):
         return replace(self, pixels=pixels, scale=scale, shift=shift, draws=draws)
 
     @override
-    def finish(self) -> Tensor:
-        """Pixel values [batch, channels, size, size], float32."""
+    def finish(self, out: Tensor | None = None) -> Tensor:
+        """Pixel values [batch, channels, size, size], float32.
+
+        Args:
+            out: memory for them, on a CPU; None: new memory.
+        """
         # Encoders take channels first.
-        images = self.pixels.permute(0, 3, 1, 2).contiguous()
-        images = augment_images(images, self.augment, self.size, self.draws)
-        return torch.addcmul(self.shift, images.to(torch.float32), self.scale)
+        images = self.pixels.permute(0, 3, 1, 2)
+        if images.shape[-2:] != (self.size + self.augment.enlarge,) * 2:
+            images = images.contiguous()
+        images = _resized(images, self.augment, self.size)
+        if images.device.type == "cpu":
+            return self._finish_in_parts(images, out)
+        if self.draws is not None:
+            images = cut_together(images, self.draws, self.size)
+        values = images.contiguous().to(torch.float32)
+        if self.draws is not None:
+            _recolour(values, self.augment, self.draws.factors)
+        return torch.addcmul(self.shift, values, self.scale)
+
+    def _finish_in_parts(self, images: Tensor, out: Tensor | None) -> Tensor:
+        """The same on a CPU: some images at a time, which stay in its cache until they are done."""
+        values = torch.empty(self.shape) if out is None else out
+        step = max(1, PART_VALUES // values[0].numel())
+        scales, shifts = self.scale.flatten().tolist(), self.shift.flatten().unbind()
+        for at in range(0, len(images), step):
+            rows = slice(at, at + step)
+            part = values[rows]
+            if self.draws is None:
+                part.copy_(images[rows])
+            else:
+                of_part = self.draws.part(rows)
+                cut_each(images[rows], of_part, part)
+                _recolour(part, self.augment, of_part.factors)
+            for plane, scale, shift in zip(part.unbind(1), scales, shifts, strict=True):
+                # One multiply-add in one pass, as `addcmul`, which is slow with these shapes.
+                torch.add(shift, plane, alpha=scale, out=plane)
+        if self.draws is None and self.shape[1] == 1:
+            # The same memory, with the strides that say how it was decoded: layers choose by them.
+            values = values.as_strided(self.shape, images.stride())
+        return values

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -34,11 +34,13 @@ from typing_extensions import override
 
 from plumbline.batch import Batch
 from plumbline.errors import TrainingError
+from plumbline.loading.keys import Keys, SampleKey
 from plumbline.waiting import STOPPING
 
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+Given = TypeVar("Given", covariant=True)
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  where torch puts the tensors of a batch
 MAX_SOCKET_PATH = 107
@@ -108,21 +110,44 @@ class Fork(ForkContext):
         return _Queue(maxsize, ctx=self.get_context())
 
 
+class Gathering(Protocol[Given]):
+    """Samples by key, of which some can be had at once."""
+
+    def __getitem__(self, key: SampleKey) -> Given:
+        """The sample of a key."""
+        ...
+
+    def read_together(self, keys: Keys) -> Sequence[Given] | None:
+        """The samples of some keys; None where they come one by one."""
+        ...
+
+
 class Watched(Dataset[Item]):
     """A dataset that counts for each process how often it was read, where the others see it."""
 
-    def __init__(self, dataset: Dataset[Item], workers: int) -> None:
+    def __init__(self, dataset: Gathering[Item], workers: int) -> None:
         self._dataset = dataset
         # Anonymous memory, shared by the fork: neither a file nor a descriptor.
         self._memory = mmap.mmap(-1, 8 * workers)
         self._beats = np.frombuffer(self._memory, np.int64)
 
-    def __getitem__(self, key: object) -> Item:
+    def __getitem__(self, key: SampleKey) -> Item:
         sample = self._dataset[key]
+        self._beat()
+        return sample
+
+    def __getitems__(self, keys: Keys) -> Sequence[Item]:
+        """What torch asks for where it can: the samples of a batch."""
+        together = self._dataset.read_together(keys)
+        if together is None:
+            return [self[key] for key in keys]
+        self._beat()
+        return together
+
+    def _beat(self) -> None:
         worker = get_worker_info()
         assert worker is not None
         self._beats[worker.id] += 1
-        return sample
 
     def beats(self) -> int:
         """How often it was read, by all processes."""

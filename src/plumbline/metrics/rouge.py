@@ -50,13 +50,29 @@ def _rouge(
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer([_ROUGE_TYPES[name] for name in names], tokenizer=_Words())
-    longest = max(len(words(text)) for texts in references for text in texts)
     totals = dict.fromkeys(names, 0.0)
+    scored: dict[tuple[str, tuple[str, ...]], list[float]] = {}
     for prediction, texts in zip(predictions, references, strict=True):
-        best = scorer.score_multi(texts, prediction)
-        for name in names:
-            totals[name] += best[_ROUGE_TYPES[name]].fmeasure
+        sample = prediction, tuple(texts)
+        if sample not in scored:
+            scores = [scorer.score(text, prediction) for text in texts]
+            scored[sample] = [max(s[_ROUGE_TYPES[n]].fmeasure for s in scores) for n in names]
+        # Sample by sample, equal ones too: a sum of floats depends on its order.
+        for name, value in zip(names, scored[sample], strict=True):
+            totals[name] += value
+    enough = _most_words(references)
     return {
-        name: total / len(predictions) if longest >= (2 if name == "rouge2" else 1) else None
+        name: total / len(predictions) if enough >= (2 if name == "rouge2" else 1) else None
         for name, total in totals.items()
     }
+
+
+def _most_words(references: Sequence[Sequence[str]]) -> int:
+    """The words of the longest reference, counted up to two."""
+    most = 0
+    for texts in references:
+        for text in texts:
+            most = max(most, len(words(text)))
+            if most >= 2:
+                return most
+    return most

@@ -6,8 +6,12 @@ BLEU is that of sacrebleu, imported on first use because it is slow to import.
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 from plumbline.metrics.scripts import BleuTokenizer, is_chinese, is_mostly_unspaced
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.bleu import BLEU
 
 
 def normalize_answer(text: str) -> str:
@@ -93,13 +97,54 @@ def corpus_bleu(
 
     if tokenizer == "auto":
         tokenizer = _bleu_tokenizer([text for texts in references for text in texts])
-    most = max(map(len, references))
-    # None is an absent reference; an empty string would be a reference of length 0.
-    streams = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
     bleu = BLEU(tokenize=tokenizer)
-    score = bleu.corpus_score(list(predictions), streams)  # type: ignore[arg-type]
-    lengths = [len(bleu.tokenizer(text).split()) for texts in references for text in texts]
-    return score.score if max(lengths) >= 4 else None, str(bleu.get_signature())
+    score = _bleu(bleu, predictions, references)
+    texts = (text for texts in references for text in texts)
+    has_figure = any(len(bleu.tokenizer(text).split()) >= 4 for text in texts)
+    return score if has_figure else None, str(bleu.get_signature())
+
+
+_AT_ONCE = 64
+"""Samples that sacrebleu is given together: it keeps all their n-grams, through which Python
+looks for garbage again and again."""
+
+
+def _bleu(bleu: "BLEU", predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """The score of a corpus by that of its parts: BLEU is a function of sums of whole numbers.
+
+    Samples with the same texts are counted by the library once, and by their number here.
+    """
+    distinct = Counter(zip(predictions, map(tuple, references), strict=True))
+    by_number: defaultdict[int, list[tuple[str, tuple[str, ...]]]] = defaultdict(list)
+    for sample, number in distinct.items():
+        by_number[number].append(sample)
+    # [2 + 2 * n-gram orders]: lengths of predictions and references, n-grams right, n-grams made
+    sums = [0] * (2 + 2 * bleu.max_ngram_order)
+    for number, samples in by_number.items():
+        for at in range(0, len(samples), _AT_ONCE):
+            some = samples[at : at + _AT_ONCE]
+            part = bleu.corpus_score([text for text, _ in some], _streams(some))
+            found = [part.sys_len, part.ref_len, *part.counts, *part.totals]
+            sums = [total + number * n for total, n in zip(sums, found, strict=True)]
+    numbers = {len(texts) for texts in references}
+    bleu.num_refs = numbers.pop() if len(numbers) == 1 else -1  # as the library says "vary"
+    sys_len, ref_len, *ngrams = sums
+    whole = bleu.compute_bleu(
+        ngrams[: bleu.max_ngram_order],
+        ngrams[bleu.max_ngram_order :],
+        sys_len,
+        ref_len,
+        smooth_method=bleu.smooth_method,
+    )
+    return whole.score
+
+
+def _streams(samples: Sequence[tuple[str, tuple[str, ...]]]) -> list[list[str]]:
+    """The references as sacrebleu wants them: the first of every sample, the second, and so on."""
+    most = max(len(texts) for _, texts in samples)
+    # None is an absent reference; an empty string would be a reference of length 0.
+    streams = [[texts[i] if i < len(texts) else None for _, texts in samples] for i in range(most)]
+    return cast(list[list[str]], streams)  # its types forget that one may be absent
 
 
 def _bleu_tokenizer(texts: Sequence[str]) -> BleuTokenizer:

@@ -49,13 +49,13 @@ def spread_like(tensor: Tensor, pattern: Tensor) -> Tensor:
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
     """Weights under the names of the plain model, on the CPU, each shared tensor once."""
-    return dict(plain_tensors(model))
+    return {name: tensor.cpu().contiguous() for name, tensor in plain_tensors(model)}
 
 
 def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """`plain_state`, a tensor at a time; all processes draw it if the model is spread over them."""
+    """Weights as in `plain_state`, but where they are; all processes that share a model draw it."""
     for name, tensor in _distinct(model):
-        yield name, whole(tensor.detach()).cpu().contiguous()
+        yield name, whole(tensor.detach())
 
 
 _LEFT_OUT = "_plumbline_left_out"

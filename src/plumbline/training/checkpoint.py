@@ -1,8 +1,9 @@
 """Training state on disk: whole, digested, bound to one run by its fingerprint.
 
-`<root>/<fingerprint>/step-<n>/` holds the full state after micro-step n (weights, optimiser, clock,
-history) and what makes the run (`identity.json`), `best/` the weights with the best monitored
-metric. Tensors are safetensors and the rest JSON: nothing here can execute code.
+`<root>/<fingerprint>/step-<n>/` holds the full state after micro-step n (weights, optimiser, clock)
+and what makes the run (`identity.json`), `best/` the weights with the best monitored metric, and
+`history.jsonl` the rows of all states. Tensors are safetensors and the rest JSON: nothing here can
+execute code.
 """
 
 import importlib.metadata
@@ -11,9 +12,9 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -42,7 +43,8 @@ from plumbline.models.weights import (
 )
 from plumbline.params import describe_differences, list_differences
 from plumbline.training.clock import BestState
-from plumbline.training.history import Tables
+from plumbline.training.history import History
+from plumbline.training.history_file import Extent, HistoryFile, Line
 from plumbline.training.schedule import PlateauState
 from plumbline.training.stopping import WaitingState
 
@@ -57,7 +59,6 @@ class TrainingState:
     fingerprint: str
     clock: dict[str, int]
     best: BestState
-    history: Tables
     scaler: dict[str, object] = field(default_factory=dict)
     """Of the gradient scaler; empty unless the precision is fp16."""
     plateau: PlateauState = field(default_factory=PlateauState)
@@ -66,6 +67,9 @@ class TrainingState:
     """Of early stopping, by metric."""
     micro_batch_size: int | None = None
     """As in `Progress`."""
+
+    history: Extent | None = None
+    """How much of the file of the history is this state's; None before it is saved."""
 
 
 _STEP = re.compile(r"step-(\d+)")
@@ -98,6 +102,7 @@ class CheckpointStore:
             keep_every_epochs: the state after so many epochs stays as a snapshot.
         """
         self.folder = folder
+        self.history = HistoryFile(folder / "history.jsonl")
         self.fingerprint = fingerprint
         self._identity = identity
         self._keep_every = keep_every_epochs
@@ -129,14 +134,16 @@ class CheckpointStore:
         weights: Mapping[str, Tensor],
         moments: Mapping[str, Tensor],
         state: TrainingState,
+        rows: Sequence[Line],
         epoch: int,
     ) -> None:
         """Write the full state, then remove the one before unless it is a snapshot.
 
         Args:
-            weights: those of the model, by `plain_tensors`.
-            moments: those of its optimiser, by `optimizer_tensors`.
-            state: the rest.
+            weights: those of the model, by `plain_tensors`, on the CPU.
+            moments: those of its optimiser, by `optimizer_tensors`, on the CPU.
+            state: the rest, but for the history.
+            rows: of the history, those that `history.take` gave.
             epoch: number of the epoch that just ended, 0 within an epoch.
         """
         states = _states(self.folder).values()
@@ -147,8 +154,9 @@ class CheckpointStore:
         with staged_folder(final) as partial:
             save_tensors(dict(weights), partial / WEIGHTS)
             save_tensors(dict(moments), partial / "optimizer.safetensors")
-            # Not dump_json: rows keep the order of their columns, and a skipped step holds a NaN.
-            (partial / "state.json").write_text(json.dumps(vars(state)), encoding="utf-8")
+            # Before the state has its name: rows that no state reaches are cut off later.
+            reaching = replace(state, history=self.history.append(rows))
+            (partial / "state.json").write_text(json.dumps(vars(reaching)), encoding="utf-8")
             if self._identity is not None:
                 (partial / IDENTITY).write_text(dump_json(self._identity), encoding="utf-8")
             if epoch and self._keep_every and epoch % self._keep_every == 0:
@@ -165,14 +173,20 @@ class CheckpointStore:
 
     def restore(
         self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> TrainingState:
-        """Load a full state into model and optimiser.
+    ) -> tuple[TrainingState, History]:
+        """Load a full state into model and optimiser; the rest of it, and its history.
 
         Raises:
-            CheckpointError: damaged, or it belongs to a run with another fingerprint.
+            CheckpointError: damaged, of another version of plumbline, or it belongs to a run with
+                another fingerprint.
         """
         verify_digests(path, remedy=self._without(path))
-        state = TrainingState(**read_json(path / "state.json"))
+        stored = read_json(path / "state.json")
+        if set(stored) != {own.name for own in fields(TrainingState)}:
+            raise CheckpointError(
+                f"{path}: was written by another version of plumbline; {self._without(path)}"
+            )
+        state = TrainingState(**stored)
         # The folder's name has but the first 16 digits of it.
         if state.fingerprint != self.fingerprint:
             raise CheckpointError(
@@ -181,9 +195,11 @@ class CheckpointStore:
             )
         if state.best.get("value") is not None:  # hours before it is needed
             verify_digests(self.folder / "best", remedy=self._anew())
+        assert state.history is not None, "it was saved"
+        history = self.history.read(state.history, remedy=self._anew())
         load_weights(model, path / WEIGHTS)
         _restore_optimizer(optimizer, read_tensors(path / "optimizer.safetensors"))
-        return state
+        return state, history
 
     def _without(self, damaged: Path) -> str:
         """What to do about a damaged state: what remains if it goes."""
@@ -218,7 +234,7 @@ class CheckpointStore:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    """What an optimiser keeps of its parameters, by their number and its own names, on the CPU.
+    """What an optimiser keeps of its parameters, by their number and its own names.
 
     All processes draw it if the parameters are spread over them.
     """
@@ -226,8 +242,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, T
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             # A plugin's may keep plain numbers. All processes come to each tensor in turn.
-            tensor = whole(torch.as_tensor(value).detach())
-            yield f"{index}.{name}", tensor.cpu().contiguous()
+            yield f"{index}.{name}", whole(torch.as_tensor(value).detach())
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

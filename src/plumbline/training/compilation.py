@@ -26,6 +26,10 @@ from plumbline.training.task import Task
 PROGRAMS = 16
 """Most programs of one function; what comes in yet another size is computed without one."""
 
+MOST_LAYERS = 16
+"""Of a model that is compiled as a whole where no setting says so: its program takes minutes to be
+made else."""
+
 Result = TypeVar("Result")
 Pass = Callable[[nn.Module, Batch], Result]
 """What a task computes of a batch."""
@@ -51,6 +55,8 @@ class Compilation:
     """As torch.compile calls it, or none."""
     config: CompileConfig
     processes: Processes
+    unit: str = ""
+    """Whole or layers, once it is applied."""
     failure: str = ""
     """Why nothing is compiled any more."""
     _open: set[tuple[str, int]] = field(default_factory=set)
@@ -64,12 +70,6 @@ class Compilation:
         """Whether anything is compiled."""
         return self.mode != "none" and not self.failure
 
-    @property
-    def unit(self) -> str:
-        """Whole or layers."""
-        # A program of more than one layer would hold their meetings with other processes.
-        return "layers" if self.processes.sharded else self.config.unit
-
     def apply(self, model: nn.Module, task: Task) -> Task:
         """Compile the layers of a model in place, or what a task computes.
 
@@ -78,14 +78,23 @@ class Compilation:
         """
         if not self.is_on:
             return task
+        layers = [layer for stack in stacks(model) for layer in stack]
+        self.unit = self._unit(len(layers))
         if self.unit == "whole":
             window = task.window and replace(task.window, embed=self._compiled(task.window.embed))
             return replace(task, loss=self._compiled(task.loss), window=window)
-        self._layers = [layer for stack in stacks(model) for layer in stack]
+        self._layers = layers
         for layer in self._layers:
             # Of the object: its weights keep their names.
             layer.compile(**self._options(), dynamic=bool(self._open))
         return task
+
+    def _unit(self, layers: int) -> str:
+        if self.processes.sharded:
+            return "layers"  # a program of several would hold their meetings with other processes
+        if self.config.unit != "auto":
+            return self.config.unit
+        return "whole" if layers <= MOST_LAYERS else "layers"
 
     def _options(self) -> dict[str, object]:
         mode = None if self.mode == "default" else self.mode

@@ -12,9 +12,10 @@ class CompileConfig(Config):
     """auto: default on a GPU, none on a CPU. reduce-overhead replays CUDA graphs, which helps small
     models; max-autotune tries kernels out, and gives the same bits as long as the compiler's cache
     beside the project's state stands."""
-    unit: Literal["whole", "layers"] = "whole"
-    """What is compiled at a time: the model with its loss, or layer by layer, which starts sooner
-    and fuses less. Layers that are spread over processes are compiled one by one."""
+    unit: Literal["auto", "whole", "layers"] = "auto"
+    """What is compiled at a time: the model with its loss as one program, which takes some four
+    seconds a layer to be made, or layers, which share a program and fuse less. auto: layers of a
+    model of more than 16, and of one whose layers are spread over processes."""
     fullgraph: bool = False
     """Give compilation up where a part would be left to Python, rather than split the program."""
     dynamic: bool = True

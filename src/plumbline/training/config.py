@@ -184,6 +184,8 @@ class CheckpointConfig(Config):
 
     every_steps: int | None = Field(None, ge=1)
     """Optimiser steps between saves within an epoch; each epoch's end is saved in any case."""
+    every_minutes: float | None = Field(None, gt=0.0)
+    """Minutes after which a state is saved within an epoch; no figure depends on it."""
     keep_every_epochs: int = Field(7, ge=0)
     """The state of every such epoch stays as a snapshot while training runs; 0: none."""
     keep_after_success: bool = False

@@ -1,11 +1,10 @@
-"""What training measured, row by row; it travels in the checkpoint and ends in the outputs."""
+"""What training measured, row by row; it lies beside the checkpoints and ends in the outputs."""
 
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NotRequired, TypedDict
 
 from plumbline.training.clock import Best, Clock
 
@@ -14,17 +13,6 @@ Row = dict[str, float | int]
 Skipped = dict[str, int | str]
 
 MICRO_STEPS = ("micro_step", "global_step")
-
-
-class Tables(TypedDict):
-    """A history as plain data."""
-
-    steps: list[Row]
-    micro: list[Row]
-    validations: list[Row]
-    skipped: list[Skipped]
-    splits: NotRequired[list[Skipped]]
-    """Absent in states of earlier versions."""
 
 
 @dataclass
@@ -44,8 +32,8 @@ class History:
     """Steps made again in smaller micro-batches: global_step, micro_step, epoch, micro_batch_size
     (from here on), reason."""
 
-    def state(self) -> Tables:
-        """The tables as plain data, for a checkpoint."""
+    def tables(self) -> dict[str, list[Row] | list[Skipped]]:
+        """The tables themselves by their names, to be read or filled."""
         return {
             "steps": self.steps,
             "micro": self.micro,
@@ -53,11 +41,6 @@ class History:
             "skipped": self.skipped,
             "splits": self.splits,
         }
-
-    @classmethod
-    def from_state(cls, state: Tables) -> "History":
-        """The inverse of `state`."""
-        return cls(**state)
 
     def write(self, folder: Path) -> None:
         """Write `train.csv`, `micro.csv`, `val.csv`, `skipped.csv`, `splits.csv`, floats exactly.

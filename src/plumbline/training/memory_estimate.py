@@ -46,6 +46,9 @@ class MemoryNeed:
     """The state that it keeps of them."""
     activations: int
     """All else: what the backward pass needs, logits, the batch itself, intermediate results."""
+    copies: int
+    """Of weights and optimizer state, from which checkpoints are written; those of a GPU's tensors
+    are in the memory of the host, and none here."""
 
     @property
     def total(self) -> int:
@@ -173,7 +176,9 @@ class Estimator:
             state = _bytes(tree_leaves(list(optimizer.state.values())))
         # From the second step on the passes have the state beside them, as the update has.
         peak = max(of_passes, live.peak - state)
-        return MemoryNeed(_bytes(held), _bytes(gradients), state, peak - _bytes(gradients))
+        weights, of_gradients = _bytes(held), _bytes(gradients)
+        copies = weights + state if self._machine.device.type == "cpu" else 0
+        return MemoryNeed(weights, of_gradients, state, peak - of_gradients, copies)
 
     def flops(self, batch: Batch) -> StepFlops:
         """As `count_step`, without its memory."""

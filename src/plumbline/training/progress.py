@@ -46,7 +46,7 @@ class Progress:
         return self.best.update(value, config.direction, self.clock)
 
     def state(self, fingerprint: str, scaler: dict[str, object]) -> TrainingState:
-        """All of it as plain data.
+        """All of it but the history as plain data, which does not change as the training goes on.
 
         Args:
             fingerprint: of the run.
@@ -56,17 +56,15 @@ class Progress:
             fingerprint=fingerprint,
             clock=asdict(self.clock),
             best=self.best.state(),
-            history=self.history.state(),
             scaler=scaler,
             plateau=self.plateau.state(),
             stopping=self.stopping.state(),
             micro_batch_size=self.micro_batch_size,
         )
 
-    def load(self, state: TrainingState) -> None:
-        """The inverse of `state`."""
-        self.clock, self.best = Clock(**state.clock), Best(**state.best)
-        self.history = History.from_state(state.history)
+    def load(self, state: TrainingState, history: History) -> None:
+        """The inverse of `state`, with the history up to it."""
+        self.clock, self.best, self.history = Clock(**state.clock), Best(**state.best), history
         self.plateau = Plateau(**state.plateau)
         self.stopping.load_state(state.stopping)
         self.micro_batch_size = state.micro_batch_size

@@ -227,7 +227,10 @@ def _prepared(
 
 
 _SHAPE_NOTHING = {
-    "train": {"loader": {"workers", "cache_mb", "timeout_s"}, "trainer": {"timeout_s"}}
+    "train": {
+        "loader": {"workers", "cache_mb", "timeout_s"},
+        "trainer": {"timeout_s", "checkpoint"},
+    }
 }
 """Settings under any value of which a training goes on from its state."""
 

@@ -1,16 +1,21 @@
 """When and how the state of a training is saved, and how a run goes on from it."""
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from plumbline.errors import PlumblineError
 from plumbline.loading.workers import LoaderError
 from plumbline.models.weights import plain_tensors
+from plumbline.training.background_writer import BackgroundWriter
 from plumbline.training.checkpoint import CheckpointStore, optimizer_tensors
+from plumbline.training.config import CheckpointConfig
+from plumbline.training.host_copy import HostCopy
 from plumbline.training.processes import Processes
 from plumbline.training.progress import Progress
 from plumbline.training.signals import StopRequest, WaitInterrupted
@@ -18,9 +23,12 @@ from plumbline.training.signals import StopRequest, WaitInterrupted
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Saving:
-    """The saved states of one training: all that its end depends on, or it could not resume."""
+    """The saved states of one training: all that its end depends on, or it could not resume.
+
+    The loop waits for copies of the tensors alone, which are written beside it.
+    """
 
     store: CheckpointStore
     model: nn.Module
@@ -28,8 +36,11 @@ class Saving:
     scaler: torch.GradScaler
     progress: Progress
     processes: Processes
-    every_steps: int | None
-    """Optimiser steps between saves within an epoch."""
+    config: CheckpointConfig
+    _weights: HostCopy = field(default_factory=HostCopy, init=False)
+    _moments: HostCopy = field(default_factory=HostCopy, init=False)
+    _writer: BackgroundWriter = field(default_factory=BackgroundWriter, init=False)
+    _saved_s: float = field(default_factory=time.monotonic, init=False)
 
     def resume(self) -> None:
         """Go on from the newest state of this very run, if there is one.
@@ -42,37 +53,97 @@ class Saving:
             if self.processes.is_main and (other := self.store.nearest_other()):
                 logger.info("starting anew: %s", other)
             return
-        state = self.store.restore(latest, self.model, self.optimizer)
-        self.progress.load(state)
+        state, history = self.store.restore(latest, self.model, self.optimizer)
+        self.progress.load(state, history)
         self.scaler.load_state_dict(state.scaler)
         logger.info("resuming after optimiser step %d", self.progress.clock.global_step)
 
     def save(self, epoch_ended: int = 0) -> None:
-        """Save the whole state, at the boundary of an optimiser step.
+        """Begin to save the whole state, at the boundary of an optimiser step.
 
         Args:
             epoch_ended: number of the epoch that just ended; 0 within an epoch.
         """
+        self._copy(self._weights, lambda: plain_tensors(self.model))
+        self._copy(self._moments, lambda: optimizer_tensors(self.optimizer))
+        self._saved_s = time.monotonic()
+        if not self.processes.is_main:
+            return
         state = self.progress.state(self.store.fingerprint, self.scaler.state_dict())
-        weights = self._gathered(plain_tensors(self.model))
-        moments = self._gathered(optimizer_tensors(self.optimizer))
-        self.processes.from_main(lambda: self.store.save(weights, moments, state, epoch_ended))
+        rows = self.store.history.take(self.progress.history)
+
+        def write() -> None:
+            weights, moments = self._weights.read(), self._moments.read()
+            self.store.save(weights, moments, state, rows, epoch_ended)
+
+        self._writer.begin(write)
 
     def save_best(self) -> None:
-        """Keep the weights as they are now as the best ones."""
-        best, weights = self.progress.best.state(), self._gathered(plain_tensors(self.model))
-        self.processes.from_main(lambda: self.store.save_best(weights, best))
+        """Begin to keep the weights as they are now as the best ones.
+
+        They are written before any later state, which counts on them.
+        """
+        self._copy(self._weights, lambda: plain_tensors(self.model))
+        best = self.progress.best.state()
+        if self.processes.is_main:
+            self._writer.begin(lambda: self.store.save_best(self._weights.read(), best))
 
     def within_epoch(self, stop: StopRequest) -> None:
         """After a step: save where that is due, or where the process is to stop, and then stop."""
-        every = self.every_steps
+        self._writer.check()
         # Asked first and always: several processes answer each other at the same moments.
-        if stop.requested() or (every and self.progress.clock.global_step % every == 0):
+        if stop.requested() or self._is_due():
             self.save()
         stop.leave()
 
+    def presses(self) -> bool:
+        """Whether a state is due by the clock, or one could not be written."""
+        return self._writer.failed or self._is_late()
+
+    def _is_due(self) -> bool:
+        every = self.config.every_steps
+        by_steps = every is not None and self.progress.clock.global_step % every == 0
+        return by_steps or self._is_late()
+
+    def _is_late(self) -> bool:
+        minutes = self.config.every_minutes
+        if minutes is None:
+            return False
+        # The clock of the main process alone decides: all copy their parts at the same step.
+        late = time.monotonic() - self._saved_s >= 60 * minutes
+        return self.processes.sum([late and self.processes.is_main])[0] > 0
+
+    def finish(self) -> None:
+        """Wait until all that was begun to be saved is written; every process waits."""
+        self.processes.from_main(self._writer.wait)
+
     @contextmanager
-    def where_data_fails(self, stop: StopRequest) -> Iterator[None]:
+    def to_the_end(self, stop: StopRequest) -> Iterator[None]:
+        """A block that ends, however it does, when all that was begun to be saved is written.
+
+        Where no batch comes, the state is saved first.
+        """
+        try:
+            with self._where_data_fails(stop):
+                yield
+        except SystemExit:  # after a signal, on which all processes agreed
+            self.finish()
+            raise
+        except BaseException:
+            self._leave_written()
+            raise
+        self.finish()
+        stop.obey()  # a signal may have come while it was written
+
+    def _leave_written(self) -> None:
+        """Wait for what is being written, behind an error that is the one to be raised."""
+        try:
+            self._writer.wait()
+        except PlumblineError as error:
+            logger.error("%s", error)
+
+    @contextmanager
+    def _where_data_fails(self, stop: StopRequest) -> Iterator[None]:
         """Save the state where no batch comes: the clock stands at the boundary of a step."""
         try:
             yield
@@ -85,11 +156,18 @@ class Saving:
                 self.save()
             raise
 
-    def _gathered(self, tensors: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """Whole tensors for the main process to write; the others help where they hold parts."""
+    def _copy(self, copy: HostCopy, tensors: Callable[[], Iterator[tuple[str, Tensor]]]) -> None:
+        """Copy tensors as they are now, unless that was done since the last batch."""
+        now = self.progress.clock.micro_step
+        if copy.at != now:  # weights that are the best so far are those of the state, too
+            self._writer.wait()  # it reads what is overwritten here
+            copy.take(self._gathered(tensors()), at=now)
+
+    def _gathered(self, tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Whole tensors for the main process to copy; the others help where they hold parts."""
         if not (self.processes.is_main or self.processes.sharded):
-            return {}
-        keep = self.processes.is_main
+            return
         with self.processes.lockstep():
-            # The others let go of each at once.
-            return {name: tensor for name, tensor in tensors if keep}
+            for named in tensors:
+                if self.processes.is_main:
+                    yield named

@@ -108,9 +108,9 @@ class Trainer:
         self._validation = Validation(
             self.model, measuring, validation, config, machine, self.progress, self._stop, log
         )
-        every = config.checkpoint.every_steps
+        saving, processes = config.checkpoint, machine.processes
         self._saving = Saving(
-            store, self.model, optimizer, scaler, self.progress, machine.processes, every
+            store, self.model, optimizer, scaler, self.progress, processes, saving
         )
 
     def fit(self) -> FitResult:
@@ -125,7 +125,7 @@ class Trainer:
         gpu, clock = GpuFigures(self._machine.device), self.progress.clock
         quiet = not self._machine.processes.is_main
         shown = progress("training", self.total_steps, "steps", quiet=quiet)
-        saved = self._saving.where_data_fails(self._stop)
+        saved = self._saving.to_the_end(self._stop)
         running, loading = self._compilation.running(), self._keeping_workers()
         with naming_dead_workers(), running, self._stop, shown as show, saved, loading:
             show(clock.global_step, "")
@@ -186,7 +186,7 @@ class Trainer:
         config, step = self._config, self.progress.clock.global_step + 1
         every = (config.validate_every_steps, config.checkpoint.every_steps)
         due = step >= self.total_steps or any(number and step % number == 0 for number in every)
-        return due or self._stop.requested()
+        return due or self._saving.presses() or self._stop.requested()
 
     def _finished(self) -> bool:
         clock = self.progress.clock

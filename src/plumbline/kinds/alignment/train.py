@@ -113,10 +113,7 @@ def collate(
         equal where medium or caption is the same, -1 for a dropped caption; widths: a list of the
         embedding widths of this batch, empty for the full one; sample_index [batch].
     """
-    draws = None
-    if training:
-        # Keyed by sample and epoch: a medium is augmented alike in whichever batch it is.
-        draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
+    draws = inputs.draws(samples, seed) if training else None
     text_numbers = np.array([s["text_number"] for s in samples])
     # The row of each medium's caption among the distinct ones, each of which is encoded once.
     _, first, text_index = np.unique(text_numbers, return_index=True, return_inverse=True)

@@ -37,7 +37,7 @@ def collate(samples: Sequence[Sample], *, pad: int) -> Batch:
         "input_ids": torch.from_numpy(ids),
         "labels": labels,
         **labelled_places(labels),
-        "sample_index": torch.tensor(sample_numbers(samples)),
+        "sample_index": torch.from_numpy(sample_numbers(samples)),
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbline.batch import IGNORE_INDEX, Sample
+from plumbline.batch import IGNORE_INDEX, Columns, Sample
 from plumbline.errors import DataError
 from plumbline.kinds.headed.rows import HeadedRows
 from plumbline.loading.cache_reader import TrainingCache
@@ -60,6 +60,10 @@ class LabelledRows(HeadedRows):
     def sample(self, index: int, epoch: int) -> Sample:
         """A value and its labels."""
         return {**self.fetch(index, epoch), "labels": self.labels[index]}
+
+    def samples(self, indices: NDArray[np.int64], epoch: int) -> Columns:
+        """The same of several [samples]."""
+        return Columns({**self.fetch_all(indices, epoch), "labels": self.labels[indices]})
 
 
 def _renumber(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, sample_numbers
+from plumbline.batch import IGNORE_INDEX, Batch, LossSum, Sample, column, sample_numbers
 from plumbline.errors import ConfigError, DataError
 from plumbline.kinds.classification.loss import chosen_loss
 from plumbline.kinds.classification.model import ClassifierSpec
@@ -26,7 +26,7 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.inputs import Input
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
-from plumbline.loading.random import keyed_generator, keyed_seed
+from plumbline.loading.random import keyed_seed
 from plumbline.losses.class_weights import ClassWeights, class_weights
 from plumbline.losses.classification import ClassLoss
 from plumbline.metrics.classification import accuracy, confusion_matrix, macro_f1
@@ -49,17 +49,14 @@ def collate(
     Returns:
         what `inputs` collates, under `inputs`; labels: part -> [batch]; sample_index [batch].
     """
-    draws = None
-    if training:
-        # Keyed by sample and epoch: a value is augmented alike in whichever batch it is.
-        draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
+    draws = inputs.draws(samples, seed) if training else None
     stack = inputs.collate_raw if raw else inputs.collate
     numbers = sample_numbers(samples)
-    labels = torch.from_numpy(np.stack([sample["labels"] for sample in samples]))  # [batch, parts]
+    labels = torch.from_numpy(np.asarray(column(samples, "labels")))  # [batch, parts]
     return {
-        "inputs": stack([sample["value"] for sample in samples], numbers, draws),
+        "inputs": stack(column(samples, "value"), numbers, draws),
         "labels": {part: labels[:, at] for at, part in enumerate(parts)},
-        "sample_index": torch.tensor(numbers),
+        "sample_index": torch.from_numpy(numbers),
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbline.batch import Sample
+from plumbline.batch import Column, Sample
 from plumbline.loading.cache_reader import TrainingCache, group_samples
 from plumbline.loading.inputs import Input
 
@@ -73,6 +73,11 @@ class HeadedRows:
         """A sample without its targets."""
         value = self._inputs.fetch(int(self.numbers[index]))
         return {"index": index, "epoch": epoch, "value": value}
+
+    def fetch_all(self, indices: NDArray[np.int64], epoch: int) -> dict[str, Column]:
+        """The same of several [samples], by column."""
+        values = self._inputs.fetch_all(self.numbers[indices])
+        return {"index": indices, "epoch": np.full(len(indices), epoch), "value": values}
 
 
 def parts_with_samples(

@@ -95,7 +95,7 @@ def join_rows(
         **labelled_places(joined),
         "position_ids": layout.positions(lengths),
         "spans": layout.spans(lengths, lengths),  # a token sees its own sample alone
-        "sample_index": torch.tensor(sample_numbers(samples)),
+        "sample_index": torch.from_numpy(sample_numbers(samples)),
     }
 
 

@@ -89,7 +89,7 @@ def collate(samples: Sequence[Sample], *, spec: MaskedLmSpec, seed: int, first_w
         "attention_mask": padding_mask(lengths, input_ids.shape[1]).long(),
         "labels": joined,
         **labelled_places(joined),
-        "sample_index": torch.tensor(sample_numbers(samples)),
+        "sample_index": torch.from_numpy(sample_numbers(samples)),
     }
 
 

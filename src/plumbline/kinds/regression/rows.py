@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbline.batch import Sample
+from plumbline.batch import Columns, Sample
 from plumbline.errors import DataError
 from plumbline.kinds.headed.rows import HeadedRows
 from plumbline.loading.cache_reader import TrainingCache
@@ -52,3 +52,9 @@ class NumberedRows(HeadedRows):
         # Left out where there are none: `collate` asks for them where they scale errors.
         weights = {} if self.weights is None else {"weights": self.weights[index]}
         return {**self.fetch(index, epoch), "targets": self.values[index], **weights}
+
+    def samples(self, indices: NDArray[np.int64], epoch: int) -> Columns:
+        """The same of several [samples]."""
+        weights = {} if self.weights is None else {"weights": self.weights[indices]}
+        targets = self.values[indices]
+        return Columns({**self.fetch_all(indices, epoch), "targets": targets, **weights})

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from plumbline.batch import Batch, LossSum, Sample, sample_numbers
+from plumbline.batch import Batch, LossSum, Sample, column, sample_numbers
 from plumbline.errors import ConfigError, DataError
 from plumbline.kinds.headed.model import Classifier
 from plumbline.kinds.headed.rows import parts_with_samples
@@ -19,7 +19,7 @@ from plumbline.kinds.regression.model import RegressorSpec
 from plumbline.kinds.regression.rows import NumberedRows
 from plumbline.kinds.regression.settings import VALUE_LOSSES, RegressionTaskConfig
 from plumbline.loading.inputs import Input
-from plumbline.loading.random import keyed_generator, keyed_seed
+from plumbline.loading.random import keyed_seed
 from plumbline.losses.regression import ValueLoss
 from plumbline.registry import load_attribute
 from plumbline.shapes.moments import Moments
@@ -60,23 +60,20 @@ def collate(
         what `inputs` collates, under `inputs`; targets [batch, parts] float32, NaN where there is
         none; weights [batch, parts] float32, where numbers have weights; sample_index [batch].
     """
-    draws = None
-    if training:
-        # Keyed by sample and epoch: a value is augmented alike in whichever batch it is.
-        draws = [keyed_generator(seed, "augment", s["epoch"], s["index"]) for s in samples]
+    draws = inputs.draws(samples, seed) if training else None
     stack = inputs.collate_raw if raw else inputs.collate
     numbers = sample_numbers(samples)
     # In float64: large numbers that differ little would lose their digits as float32.
-    targets = (np.stack([sample["targets"] for sample in samples]) - scale.mean) / scale.std
+    targets = (np.asarray(column(samples, "targets")) - scale.mean) / scale.std
     weights: Batch = {}
     if scale.weight is not None:
-        stacked = np.stack([sample["weights"] for sample in samples]) / scale.weight
+        stacked = np.asarray(column(samples, "weights")) / scale.weight
         weights["weights"] = torch.from_numpy(stacked.astype(np.float32))
     return {
         **weights,
-        "inputs": stack([sample["value"] for sample in samples], numbers, draws),
+        "inputs": stack(column(samples, "value"), numbers, draws),
         "targets": torch.from_numpy(targets.astype(np.float32)),
-        "sample_index": torch.tensor(numbers),
+        "sample_index": torch.from_numpy(numbers),
     }
 
 

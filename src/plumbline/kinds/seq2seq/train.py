@@ -84,7 +84,7 @@ def collate(samples: Sequence[Sample], *, special_ids: SpecialIds) -> Batch:
         "decoder_input_ids": torch.from_numpy(shift_right(labels, special_ids)),
         "labels": torch.from_numpy(labels),
         **labelled_places(torch.from_numpy(labels)),
-        "sample_index": torch.tensor(sample_numbers(samples)),
+        "sample_index": torch.from_numpy(sample_numbers(samples)),
     }
 
 
@@ -109,7 +109,7 @@ def pack(samples: Sequence[Sample], *, special_ids: SpecialIds, one_row: bool) -
         **labelled_places(labels),
         "position_ids": layout.positions(targets),
         "spans": layout.spans(targets, sources),
-        "sample_index": torch.tensor(sample_numbers(samples)),
+        "sample_index": torch.from_numpy(sample_numbers(samples)),
     }
 
 
