@@ -129,10 +129,12 @@ class TalkRows:
 
     def _shared(self, samples: Sequence[Sample]) -> Batch:
         """What has nothing to do with rows, but for their order."""
-        batch: Batch = {"sample_index": torch.tensor(sample_numbers(samples))}
+        batch: Batch = {"sample_index": torch.from_numpy(sample_numbers(samples))}
         if "features" in samples[0]:
             features = np.concatenate([sample["features"] for sample in samples])
             return batch | {"image_features": torch.from_numpy(features)}
         images = np.concatenate([sample["pixels"] for sample in samples])
         pixels = RawImages.of(torch.from_numpy(images), self.normalize, self.image_size)
+        if not len(images):  # nobody shows one
+            return batch | {"pixel_values": torch.zeros(pixels.shape)}
         return batch | {"pixel_values": pixels if self.raw else pixels.finish()}
