@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +105,17 @@ class Killed(BaseException):
 
 def dying(job: TrainingJob, after: int) -> TrainingJob:
     """The job, killed when its loader makes a certain batch."""
-    collate, made = job.task.collate, iter(range(10**6))
+    made = iter(range(10**6))
 
-    def killing(samples: Sequence[Any]) -> Batch:
+    def killing(collate: Callable[..., Batch], samples: Sequence[Any]) -> Batch:
         if next(made) == after:
             raise Killed
         return collate(samples)
 
-    return replace(job, task=replace(job.task, collate=killing))
+    # Of the two ways of making batches the device decides on one.
+    plain = partial(killing, job.task.collate)
+    raw = job.task.collate_raw or job.task.collate
+    return replace(job, task=replace(job.task, collate=plain, collate_raw=partial(killing, raw)))
 
 
 def kill_and_resume(make_job: MakeJob, name: str, **trainer: Any) -> list[dict[str, str]]:

@@ -19,8 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from plumbline.batch import LossSum
 from plumbline.models.packed import Packing
 
-CHUNK_BYTES = 2**26
-"""Of logits in float32 that are made at a time; a loss keeps some three times as much."""
+CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**30}
+"""Of logits in float32 that are made at a time; a loss keeps some three times as much. A GPU would
+wait for the host to begin the many kernels of small ones."""
 COMPILED_BYTES = 2**32
 """Of logits in half precision that a compiled loss makes at a time."""
 
@@ -155,7 +156,8 @@ def rows_at_a_time(head: nn.Module) -> int:
 
 def rows_of(weight: Tensor) -> int:
     """The same, of the map's weight [vocab, width]."""
-    return max(1, CHUNK_BYTES // (4 * len(weight)))
+    most = CHUNK_BYTES.get(weight.device.type, CHUNK_BYTES["cpu"])
+    return max(1, most // (4 * len(weight)))
 
 
 def _chunks(head: nn.Module, hidden: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

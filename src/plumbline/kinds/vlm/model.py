@@ -96,8 +96,13 @@ class Vlm(nn.Module):
         """
         text = self.decoder.get_input_embeddings()(input_ids)
         image = self.embed_image(image_features).to(text.dtype)
-        inputs: Tensor = text.masked_scatter(places.unsqueeze(-1), image)
-        return inputs
+        if not len(image):
+            return text
+        # As `masked_scatter`, for whose gradient the host waits: which token of an image stands in
+        # a place, or did in the last one before it.
+        order = (places.flatten().cumsum(0) - 1).clamp(min=0)
+        seen = image.flatten(0, 1).index_select(0, order).view_as(text)
+        return torch.where(places.unsqueeze(-1), seen, text)
 
     def hidden_states(
         self,
