@@ -25,6 +25,7 @@ MakeJob = Callable[..., TrainingJob]
 
 THEIRS = {"pretrained": "theirs"}
 IMAGE = {"name": "transformers", **THEIRS}
+SENTENCES = TEXT | THEIRS | {"pooling": "checkpoint"}
 LORA: dict[str, Any] = {"rank": 2, "alpha": 4.0}
 STARTS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]] = {
     "decoder": ("causal_lm_rows", "qwen3", {"decoder": THEIRS}, {}),
@@ -41,6 +42,13 @@ STARTS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]] = 
     "encoder-decoder, dora": ("seq2seq", "bart", THEIRS, {"net": LORA | {"method": "dora"}}),
     "encoder-decoder of relative places": ("seq2seq", "t5", THEIRS, {}),
     "text encoder": ("text", "bert", {"encoder": TEXT | THEIRS}, {"encoder": LORA}),
+    "sentence encoder": ("text", "sentences", {"encoder": SENTENCES}, {}),
+    "sentence encoder, lora": (
+        "align_image",
+        "sentences",
+        {"text_encoder": SENTENCES},
+        {"text_encoder": LORA},
+    ),
     "image encoder": ("align_image", "siglip", {"image_encoder": IMAGE}, {}),
     "image encoder of a classifier": ("image", "siglip", {"encoder": IMAGE}, {}),
     "image encoder, lora": (

@@ -147,7 +147,7 @@ def build_cache(
     if config.chat_template is not None and "turns" not in texts:
         raise DataError(f"{clean}: tokenize.chat_template is set, but there are no turns to write")
     chosen = config.tokenizer.pretrained
-    folder = open_checkpoint(weights, chosen).path if chosen and texts else None
+    folder = open_checkpoint(weights, chosen).tokenizer if chosen and texts else None
     chat = _chat_format(folder, config) if "turns" in texts else None
     tokenizer = _tokenizer(clean, folder, config, chat) if texts else None
     if tokenizer is not None:

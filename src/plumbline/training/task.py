@@ -180,7 +180,7 @@ class JobContext:
         named = {part: name for part, name in sources.items() if name is not None}
         opened = {part: open_checkpoint(self.weights, name) for part, name in named.items()}
         for part in opened.keys() & set(read_ids):
-            self._check_ids(named[part], opened[part].path)
+            self._check_ids(named[part], opened[part].tokenizer)
         return Sources(self.cache.digests, opened)
 
     def _check_ids(self, name: str, folder: Path) -> None:

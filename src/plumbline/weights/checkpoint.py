@@ -7,7 +7,7 @@ from plumbline.config import check_config
 from plumbline.errors import ConfigError
 from plumbline.files import read_json, sha256_file
 from plumbline.params import read_params
-from plumbline.weights.files import Files
+from plumbline.weights.files import FILE_NAME, LAYERS, Files
 from plumbline.weights.hub import fetch
 from plumbline.weights.settings import WeightsConfig, WeightsEntry
 
@@ -19,6 +19,12 @@ class Checkpoint:
     path: Path
     """The folder, or the file of a state dict."""
     files: Files
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of its tokenizer."""
+        inner = f"{LAYERS}/{FILE_NAME}" in self.files
+        return self.path / LAYERS if inner else self.path
 
     @property
     def digests(self) -> dict[str, str]:

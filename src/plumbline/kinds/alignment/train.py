@@ -20,6 +20,7 @@ from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input, collate_texts
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.contrastive import PairLoss, matryoshka, shared_positives
+from plumbline.models.encoders import check_longest
 from plumbline.models.processor import settle
 from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -190,6 +191,7 @@ def build(
     """Build model, data and task from a cache.
 
     Raises:
+        ConfigError: captions may be longer than the text encoder's checkpoint takes.
         DataError: the dataset has no text, or a split no captioned image or clip.
     """
     cache, seed = context.cache, context.seed
@@ -214,6 +216,8 @@ def build(
         max_text_tokens=config.max_text_tokens,
         widths=config.widths,
     )
+    model = DualEncoder(model_config, spec.vocab_size, spec.channels, sources.origins)
+    check_longest(model.text_encoder, config.max_text_tokens + 2, "task.max_text_tokens")
     source = partial(PairSource, cache, inputs=inputs, config=config, seed=seed)
     task = partial(
         _bind,
@@ -223,7 +227,7 @@ def build(
         seed=seed,
     )
     return TrainingJob(
-        model=DualEncoder(model_config, spec.vocab_size, spec.channels, sources.origins),
+        model=model,
         task=task(training=True),
         train=source(split="train", training=True),
         validation=source(split="val", training=False) if context.has_validation else None,

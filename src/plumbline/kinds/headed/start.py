@@ -8,7 +8,7 @@ from plumbline.kinds.headed.settings import ClassifierConfig
 from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input
 from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
-from plumbline.models.encoders import Encoder, encoder_for
+from plumbline.models.encoders import Encoder, check_longest, encoder_for
 from plumbline.models.processor import settle
 from plumbline.models.spec import EncoderPart
 from plumbline.models.stored import holds_model, load_model
@@ -63,6 +63,7 @@ def start_encoder(
     if trained is None:
         origin = sources.origins.get("encoder")
         trained = encoder_for(config, channels, context.cache.facts["vocab_size"], origin)
+        check_longest(trained, input_config.longest(), f"task.inputs.{config.length_key}")
     # Its first layer has weights for one number of channels.
     elif part.channels != channels:
         raise CheckpointError(

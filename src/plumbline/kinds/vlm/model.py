@@ -5,7 +5,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 from typing_extensions import override
 
 from plumbline.kinds.vlm.rows import dialogue_mask
@@ -16,7 +15,7 @@ from plumbline.models.decoder import CausalDecoder, build_decoder, change_behind
 from plumbline.models.encoder_config import AnyImageEncoder
 from plumbline.models.encoders import encoder_for
 from plumbline.models.packed import whole_rows
-from plumbline.models.pretrained import NO_ORIGINS, Origins
+from plumbline.models.pretrained import NO_ORIGINS, Architecture, Origins
 from plumbline.models.spec import ModelSpec
 from plumbline.models.stored import Stored
 from plumbline.models.vision import ImageEncoder
@@ -72,7 +71,7 @@ class Vlm(nn.Module):
         )
 
     @property
-    def architectures(self) -> Mapping[str, PreTrainedConfig]:
+    def architectures(self) -> Mapping[str, Architecture]:
         """What is stored beside the weights: another training can start from the decoder."""
         return {"decoder": self.decoder.config, **self.image_encoder.architectures("image_encoder")}
 
