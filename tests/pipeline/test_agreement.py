@@ -95,6 +95,11 @@ CONTRADICTIONS: dict[str, tuple[list[str], str]] = {
         ],
         "tasks.vqa.start: align.image.train.task.inputs.normalize has statistics of 3 channels, ",
     ),
+    "images that would be resized twice": (
+        ["datasets.scenes.tokenize.image_size=[48,48]", "align.image.train.task.inputs.resize={}"],
+        "align.image.train.task.inputs.resize is of images as they are, but datasets.scenes."
+        "tokenize.image_size = [48, 48] has stretched them: set image_resize beside it",
+    ),
     "a decoder from a checkpoint that is no entry": (
         ["tasks.vqa.train.model.decoder.pretrained=qwn", QWEN],
         "tasks.vqa.train.model.decoder.pretrained = 'qwn': no such entry of weights; there is qwen",

@@ -199,7 +199,7 @@ def build(
         raise DataError(f"{cache.folder}: this dataset has no text")
     special_ids = SpecialIds(**cache.facts["special_ids"])
     sources = context.open_sources(model_config.sources(), read_ids={"text_encoder"})
-    model_config, input_config = _settled(model_config, config.inputs, sources)
+    model_config, input_config = _settled(model_config, config.inputs, sources, cache)
     image_size = model_config.image_encoder.image_size if model_config.image_encoder else None
     inputs = build_input(
         input_config, cache, image_size=image_size, cache_bytes=context.cache_bytes
@@ -239,13 +239,13 @@ def build(
 
 
 def _settled(
-    model: DualEncoderConfig, inputs: InputConfig, sources: Sources
+    model: DualEncoderConfig, inputs: InputConfig, sources: Sources, cache: TrainingCache
 ) -> tuple[DualEncoderConfig, InputConfig]:
-    """Put in what settings leave to the checkpoint of the image encoder."""
+    """Put in what settings leave to the checkpoint of the image encoder, or to the cache."""
     if model.image_encoder is None:
         return model, inputs
     checkpoint = sources.checkpoints.get("image_encoder")
-    encoder, inputs = settle(model.image_encoder, inputs, checkpoint)
+    encoder, inputs = settle(model.image_encoder, inputs, checkpoint, cache)
     return model.model_copy(update={"image_encoder": encoder}), inputs
 
 

@@ -54,7 +54,8 @@ def start_encoder(
             check_encoder(input_config, config, "encoder")
         except ValueError as error:
             raise ConfigError(f"{context.start}: {error}") from None
-    config, input_config = settle(config, input_config, sources.checkpoints.get("encoder"))
+    checkpoint = sources.checkpoints.get("encoder")
+    config, input_config = settle(config, input_config, checkpoint, context.cache)
     size = config.image_size if isinstance(config, ImageEncoderConfig) else None
     inputs = build_input(
         input_config, context.cache, image_size=size, cache_bytes=context.cache_bytes

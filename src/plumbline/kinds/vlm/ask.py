@@ -38,7 +38,7 @@ def answer(
     assert isinstance(model, Vlm)
     size = spec.image_encoder.image_size
     # [1, size, size, channels], as the cache holds images
-    pixels = read_image(options.image, size, spec.normalization.channels)[np.newaxis]
+    pixels = read_image(options.image, size, spec.images)[np.newaxis]
     features = encode_images(model.image_encoder, pixels, spec.normalization, size, device)
     prompt = spec.caption_prompt if options.question is None else options.question
     whole = stored.text.encode(prompt, add_special_tokens=False).ids

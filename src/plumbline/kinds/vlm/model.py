@@ -144,10 +144,15 @@ class VlmSpec(ModelSpec):
     caption_prompt: str
 
     @property
+    def images(self) -> ImageInputConfig:
+        """How they reach the encoder."""
+        assert isinstance(self.inputs, ImageInputConfig), "it comes from an image alignment"
+        return self.inputs
+
+    @property
     def normalization(self) -> Normalization:
         """Of the images."""
-        assert isinstance(self.inputs, ImageInputConfig), "it comes from an image alignment"
-        return self.inputs.normalize
+        return self.images.normalize
 
     @override
     def build(self, origins: Origins) -> Vlm:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from plumbline.batch import Batch, LossSum, Sample
 from plumbline.code_digest import digest_tree
+from plumbline.data import images
 from plumbline.errors import CheckpointError, DataError
 from plumbline.files import STATE_DIR, digest_of
 from plumbline.kinds.language.loss import chosen_loss
@@ -30,19 +31,20 @@ from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
 from plumbline.loading import transforms
 from plumbline.loading.cache_reader import MediaRows, TrainingCache
 from plumbline.loading.input_config import ImageInputConfig
+from plumbline.loading.inputs import left_to_resize
 from plumbline.loading.random import keyed_generator, keyed_seed
-from plumbline.loading.transform_config import Normalization
 from plumbline.losses.language import TokenLoss, token_cross_entropy
 from plumbline.models import vision
 from plumbline.models.encoder_config import ImageEncoderConfig
 from plumbline.models.lm_head import at_places, chunked_loss
 from plumbline.models.packed import takes_whole_rows
+from plumbline.models.processor import settle
 from plumbline.models.stored import load_encoder
 from plumbline.models.vision import ImageEncoder
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
-FEATURE_CODE = (vision, encoded_features, transforms)
+FEATURE_CODE = (vision, encoded_features, transforms, images)
 """The modules that decide what a frozen encoder's features are."""
 
 
@@ -166,7 +168,8 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
     encoder, part, encoder_digest = load_encoder(context.start)
     if not (isinstance(encoder, ImageEncoder) and isinstance(part.config, ImageEncoderConfig)):
         raise CheckpointError(f"{context.start}: its encoder does not see images")
-    assert isinstance(part.inputs, ImageInputConfig)
+    _, inputs = settle(part.config, part.inputs, None, cache)
+    assert isinstance(inputs, ImageInputConfig)
     sources = context.open_sources(model_config.sources(), read_ids={"decoder"})
     # Before anything is built: the projector's weights are the next draws.
     torch.manual_seed(keyed_seed(seed, "weights"))
@@ -178,15 +181,15 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
         model=model_config.without_sources(),
         vocab_size=cache.facts["vocab_size"],
         special_ids=special_ids,
-        inputs=part.inputs,
+        inputs=inputs,
         max_text_tokens=config.max_text_tokens,
         caption_prompt=config.caption_prompt,
     )
-    normalize = part.inputs.normalize
+    normalize = inputs.normalize
     normalize.check_channels(cache.images.shape[-1])
     features = None
     if "image_encoder" in context.freeze:
-        features = _frozen_features(encoder, spec, normalize, context, encoder_digest)
+        features = _frozen_features(encoder, spec, inputs, context, encoder_digest)
     tokenizer = context.tokenizer()
     assert tokenizer is not None, "a dataset with special ids has a tokenizer"
     prompt = np.array(tokenizer.encode(config.caption_prompt, add_special_tokens=False).ids)
@@ -197,6 +200,7 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
         special_ids=special_ids,
         image_size=spec.image_encoder.image_size,
         image_tokens=encoder.tokens,
+        resize=left_to_resize(inputs, cache),
     )
     chosen = partial(loss, token_loss=chosen_loss(config))
     has_validation = context.has_validation
@@ -224,16 +228,18 @@ def _task(
 def _frozen_features(
     encoder: ImageEncoder,
     spec: VlmSpec,
-    normalize: Normalization,
+    inputs: ImageInputConfig,
     context: JobContext,
     encoder_digest: str,
 ) -> NDArray[np.float32]:
-    cache = context.cache
+    cache, normalize = context.cache, inputs.normalize
+    resize = left_to_resize(inputs, cache)
     key = digest_of(
         {
             "encoder": encoder_digest,
             "images": cache.digests["images.bin"],
             "normalize": normalize.model_dump(),
+            "resize": resize and resize.model_dump(),
             "config": spec.image_encoder.model_dump(mode="json"),
             "code": [digest_tree(Path(str(module.__file__))) for module in FEATURE_CODE],
             "libraries": [torch.__version__, torchvision.__version__],
@@ -249,4 +255,5 @@ def _frozen_features(
         spec.image_encoder.image_size,
         folder=root / STATE_DIR / "features" / key[:16],
         device=context.device,
+        resize=resize,
     )
