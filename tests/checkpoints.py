@@ -15,6 +15,9 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
     CohereConfig,
     CohereForCausalLM,
     Gemma3ForCausalLM,
@@ -110,6 +113,7 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "bart": lambda: BartForConditionalGeneration(BartConfig(**_BART)),
     "t5": lambda: T5ForConditionalGeneration(T5Config(**_T5)),
     "siglip": lambda: SiglipModel(SiglipConfig(**_SIGLIP)),
+    "clip": lambda: CLIPModel(CLIPConfig(**_SIGLIP)),
     "sentences": lambda: BertModel(BertConfig(**_BERT)),
 }
 _SENTENCES: dict[str, object] = {
@@ -131,6 +135,9 @@ def write_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
         size = {"height": 32, "width": 32}
         SiglipImageProcessor(size=size).save_pretrained(folder)
         AutoImageProcessor.from_pretrained(folder)  # it is what others read
+    if name == "clip":
+        square = {"height": 32, "width": 32}
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square).save_pretrained(folder)
     if name == "sentences":
         for file, content in _SENTENCES.items():
             (folder / file).parent.mkdir(exist_ok=True)

@@ -51,6 +51,12 @@ STARTS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]] = 
     ),
     "image encoder": ("align_image", "siglip", {"image_encoder": IMAGE}, {}),
     "image encoder of a classifier": ("image", "siglip", {"encoder": IMAGE}, {}),
+    "both towers of a pair": (
+        "align_image",
+        "clip",
+        {"image_encoder": IMAGE, "text_encoder": TEXT | THEIRS | {"pooling": "pooler"}},
+        {},
+    ),
     "image encoder, lora": (
         "align_image",
         "siglip",

@@ -223,8 +223,7 @@ class _CacheWriter:
         self._files = ExitStack()
         self._media: dict[str, MediaFile] = open_media(
             *(out, config.image_size, config.image_resize, config.image_mode, config.sample_rate),
-            shapes=shapes,
-            files=self._files,
+            *(shapes, self._files),
         )
         self._indexes = {}
         for name in (*self._media, "texts"):
