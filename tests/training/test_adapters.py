@@ -23,6 +23,8 @@ from plumbline.training.adapters import (
     merge_adapters,
     save_adapters,
 )
+from plumbline.weights.checkpoint import Base
+from plumbline.weights.files import Files
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -131,7 +133,8 @@ def test_merged_logits_are_those_with_the_adapter(base: Path, method: str) -> No
 def test_a_saved_adapter_is_what_peft_reads(base: Path, tmp_path: Path, method: str) -> None:
     model, adapters = adapted(base, alpha=7.0, **METHODS[method])
     trained(model)
-    save_adapters(tmp_path, adapters, {"decoder": "owner/base@0123"})
+    files: Files = {"config.json": {"bytes": 2, "sha256": "00"}}
+    save_adapters(tmp_path, adapters, {"decoder": Base("owner/base", "0123", files)})
     folder = tmp_path / "adapters/decoder"
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
     with torch.no_grad():
@@ -139,7 +142,9 @@ def test_a_saved_adapter_is_what_peft_reads(base: Path, tmp_path: Path, method: 
         expected = model.decoder(input_ids=batch(9)).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    assert settings["base_model_name_or_path"] == "owner/base@0123"
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("owner/base", "0123")
+    known = json.loads((folder / "base.json").read_text(encoding="utf-8"))
+    assert known == {"name": "owner/base", "revision": "0123", "files": files}
 
 
 @pytest.mark.parametrize("method", METHODS)

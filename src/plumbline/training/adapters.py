@@ -6,7 +6,7 @@ goes on from it builds them anew from what the training starts from.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -17,15 +17,15 @@ from plumbline.errors import ConfigError, TrainingError
 from plumbline.files import dump_json
 from plumbline.loading.random import keyed_seed
 from plumbline.models.four_bit import is_packed, pack_linears, replace, unpacked
+from plumbline.models.stored import ADAPTERS
 from plumbline.models.weights import leave_out, save_tensors
 from plumbline.training.adapter_config import AdapterConfig
 from plumbline.training.figures import AdapterFigures
+from plumbline.weights.checkpoint import Base
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraModel
 
-FOLDER = "adapters"
-"""Of a stored model: its adapters in the layout of peft, by part."""
 _NAME = "default"
 _TOLERANCE = 1e-4
 """How far a merged layer may be from the layer with its adapter, relative to what it gives."""
@@ -224,24 +224,29 @@ def _merge(adapter: Adapter) -> AdapterFigures:
     }
 
 
-def save_adapters(folder: Path, adapters: Sequence[Adapter], bases: Mapping[str, str]) -> None:
-    """Write each adapter in the layout of peft, before it is merged.
+def save_adapters(folder: Path, adapters: Sequence[Adapter], bases: Mapping[str, Base]) -> None:
+    """Write each adapter in the layout of peft, before it is merged, and what it belongs to.
 
     Args:
         folder: of the stored model.
         adapters: those on it.
-        bases: part -> what the adapter's base is called.
+        bases: part -> what its adapter was put onto, where that is a checkpoint.
     """
     for adapter in adapters:
-        out = folder / FOLDER / adapter.part
+        base = bases.get(adapter.part)
+        out = folder / ADAPTERS / adapter.part
         out.mkdir(parents=True)
         # [rank, in_features] and [out_features, rank] of each layer follow from these.
         settings = adapter.tuner.peft_config[_NAME].to_dict()
         # As LoraModel has no task, and its model no folder, both are put in here.
         settings |= {
-            "base_model_name_or_path": bases.get(adapter.part, ""),
+            "base_model_name_or_path": base.name if base else "",
+            "revision": base.revision if base else None,
             "inference_mode": True,
             "target_modules": sorted(settings["target_modules"]),
         }
         (out / "adapter_config.json").write_text(dump_json(settings), encoding="utf-8")
         save_tensors(adapter.tensors(), out / "adapter_model.safetensors")
+        # Beside what peft reads, which refuses to know more.
+        if base is not None:
+            (out / "base.json").write_text(dump_json(asdict(base)), encoding="utf-8")

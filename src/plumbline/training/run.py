@@ -43,7 +43,7 @@ from plumbline.training.progress import OnLog
 from plumbline.training.sections import TrainingConfig
 from plumbline.training.task import JobContext, TrainingJob
 from plumbline.training.trainer import Trainer
-from plumbline.weights.checkpoint import public_name
+from plumbline.weights.checkpoint import Base, known_as
 from plumbline.weights.named import base_of
 
 logger = logging.getLogger(__name__)
@@ -151,11 +151,11 @@ def train_to_folder(
     return Trained(figures, facts)
 
 
-def _bases(config: TrainingConfig) -> dict[str, str]:
-    """Part with an adapter -> what its base is called, by which others can have it too."""
-    model = config.train.model
+def _bases(config: TrainingConfig) -> dict[str, Base]:
+    """Part with an adapter -> the checkpoint that it was put onto, where that is one."""
+    model, folder = config.train.model, Path(config.weights)
     names = {part: base_of(model, part) for part in config.train.adapters}
-    return {part: public_name(name) if name else "" for part, name in names.items()}
+    return {part: known_as(folder, name) for part, name in names.items() if name}
 
 
 def train_along(stage: str, config: TrainingConfig, job: TrainingJob, machine: Machine) -> None:

@@ -49,10 +49,26 @@ def _entry(name: str) -> WeightsConfig:
     return check_config(WeightsEntry, sections, read_params(Path.cwd())).checkpoint
 
 
-def public_name(name: str) -> str:
-    """What others know a checkpoint by: its id and commit on the hub, or the entry's own name."""
-    config = _entry(name)
-    return f"{config.hub}@{config.revision}" if config.hub else name
+@dataclass(frozen=True)
+class Base:
+    """A checkpoint as others know it, so that they can have what an adapter belongs to."""
+
+    name: str
+    """Its id on the hub, or that of the entry of `weights`."""
+    revision: str | None
+    """Its commit on the hub."""
+    files: Files
+
+
+def known_as(folder: Path, name: str) -> Base:
+    """What others know the checkpoint of an entry of `weights` by.
+
+    Args:
+        folder: with the records, such as work/weights/<set>.
+        name: of the entry.
+    """
+    config, record = _entry(name), read_json(folder / f"{name}.json")
+    return Base(config.hub or name, config.revision, record["files"])
 
 
 def open_checkpoint(folder: Path, name: str) -> Checkpoint:
