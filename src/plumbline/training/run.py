@@ -12,7 +12,7 @@ from torch import nn
 
 from plumbline import paths
 from plumbline.config import without_folders
-from plumbline.errors import CheckpointError, TrainingError
+from plumbline.errors import CheckpointError, ConfigError, TrainingError
 from plumbline.files import digest_of, dump_json, staged_folder
 from plumbline.kind import Kind
 from plumbline.loading.cache_reader import TrainingCache
@@ -77,9 +77,24 @@ def open_job(config: TrainingConfig, machine: Machine) -> TrainingJob:
     _check_start(config.start_folder, config.work)
     job: TrainingJob = config.work.role("train").build(context, train.model, train.task)
     adapters = attach_adapters(
-        job.model, train.adapters, seed=config.seed, compute_dtype=_COMPUTE[machine.precision]
+        *(job.model, train.adapters),
+        seed=config.seed,
+        compute_dtype=_COMPUTE[machine.precision],
+        new_tokens=_new_tokens(config, context),
     )
     return replace(job, adapters=adapters)
+
+
+def _new_tokens(config: TrainingConfig, context: JobContext) -> dict[str, list[int]]:
+    """Part with an adapter -> ids of tokens that its checkpoint does not know, where they train."""
+    found: dict[str, list[int]] = {}
+    for part, adapter in config.train.adapters.items():
+        if adapter.new_tokens:
+            setting, name = f"adapters.{part}.new_tokens", base_of(config.train.model, part)
+            if name is None:
+                raise ConfigError(f"{setting}: the part starts from no checkpoint; leave it out")
+            found[part] = context.new_tokens(setting, name)
+    return found
 
 
 _COMPUTE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -23,13 +23,26 @@ class Checkpoint:
     @property
     def tokenizer(self) -> Path:
         """The folder of its tokenizer."""
-        inner = f"{LAYERS}/{FILE_NAME}" in self.files
-        return self.path / LAYERS if inner else self.path
+        return _of_tokenizer(self.path, self.files)
 
     @property
     def digests(self) -> dict[str, str]:
         """SHA-256 by name."""
         return {name: facts["sha256"] for name, facts in self.files.items()}
+
+
+def _of_tokenizer(path: Path, files: Files) -> Path:
+    return path / LAYERS if f"{LAYERS}/{FILE_NAME}" in files else path
+
+
+def tokenizer_folder(folder: Path, name: str) -> Path:
+    """The folder of the tokenizer of an entry of `weights` whose files have been checked.
+
+    Args:
+        folder: with the records, such as work/weights/<set>.
+        name: of the entry.
+    """
+    return _of_tokenizer(locate(_entry(name)), read_json(folder / f"{name}.json")["files"])
 
 
 def locate(config: WeightsConfig) -> Path:
