@@ -4,6 +4,7 @@ What is expected is written after the documentation of its modules, a text at a 
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from plumbline.models.pretrained import Origin, save_architectures, stored_origi
 from plumbline.models.text import TextEncoder
 from plumbline.models.weights import WEIGHTS, load_weights, plain_state, save_weights
 from plumbline.weights.files import describe_files, list_files, of_tokenizer
-from tests.checkpoints import write_checkpoint
+from tests.checkpoints import record_checkpoint, write_checkpoint
+from tests.tiny import TEXT
 
 WIDTH = 32
 LENGTHS = (7, 3, 1)
@@ -229,3 +231,32 @@ def test_a_dense_layer_in_a_pickle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "2_Dense/model.safetensors").rename(tmp_path / "2_Dense/pytorch_model.bin")
     with pytest.raises(ConfigError, match=r"model\.safetensors: missing; save the model as"):
         built(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("case", "part", "task", "told"),
+    [
+        (
+            *("text", "encoder", {"inputs": {"modality": "text", "max_tokens": 127}}),
+            r"task\.inputs\.max_tokens: .* may have 129 tokens, .* takes 128: set at most 126",
+        ),
+        (
+            *("align_image", "text_encoder", {"max_text_tokens": 127}),
+            r"task\.max_text_tokens: .* may have 129 tokens, .* takes 128: set at most 126",
+        ),
+    ],
+)
+def test_a_training_whose_texts_may_be_longer_is_refused(
+    make_job: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    case: str,
+    part: str,
+    task: dict[str, Any],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = record_checkpoint(write_checkpoint("sentences", tmp_path / "theirs"))
+    model = {part: TEXT | {"pretrained": "theirs", "pooling": "checkpoint"}}
+    with pytest.raises(ConfigError, match=told):
+        make_job(case, model=model, task=task, weights=weights)
