@@ -278,4 +278,7 @@ def _check_start(
             f"task needs one for {wanted}"
         )
     if isinstance(inputs, ImageInputConfig):
+        cached = settings.get(("tokenize_text", aligned.data))
+        if isinstance(cached, TokenizeTextConfig) and inputs.resize is None:
+            inputs = inputs.model_copy(update={"resize": cached.tokenize.image_resize})
         _check_images(f"{place}.start: align.{start.name}.train.task.inputs", inputs, dataset)
