@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import (
     AutoImageProcessor,
@@ -14,6 +15,9 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
     CohereConfig,
     CohereForCausalLM,
     Gemma3ForCausalLM,
@@ -109,17 +113,37 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "bart": lambda: BartForConditionalGeneration(BartConfig(**_BART)),
     "t5": lambda: T5ForConditionalGeneration(T5Config(**_T5)),
     "siglip": lambda: SiglipModel(SiglipConfig(**_SIGLIP)),
+    "clip": lambda: CLIPModel(CLIPConfig(**_SIGLIP)),
+    "sentences": lambda: BertModel(BertConfig(**_BERT)),
+}
+_SENTENCES: dict[str, object] = {
+    "modules.json": [
+        {"path": path, "type": f"sentence_transformers.models.{path[2:] or 'Transformer'}"}
+        for path in ("", "1_Pooling", "2_Dense", "3_Normalize")
+    ],
+    "sentence_bert_config.json": {"max_seq_length": 128, "do_lower_case": False},
+    "1_Pooling/config.json": {"embedding_dimension": 32, "pooling_mode": ["cls", "mean"]},
+    "2_Dense/config.json": {"in_features": 64, "out_features": 24},
 }
 
 
 def write_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
-    """Save a model of random weights as transformers does; one of images with its processor."""
+    """Save a model of random weights as its library does; one of images with its processor."""
     torch.manual_seed(seed)
     MODELS[name]().save_pretrained(folder)
     if name == "siglip":
         size = {"height": 32, "width": 32}
         SiglipImageProcessor(size=size).save_pretrained(folder)
         AutoImageProcessor.from_pretrained(folder)  # it is what others read
+    if name == "clip":
+        square = {"height": 32, "width": 32}
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square).save_pretrained(folder)
+    if name == "sentences":
+        for file, content in _SENTENCES.items():
+            (folder / file).parent.mkdir(exist_ok=True)
+            (folder / file).write_text(json.dumps(content), encoding="utf-8")
+        dense = {"linear.weight": torch.randn(24, 64) / 8, "linear.bias": torch.zeros(24)}
+        save_file(dense, folder / "2_Dense/model.safetensors")
     return folder
 
 

@@ -33,6 +33,8 @@ SPECIAL = SpecialIds(pad=0, bos=1, eos=2)
 class Pixels:
     """Random images where a cache has its own."""
 
+    image_resize = None
+
     def __init__(self) -> None:
         draw = np.random.default_rng(0)
         self.images = draw.integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)

@@ -7,23 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.data.images import Mode, decode_image, resize_image
+from plumbline.data.resizing import Resize
 from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import ConfigError, DataError
+from plumbline.loading.input_config import ImageInputConfig
 
 Options = argparse.Namespace
 Answer = dict[str, Any]
 
 
-def read_image(path: Path, size: int, channels: int) -> Any:
-    """Pixels [size, size, channels] uint8 of an image file, as the cache would hold them.
+def read_image(path: Path, size: int, inputs: ImageInputConfig) -> Any:
+    """Pixels [size, size, channels] uint8 of an image file, as a model with these inputs takes it.
 
     Raises:
         ConfigError: the file cannot be read.
         DataError: it is no image.
     """
-    mode: Mode = "L" if channels == 1 else "RGB"
+    mode: Mode = "L" if inputs.normalize.channels == 1 else "RGB"
+    options = (inputs.settled or Resize()).model_dump()
     try:
-        return resize_image(decode_image(read_bytes(path), mode), size, size)
+        return resize_image(decode_image(read_bytes(path), mode), size, size, **options)
     except UndecodableError as error:
         raise DataError(f"{path}: no image that can be decoded ({error})") from None
 

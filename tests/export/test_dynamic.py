@@ -1,5 +1,6 @@
 """Graphs of every encoder serve any batch and length, and padding changes nothing."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from plumbline.kinds.headed.export import HeadedGraph
 from plumbline.kinds.headed.model import Classifier
 from plumbline.models.encoder_config import AnyEncoder
 from plumbline.models.encoders import encoder_for
+from plumbline.models.pretrained import Origin
+from tests.checkpoints import write_checkpoint
 from tests.export.opening import model_of
 from tests.tiny import SEQUENCE, TEXT, VIT
 
@@ -60,10 +63,10 @@ def examples(name: str, batch: int, length: int) -> tuple[dict[str, torch.Tensor
     return {"pixel_values": pixels}, {"pixel_values": {0: "batch"}}
 
 
-def check(name: str, format: str, path: Path) -> None:
+def check(name: str, format: str, path: Path, origin: Origin | None = None) -> None:
     config = TypeAdapter(AnyEncoder).validate_python(ENCODERS[name])
     torch.manual_seed(0)
-    model = Classifier(encoder_for(config, 3, 50), {"one": 3, "two": 2}, 0.0).eval()
+    model = Classifier(encoder_for(config, 3, 50, origin), {"one": 3, "two": 2}, 0.0).eval()
     inputs, axes = examples(name, 2, 9)
     graph = GraphSpec(HeadedGraph(model, list(inputs)).eval(), inputs, axes, ["one", "two"])
     (write_onnx if format == "onnx" else write_torchscript)(graph, path)
@@ -81,6 +84,21 @@ def check(name: str, format: str, path: Path) -> None:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_a_traced_encoder_serves_every_batch_and_length(name: str, tmp_path: Path) -> None:
     check(name, "torchscript", tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+def test_a_sentence_encoder_serves_every_batch_and_length(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_checkpoint("sentences", tmp_path / "theirs")
+    modes = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+    declared = {"embedding_dimension": 32, "pooling_mode": modes}
+    (folder / "1_Pooling/config.json").write_text(json.dumps(declared), encoding="utf-8")
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    del modules[2]  # its dense layer is of two poolings
+    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    monkeypatch.setitem(ENCODERS, "text_declared", TEXT | {"pooling": "checkpoint"})
+    check("text_declared", format, tmp_path / "model", Origin(folder, with_weights=True))
 
 
 @pytest.mark.slow

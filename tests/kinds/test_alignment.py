@@ -49,6 +49,7 @@ class Opened:
     """A cache of no images: these samples bring theirs."""
 
     images = np.empty((0, 16, 16, 3), np.uint8)
+    image_resize = None
 
 
 def task(training: bool = True, seed: int = 0, size: int = 16, **settings: Any) -> Task:

@@ -234,5 +234,5 @@ def test_a_checkpoint_that_says_nothing_of_images_is_refused(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="says how images are prepared: set image_size and"):
         read_processor(tmp_path)
     config = TransformersImageConfig(name="transformers")
-    with pytest.raises(ConfigError, match="it starts from none: set pretrained, or both"):
+    with pytest.raises(ConfigError, match="it starts from none: set pretrained, or all"):
         settle(config, ImageInputConfig(modality="image"), None)

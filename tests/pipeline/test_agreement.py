@@ -95,6 +95,21 @@ CONTRADICTIONS: dict[str, tuple[list[str], str]] = {
         ],
         "tasks.vqa.start: align.image.train.task.inputs.normalize has statistics of 3 channels, ",
     ),
+    "images that would be resized twice": (
+        ["datasets.scenes.tokenize.image_size=[48,48]", "align.image.train.task.inputs.resize={}"],
+        "align.image.train.task.inputs.resize is of images as they are, but datasets.scenes."
+        "tokenize.image_size = [48, 48] has stretched them: set image_resize beside it",
+    ),
+    "images of a start that would be resized twice": (
+        [
+            "datasets=[scenes,easy_vqa]",
+            "tasks.vqa.data=easy_vqa",
+            "datasets.scenes.tokenize.image_size=[48,48]",
+            "datasets.scenes.tokenize.image_resize={}",
+            "datasets.easy_vqa.tokenize.image_size=[48,48]",
+        ],
+        "tasks.vqa.start: align.image.train.task.inputs.resize is of images as they are, but data",
+    ),
     "a decoder from a checkpoint that is no entry": (
         ["tasks.vqa.train.model.decoder.pretrained=qwn", QWEN],
         "tasks.vqa.train.model.decoder.pretrained = 'qwn': no such entry of weights; there is qwen",

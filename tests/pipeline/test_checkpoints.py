@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from plumbline import paths
-from plumbline.files import read_json
+from plumbline.files import read_json, sha256_file
 from plumbline.sources.scenes import ScenesSource
 from tests.checkpoints import write_checkpoint, write_tokenizer
 from tests.pipeline.checkout import Checkout, make_checkout
@@ -111,6 +111,22 @@ def test_the_adapter_is_stored_with_the_name_of_its_base(project: Checkout) -> N
     settings: dict[str, Any] = read_json(folder / "adapter_config.json")
     assert settings["base_model_name_or_path"] == "qwen3"
     assert (settings["r"], settings["peft_type"]) == (4, "LORA")
+    record = read_json(project.folder / paths.weights("language") / "qwen3.json")
+    base = {"name": "qwen3", "revision": None, "files": record["files"]}
+    assert read_json(folder / "base.json") == base
+
+
+def test_the_bundle_delivers_the_adapter_alone_as_well(project: Checkout) -> None:
+    trained = project.folder / paths.finetuned("vqa") / "adapters"
+    bundle = project.folder / paths.export("vqa")
+    names = {file.relative_to(trained).as_posix() for file in trained.rglob("*.*")}
+    assert names == {
+        *("decoder/adapter_config.json", "decoder/adapter_model.safetensors", "decoder/base.json")
+    }
+    digests = read_json(bundle / "digests.json")
+    for name in names:
+        assert digests[f"adapters/{name}"] == sha256_file(trained / name)
+        assert sha256_file(bundle / "adapters" / name) == sha256_file(trained / name)
 
 
 def test_a_folder_of_another_name_reruns_no_training_and_another_byte_does(

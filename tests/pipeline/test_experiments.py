@@ -24,22 +24,47 @@ def test_every_recipe_is_in_the_docs() -> None:
     assert [name for name in EXPERIMENTS if f"`{name}`" not in text] == []
 
 
-def test_the_recipe_from_checkpoints_has_the_customary_values() -> None:
-    params: Any = compose_yaml(CONF, "config", ["experiment=siglip_qwen3"])
-    align, vqa = params["align"]["image"]["train"], params["tasks"]["vqa"]["train"]
-    for trainer, lr, decay in (
-        (align["trainer"], 1e-4, 0.01),
-        (vqa["trainer"], 2e-5, 0.2),
-    ):
-        assert (trainer["optim"]["name"], trainer["schedule"]["name"]) == ("adamw", "cosine")
-        assert (trainer["optim"]["lr"], trainer["optim"]["weight_decay"]) == (lr, decay)
-        assert trainer["schedule"]["warmup_share"] > 0
-        assert (trainer["precision"], trainer["max_grad_norm"]) == ("bf16", 1.0)
-        assert trainer["grad_accum_steps"] == 2
-    adapter = vqa["adapters"]["decoder"]
+def train_of(recipe: str, group: str, name: str) -> Any:
+    params: Any = compose_yaml(CONF, "config", [f"experiment={recipe}"])
+    return params[group][name]["train"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "group", "name", "lr", "decay"),
+    [
+        ("siglip_qwen3", "align", "image", 1e-4, 0.01),
+        ("siglip_qwen3", "tasks", "vqa", 2e-5, 0.2),
+        ("siglip_smollm2", "align", "image", 1e-4, 0.01),
+        ("siglip_smollm2", "tasks", "vqa", 2e-5, 0.2),
+        ("clip_align", "align", "clip", 5e-5, 0.01),
+    ],
+)
+def test_recipes_from_checkpoints_have_the_customary_values(
+    recipe: str, group: str, name: str, lr: float, decay: float
+) -> None:
+    trainer = train_of(recipe, group, name)["trainer"]
+    assert (trainer["optim"]["name"], trainer["schedule"]["name"]) == ("adamw", "cosine")
+    assert (trainer["optim"]["lr"], trainer["optim"]["weight_decay"]) == (lr, decay)
+    assert trainer["schedule"]["warmup_share"] > 0
+    assert (trainer["precision"], trainer["max_grad_norm"]) == ("bf16", 1.0)
+    assert trainer["grad_accum_steps"] == 2
+
+
+def test_recipes_from_checkpoints_start_from_what_they_are_called_after() -> None:
+    for recipe, decoder in (("siglip_qwen3", "qwen3"), ("siglip_smollm2", "smollm2")):
+        align, vqa = train_of(recipe, "align", "image"), train_of(recipe, "tasks", "vqa")
+        assert align["model"]["image_encoder"]["pretrained"] == "siglip"
+        assert vqa["model"]["decoder"]["pretrained"] == decoder
+        assert vqa["freeze"] == ["image_encoder"]
+    adapter = train_of("siglip_qwen3", "tasks", "vqa")["adapters"]["decoder"]
     assert (adapter["method"], adapter["quantize"], adapter["double_quantize"]) == (
         *("lora", "nf4", True),
     )
-    assert vqa["freeze"] == ["image_encoder"]
-    assert align["model"]["image_encoder"]["pretrained"] == "siglip"
-    assert vqa["model"]["decoder"]["pretrained"] == "qwen3"
+    assert train_of("siglip_smollm2", "tasks", "vqa")["adapters"] == {}
+    clip = train_of("clip_align", "align", "clip")
+    for tower in ("image_encoder", "text_encoder"):
+        assert (clip["model"][tower]["pretrained"], clip["model"][tower]["pooling"]) == (
+            *("clip", "pooler"),
+        )
+    assert clip["task"]["inputs"]["resize"] == "checkpoint"
+    assert clip["task"]["inputs"]["normalize"]["preset"] == "checkpoint"

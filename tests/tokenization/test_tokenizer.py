@@ -126,6 +126,12 @@ def test_special_tokens_are_found_under_the_names_of_known_families(
     assert special_ids(other).model_dump() == {"pad": 1, "bos": 2, "eos": 3}
 
 
+def test_the_token_that_ends_texts_of_clip_pads_them_too() -> None:
+    other = Tokenizer(models.BPE())
+    other.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
+    assert special_ids(other).model_dump() == {"pad": 1, "bos": 0, "eos": 1}
+
+
 def test_a_tokenizer_without_a_special_token_is_refused() -> None:
     other = Tokenizer(models.BPE())
     other.add_special_tokens(["<pad>", "<s>"])

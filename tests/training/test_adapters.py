@@ -11,9 +11,18 @@ import torch
 from peft import PeftModel
 from pydantic import ValidationError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from plumbline.errors import ConfigError, TrainingError
+from plumbline.models.new_rows import put_rows
 from plumbline.models.weights import plain_state
 from plumbline.training.adapter_config import AdapterConfig
 from plumbline.training.adapters import (
@@ -23,6 +32,8 @@ from plumbline.training.adapters import (
     merge_adapters,
     save_adapters,
 )
+from plumbline.weights.checkpoint import Base
+from plumbline.weights.files import Files
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -131,7 +142,8 @@ def test_merged_logits_are_those_with_the_adapter(base: Path, method: str) -> No
 def test_a_saved_adapter_is_what_peft_reads(base: Path, tmp_path: Path, method: str) -> None:
     model, adapters = adapted(base, alpha=7.0, **METHODS[method])
     trained(model)
-    save_adapters(tmp_path, adapters, {"decoder": "owner/base@0123"})
+    files: Files = {"config.json": {"bytes": 2, "sha256": "00"}}
+    save_adapters(tmp_path, adapters, {"decoder": Base("owner/base", "0123", files)})
     folder = tmp_path / "adapters/decoder"
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
     with torch.no_grad():
@@ -139,7 +151,9 @@ def test_a_saved_adapter_is_what_peft_reads(base: Path, tmp_path: Path, method: 
         expected = model.decoder(input_ids=batch(9)).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    assert settings["base_model_name_or_path"] == "owner/base@0123"
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("owner/base", "0123")
+    known = json.loads((folder / "base.json").read_text(encoding="utf-8"))
+    assert known == {"name": "owner/base", "revision": "0123", "files": files}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -204,6 +218,90 @@ def test_a_layer_that_merges_into_something_else_stops_the_training(
     monkeypatch.setattr(layer, "merge", lambda safe_merge: None)
     with pytest.raises(TrainingError, match=r"decoder\.model.*: merged with its adapter it gives"):
         merge_adapters(model, adapters)
+
+
+NEW = [3, 57, 58, 59]
+
+
+def with_rows(base: Path, **settings: Any) -> tuple[Model, list[Adapter]]:
+    torch.manual_seed(1)
+    model = Model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32))
+    configs = {"decoder": AdapterConfig.model_validate({"rank": 4, "new_tokens": True} | settings)}
+    adapters = attach_adapters(
+        model, configs, seed=0, compute_dtype=torch.float32, new_tokens={"decoder": NEW}
+    )
+    return model, adapters
+
+
+def untied(base: Path) -> Path:
+    """The same decoder with a last map of its own."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = nn.Parameter(torch.randn(60, 64) * 0.02)
+    model.save_pretrained(base.parent / "untied")
+    return base.parent / "untied"
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_of_the_tables_the_rows_of_new_tokens_alone_train(
+    base: Path, tied: bool, method: str
+) -> None:
+    folder = base if tied else untied(base)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model, adapters = with_rows(folder, **METHODS[method])
+    plain, _ = adapted(folder, **METHODS[method])
+    with torch.no_grad():
+        assert torch.equal(model.eval()(batch(9)), plain.eval()(batch(9)))
+    rows = {name for name, p in model.named_parameters() if "token_adapter" in name}
+    assert len(rows) == (1 if tied else 2)
+    trained(model)
+    assert not [name for name in frozen_base(model, adapters) if "token_adapter" in name]
+    with torch.no_grad():
+        expected = model(batch(9))
+        merge_adapters(model, adapters)
+        found = model(batch(9))
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max().clamp(min=1)
+    assert set(model.decoder.state_dict()) == set(theirs.state_dict())
+    old = [number for number in range(60) if number not in NEW]
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        before, after = theirs.state_dict()[name], model.decoder.state_dict()[name]
+        assert torch.equal(after[old], before[old])
+        assert (after[NEW] != before[NEW]).any(dim=1).all()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_of_new_tokens_are_what_peft_reads(base: Path, tmp_path: Path, tied: bool) -> None:
+    folder = base if tied else untied(base)
+    model, adapters = with_rows(folder)
+    trained(model)
+    save_adapters(tmp_path, adapters, {})
+    theirs = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(folder), tmp_path / "adapters/decoder"
+    ).eval()
+    with torch.no_grad():
+        found = theirs(input_ids=batch(9)).logits
+        expected = model.decoder(input_ids=batch(9)).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_rows_of_a_scaled_embedding_are_scaled_alike() -> None:
+    sizes = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "head_dim": 16}
+    more = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48}
+    model = Gemma3ForCausalLM(Gemma3TextConfig(**sizes, **more)).eval()
+    ids = torch.arange(20, 40)[None]
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        put_rows(model, model, range(30, 40))
+        assert torch.equal(model(input_ids=ids).logits, before)
+
+
+def test_a_part_whose_table_is_shared_by_several_embeddings_is_refused() -> None:
+    sizes = {"vocab_size": 40, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    model = BartForConditionalGeneration(BartConfig(**sizes, **heads))
+    with pytest.raises(ConfigError, match="has 3 embeddings of one table"):
+        put_rows(model, model, [38, 39])
 
 
 SectionOf = Callable[..., Any]

@@ -11,6 +11,7 @@ from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausa
 
 from plumbline.config import compose_yaml
 from plumbline.errors import ConfigError
+from plumbline.models.new_rows import put_rows
 from plumbline.training.config import OptimConfig, TrainerConfig
 from plumbline.training.optim import JoinedOptimizer, build_optimizer, parameter_groups, set_lr
 
@@ -231,18 +232,29 @@ def test_muon_takes_no_embedding_no_convolution_and_no_named_part() -> None:
         parameter_groups(model, muon(adamw_parts=["head", "hidden"]))
 
 
+SIZES = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8}
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_muon_leaves_the_heads_of_language_models_alone(tied: bool) -> None:
-    sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8}
     heads = {"num_attention_heads": 1, "tie_word_embeddings": tied}
-    llama = LlamaForCausalLM(LlamaConfig(**sizes, **heads))
+    llama = LlamaForCausalLM(LlamaConfig(**SIZES, **heads))
     found = trained_by_muon(nn.ModuleDict({"decoder": llama}))
     assert "decoder.model.layers.0.mlp.down_proj.weight" in found
     assert not [name for name in found if "lm_head" in name or "embed" in name]
-    bert = BertForMaskedLM(BertConfig(**sizes, **heads, max_position_embeddings=8))
+    bert = BertForMaskedLM(BertConfig(**SIZES, **heads, max_position_embeddings=8))
     found = trained_by_muon(bert)
     assert "cls.predictions.transform.dense.weight" in found
     assert not [name for name in found if "embeddings" in name or "decoder" in name]
+
+
+def test_muon_leaves_the_rows_of_new_tokens_alone() -> None:
+    llama = LlamaForCausalLM(LlamaConfig(**SIZES, num_attention_heads=1))
+    for name, parameter in llama.named_parameters():
+        parameter.requires_grad = "q_proj" in name
+    put_rows(llama, llama, [3, 5])
+    found = trained_by_muon(nn.ModuleDict({"decoder": llama}))
+    assert found == {"decoder.model.layers.0.self_attn.q_proj.weight"}
 
 
 def test_parts_have_their_rate_and_decay_under_muon_too() -> None:

@@ -12,10 +12,11 @@ import torch
 
 from plumbline.errors import ConfigError
 from plumbline.files import read_json
+from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.stored import load_model
 from plumbline.training.adapter_config import AdapterConfig
 from plumbline.training.adapters import attach_adapters
-from plumbline.training.task import TrainingJob
+from plumbline.training.task import JobContext, TrainingJob
 from tests.checkpoints import record_checkpoint, write_checkpoint
 from tests.conftest import store
 from tests.tiny import TEXT
@@ -25,10 +26,24 @@ MakeJob = Callable[..., TrainingJob]
 
 THEIRS = {"pretrained": "theirs"}
 IMAGE = {"name": "transformers", **THEIRS}
+SENTENCES = TEXT | THEIRS | {"pooling": "checkpoint"}
+NEW = range(20, 25)
 LORA: dict[str, Any] = {"rank": 2, "alpha": 4.0}
 STARTS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]] = {
     "decoder": ("causal_lm_rows", "qwen3", {"decoder": THEIRS}, {}),
     "decoder, lora": ("causal_lm_rows", "llama", {"decoder": THEIRS}, {"decoder": LORA}),
+    "decoder, lora and new tokens": (
+        "causal_lm_rows",
+        "qwen3",
+        {"decoder": THEIRS},
+        {"decoder": LORA | {"new_tokens": True}},
+    ),
+    "decoder of images, qlora and new tokens": (
+        "vlm",
+        "llama",
+        {"decoder": THEIRS},
+        {"decoder": LORA | {"quantize": "nf4", "new_tokens": True}},
+    ),
     "decoder, capped logits": ("causal_lm_rows", "gemma3", {"decoder": THEIRS}, {}),
     "decoder, qlora": (
         "causal_lm_answers",
@@ -41,8 +56,21 @@ STARTS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]] = 
     "encoder-decoder, dora": ("seq2seq", "bart", THEIRS, {"net": LORA | {"method": "dora"}}),
     "encoder-decoder of relative places": ("seq2seq", "t5", THEIRS, {}),
     "text encoder": ("text", "bert", {"encoder": TEXT | THEIRS}, {"encoder": LORA}),
+    "sentence encoder": ("text", "sentences", {"encoder": SENTENCES}, {}),
+    "sentence encoder, lora": (
+        "align_image",
+        "sentences",
+        {"text_encoder": SENTENCES},
+        {"text_encoder": LORA},
+    ),
     "image encoder": ("align_image", "siglip", {"image_encoder": IMAGE}, {}),
     "image encoder of a classifier": ("image", "siglip", {"encoder": IMAGE}, {}),
+    "both towers of a pair": (
+        "align_image",
+        "clip",
+        {"image_encoder": IMAGE, "text_encoder": TEXT | THEIRS | {"pooling": "pooler"}},
+        {},
+    ),
     "image encoder, lora": (
         "align_image",
         "siglip",
@@ -63,7 +91,13 @@ def build(make_job: MakeJob, weights: Path, start: str) -> TrainingJob:
     case, _, model, adapters = STARTS[start]
     job = make_job(case, model=model, weights=weights)
     configs = {part: AdapterConfig.model_validate(config) for part, config in adapters.items()}
-    put_on = attach_adapters(job.model, configs, seed=0, compute_dtype=torch.float32)
+    put_on = attach_adapters(
+        job.model,
+        configs,
+        seed=0,
+        compute_dtype=torch.float32,
+        new_tokens={part: NEW for part, config in configs.items() if config.new_tokens},
+    )
     return replace(job, adapters=put_on)
 
 
@@ -173,3 +207,31 @@ def test_a_checkpoint_that_reads_other_ids_is_refused(
     weights = record_checkpoint(folder)
     with pytest.raises(ConfigError, match=r"weights\.theirs: token .* has id .* there and .* in "):
         make_job("causal_lm_rows", model={"decoder": THEIRS}, weights=weights)
+
+
+def test_new_tokens_are_those_that_the_checkpoint_s_tokenizer_does_not_have(
+    make_job: MakeJob,
+    caches: Callable[[str], TrainingCache],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write_checkpoint("qwen3", tmp_path / "theirs")
+    cache = caches("text")
+    setting = "adapters.decoder.new_tokens"
+    context = JobContext(cache=cache, seed=0, weights=record_checkpoint(folder))
+    with pytest.raises(ConfigError, match=rf"{setting}: weights\.theirs has no tokenizer\.json"):
+        context.new_tokens(setting, "theirs")
+    content = read_json(cache.folder / "tokenizer.json")
+    vocab = content["model"]["vocab"]
+    last = sorted(vocab.values())[-3:]
+    for name in [name for name, number in vocab.items() if number in last]:
+        del vocab[name]
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    record_checkpoint(folder)
+    assert context.new_tokens(setting, "theirs") == last
+    whole = (cache.folder / "tokenizer.json").read_bytes()
+    (folder / "tokenizer.json").write_bytes(whole)
+    record_checkpoint(folder)
+    with pytest.raises(ConfigError, match=r"has no token that weights\.theirs does not have"):
+        context.new_tokens(setting, "theirs")

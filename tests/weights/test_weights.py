@@ -11,7 +11,7 @@ from plumbline.errors import ConfigError
 from plumbline.files import read_json
 from plumbline.kinds.vlm.settings import VlmConfig
 from plumbline.models.encoder_config import TextEncoderConfig
-from plumbline.weights.checkpoint import locate, open_checkpoint, public_name
+from plumbline.weights.checkpoint import Base, known_as, locate, open_checkpoint
 from plumbline.weights.files import describe_files, list_files, of_tokenizer
 from plumbline.weights.hub import fetch
 from plumbline.weights.named import base_of, named_checkpoints
@@ -139,7 +139,13 @@ def test_a_checkpoint_is_known_by_its_id_or_its_entry(
         "theirs": {"set": "s", "path": "x", "hub": "a/b", "revision": COMMIT},
     }
     Path("params.yaml").write_text(json.dumps({"weights": entries}), encoding="utf-8")
-    assert [public_name(name) for name in entries] == ["mine", f"a/b@{COMMIT}"]
+    files = {"config.json": {"bytes": 2, "sha256": "0" * 64}}
+    for name in entries:
+        Path(f"{name}.json").write_text(json.dumps({"files": files}), encoding="utf-8")
+    assert [known_as(Path(), name) for name in entries] == [
+        Base("mine", None, files),  # type: ignore[arg-type]
+        Base("a/b", COMMIT, files),  # type: ignore[arg-type]
+    ]
 
 
 def test_settings_that_name_checkpoints_are_found() -> None:

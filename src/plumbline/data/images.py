@@ -51,6 +51,8 @@ _TURNS = {
 }
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _HALF_OF_16_BITS = 2**15
+_LONGEST = 16
+"""Times its shorter side an image is long, where it is resized to keep its ratio."""
 
 
 def decode_image(
@@ -101,13 +103,48 @@ def read_size(data: bytes) -> tuple[int, int]:
 
 
 def resize_image(
-    image: Image.Image, height: int, width: int, resize: str = "bicubic"
+    image: Image.Image,
+    height: int,
+    width: int,
+    resample: str = "bicubic",
+    *,
+    keep_ratio: bool = False,
+    crop: float = 1.0,
 ) -> NDArray[np.uint8]:
-    """Resize to exactly [height, width, channels], uint8; the identity when the size fits."""
+    """Resize to exactly [height, width, channels], uint8; the identity when the size fits.
+
+    Args:
+        image: of mode L or RGB.
+        height: of the result, in pixels.
+        width: of the result; with `keep_ratio` the same.
+        resample: a filter of PIL.
+        keep_ratio: the shorter side gets the size, and the middle of the longer one is kept; else
+            both are stretched to it.
+        crop: the part of each side that is kept, from the middle; the image is resized to that much
+            more.
+    """
+    tall, wide = round(height / crop), round(width / crop)
+    if keep_ratio:
+        image = _middle(image)
+        if image.width <= image.height:
+            tall = int(wide * image.height / image.width)
+        else:
+            wide = int(tall * image.width / image.height)
+    if image.size != (wide, tall):
+        image = image.resize((wide, tall), Image.Resampling[resample.upper()])
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling[resize.upper()])
+        left, top = (wide - width) // 2, (tall - height) // 2
+        image = image.crop((left, top, left + width, top + height))
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """All of an image but the ends of a strip, which would take memory and be cut off."""
+    longest = _LONGEST * min(image.size)
+    width, height = min(image.width, longest), min(image.height, longest)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def _open(parts: Parts) -> Image.Image:

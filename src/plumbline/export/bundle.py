@@ -37,7 +37,7 @@ from plumbline.export.selftest import write_selftest
 from plumbline.files import dump_json, write_digests
 from plumbline.kind import known_kinds
 from plumbline.models.pretrained import save_architectures
-from plumbline.models.stored import SPEC
+from plumbline.models.stored import ADAPTERS, SPEC
 from plumbline.models.weights import WEIGHTS, save_weights
 from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import FILE_NAME
@@ -126,6 +126,8 @@ def _write_weights(source: BundleSource, out: Path) -> None:
     # Whoever gets the bundle need not know the users and disks of this machine.
     _write_json(out / SPEC, without_folders(stored.spec.model_dump(mode="json")))
     _write_json(out / "training.json", without_folders(dict(source.training)))
+    if source.adapters is not None:
+        shutil.copytree(source.adapters, out / ADAPTERS)
 
 
 def _write_formats(

@@ -9,8 +9,7 @@ from PIL import Image
 
 from plumbline.errors import ExportError
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.loading.input_config import FeaturesInputConfig
-from plumbline.loading.transform_config import Normalization
+from plumbline.loading.input_config import FeaturesInputConfig, ImageInputConfig
 
 SUFFIXES = {"image": ".png", "audio": ".wav", "features": ".npy", "text": ""}
 """Modality -> suffix of its encoded files."""
@@ -111,17 +110,19 @@ def audio_turns(samples: NDArray[np.float32], sample_rate: int) -> dict[str, byt
     }
 
 
-def check_image_size(cache: TrainingCache, size: int) -> None:
-    """Refuse a second resize: torchvision's cannot be repeated exactly without torch.
+def check_image_size(cache: TrainingCache, size: int, inputs: ImageInputConfig) -> None:
+    """Refuse a resize by torchvision, which cannot be repeated exactly without torch.
 
     Raises:
-        ExportError: the cached images are not of the model's size.
+        ExportError: the cached images are not of the model's size, and the inputs do not say how
+            they get it.
     """
     shape = cache.facts["image_shape"]
-    if shape[:2] != [size, size]:
+    if shape[:2] != [size, size] and inputs.settled is None:
         raise ExportError(
             f"the model takes {size} x {size} pixels, the cached images are {shape}; set "
-            f"tokenize.image_size of the dataset to [{size}, {size}]"
+            f"tokenize.image_size of the dataset to [{size}, {size}], or task.inputs.resize of the "
+            "training"
         )
 
 
@@ -135,13 +136,14 @@ DECODE = {
 """Channels -> how the decoder in the bundle brings an image to them, in words."""
 
 
-def image_contract(size: int, normalization: Normalization) -> dict[str, object]:
+def image_contract(size: int, inputs: ImageInputConfig) -> dict[str, object]:
     """Section `input` of a contract for images."""
-    mean, std = normalization.statistics
+    mean, std = inputs.normalize.statistics
+    resize = inputs.settled
     return {
         "modality": "image",
         "decode": DECODE[len(mean)],
-        "resize": "bicubic",
+        "resize": "bicubic" if resize is None else resize.model_dump(),
         "height": size,
         "width": size,
         "mean": list(mean),

@@ -4,6 +4,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic
 
 import numpy as np
@@ -64,6 +65,8 @@ class BundleSource(Generic[ModelT, SpecT]):
     training: Mapping[str, object]
     """The settings of the training, as plain JSON types."""
     threads: int
+    adapters: Path | None = None
+    """Folder with the adapters that were merged into the model, where there are some."""
 
 
 @dataclass(frozen=True)

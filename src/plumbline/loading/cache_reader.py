@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from plumbline.data.resizing import Resize
 from plumbline.errors import DataError
 from plumbline.files import read_json, verify_digests
 
@@ -74,6 +75,12 @@ class TrainingCache:
         return np.memmap(
             self.folder / "images.bin", np.uint8, "r", shape=(self.facts["images"], *shape)
         )
+
+    @property
+    def image_resize(self) -> Resize | None:
+        """How images were made what a model takes; None: they are as they were."""
+        made = self.facts.get("image_resize")
+        return None if made is None else Resize.model_validate(made)
 
     def audio(self, number: int) -> Floats:
         """The samples of a clip: float32 [samples], mono, at `facts["audio"]["sample_rate"]` Hz."""

@@ -13,6 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from plumbline.batch import Batch, Sample, column
+from plumbline.data.resizing import Resize
 from plumbline.errors import ConfigError, DataError
 from plumbline.loading.audio_transforms import (
     augment_waveforms,
@@ -33,7 +34,7 @@ from plumbline.loading.loader import pad_rows
 from plumbline.loading.masks import padding_mask
 from plumbline.loading.memory_cache import MemoryCache
 from plumbline.loading.random import keyed_generator
-from plumbline.loading.transforms import UNCHANGED, RawImages, stack_images
+from plumbline.loading.transforms import UNCHANGED, RawImages, fit_images, stack_images
 from plumbline.registry import load_attribute
 from plumbline.tokenization.framing import frame_ids
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -95,6 +96,7 @@ def build_input(
     *,
     image_size: int | None = None,
     cache_bytes: int = 0,
+    as_asked: bool = False,
 ) -> Input:
     """Make the input of some settings.
 
@@ -103,14 +105,23 @@ def build_input(
         cache: of the dataset.
         image_size: side of the model's images, in pixels.
         cache_bytes: most memory for decoded values that are kept for the next epoch.
+        as_asked: treat cached images as a bundle treats those that it is asked with.
 
     Raises:
         DataError: the dataset has no such input.
     """
     made: Input = load_attribute(config.builder)(
-        config, cache, image_size=image_size, memory=MemoryCache(cache_bytes)
+        *(config, cache),
+        image_size=image_size,
+        memory=MemoryCache(cache_bytes),
+        as_asked=as_asked,
     )
     return made
+
+
+def left_to_resize(config: ImageInputConfig, cache: TrainingCache) -> Resize | None:
+    """How cached images are still to be resized: not where the cache has done it."""
+    return config.settled if cache.image_resize is None else None
 
 
 class ImageInput(Input):
@@ -119,7 +130,13 @@ class ImageInput(Input):
     names = ("pixel_values",)
 
     def __init__(
-        self, config: ImageInputConfig, cache: TrainingCache, *, image_size: int, **others: object
+        self,
+        config: ImageInputConfig,
+        cache: TrainingCache,
+        *,
+        image_size: int,
+        as_asked: bool = False,
+        **others: object,
     ) -> None:
         """Read from the cache's images, which the operating system keeps in memory by itself.
 
@@ -129,6 +146,7 @@ class ImageInput(Input):
         self._config, self._images, self._size = config, np.asarray(cache.images), image_size
         config.normalize.check_channels(self._images.shape[-1])
         self._memory = KeptMemory()
+        self._resize = config.settled if as_asked else left_to_resize(config, cache)
 
     def fetch(self, number: int) -> Value:
         """See `Input`."""
@@ -166,6 +184,8 @@ class ImageInput(Input):
         else:
             pixels = stack_images([np.asarray(value, np.uint8) for value in values], names)
         normalize, augment = self._config.normalize, self._config.augment
+        size = self._size if draws is None else self._size + augment.enlarge
+        pixels = fit_images(pixels, size, self._resize)
         return RawImages.of(pixels, normalize, self._size, augment, draws)
 
 

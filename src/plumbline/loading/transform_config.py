@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
+from plumbline.data.resizing import Resize
 from plumbline.errors import DataError
 
 STATISTICS = {
@@ -82,7 +83,16 @@ class ImageTransformConfig(Config):
     """How images reach the model."""
 
     normalize: Normalization = Field(default_factory=Normalization)
+    resize: Literal["checkpoint"] | Resize | None = None
+    """From images as they are; `checkpoint`: as the processor of the encoder's checkpoint does;
+    None: cached images that have another size are stretched by a bilinear filter."""
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
+
+    @property
+    def settled(self) -> Resize | None:
+        """`resize`, once a training has begun: a checkpoint's own has been put in."""
+        assert self.resize != "checkpoint", "what a checkpoint says is put in before it is used"
+        return self.resize
 
     @field_validator("normalize")
     @classmethod

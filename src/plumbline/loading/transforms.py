@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.transforms.v2 import functional
 from typing_extensions import override
 
 from plumbline.batch import Deferred
+from plumbline.data.images import resize_image
+from plumbline.data.resizing import Resize
 from plumbline.errors import DataError
 from plumbline.loading.transform_config import AugmentConfig, Normalization
 
@@ -36,6 +39,26 @@ def stack_images(images: Sequence[NDArray[np.uint8]], sample_ids: Sequence[objec
             "set tokenize.image_size of the dataset"
         )
     return torch.from_numpy(np.stack(images))
+
+
+def fit_images(images: Tensor, size: int, resize: Resize | None) -> Tensor:
+    """Resize [batch, height, width, channels] uint8 on the host, as a bundle does.
+
+    Args:
+        images: as the cache has them.
+        size: side of the result, in pixels.
+        resize: how; None: they stay, since the cache has done it or `resize_images` will.
+    """
+    if resize is None:
+        return images
+    options = resize.model_dump()
+    fitted = [resize_image(_as_image(row), size, size, **options) for row in images.numpy()]
+    return torch.from_numpy(np.stack(fitted))
+
+
+def _as_image(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Of [height, width, channels]."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def normalize_images(images: Tensor, normalization: Normalization) -> Tensor:

@@ -256,9 +256,10 @@ class TextEncoderConfig(CheckpointEncoderConfig, BaseTextEncoderConfig):
     mlp_width: int = Field(512, ge=8)
     max_tokens: int = Field(64, ge=2)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    pooling: Literal["mean", "max", "first", "last", "pooler"] = "mean"
-    """Of the tokens' vectors; first is the token of BERT types for the whole text, and pooler what
-    a checkpoint's own layers make of them, as CLIP and SigLIP types do."""
+    pooling: Literal["mean", "max", "first", "last", "pooler", "checkpoint"] = "mean"
+    """Of the tokens' vectors; first is the token of BERT types for the whole text, pooler what a
+    checkpoint's own layers make of them, as CLIP and SigLIP types do, and checkpoint what a folder
+    of sentence-transformers declares, with what comes behind."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TextEncoderConfig":

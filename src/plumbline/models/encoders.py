@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from plumbline.errors import ConfigError
 from plumbline.models.encoder_config import EncoderConfig
 from plumbline.registry import load_attribute
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
-    from plumbline.models.pretrained import Origin
+    from plumbline.models.pretrained import Architecture, Origin
 
 
 class Encoded(NamedTuple):
@@ -35,10 +34,12 @@ class Encoder(nn.Module):
     width: int
     """Of the pooled vector."""
     token_width: int
-    architecture: "PreTrainedConfig | None" = None
+    longest: int | None = None
+    """Most tokens of an input, where a checkpoint says it."""
+    architecture: "Architecture | None" = None
     """Of one that came from a checkpoint, or was built like it."""
 
-    def architectures(self, name: str) -> "dict[str, PreTrainedConfig]":
+    def architectures(self, name: str) -> "dict[str, Architecture]":
         """What a model stores beside its weights, whose encoder it is under a name."""
         return {name: self.architecture} if self.architecture else {}
 
@@ -71,6 +72,25 @@ def encoder_for(
     """
     known = {"channels": channels, "vocab_size": vocab_size, "origin": origin}
     return build_encoder(config, **{name: known[name] for name in config.needs})
+
+
+def check_longest(encoder: Encoder, tokens: int | None, setting: str) -> None:
+    """Refuse inputs that are longer than an encoder's checkpoint takes.
+
+    Args:
+        encoder: of whatever modality.
+        tokens: of the longest input, with those that frame it; None: no setting bounds it.
+        setting: that bounds it, by two less.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if encoder.longest is not None and (tokens is None or tokens > encoder.longest):
+        raise ConfigError(
+            f"{setting}: with what frames them texts may have {tokens or 'any number of'} tokens, "
+            f"and the encoder's checkpoint takes {encoder.longest}: set at most "
+            f"{encoder.longest - 2}"
+        )
 
 
 def pool(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:

@@ -33,6 +33,14 @@ Origins = Mapping[str, Origin]
 NO_ORIGINS: Origins = MappingProxyType({})
 
 
+class Architecture(Protocol):
+    """How a part is built, without its weights; a `PreTrainedConfig` is one."""
+
+    def save_pretrained(self, folder: Path, /) -> None:
+        """Write it into a folder."""
+        ...
+
+
 class AutoClass(Protocol):
     """An `AutoModel...` of transformers, whose own methods have no types."""
 
@@ -73,7 +81,7 @@ def stored_origins(folder: Path) -> Origins:
     }
 
 
-def save_architectures(folder: Path, architectures: Mapping[str, PreTrainedConfig]) -> None:
+def save_architectures(folder: Path, architectures: Mapping[str, Architecture]) -> None:
     """Write what `stored_origins` reads."""
     for name, config in architectures.items():
         config.save_pretrained(folder / ARCHITECTURE / name)

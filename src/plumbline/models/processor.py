@@ -1,17 +1,26 @@
-"""What a checkpoint says of the images that it was trained on. No torch here."""
+"""What a checkpoint says of the images that it was trained on."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from plumbline.data.resizing import Resize
 from plumbline.errors import ConfigError
+from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import ImageInputConfig, InputConfig
 from plumbline.loading.transform_config import Normalization
 from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
 from plumbline.weights.checkpoint import Checkpoint
 
 _FILES = ("preprocessor_config.json", "processor_config.json", "config.json")
+
+
+_FILTERS: tuple[str, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""By their numbers in PIL, which processors give."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class _Size(BaseModel):
     height: int | None = None
     width: int | None = None
     shortest_edge: int | None = None
+    longest_edge: int | None = None
 
     @property
     def side(self) -> int | None:
@@ -65,6 +75,9 @@ class _TimmInputs(BaseModel):
     """Channels, height and width."""
     mean: list[float]
     std: list[float]
+    interpolation: str | None = None
+    crop_pct: float | None = None
+    crop_mode: str = "center"
 
 
 class _Timm(BaseModel):
@@ -77,6 +90,86 @@ class _Timm(BaseModel):
     def processing(self) -> Processing | None:
         inputs = self.pretrained_cfg
         return Processing(inputs.input_size[-1], inputs.mean, inputs.std)
+
+    def resize(self) -> Resize | None:
+        """How images are resized for evaluation; None: in a way that `Resize` cannot say."""
+        inputs = self.pretrained_cfg
+        known = inputs.crop_mode in ("center", "squash") and inputs.interpolation in _FILTERS
+        if not known or inputs.crop_pct is None:
+            return None
+        size = inputs.input_size[-1]
+        edge = math.floor(size / inputs.crop_pct)
+        return _resize(inputs.interpolation, inputs.crop_mode == "center", size, edge)
+
+
+class _Prepared(BaseModel):
+    """What a processor of transformers has made of its file, with the defaults of its class."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    do_resize: bool
+    size: _Size
+    resample: int
+    do_center_crop: bool | None = None
+    crop_size: _Size | None = None
+
+    def resize(self) -> Resize | None:
+        """How images are resized; None: in a way that `Resize` cannot say."""
+        size, cropped = self.size, bool(self.do_center_crop and self.crop_size)
+        keep = size.shortest_edge is not None
+        square = size.longest_edge is None and (cropped if keep else size.height == size.width)
+        if not (self.do_resize and square and 0 <= self.resample < len(_FILTERS)):
+            return None
+        edge = size.side
+        side = self.crop_size.side if self.crop_size and cropped else edge
+        return _resize(_FILTERS[self.resample], keep, side, edge)
+
+
+def _resize(
+    resample: str | None, keep_ratio: bool, side: int | None, edge: int | None
+) -> Resize | None:
+    """To an edge of which the middle is kept; None where there would be too little."""
+    if not side or not edge or side > edge:
+        return None
+    said = {"resample": resample, "keep_ratio": keep_ratio, "crop": side / edge}
+    return Resize.model_validate(said)
+
+
+def read_resize(folder: Path) -> Resize:
+    """Read how a checkpoint's processor resizes images.
+
+    Raises:
+        ConfigError: it says nothing of it, or something that is not followed.
+    """
+    try:
+        found = _Timm.model_validate_json((folder / "config.json").read_bytes()).resize()
+    except (OSError, ValidationError):
+        found = _of_transformers(folder)
+    if found is None:
+        raise ConfigError(
+            f"{folder}: does not say how images are resized, or in a way that is not followed: set "
+            "task.inputs.resize"
+        )
+    return found
+
+
+def _of_transformers(folder: Path) -> Resize | None:
+    # Only who asks for it waits for its import; the classes know what old files leave out.
+    from transformers import AutoImageProcessor
+
+    load: Callable[..., Stated] = AutoImageProcessor.from_pretrained  # without types
+    try:
+        processor = load(folder, trust_remote_code=False, local_files_only=True)
+        return _Prepared.model_validate(processor.to_dict()).resize()
+    except (OSError, ValueError, ImportError):
+        return None
+
+
+class Stated(Protocol):
+    """What is used of a processor of transformers."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Its settings."""
 
 
 class _Joint(BaseModel):
@@ -112,32 +205,65 @@ def read_processor(folder: Path) -> Processing:
 
 
 def settle(
-    encoder: EncoderConfig, inputs: InputConfig, checkpoint: Checkpoint | None
+    encoder: EncoderConfig,
+    inputs: InputConfig,
+    checkpoint: Checkpoint | None,
+    cache: TrainingCache | None = None,
 ) -> tuple[EncoderConfig, InputConfig]:
-    """Put in what settings leave to the checkpoint of an encoder.
+    """Put in what settings leave to the checkpoint of an encoder, or to the cache.
 
     Args:
         encoder: its size of images may be 0.
-        inputs: the preset of their statistics may be `checkpoint`.
+        inputs: the preset of their statistics may be `checkpoint`, and so may their resize.
         checkpoint: None where the encoder starts from random weights.
+        cache: that the images come from, which may hold them resized.
 
     Raises:
-        ConfigError: there is no checkpoint, or it says nothing of images.
+        ConfigError: there is no checkpoint, or it says nothing of images, or the cache holds them
+            resized in another way.
     """
     if not (isinstance(encoder, ImageEncoderConfig) and isinstance(inputs, ImageInputConfig)):
         return encoder, inputs
+    encoder, inputs = _from_checkpoint(encoder, inputs, checkpoint)
+    made = cache.image_resize if cache else None
+    if cache is None or made is None:
+        return encoder, inputs
+    side = encoder.image_size
+    if inputs.settled not in (None, made) or cache.facts["image_shape"][:2] != [side, side]:
+        wanted = inputs.settled or made
+        raise ConfigError(
+            f"{cache.folder}: images are {cache.facts['image_shape'][:2]} by {_words(made)}, and "
+            f"the model takes {[side, side]} by {_words(wanted)}: set tokenize.image_size and "
+            "tokenize.image_resize of the dataset to that"
+        )
+    return encoder, inputs.model_copy(update={"resize": made})
+
+
+def _words(resize: Resize) -> str:
+    return ", ".join(f"{name} {value}" for name, value in resize.model_dump().items())
+
+
+def _from_checkpoint(
+    encoder: ImageEncoderConfig, inputs: ImageInputConfig, checkpoint: Checkpoint | None
+) -> tuple[ImageEncoderConfig, ImageInputConfig]:
+    """Put in what settings leave to the checkpoint."""
     open_size, open_statistics = encoder.image_size == 0, inputs.normalize.preset == "checkpoint"
-    if not (open_size or open_statistics):
+    open_resize = inputs.resize == "checkpoint"
+    if not (open_size or open_statistics or open_resize):
         return encoder, inputs
     if checkpoint is None:
         raise ConfigError(
-            "image_size 0 and task.inputs.normalize.preset checkpoint are what the encoder's "
-            "checkpoint says, and it starts from none: set pretrained, or both"
+            "image_size 0, and checkpoint as preset of task.inputs.normalize or as "
+            "task.inputs.resize, are what the encoder's checkpoint says, and it starts from none: "
+            "set pretrained, or all of them"
         )
-    said = read_processor(checkpoint.path)
-    if open_size:
-        encoder = encoder.model_copy(update={"image_size": said.image_size})
-    if open_statistics:
-        normalize = Normalization(preset=None, mean=said.mean, std=said.std)
-        inputs = inputs.model_copy(update={"normalize": normalize})
-    return encoder, inputs
+    update: dict[str, object] = {}
+    if open_size or open_statistics:
+        said = read_processor(checkpoint.path)
+        if open_size:
+            encoder = encoder.model_copy(update={"image_size": said.image_size})
+        if open_statistics:
+            update["normalize"] = Normalization(preset=None, mean=said.mean, std=said.std)
+    if open_resize:
+        update["resize"] = read_resize(checkpoint.path)
+    return encoder, inputs.model_copy(update=update)

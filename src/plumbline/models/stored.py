@@ -22,6 +22,9 @@ from plumbline.models.weights import WEIGHTS, load_weights, save_weights
 from plumbline.tokenization.tokenizer import FILE_NAME, load_tokenizer
 
 SPEC = "model.json"
+ADAPTERS = "adapters"
+"""Folder of a stored model with the adapters that were merged into it, by part, as peft has
+them."""
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 SpecT = TypeVar("SpecT", bound=ModelSpec)

@@ -2,14 +2,18 @@
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, BertModel
 
+from plumbline.errors import ConfigError
 from plumbline.models.encoder_config import NgramEncoderConfig, TextEncoderConfig
 from plumbline.models.encoders import Encoded, Encoder, pool
 from plumbline.models.pretrained import Origin, build_from_checkpoint
+from plumbline.models.sentence import SentenceArchitecture, SentenceHead
+from plumbline.weights.sentence import layers_folder, read_modules
 
 
 class TextEncoder(Encoder):
@@ -21,16 +25,32 @@ class TextEncoder(Encoder):
         """Build from sizes with random weights, or what a checkpoint says.
 
         Raises:
-            ConfigError: the checkpoint cannot be loaded.
+            ConfigError: the checkpoint cannot be loaded, or pools in a way that is not followed.
         """
         super().__init__()
         self._config = config
         spare = None if config.pooling == "pooler" else "pooler"
-        loaded = build_from_checkpoint(AutoModel, origin, tower="text", spare=spare)
+        layers = replace(origin, path=layers_folder(origin.path)) if origin else None
+        loaded = build_from_checkpoint(AutoModel, layers, tower="text", spare=spare)
         if loaded is not None:
             self.architecture = loaded.config
         self.encoder = loaded if loaded is not None else _from_sizes(config, vocab_size)
         self.width = self.token_width = int(self.encoder.config.hidden_size)
+        self.head: SentenceHead | None = None
+        if config.pooling == "checkpoint":
+            self._pool_as_declared(origin)
+
+    def _pool_as_declared(self, origin: Origin | None) -> None:
+        """Put behind the layers what a checkpoint of sentence-transformers declares."""
+        if origin is None or self.architecture is None:
+            raise ConfigError(
+                "pooling checkpoint is what a checkpoint declares, and the text encoder starts "
+                "from none: set pretrained, or another pooling"
+            )
+        modules = read_modules(origin.path)
+        self.head = SentenceHead(modules, self.token_width, origin)
+        self.width, self.longest = self.head.width, modules.longest
+        self.architecture = SentenceArchitecture(self.encoder.config, modules)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: object) -> Encoded:
         """Encode texts.
@@ -43,8 +63,12 @@ class TextEncoder(Encoder):
         out = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         hidden = out.last_hidden_state
         mask = attention_mask.bool()
-        own = self._config.pooling == "pooler"
-        pooled = out.pooler_output if own else pool(hidden, mask, self._config.pooling)
+        if self.head is not None:
+            pooled = self.head(hidden, mask)
+        elif self._config.pooling == "pooler":
+            pooled = out.pooler_output
+        else:
+            pooled = pool(hidden, mask, self._config.pooling)
         # BERT gives padding a vector too; `Encoded` promises zeros there.
         return Encoded(hidden * mask.unsqueeze(-1), pooled, mask)
 

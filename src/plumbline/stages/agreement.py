@@ -216,12 +216,19 @@ def _check_inputs(place: str, inputs: InputConfig, dataset: Dataset) -> None:
             f"sample_rate = {there.sample_rate}: make them the same"
         )
     if isinstance(inputs, ImageInputConfig):
-        _check_channels(place, inputs, dataset)
+        _check_images(place, inputs, dataset)
 
 
-def _check_channels(place: str, inputs: ImageInputConfig, dataset: Dataset) -> None:
-    """The channels that inputs at `place` are normalised by, and those of the cached images."""
-    mode, channels = dataset.tokenize.image_mode, inputs.normalize.channels
+def _check_images(place: str, inputs: ImageInputConfig, dataset: Dataset) -> None:
+    """What inputs at `place` are normalised and resized by, and the cached images."""
+    there = dataset.tokenize
+    if inputs.resize is not None and there.image_size and there.image_resize is None:
+        raise ConfigError(
+            f"{place}.resize is of images as they are, but datasets.{dataset.name}.tokenize."
+            f"image_size = {there.image_size} has stretched them: set image_resize beside it to "
+            "the same, or image_size to null where all images have one size"
+        )
+    mode, channels = there.image_mode, inputs.normalize.channels
     if channels != CHANNELS[mode]:
         raise ConfigError(
             f"{place}.normalize has statistics of {channels} channels, but datasets."
@@ -271,4 +278,7 @@ def _check_start(
             f"task needs one for {wanted}"
         )
     if isinstance(inputs, ImageInputConfig):
-        _check_channels(f"{place}.start: align.{start.name}.train.task.inputs", inputs, dataset)
+        cached = settings.get(("tokenize_text", aligned.data))
+        if isinstance(cached, TokenizeTextConfig) and inputs.resize is None:
+            inputs = inputs.model_copy(update={"resize": cached.tokenize.image_resize})
+        _check_images(f"{place}.start: align.{start.name}.train.task.inputs", inputs, dataset)

@@ -86,7 +86,7 @@ def _write(call: Call[ExportModelConfig], out: Path) -> dict[str, Any]:
     from plumbline.export.bundle import write_bundle
     from plumbline.export.plan import BundleSource
     from plumbline.loading.cache_reader import TrainingCache
-    from plumbline.models.stored import load_model
+    from plumbline.models.stored import ADAPTERS, load_model
 
     torch.set_num_threads(call.config.threads)
     model = paths.finetuned(call.key)
@@ -95,6 +95,7 @@ def _write(call: Call[ExportModelConfig], out: Path) -> dict[str, Any]:
         cache=TrainingCache(paths.cache(call.config.data)),
         training=read_json(model / "config.json"),
         threads=call.config.threads,
+        adapters=model / ADAPTERS if (model / ADAPTERS).is_dir() else None,
     )
     return {**write_bundle(source, call.config.export, out)}
 

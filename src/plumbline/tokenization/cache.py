@@ -35,6 +35,7 @@ from plumbline.data.columns import CONTENT, MEDIA, SPLITS, TEXTS
 from plumbline.data.csv_writer import CsvWriter
 from plumbline.data.disk_index import DiskIndex
 from plumbline.data.parquet import column_names, count_rows, iter_table
+from plumbline.data.resizing import Resize
 from plumbline.data.turns import IMAGE_MARK, parse_turns
 from plumbline.errors import DataError
 from plumbline.files import dump_json
@@ -79,6 +80,8 @@ class TokenizeConfig(Config):
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     image_size: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=2, max_length=2)
     """Height and width of the cached images, in pixels; None: the one size that all have."""
+    image_resize: Resize | None = None
+    """How they get it; None: both sides are stretched by a bicubic filter."""
     image_mode: ImageMode = "rgb"
     """Channels of the cached images: three, or one with the luma of ITU-R 601."""
     sample_rate: int = Field(16_000, ge=1000, le=MAX_SAMPLE_RATE)
@@ -87,6 +90,12 @@ class TokenizeConfig(Config):
     """Longest question and answer together with what frames them; None: no limit here."""
     chat_template: str | None = None
     """In Jinja, in place of the one that the folder of `tokenizer.pretrained` has."""
+
+    @model_validator(mode="after")
+    def _resizes_to_a_size(self) -> "TokenizeConfig":
+        if self.image_resize is not None:
+            self.image_resize.check_size(self.image_size)
+        return self
 
     @model_validator(mode="after")
     def _template_has_its_tokens(self) -> "TokenizeConfig":
@@ -148,7 +157,7 @@ def build_cache(
     if config.chat_template is not None and "turns" not in texts:
         raise DataError(f"{clean}: tokenize.chat_template is set, but there are no turns to write")
     chosen = config.tokenizer.pretrained
-    folder = open_checkpoint(weights, chosen).path if chosen and texts else None
+    folder = open_checkpoint(weights, chosen).tokenizer if chosen and texts else None
     chat = _chat_format(folder, config) if "turns" in texts else None
     tokenizer = _tokenizer(clean, folder, config, chat) if texts else None
     if tokenizer is not None:
@@ -214,7 +223,7 @@ class _CacheWriter:
         self._parts = list(dict.fromkeys([*self._labels, *shapes.get("values", {})])) or [""]
         self._files = ExitStack()
         media = open_media(
-            *(out, config.image_size, config.image_mode, config.sample_rate),
+            *(out, config.image_size, config.image_resize, config.image_mode, config.sample_rate),
             shapes=shapes,
             files=self._files,
         )

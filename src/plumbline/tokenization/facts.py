@@ -34,6 +34,14 @@ class FeatureFacts(TypedDict):
     std_of_channels: list[float]
 
 
+class ResizeFacts(TypedDict):
+    """How images got their size: the fields of `plumbline.data.resizing.Resize`."""
+
+    resample: str
+    keep_ratio: bool
+    crop: float
+
+
 class MediaFacts(TypedDict, total=False):
     """Of the media that the dataset has."""
 
@@ -42,6 +50,8 @@ class MediaFacts(TypedDict, total=False):
     """[height, width, channels]."""
     image_levels: list[int]
     """The darkest and the brightest of 0 to 255."""
+    image_resize: ResizeFacts
+    """How they were made; not there: they are as they were, or stretched by a bicubic filter."""
     audio: AudioFacts
     features: FeatureFacts
 

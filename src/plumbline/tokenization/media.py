@@ -14,6 +14,7 @@ from plumbline.data.clean_media import decoding
 from plumbline.data.disk_index import DiskIndex
 from plumbline.data.image_lists import clean_images
 from plumbline.data.images import Mode, decode_image, resize_image
+from plumbline.data.resizing import Resize
 from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import DataError
 from plumbline.tokenization.facts import FeatureFacts, MediaFacts
@@ -73,15 +74,19 @@ class NumberedMedia:
 class ImageFile:
     """images.bin."""
 
-    def __init__(self, out: BinaryIO, size: tuple[int, int], mode: ImageMode) -> None:
+    def __init__(
+        self, out: BinaryIO, size: tuple[int, int], mode: ImageMode, resize: Resize | None = None
+    ) -> None:
         """Write images of `size`, height and width in pixels, into `out`."""
         self._out, self._size, self._mode, self._count = out, size, mode, 0
+        self._resize, self._options = resize, (resize or Resize()).model_dump()
         self._darkest, self._brightest = 255, 0
 
     def append(self, data: bytes) -> None:
         """See `MediaFile`."""
         with decoding("image", data):
-            pixels = resize_image(decode_image(data, _MODES[self._mode]), *self._size)
+            image = decode_image(data, _MODES[self._mode])
+            pixels = resize_image(image, *self._size, **self._options)
         self._out.write(pixels.tobytes())
         self._count += 1
         self._darkest = min(self._darkest, int(pixels.min()))
@@ -91,7 +96,18 @@ class ImageFile:
         """See `MediaFile`."""
         shape = [*self._size, CHANNELS[self._mode]]
         levels = [self._darkest, self._brightest]
-        return {"images": self._count, "image_shape": shape, "image_levels": levels}
+        facts: MediaFacts = {
+            "images": self._count,
+            "image_shape": shape,
+            "image_levels": levels,
+        }
+        if self._resize is not None:
+            facts["image_resize"] = {
+                "resample": self._resize.resample,
+                "keep_ratio": self._resize.keep_ratio,
+                "crop": self._resize.crop,
+            }
+        return facts
 
 
 class _RaggedFile:
@@ -168,6 +184,7 @@ class FeatureFile(_RaggedFile):
 def open_media(
     out: Path,
     image_size: list[int] | None,
+    image_resize: Resize | None,
     image_mode: ImageMode,
     sample_rate: int,
     shapes: "Shapes",
@@ -184,7 +201,7 @@ def open_media(
         return files.enter_context((out / name).open("wb"))
 
     if size := _image_size(image_size, shapes):
-        media["image"] = ImageFile(create("images.bin"), size, image_mode)
+        media["image"] = ImageFile(create("images.bin"), size, image_mode, image_resize)
     if "audio" in shapes:
         media["audio"] = AudioFile(create("audio.bin"), create("audio.offsets.bin"), sample_rate)
     if "features" in shapes:

@@ -150,13 +150,13 @@ def mask_id(tokenizer: Tokenizer) -> int:
 
 _ALIASES: Mapping[str, tuple[str, ...]] = {
     "pad": (PAD, "<|endoftext|>", "[PAD]", "<pad>"),
-    "bos": (BOS, "<|im_start|>", "<s>", "[CLS]"),
-    "eos": (EOS, "<|im_end|>", "</s>", "[SEP]"),
+    "bos": (BOS, "<|im_start|>", "<s>", "[CLS]", "<|startoftext|>"),
+    "eos": (EOS, "<|im_end|>", "</s>", "[SEP]", "<|endoftext|>"),
 }
 
 
 def special_ids(tokenizer: Tokenizer, declared: Mapping[str, str] | None = None) -> SpecialIds:
-    """Find pad, bos and eos, also under the names of Qwen, Llama and BERT tokenizers.
+    """Find pad, bos and eos, also under the names of Qwen, Llama, BERT and CLIP tokenizers.
 
     Args:
         tokenizer: has them in its vocabulary.

@@ -24,6 +24,9 @@ class AdapterConfig(Config):
     targets: list[str] = Field(default_factory=list)
     """Linear layers by the end of their names, such as q_proj, or by a regular expression for all
     of it; empty: all but the last map to logits."""
+    new_tokens: bool = False
+    """Train the rows of embedding and last map that are of tokens which the checkpoint's own
+    tokenizer does not have."""
     quantize: Literal["nf4", "fp4"] | None = None
     """Hold the linear layers of the part in 4 bits (arXiv:2305.14314); None: as they are."""
     double_quantize: bool = True

@@ -6,8 +6,9 @@ goes on from it builds them anew from what the training starts from.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
@@ -17,15 +18,17 @@ from plumbline.errors import ConfigError, TrainingError
 from plumbline.files import dump_json
 from plumbline.loading.random import keyed_seed
 from plumbline.models.four_bit import is_packed, pack_linears, replace, unpacked
+from plumbline.models.new_rows import LanguagePart, NewRows, put_rows, take_rows
+from plumbline.models.stored import ADAPTERS
 from plumbline.models.weights import leave_out, save_tensors
 from plumbline.training.adapter_config import AdapterConfig
 from plumbline.training.figures import AdapterFigures
+from plumbline.weights.checkpoint import Base
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraModel
 
-FOLDER = "adapters"
-"""Of a stored model: its adapters in the layout of peft, by part."""
+NO_TOKENS: Mapping[str, Sequence[int]] = MappingProxyType({})
 _NAME = "default"
 _TOLERANCE = 1e-4
 """How far a merged layer may be from the layer with its adapter, relative to what it gives."""
@@ -51,6 +54,8 @@ class Adapter:
     part: str
     config: AdapterConfig
     tuner: "LoraModel"
+    rows: NewRows | None = None
+    """Of new tokens, which train beside it."""
 
     def layers(self) -> Iterator[tuple[str, AdaptedLayer]]:
         """The layers that it adapts, by their names within the part."""
@@ -75,6 +80,7 @@ def attach_adapters(
     *,
     seed: int,
     compute_dtype: torch.dtype,
+    new_tokens: Mapping[str, Sequence[int]] = NO_TOKENS,
 ) -> list[Adapter]:
     """Freeze parts of a model and put adapters onto them.
 
@@ -83,6 +89,7 @@ def attach_adapters(
         configs: by part of the model.
         seed: of the training: adapters begin with draws of their own.
         compute_dtype: in which 4-bit weights are multiplied.
+        new_tokens: part -> ids whose rows train as well.
 
     Raises:
         ConfigError: there is no such part, no such layer in it, or a library is not installed.
@@ -103,7 +110,9 @@ def attach_adapters(
                 double=config.double_quantize,
                 compute_dtype=compute_dtype,
             )
-        adapters.append(Adapter(part, config, _tuner(parts[part], config, targets)))
+        tuner = _tuner(parts[part], config, targets)
+        rows = _rows(parts[part], part, new_tokens.get(part, ()))
+        adapters.append(Adapter(part, config, tuner, rows))
     prefixes = tuple(f"{part}." for part in configs)
     # Buffers stay in the state: running statistics of norms move while the adapter trains.
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -111,6 +120,15 @@ def attach_adapters(
     own = {n for n in model.state_dict() if n.startswith(prefixes)}
     leave_out(model, own - trained - buffers)
     return adapters
+
+
+def _rows(module: nn.Module, part: str, ids: Sequence[int]) -> NewRows | None:
+    """Let the rows of some ids train; last, since all other weights have been frozen before."""
+    if not ids:
+        return None
+    if not hasattr(module, "get_input_embeddings"):
+        raise ConfigError(f"adapters.{part}.new_tokens: the part reads no tokens; leave it out")
+    return put_rows(module, cast(LanguagePart, module), ids)
 
 
 def _targets(part: str, module: nn.Module, patterns: list[str]) -> list[str]:
@@ -195,6 +213,8 @@ def _merge(adapter: Adapter) -> AdapterFigures:
     parameters = sum(tensor.numel() for tensor in adapter.tensors().values())
     adapted = dict(adapter.layers())
     worst = 0.0
+    if adapter.rows is not None:
+        take_rows(module, adapter.rows)
     for number, (name, layer) in enumerate(adapted.items()):
         base = unpacked(layer.base_layer)
         generator = torch.Generator().manual_seed(number)
@@ -224,24 +244,31 @@ def _merge(adapter: Adapter) -> AdapterFigures:
     }
 
 
-def save_adapters(folder: Path, adapters: Sequence[Adapter], bases: Mapping[str, str]) -> None:
-    """Write each adapter in the layout of peft, before it is merged.
+def save_adapters(folder: Path, adapters: Sequence[Adapter], bases: Mapping[str, Base]) -> None:
+    """Write each adapter in the layout of peft, before it is merged, and what it belongs to.
 
     Args:
         folder: of the stored model.
         adapters: those on it.
-        bases: part -> what the adapter's base is called.
+        bases: part -> what its adapter was put onto, where that is a checkpoint.
     """
     for adapter in adapters:
-        out = folder / FOLDER / adapter.part
+        base = bases.get(adapter.part)
+        out = folder / ADAPTERS / adapter.part
         out.mkdir(parents=True)
         # [rank, in_features] and [out_features, rank] of each layer follow from these.
         settings = adapter.tuner.peft_config[_NAME].to_dict()
         # As LoraModel has no task, and its model no folder, both are put in here.
         settings |= {
-            "base_model_name_or_path": bases.get(adapter.part, ""),
+            "base_model_name_or_path": base.name if base else "",
+            "revision": base.revision if base else None,
             "inference_mode": True,
             "target_modules": sorted(settings["target_modules"]),
         }
+        if adapter.rows is not None:
+            settings["trainable_token_indices"] = adapter.rows.tables()
         (out / "adapter_config.json").write_text(dump_json(settings), encoding="utf-8")
         save_tensors(adapter.tensors(), out / "adapter_model.safetensors")
+        # Beside what peft reads, which refuses to know more.
+        if base is not None:
+            (out / "base.json").write_text(dump_json(asdict(base)), encoding="utf-8")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plumbline.errors import ConfigError
+from plumbline.models.new_rows import Rows
 from plumbline.models.weights import is_spread
 from plumbline.registry import load_attribute
 from plumbline.training.config import OPTIMIZERS, OptimConfig
@@ -114,6 +115,8 @@ def _hidden_matrices(model: nn.Module, config: OptimConfig) -> set[str]:
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             others.add(id(module.weight))
+        if isinstance(module, Rows):
+            others.add(id(module.trainable_tokens_delta))
         find_head = getattr(module, "get_output_embeddings", None)
         head = find_head() if callable(find_head) else None
         others.add(id(getattr(head, "weight", None)))  # that of None is no parameter's

@@ -12,7 +12,7 @@ from torch import nn
 
 from plumbline import paths
 from plumbline.config import without_folders
-from plumbline.errors import CheckpointError, TrainingError
+from plumbline.errors import CheckpointError, ConfigError, TrainingError
 from plumbline.files import digest_of, dump_json, staged_folder
 from plumbline.kind import Kind
 from plumbline.loading.cache_reader import TrainingCache
@@ -43,7 +43,7 @@ from plumbline.training.progress import OnLog
 from plumbline.training.sections import TrainingConfig
 from plumbline.training.task import JobContext, TrainingJob
 from plumbline.training.trainer import Trainer
-from plumbline.weights.checkpoint import public_name
+from plumbline.weights.checkpoint import Base, known_as
 from plumbline.weights.named import base_of
 
 logger = logging.getLogger(__name__)
@@ -77,9 +77,24 @@ def open_job(config: TrainingConfig, machine: Machine) -> TrainingJob:
     _check_start(config.start_folder, config.work)
     job: TrainingJob = config.work.role("train").build(context, train.model, train.task)
     adapters = attach_adapters(
-        job.model, train.adapters, seed=config.seed, compute_dtype=_COMPUTE[machine.precision]
+        *(job.model, train.adapters),
+        seed=config.seed,
+        compute_dtype=_COMPUTE[machine.precision],
+        new_tokens=_new_tokens(config, context),
     )
     return replace(job, adapters=adapters)
+
+
+def _new_tokens(config: TrainingConfig, context: JobContext) -> dict[str, list[int]]:
+    """Part with an adapter -> ids of tokens that its checkpoint does not know, where they train."""
+    found: dict[str, list[int]] = {}
+    for part, adapter in config.train.adapters.items():
+        if adapter.new_tokens:
+            setting, name = f"adapters.{part}.new_tokens", base_of(config.train.model, part)
+            if name is None:
+                raise ConfigError(f"{setting}: the part starts from no checkpoint; leave it out")
+            found[part] = context.new_tokens(setting, name)
+    return found
 
 
 _COMPUTE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -151,11 +166,11 @@ def train_to_folder(
     return Trained(figures, facts)
 
 
-def _bases(config: TrainingConfig) -> dict[str, str]:
-    """Part with an adapter -> what its base is called, by which others can have it too."""
-    model = config.train.model
+def _bases(config: TrainingConfig) -> dict[str, Base]:
+    """Part with an adapter -> the checkpoint that it was put onto, where that is one."""
+    model, folder = config.train.model, Path(config.weights)
     names = {part: base_of(model, part) for part in config.train.adapters}
-    return {part: public_name(name) if name else "" for part, name in names.items()}
+    return {part: known_as(folder, name) for part, name in names.items() if name}
 
 
 def train_along(stage: str, config: TrainingConfig, job: TrainingJob, machine: Machine) -> None:

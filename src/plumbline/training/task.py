@@ -17,7 +17,7 @@ from plumbline.metrics.perplexity import perplexity
 from plumbline.models.pretrained import Origin, Origins
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import FILE_NAME, load_tokenizer
-from plumbline.weights.checkpoint import Checkpoint, open_checkpoint
+from plumbline.weights.checkpoint import Checkpoint, open_checkpoint, tokenizer_folder
 from plumbline.weights.settings import NOWHERE
 
 if TYPE_CHECKING:
@@ -180,8 +180,32 @@ class JobContext:
         named = {part: name for part, name in sources.items() if name is not None}
         opened = {part: open_checkpoint(self.weights, name) for part, name in named.items()}
         for part in opened.keys() & set(read_ids):
-            self._check_ids(named[part], opened[part].path)
+            self._check_ids(named[part], opened[part].tokenizer)
         return Sources(self.cache.digests, opened)
+
+    def new_tokens(self, setting: str, name: str) -> list[int]:
+        """Ids of the dataset's tokenizer whose tokens a checkpoint's own does not have.
+
+        Args:
+            setting: that asks for them.
+            name: of an entry of `weights`, which is open already.
+
+        Raises:
+            ConfigError: there are none, or it cannot be told.
+        """
+        own, folder = self.tokenizer(), tokenizer_folder(self.weights, name)
+        if own is None or not (folder / FILE_NAME).is_file():
+            raise ConfigError(
+                f"{setting}: weights.{name} has no {FILE_NAME} to tell new tokens by; leave it out"
+            )
+        known = load_tokenizer(folder).get_vocab()
+        found = sorted(number for token, number in own.get_vocab().items() if token not in known)
+        if not found:
+            raise ConfigError(
+                f"{setting}: the tokenizer of {self.cache.folder.name} has no token that weights."
+                f"{name} does not have; leave it out"
+            )
+        return found
 
     def _check_ids(self, name: str, folder: Path) -> None:
         """Refuse a checkpoint that has learned to read other ids than the dataset's."""

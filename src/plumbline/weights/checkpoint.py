@@ -7,7 +7,7 @@ from plumbline.config import check_config
 from plumbline.errors import ConfigError
 from plumbline.files import read_json, sha256_file
 from plumbline.params import read_params
-from plumbline.weights.files import Files
+from plumbline.weights.files import FILE_NAME, LAYERS, Files
 from plumbline.weights.hub import fetch
 from plumbline.weights.settings import WeightsConfig, WeightsEntry
 
@@ -21,9 +21,28 @@ class Checkpoint:
     files: Files
 
     @property
+    def tokenizer(self) -> Path:
+        """The folder of its tokenizer."""
+        return _of_tokenizer(self.path, self.files)
+
+    @property
     def digests(self) -> dict[str, str]:
         """SHA-256 by name."""
         return {name: facts["sha256"] for name, facts in self.files.items()}
+
+
+def _of_tokenizer(path: Path, files: Files) -> Path:
+    return path / LAYERS if f"{LAYERS}/{FILE_NAME}" in files else path
+
+
+def tokenizer_folder(folder: Path, name: str) -> Path:
+    """The folder of the tokenizer of an entry of `weights` whose files have been checked.
+
+    Args:
+        folder: with the records, such as work/weights/<set>.
+        name: of the entry.
+    """
+    return _of_tokenizer(locate(_entry(name)), read_json(folder / f"{name}.json")["files"])
 
 
 def locate(config: WeightsConfig) -> Path:
@@ -43,10 +62,26 @@ def _entry(name: str) -> WeightsConfig:
     return check_config(WeightsEntry, sections, read_params(Path.cwd())).checkpoint
 
 
-def public_name(name: str) -> str:
-    """What others know a checkpoint by: its id and commit on the hub, or the entry's own name."""
-    config = _entry(name)
-    return f"{config.hub}@{config.revision}" if config.hub else name
+@dataclass(frozen=True)
+class Base:
+    """A checkpoint as others know it, so that they can have what an adapter belongs to."""
+
+    name: str
+    """Its id on the hub, or that of the entry of `weights`."""
+    revision: str | None
+    """Its commit on the hub."""
+    files: Files
+
+
+def known_as(folder: Path, name: str) -> Base:
+    """What others know the checkpoint of an entry of `weights` by.
+
+    Args:
+        folder: with the records, such as work/weights/<set>.
+        name: of the entry.
+    """
+    config, record = _entry(name), read_json(folder / f"{name}.json")
+    return Base(config.hub or name, config.revision, record["files"])
 
 
 def open_checkpoint(folder: Path, name: str) -> Checkpoint:

@@ -8,14 +8,17 @@ from typing import TypedDict
 from plumbline.errors import ConfigError
 from plumbline.files import sha256_file
 
+FILE_NAME = "tokenizer.json"
 TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
     "special_tokens_map.json",
-    "tokenizer.json",
+    FILE_NAME,
     "tokenizer_config.json",
 )
 """What a tokenizer and its template of turns are read from."""
+LAYERS = "0_Transformer"
+"""Where older folders of sentence-transformers have model and tokenizer."""
 READ = ("*.json", "*.jinja", "*.safetensors")
 """What is read of a checkpoint; never code, and no pickle, which could run some."""
 PASSED_OVER = ("onnx/*", "openvino/*", "*/.*", ".*", "checkpoint-*", "runs/*")
@@ -84,4 +87,5 @@ def describe_files(path: Path) -> Files:
 
 def of_tokenizer(files: Files) -> Files:
     """Those of a tokenizer."""
-    return {name: facts for name, facts in files.items() if name in TOKENIZER_FILES}
+    own = {name: name.removeprefix(f"{LAYERS}/") for name in files}
+    return {name: facts for name, facts in files.items() if own[name] in TOKENIZER_FILES}

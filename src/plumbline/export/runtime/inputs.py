@@ -13,11 +13,12 @@ from .contract import COUNT, SPECIAL_IDS, Fields, Limits, SpecialIds
 from .files import Array, Files, Floats, InputError, TooLargeError
 from .refusals import refused
 
+FILTER = {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}
 INPUTS: dict[str, Fields] = {
     "image": {
         "height": COUNT,
         "width": COUNT,
-        "resize": {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"},
+        "resize": (FILTER, {"resample": FILTER, "keep_ratio": bool, "crop": float}),
         "mean": [float],
         "std": [float],
     },
@@ -44,13 +45,22 @@ INPUTS: dict[str, Fields] = {
 """Modality -> what its section `input` of a contract holds."""
 
 
+class ResizeSection(TypedDict):
+    """How an image gets the size."""
+
+    resample: str
+    keep_ratio: bool
+    crop: float
+
+
 class ImageSection(TypedDict):
     """What `INPUTS` describes for images."""
 
     modality: Literal["image"]
     height: int
     width: int
-    resize: str
+    resize: str | ResizeSection
+    """A filter alone: both sides are stretched by it."""
     mean: list[float]
     std: list[float]
 

@@ -7,7 +7,7 @@ from plumbline.data.images import Mode, decode_image, resize_image
 
 from .contract import Limits
 from .files import Floats
-from .inputs import ImageSection
+from .inputs import ImageSection, ResizeSection
 from .refusals import refused
 
 
@@ -17,7 +17,12 @@ class Preprocessor:
     def __init__(self, contract: ImageSection, limits: Limits) -> None:
         """Take size and statistics from the image's section of the contract."""
         self._size = (contract["height"], contract["width"])
-        self._resize = contract["resize"]
+        resize = contract["resize"]
+        self._resize: ResizeSection = (
+            {"resample": resize, "keep_ratio": False, "crop": 1.0}
+            if isinstance(resize, str)
+            else resize
+        )
         self._mode: Mode = "L" if len(contract["mean"]) == 1 else "RGB"
         self._max_bytes, self._max_pixels = limits["max_bytes"], limits["max_image_pixels"]
         # (x / 255 - mean) / std as one multiply-add of float32 values, rounded once: what a fused
@@ -45,6 +50,6 @@ class Preprocessor:
         Raises:
             InputError: as in `decode`.
         """
-        pixels = resize_image(self.decode(data), *self._size, self._resize)
+        pixels = resize_image(self.decode(data), *self._size, **self._resize)
         # Each of 256 values is looked up: nothing is computed, nor rounded, per pixel.
         return np.stack([levels[pixels[..., c]] for c, levels in enumerate(self._levels)])

@@ -8,14 +8,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedConfig
 from typing_extensions import override
 
 from plumbline.batch import Batch
 from plumbline.kinds.alignment.settings import DualEncoderConfig
 from plumbline.loading.input_config import AnyInput
 from plumbline.models.encoders import Encoder, encoder_for
-from plumbline.models.pretrained import NO_ORIGINS, Origins
+from plumbline.models.pretrained import NO_ORIGINS, Architecture, Origins
 from plumbline.models.spec import EncoderPart, ModelSpec
 from plumbline.models.stored import Stored, load_as
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -80,7 +79,7 @@ class DualEncoder(nn.Module):
         return encoder
 
     @property
-    def architectures(self) -> Mapping[str, PreTrainedConfig]:
+    def architectures(self) -> Mapping[str, Architecture]:
         """What must be stored beside the weights of parts that came from a checkpoint."""
         return {
             **self.media_encoder.architectures(self._media),

@@ -20,6 +20,7 @@ from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input, collate_texts
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.contrastive import PairLoss, matryoshka, shared_positives
+from plumbline.models.encoders import check_longest
 from plumbline.models.processor import settle
 from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -190,6 +191,7 @@ def build(
     """Build model, data and task from a cache.
 
     Raises:
+        ConfigError: captions may be longer than the text encoder's checkpoint takes.
         DataError: the dataset has no text, or a split no captioned image or clip.
     """
     cache, seed = context.cache, context.seed
@@ -197,7 +199,7 @@ def build(
         raise DataError(f"{cache.folder}: this dataset has no text")
     special_ids = SpecialIds(**cache.facts["special_ids"])
     sources = context.open_sources(model_config.sources(), read_ids={"text_encoder"})
-    model_config, input_config = _settled(model_config, config.inputs, sources)
+    model_config, input_config = _settled(model_config, config.inputs, sources, cache)
     image_size = model_config.image_encoder.image_size if model_config.image_encoder else None
     inputs = build_input(
         input_config, cache, image_size=image_size, cache_bytes=context.cache_bytes
@@ -214,6 +216,8 @@ def build(
         max_text_tokens=config.max_text_tokens,
         widths=config.widths,
     )
+    model = DualEncoder(model_config, spec.vocab_size, spec.channels, sources.origins)
+    check_longest(model.text_encoder, config.max_text_tokens + 2, "task.max_text_tokens")
     source = partial(PairSource, cache, inputs=inputs, config=config, seed=seed)
     task = partial(
         _bind,
@@ -223,7 +227,7 @@ def build(
         seed=seed,
     )
     return TrainingJob(
-        model=DualEncoder(model_config, spec.vocab_size, spec.channels, sources.origins),
+        model=model,
         task=task(training=True),
         train=source(split="train", training=True),
         validation=source(split="val", training=False) if context.has_validation else None,
@@ -235,13 +239,13 @@ def build(
 
 
 def _settled(
-    model: DualEncoderConfig, inputs: InputConfig, sources: Sources
+    model: DualEncoderConfig, inputs: InputConfig, sources: Sources, cache: TrainingCache
 ) -> tuple[DualEncoderConfig, InputConfig]:
-    """Put in what settings leave to the checkpoint of the image encoder."""
+    """Put in what settings leave to the checkpoint of the image encoder, or to the cache."""
     if model.image_encoder is None:
         return model, inputs
     checkpoint = sources.checkpoints.get("image_encoder")
-    encoder, inputs = settle(model.image_encoder, inputs, checkpoint)
+    encoder, inputs = settle(model.image_encoder, inputs, checkpoint, cache)
     return model.model_copy(update={"image_encoder": encoder}), inputs
 
 

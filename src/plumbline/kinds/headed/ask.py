@@ -94,7 +94,7 @@ def headed_inputs(
     config, encoder = spec.inputs, spec.model.encoder
     if isinstance(config, ImageInputConfig):
         assert isinstance(encoder, ImageEncoderConfig)
-        pixels = read_image(options.image, encoder.image_size, config.normalize.channels)
+        pixels = read_image(options.image, encoder.image_size, config)
         # [1, channels, size, size]: encoders take channels first
         stacked = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
         return {"pixel_values": normalize_images(stacked, config.normalize)}, {}

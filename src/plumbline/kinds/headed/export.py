@@ -122,6 +122,9 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
         encoder = self.stored.spec.encoder
         return encoder.image_size if isinstance(encoder, ImageEncoderConfig) else None
 
+    def _build_input(self) -> Input:
+        return build_input(self.inputs, self.cache, image_size=self._image_size, as_asked=True)
+
     @override
     def check(self) -> None:
         encoder = self.stored.spec.encoder
@@ -136,7 +139,8 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
                 "set export.formats: [] for the weights alone"
             )
         if isinstance(encoder, ImageEncoderConfig):
-            check_image_size(self.cache, encoder.image_size)
+            assert isinstance(self.inputs, ImageInputConfig)
+            check_image_size(self.cache, encoder.image_size, self.inputs)
 
     @override
     def contract(self) -> dict[str, object]:
@@ -153,7 +157,7 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
         most = getattr(encoder, "max_steps", None)
         if isinstance(config, ImageInputConfig):
             assert isinstance(encoder, ImageEncoderConfig)
-            return image_contract(encoder.image_size, config.normalize)
+            return image_contract(encoder.image_size, config)
         if isinstance(config, AudioInputConfig):
             # Augmentation belongs to training; all else decides what the model is given.
             settings = config.model_dump(mode="json", exclude={"augment"})
@@ -206,7 +210,7 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
     def measure(self, exported: Model) -> Parity:
         task = exported.task
         assert isinstance(task, HeadedTask)
-        inputs = build_input(self.inputs, self.cache, image_size=self._image_size)
+        inputs = self._build_input()
         rows = self._rows(inputs)
         places = spread(len(rows), self.config.parity_samples)
         ours: list[dict[str, Floats]] = []
@@ -266,7 +270,7 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
 
     @override
     def selftest(self, exported: Model) -> list[SelftestSample]:
-        inputs = build_input(self.inputs, self.cache, image_size=self._image_size)
+        inputs = self._build_input()
         rows = self._rows(inputs)
         samples = []
         for place in spread(len(rows), self.config.selftest_samples):

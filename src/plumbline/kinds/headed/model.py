@@ -4,14 +4,13 @@ import re
 from collections.abc import Mapping
 
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 from typing_extensions import override
 
 from plumbline.kinds.headed.settings import ClassifierConfig
 from plumbline.loading.input_config import AnyInput
 from plumbline.models.encoder_config import EncoderConfig
 from plumbline.models.encoders import Encoded, Encoder, encoder_for
-from plumbline.models.pretrained import Origins
+from plumbline.models.pretrained import Architecture, Origins
 from plumbline.models.spec import EncoderPart, ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
 
@@ -37,7 +36,7 @@ class Classifier(nn.Module):
         )
 
     @property
-    def architectures(self) -> Mapping[str, PreTrainedConfig]:
+    def architectures(self) -> Mapping[str, Architecture]:
         """What must be stored beside the weights of an encoder that came from a checkpoint."""
         return self.encoder.architectures("encoder")
 

@@ -8,7 +8,7 @@ from plumbline.kinds.headed.settings import ClassifierConfig
 from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input
 from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
-from plumbline.models.encoders import Encoder, encoder_for
+from plumbline.models.encoders import Encoder, check_longest, encoder_for
 from plumbline.models.processor import settle
 from plumbline.models.spec import EncoderPart
 from plumbline.models.stored import holds_model, load_model
@@ -54,7 +54,8 @@ def start_encoder(
             check_encoder(input_config, config, "encoder")
         except ValueError as error:
             raise ConfigError(f"{context.start}: {error}") from None
-    config, input_config = settle(config, input_config, sources.checkpoints.get("encoder"))
+    checkpoint = sources.checkpoints.get("encoder")
+    config, input_config = settle(config, input_config, checkpoint, context.cache)
     size = config.image_size if isinstance(config, ImageEncoderConfig) else None
     inputs = build_input(
         input_config, context.cache, image_size=size, cache_bytes=context.cache_bytes
@@ -63,6 +64,7 @@ def start_encoder(
     if trained is None:
         origin = sources.origins.get("encoder")
         trained = encoder_for(config, channels, context.cache.facts["vocab_size"], origin)
+        check_longest(trained, input_config.longest(), f"task.inputs.{config.length_key}")
     # Its first layer has weights for one number of channels.
     elif part.channels != channels:
         raise CheckpointError(

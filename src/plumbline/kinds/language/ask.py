@@ -16,7 +16,8 @@ def of_tokens(outputs: "Outputs", config: Config) -> "dict[str, Prediction]":
     """The next or the hidden token, one of all."""
     from plumbline.inspection.predictions import softmax_of
 
-    return {"tokens": softmax_of(outputs[""])}
+    # Of a model whose layers are called for themselves its last map alone is seen.
+    return {"tokens": softmax_of(outputs.get("") or outputs["decoder.lm_head"])}
 
 
 class Messages(NamedTuple):

@@ -46,7 +46,7 @@ def answer(
         raise ConfigError("--messages: the model was not trained on conversations")
     size = spec.image_encoder.image_size
     # [1, size, size, channels], as the cache holds images
-    pixels = read_image(options.image, size, spec.normalization.channels)[np.newaxis]
+    pixels = read_image(options.image, size, spec.images)[np.newaxis]
     features = encode_images(model.image_encoder, pixels, spec.normalization, size, device)
     prompt = spec.caption_prompt if options.question is None else options.question
     whole = stored.text.encode(prompt, add_special_tokens=False).ids
@@ -90,9 +90,8 @@ def _answer_talk(
     size, encoder = spec.image_encoder.image_size, model.image_encoder
     features = torch.zeros(0, encoder.tokens, encoder.token_width)
     if named:
-        channels = spec.normalization.channels
         # [images, size, size, channels], as the cache holds images
-        pixels = np.stack([read_image(name, size, channels) for name in named])
+        pixels = np.stack([read_image(name, size, spec.images) for name in named])
         features = encode_images(encoder, pixels, spec.normalization, size, device)
     (said,) = answer_talks(
         model,

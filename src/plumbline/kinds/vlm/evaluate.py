@@ -16,6 +16,7 @@ from plumbline.kinds.vlm.model import StoredVlm
 from plumbline.kinds.vlm.settings import VlmEvaluationConfig
 from plumbline.kinds.vlm.train import say_cut_texts
 from plumbline.loading.cache_reader import MediaRows, TrainingCache
+from plumbline.loading.inputs import left_to_resize
 from plumbline.metrics.rouge import rouge
 from plumbline.metrics.text_overlap import (
     corpus_bleu,
@@ -71,10 +72,11 @@ class VlmEvaluator:
         numbers = np.array([row.number for row in self._rows], np.int64)
         size = stored.spec.image_encoder.image_size
         encoder, normalize = stored.model.image_encoder, stored.spec.normalization
+        resize = left_to_resize(stored.spec.images, cache)
         # [images, tokens, token_width], once for all that is asked about an image
         self._features = torch.cat(
             [
-                encode_images(encoder, cache.images[block], normalize, size, device)
+                encode_images(encoder, cache.images[block], normalize, size, device, resize)
                 for block in np.split(numbers, range(BATCH_IMAGES, len(numbers), BATCH_IMAGES))
             ]
         ).to(device)

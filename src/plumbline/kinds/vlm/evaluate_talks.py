@@ -15,6 +15,7 @@ from plumbline.kinds.vlm.settings import VlmEvaluationConfig
 from plumbline.kinds.vlm.talk_rows import TalkSource
 from plumbline.kinds.vlm.talks import Talk, answer_talks, make_prompt, talk_nll
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.inputs import left_to_resize
 from plumbline.metrics.text_overlap import normalize_answer, question_only_baseline
 
 
@@ -93,9 +94,10 @@ class Seen:
         self._rows = {int(number): row for row, number in enumerate(numbers)}
         spec, encoder = stored.spec, stored.model.image_encoder
         size = spec.image_encoder.image_size
+        resize = left_to_resize(spec.images, cache)
         blocks = np.split(numbers, range(BATCH_IMAGES, len(numbers), BATCH_IMAGES))
         encoded = [
-            encode_images(encoder, cache.images[block], spec.normalization, size, device)
+            encode_images(encoder, cache.images[block], spec.normalization, size, device, resize)
             for block in blocks
             if len(block)
         ]

@@ -23,15 +23,13 @@ from plumbline.export.plan import (
 )
 from plumbline.export.runtime.model import Model
 from plumbline.kinds.vlm.export_talks import TalkPlan
-from plumbline.kinds.vlm.features import encode_images
+from plumbline.kinds.vlm.features import bundle_pixels, encode_images
 from plumbline.kinds.vlm.generation import generate_answers
 from plumbline.kinds.vlm.graphs import vlm_graphs
 from plumbline.kinds.vlm.model import StoredVlm, Vlm, VlmSpec
 from plumbline.kinds.vlm.runtime import VlmTask
 from plumbline.kinds.vlm.settings import VlmExportConfig
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.loading.input_config import ImageInputConfig
-from plumbline.loading.transforms import normalize_images
 from plumbline.metrics.text_overlap import normalize_answer
 from plumbline.tracking.progress import tracked
 
@@ -103,6 +101,7 @@ def reference_answers(
         spec.normalization,
         spec.image_encoder.image_size,
         torch.device("cpu"),
+        spec.images.settled,  # as the bundle does to the same images
     )
     answers = generate_answers(
         stored.model,
@@ -212,8 +211,8 @@ def _equal_batches(prompts: Sequence[Ids]) -> Iterator[list[int]]:
 def _pixel_difference(
     stored: StoredVlm, cache: TrainingCache, samples: Sequence[PromptSample], pixels: Floats
 ) -> float:
-    images = torch.from_numpy(cache.images[[sample.image for sample in samples]])
-    known = normalize_images(images.permute(0, 3, 1, 2), stored.spec.normalization).numpy()
+    images = cache.images[[sample.image for sample in samples]]
+    known = bundle_pixels(images, stored.spec.image_encoder.image_size, stored.spec.images)
     return float(np.abs(known - pixels).max())
 
 
@@ -251,15 +250,15 @@ class VlmPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
 
     @override
     def check(self) -> None:
-        check_image_size(self.cache, self.stored.spec.image_encoder.image_size)
-        assert isinstance(self.stored.spec.inputs, ImageInputConfig)
+        spec = self.stored.spec
+        check_image_size(self.cache, spec.image_encoder.image_size, spec.images)
 
     @override
     def contract(self) -> dict[str, object]:
         spec = self.stored.spec
         return {
             "task": "vlm",
-            "input": image_contract(spec.image_encoder.image_size, spec.normalization),
+            "input": image_contract(spec.image_encoder.image_size, spec.images),
             "text": {
                 "special_ids": spec.special_ids.model_dump(),
                 "caption_prompt": spec.caption_prompt,

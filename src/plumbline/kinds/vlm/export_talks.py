@@ -1,5 +1,6 @@
 """The bundle of a vision-language model of conversations."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -24,13 +25,12 @@ from plumbline.export.plan import (
 from plumbline.export.runtime.model import Model
 from plumbline.kinds.language.export import CHAT_RUNTIME
 from plumbline.kinds.vlm.evaluate_talks import Question, Seen, read_questions
+from plumbline.kinds.vlm.features import bundle_pixels
 from plumbline.kinds.vlm.graphs import vlm_graphs
 from plumbline.kinds.vlm.model import Vlm, VlmSpec
 from plumbline.kinds.vlm.settings import VlmExportConfig
 from plumbline.kinds.vlm.talk_runtime import TalkTask
 from plumbline.kinds.vlm.talks import Talk, answer_logits, answer_talks, make_prompt
-from plumbline.loading.input_config import ImageInputConfig
-from plumbline.loading.transforms import normalize_images
 from plumbline.metrics.text_overlap import normalize_answer
 from plumbline.tracking.progress import tracked
 
@@ -77,8 +77,8 @@ class TalkPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
 
     @override
     def check(self) -> None:
-        check_image_size(self.cache, self.stored.spec.image_encoder.image_size)
-        assert isinstance(self.stored.spec.inputs, ImageInputConfig)
+        spec = self.stored.spec
+        check_image_size(self.cache, spec.image_encoder.image_size, spec.images)
 
     @override
     def contract(self) -> dict[str, object]:
@@ -86,7 +86,7 @@ class TalkPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
         assert spec.chat is not None
         return {
             "task": TalkTask.name,
-            "input": image_contract(spec.image_encoder.image_size, spec.normalization),
+            "input": image_contract(spec.image_encoder.image_size, spec.images),
             "text": {
                 "special_ids": spec.special_ids.model_dump(),
                 "max_positions": int(model.decoder.config.max_position_embeddings),
@@ -184,9 +184,12 @@ class TalkPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
         numbers = question.known.images
         known = [np.array([make_prompt(self.stored.spec, self.stored.text, 1, question.turns)])]
         if numbers:
-            images = torch.from_numpy(self.cache.images[numbers]).permute(0, 3, 1, 2)
-            known.insert(0, normalize_images(images, self.stored.spec.normalization).numpy())
+            known.insert(0, self._pixels(numbers))
         return max_difference(known, [*pixels, ids])
+
+    def _pixels(self, numbers: Sequence[int]) -> NDArray[np.float32]:
+        spec = self.stored.spec
+        return bundle_pixels(self.cache.images[numbers], spec.image_encoder.image_size, spec.images)
 
     @override
     def selftest(self, exported: Model) -> list[SelftestSample]:

@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 from typing_extensions import override
 
 from plumbline.kinds.language.chat import ChatSpec
@@ -18,7 +17,7 @@ from plumbline.models.decoder import CausalDecoder, build_decoder, change_behind
 from plumbline.models.encoder_config import AnyImageEncoder
 from plumbline.models.encoders import encoder_for
 from plumbline.models.packed import whole_rows
-from plumbline.models.pretrained import NO_ORIGINS, Origins
+from plumbline.models.pretrained import NO_ORIGINS, Architecture, Origins
 from plumbline.models.spec import ModelSpec
 from plumbline.models.stored import Stored
 from plumbline.models.vision import ImageEncoder
@@ -74,7 +73,7 @@ class Vlm(nn.Module):
         )
 
     @property
-    def architectures(self) -> Mapping[str, PreTrainedConfig]:
+    def architectures(self) -> Mapping[str, Architecture]:
         """What is stored beside the weights: another training can start from the decoder."""
         return {"decoder": self.decoder.config, **self.image_encoder.architectures("image_encoder")}
 
@@ -179,10 +178,15 @@ class VlmSpec(ModelSpec):
         return plain if self.chat else {k: v for k, v in plain.items() if k not in talks}
 
     @property
+    def images(self) -> ImageInputConfig:
+        """How they reach the encoder."""
+        assert isinstance(self.inputs, ImageInputConfig), "it comes from an image alignment"
+        return self.inputs
+
+    @property
     def normalization(self) -> Normalization:
         """Of the images."""
-        assert isinstance(self.inputs, ImageInputConfig), "it comes from an image alignment"
-        return self.inputs.normalize
+        return self.images.normalize
 
     @override
     def build(self, origins: Origins) -> Vlm:

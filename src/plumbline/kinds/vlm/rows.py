@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plumbline.batch import IGNORE_INDEX, Batch, Sample, labelled_places
+from plumbline.data.resizing import Resize
 from plumbline.loading.loader import pad_rows
 from plumbline.loading.packing import Layout
 from plumbline.loading.transform_config import Normalization
-from plumbline.loading.transforms import RawImages, stack_images
+from plumbline.loading.transforms import RawImages, fit_images, stack_images
 from plumbline.tokenization.tokenizer import SpecialIds
 
 IMAGE, PADDING = 0, -1
@@ -127,6 +128,8 @@ class Rows:
     special_ids: SpecialIds
     image_size: int
     image_tokens: int
+    resize: Resize | None = None
+    """Of images that the cache does not hold as the model takes them."""
     raw: bool = False
     """Whether images are left to the device to finish."""
 
@@ -194,5 +197,6 @@ class Rows:
             features = torch.from_numpy(np.stack([s["features"] for s in samples]))
             return batch | {"image_features": features}
         pixels = stack_images([sample["pixels"] for sample in samples], numbers)
+        pixels = fit_images(pixels, self.image_size, self.resize)
         images = RawImages.of(pixels, self.normalize, self.image_size)
         return batch | {"pixel_values": images if self.raw else images.finish()}

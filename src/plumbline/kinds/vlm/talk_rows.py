@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from plumbline.batch import IGNORE_INDEX, Batch, Sample, labelled_places, sample_numbers
+from plumbline.data.resizing import Resize
 from plumbline.data.turns import IMAGE_ID
 from plumbline.kinds.language.chat_rows import ChatRows
 from plumbline.kinds.vlm.rows import Ids, join_places
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.packing import Layout
 from plumbline.loading.transform_config import Normalization
-from plumbline.loading.transforms import RawImages
+from plumbline.loading.transforms import RawImages, fit_images
 
 
 class TalkSource:
@@ -85,6 +86,8 @@ class TalkRows:
     normalize: Normalization
     pad: int
     image_size: int
+    resize: Resize | None = None
+    """Of images that the cache does not hold as the model takes them."""
     raw: bool = False
     """Whether images are left to the device to finish."""
 
@@ -134,7 +137,8 @@ class TalkRows:
             features = np.concatenate([sample["features"] for sample in samples])
             return batch | {"image_features": torch.from_numpy(features)}
         images = np.concatenate([sample["pixels"] for sample in samples])
-        pixels = RawImages.of(torch.from_numpy(images), self.normalize, self.image_size)
+        fitted = fit_images(torch.from_numpy(images), self.image_size, self.resize)
+        pixels = RawImages.of(fitted, self.normalize, self.image_size)
         if not len(images):  # nobody shows one
             return batch | {"pixel_values": torch.zeros(pixels.shape)}
         return batch | {"pixel_values": pixels if self.raw else pixels.finish()}

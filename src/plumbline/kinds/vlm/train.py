@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from plumbline.batch import Batch, LossSum, Sample
 from plumbline.code_digest import digest_tree
+from plumbline.data import images
 from plumbline.errors import CheckpointError, DataError
 from plumbline.files import STATE_DIR, digest_of
 from plumbline.kinds.language.chat import read_chat
@@ -32,7 +33,8 @@ from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
 from plumbline.kinds.vlm.talk_rows import TalkRows, TalkSource
 from plumbline.loading import transforms
 from plumbline.loading.cache_reader import MediaRows, TrainingCache
-from plumbline.loading.input_config import ImageInputConfig
+from plumbline.loading.input_config import InputConfig
+from plumbline.loading.inputs import left_to_resize
 from plumbline.loading.loader import SampleSource
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.language import TokenLoss, token_cross_entropy
@@ -40,13 +42,13 @@ from plumbline.models import vision
 from plumbline.models.encoder_config import ImageEncoderConfig
 from plumbline.models.lm_head import at_places, chunked_loss
 from plumbline.models.packed import takes_whole_rows
-from plumbline.models.spec import EncoderPart
+from plumbline.models.processor import settle
 from plumbline.models.stored import load_encoder
 from plumbline.models.vision import ImageEncoder
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
-FEATURE_CODE = (vision, encoded_features, transforms)
+FEATURE_CODE = (vision, encoded_features, transforms, images)
 """The modules that decide what a frozen encoder's features are."""
 
 
@@ -198,10 +200,11 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
     encoder, part, encoder_digest = load_encoder(context.start)
     if not (isinstance(encoder, ImageEncoder) and isinstance(part.config, ImageEncoderConfig)):
         raise CheckpointError(f"{context.start}: its encoder does not see images")
+    _, inputs = settle(part.config, part.inputs, None, cache)
     sources = context.open_sources(model_config.sources(), read_ids={"decoder"})
     # Before anything is built: the projector's weights are the next draws.
     torch.manual_seed(keyed_seed(seed, "weights"))
-    spec = _make_spec(cache, part, model_config, config)
+    spec = _make_spec(cache, part.config, inputs, model_config, config)
     spec.normalization.check_channels(cache.images.shape[-1])
     features = None
     if "image_encoder" in context.freeze:
@@ -235,26 +238,28 @@ def _task(rows: Rows | TalkRows, loss: Callable[..., LossSum], *, packed: bool) 
 
 
 def _make_spec(
-    cache: TrainingCache, part: EncoderPart, model: VlmConfig, task: VlmTaskConfig
+    cache: TrainingCache,
+    encoder: ImageEncoderConfig,
+    inputs: InputConfig,
+    model: VlmConfig,
+    task: VlmTaskConfig,
 ) -> VlmSpec:
     """What is stored of the model.
 
     Raises:
         DataError: the dataset has no text, or no conversations where they are read.
     """
-    assert isinstance(part.config, ImageEncoderConfig)
-    assert isinstance(part.inputs, ImageInputConfig)
     if cache.facts["special_ids"] is None:
         raise DataError(f"{cache.folder}: this dataset has no text")
     special_ids, chat = SpecialIds(**cache.facts["special_ids"]), None
     if task.text == "turns":
         chat, special_ids = read_chat(cache, special_ids)
     return VlmSpec(
-        image_encoder=part.config,
+        image_encoder=encoder,
         model=model.without_sources(),
         vocab_size=cache.facts["vocab_size"],
         special_ids=special_ids,
-        inputs=part.inputs,
+        inputs=inputs,
         max_text_tokens=task.max_text_tokens,
         caption_prompt=task.caption_prompt,
         chat=chat,
@@ -295,6 +300,7 @@ def _read_questions(
         special_ids=spec.special_ids,
         image_size=spec.image_encoder.image_size,
         image_tokens=image_tokens,
+        resize=left_to_resize(spec.images, context.cache),
     )
     return _Data(
         train=source(split="train", training=True),
@@ -315,7 +321,12 @@ def _read_turns(
     def source(split: str) -> TalkSource:
         return TalkSource(context.cache, split, config.block_size, image_tokens, features)
 
-    rows = TalkRows(spec.normalization, spec.special_ids.pad, spec.image_encoder.image_size)
+    rows = TalkRows(
+        spec.normalization,
+        spec.special_ids.pad,
+        spec.image_encoder.image_size,
+        left_to_resize(spec.images, context.cache),
+    )
     validation = source("val") if context.has_validation else None
     return _Data(source("train"), validation, rows, talk_loss)
 
@@ -327,11 +338,13 @@ def _frozen_features(
     encoder_digest: str,
 ) -> NDArray[np.float32]:
     cache = context.cache
+    resize = left_to_resize(spec.images, cache)
     key = digest_of(
         {
             "encoder": encoder_digest,
             "images": cache.digests["images.bin"],
             "normalize": spec.normalization.model_dump(),
+            "resize": resize and resize.model_dump(),
             "config": spec.image_encoder.model_dump(mode="json"),
             "code": [digest_tree(Path(str(module.__file__))) for module in FEATURE_CODE],
             "libraries": [torch.__version__, torchvision.__version__],
@@ -347,4 +360,5 @@ def _frozen_features(
         spec.image_encoder.image_size,
         folder=root / STATE_DIR / "features" / key[:16],
         device=context.device,
+        resize=resize,
     )
