@@ -17,7 +17,8 @@ def of_tokens(outputs: "Outputs", config: Config) -> "dict[str, Prediction]":
     from plumbline.inspection.predictions import softmax_of
 
     # Of a model whose layers are called for themselves its last map alone is seen.
-    return {"tokens": softmax_of(outputs.get("") or outputs["decoder.lm_head"])}
+    seen = "" if "" in outputs else "decoder.lm_head"
+    return {"tokens": softmax_of(outputs[seen])}
 
 
 class Messages(NamedTuple):
