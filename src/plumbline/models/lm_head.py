@@ -144,9 +144,8 @@ class LanguageModel(nn.Module):
     packing: Packing | None = None
     """How it is given rows of several samples; None: it takes none."""
 
-    def hidden_states(self, **batch: object) -> Tensor:
-        """What the last map is given, [rows, seq, width], of one with `behind_map`."""
-        raise NotImplementedError
+    layers: Callable[..., Tensor]
+    """Of one with `behind_map`: batch -> what the last map is given, [rows, seq, width]."""
 
 
 def rows_at_a_time(head: nn.Module) -> int:

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -60,7 +61,7 @@ def packed_attention(
         mask = None if spans is not None and holds_spans(spans) else spans
         return _attend(module, query, key, value, mask, position_bias=position_bias, **options)
     if position_bias is None and _half_on_gpu(query) is not None:
-        return _varlen_attention(module, query, key, value, spans, **options), None
+        return _varlen(module, query, key, value, spans, **options), None
     rows: list[Tensor] = []
     for at, of_row in enumerate(_lengths(spans)):
         queries, keys = zip(*of_row, strict=True)
@@ -115,8 +116,6 @@ def _varlen_attention(
 
     What fills a row up is a sample like others, of which nobody asks the result.
     """
-    from torch.nn.attention.varlen import varlen_attn
-
     if dropout:
         raise ValueError("packed rows take no dropout of attention on a GPU: set it to 0")
     dtype = _half_on_gpu(query)
@@ -134,8 +133,10 @@ def _varlen_attention(
         return functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
 
     causal = is_causal if is_causal is not None else bool(getattr(module, "is_causal", True))
-    found: Tensor = varlen_attn(
-        *(stacked(tensor) for tensor in (query, key, value)),
+    found = varlen_attn(
+        stacked(query),
+        stacked(key),
+        stacked(value),
         starts(spans[:, 0, :, 0], seq),
         starts(spans[:, 0, :, 1], key.shape[2]),
         # At most: to ask the spans for the longest would make the host wait.
@@ -144,7 +145,11 @@ def _varlen_attention(
         scale=scaling,
         window_size=(-1, 0) if causal else (-1, -1),
     )
-    return found.unflatten(0, (rows, seq))
+    assert isinstance(found, Tensor), "nothing else is asked for"
+    return found.view(rows, seq, *found.shape[1:])
+
+
+_varlen: Callable[..., Tensor] = _varlen_attention  # its options are many
 
 
 def whole_rows(device: torch.device) -> Tensor:

@@ -114,7 +114,8 @@ class Compilation:
                     if (name, dimension) in self._open:
                         torch._dynamo.maybe_mark_dynamic(tensor, dimension)
             if self.mode in ("reduce-overhead", "max-autotune"):  # both replay CUDA graphs
-                torch.compiler.cudagraph_mark_step_begin()
+                begin: Callable[[], None] = torch.compiler.cudagraph_mark_step_begin
+                begin()
             try:
                 return program(model, batch)
             except torch._dynamo.exc.FailOnRecompileLimitHit as error:  # of no class that is caught

@@ -91,19 +91,10 @@ class Trainer:
         self._stop = StopRequest(machine.processes.largest, alone=machine.processes.count == 1)
         log = on_log or (lambda step, values: None)
         self._compilation = Compilation(machine.compile, config.compile, machine.processes)
-        if self._compilation.is_on:
-            self._compilation.see(*train.examples(size))
-        compiled = self._compilation.apply(self.model, task)
+        gradients = Gradients(self.model, self._compiled(task), machine, scaler)
         self._step = OptimizerStep(
-            Gradients(self.model, compiled, machine, scaler),
-            optimizer,
-            config,
-            self.progress,
-            log,
-            self.total_steps,
-            seed,
-            self._frozen,
-            self._compilation,
+            *(gradients, optimizer, config, self.progress, log, self.total_steps, seed),
+            *(self._frozen, self._compilation),
         )
         self._validation = Validation(
             self.model, measuring, validation, config, machine, self.progress, self._stop, log
@@ -112,6 +103,11 @@ class Trainer:
         self._saving = Saving(
             store, self.model, optimizer, scaler, self.progress, processes, saving
         )
+
+    def _compiled(self, task: Task) -> Task:
+        if self._compilation.is_on:
+            self._compilation.see(*self._train.examples(self.progress.micro_batch_size))
+        return self._compilation.apply(self.model, task)
 
     def fit(self) -> FitResult:
         """Train, or go on from the run's own checkpoint, and leave the best weights in the model.

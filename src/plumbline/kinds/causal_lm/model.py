@@ -60,8 +60,7 @@ class CausalLm(LanguageModel):
             # Whole rows at a time: kept keys and values would only take memory.
             return self.decoder(input_ids=input_ids, use_cache=False, **rows).logits
 
-    @override
-    def hidden_states(
+    def layers(
         self,
         *,
         input_ids: Tensor,
@@ -69,6 +68,7 @@ class CausalLm(LanguageModel):
         position_ids: Tensor | None = None,
         **others: object,
     ) -> Tensor:
+        """Map what `forward` takes to [batch, seq, width], which the last map is given."""
         with self._laid_out(input_ids, spans, position_ids) as rows:
             return self.decoder.base_model(
                 input_ids=input_ids, use_cache=False, **rows

@@ -42,7 +42,7 @@ def language_loss(
     labels, labelled, behind = batch["labels"], batch.get("labelled"), model.behind_map
     if behind is None:
         return model.lm_head.loss(partial(model, **batch), labels, labelled, of_tokens)
-    hidden = at_places(model.hidden_states(**batch), labelled)  # [n, width]
+    hidden = at_places(model.layers(**batch), labelled)  # [n, width]
     return chunked_loss(
         model.lm_head.map,
         hidden,

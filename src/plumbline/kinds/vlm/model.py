@@ -93,7 +93,7 @@ class Vlm(nn.Module):
         Returns:
             [rows, seq, width].
         """
-        text = self.decoder.get_input_embeddings()(input_ids)
+        text: Tensor = self.decoder.get_input_embeddings()(input_ids)
         image = self.embed_image(image_features).to(text.dtype)
         if not len(image):
             return text
@@ -101,7 +101,8 @@ class Vlm(nn.Module):
         # a place, or did in the last one before it.
         order = (places.flatten().cumsum(0) - 1).clamp(min=0)
         seen = image.flatten(0, 1).index_select(0, order).view_as(text)
-        return torch.where(places.unsqueeze(-1), seen, text)
+        inputs: Tensor = torch.where(places.unsqueeze(-1), seen, text)
+        return inputs
 
     def hidden_states(
         self,
