@@ -99,10 +99,8 @@ class Trainer:
         self._validation = Validation(
             self.model, measuring, validation, config, machine, self.progress, self._stop, log
         )
-        saving, processes = config.checkpoint, machine.processes
-        self._saving = Saving(
-            store, self.model, optimizer, scaler, self.progress, processes, saving
-        )
+        state = (self.model, optimizer, scaler, self.progress)
+        self._saving = Saving(store, *state, machine.processes, config.checkpoint)
 
     def _compiled(self, task: Task) -> Task:
         if self._compilation.is_on:
