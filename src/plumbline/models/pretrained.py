@@ -4,15 +4,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, TypedDict, cast
+from typing import TYPE_CHECKING, Protocol, TypedDict, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
 
 from plumbline.errors import CheckpointError, ConfigError
 from plumbline.models.weights import WEIGHTS, load_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 ARCHITECTURE = "pretrained"
 """Folder of a stored model with the architectures of its parts that came from checkpoints, which
@@ -44,7 +45,7 @@ class Architecture(Protocol):
 class AutoClass(Protocol):
     """An `AutoModel...` of transformers, whose own methods have no types."""
 
-    def from_config(self, config: PreTrainedConfig, /) -> PreTrainedModel:
+    def from_config(self, config: "PreTrainedConfig", /) -> "PreTrainedModel":
         """Build a model of random weights."""
         ...
 
@@ -62,13 +63,13 @@ class LoadWithNotes(Protocol):
         self,
         folder: Path,
         *,
-        config: PreTrainedConfig,
+        config: "PreTrainedConfig",
         dtype: torch.dtype,
         trust_remote_code: bool,
         use_safetensors: bool,
         local_files_only: bool,
         output_loading_info: bool,
-    ) -> tuple[PreTrainedModel, LoadingNotes]:
+    ) -> "tuple[PreTrainedModel, LoadingNotes]":
         """Load a model; what it lacks is in the notes."""
 
 
@@ -93,7 +94,7 @@ def build_from_checkpoint(
     *,
     tower: str | None = None,
     spare: str | None = None,
-) -> PreTrainedModel | None:
+) -> "PreTrainedModel | None":
     """Build what a checkpoint says, in float32; None where the settings describe the model.
 
     Args:
@@ -116,7 +117,9 @@ def build_from_checkpoint(
 
 def _build(
     auto: AutoClass, origin: Origin, tower: str | None, spare: str | None
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
+    from transformers import AutoConfig
+
     if not origin.with_weights:
         return auto.from_config(AutoConfig.from_pretrained(origin.path))
     try:
@@ -129,8 +132,10 @@ def _build(
         raise ConfigError(f"{origin.path}: no model of this kind can be loaded: {reason}") from None
 
 
-def _of_ours(auto: AutoClass, folder: Path, stored: Origins) -> PreTrainedModel:
+def _of_ours(auto: AutoClass, folder: Path, stored: Origins) -> "PreTrainedModel":
     """The language model of one that this pipeline trained."""
+    from transformers import AutoConfig
+
     # One that sees images has the architecture of its encoder too, where that is of others.
     named = [module for module in ("decoder", "net", "encoder") if module in stored]
     if not named:
@@ -143,8 +148,11 @@ def _of_ours(auto: AutoClass, folder: Path, stored: Origins) -> PreTrainedModel:
 
 def _of_others(
     auto: AutoClass, folder: Path, tower: str | None, spare: str | None
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """A model that transformers saved."""
+    from transformers import AutoConfig
+    from transformers.utils import logging
+
     silence: Callable[[], None] = logging.disable_progress_bar  # without types
     silence()  # a stage says in one line what it did
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

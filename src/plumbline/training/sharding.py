@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, share_comm_ctx
 
 from plumbline.errors import ConfigError
 from plumbline.models.weights import is_spread, local, whole
@@ -31,6 +29,10 @@ class ShardedLayers:
         Raises:
             ConfigError: there is no stack of layers, or one leaves layers out at random.
         """
+        # Half as long to import as torch: a training in one process need not wait for it.
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard, share_comm_ctx
+
         self._model = model
         found = _layers(model)
         if not found:
