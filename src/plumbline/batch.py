@@ -21,7 +21,7 @@ class Columns(Sequence[Sample]):
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
         """Hold columns of one length."""
-        self.columns = columns
+        self.columns: Mapping[str, Any] = columns
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -39,10 +39,11 @@ class Columns(Sequence[Sample]):
         return Columns(found) if isinstance(at, slice) else found
 
 
-def column(samples: Sequence[Sample], name: str) -> Column:
+def column(samples: Sequence[Sample], name: str) -> Sequence[Any]:
     """What samples have under a name: [samples, ...]."""
     if isinstance(samples, Columns):
-        return samples.columns[name]
+        values: Sequence[Any] = samples.columns[name]
+        return values
     return [sample[name] for sample in samples]
 
 

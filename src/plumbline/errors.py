@@ -24,6 +24,10 @@ class CheckpointError(PlumblineError):
     """A checkpoint or cache is damaged, or belongs to other parameters."""
 
 
+class DamagedInputError(CheckpointError):
+    """What a training reads turned out to be damaged when it had begun."""
+
+
 class TrainingError(PlumblineError):
     """Training cannot go on: the loss is not finite, or a frozen part has changed."""
 

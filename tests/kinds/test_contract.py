@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from plumbline.batch import IGNORE_INDEX, Batch, Deferred, LossSum, Sample
 from plumbline.kinds.alignment.train import embed
-from plumbline.loading.loader import Loader, SampleSource
+from plumbline.loading.loader import GatheringSource, Loader, SampleSource
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.models.device import to_device
 from plumbline.training.task import TrainingJob
@@ -264,6 +264,25 @@ def leaves(batch: Any) -> list[Any]:
     return (
         [v for each in batch.values() for v in leaves(each)] if isinstance(batch, dict) else [batch]
     )
+
+
+@ALL
+def test_samples_that_are_read_at_once_are_those_read_one_by_one(
+    make_job: MakeJob, name: str
+) -> None:
+    job = make_job(name)
+    if not isinstance(job.train, GatheringSource):
+        pytest.skip("its samples come one by one")
+    chosen = np.array([3, 0, 5, 3])
+    together = job.train.samples(chosen, 2)
+    one_by_one = [job.train.sample(int(index), 2) for index in chosen]
+    assert np.array_equal(together.columns["index"], chosen)
+    assert same(job.task.collate(together), job.task.collate(one_by_one))
+    assert same(job.task.collate(together[1:3]), job.task.collate(one_by_one[1:3]))
+    for found, expected in zip(together, one_by_one, strict=True):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            np.testing.assert_array_equal(found[key], value)
 
 
 @ALL

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from plumbline.data.images import decode_image
-from plumbline.errors import CheckpointError, DataError
+from plumbline.errors import CheckpointError, DamagedInputError, DataError
+from plumbline.loading import digest_check
 from plumbline.loading.cache_reader import TrainingCache, group_samples
 from plumbline.tokenization.tokenizer import load_tokenizer
 from tests.tiny import Row, make_cache, picture, write_rows
@@ -123,3 +124,30 @@ def test_one_flipped_bit_in_the_cache_is_found(scenes_cache: Path, tmp_path: Pat
     (copy / "images.bin").write_bytes(data)
     with pytest.raises(CheckpointError, match=r"images\.bin: its bytes changed"):
         TrainingCache(copy)
+
+
+def test_a_large_file_is_checked_beside_what_follows(
+    scenes_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "cache"
+    shutil.copytree(scenes_cache, copy)
+    monkeypatch.setattr(digest_check, "LARGE_BYTES", 1000)
+    TrainingCache(copy, confirm_later=True).confirm()
+    data = bytearray((copy / "images.bin").read_bytes())
+    data[1000] ^= 4
+    (copy / "images.bin").write_bytes(data)
+    opened = TrainingCache(copy, confirm_later=True)
+    assert opened.digests == TrainingCache(scenes_cache).digests
+    for _ in range(2):  # whoever asks is told
+        with pytest.raises(DamagedInputError, match=r"images\.bin: its bytes changed"):
+            opened.confirm()
+    with pytest.raises(CheckpointError, match=r"images\.bin: its bytes changed"):
+        TrainingCache(copy)
+    (copy / "images.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"images\.bin: missing"):
+        TrainingCache(copy, confirm_later=True)
+    monkeypatch.setattr(digest_check, "LARGE_BYTES", 1 << 40)
+    shutil.copy(scenes_cache / "images.bin", copy)
+    (copy / "cache.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"cache\.json: its bytes changed"):
+        TrainingCache(copy, confirm_later=True)

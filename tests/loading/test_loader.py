@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from plumbline.batch import Batch, Sample
 from plumbline.errors import ConfigError
-from plumbline.loading.loader import Loader, Share, pad_rows
+from plumbline.loading.keys import Share
+from plumbline.loading.loader import Loader, pad_rows
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.loading.random import keyed_generator
 from tests.order import epoch_order

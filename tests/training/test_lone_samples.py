@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from plumbline.errors import ConfigError
-from plumbline.loading.loader import WHOLE, Loader, Share
+from plumbline.loading.keys import Share
+from plumbline.loading.loader import WHOLE, Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig

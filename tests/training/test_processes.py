@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from plumbline.errors import TrainingError
 from plumbline.files import read_json
-from plumbline.loading.loader import Loader, Share
+from plumbline.loading.keys import Share
+from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.models.weights import read_tensors
 from plumbline.training.processes import Processes

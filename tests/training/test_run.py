@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from plumbline.batch import Batch, LossSum
+from plumbline.errors import DamagedInputError
 from plumbline.files import read_json, write_digests
 from plumbline.kinds.alignment import train as alignment_task
 from plumbline.kinds.alignment.model import load_dual_encoder
@@ -281,3 +282,22 @@ def test_without_validation_there_is_no_best_and_no_table(alignment: Build) -> N
     files = train(alignment, "model", validate_every_epochs=0)
     assert "val.csv" not in files
     assert "best" not in read_json(Path("model/metrics.json"))
+
+
+@pytest.mark.parametrize("max_steps", [None, 1])
+def test_damaged_input_that_is_found_late_publishes_nothing_and_leaves_no_state(
+    alignment: Build, max_steps: int | None
+) -> None:
+    seen: list[int] = []
+
+    def confirm() -> None:
+        seen.append(1)
+        raise DamagedInputError("images.bin: its bytes changed")
+
+    def damaged() -> TrainingJob:
+        return replace(alignment(), confirm=confirm)
+
+    with pytest.raises(DamagedInputError):
+        train(damaged, "model", epochs=9, max_steps=max_steps, checkpoint={"every_steps": 1})
+    assert seen == [1]  # at the end of the first epoch, or of a training that has none
+    assert [path for path in Path().rglob("*") if path.suffix == ".safetensors"] == []

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from plumbline.batch import Batch
 from plumbline.config import Config
 from plumbline.kind import Kind
-from plumbline.loading.loader import Keyed, Share, collate_share
+from plumbline.loading.keys import Share
+from plumbline.loading.loader import Keyed, collate_share
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.training.config import TrainerConfig
 from plumbline.training.launch import decide_machine

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from plumbline.data.resizing import Resize
 from plumbline.errors import DataError
-from plumbline.files import read_json, verify_digests
+from plumbline.files import read_digests, read_json, verify_digests
+from plumbline.loading.digest_check import DigestCheck, large_files
 
 if TYPE_CHECKING:
     # Only there, so that a field more of cache.json reruns no training of what does not read it.
@@ -43,14 +44,20 @@ class MediaRows:
 class TrainingCache:
     """A cache folder, opened and checked: media, texts with their ids, rows by split."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, confirm_later: bool = False) -> None:
         """Open a cache.
+
+        Args:
+            folder: of the cache.
+            confirm_later: whether large files are checked in a thread, for which `confirm` waits.
 
         Raises:
             CheckpointError: a file is missing or its bytes have changed.
         """
         self.folder = folder
-        self.digests = verify_digests(folder)
+        later = large_files(folder, read_digests(folder)) if confirm_later else []
+        self.digests = verify_digests(folder, names=read_digests(folder).keys() - later)
+        self._check = DigestCheck(folder, later) if later else None
         self.facts: CacheFacts = read_json(folder / "cache.json")
         table = _open_arrow(folder / "texts.arrow")
         self._texts: pa.ChunkedArray = table["text"].combine_chunks()
@@ -60,6 +67,15 @@ class TrainingCache:
         self._offsets: Int32 = ids.offsets.to_numpy()  # [texts + 1] into the ids of all texts
         self._ids: Int32 = ids.values.to_numpy()
         self._ragged: dict[str, tuple[Floats, NDArray[np.int64]]] = {}
+
+    def confirm(self) -> None:
+        """Wait until all files are known to be as they were written.
+
+        Raises:
+            DamagedInputError: one is not.
+        """
+        if self._check is not None:
+            self._check.confirm()
 
     @property
     def splits(self) -> list[str]:

@@ -6,6 +6,8 @@ the encoders' arguments, so a batch reaches its model by keyword.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import torch
@@ -124,6 +126,36 @@ def left_to_resize(config: ImageInputConfig, cache: TrainingCache) -> Resize | N
     return config.settled if cache.image_resize is None else None
 
 
+@dataclass(frozen=True)
+class CachedImages(Sequence[Value]):
+    """Images of a cache by their numbers, copied where they are needed."""
+
+    images: NDArray[np.uint8]
+    """[images, height, width, channels]: all of the cache."""
+    numbers: NDArray[np.integer]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, at: int) -> Value: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> "CachedImages": ...
+
+    def __getitem__(self, at: int | slice) -> "Value | CachedImages":
+        """An image, or those of a part."""
+        if isinstance(at, slice):
+            return CachedImages(self.images, self.numbers[at])
+        image: Value = self.images[self.numbers[at]]
+        return image
+
+    def pixels(self) -> torch.Tensor:
+        """Copies, [images, height, width, channels]."""
+        return torch.from_numpy(self.images[self.numbers])
+
+
 class ImageInput(Input):
     """pixel_values [batch, channels, size, size], float32."""
 
@@ -145,6 +177,9 @@ class ImageInput(Input):
         """
         self._config, self._images, self._size = config, np.asarray(cache.images), image_size
         config.normalize.check_channels(self._images.shape[-1])
+        self._none = RawImages.of(
+            torch.empty(0, *self._images.shape[1:]), config.normalize, image_size, config.augment
+        )
         self._memory = KeptMemory()
         self._resize = config.settled if as_asked else left_to_resize(config, cache)
 
@@ -154,9 +189,8 @@ class ImageInput(Input):
         return image
 
     def fetch_all(self, numbers: NDArray[np.integer]) -> Sequence[Value]:
-        """See `Input`; [values, height, width, channels] uint8."""
-        images: NDArray[np.uint8] = self._images[numbers]
-        return images  # type: ignore[return-value]  # an array is a sequence but by name
+        """See `Input`."""
+        return CachedImages(self._images, numbers)
 
     def draws(self, samples: Sequence[Sample], seed: int) -> list[Generator] | None:
         """See `Input`."""
@@ -167,8 +201,7 @@ class ImageInput(Input):
     ) -> Batch:
         """See `Input`."""
         images = self._raw(values, names, draws)
-        memory = self._memory.take(*images.shape)
-        return {"pixel_values": images.finish(memory)}
+        return {"pixel_values": images.finish(self._memory.take(*images.shape))}
 
     def collate_raw(
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
@@ -179,14 +212,12 @@ class ImageInput(Input):
     def _raw(
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
     ) -> RawImages:
-        if isinstance(values, np.ndarray):
-            pixels = torch.from_numpy(values)
+        if isinstance(values, CachedImages):
+            pixels = values.pixels()
         else:
             pixels = stack_images([np.asarray(value, np.uint8) for value in values], names)
-        normalize, augment = self._config.normalize, self._config.augment
-        size = self._size if draws is None else self._size + augment.enlarge
-        pixels = fit_images(pixels, size, self._resize)
-        return RawImages.of(pixels, normalize, self._size, augment, draws)
+        size = self._size if draws is None else self._size + self._config.augment.enlarge
+        return self._none.holding(fit_images(pixels, size, self._resize), draws)
 
 
 class AudioInput(Input):

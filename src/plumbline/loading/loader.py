@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from plumbline.batch import Batch, Columns, Sample, finish
 from plumbline.errors import ConfigError
 from plumbline.loading.ahead import lane_to, one_ahead
-from plumbline.loading.keys import Indices, Keys, SampleKey
+from plumbline.loading.keys import Indices, Keys, SampleKey, Share
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.loading.pool import WorkerPool
 from plumbline.loading.random import keyed_generator
@@ -87,49 +87,6 @@ class Keyed(Dataset[Sample | _StandIn]):
         return [self[key] for key in keys] if together is None else together
 
 
-@dataclass(frozen=True)
-class Share:
-    """The part of every batch that one of several processes takes."""
-
-    rank: int = 0
-    count: int = 1
-    stand_in: bool = False
-    """Whether an empty share gets a sample to be computed and not counted, for processes that can
-    only compute together."""
-
-    def of(self, batch: Indices) -> Indices:
-        """This share of the indices [samples]: those of all shares, in order, are the batch."""
-        # Sizes differ by one at most, the larger first: gathered in order they are the batch again.
-        return np.array_split(batch, self.count)[self.rank]
-
-    def may_be_one_of(self, size: int, cut: int | None = None) -> bool:
-        """Whether a process computes a single sample of a batch of so many, cut as by `cut`."""
-        sizes = [size // self.count, -(-size // self.count)]
-        ends = {part % cut if cut else part for part in sizes}
-        fewer = sizes[0] == 0 or (cut and -(-sizes[0] // cut) < -(-sizes[1] // cut))
-        return cut == 1 or 1 in ends or bool(self.stand_in and fewer)
-
-    def keys(self, batch: Indices, epoch: int) -> Keys:
-        """What to read of indices [samples] for this share."""
-        mine = self.of(batch)
-        read = batch[-1:] if self.stand_in and not len(mine) else mine
-        return Keys(read, epoch, counted=len(mine) > 0)
-
-    def cut(self, batch: Indices, epoch: int, size: int | None) -> list[Keys]:
-        """What to read of indices [samples] in pieces of up to `size`; None: in one.
-
-        Every share of a batch has as many, so that the processes meet after each: a piece may be
-        empty, as a share may.
-        """
-        keys = self.keys(batch, epoch)
-        if size is None:
-            return [keys]
-        largest = -(-len(batch) // self.count)  # samples of the largest share
-        starts = range(0, max(1, largest), size)
-        nothing = Keys(batch[-1:] if self.stand_in else batch[:0], epoch, counted=False)
-        return [keys[at : at + size] or nothing for at in starts]
-
-
 def counts(batch: Batch) -> bool:
     """Whether a batch has samples that count: a share may be empty or a stand-in."""
     return len(batch["sample_index"]) > 0
@@ -157,6 +114,7 @@ class Loader:
         shuffle: bool,
         share: Share = WHOLE,
         device: torch.device = HOST,
+        confirm: Callable[[], None] | None = None,
     ) -> None:
         """Bind a source to its collate function.
 
@@ -168,6 +126,7 @@ class Loader:
             shuffle: whether each epoch has an order of its own.
             share: of this process.
             device: where batches are wanted. To a GPU they are sent one ahead, and finished there.
+            confirm: asked at the end of each epoch, raises where what was read is damaged.
 
         Raises:
             ConfigError: a setting needs lengths that the source does not have, or one sample alone
@@ -176,7 +135,7 @@ class Loader:
         self.source = source
         self._collate, self._config = collate, config
         self._seed, self._shuffle, self._share = seed, shuffle, share
-        self._device, self._lane = device, lane_to(device)
+        self._device, self._lane, self._confirm = device, lane_to(device), confirm
         self._pool: WorkerPool | None = None
         self._lengths = _find_lengths(source, config)
 
@@ -325,6 +284,8 @@ class Loader:
         with closing(self._made([keys for pieces in cut for keys in pieces])) as made:
             batches = (list(itertools.islice(made, len(pieces))) for pieces in cut)
             yield from batches if self._lane is None else one_ahead(batches, self._lane)
+        if self._confirm is not None:
+            self._confirm()
 
     def _made(self, keys: list[Keys]) -> Generator[Batch]:
         """What is made of the samples of each list."""

@@ -50,7 +50,8 @@ class WorkerPool:
         self._serves: Sequence[Keys] = self._keys
         self._loader = DataLoader(
             self._watched,
-            batch_sampler=self._keys,  # filled anew for each list
+            # Filled anew for each list, and handed on as they are, whatever torch calls them.
+            batch_sampler=self._keys,  # type: ignore[arg-type]
             num_workers=workers,
             prefetch_factor=PREFETCH,
             collate_fn=collate,

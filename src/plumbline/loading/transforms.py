@@ -223,7 +223,7 @@ def _gray(images: Tensor) -> Tensor:
     """[batch, 1, size, size] of whole numbers, as torchvision gives them for uint8; to be read."""
     if images.shape[1] == 1:
         return images
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = (images[:, at : at + 1] for at in range(3))
     return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).trunc_()
 
 
@@ -265,14 +265,20 @@ class RawImages(Deferred):
             ValueError: an image has no generator.
         """
         normalization.check_channels(pixels.shape[-1])
-        if generators is not None and len(generators) != len(pixels):
+        empty = cls(pixels[:0], *_scale_and_shift(normalization), size, augment or UNCHANGED, None)
+        return empty.holding(pixels, generators)
+
+    def holding(self, pixels: Tensor, generators: Sequence[Generator] | None) -> Self:
+        """The same of other images, [batch, height, width, channels] uint8, and their generators.
+
+        Raises:
+            ValueError: an image has no generator.
+        """
+        if generators is None:
+            return replace(self, pixels=pixels, draws=None)
+        if len(generators) != len(pixels):
             raise ValueError(f"{len(pixels)} images, {len(generators)} generators")
-        draws = None
-        if augment is not None and generators is not None:
-            draws = Draws.of(augment, generators)
-        if augment is None or draws is None:
-            augment = UNCHANGED
-        return cls(pixels, *_scale_and_shift(normalization), size, augment, draws)
+        return replace(self, pixels=pixels, draws=Draws.of(self.augment, generators))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -295,9 +301,10 @@ class RawImages(Deferred):
         """
         # Encoders take channels first.
         images = self.pixels.permute(0, 3, 1, 2)
-        if images.shape[-2:] != (self.size + self.augment.enlarge,) * 2:
+        augment = UNCHANGED if self.draws is None else self.augment
+        if images.shape[-2:] != (self.size + augment.enlarge,) * 2:
             images = images.contiguous()
-        images = _resized(images, self.augment, self.size)
+        images = _resized(images, augment, self.size)
         if images.device.type == "cpu":
             return self._finish_in_parts(images, out)
         if self.draws is not None:

@@ -55,7 +55,7 @@ def _lead(spec: StageSpec[Config], call: Call[Config], out: Path, *, together: b
 
     with record_run(stage=spec.name, key=call.key, config=call.plain) as run, output_lock(out):
         machine = decide_machine(call.config, together=together)
-        job = open_job(call.config, machine)
+        job = open_job(call.config, machine, confirm_later=True)
         name = f"{call.stage}@{call.key}"
         trained = train_to_folder(name, call.config, job, machine, out, on_log=run.metrics)
         run.facts(trained.facts)
@@ -85,5 +85,5 @@ def _follow(call: Call[Config]) -> None:
 
     logging.getLogger().setLevel(logging.ERROR)
     machine = decide_machine(call.config, together=True)
-    job = open_job(call.config, machine)
+    job = open_job(call.config, machine, confirm_later=True)
     train_along(f"{call.stage}@{call.key}", call.config, job, machine)

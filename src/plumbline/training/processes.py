@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from plumbline.batch import Batch
 from plumbline.errors import TrainingError
-from plumbline.loading.loader import Share
+from plumbline.loading.keys import Share
 from plumbline.loading.workers import refuse_dead_worker
 from plumbline.models.weights import is_spread
 from plumbline.training.skipping import FAILURES

@@ -12,7 +12,7 @@ from torch import nn
 
 from plumbline import paths
 from plumbline.config import without_folders
-from plumbline.errors import CheckpointError, ConfigError, TrainingError
+from plumbline.errors import CheckpointError, ConfigError, DamagedInputError, TrainingError
 from plumbline.files import digest_of, dump_json, staged_folder
 from plumbline.kind import Kind
 from plumbline.loading.cache_reader import TrainingCache
@@ -58,15 +58,22 @@ class Trained:
     """For the run record: device, precision, the figures, operations of a step."""
 
 
-def open_job(config: TrainingConfig, machine: Machine) -> TrainingJob:
+def open_job(
+    config: TrainingConfig, machine: Machine, *, confirm_later: bool = False
+) -> TrainingJob:
     """Build the model, data and task of a training from its dataset's cache.
+
+    Args:
+        config: the settings.
+        machine: what to compute on.
+        confirm_later: whether large files of the cache are checked beside what follows.
 
     Raises:
         PlumblineError: a setting does not fit the data or the start, or a file is damaged.
     """
     train = config.train
     context = JobContext(
-        cache=TrainingCache(paths.cache(config.data)),
+        cache=TrainingCache(paths.cache(config.data), confirm_later=confirm_later),
         seed=config.seed,
         start=config.start_folder,
         freeze=train.freeze,
@@ -75,14 +82,18 @@ def open_job(config: TrainingConfig, machine: Machine) -> TrainingJob:
         weights=Path(config.weights),
     )
     _check_start(config.start_folder, config.work)
-    job: TrainingJob = config.work.role("train").build(context, train.model, train.task)
+    try:
+        job: TrainingJob = config.work.role("train").build(context, train.model, train.task)
+    except Exception:
+        context.cache.confirm()  # where it is damaged, that is why
+        raise
     adapters = attach_adapters(
         *(job.model, train.adapters),
         seed=config.seed,
         compute_dtype=_COMPUTE[machine.precision],
         new_tokens=_new_tokens(config, context),
     )
-    return replace(job, adapters=adapters)
+    return replace(job, adapters=adapters, confirm=context.cache.confirm)
 
 
 def _new_tokens(config: TrainingConfig, context: JobContext) -> dict[str, list[int]]:
@@ -135,8 +146,9 @@ def train_to_folder(
     """
     fitting = _fit(config, job, machine)
     with _prepared(stage, config, job, machine, fitting, on_log) as trainer:
-        with staged_folder(out) as partial:
+        with _forgetting_if_damaged(trainer.store), staged_folder(out) as partial:
             result = trainer.fit()
+            job.confirm()
             figures = _figures(result, count_parameters(job.model))
             if job.adapters:
                 save_adapters(partial, job.adapters, _bases(config))
@@ -164,6 +176,19 @@ def train_to_folder(
         **_flops(config, job, machine, short_of_memory=cut),
     }
     return Trained(figures, facts)
+
+
+@contextmanager
+def _forgetting_if_damaged(store: CheckpointStore) -> Iterator[None]:
+    """Take the training state away where what was read turns out to be damaged.
+
+    Repaired, it would have the digests that the state is for.
+    """
+    try:
+        yield
+    except DamagedInputError:
+        store.remove()
+        raise
 
 
 def _bases(config: TrainingConfig) -> dict[str, Base]:
@@ -260,6 +285,7 @@ def _training_loader(config: TrainingConfig, job: TrainingJob, machine: Machine)
         shuffle=True,
         share=machine.processes.share,
         device=machine.device,
+        confirm=job.confirm,
     )
 
 

@@ -115,6 +115,8 @@ class TrainingJob:
     """Where batches are made differently without augmentation; None: as in training."""
     by_length: bool = False
     """Whether batches are of samples of similar length even where no setting asks for it."""
+    confirm: Callable[[], None] = lambda: None
+    """Waits until what the training reads is known to be as it was written; raises where not."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def collate(
     numbers = sample_numbers(samples)
     labels = torch.from_numpy(np.asarray(column(samples, "labels")))  # [batch, parts]
     return {
-        "inputs": stack(column(samples, "value"), numbers, draws),
+        "inputs": stack(column(samples, "value"), numbers.tolist(), draws),
         "labels": {part: labels[:, at] for at, part in enumerate(parts)},
         "sample_index": torch.from_numpy(numbers),
     }

@@ -71,7 +71,7 @@ def collate(
         weights["weights"] = torch.from_numpy(stacked.astype(np.float32))
     return {
         **weights,
-        "inputs": stack(column(samples, "value"), numbers, draws),
+        "inputs": stack(column(samples, "value"), numbers.tolist(), draws),
         "targets": torch.from_numpy(targets.astype(np.float32)),
         "sample_index": torch.from_numpy(numbers),
     }

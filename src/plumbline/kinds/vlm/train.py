@@ -338,6 +338,7 @@ def _frozen_features(
     encoder_digest: str,
 ) -> NDArray[np.float32]:
     cache = context.cache
+    cache.confirm()  # what is made of the images is kept under their digest
     resize = left_to_resize(spec.images, cache)
     key = digest_of(
         {
