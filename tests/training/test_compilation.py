@@ -15,7 +15,7 @@ from plumbline.batch import Batch
 from plumbline.files import read_digests
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
-from plumbline.training.compilation import Compilation
+from plumbline.training.compilation import PROGRAMS, Compilation
 from plumbline.training.compile_config import CompileConfig
 from plumbline.training.processes import Processes
 from plumbline.training.task import TrainingJob
@@ -83,7 +83,7 @@ def test_a_compiled_task_gives_the_losses_and_gradients_of_a_plain_one(
     # Lengths stay open, so that all batches share the programs.
     facts = compiling.facts()["compile"]
     assert isinstance(facts, dict)
-    assert 1 <= facts["programs"] <= 7
+    assert 1 <= facts["programs"] <= PROGRAMS
 
 
 def test_compiled_layers_give_the_same_and_are_plain_again_after(make_job: MakeJob) -> None:
