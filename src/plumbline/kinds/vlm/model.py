@@ -93,7 +93,7 @@ class Vlm(nn.Module):
         Returns:
             [rows, seq, width].
         """
-        text = self.decoder.get_input_embeddings()(input_ids)
+        text: Tensor = self.decoder.get_input_embeddings()(input_ids)
         image = self.embed_image(image_features).to(text.dtype)
         if not len(image):
             return text
