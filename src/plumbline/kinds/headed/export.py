@@ -191,9 +191,7 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
         # Numbered, since a part may have a name that no output of a graph can have.
         return {"model": GraphSpec(module, inputs, dynamic, [f"logits_{i}" for i in self._order()])}
 
-    def _steps_examples(
-        self, channels: int
-    ) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
+    def _steps_examples(self, channels: int) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
         """Two rows of steps and their mask, and the axes whose size may be another."""
         shortest, longest = self.inputs.shortest(), self.inputs.longest()
         # Within what the encoder takes.
