@@ -15,7 +15,6 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from typing_extensions import override
 
 from plumbline.errors import ConfigError
-from plumbline.loading.masks import padding_mask
 from plumbline.models.encoder_config import TransformersAudioConfig
 from plumbline.models.encoders import Encoded, Encoder, pool
 from plumbline.models.pretrained import Origin, build_from_checkpoint
@@ -85,7 +84,22 @@ class Tower(Protocol):
     """What is used of an encoder of transformers."""
 
     def __call__(self, inputs: Tensor, *, attention_mask: Tensor | None = None) -> TowerOutput:
-        """Hear a spectrogram [batch, channels, steps] or a waveform [batch, samples]."""
+        """Hear a spectrogram or what convolutions made of a waveform, [batch, channels, steps]."""
+
+
+class ReduceMask(Protocol):
+    """From a mask of samples to that of tokens."""
+
+    def __call__(self, tokens: int, attention_mask: Tensor, /) -> Tensor:
+        """Map [batch, samples] to [batch, tokens] bool."""
+
+
+class NormedLayer(Protocol):
+    """What is used of a convolution whose norm is one of clips."""
+
+    conv: nn.Module
+    layer_norm: nn.Module
+    activation: nn.Module
 
 
 class AudioEncoder(Encoder):
@@ -145,14 +159,16 @@ class SpectrogramEncoder(AudioEncoder):
 class ClipNorm(nn.GroupNorm):
     """A group norm over a clip's own frames, where that of torch counts its padding too."""
 
-    lengths: Tensor
-    """[batch] frames of the clips that come next."""
+    @override
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
+        """Normalise each channel by itself.
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Normalise [batch, channels, frames], each channel by itself; padding holds anything."""
-        # [batch, 1, frames]
-        counted = padding_mask(self.lengths, frames.shape[2]).unsqueeze(1)
-        count = self.lengths[:, None, None]
+        Args:
+            frames: [batch, channels, frames]; padding holds anything.
+            lengths: [batch] frames of each clip.
+        """
+        counted = _counted(lengths, frames.shape[2]).unsqueeze(1)  # [batch, 1, frames]
+        count = lengths[:, None, None]
         values = frames.float().masked_fill(~counted, 0.0)
         values = (values - values.sum(dim=2, keepdim=True) / count).masked_fill(~counted, 0.0)
         variance = values.square().sum(dim=2, keepdim=True) / count  # [batch, channels, 1]
@@ -160,25 +176,55 @@ class ClipNorm(nn.GroupNorm):
         return scaled * self.weight[:, None] + self.bias[:, None]
 
 
+class ConvStack(nn.Module):
+    """The convolutions of a type of wav2vec 2.0, none of which pads."""
+
+    def __init__(self, layers: nn.ModuleList, kernel: int, stride: int) -> None:
+        """Take theirs over.
+
+        Args:
+            layers: each a convolution, mostly a norm, and an activation.
+            kernel: of the first.
+            stride: of the first.
+        """
+        super().__init__()
+        self.layers = layers
+        self._kernel, self._stride = kernel, stride
+        norm = getattr(layers[0], "layer_norm", None)
+        self._whole_clip = isinstance(norm, nn.GroupNorm)
+        if isinstance(norm, nn.GroupNorm):
+            own = ClipNorm(norm.num_groups, norm.num_channels, norm.eps)
+            own.weight, own.bias = norm.weight, norm.bias
+            layers[0].layer_norm = own
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        """Map [batch, samples], of which [batch] count, to [batch, channels, frames]."""
+        hidden = waveforms.unsqueeze(1)
+        for at, layer in enumerate(self.layers):
+            if at == 0 and self._whole_clip:
+                frames = (lengths - self._kernel) // self._stride + 1
+                first = cast(NormedLayer, layer)
+                hidden = first.activation(first.layer_norm(first.conv(hidden), frames))
+            else:
+                hidden = layer(hidden)
+        return hidden
+
+
 class WaveformEncoder(AudioEncoder):
     """The encoder of a type of wav2vec 2.0: samples, and which of them are the clip's."""
 
     def __init__(self, config: TransformersAudioConfig, built: PreTrainedModel) -> None:
-        """Take what was built from a checkpoint, and let its first norm heed the mask."""
+        """Take what was built from a checkpoint; its convolutions stand apart."""
         super().__init__(config, built)
         convs = [*zip(self.architecture.conv_kernel, self.architecture.conv_stride, strict=True)]
-        self._first = convs[0]
         self._reach = 1
         """Samples that one token hears."""
         for kernel, stride in reversed(convs):
             self._reach = (self._reach - 1) * stride + kernel
-        self._norms: list[ClipNorm] = []
-        for name, module in list(built.named_modules()):
-            if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels:
-                norm = ClipNorm(module.num_groups, module.num_channels, module.eps)
-                norm.weight, norm.bias = module.weight, module.bias
-                built.set_submodule(name, norm)
-                self._norms.append(norm)
+        layers = built.get_submodule("feature_extractor.conv_layers")
+        assert isinstance(layers, nn.ModuleList)
+        self.convs = ConvStack(layers, *convs[0])
+        built.feature_extractor = nn.Identity()  # what `convs` gives goes through
 
     @override
     def _hear(self, steps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,19 +235,12 @@ class WaveformEncoder(AudioEncoder):
             )
         # Of a clip that is shorter the silence behind it counts too, or it would have no token.
         lengths = mask.sum(dim=1).clamp(min=self._reach)
-        kernel, stride = self._first
-        for norm in self._norms:
-            norm.lengths = (lengths - kernel) // stride + 1
-        counted = torch.arange(steps.shape[1], device=mask.device) < lengths.unsqueeze(1)
-        waveforms = steps[..., 0].masked_fill(~mask, 0.0)
+        features = self.convs(steps[..., 0].masked_fill(~mask, 0.0), lengths)
+        counted = _counted(lengths, steps.shape[1]).long()
         tower = cast(Tower, self.encoder)  # their classes type calls as nn.Module does
-        states = tower(waveforms, attention_mask=counted.long()).last_hidden_state
-        return states, self._heard(states.shape[1], counted)
-
-    def _heard(self, tokens: int, counted: Tensor) -> Tensor:
-        """Which of so many tokens hear the clip, as the library counts them: [batch, tokens]."""
-        reduce = cast("ReduceMask", self.encoder._get_feature_vector_attention_mask)
-        return reduce(tokens, counted.long())
+        states = tower(features, attention_mask=counted).last_hidden_state
+        reduce = cast(ReduceMask, self.encoder._get_feature_vector_attention_mask)
+        return states, reduce(states.shape[1], counted)
 
     @override
     @torch.no_grad()
@@ -211,7 +250,7 @@ class WaveformEncoder(AudioEncoder):
         time = torch.arange(samples) / self._reach
         clip = (time * 40).sin() + (time * 100).sin()
         steps = torch.stack([clip, clip])[..., None]
-        mask = padding_mask(torch.tensor([samples // 2, samples]), samples)
+        mask = _counted(torch.tensor([samples // 2, samples]), samples)
         was_training = self.training
         self.eval()
         alone = self(steps[:1, : samples // 2], mask[:1, : samples // 2]).pooled
@@ -226,8 +265,6 @@ class WaveformEncoder(AudioEncoder):
             )
 
 
-class ReduceMask(Protocol):
-    """From a mask of samples to that of tokens."""
-
-    def __call__(self, tokens: int, attention_mask: Tensor, /) -> Tensor:
-        """Map [batch, samples] to [batch, tokens] bool."""
+def _counted(lengths: Tensor, longest: int) -> Tensor:
+    """The first positions of each row, [batch, longest] bool; no graph can look at lengths."""
+    return torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
