@@ -156,6 +156,25 @@ def test_the_encoder_is_found_in_every_model_that_holds_it(saved_as: Any, tmp_pa
     assert torch.equal(found.tokens, expected)
 
 
+@pytest.mark.parametrize("name", SOUNDS)
+def test_every_tensor_learns_in_half_precision_too(name: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(name, tmp_path)
+    inputs = inputs_of(folder)
+    encoder = encoder_of(folder, inputs)
+    batch = batch_of(clips(*LENGTHS), inputs)
+    expected = encoder(**batch).pooled
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoder(**batch).pooled
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.05)
+    encoder.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder(**batch).pooled.square().sum().backward()
+    still = {n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None}
+    assert still == set()
+    finite = [p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None]
+    assert all(finite)
+
+
 WAVES = {"conv_kernel": [10, 3, 3], "conv_stride": [5, 2, 2]}
 FAMILY: dict[str, dict[str, Any]] = {
     "unispeech": {},

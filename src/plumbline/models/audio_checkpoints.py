@@ -110,7 +110,7 @@ class AudioEncoder(Encoder):
     def __init__(self, config: TransformersAudioConfig, built: PreTrainedModel) -> None:
         """Take what was built from a checkpoint."""
         super().__init__()
-        self._config = config
+        self._pooling = config.pooling
         self.architecture = built.config
         self.encoder = built
         adapted = getattr(built.config, "add_adapter", False)  # by layers that shorten the tokens
@@ -130,7 +130,7 @@ class AudioEncoder(Encoder):
         """
         tokens, heard = self._hear(steps, mask)  # [batch, tokens, width] and [batch, tokens]
         tokens = tokens.masked_fill(~heard.unsqueeze(-1), 0.0)
-        return Encoded(tokens, pool(tokens, heard, self._config.pooling), heard)
+        return Encoded(tokens, pool(tokens, heard, self._pooling), heard)
 
     def _hear(self, steps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """All tokens, and those of them that hear the clip."""
@@ -143,13 +143,17 @@ class AudioEncoder(Encoder):
 class SpectrogramEncoder(AudioEncoder):
     """The encoder of a Whisper type: log-mel spectrograms of one length, silence included."""
 
+    def __init__(self, config: TransformersAudioConfig, built: PreTrainedModel) -> None:
+        """Take what was built from a checkpoint."""
+        super().__init__(config, built)
+        self._frames = 2 * int(built.config.max_source_positions)
+
     @override
     def _hear(self, steps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        frames = 2 * int(self.architecture.max_source_positions)
-        if steps.shape[1] != frames:
+        if steps.shape[1] != self._frames:
             raise ConfigError(
-                f"the encoder takes spectrograms of {frames} frames, not {steps.shape[1]}: set "
-                f"task.inputs.form to checkpoint, or min_steps and max_steps to {frames}"
+                f"the encoder takes spectrograms of {self._frames} frames, not {steps.shape[1]}: "
+                f"set task.inputs.form to checkpoint, or min_steps and max_steps to {self._frames}"
             )
         states = cast(Tower, self.encoder)(steps.transpose(1, 2)).last_hidden_state
         # Its second convolution strides by 2: token i has its centre at frame 2 * i.
@@ -169,7 +173,8 @@ class ClipNorm(nn.GroupNorm):
         """
         counted = _counted(lengths, frames.shape[2]).unsqueeze(1)  # [batch, 1, frames]
         count = lengths[:, None, None]
-        values = frames.float().masked_fill(~counted, 0.0)
+        wide = frames.to(torch.promote_types(frames.dtype, torch.float32))  # sums need it
+        values = wide.masked_fill(~counted, 0.0)
         values = (values - values.sum(dim=2, keepdim=True) / count).masked_fill(~counted, 0.0)
         variance = values.square().sum(dim=2, keepdim=True) / count  # [batch, channels, 1]
         scaled = values * (variance + self.eps).rsqrt()

@@ -276,3 +276,24 @@ def _from_checkpoint(
     if open_resize:
         update["resize"] = read_resize(checkpoint.path)
     return encoder, inputs.model_copy(update=update)
+
+
+def settle_as_stored(inputs: InputConfig, stored: InputConfig) -> InputConfig:
+    """Put in what settings leave to the checkpoint, of an encoder that this pipeline trained.
+
+    Args:
+        inputs: of a training that starts with it, for the same modality.
+        stored: those that it was trained with.
+    """
+    if isinstance(inputs, AudioInputConfig) and inputs.form == "checkpoint":
+        assert isinstance(stored, AudioInputConfig), "of the same modality"
+        return stored.model_copy(update={"augment": inputs.augment})
+    if not isinstance(inputs, ImageInputConfig):
+        return inputs
+    assert isinstance(stored, ImageInputConfig), "of the same modality"
+    update: dict[str, object] = {}
+    if inputs.normalize.preset == "checkpoint":
+        update["normalize"] = stored.normalize
+    if inputs.resize == "checkpoint":
+        update["resize"] = stored.resize
+    return inputs.model_copy(update=update)
