@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
@@ -34,6 +34,8 @@ from plumbline.models.encoders import pool
 from plumbline.models.pretrained import Origin, save_architectures, stored_origins
 from plumbline.models.processor import settle
 from plumbline.models.weights import WEIGHTS, load_weights, save_weights
+from plumbline.training.adapter_config import AdapterConfig
+from plumbline.training.adapters import attach_adapters
 from plumbline.weights.checkpoint import Checkpoint
 from tests.checkpoints import write_checkpoint
 
@@ -173,6 +175,29 @@ def test_every_tensor_learns_in_half_precision_too(name: str, tmp_path: Path) ->
     assert still == set()
     finite = [p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None]
     assert all(finite)
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+@pytest.mark.parametrize("quantize", [None, "nf4"])
+def test_every_tensor_of_an_adapter_learns(name: str, quantize: str | None, tmp_path: Path) -> None:
+    """The maps in WavLM's attention are read and never called, so they get none."""
+    folder = write_checkpoint(name, tmp_path)
+    inputs = inputs_of(folder)
+    model = nn.ModuleDict({"encoder": encoder_of(folder, inputs)})
+    settings = {"rank": 2, "alpha": 4.0, "quantize": quantize}
+    config = AdapterConfig.model_validate(settings)
+    attach_adapters(model, {"encoder": config}, seed=0, compute_dtype=torch.float32)
+    model["encoder"](**batch_of(clips(*LENGTHS), inputs)).pooled.square().sum().backward()
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert [n for n, p in trained.items() if p.grad is None] == []
+    adapted = {n.split(".lora_")[0].rpartition(".")[2] for n in trained}
+    attention = {"q_proj", "k_proj", "v_proj", "out_proj"}
+    assert adapted & attention == (set() if name == "wavlm" else attention)
+    read = AdapterConfig.model_validate(settings | {"targets": ["q_proj"]})
+    if name == "wavlm":
+        fresh = nn.ModuleDict({"encoder": encoder_of(folder, inputs)})
+        with pytest.raises(ConfigError, match="'q_proj' is no linear layer of encoder"):
+            attach_adapters(fresh, {"encoder": read}, seed=0, compute_dtype=torch.float32)
 
 
 WAVES = {"conv_kernel": [10, 3, 3], "conv_stride": [5, 2, 2]}

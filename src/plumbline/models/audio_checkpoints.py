@@ -12,6 +12,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 from typing_extensions import override
 
 from plumbline.errors import ConfigError
@@ -215,6 +216,24 @@ class ConvStack(nn.Module):
         return hidden
 
 
+class ReadLinear(nn.Linear):
+    """A linear map whose weights something else reads, so that it is never called.
+
+    Of a type of its own, so that no adapter, which would learn nothing, and no layer of 4 bits,
+    which has no such weights, comes in its place.
+    """
+
+
+def _mark_read_layers(built: PreTrainedModel) -> None:
+    """Tell the maps in WavLM's attention, which reads them, from layers that are called."""
+    for attention in [m for m in built.modules() if isinstance(m, WavLMAttention)]:
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            linear: nn.Linear = getattr(attention, name)
+            own = ReadLinear(linear.in_features, linear.out_features, device="meta")
+            own.weight, own.bias = linear.weight, linear.bias
+            setattr(attention, name, own)
+
+
 class WaveformEncoder(AudioEncoder):
     """The encoder of a type of wav2vec 2.0: samples, and which of them are the clip's."""
 
@@ -230,6 +249,7 @@ class WaveformEncoder(AudioEncoder):
         assert isinstance(layers, nn.ModuleList)
         self.convs = ConvStack(layers, *convs[0])
         built.feature_extractor = nn.Identity()  # what `convs` gives goes through
+        _mark_read_layers(built)
 
     @override
     def _hear(self, steps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
