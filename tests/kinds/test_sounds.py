@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from plumbline.kinds.alignment.evaluate import Embedder
+from plumbline.kinds.alignment.model import load_dual_encoder
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.training.task import TrainingJob
 from tests.checkpoints import record_checkpoint, write_checkpoint
@@ -48,6 +51,36 @@ def test_an_encoder_from_a_checkpoint_is_fed_as_in_its_alignment(
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("checkpoint", ["whisper", "wavlm"])
+def test_an_alignment_embeds_a_clip_alike_in_any_batch(
+    make_job: MakeJob,
+    caches: Callable[[str], TrainingCache],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: str,
+) -> None:
+    """What is measured does not go by `evaluate.batch_size`."""
+    monkeypatch.chdir(tmp_path)
+    weights = record_checkpoint(write_checkpoint(checkpoint, tmp_path / "theirs"))
+    cache = caches("voices")
+    job = make_job(
+        "align_audio",
+        model={"audio_encoder": {"name": "transformers_audio", "pretrained": "theirs"}},
+        task={"inputs": {"modality": "audio", "form": "checkpoint"}},
+        cache=cache,
+        weights=weights,
+    )
+    (tmp_path / "aligned").mkdir()
+    stored = load_dual_encoder(store(job, tmp_path / "aligned"))
+    stored.model.eval()
+    numbers = np.arange(9, dtype=np.int32)
+    one, all_at_once = (
+        Embedder(stored, cache, torch.device("cpu"), size).embed_media(numbers) for size in (1, 9)
+    )
+    np.testing.assert_allclose(one, all_at_once, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("checkpoint", ["whisper", "hubert"])
