@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import (
+    AutoFeatureExtractor,
     AutoImageProcessor,
     BartConfig,
     BartForConditionalGeneration,
@@ -24,16 +25,27 @@ from transformers import (
     Gemma3TextConfig,
     GraniteConfig,
     GraniteForCausalLM,
+    HubertConfig,
+    HubertForCTC,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SequenceFeatureExtractor,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
     T5Config,
     T5ForConditionalGeneration,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForPreTraining,
+    WavLMConfig,
+    WavLMModel,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
 )
 
 from plumbline import paths
@@ -99,6 +111,26 @@ _SIGLIP = {
     "vision_config": _TOWER | {"image_size": 32, "patch_size": 8},
     "text_config": _TOWER | {"vocab_size": VOCAB, "max_position_embeddings": 64},
 }
+_WHISPER = {
+    **_BART,
+    "num_mel_bins": 20,
+    "max_source_positions": 12,  # 24 frames, which are 0.24 s
+    "max_target_positions": 16,
+    "encoder_layerdrop": 0.5,
+    "dropout": 0.1,
+}
+_WAVES = _TOWER | {
+    "conv_dim": [16, 16, 16],
+    "conv_kernel": [10, 3, 3],
+    "conv_stride": [5, 2, 2],
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+    "layerdrop": 0.5,
+    "mask_time_prob": 0.5,  # drawn from numpy's generator, which no training state holds
+    "mask_time_length": 2,
+}
+_LAYER_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_DECODER, tie_word_embeddings=True)),
@@ -115,6 +147,23 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "siglip": lambda: SiglipModel(SiglipConfig(**_SIGLIP)),
     "clip": lambda: CLIPModel(CLIPConfig(**_SIGLIP)),
     "sentences": lambda: BertModel(BertConfig(**_BERT)),
+    "whisper": lambda: WhisperForConditionalGeneration(WhisperConfig(**_WHISPER)),
+    "wav2vec2": lambda: Wav2Vec2ForPreTraining(
+        Wav2Vec2Config(**_WAVES, **_LAYER_NORM, num_codevectors_per_group=8)
+    ),
+    "hubert": lambda: HubertForCTC(HubertConfig(**_WAVES)),
+    "wavlm": lambda: WavLMModel(WavLMConfig(**_WAVES)),
+}
+
+Processor = SequenceFeatureExtractor | SiglipImageProcessor | CLIPImageProcessor
+_SQUARE = {"height": 32, "width": 32}
+PROCESSORS: dict[str, Callable[[], Processor]] = {
+    "siglip": lambda: SiglipImageProcessor(size=_SQUARE),
+    "clip": lambda: CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=_SQUARE),
+    "whisper": lambda: WhisperFeatureExtractor(feature_size=20, chunk_length=1),
+    "wav2vec2": lambda: Wav2Vec2FeatureExtractor(return_attention_mask=True),
+    "hubert": lambda: Wav2Vec2FeatureExtractor(),
+    "wavlm": lambda: Wav2Vec2FeatureExtractor(do_normalize=False),
 }
 _SENTENCES: dict[str, object] = {
     "modules.json": [
@@ -128,16 +177,13 @@ _SENTENCES: dict[str, object] = {
 
 
 def write_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
-    """Save a model of random weights as its library does; one of images with its processor."""
+    """Save a model of random weights as its library does, with its processor of media."""
     torch.manual_seed(seed)
     MODELS[name]().save_pretrained(folder)
-    if name == "siglip":
-        size = {"height": 32, "width": 32}
-        SiglipImageProcessor(size=size).save_pretrained(folder)
-        AutoImageProcessor.from_pretrained(folder)  # it is what others read
-    if name == "clip":
-        square = {"height": 32, "width": 32}
-        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square).save_pretrained(folder)
+    if name in PROCESSORS:
+        PROCESSORS[name]().save_pretrained(folder)
+        auto = AutoImageProcessor if name in ("siglip", "clip") else AutoFeatureExtractor
+        auto.from_pretrained(folder)  # it is what others read
     if name == "sentences":
         for file, content in _SENTENCES.items():
             (folder / file).parent.mkdir(exist_ok=True)

@@ -139,6 +139,7 @@ DATA: dict[str, Callable[[int, random.Random], list[Row]]] = {
     "pictures": _pictures,
     "gray": _pictures,
     "clips": _clips,
+    "voices": _clips,
     "signals": _signals,
     "numbers": _numbers,
 }
@@ -150,6 +151,8 @@ TOKENIZE: dict[str, dict[str, Any]] = {
     "pictures": {"tokenizer": {"vocab_size": 300}},
     "gray": {"tokenizer": {"vocab_size": 300}, "image_mode": "gray"},
     "clips": {"tokenizer": {"kind": "char", "min_frequency": 1}, "sample_rate": RATE},
+    # As checkpoints take them.
+    "voices": {"tokenizer": {"kind": "char", "min_frequency": 1}, "sample_rate": 16_000},
 }
 """Dataset -> section `tokenize`, where it is not a tokenizer of characters."""
 

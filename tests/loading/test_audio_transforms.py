@@ -12,14 +12,16 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
-from transformers import WhisperFeatureExtractor
+from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
 from plumbline.data.audio import decode_mono
 from plumbline.export.runtime import audio_features
 from plumbline.loading.audio_transform_config import AudioAugmentConfig, AudioTransformConfig
 from plumbline.loading.audio_transforms import (
+    audio_steps,
     augment_waveforms,
+    fill_with_silence,
     frame_counts,
     log_mel,
     mask_spectrograms,
@@ -130,6 +132,88 @@ def test_the_features_of_a_bundle_are_those_of_training(config: AudioTransformCo
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=1e-5)
 
 
+IN_SILENCE = AudioTransformConfig(n_mels=80, min_steps=100, max_steps=100)
+"""A second, as a Whisper type of 50 positions takes it."""
+WAVEFORM = AudioTransformConfig(form="waveform", normalize="clip", min_steps=400)
+BOUNDED = [
+    IN_SILENCE,
+    AudioTransformConfig(n_mels=40, edges="zero", scale="log", min_steps=30, max_steps=50),
+    AudioTransformConfig(window_ms=20.1, hop_ms=7.3, fft=511, min_steps=20),
+    AudioTransformConfig(max_steps=20, normalize="clip"),
+    WAVEFORM,
+    AudioTransformConfig(form="waveform", max_steps=9000),
+]
+AROUND = (1, 5, 159, 160, 161, 4001, 15_801, 15_999, 16_000, 16_001, 20_000)
+"""Lengths at and between the steps and bounds."""
+
+
+def made(batch: list[Samples], config: AudioTransformConfig) -> tuple[Tensor, Tensor]:
+    return fill_with_silence(*audio_steps(*stack_waveforms(batch), config), config)
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_clips_of_any_length_equal_the_features_of_whisper(n_mels: int) -> None:
+    """In silence up to its chunk, or cut to it."""
+    batch = [*clips(*AROUND), np.zeros(700, np.float32)]
+    extractor = WhisperFeatureExtractor(feature_size=n_mels, chunk_length=1)
+    expected = extractor(batch, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    steps, mask = made(batch, IN_SILENCE.model_copy(update={"n_mels": n_mels}))
+    torch.testing.assert_close(steps.transpose(1, 2), expected, rtol=0, atol=1e-4)
+    # The frames whose window of 400 reaches into the clip; those of silence alone do not count.
+    heard = [min(100, -(-(len(clip) + 200) // 160)) for clip in batch]
+    assert mask.sum(dim=1).tolist() == heard
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_waveforms_equal_those_of_wav2vec2(normalize: bool) -> None:
+    batch = [*clips(400, 4001, 16_000), np.zeros(700, np.float32)]
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=normalize, return_attention_mask=True)
+    expected = extractor(batch, sampling_rate=16_000, return_tensors="pt", padding=True)
+    config = WAVEFORM.model_copy(update={"normalize": "clip" if normalize else "none"})
+    steps, mask = made(batch, config)
+    torch.testing.assert_close(steps[..., 0], expected["input_values"], rtol=0, atol=2e-6)
+    assert torch.equal(mask, expected["attention_mask"].bool())
+
+
+@pytest.mark.parametrize("config", BOUNDED)
+def test_a_clip_has_the_same_steps_in_any_company_and_in_its_bundle(
+    config: AudioTransformConfig,
+) -> None:
+    batch = clips(*AROUND)
+    together, heard = made(batch, config)
+    settings = config.model_dump(exclude={"augment"}) | {"cut": config.max_steps}
+    for steps, mask, clip in zip(together, heard, batch, strict=True):
+        alone, known = made([clip], config)
+        count = config.count_steps(len(clip))
+        assert alone.shape == (1, count, config.channels)
+        assert count >= max(1, config.min_steps)
+        assert config.max_steps is None or count <= config.max_steps
+        torch.testing.assert_close(steps[:count], alone[0], rtol=0, atol=1e-6)
+        assert torch.equal(mask[:count], known[0])
+        assert not steps[count:].any()
+        assert not mask[count:].any()
+        theirs, hearing = audio_features.audio_steps(clip, settings)  # type: ignore[arg-type]
+        assert theirs.dtype == np.float32
+        np.testing.assert_allclose(alone[0].numpy(), theirs, rtol=0, atol=1e-5)
+        assert hearing == known.sum()
+
+
+@pytest.mark.parametrize("config", BOUNDED)
+def test_nothing_behind_a_clip_is_heard(config: AudioTransformConfig) -> None:
+    waveforms, lengths = stack_waveforms(clips(4001, 160, 12_000))
+    expected, mask = audio_steps(waveforms, lengths, config)
+    beyond = torch.arange(12_000) >= lengths.unsqueeze(1)
+    steps, again = audio_steps(waveforms.masked_fill(beyond, torch.nan), lengths, config)
+    assert torch.equal(steps, expected)
+    assert torch.equal(mask, again)
+
+
+def test_without_bounds_steps_are_the_spectrogram() -> None:
+    waveforms, lengths = stack_waveforms(clips(4001, 160, 12_000))
+    for given, known in zip(made(clips(4001, 160, 12_000), WHISPER), (0, 1), strict=True):
+        assert torch.equal(given, log_mel(waveforms, lengths, WHISPER)[known])
+
+
 def test_a_clip_without_samples_has_no_spectrogram() -> None:
     with pytest.raises(ValueError, match="without samples"):
         audio_features.log_mel_numpy(np.zeros(0, np.float32), WHISPER.model_dump())
@@ -201,6 +285,13 @@ def test_lengths_outside_the_batch_are_refused(lengths: list[int]) -> None:
         ({"augment": {"time_masks": 1}}, "time_masks without time_width mask nothing"),
         ({"augment": {"mel_masks": 1}}, "mel_masks without mel_width"),
         ({"scale": "db"}, "whisper"),
+        ({"min_steps": 9, "max_steps": 8}, "min_steps 9 is more than max_steps 8"),
+        ({"min_steps": 9, "normalize": "clip"}, "min_steps 9 and normalize clip contradict"),
+        ({"form": "checkpoint", "n_mels": 80}, "form checkpoint takes n_mels from the checkpoint"),
+        (
+            {"form": "waveform", "augment": {"time_masks": 1, "time_width": 2}},
+            "cover spectrograms, not a waveform",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], rule: str) -> None:

@@ -1,5 +1,6 @@
 """Inputs of every modality: what the cache holds reaches the model, padded and masked."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from plumbline.batch import Batch
 from plumbline.config import check_config
 from plumbline.errors import ConfigError, DataError
 from plumbline.kinds.classification.settings import ClassificationTaskConfig
-from plumbline.loading.audio_transforms import log_mel
+from plumbline.loading.audio_transforms import audio_steps, fill_with_silence, log_mel
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import (
     INPUTS,
@@ -161,6 +162,50 @@ def test_a_spectrogram_is_that_of_the_clip_alone(caches: Caches, augment: dict[s
         expected, _ = log_mel(samples[None], torch.tensor([len(samples)]), config)
         found = batch["steps"][number][batch["mask"][number]]
         torch.testing.assert_close(found, expected[0], rtol=1e-6, atol=1e-6)
+
+
+WAVEFORM = {"modality": "audio", "form": "waveform", "sample_rate": SPECTROGRAM["sample_rate"]}
+BOUNDED = {
+    "in silence": SPECTROGRAM | {"min_steps": 24},
+    "cut": SPECTROGRAM | {"min_steps": 12, "max_steps": 12},
+    "waveforms": WAVEFORM | {"normalize": "clip", "min_steps": 400, "max_steps": 600},
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("augment", [{}, MOVED], ids=["steps", "samples"])
+def test_clips_have_as_many_steps_as_the_settings_allow(
+    caches: Caches, name: str, augment: dict[str, Any]
+) -> None:
+    config = AudioInputConfig.model_validate(BOUNDED[name] | augment)
+    cache = caches("clips")
+    inputs = build_input(config, cache, cache_bytes=2**20)
+    batch = batch_of(inputs, 12)
+    lengths = [inputs.length(number) for number in range(12)]
+    assert batch["steps"].shape == (12, max(lengths), config.channels)
+    assert (len(set(lengths)) == 1) == (name == "cut")
+    assert min(lengths) >= config.min_steps
+    assert config.max_steps is None or max(lengths) <= config.max_steps
+    for number in range(12):
+        samples = torch.from_numpy(np.array(cache.audio(number)))
+        steps, mask = audio_steps(samples[None], torch.tensor([len(samples)]), config)
+        expected, heard = fill_with_silence(steps, mask, config)
+        count = lengths[number]
+        torch.testing.assert_close(batch["steps"][number, :count], expected[0], rtol=0, atol=1e-6)
+        assert torch.equal(batch["mask"][number, :count], heard[0])
+        assert not batch["mask"][number, count:].any()
+
+
+def test_clips_that_are_cut_are_counted(caches: Caches, caplog: pytest.LogCaptureFixture) -> None:
+    cache = caches("clips")
+    config = AudioInputConfig.model_validate(BOUNDED["waveforms"])
+    numbers = np.arange(12)
+    longer = int((cache.lengths("audio")[numbers] > 600).sum())
+    assert 0 < longer < 12
+    with caplog.at_level(logging.WARNING):
+        build_input(config, cache).say_cut("train", numbers)
+    told = f"{longer} of 12 clips of split train are longer than inputs.max_steps = 600"
+    assert told in caplog.text
 
 
 def audio_input(cache: TrainingCache, memory: MemoryCache) -> AudioInput:

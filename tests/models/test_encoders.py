@@ -288,7 +288,8 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def test_one_encoder_alone_has_no_sizes_of_its_own() -> None:
-    assert set(ENCODERS) - set(SMALL) == {"transformers", "module", "image_module"}
+    others = {"transformers", "transformers_audio", "module", "image_module"}
+    assert set(ENCODERS) - set(SMALL) == others
     config = ENCODERS["transformers"].model_validate({"name": "transformers"})
     with pytest.raises(ConfigError, match="starts from a checkpoint: set its pretrained"):
         built(config, 0)

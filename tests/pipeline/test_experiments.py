@@ -68,3 +68,23 @@ def test_recipes_from_checkpoints_start_from_what_they_are_called_after() -> Non
         )
     assert clip["task"]["inputs"]["resize"] == "checkpoint"
     assert clip["task"]["inputs"]["normalize"]["preset"] == "checkpoint"
+
+
+def test_the_recipe_of_a_whisper_encoder_has_the_customary_values() -> None:
+    params: Any = compose_yaml(CONF, "config", ["experiment=whisper_fsdd"])
+    train = params["tasks"]["whisper_spoken"]["train"]
+    trainer = train["trainer"]
+    assert (trainer["optim"]["name"], trainer["schedule"]["name"]) == ("adamw", "cosine")
+    assert (trainer["optim"]["lr"], trainer["optim"]["weight_decay"]) == (3e-5, 0.01)
+    assert (trainer["schedule"]["warmup_share"], trainer["epochs"]) == (0.1, 5)
+    assert (trainer["precision"], trainer["max_grad_norm"]) == ("bf16", 1.0)
+    assert train["loader"]["batch_size"] * trainer["grad_accum_steps"] == 32
+    assert train["model"]["encoder"] == {
+        "name": "transformers_audio",
+        "pretrained": "whisper",
+        "pooling": "mean",
+    }
+    # What its processor says, at the rate at which the dataset is cached.
+    inputs = train["task"]["inputs"]
+    assert (inputs["form"], inputs["sample_rate"]) == ("checkpoint", 16_000)
+    assert params["datasets"]["fsdd"]["tokenize"]["sample_rate"] == 16_000

@@ -23,11 +23,14 @@ from tests.tiny import TEXT
 from tests.training.test_resume_tasks import Killed, killed_at, run, train
 
 MakeJob = Callable[..., TrainingJob]
+Caches = Callable[[str], TrainingCache]
 
 THEIRS = {"pretrained": "theirs"}
 IMAGE = {"name": "transformers", **THEIRS}
 SENTENCES = TEXT | THEIRS | {"pooling": "checkpoint"}
 NEW = range(20, 25)
+SOUND = {"name": "transformers_audio", **THEIRS}
+HEARD = {"inputs": {"modality": "audio", "form": "checkpoint", "augment": {"gain_db": 3.0}}}
 LORA: dict[str, Any] = {"rank": 2, "alpha": 4.0}
 STARTS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]] = {
     "decoder": ("causal_lm_rows", "qwen3", {"decoder": THEIRS}, {}),
@@ -77,6 +80,16 @@ STARTS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]] = 
         {"image_encoder": IMAGE, "text_encoder": TEXT},
         {"image_encoder": LORA | {"dropout": 0.1}},
     ),
+    "spectrogram encoder": ("align_audio", "whisper", {"audio_encoder": SOUND}, {}),
+    "spectrogram encoder, lora": ("audio", "whisper", {"encoder": SOUND}, {"encoder": LORA}),
+    "waveform encoder": ("audio", "wav2vec2", {"encoder": SOUND}, {}),
+    "waveform encoder of group norm": ("audio", "hubert", {"encoder": SOUND}, {}),
+    "waveform encoder, dora": (
+        "align_audio",
+        "wavlm",
+        {"audio_encoder": SOUND},
+        {"audio_encoder": LORA | {"method": "dora"}},
+    ),
     "decoder of images, qlora": (
         "vlm",
         "qwen3",
@@ -87,9 +100,10 @@ STARTS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]] = 
 """Case, checkpoint, what of the model starts from it, and adapters."""
 
 
-def build(make_job: MakeJob, weights: Path, start: str) -> TrainingJob:
+def build(make_job: MakeJob, caches: Caches, weights: Path, start: str) -> TrainingJob:
     case, _, model, adapters = STARTS[start]
-    job = make_job(case, model=model, weights=weights)
+    heard = {"task": HEARD, "cache": caches("voices")} if "audio" in case else {}
+    job = make_job(case, model=model, weights=weights, **heard)
     configs = {part: AdapterConfig.model_validate(config) for part, config in adapters.items()}
     put_on = attach_adapters(
         job.model,
@@ -103,15 +117,19 @@ def build(make_job: MakeJob, weights: Path, start: str) -> TrainingJob:
 
 @pytest.mark.parametrize("start", STARTS)
 def test_a_training_from_a_checkpoint_goes_on_exactly(
-    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+    make_job: MakeJob,
+    caches: Caches,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    start: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     weights = record_checkpoint(write_checkpoint(STARTS[start][1], tmp_path / "theirs"))
-    whole = train(build(make_job, weights, start), run(), "whole")
+    whole = train(build(make_job, caches, weights, start), run(), "whole")
     passes = 2 if STARTS[start][0].startswith("align") else 1  # forward ones of a micro-batch
     for kills in (1, 2, 3):
-        job = build(make_job, weights, start)
+        job = build(make_job, caches, weights, start)
         dying = killed_at(job.task, kills * passes)
         with pytest.raises(Killed):
             train(
@@ -120,7 +138,7 @@ def test_a_training_from_a_checkpoint_goes_on_exactly(
                 "parted",
             )
     assert list(Path(".ckpt").rglob("step-*"))
-    assert train(build(make_job, weights, start), run(workers=2), "parted") == whole
+    assert train(build(make_job, caches, weights, start), run(workers=2), "parted") == whole
     for file in Path("whole").rglob("*.json"):
         assert str(tmp_path) not in file.read_text(encoding="utf-8"), file
     # What was trained is whole without the checkpoint, and without adapters.

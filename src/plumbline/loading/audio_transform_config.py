@@ -1,6 +1,6 @@
 """Settings of the audio transforms; no torch here."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -33,10 +33,22 @@ class AudioAugmentConfig(Config):
 
 
 class AudioTransformConfig(Config):
-    """How samples become a log-mel spectrogram."""
+    """How samples become the steps that an encoder takes."""
 
+    _BESIDE_CHECKPOINT: ClassVar[frozenset[str]] = frozenset(
+        {"modality", "form", "sample_rate", "max_steps", "augment"}
+    )
+    """What may be said beside form checkpoint."""
+
+    form: Literal["log_mel", "waveform", "checkpoint"] = "log_mel"
+    """A spectrogram of n_mels channels, the samples themselves as one channel, or what the
+    encoder's checkpoint was trained on, as its processor says it."""
     sample_rate: int = Field(16_000, ge=1000)
     """Hz; the rate at which the cache holds the clips."""
+    min_steps: int = Field(0, ge=0)
+    """Shorter clips are followed by silence up to so many frames or samples; 0: none is added."""
+    max_steps: int | None = Field(None, ge=1)
+    """Clips of more frames or samples are cut at their end; None: none is."""
     n_mels: int = Field(128, ge=1)
     window_ms: float = Field(25.0, gt=0.0)
     hop_ms: float = Field(10.0, gt=0.0)
@@ -47,11 +59,31 @@ class AudioTransformConfig(Config):
     scale: Literal["whisper", "log"] = "whisper"
     """whisper: log10 down to 8 below the clip's maximum, then (x + 4) / 4; log: natural."""
     normalize: Literal["none", "clip"] = "none"
-    """clip: to mean 0 and deviation 1 over the frames and bands of each clip."""
+    """clip: to mean 0 and deviation 1 over the frames and bands, or the samples, of each clip."""
     augment: AudioAugmentConfig = Field(default_factory=AudioAugmentConfig)
 
     @model_validator(mode="after")
-    def _fits(self) -> "AudioTransformConfig":
+    def _lengths_fit(self) -> "AudioTransformConfig":
+        if self.max_steps is not None and self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps {self.min_steps} is more than max_steps {self.max_steps}")
+        if self.form == "checkpoint":
+            if said := sorted(self.model_fields_set - self._BESIDE_CHECKPOINT):
+                raise ValueError(
+                    f"form checkpoint takes {', '.join(said)} from the checkpoint: leave it out"
+                )
+        elif self.form == "log_mel" and self.min_steps and self.normalize == "clip":
+            raise ValueError(
+                f"min_steps {self.min_steps} and normalize clip contradict: silence has no place "
+                "on the scale of a clip"
+            )
+        elif self.form == "waveform" and (self.augment.time_masks or self.augment.mel_masks):
+            raise ValueError("augment.time_masks and mel_masks cover spectrograms, not a waveform")
+        return self
+
+    @model_validator(mode="after")
+    def _bands_fit(self) -> "AudioTransformConfig":
+        if self.form != "log_mel":
+            return self
         if not 2 <= self.window <= self.fft:
             raise ValueError(
                 f"window_ms {self.window_ms} is {self.window} samples: must be 2 to fft {self.fft}"
@@ -78,3 +110,32 @@ class AudioTransformConfig(Config):
     def hop(self) -> int:
         """Samples between the centres of two frames."""
         return round(self.sample_rate * self.hop_ms / 1000)
+
+    @property
+    def channels(self) -> int:
+        """Of a step."""
+        return 1 if self.form == "waveform" else self.n_mels
+
+    @property
+    def samples_per_step(self) -> int:
+        """From one step to the next."""
+        return 1 if self.form == "waveform" else self.hop
+
+    def samples_used(self, samples: int) -> int:
+        """Samples that steps are made of: of a clip that is cut, or with silence behind it.
+
+        Silence is counted as far as frames still hear the clip beside it; those that come after
+        hold silence alone, and nothing need be computed for them.
+        """
+        if self.max_steps is not None:
+            samples = min(samples, self.max_steps * self.samples_per_step)
+        if self.form == "waveform":
+            return samples
+        # Frame i begins half a transform before its centre at i * hop.
+        hearing = -(-(samples + self.fft // 2) // self.hop)
+        return max(samples, min(hearing, self.min_steps) * self.hop)
+
+    def count_steps(self, samples: int) -> int:
+        """Steps that come of a clip, those of silence behind it included."""
+        steps = (self.samples_used(samples) - 1) // self.samples_per_step + 1
+        return max(steps, self.min_steps)

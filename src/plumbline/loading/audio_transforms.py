@@ -1,4 +1,4 @@
-"""From cached samples to log-mel spectrograms, a batch at a time.
+"""From cached samples to log-mel spectrograms or normalised waveforms, a batch at a time.
 
 A clip's frames depend on its own samples alone: the ends are mirrored (or silent) per clip, never
 the ends of the padded batch. All is computed in float64, because in float32 the quiet bands hold
@@ -6,6 +6,7 @@ rounding noise that differs between libraries. `plumbline.export.runtime.audio_f
 the same without torch, and a test compares them.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -21,6 +22,7 @@ from plumbline.loading.masks import padding_mask
 from plumbline.loading.mel import mel_filters
 
 _FLOOR = 1e-10  # power below which the logarithm is cut, as in Whisper
+_VARIANCE_FLOOR = 1e-7  # so that a silent clip stays finite, as in wav2vec 2.0
 
 
 def stack_waveforms(clips: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
@@ -30,6 +32,77 @@ def stack_waveforms(clips: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tenso
     for row, clip in zip(waveforms, clips, strict=True):
         row[: len(clip)] = clip
     return torch.from_numpy(waveforms), torch.tensor(lengths, dtype=torch.long)
+
+
+def audio_steps(
+    waveforms: Tensor, lengths: Tensor, config: AudioTransformConfig
+) -> tuple[Tensor, Tensor]:
+    """Make the steps of clips of any lengths, in the form of the settings, without their silence.
+
+    Args:
+        waveforms: [batch, samples] float32 at `config.sample_rate`; what stands behind a clip's
+            length is not read.
+        lengths: [batch] int64, in samples, at least 1 each.
+        config: form, scale and the most steps; `min_steps` is for `fill_with_silence`.
+
+    Returns:
+        steps [batch, steps, channels] float32, 0 behind the end of a clip, and those that hear
+        some of it: [batch, steps] bool.
+    """
+    used = torch.tensor([config.samples_used(length) for length in lengths.tolist()])
+    if config.form == "waveform":
+        return _waveform_steps(waveforms, used, config)
+    if missing := max(0, int(used.max()) - waveforms.shape[1]):
+        waveforms = functional.pad(waveforms, (0, missing))
+    if bool((used > lengths).any()):
+        # Silence is heard behind the clip, whatever lies there.
+        waveforms = waveforms.masked_fill(~padding_mask(lengths, waveforms.shape[1]), 0.0)
+    return log_mel(waveforms, used, config)
+
+
+def _waveform_steps(
+    waveforms: Tensor, lengths: Tensor, config: AudioTransformConfig
+) -> tuple[Tensor, Tensor]:
+    """Samples as steps of one channel.
+
+    Source: Baevski et al. 2020, arXiv:2006.11477, section 2.
+    """
+    mask = padding_mask(lengths, int(lengths.max()))
+    steps = torch.zeros(*mask.shape, 1)
+    for row, clip, length in zip(steps, waveforms, lengths.tolist(), strict=True):
+        values = clip[:length].double()
+        if config.normalize == "clip":
+            # Clip by clip: with the zeros of padding a sum is rounded otherwise.
+            values = values - values.mean()
+            values = values / (values.square().mean() + _VARIANCE_FLOOR).sqrt()
+        row[:length, 0] = values
+    return steps, mask
+
+
+def fill_with_silence(
+    steps: Tensor, mask: Tensor, config: AudioTransformConfig
+) -> tuple[Tensor, Tensor]:
+    """Put silence behind clips of fewer than `min_steps` steps.
+
+    Args:
+        steps: [batch, steps, channels] of `audio_steps`, padded with 0 where they are unequal.
+        mask: [batch, steps] bool: those that hear the clip, as silence does not.
+        config: the form, and how many steps there are at least.
+    """
+    if not config.min_steps:
+        return steps, mask
+    missing = max(0, config.min_steps - steps.shape[1])
+    steps, mask = functional.pad(steps, (0, 0, 0, missing)), functional.pad(mask, (0, missing))
+    if config.form == "waveform":
+        return steps, mask  # the zeros of padding are what silence is
+    silent = ~mask & (torch.arange(mask.shape[1]) < config.min_steps)
+    if config.scale == "log":
+        level = steps.new_full((len(steps),), math.log(_FLOOR))
+    else:
+        # [batch]: log10 is cut 8 below each clip's maximum and at -10, both before (x + 4) / 4.
+        loudest = steps.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(dim=(1, 2))
+        level = (loudest - 2).clamp(min=(math.log10(_FLOOR) + 4) / 4)
+    return torch.where(silent.unsqueeze(-1), level[:, None, None], steps), mask
 
 
 def frame_counts(lengths: Tensor, config: AudioTransformConfig) -> Tensor:

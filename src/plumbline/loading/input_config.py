@@ -30,6 +30,10 @@ class InputConfig(Config):
         """Longest input in steps or tokens, as the settings cut it; None: they do not."""
         return None
 
+    def shortest(self) -> int:
+        """Steps or tokens that an input has at least."""
+        return 1
+
 
 class ImageInputConfig(InputConfig, ImageTransformConfig):
     """Images: normalised, and augmented in training."""
@@ -39,10 +43,18 @@ class ImageInputConfig(InputConfig, ImageTransformConfig):
 
 
 class AudioInputConfig(InputConfig, AudioTransformConfig):
-    """Clips: as log-mel spectrograms, augmented in training."""
+    """Clips: as log-mel spectrograms or waveforms, augmented in training."""
 
     builder: ClassVar[str] = "plumbline.loading.inputs:AudioInput"
     modality: Literal["audio"]
+
+    @override
+    def longest(self) -> int | None:
+        return self.max_steps
+
+    @override
+    def shortest(self) -> int:
+        return max(1, self.min_steps)
 
 
 class FeaturesInputConfig(InputConfig):

@@ -18,8 +18,9 @@ from plumbline.batch import Batch, Sample, column
 from plumbline.data.resizing import Resize
 from plumbline.errors import ConfigError, DataError
 from plumbline.loading.audio_transforms import (
+    audio_steps,
     augment_waveforms,
-    log_mel,
+    fill_with_silence,
     mask_spectrograms,
     stack_waveforms,
 )
@@ -221,7 +222,7 @@ class ImageInput(Input):
 
 
 class AudioInput(Input):
-    """steps [batch, frames, n_mels] float32 and mask [batch, frames] bool."""
+    """steps [batch, steps, channels] float32 and mask [batch, steps] bool."""
 
     names = ("steps", "mask")
 
@@ -246,28 +247,34 @@ class AudioInput(Input):
                 f"{rate} Hz: set tokenize.sample_rate of the dataset to the same"
             )
         augment = config.augment
-        # Then a clip has another spectrogram in every epoch, and none can be kept.
+        # Then a clip has other steps in every epoch, and none can be kept.
         self._changes_samples = bool(augment.shift_ms or augment.gain_db)
-        self.channels = config.n_mels
+        self.channels = config.channels
 
     def length(self, number: int) -> int:
-        """Frames."""
-        return int(self._cache.lengths("audio")[number] - 1) // self._config.hop + 1
+        """Frames, or samples of a waveform."""
+        return self._config.count_steps(int(self._cache.lengths("audio")[number]))
+
+    def say_cut(self, split: str, numbers: NDArray[np.integer]) -> None:
+        """See `Input`."""
+        if limit := self._config.max_steps:
+            steps = -(-self._cache.lengths("audio")[numbers] // self._config.samples_per_step)
+            self._cache.say_cut(split, steps, limit, "clips", "inputs.max_steps")
 
     def fetch(self, number: int) -> Value:
-        """See `Input`; the samples where training changes them, else the spectrogram."""
+        """See `Input`; the samples where training changes them, else the steps."""
         if self._changes_samples:
             return self._cache.audio(number)
         if self._memory is None:
-            return self._spectrogram(number)
-        return self._memory.get(number, lambda: self._spectrogram(number))
+            return self._steps(number)
+        return self._memory.get(number, lambda: self._steps(number))
 
-    def _spectrogram(self, number: int) -> Value:
+    def _steps(self, number: int) -> Value:
         # A copy: the memory map is read-only, which torch warns of.
         samples = torch.from_numpy(np.array(self._cache.audio(number)))
-        steps, _ = log_mel(samples[None], torch.tensor([len(samples)]), self._config)
-        spectrogram: Value = steps[0].numpy()
-        return spectrogram
+        steps, _ = audio_steps(samples[None], torch.tensor([len(samples)]), self._config)
+        value: Value = steps[0].numpy()
+        return value
 
     def collate(
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
@@ -279,9 +286,10 @@ class AudioInput(Input):
                 waveforms = augment_waveforms(
                     waveforms, lengths, self._config.augment, self._config.sample_rate, draws
                 )
-            steps, mask = log_mel(waveforms, lengths, self._config)
+            steps, mask = audio_steps(waveforms, lengths, self._config)
         else:
             steps, mask = _pad_steps(values)
+        steps, mask = fill_with_silence(steps, mask, self._config)
         if draws is not None:
             steps = mask_spectrograms(steps, mask, self._config.augment, draws)
         return {"steps": steps, "mask": mask}

@@ -195,13 +195,23 @@ class ConvLayer(Config):
         return self
 
 
-class SequenceEncoderConfig(EncoderConfig):
-    """Convolutions, then transformer layers, over steps of spectrograms or feature vectors."""
+class StepsEncoderConfig(EncoderConfig):
+    """Base of the settings of encoders that take steps one after another."""
 
-    builder: ClassVar[str] = "plumbline.models.sequence:SequenceEncoder"
     needs: ClassVar[tuple[str, ...]] = ("channels",)
     takes: ClassVar[tuple[str, ...] | None] = ("audio", "features")
     length_key: ClassVar[str] = "max_steps"
+
+    @property
+    def gives_one_vector(self) -> bool:
+        """Whether a sequence becomes one vector, and not one a step."""
+        return True
+
+
+class SequenceEncoderConfig(StepsEncoderConfig):
+    """Convolutions, then transformer layers, over steps of spectrograms or feature vectors."""
+
+    builder: ClassVar[str] = "plumbline.models.sequence:SequenceEncoder"
     name: Literal["sequence"]
     convs: list[ConvLayer] = Field(default_factory=list)
     width: int = Field(128, ge=8)
@@ -227,12 +237,28 @@ class SequenceEncoderConfig(EncoderConfig):
         return self.max_steps
 
     @property
+    @override
+    def gives_one_vector(self) -> bool:
+        return self.pooling != "none" or self.flatten
+
+    @property
     def max_tokens(self) -> int:
         """Steps that are left of the longest input after the strides."""
         steps = self.max_steps
         for conv in self.convs:
             steps = -(-steps // conv.stride)
         return steps
+
+
+class TransformersAudioConfig(CheckpointEncoderConfig, StepsEncoderConfig):
+    """The encoder of a checkpoint of transformers for sounds: Whisper, wav2vec 2.0, HuBERT, ..."""
+
+    builder: ClassVar[str] = "plumbline.models.audio_checkpoints:build_audio_encoder"
+    needs: ClassVar[tuple[str, ...]] = ("channels", "origin")
+    takes: ClassVar[tuple[str, ...] | None] = ("audio",)
+    name: Literal["transformers_audio"]
+    pooling: Literal["mean", "max", "first", "last"] = "mean"
+    """Of the tokens that hear the clip: silence that was put behind it counts for nothing."""
 
 
 class BaseTextEncoderConfig(EncoderConfig):
@@ -320,6 +346,7 @@ ENCODERS.register("resnet", ResnetConfig)
 ENCODERS.register("transformers", TransformersImageConfig)
 ENCODERS.register("timm", TimmConfig)
 ENCODERS.register("sequence", SequenceEncoderConfig)
+ENCODERS.register("transformers_audio", TransformersAudioConfig)
 ENCODERS.register("transformer", TextEncoderConfig)
 ENCODERS.register("ngrams", NgramEncoderConfig)
 ENCODERS.register("module", ModuleConfig)
@@ -327,5 +354,5 @@ ENCODERS.register("image_module", ImageModuleConfig)
 
 AnyEncoder = Annotated[EncoderConfig, OneOf(ENCODERS, "name")]
 AnyImageEncoder = Annotated[ImageEncoderConfig, OneOf(ENCODERS, "name")]
-AnySequenceEncoder = Annotated[SequenceEncoderConfig, OneOf(ENCODERS, "name")]
+AnyStepsEncoder = Annotated[StepsEncoderConfig, OneOf(ENCODERS, "name")]
 AnyTextEncoder = Annotated[BaseTextEncoderConfig, OneOf(ENCODERS, "name")]

@@ -69,6 +69,7 @@ class LoadWithNotes(Protocol):
         use_safetensors: bool,
         local_files_only: bool,
         output_loading_info: bool,
+        key_mapping: Mapping[str, str] | None,
     ) -> "tuple[PreTrainedModel, LoadingNotes]":
         """Load a model; what it lacks is in the notes."""
 
@@ -94,39 +95,49 @@ def build_from_checkpoint(
     *,
     tower: str | None = None,
     spare: str | None = None,
+    changes: Mapping[str, object] = MappingProxyType({}),
 ) -> "PreTrainedModel | None":
     """Build what a checkpoint says, in float32; None where the settings describe the model.
 
     Args:
         auto: the `AutoModel...` class of the kind of model.
         origin: where the architecture comes from.
-        tower: `vision` or `text`: that one of a checkpoint that has two.
+        tower: `vision` or `text`: that one of a checkpoint that has two; `encoder`: without the
+            decoder, where there is one.
         spare: a module that nobody uses: a checkpoint may lack it, and it is left out, since it
             would be stored and never trained.
+        changes: fields of the checkpoint's configuration that get other values, where it has them.
 
     Raises:
         ConfigError: the checkpoint cannot be loaded, or lacks weights of the model.
     """
     if origin is None:
         return None
-    model = _build(auto, origin, tower, spare)
+    model = _build(auto, origin, tower, spare, changes)
     if spare and isinstance(getattr(model, spare, None), nn.Module):
         setattr(model, spare, None)
     return model
 
 
 def _build(
-    auto: AutoClass, origin: Origin, tower: str | None, spare: str | None
+    auto: AutoClass,
+    origin: Origin,
+    tower: str | None,
+    spare: str | None,
+    changes: Mapping[str, object],
 ) -> "PreTrainedModel":
     from transformers import AutoConfig
 
     if not origin.with_weights:
-        return auto.from_config(AutoConfig.from_pretrained(origin.path))
+        config = AutoConfig.from_pretrained(origin.path)
+        if tower == "encoder":
+            return _class_of(auto, config, tower)(config)
+        return auto.from_config(config)
     try:
         stored = stored_origins(origin.path)
         if stored or (origin.path / "model.json").is_file():
             return _of_ours(auto, origin.path, stored)
-        return _of_others(auto, origin.path, tower, spare)
+        return _of_others(auto, origin.path, tower, spare, changes)
     except (OSError, ValueError, KeyError, RuntimeError, CheckpointError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{origin.path}: no model of this kind can be loaded: {reason}") from None
@@ -146,8 +157,21 @@ def _of_ours(auto: AutoClass, folder: Path, stored: Origins) -> "PreTrainedModel
     return model
 
 
+def _class_of(
+    auto: AutoClass, config: "PreTrainedConfig", tower: str | None
+) -> "type[PreTrainedModel]":
+    with torch.device("meta"):  # the class is wanted: AutoModel would take both towers
+        built = auto.from_config(config)
+    both = tower == "encoder" and config.is_encoder_decoder
+    return type(built.get_encoder() if both else built)
+
+
 def _of_others(
-    auto: AutoClass, folder: Path, tower: str | None, spare: str | None
+    auto: AutoClass,
+    folder: Path,
+    tower: str | None,
+    spare: str | None,
+    changes: Mapping[str, object],
 ) -> "PreTrainedModel":
     """A model that transformers saved."""
     from transformers import AutoConfig
@@ -157,8 +181,12 @@ def _of_others(
     silence()  # a stage says in one line what it did
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     config = getattr(config, f"{tower}_config", config) if tower else config
-    with torch.device("meta"):  # the class is wanted: AutoModel would take both towers
-        built = type(auto.from_config(config))
+    for name, value in changes.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    built = _class_of(auto, config, tower)
+    # The names of an encoder's tensors begin with it, in what has a decoder or a head beside it.
+    encoder = {r"^(model\.)?encoder\.": ""} if config.is_encoder_decoder else None
     load = cast(LoadWithNotes, built.from_pretrained)  # typed for other options
     model, notes = load(
         folder,
@@ -168,6 +196,7 @@ def _of_others(
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
+        key_mapping=encoder if tower == "encoder" else None,
     )
     unused = f"{spare}." if spare else ()  # nothing begins with one of no texts
     if missing := sorted(n for n in notes["missing_keys"] if not n.startswith(unused)):

@@ -1,4 +1,4 @@
-"""What a checkpoint says of the images that it was trained on."""
+"""What a checkpoint says of the images and sounds that it was trained on."""
 
 import math
 from collections.abc import Callable
@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from plumbline.data.resizing import Resize
 from plumbline.errors import ConfigError
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.loading.input_config import ImageInputConfig, InputConfig
+from plumbline.loading.input_config import AudioInputConfig, ImageInputConfig, InputConfig
 from plumbline.loading.transform_config import Normalization
+from plumbline.models.audio_processor import settle_audio
 from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
 from plumbline.weights.checkpoint import Checkpoint
 
@@ -214,14 +215,22 @@ def settle(
 
     Args:
         encoder: its size of images may be 0.
-        inputs: the preset of their statistics may be `checkpoint`, and so may their resize.
+        inputs: the preset of their statistics may be `checkpoint`, and so may their resize, or the
+            form of sounds.
         checkpoint: None where the encoder starts from random weights.
         cache: that the images come from, which may hold them resized.
 
     Raises:
-        ConfigError: there is no checkpoint, or it says nothing of images, or the cache holds them
-            resized in another way.
+        ConfigError: there is no checkpoint, or it says nothing of images or sounds, or the cache
+            holds images resized in another way.
     """
+    if isinstance(inputs, AudioInputConfig) and inputs.form == "checkpoint":
+        if checkpoint is None:
+            raise ConfigError(
+                "task.inputs.form checkpoint is what the encoder's checkpoint says, and it starts "
+                "from none: set pretrained, or another form"
+            )
+        return encoder, settle_audio(inputs, checkpoint.path)
     if not (isinstance(encoder, ImageEncoderConfig) and isinstance(inputs, ImageInputConfig)):
         return encoder, inputs
     encoder, inputs = _from_checkpoint(encoder, inputs, checkpoint)
@@ -267,3 +276,24 @@ def _from_checkpoint(
     if open_resize:
         update["resize"] = read_resize(checkpoint.path)
     return encoder, inputs.model_copy(update=update)
+
+
+def settle_as_stored(inputs: InputConfig, stored: InputConfig) -> InputConfig:
+    """Put in what settings leave to the checkpoint, of an encoder that this pipeline trained.
+
+    Args:
+        inputs: of a training that starts with it, for the same modality.
+        stored: those that it was trained with.
+    """
+    if isinstance(inputs, AudioInputConfig) and inputs.form == "checkpoint":
+        assert isinstance(stored, AudioInputConfig), "of the same modality"
+        return stored.model_copy(update={"augment": inputs.augment})
+    if not isinstance(inputs, ImageInputConfig):
+        return inputs
+    assert isinstance(stored, ImageInputConfig), "of the same modality"
+    update: dict[str, object] = {}
+    if inputs.normalize.preset == "checkpoint":
+        update["normalize"] = stored.normalize
+    if inputs.resize == "checkpoint":
+        update["resize"] = stored.resize
+    return inputs.model_copy(update=update)

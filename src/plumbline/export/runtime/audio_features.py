@@ -1,4 +1,4 @@
-"""From samples to their log-mel spectrogram, with numpy alone.
+"""From samples to their log-mel spectrogram or normalised waveform, with numpy alone.
 
 Exactly as in training and evaluation, without torch; the settings are those of the contract.
 """
@@ -16,6 +16,53 @@ Floats = NDArray[np.float32]
 Float64s = NDArray[np.float64]
 
 _FLOOR = 1e-10  # power below which the logarithm is cut
+_VARIANCE_FLOOR = 1e-7  # so that a silent clip stays finite
+
+
+def audio_steps(samples: Floats, settings: "AudioSection") -> tuple[Floats, int]:
+    """Make the steps of one clip: cut, and with silence behind it, as the settings say.
+
+    Args:
+        samples: [samples] float32 at the sample rate of the settings.
+        settings: `cut` and `min_steps` count frames, or samples of a waveform.
+
+    Returns:
+        [steps, channels] float32, and how many of the steps hear the clip.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    waveform, fewest = settings["form"] == "waveform", settings["min_steps"]
+    hop = 1 if waveform else round(settings["sample_rate"] * settings["hop_ms"] / 1000)
+    if settings["cut"] is not None:
+        samples = samples[: settings["cut"] * hop]
+    if waveform:
+        steps, silence = _normalized(samples, settings["normalize"]), 0.0
+    else:
+        # As far as frames hear the clip beside the silence; what comes after is silence alone.
+        hearing = -(-(len(samples) + settings["fft"] // 2) // hop)
+        behind = min(hearing, fewest) * hop - len(samples)
+        steps = log_mel_numpy(np.pad(samples, (0, max(0, behind))), settings)
+        silence = _silence(steps, settings["scale"])
+    missing = max(0, fewest - len(steps))
+    filled = np.pad(steps, ((0, missing), (0, 0)), constant_values=silence)
+    return filled, len(steps)
+
+
+def _normalized(samples: Floats, how: str) -> Floats:
+    """The samples as steps of one channel: [samples, 1]."""
+    values = samples.astype(np.float64)
+    if how == "clip":
+        values = values - values.mean()
+        values = values / np.sqrt(np.square(values).mean() + _VARIANCE_FLOOR)
+    return values.astype(np.float32)[:, None]
+
+
+def _silence(steps: Floats, scale: str) -> float:
+    """What silence behind a clip is, of which these are the frames that hear it."""
+    if scale == "log":
+        return float(np.log(_FLOOR))
+    return max(float(steps.max()) - 2, (float(np.log10(_FLOOR)) + 4) / 4)
 
 
 def log_mel_numpy(samples: Floats, settings: "AudioSection") -> Floats:
@@ -23,7 +70,7 @@ def log_mel_numpy(samples: Floats, settings: "AudioSection") -> Floats:
 
     Args:
         samples: [samples] float32 at the sample rate of the settings.
-        settings: of the spectrogram; `max_steps` is not read.
+        settings: of the spectrogram; what bounds its length is not read.
 
     Returns:
         [frames, n_mels] float32; one frame per hop whose centre lies within the clip.

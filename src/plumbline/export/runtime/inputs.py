@@ -23,7 +23,10 @@ INPUTS: dict[str, Fields] = {
         "std": [float],
     },
     "audio": {
+        "form": {"log_mel", "waveform"},
         "sample_rate": COUNT,
+        "min_steps": range(COUNT.stop),
+        "cut": (COUNT, None),
         "n_mels": COUNT,
         "window_ms": float,
         "hop_ms": float,
@@ -69,7 +72,10 @@ class AudioSection(TypedDict):
     """What `INPUTS` describes for clips."""
 
     modality: Literal["audio"]
+    form: str
     sample_rate: int
+    min_steps: int
+    cut: int | None
     n_mels: int
     window_ms: float
     hop_ms: float
@@ -210,7 +216,7 @@ class ImageReader(FileReader):
 
 
 class AudioReader(FileReader):
-    """steps [1, frames, n_mels] and mask [1, frames]."""
+    """steps [1, steps, channels] and mask [1, steps]."""
 
     field = "audio"
     exact = False  # logarithms differ in the last bit
@@ -220,13 +226,13 @@ class AudioReader(FileReader):
 
     def read(self, value: bytes) -> Arrays:
         """See `Reader`."""
-        from .audio_features import log_mel_numpy
+        from .audio_features import audio_steps
 
-        steps = log_mel_numpy(self.samples(value), self._settings)
-        return _with_mask(steps, self._settings["max_steps"], "audio")
+        steps, heard = audio_steps(self.samples(value), self._settings)
+        return _with_mask(steps, self._settings["max_steps"], "audio", heard)
 
     def samples(self, value: bytes) -> Floats:
-        """Decode a clip to what the spectrogram is made of, float32 [samples].
+        """Decode a clip to what its steps are made of, float32 [samples].
 
         Raises:
             InputError: as `read`.
@@ -269,11 +275,12 @@ class FeaturesReader(FileReader):
         return _with_mask(values, self._settings["max_steps"], "features")
 
 
-def _with_mask(steps: Floats, most: int | None, name: str) -> Arrays:
+def _with_mask(steps: Floats, most: int | None, name: str, counted: int | None = None) -> Arrays:
     if most is not None and len(steps) > most:
         raise TooLargeError(f"{name}: {len(steps)} steps, the model takes {most}")
-    # A single sample has no padding: every step counts.
-    return [np.ascontiguousarray(steps[None], np.float32), np.ones((1, len(steps)), np.bool_)]
+    # A single sample has no padding: every step counts, but for silence that was put behind it.
+    mask = np.arange(len(steps))[None] < (len(steps) if counted is None else counted)
+    return [np.ascontiguousarray(steps[None], np.float32), mask]
 
 
 class TextInputReader(Reader[str]):

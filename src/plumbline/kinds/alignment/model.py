@@ -54,14 +54,8 @@ class DualEncoder(nn.Module):
         super().__init__()
         self.config = config
         # By name: settings are objects that a compiler does not look into.
-        self._media = "audio_encoder" if config.image_encoder is None else "image_encoder"
-        if config.image_encoder is not None:
-            origin = origins.get("image_encoder")
-            self.image_encoder = encoder_for(config.image_encoder, None, None, origin)
-        else:
-            assert config.audio_encoder is not None
-            origin = origins.get("audio_encoder")
-            self.audio_encoder = encoder_for(config.audio_encoder, channels, None, origin)
+        self._media, media = config.media
+        self.add_module(self._media, encoder_for(media, channels, None, origins.get(self._media)))
         origin = origins.get("text_encoder")
         self.text_encoder = encoder_for(config.text_encoder, None, vocab_size, origin)
         self.media_projection = nn.Linear(self.media_encoder.width, config.embed_dim, bias=False)
@@ -133,10 +127,7 @@ class DualEncoderSpec(ModelSpec):
 
     @override
     def encoder_part(self) -> EncoderPart:
-        images = self.model.image_encoder
-        config = images or self.model.audio_encoder
-        assert config is not None, "an alignment has an encoder of media"
-        name = "image_encoder" if images else "audio_encoder"
+        name, config = self.model.media
         return EncoderPart(name, config, self.inputs, self.channels, None)
 
 

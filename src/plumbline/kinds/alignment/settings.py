@@ -11,7 +11,7 @@ from plumbline.kind import KindSettings
 from plumbline.loading.input_config import AnyInput, InputConfig
 from plumbline.models.encoder_config import (
     AnyImageEncoder,
-    AnySequenceEncoder,
+    AnyStepsEncoder,
     AnyTextEncoder,
     EncoderConfig,
 )
@@ -32,7 +32,7 @@ class DualEncoderConfig(Config):
     """
 
     image_encoder: AnyImageEncoder | None = None
-    audio_encoder: AnySequenceEncoder | None = None
+    audio_encoder: AnyStepsEncoder | None = None
     text_encoder: AnyTextEncoder
     embed_dim: int = Field(128, ge=2)
     initial_temperature: float = Field(0.07, gt=0.0)
@@ -43,27 +43,32 @@ class DualEncoderConfig(Config):
         if (self.image_encoder is None) == (self.audio_encoder is None):
             raise ValueError("set one of image_encoder and audio_encoder, and the other to null")
         audio = self.audio_encoder
-        if audio is not None and audio.pooling == "none" and not audio.flatten:
+        if audio is not None and not audio.gives_one_vector:
             raise ValueError("audio_encoder.pooling none leaves no one vector: set flatten to true")
         return self
 
+    @property
+    def media(self) -> tuple[str, EncoderConfig]:
+        """Name and settings of the encoder of the side that is not text."""
+        if self.image_encoder is not None:
+            return "image_encoder", self.image_encoder
+        assert self.audio_encoder is not None, "one of them is given"
+        return "audio_encoder", self.audio_encoder
+
     def sources(self) -> dict[str, str | None]:
         """Part -> the checkpoint that it starts from."""
-        parts: dict[str, EncoderConfig | None] = {
-            "image_encoder": self.image_encoder,
-            "audio_encoder": self.audio_encoder,
-            "text_encoder": self.text_encoder,
-        }
-        return {name: config.source() for name, config in parts.items() if config is not None}
+        name, media = self.media
+        return {name: media.source(), "text_encoder": self.text_encoder.source()}
 
     def without_sources(self) -> "DualEncoderConfig":
         """The same model once it is trained: where its parts came from no longer matters."""
-        update: dict[str, object] = {"text_encoder": self.text_encoder.without_sources()}
-        if self.image_encoder:
-            update["image_encoder"] = self.image_encoder.without_sources()
-        if self.audio_encoder:
-            update["audio_encoder"] = self.audio_encoder.without_sources()
-        return self.model_copy(update=update)
+        name, media = self.media
+        return self.model_copy(
+            update={
+                name: media.without_sources(),
+                "text_encoder": self.text_encoder.without_sources(),
+            }
+        )
 
 
 class AlignmentTaskConfig(TaskConfig):
@@ -111,10 +116,8 @@ class AlignmentTaskConfig(TaskConfig):
                 f"task.max_text_tokens {self.max_text_tokens}: with bos and eos that is more than "
                 f"model.text_encoder.max_tokens {longest}"
             )
-        medium = "image" if model.image_encoder else "audio"
-        encoder = model.image_encoder or model.audio_encoder
-        assert encoder is not None, "one of them is given"
-        check_encoder(self.inputs, encoder, f"{medium}_encoder")
+        name, media = model.media
+        check_encoder(self.inputs, media, name)
 
     @override
     def check_lone_sample(self) -> None:

@@ -241,12 +241,10 @@ def build(
 def _settled(
     model: DualEncoderConfig, inputs: InputConfig, sources: Sources, cache: TrainingCache
 ) -> tuple[DualEncoderConfig, InputConfig]:
-    """Put in what settings leave to the checkpoint of the image encoder, or to the cache."""
-    if model.image_encoder is None:
-        return model, inputs
-    checkpoint = sources.checkpoints.get("image_encoder")
-    encoder, inputs = settle(model.image_encoder, inputs, checkpoint, cache)
-    return model.model_copy(update={"image_encoder": encoder}), inputs
+    """Put in what settings leave to the checkpoint of the media's encoder, or to the cache."""
+    name, media = model.media
+    settled, inputs = settle(media, inputs, sources.checkpoints.get(name), cache)
+    return model.model_copy(update={name: settled}), inputs
 
 
 def _bind(

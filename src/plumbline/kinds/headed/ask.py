@@ -85,7 +85,7 @@ def headed_inputs(
     import torch
 
     from plumbline.data.audio import decode_mono
-    from plumbline.loading.audio_transforms import log_mel
+    from plumbline.loading.audio_transforms import audio_steps, fill_with_silence
     from plumbline.loading.inputs import collate_texts
     from plumbline.loading.transforms import normalize_images
 
@@ -111,8 +111,12 @@ def headed_inputs(
         if isinstance(config, AudioInputConfig):
             samples = torch.from_numpy(decode_mono(read_bytes(path), config.sample_rate))
             # One clip, and all of its samples count.
-            steps, mask = log_mel(samples[None], torch.tensor([len(samples)]), config)
-            return {"steps": steps, "mask": mask}, {}
+            steps, mask = audio_steps(samples[None], torch.tensor([len(samples)]), config)
+            steps, mask = fill_with_silence(steps, mask, config)
+            there = -(-len(samples) // config.samples_per_step)
+            most = config.max_steps or there
+            cut = {"cut_steps": there - most} if there > most else {}
+            return {"steps": steps, "mask": mask}, cut
         values = decode_features(read_bytes(path))
     except UndecodableError as error:
         raise DataError(f"{path}: no {config.modality} that can be decoded ({error})") from None

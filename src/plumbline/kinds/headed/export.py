@@ -161,7 +161,7 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
         if isinstance(config, AudioInputConfig):
             # Augmentation belongs to training; all else decides what the model is given.
             settings = config.model_dump(mode="json", exclude={"augment"})
-            return {**settings, "max_steps": most, "dtype": "float32"}
+            return {**settings, "cut": config.max_steps, "max_steps": most, "dtype": "float32"}
         if isinstance(config, FeaturesInputConfig):
             return features_contract(config, self.cache, most)
         if isinstance(config, TextInputConfig):
@@ -186,18 +186,23 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
             inputs, dynamic = ids_examples(spec.vocab_size)
         else:
             assert spec.channels is not None, "its encoder takes steps"
-            # Within what the encoder takes.
-            steps = min(9, getattr(spec.encoder, "max_steps", 9))
-            mask = torch.ones(2, steps, dtype=torch.bool)
-            # One row is padded, so that the mask is part of what is traced.
-            mask[1, steps * 2 // 3 :] = False
-            values = torch.linspace(-2, 2, 2 * steps * spec.channels).view(2, steps, spec.channels)
-            inputs = {"steps": values, "mask": mask}
-            axes = {0: "batch", 1: "steps"}
-            dynamic = {"steps": axes, "mask": axes}
+            inputs, dynamic = self._steps_examples(spec.channels)
         module = HeadedGraph(self.stored.model, list(inputs)).eval()
         # Numbered, since a part may have a name that no output of a graph can have.
         return {"model": GraphSpec(module, inputs, dynamic, [f"logits_{i}" for i in self._order()])}
+
+    def _steps_examples(self, channels: int) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
+        """Two rows of steps and their mask, and the axes whose size may be another."""
+        shortest, longest = self.inputs.shortest(), self.inputs.longest()
+        # Within what the encoder takes.
+        steps = max(min(9, getattr(self.stored.spec.encoder, "max_steps", 9)), 2 * shortest)
+        steps = steps if longest is None else min(steps, longest)
+        mask = torch.ones(2, steps, dtype=torch.bool)
+        # One row is padded, so that the mask is part of what is traced.
+        mask[1, steps * 2 // 3 :] = False
+        values = torch.linspace(-2, 2, 2 * steps * channels).view(2, steps, channels)
+        axes = {0: "batch"} if shortest == longest else {0: "batch", 1: "steps"}
+        return {"steps": values, "mask": mask}, {"steps": axes, "mask": axes}
 
     def _order(self) -> range:
         return range(len(self.stored.model.heads))

@@ -9,7 +9,7 @@ from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input
 from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
 from plumbline.models.encoders import Encoder, check_longest, encoder_for
-from plumbline.models.processor import settle
+from plumbline.models.processor import settle, settle_as_stored
 from plumbline.models.spec import EncoderPart
 from plumbline.models.stored import holds_model, load_model
 from plumbline.training.task import JobContext
@@ -50,6 +50,7 @@ def start_encoder(
                 f"{context.start}: its encoder takes {part.inputs.modality}, but "
                 f"task.inputs.modality is {input_config.modality}"
             )
+        input_config = settle_as_stored(input_config, part.inputs)
         try:  # of an encoder that the settings name they have been checked
             check_encoder(input_config, config, "encoder")
         except ValueError as error:
