@@ -6,8 +6,6 @@ the encoders' arguments, so a batch reaches its model by keyword.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 import torch
@@ -25,6 +23,7 @@ from plumbline.loading.audio_transforms import (
     stack_waveforms,
 )
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.cached_images import CachedImages
 from plumbline.loading.input_config import (
     AudioInputConfig,
     FeaturesInputConfig,
@@ -125,36 +124,6 @@ def build_input(
 def left_to_resize(config: ImageInputConfig, cache: TrainingCache) -> Resize | None:
     """How cached images are still to be resized: not where the cache has done it."""
     return config.settled if cache.image_resize is None else None
-
-
-@dataclass(frozen=True)
-class CachedImages(Sequence[Value]):
-    """Images of a cache by their numbers, copied where they are needed."""
-
-    images: NDArray[np.uint8]
-    """[images, height, width, channels]: all of the cache."""
-    numbers: NDArray[np.integer]
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.numbers)
-
-    @overload
-    def __getitem__(self, at: int) -> Value: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> "CachedImages": ...
-
-    def __getitem__(self, at: int | slice) -> "Value | CachedImages":
-        """An image, or those of a part."""
-        if isinstance(at, slice):
-            return CachedImages(self.images, self.numbers[at])
-        image: Value = self.images[self.numbers[at]]
-        return image
-
-    def pixels(self) -> torch.Tensor:
-        """Copies, [images, height, width, channels]."""
-        return torch.from_numpy(self.images[self.numbers])
 
 
 class ImageInput(Input):
