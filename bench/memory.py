@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from plumbline.batch import Batch, LossSum
+from plumbline.batch import IGNORE_INDEX, Batch, LossSum, labelled_places
 from plumbline.config import Config
 from plumbline.losses.language import token_cross_entropy
 from plumbline.models.decoder_config import DecoderConfig
@@ -101,12 +101,15 @@ def dialogues(samples: int, length: int) -> Batch:
     """Images with one text each."""
     ids = torch.randint(0, 49_152, (samples, length))
     places = 196 + length
+    labels = ids.clone()
+    labels[:, 0] = IGNORE_INDEX  # nothing says the first token
     return {
         "input_ids": ids,
-        "labels": ids,
+        "labels": labels,
+        **labelled_places(labels),
         "pixel_values": torch.randn(samples, 3, 224, 224),
         "position_ids": torch.arange(places).expand(samples, -1),
-        "mask": torch.ones(places, places, dtype=torch.bool).tril().expand(samples, 1, -1, -1),
+        "mask": torch.empty(samples, 0, 2, dtype=torch.int64),  # one text each: none is needed
         "sample_index": list(range(samples)),
     }
 
