@@ -63,7 +63,8 @@ class Compilation:
     """(tensor of a batch, its dimension): the sizes that differ between batches."""
     _layers: list[nn.Module] = field(default_factory=list)
     _made_for: set[int | None] = field(default_factory=set)
-    _before: int = field(default_factory=lambda: _programs())
+    _before: int = 0
+    """Programs that were made in this process for others."""
 
     @property
     def is_on(self) -> bool:
@@ -78,6 +79,7 @@ class Compilation:
         """
         if not self.is_on:
             return task
+        self._before = _programs()
         layers = [layer for stack in stacks(model) for layer in stack]
         self.unit = self._unit(len(layers))
         if self.unit == "whole":
