@@ -13,10 +13,10 @@ def test_smaller_micro_batches_take_less(ask: Callable[..., Any]) -> None:
     assert [row["micro_batch_size"] for row in found["sizes"]] == [8, 4, 2, 1]
     totals = [row["total"] for row in found["sizes"]]
     assert totals == sorted(totals, reverse=True)
-    for part in ("weights", "gradients", "optimizer"):
+    for part in ("weights", "gradients", "optimizer", "copies"):
         assert len({row[part] for row in found["sizes"]}) == 1
     for row in found["sizes"]:
-        parts = ("weights", "gradients", "optimizer", "activations")
+        parts = ("weights", "gradients", "optimizer", "activations", "copies")
         assert row["total"] == sum(row[part] for part in parts)
     assert found["largest_that_fits"] == 8
 
