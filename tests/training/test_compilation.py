@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plumbline.batch import Batch
+from plumbline.batch import Batch, LossSum
 from plumbline.files import read_digests
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.training.compilation import PROGRAMS, Compilation
 from plumbline.training.compile_config import CompileConfig
 from plumbline.training.processes import Processes
-from plumbline.training.task import TrainingJob
+from plumbline.training.task import Task, TrainingJob
 from plumbline.training.window import Gradients
 from tests.tiny import CASES
 from tests.training.together import ALONE, MakeJob, settings, train
@@ -52,9 +52,9 @@ def gradients(job: TrainingJob, compiling: Compilation) -> tuple[list[Any], dict
     """The sums of some batches, and the gradients of all of them together."""
     job.model.train().zero_grad()
     batches = batches_of(job)
-    compiling.see(batches, [])
     scaler = torch.GradScaler("cpu", enabled=False)
     task = compiling.apply(job.model, job.task)
+    compiling.see(batches, [])
     with compiling.running():
         once = Gradients(job.model, task, ALONE, scaler)
         sums = [once.accumulate([batch], [7]) for batch in batches]
@@ -245,11 +245,92 @@ def test_sizes_that_differ_are_found_and_short_ends_alone_are_not_among_them() -
     assert closed._open == set()
 
 
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Sizes of what is computed by a program from here on."""
+    sizes: list[tuple[int, ...]] = []
+
+    def compiles(plain: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        def program(model: nn.Module, batch: Batch) -> Any:
+            sizes.append(tuple(batch["ids"].shape))
+            return plain(model, batch)
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", compiles)
+    return sizes
+
+
+def test_sizes_that_nobody_foresaw_have_no_program_whatever_comes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the batches behind a resume would decide what is compiled, and what for."""
+
+    def batch(rows: int, seq: int) -> Batch:
+        return {"ids": torch.zeros(rows, seq)}
+
+    def loss(model: nn.Module, batch: Batch) -> LossSum:
+        return LossSum(batch["ids"].sum(), torch.tensor(1))
+
+    def computed(compiling: Compilation, usual: list[Batch], given: list[Batch]) -> Any:
+        sizes = recorded(monkeypatch)
+        task = compiling.apply(nn.Linear(1, 1), Task("", lambda samples: {}, loss))
+        compiling.see(usual, [batch(2, 9)])
+        for each in given:
+            task.loss(nn.Linear(1, 1), each)
+        return sizes
+
+    given = [batch(4, 7), batch(4, 9), batch(2, 9), batch(3, 9), batch(4, 1)]
+    equal, unequal = [batch(4, 9), batch(4, 9)], [batch(4, 9), batch(4, 8)]
+    assert computed(compilation(), equal, given) == [(4, 9), (2, 9)]
+    assert computed(compilation(), unequal, given) == [(4, 7), (4, 9), (2, 9), (3, 9)]
+    assert len(computed(compilation(dynamic=False), equal, given)) == len(given)
+
+
+class Lines:
+    """Samples of unequal length, of which the first are equal."""
+
+    def __len__(self) -> int:
+        return 30
+
+    def length(self, index: int) -> int:
+        return {17: 4, 25: 12}.get(index, 8)
+
+    def sample(self, index: int, epoch: int) -> Any:
+        return {"index": index, "ids": torch.zeros(self.length(index))}
+
+
+def test_examples_are_of_the_longest_and_of_the_shortest_batch_too() -> None:
+    def collate(samples: Sequence[Any]) -> Batch:
+        return {"longest": max(len(sample["ids"]) for sample in samples)}
+
+    one = LoaderConfig(batch_size=1)
+    usual, _ = Loader(Lines(), collate, one, seed=0, shuffle=False).examples()
+    assert [batch["longest"] for batch in usual] == [8, 8, 8, 12, 4]
+
+
+def test_programs_are_those_of_the_size_that_a_run_goes_on_with(
+    make_toy: Callable[[], Any], killed: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fits is found anew where it is to be found; what is compiled for follows the state."""
+    seen: list[int] = []
+
+    def see(compiling: Compilation, usual: Sequence[Batch], short: Sequence[Batch]) -> None:
+        seen.append(len(usual[0]["sample_index"]))
+
+    monkeypatch.setattr(Compilation, "see", see)
+    toy = make_toy()
+    settings = {"epochs": 2, "checkpoint": {"every_steps": 1}, "compiled": True}
+    with pytest.raises(killed):
+        toy.trainer(on_log=toy.killed_at(2), micro_batch_size=4, **settings).fit()
+    toy.trainer(micro_batch_size=2, **settings).fit()
+    assert seen == [4, 4]
+
+
 def test_examples_are_the_first_batches_and_those_that_may_be_short(make_job: MakeJob) -> None:
     job = make_job("image")  # 24 samples
     loader = Loader(job.train, job.task.collate, LoaderConfig(batch_size=10), seed=0, shuffle=True)
     usual, short = loader.examples(4)
-    assert [len(batch["sample_index"]) for batch in usual] == [4, 4, 4]
+    assert [len(batch["sample_index"]) for batch in usual] == [4] * 5
     assert [len(batch["sample_index"]) for batch in short] == [2, 4]
     first = next(loader.micro_batches(0, size=4))
     assert torch.equal(usual[0]["sample_index"], first[0]["sample_index"])

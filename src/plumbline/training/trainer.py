@@ -103,8 +103,6 @@ class Trainer:
         self._saving = Saving(store, *state, machine.processes, config.checkpoint)
 
     def _compiled(self, task: Task) -> Task:
-        if self._compilation.is_on:
-            self._compilation.see(*self._train.examples(self.progress.micro_batch_size))
         return self._compilation.apply(self.model, task)
 
     def fit(self) -> FitResult:
@@ -169,7 +167,8 @@ class Trainer:
 
     def _rest_of_epoch(self, size: int | None) -> Iterator[list[Batch]]:
         clock = self.progress.clock
-        if self._compilation.wants_programs(size):
+        if self._compilation.wants_programs(size):  # of this size alone, whatever was before
+            self._compilation.see(*self._train.examples(size))
             self._step.make_programs(self._train.largest(size))
         # A batch is a function of epoch and position alone: a resumed epoch begins in its midst.
         batches = self._train.micro_batches(clock.epoch, start=clock.micro_in_epoch, size=size)
