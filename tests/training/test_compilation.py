@@ -230,6 +230,33 @@ def test_a_program_that_fails_in_an_epoch_is_given_up_and_its_step_made_again(
     assert failed["train.csv"] == plain["train.csv"]
 
 
+def test_a_run_that_goes_on_does_not_compile_what_was_given_up(
+    make_toy: Callable[[], Any], killed: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps behind a resume are to be those of a run that was never stopped."""
+    calls = iter(range(10**6))
+
+    def compiles(plain: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        def program(model: nn.Module, batch: Batch) -> Any:
+            if next(calls) == 2:
+                raise torch._dynamo.exc.InternalTorchDynamoError("no such size")
+            return plain(model, batch)
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", compiles)
+    toy = make_toy()
+    settings = {"compiled": True, "checkpoint": {"every_steps": 1}}
+    with pytest.raises(killed):
+        toy.trainer(on_log=toy.killed_at(4), **settings).fit()
+    assert next(calls) == 3
+    result = toy.trainer(**settings).fit()
+    assert next(calls) == 4  # asked here, and by nobody else
+    facts = result.facts["compile"]
+    assert isinstance(facts, dict)
+    assert facts["failure"] == "InternalTorchDynamoError: no such size"
+
+
 def test_sizes_that_differ_are_found_and_short_ends_alone_are_not_among_them() -> None:
     def batch(rows: int, seq: int) -> Batch:
         return {"ids": torch.zeros(rows, seq), "texts": {"mask": torch.zeros(rows, 7)}}

@@ -114,6 +114,7 @@ class Trainer:
             SystemExit: a signal asked to stop; the state is saved first.
         """
         self._saving.resume()
+        self._compilation.failure = self.progress.uncompiled
         gpu, clock = GpuFigures(self._machine.device), self.progress.clock
         quiet = not self._machine.processes.is_main
         shown = progress("training", self.total_steps, "steps", quiet=quiet)
