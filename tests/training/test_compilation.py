@@ -21,7 +21,7 @@ from plumbline.training.processes import Processes
 from plumbline.training.task import Task, TrainingJob
 from plumbline.training.window import Gradients
 from tests.tiny import CASES
-from tests.training.together import ALONE, MakeJob, settings, train
+from tests.training.together import ALONE, MakeJob, exact, settings, train
 
 FEW = ("vlm", "causal_lm_rows")
 """What `make test` compiles; a program takes seconds to be made."""
@@ -228,6 +228,67 @@ def test_a_program_that_fails_in_an_epoch_is_given_up_and_its_step_made_again(
     plain, failed = read_digests(Path("plain")), read_digests(Path("failed"))
     assert failed["model.safetensors"] == plain["model.safetensors"]
     assert failed["train.csv"] == plain["train.csv"]
+
+
+def replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each call of a program spoil what the last one has given, as a CUDA graph's run does.
+
+    So it does with the gradients that a backward pass has put where none was.
+    """
+    given: list[Tensor] = []
+    watched: dict[Tensor, Any] = {}
+
+    def take_first(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        given.append(parameter.grad)
+        watched.pop(parameter).remove()
+
+    def spoil(model: nn.Module) -> None:
+        with torch.no_grad():
+            for tensor in given:
+                tensor.fill_(torch.nan)
+        given.clear()
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.grad is None and parameter not in watched:
+                watched[parameter] = parameter.register_post_accumulate_grad_hook(take_first)
+
+    def compiles(plain: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        def program(model: nn.Module, batch: Batch) -> Any:
+            spoil(model)
+            found = plain(model, batch)
+            outputs = found.values() if isinstance(found, dict) else (found.total, found.count)
+            given.extend(o.detach() for o in outputs if o.is_floating_point())
+            return found
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", compiles)
+
+
+@pytest.mark.parametrize("name", ["image", "align_image"])
+def test_what_a_replayed_program_gives_is_copied_before_the_next_pass(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def added_up(mode: str) -> tuple[Any, dict[str, Tensor]]:
+        job = exact(make_job(name))
+        window = batches_of(job)
+        compiling = compilation(mode)
+        task = compiling.apply(job.model, job.task)
+        compiling.see(window, [])
+        job.model.train()
+        machine = replace(ALONE, compile=mode)
+        scaler = torch.GradScaler("cpu", enabled=False)
+        sums = Gradients(job.model, task, machine, scaler).accumulate(window, [7, 8, 9])
+        named = job.model.named_parameters()
+        return sums, {n: p.grad for n, p in named if p.grad is not None}
+
+    plain_sums, plain = added_up("none")
+    replay(monkeypatch)
+    sums, found = added_up("reduce-overhead")
+    assert sums == plain_sums
+    assert found.keys() == plain.keys()
+    for parameter in plain:
+        torch.testing.assert_close(found[parameter], plain[parameter], rtol=0, atol=0)
 
 
 def test_a_run_that_goes_on_does_not_compile_what_was_given_up(
