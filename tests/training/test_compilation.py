@@ -21,6 +21,7 @@ from plumbline.training.processes import Processes
 from plumbline.training.task import Task, TrainingJob
 from plumbline.training.window import Gradients
 from tests.tiny import CASES
+from tests.training.conftest import TASK, WIDTH, squared_error
 from tests.training.together import ALONE, MakeJob, exact, settings, train
 
 FEW = ("vlm", "causal_lm_rows")
@@ -92,6 +93,49 @@ def test_compiled_layers_give_the_same_and_are_plain_again_after(make_job: MakeJ
     assert_equal_gradients(job, compilation(unit="layers"))
     assert list(job.model.state_dict()) == names
     assert all(module._compiled_call_impl is None for module in job.model.modules())
+
+
+class Stacked(nn.Module):
+    """A model with layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.layers = nn.ModuleList([nn.Linear(WIDTH, WIDTH) for _ in range(3)])
+        self.head = nn.Linear(WIDTH, 1)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        out: Tensor = self.head(x)
+        return out
+
+
+def test_layers_validate_uncompiled(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As all else that does not train: it would make programs of its own, and use them up."""
+    seen: list[bool] = []
+
+    def compiles(layer: nn.Module, **options: Any) -> None:
+        layer._compiled_call_impl = layer._call_impl
+
+    def compiled(model: nn.Module) -> bool:
+        return all(each._compiled_call_impl is not None for each in model.layers)
+
+    def measure(model: nn.Module) -> dict[str, float]:
+        seen.append(compiled(model))
+        return {"score": 1.0}
+
+    def loss(model: nn.Module, batch: Batch) -> LossSum:
+        seen.append(compiled(model) if model.training else not compiled(model))
+        return squared_error(model, batch)
+
+    monkeypatch.setattr(nn.Module, "compile", compiles)
+    task = replace(TASK, loss=loss, validation_metrics=measure)
+    layers = {"unit": "layers"}
+    toy.trainer(Stacked(), task=task, compiled=True, compile=layers, epochs=2).fit()
+    assert seen.count(False) == 2  # the metrics of two validations
+    assert seen[-1] is False
 
 
 def asked(mode: str, unit: str = "auto", **trainer: Any) -> Any:

@@ -190,6 +190,17 @@ class Compilation:
             finally:
                 self._remove()
 
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """A block in which layers are plain, as a model is that trains as a whole."""
+        held = [(layer, layer._compiled_call_impl) for layer in self._layers]
+        self._remove()
+        try:
+            yield
+        finally:
+            for layer, compiled in held:
+                layer._compiled_call_impl = compiled
+
     def give_up(self, error: BaseException) -> bool:
         """Go on without programs where an error is the compiler's; whether it is that.
 

@@ -211,7 +211,8 @@ class Trainer:
         self._saving.save(clock.epoch)
 
     def _validate(self) -> None:
-        metrics = self._validation.measure()
+        with self._compilation.set_aside():
+            metrics = self._validation.measure()
         if metrics is not None and self.progress.take(metrics, self._config, self._warmup):
             self._saving.save_best()
 
