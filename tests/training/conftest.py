@@ -96,6 +96,7 @@ class Toy:
         frozen: Sequence[str] = (),
         fingerprint: str = "f" * 64,
         precision: str = "fp32",
+        compiled: bool = False,
         on_log: OnLog | None = None,
         **settings: Any,
     ) -> Trainer:
@@ -103,6 +104,8 @@ class Toy:
         base = {"device": "cpu", "schedule": {"name": "constant"}}
         config = TrainerConfig.model_validate({**base, **settings})
         loader = LoaderConfig(batch_size=batch_size)
+
+        machine = replace(ALONE, device=torch.device(config.device), precision=precision)
 
         def load(count: int, seed: int, shuffle: bool) -> Loader:
             return Loader(Points(count, seed), task.collate, loader, seed=SEED, shuffle=shuffle)
@@ -113,7 +116,7 @@ class Toy:
             load(samples, 0, True),
             None if validation is None else load(validation, 1, False),
             config,
-            replace(ALONE, device=torch.device(config.device), precision=precision),
+            replace(machine, compile="default" if compiled else "none"),
             store=CheckpointStore(
                 self.folder,
                 fingerprint,

@@ -195,19 +195,30 @@ class Loader:
 
         It is the largest of the first ones of an epoch, made without loader processes.
         """
+        return self._read(self._share.cut(self._largest(), 0, size))
+
+    def _largest(self) -> Indices:
         # Lengths of a whole epoch may be slow to find out; its first batches are like the rest.
-        plan = self.plan(0)[:POOL_BATCHES]
-        return self._read(self._share.cut(max(plan, key=self._positions), 0, size))
+        return max(self.plan(0)[:POOL_BATCHES], key=self._positions)
+
+    def _usual(self) -> list[Indices]:
+        """Some batches that have all sizes which a longer look would find, as far as one can say.
+
+        The largest is among them.
+        """
+        first = self.plan(0)[:POOL_BATCHES]
+        if not isinstance(self.source, SizedSource):
+            return first[:3]
+        return [*first[:3], self._largest(), min(first, key=self._longest)]
 
     def examples(self, size: int | None = None) -> tuple[list[Batch], list[Batch]]:
         """Some of this process's micro-batches of the first epoch, made without loader processes.
 
         Returns:
-            The first ones of its first batches, and those that may be short: the last ones of a
-            batch and of the epoch.
+            The first ones of its first batches, of the one that `largest` gives and of one with
+            short samples; and those that may be small: the last ones of a batch and of the epoch.
         """
-        plan = self.plan(0)
-        cut = [self._share.cut(plan[at], 0, size) for at in (*range(min(3, len(plan))), -1)]
+        cut = [self._share.cut(batch, 0, size) for batch in (*self._usual(), self.plan(0)[-1])]
         usual = [pieces[0] for pieces in cut[:-1]]
         short = [cut[0][-1], cut[-1][-1]]
         return self._read(usual), self._read(short)
@@ -219,9 +230,12 @@ class Loader:
 
     def _positions(self, batch: Indices) -> int:
         """What a padded batch takes, or as many as its samples where these have no lengths."""
+        return len(batch) * self._longest(batch)
+
+    def _longest(self, batch: Indices) -> int:
         if not isinstance(self.source, SizedSource):
-            return len(batch)
-        return len(batch) * max(self.source.length(int(index)) for index in batch)
+            return 1
+        return max(self.source.length(int(index)) for index in batch)
 
     def _permutation(self, epoch: int) -> Indices:
         count = len(self.source)

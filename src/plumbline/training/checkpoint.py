@@ -66,7 +66,8 @@ class TrainingState:
     stopping: dict[str, WaitingState] = field(default_factory=dict)
     """Of early stopping, by metric."""
     micro_batch_size: int | None = None
-    """As in `Progress`."""
+    """As in `Progress`, and so is what follows."""
+    uncompiled: str = ""
 
     history: Extent | None = None
     """How much of the file of the history is this state's; None before it is saved."""

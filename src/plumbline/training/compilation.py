@@ -2,11 +2,13 @@
 
 A run that goes on must compute what one never stopped would. Which kernels a program has depends on
 the sizes that it was made for, so it is made before the first step, for the same batch in every
-run; sizes that differ between batches are left open in it, and any other gets its own program.
+run; sizes that differ between batches are left open in it, and what comes in sizes that nobody has
+foreseen is computed without one: which of them comes first depends on where a run begins.
 """
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,7 +26,10 @@ from plumbline.training.processes import Processes
 from plumbline.training.task import Task
 
 PROGRAMS = 16
-"""Most programs of one function; what comes in yet another size is computed without one."""
+"""Most programs of one function, where sizes are open; else each size has its own."""
+
+Sizes = frozenset[tuple[str, int, int]]
+"""Tensors of a batch with their dimensions and sizes."""
 
 MOST_LAYERS = 16
 """Of a model that is compiled as a whole where no setting says so: its program takes minutes to be
@@ -61,8 +66,10 @@ class Compilation:
     """Why nothing is compiled any more."""
     _open: set[tuple[str, int]] = field(default_factory=set)
     """(tensor of a batch, its dimension): the sizes that differ between batches."""
+    _foreseen: set[Sizes] = field(default_factory=set)
+    """Of what has a program, where sizes may be open."""
     _layers: list[nn.Module] = field(default_factory=list)
-    _made_for: set[int | None] = field(default_factory=set)
+    _made_for: list[int | None] = field(default_factory=list)
     _before: int = 0
     """Programs that were made in this process for others."""
 
@@ -72,7 +79,7 @@ class Compilation:
         return self.mode != "none" and not self.failure
 
     def apply(self, model: nn.Module, task: Task) -> Task:
-        """Compile the layers of a model in place, or what a task computes.
+        """Let `see` compile the layers of a model in place, or what a task computes.
 
         Returns:
             The task to train with.
@@ -86,9 +93,6 @@ class Compilation:
             window = task.window and replace(task.window, embed=self._compiled(task.window.embed))
             return replace(task, loss=self._compiled(task.loss), window=window)
         self._layers = layers
-        for layer in self._layers:
-            # Of the object: its weights keep their names.
-            layer.compile(**self._options(), dynamic=bool(self._open))
         return task
 
     def _unit(self, layers: int) -> str:
@@ -109,7 +113,7 @@ class Compilation:
         program = compiler(plain, dynamic=False, **self._options())
 
         def call(model: nn.Module, batch: Batch) -> Result:
-            if not self.is_on:
+            if not (self.is_on and self._has_program(batch)):
                 return plain(model, batch)
             for name, tensor in _tensors(batch):
                 for dimension in range(tensor.ndim):
@@ -126,21 +130,43 @@ class Compilation:
         return call
 
     def see(self, usual: Sequence[Batch], short: Sequence[Batch]) -> None:
-        """Find the sizes that differ between batches; they stay open in all programs.
+        """Find the sizes that differ between batches, which stay open, and begin with programs.
 
         Args:
-            usual: whole batches.
+            usual: whole batches, that for which programs are made among them.
             short: some that have fewer samples, at an end: where nothing else differs they get a
                 program of their own, which costs the others nothing.
         """
+        self._open = set()
         if self.config.dynamic and _differing(usual):
             self._open = _differing([*usual, *short])
+        self._foreseen = {self._fixed(batch) for batch in (*usual, *short)}
+        for layer in self._layers:
+            # Of the object: its weights keep their names.
+            layer.compile(**self._options(), dynamic=bool(self._open))
+
+    def _has_program(self, batch: Batch) -> bool:
+        return not self.config.dynamic or self._fixed(batch) in self._foreseen
+
+    def _fixed(self, batch: Batch) -> Sizes:
+        """The sizes that a program is made for; of an open one whether it is more than 1."""
+        return frozenset(
+            # Compilers take 0 and 1 for numbers of their own.
+            (*at, min(size, 2) if at in self._open else size)
+            for at, size in _sizes(batch)
+        )
 
     def wants_programs(self, size: int | None) -> bool:
-        """Whether none were made yet for micro-batches of so many samples; asked once for each."""
-        new = self.is_on and size not in self._made_for
-        self._made_for.add(size)
-        return new
+        """Whether the programs that there are were made for micro-batches of another size.
+
+        Where memory ran short those of the larger size are forgotten: a run that goes on has none.
+        """
+        if not self.is_on or size in self._made_for[-1:]:
+            return False
+        if self._made_for:
+            torch._dynamo.reset()
+        self._made_for.append(size)
+        return True
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -152,14 +178,28 @@ class Compilation:
 
         # Else the fastest of several kernels is found by the clock, another one each time.
         exact = torch.are_deterministic_algorithms_enabled() and self.mode != "max-autotune"
+        of_dynamo = torch._dynamo.config
+        limit = PROGRAMS if self.config.dynamic else sys.maxsize
+        in_all = max(limit, of_dynamo.accumulated_recompile_limit)
         with (
-            torch._dynamo.config.patch(recompile_limit=PROGRAMS),
+            of_dynamo.patch(recompile_limit=limit, accumulated_recompile_limit=in_all),
             inductor.patch(deterministic=exact),
         ):
             try:
                 yield
             finally:
                 self._remove()
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """A block in which layers are plain, as a model is that trains as a whole."""
+        held = [(layer, layer._compiled_call_impl) for layer in self._layers]
+        self._remove()
+        try:
+            yield
+        finally:
+            for layer, compiled in held:
+                layer._compiled_call_impl = compiled
 
     def give_up(self, error: BaseException) -> bool:
         """Go on without programs where an error is the compiler's; whether it is that.

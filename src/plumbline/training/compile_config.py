@@ -19,4 +19,5 @@ class CompileConfig(Config):
     fullgraph: bool = False
     """Give compilation up where a part would be left to Python, rather than split the program."""
     dynamic: bool = True
-    """Whether sizes that differ between batches share one program; else each has its own."""
+    """Whether sizes that differ between batches share one program, beside which a batch of
+    others that were not foreseen is computed uncompiled; false: each size has its own."""

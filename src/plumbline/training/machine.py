@@ -38,6 +38,11 @@ class Machine:
     compile: str = "none"
     """How torch.compile compiles the passes, or none."""
 
+    @property
+    def replays(self) -> bool:
+        """Whether passes are CUDA graphs, whose next run writes to the memory of the last one."""
+        return self.compile in ("reduce-overhead", "max-autotune")
+
 
 def asks_for_gpus(trainer: TrainerConfig) -> bool:
     """Whether it depends on the machine's GPUs that a training can run at all."""

@@ -30,6 +30,8 @@ class Progress:
         self.micro_batch_size = chosen_size(config)
         """Samples that go through the model at once; None: whole batches. The order of float
         additions depends on it, so a resumed run takes up what it was, not what would fit now."""
+        self.uncompiled = ""
+        """Why passes are not compiled any more, which a resumed run does not try again either."""
 
     def take(self, metrics: Mapping[str, float], config: TrainerConfig, warmup: int) -> bool:
         """Draw what follows from a validation; true where it is the best so far.
@@ -60,6 +62,7 @@ class Progress:
             plateau=self.plateau.state(),
             stopping=self.stopping.state(),
             micro_batch_size=self.micro_batch_size,
+            uncompiled=self.uncompiled,
         )
 
     def load(self, state: TrainingState, history: History) -> None:
@@ -68,3 +71,4 @@ class Progress:
         self.plateau = Plateau(**state.plateau)
         self.stopping.load_state(state.stopping)
         self.micro_batch_size = state.micro_batch_size
+        self.uncompiled = state.uncompiled

@@ -184,8 +184,14 @@ class OptimizerStep:
         try:
             self.gradients.accumulate(window, [0] * len(window))
         except FAILURES as error:
-            self.compilation.give_up(error)  # what else is wrong, a step of its own tells
+            self._is_of_compiler(error)  # what else is wrong, a step of its own tells
         self._undo(buffers)
+
+    def _is_of_compiler(self, error: BaseException) -> bool:
+        """Go on uncompiled where an error is the compiler's, also in a run that is resumed."""
+        given_up = self.compilation.give_up(error)
+        self.progress.uncompiled = self.compilation.failure
+        return given_up
 
     def _pass_over(self, batches: int, window: Sequence[Batch]) -> None:
         """Count the window's samples as used before it can fail: a resumed run begins after it."""
@@ -220,7 +226,7 @@ class OptimizerStep:
             self.settle()  # what is said below counts the steps that were made
             fault = failure(error, window, self.config)
             smaller = partial(split_further, error, window, self.gradients, self.config)
-            if self.compilation.give_up(error) or smaller(self.progress):
+            if self._is_of_compiler(error) or smaller(self.progress):
                 fault = None
             elif fault.stops:
                 # Of a sharded model the others are within a layer, and cannot be asked.

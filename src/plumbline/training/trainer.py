@@ -103,8 +103,6 @@ class Trainer:
         self._saving = Saving(store, *state, machine.processes, config.checkpoint)
 
     def _compiled(self, task: Task) -> Task:
-        if self._compilation.is_on:
-            self._compilation.see(*self._train.examples(self.progress.micro_batch_size))
         return self._compilation.apply(self.model, task)
 
     def fit(self) -> FitResult:
@@ -116,6 +114,7 @@ class Trainer:
             SystemExit: a signal asked to stop; the state is saved first.
         """
         self._saving.resume()
+        self._compilation.failure = self.progress.uncompiled
         gpu, clock = GpuFigures(self._machine.device), self.progress.clock
         quiet = not self._machine.processes.is_main
         shown = progress("training", self.total_steps, "steps", quiet=quiet)
@@ -169,7 +168,8 @@ class Trainer:
 
     def _rest_of_epoch(self, size: int | None) -> Iterator[list[Batch]]:
         clock = self.progress.clock
-        if self._compilation.wants_programs(size):
+        if self._compilation.wants_programs(size):  # of this size alone, whatever was before
+            self._compilation.see(*self._train.examples(size))
             self._step.make_programs(self._train.largest(size))
         # A batch is a function of epoch and position alone: a resumed epoch begins in its midst.
         batches = self._train.micro_batches(clock.epoch, start=clock.micro_in_epoch, size=size)
@@ -211,7 +211,8 @@ class Trainer:
         self._saving.save(clock.epoch)
 
     def _validate(self) -> None:
-        metrics = self._validation.measure()
+        with self._compilation.set_aside():
+            metrics = self._validation.measure()
         if metrics is not None and self.progress.take(metrics, self._config, self._warmup):
             self._saving.save_best()
 

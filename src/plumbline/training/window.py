@@ -62,6 +62,11 @@ def _joined(micro: Sequence[tuple[float, int]]) -> tuple[float, int]:
     return sum(loss * number for loss, number in micro) / max(count, 1), count
 
 
+def _copied(number: Tensor) -> Tensor:
+    """A scalar [] in float64 and in memory of its own."""
+    return number.detach().to(torch.float64, copy=True)
+
+
 class Buffers:
     """The buffers of a model, such as moving statistics, to be put back as they were."""
 
@@ -152,11 +157,23 @@ class Gradients:
             total, count = (loss.total, loss.count) if counts(batch) else (loss.total * 0, nothing)
             if total.requires_grad:
                 torch.autograd.backward(self.scaler.scale(total))
+                self._own_gradients(window)
             elif self.processes.sharded:
                 raise ValueError("nothing here has a gradient, and sharded layers need one of each")
             # Copies: the next pass of a program that is replayed writes to the same memory.
-            losses.append((total.detach().double(), count.double()))
+            losses.append((_copied(total), _copied(count)))
         return losses
+
+    def _own_gradients(self, window: Sequence[Batch]) -> None:
+        """Copy gradients out of the memory of a program that is replayed for further passes.
+
+        Source: https://github.com/pytorch/pytorch/issues/169545.
+        """
+        if len(window) > 1 and self.machine.replays:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    # What comes later is added to it in place.
+                    parameter.grad = parameter.grad.clone()
 
     def _whole(self, rule: WindowLoss, window: Sequence[Batch], seeds: Sequence[int]) -> UnreadSums:
         """Embed, differentiate the loss by the embeddings, pull that back through the embedding.
@@ -190,6 +207,7 @@ class Gradients:
                 if stands_in or any(leaf.grad is not None for leaf in part.values()):
                     again = embedded[i] if keep else self._embed(rule, window[i], seeds[i])
                     self._pull_back(again, part)
+                    self._own_gradients(window)
         total, count = loss.total.detach().double(), loss.count.long()
         samples = self.processes.sum([float(len(batch["sample_index"])) for batch in window])
         mean = total / count.clamp(min=1)
@@ -201,7 +219,11 @@ class Gradients:
             return {}
         torch.manual_seed(seed)
         with autocast(self.machine.device, self.machine.precision):
-            return rule.embed(self.model, to_device(batch, self.machine.device))
+            embedded = rule.embed(self.model, to_device(batch, self.machine.device))
+        if torch.is_grad_enabled() or not self.machine.replays:
+            return embedded
+        # Others are embedded before its loss is made.
+        return {name: tensor.clone() for name, tensor in embedded.items()}
 
     @staticmethod
     def _leaves(embedded: Embedded) -> dict[str, Tensor]:
