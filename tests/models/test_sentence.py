@@ -218,6 +218,13 @@ def test_what_is_not_followed_is_told(
         built(tmp_path)
 
 
+def test_a_module_that_is_not_there_is_told_by_its_file(tmp_path: Path) -> None:
+    saved(tmp_path, flags("mean"))
+    (tmp_path / "1_Pooling/config.json").unlink()
+    with pytest.raises(ConfigError, match=r"1_Pooling/config\.json: No such file"):
+        built(tmp_path)
+
+
 def test_a_checkpoint_that_declares_no_pooling_is_refused(tmp_path: Path) -> None:
     write_checkpoint("bert", tmp_path)
     with pytest.raises(ConfigError, match=r"without modules\.json it says nothing of pooling"):

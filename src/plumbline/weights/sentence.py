@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from plumbline.errors import ConfigError
+from plumbline.weights.declared import read_declared
 
 MODULES = "modules.json"
 _LENGTH = "sentence_bert_config.json"
@@ -132,8 +133,9 @@ def read_modules(folder: Path) -> SentenceModules:
 
     def read(schema: type[SchemaT], path: str, name: str) -> SchemaT:
         inner = f"{path}/{name}" if path else name
+        found = read_declared(schema, folder / inner)
         files[inner] = (folder / inner).read_bytes()
-        return _parsed(TypeAdapter(schema), folder / inner)
+        return found
 
     behind: list[Dense | Normalize] = []
     for module in others:
@@ -160,7 +162,7 @@ def _listed(folder: Path) -> list[_Listed]:
     Raises:
         ConfigError: the list is damaged, short, or of folders elsewhere.
     """
-    listed = _parsed(TypeAdapter(list[_Listed]), folder / MODULES)
+    listed = read_declared(list[_Listed], folder / MODULES)
     for module in listed:
         # It is written as well, beside a trained model.
         if Path(module.path).is_absolute() or ".." in Path(module.path).parts:
@@ -168,17 +170,3 @@ def _listed(folder: Path) -> list[_Listed]:
     if len(listed) < 2:
         raise ConfigError(f"{folder / MODULES}: lists {len(listed)} modules, at least 2 are needed")
     return listed
-
-
-ParsedT = TypeVar("ParsedT")
-
-
-def _parsed(schema: TypeAdapter[ParsedT], file: Path) -> ParsedT:
-    try:
-        return schema.validate_json(file.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{file}: {where}: {first['msg']}; it is not followed") from None
