@@ -248,6 +248,8 @@ def test_places_and_images_go_together_or_the_row_is_filed(tmp_path: Path) -> No
         row(7, 2, [ONE, None]),
         row(8, 1, None) | {"images": b"nonsense"},
         row(9, 1, [ONE], turns="[]"),
+        row(10, 0, [b"nonsense"]),
+        row(11, 0, [None]),
     ]
     run = Run(tmp_path).write(rows).validate(views=VIEWS, split={"val": 0.0, "test": 0.0})
     assert run.ids("train") == ["row-0", "row-1"]
@@ -260,6 +262,8 @@ def test_places_and_images_go_together_or_the_row_is_filed(tmp_path: Path) -> No
         "row-7": "null_image",
         "row-8": "bad_images",
         "row-9": "turn_order",
+        "row-10": "bad_image",
+        "row-11": "null_image",
     }
     assert [unpack_images(r["images"]) for r in run.rows("train")[:1]] == [[ONE, OTHER]]
 
