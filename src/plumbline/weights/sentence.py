@@ -6,9 +6,9 @@ Only what is declared in JSON is read; no class of theirs is imported by its nam
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from plumbline.errors import ConfigError
 from plumbline.weights.declared import read_declared
@@ -36,7 +36,7 @@ class _Listed(_Read):
 
 
 class _Pooling(_Read):
-    pooling_mode: PoolingMode | list[PoolingMode] | None = None
+    pooling_mode: PoolingMode | Annotated[list[PoolingMode], Field(min_length=1)] | None = None
     pooling_mode_cls_token: bool = False
     pooling_mode_max_tokens: bool = False
     pooling_mode_mean_tokens: bool = False
@@ -63,8 +63,8 @@ class _Pooling(_Read):
 class Dense(_Read):
     """A linear layer with an activation, on the vector of a text."""
 
-    in_features: int
-    out_features: int
+    in_features: PositiveInt
+    out_features: PositiveInt
     bias: bool = True
     activation_function: str = "torch.nn.modules.activation.Tanh"
     module_input_name: Literal["sentence_embedding"] = "sentence_embedding"
@@ -79,7 +79,7 @@ class Normalize(_Read):
 
 
 class _Length(_Read):
-    max_seq_length: int | None = None
+    max_seq_length: int | None = Field(None, ge=3)  # a token within what frames it
     do_lower_case: Literal[False] = False
 
 
