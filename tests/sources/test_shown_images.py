@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from plumbline.data.columns import MAX_CELL_BYTES
 from plumbline.data.image_lists import BadImageList, pack_images, unpack_images
 from plumbline.data.turns import IMAGE_MARK, BadTurns, Turn, count_images, dump_turns, parse_turns
 from plumbline.errors import ConfigError
@@ -78,6 +79,9 @@ IN_DIALECTS: dict[str, tuple[str, Record]] = {
         },
     ),
 }
+
+
+ALPACA = IN_DIALECTS["alpaca"][1]
 
 
 def read(folder: Path, dialect: str, *records: Record, **source: Any) -> list[Record]:
@@ -305,6 +309,14 @@ def test_rows_that_share_an_image_stay_in_one_split_through_however_many_others(
     chains = [{int(i[4:]) // 10 for i in run.ids(split)} for split in ("train", "val", "test")]
     assert all(chains)
     assert sum(map(len, chains)) == len(set.union(*chains)) == 20
+
+
+def test_of_more_images_than_a_row_may_have_no_more_are_read(tmp_path: Path) -> None:
+    """A row that names a large one again and again takes no more memory than the rest would."""
+    half = MAX_CELL_BYTES // 2
+    (tmp_path / "half.png").write_bytes(bytes(half))
+    (row,) = read(tmp_path, "alpaca", {**ALPACA, "images": ["half.png"] * 90})
+    assert MAX_CELL_BYTES < len(row["images"]) < 2 * MAX_CELL_BYTES
 
 
 def test_images_without_turns_are_no_view() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from plumbline.config import Config
+from plumbline.data.columns import MAX_CELL_BYTES
 from plumbline.data.image_lists import pack_images
 from plumbline.data.turns import (
     IMAGE_MARK,
@@ -109,12 +110,21 @@ class ChatConfig(Config):
         except BadTurns as error:
             return {**nothing, "turns": encode_text(f"{NO_TURNS}{error}")}
         cells = {**nothing, "turns": encode_text(dump_turns(turns))}
-        return {**cells, "images": pack_images(list(map(load, images)))} if images else cells
+        return {**cells, "images": pack_images(_load(images, load))} if images else cells
 
     @property
     def columns(self) -> frozenset[str]:
         """Canonical columns that are made."""
         return frozenset({"turns", "images"} if self.images else {"turns"})
+
+
+def _load(images: Sequence[object], load: Load) -> list[bytes | None]:
+    """All images; none behind those that are too many already, which validation refuses."""
+    loaded, size = list[bytes | None](), 0
+    for image in images:
+        loaded.append(load(image) if size <= MAX_CELL_BYTES else None)
+        size += len(loaded[-1] or b"")
+    return loaded
 
 
 def _check_images(images: Sequence[object], turns: Sequence[Turn], *, read: bool) -> None:
