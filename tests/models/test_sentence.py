@@ -209,6 +209,11 @@ def test_texts_longer_than_the_folder_declares_are_refused(tmp_path: Path) -> No
             {"modules.json": [{"path": "../x", "type": "a.Transformer"}] * 2},
             r"path '\.\./x' leads out of the folder",
         ),
+        (
+            {},
+            {"modules.json": [{"path": "\0x", "type": "a.Transformer"}] * 2},
+            r"path '\\x00x' leads out of the folder",
+        ),
         ({}, {"sentence_bert_config.json": {"do_lower_case": True}}, "do_lower_case: Input should"),
         ({}, {"sentence_bert_config.json": {"max_seq_length": 0}}, "max_seq_length: Input should"),
         ({}, {"1_Pooling/config.json": {"pooling_mode": "median"}}, "pooling_mode"),

@@ -165,7 +165,8 @@ def _listed(folder: Path) -> list[_Listed]:
     listed = read_declared(list[_Listed], folder / MODULES)
     for module in listed:
         # It is written as well, beside a trained model.
-        if Path(module.path).is_absolute() or ".." in Path(module.path).parts:
+        place = Path(module.path)
+        if place.is_absolute() or ".." in place.parts or "\0" in module.path:
             raise ConfigError(f"{folder / MODULES}: path {module.path!r} leads out of the folder")
     if len(listed) < 2:
         raise ConfigError(f"{folder / MODULES}: lists {len(listed)} modules, at least 2 are needed")
