@@ -65,6 +65,14 @@ IN_DIALECTS: dict[str, tuple[str, Record]] = {
             parts(*({"type": "image_url", "image_url": {"url": url(i)}} for i in (ONE, OTHER)))
         ),
     ),
+    "parts of URLs in capitals": (
+        "messages",
+        messages(
+            parts(
+                *({"type": "image", "url": url(i).replace("data:", "DATA:")} for i in (ONE, OTHER))
+            )
+        ),
+    ),
     "messages of texts": ("messages", messages(SAID, images=NAMES)),
     "alpaca": (
         "alpaca",
@@ -172,6 +180,7 @@ def test_rows_with_images_are_filed_where_none_are_read(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ([{"type": "image", "url": "https://a/b.png"}], "address on a network"),
+        ([{"type": "image", "url": "HTTP://a/b.png"}], "address on a network"),
         ([{"type": "audio"}], "a part of type 'audio' is not read"),
     ],
 )

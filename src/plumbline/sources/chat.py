@@ -130,7 +130,7 @@ def _load(images: Sequence[object], load: Load) -> list[bytes | None]:
 def _check_images(images: Sequence[object], turns: Sequence[Turn], *, read: bool) -> None:
     if (images or count_images(turns)) and not read:
         raise BadTurns("images in turns are not read; set chat.images")
-    if any(isinstance(image, str) and image.startswith(_ADDRESSES) for image in images):
+    if any(isinstance(image, str) and image[:8].lower().startswith(_ADDRESSES) for image in images):
         raise BadTurns("an image is named by an address on a network, which is not fetched")
 
 
