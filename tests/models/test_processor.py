@@ -177,6 +177,7 @@ def test_images_become_what_timm_makes_of_them(
         ViTImageProcessor(size=SQUARE, do_resize=False),
         CLIPImageProcessor(size={"shortest_edge": 20}, crop_size=SQUARE),
         CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False),
+        CLIPImageProcessor(size={"shortest_edge": 10**6}, crop_size=SQUARE),
         CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 16}),
     ],
 )
@@ -200,6 +201,7 @@ TIMM: dict[str, Any] = {
     "change",
     [
         {"crop_pct": 0},
+        {"crop_pct": 1e-6},
         {"crop_pct": math.nan},
         {"crop_pct": "most"},
         {"input_size": []},
