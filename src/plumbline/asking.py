@@ -41,6 +41,8 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
+    except ValueError as error:  # a zero byte, which turns in JSON can write
+        raise ConfigError(f"{str(path)!r}: {error}") from None
 
 
 def say_cut_tokens(tokens: int) -> Answer:

@@ -114,7 +114,7 @@ def test_a_question_is_a_turn_behind_its_images(bundle_of: BundleOf) -> None:
         ({"messages": MESSAGES}, "images: 0, where messages have 4 places of them"),
         ({"messages": MESSAGES, "images": IMAGES[1:]}, "images: 3, where messages have 4 places"),
         ({"messages": MESSAGES[:3], "images": IMAGES[:2]}, "turn 4: assistant, where user"),
-        ({"question": "a", "images": [b"no image"]}, "image: cannot be decoded"),
+        ({"question": "a", "images": [ONE, b"no image"]}, "images: image 2: cannot be decoded"),
         ({"question": "a", "images": "a"}, "images: not of type files"),
         ({"question": "a", "images": ["a"]}, "images: not a list of files"),
         ({"question": " "}, "question: empty"),
@@ -164,9 +164,13 @@ def test_a_server_takes_images_as_a_list_of_base64(bundle_of: BundleOf) -> None:
     body = json.dumps({"messages": MESSAGES, "images": coded}).encode()
     request = read_request(body, model.task.fields)
     assert request["images"] == IMAGES
-    for wrong in (7, ["?"], [7]):
+    for wrong in (["?"], [7]):
         with pytest.raises(InputError, match="images: no base64"):
             read_request(json.dumps({"images": wrong}).encode(), model.task.fields)
+    for other in (7, "", {"QUJD": 1}):
+        request = read_request(json.dumps({"images": other}).encode(), model.task.fields)
+        with pytest.raises(InputError, match="images: not of type files"):
+            model.predict({"question": "a", **request})
 
 
 def test_a_stored_sample_has_each_of_its_images(bundle_of: BundleOf) -> None:

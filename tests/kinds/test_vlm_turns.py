@@ -366,6 +366,9 @@ def test_a_model_is_asked_about_the_images_of_turns(
     [
         ("vlm_turns", ["--messages", asked("none.png")], "none.png: No such file"),
         ("vlm_turns", ["--messages", asked(*["1.png"] * 30)], "the model has 96 positions"),
+        ("vlm_turns", ["--messages", asked("a\0.png")], r"'a\x00.png': embedded null byte"),
+        ("vlm_turns", ["--messages", asked("data:,a")], "an image is a URL; name a file"),
+        ("vlm_turns", ["--messages", asked(question="\ud800")], "half of a surrogate pair"),
         ("vlm_turns", ["--messages", asked("")], 'parts of type "image" name a file'),
         ("vlm_turns", ["--image", "1.png", "--question", " "], "--question: empty"),
         ("vlm_turns", ["--image", "1.png", "--messages", asked("1.png")], "one of them, not both"),

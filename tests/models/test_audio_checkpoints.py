@@ -276,12 +276,52 @@ def test_what_cannot_be_prepared_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="starts from none: set pretrained, or another form"):
         settle(CONFIG, AudioInputConfig(modality="audio", form="checkpoint"), None)
     WhisperFeatureExtractor(feature_size=20, dither=0.1).save_pretrained(folder)
-    with pytest.raises(ConfigError, match=r"is known here \(WhisperFeatureExtractor\): set task"):
+    with pytest.raises(ConfigError, match=r"preprocessor_config\.json: dither: Input should be"):
         inputs_of(folder)
     spectrogram = tmp_path / "ast"
     ASTFeatureExtractor().save_pretrained(spectrogram)
-    with pytest.raises(ConfigError, match=r"is known here \(ASTFeatureExtractor\)"):
+    with pytest.raises(ConfigError, match=r"known here \(ASTFeatureExtractor\): set task"):
         inputs_of(spectrogram)
+    waves = write_checkpoint("wav2vec2", tmp_path / "waves")
+    with pytest.raises(ConfigError, match=r"task\.inputs .*: min_steps 40 is more than"):
+        inputs_of(waves, max_steps=9)
+    with pytest.raises(ConfigError, match=r"task\.inputs .*: augment\.time_masks and mel_masks"):
+        inputs_of(waves, augment={"mel_masks": 1, "mel_width": 2})
+
+
+OWN, MODEL = "preprocessor_config.json", "config.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "change", "told"),
+    [
+        ("whisper", OWN, {"hop_length": None}, f"{OWN}: hop_length: Input should be a valid int"),
+        ("whisper", OWN, {"n_fft": "many"}, f"{OWN}: n_fft: Input should be a valid integer"),
+        ("whisper", OWN, {"feature_size": 0}, "together: n_mels: Input should be greater than"),
+        ("whisper", OWN, {"hop_length": 4000}, "together: hop_ms 250.0 is 4000 samples"),
+        ("whisper", OWN, {"feature_extractor_type": 3}, "says how sounds are prepared"),
+        ("whisper", OWN, None, f"{OWN}: Invalid JSON"),
+        ("whisper", MODEL, {"max_source_positions": None}, f"{MODEL}: max_source_positions: Input"),
+        ("whisper", MODEL, None, f"{MODEL}: Invalid JSON"),
+        ("wav2vec2", OWN, {"sampling_rate": None}, f"{OWN}: sampling_rate: Input should be"),
+        ("wav2vec2", MODEL, {"conv_stride": [5]}, "conv_kernel is of 3 layers, conv_stride of 1"),
+        (
+            "wav2vec2",
+            MODEL,
+            {"conv_kernel": [10, 0, 2]},
+            r"conv_kernel\.1: Input should be",
+        ),
+    ],
+)
+def test_damaged_files_are_named_with_their_key(
+    name: str, file: str, change: dict[str, Any] | None, told: str, tmp_path: Path
+) -> None:
+    path = write_checkpoint(name, tmp_path) / file
+    said = json.loads(path.read_text(encoding="utf-8")) | (change or {})
+    path.write_text("{" if change is None else json.dumps(said), encoding="utf-8")
+    with pytest.raises(ConfigError, match=told) as error:
+        inputs_of(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_an_encoder_that_takes_something_else_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -176,12 +177,68 @@ def test_images_become_what_timm_makes_of_them(
         ViTImageProcessor(size=SQUARE, do_resize=False),
         CLIPImageProcessor(size={"shortest_edge": 20}, crop_size=SQUARE),
         CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False),
+        CLIPImageProcessor(size={"shortest_edge": 10**6}, crop_size=SQUARE),
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 16}),
     ],
 )
 def test_what_is_not_followed_is_told(processor: Any, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"not followed: set task\.inputs\.resize"):
         read_resize(tmp_path)
+
+
+def write(folder: Path, name: str, said: object) -> None:
+    (folder / name).write_text(json.dumps(said), encoding="utf-8")
+
+
+TIMM: dict[str, Any] = {
+    **{"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3},
+    **{"interpolation": "bicubic", "crop_pct": 0.9},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"crop_pct": 0},
+        {"crop_pct": 1e-6},
+        {"crop_pct": math.nan},
+        {"crop_pct": "most"},
+        {"input_size": []},
+        {"input_size": [3, 32, 64]},
+        {"interpolation": None},
+    ],
+)
+def test_figures_of_timm_that_are_none_are_told(change: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path, "config.json", {"pretrained_cfg": TIMM | change})
+    with pytest.raises(ConfigError, match=r"not followed: set task\.inputs\.resize"):
+        read_resize(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [{"image_processor_type": 3}, [], None, {"size": "large"}])
+def test_a_damaged_file_is_told_as_one_that_says_nothing(damage: Any, tmp_path: Path) -> None:
+    write(tmp_path, "preprocessor_config.json", damage)
+    write(tmp_path, "config.json", None)
+    with pytest.raises(ConfigError, match=r"not followed: set task\.inputs\.resize"):
+        read_resize(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"image_std": [0.5, 0.0, 0.5]}, r"std\.1: Input should be greater than 0"),
+        ({"image_mean": [0.5, 0.5]}, "mean has 2 channels, std 3"),
+        ({"image_mean": [math.nan, 0.5, 0.5]}, r"mean\.0: Input should be a finite number"),
+    ],
+)
+def test_statistics_that_cannot_be_used_are_told(
+    change: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    processor = SiglipImageProcessor(size=SQUARE)
+    processor.save_pretrained(tmp_path)
+    write(tmp_path, "preprocessor_config.json", processor.to_dict() | change)
+    with pytest.raises(ConfigError, match=f"{told}.*set task\\.inputs\\.normalize"):
+        settled(tmp_path)
 
 
 def test_without_a_checkpoint_there_is_nothing_to_follow() -> None:

@@ -195,6 +195,11 @@ def test_texts_longer_than_the_folder_declares_are_refused(tmp_path: Path) -> No
     ("behind", "change", "told"),
     [
         ({"in_features": 7, "out_features": 5}, {}, "2_Dense: takes 7 values, and is given 32"),
+        (
+            DENSE,
+            {"2_Dense/config.json": DENSE | {"out_features": -1}},
+            "out_features: Input should",
+        ),
         (DENSE | {"use_residual": True}, {}, r"use_residual: Input should be False; it is not"),
         (DENSE | {"activation_function": "os.system"}, {}, r"'os\.system' is not followed; known"),
         ({}, {"modules.json": []}, "lists 0 modules, at least 2 are needed"),
@@ -204,8 +209,15 @@ def test_texts_longer_than_the_folder_declares_are_refused(tmp_path: Path) -> No
             {"modules.json": [{"path": "../x", "type": "a.Transformer"}] * 2},
             r"path '\.\./x' leads out of the folder",
         ),
+        (
+            {},
+            {"modules.json": [{"path": "\0x", "type": "a.Transformer"}] * 2},
+            r"path '\\x00x' leads out of the folder",
+        ),
         ({}, {"sentence_bert_config.json": {"do_lower_case": True}}, "do_lower_case: Input should"),
+        ({}, {"sentence_bert_config.json": {"max_seq_length": 0}}, "max_seq_length: Input should"),
         ({}, {"1_Pooling/config.json": {"pooling_mode": "median"}}, "pooling_mode"),
+        ({}, {"1_Pooling/config.json": {"pooling_mode": []}}, "pooling_mode"),
     ],
 )
 def test_what_is_not_followed_is_told(
@@ -215,6 +227,13 @@ def test_what_is_not_followed_is_told(
     for name, content in change.items():
         write(tmp_path / name, content)
     with pytest.raises(ConfigError, match=told):
+        built(tmp_path)
+
+
+def test_a_module_that_is_not_there_is_told_by_its_file(tmp_path: Path) -> None:
+    saved(tmp_path, flags("mean"))
+    (tmp_path / "1_Pooling/config.json").unlink()
+    with pytest.raises(ConfigError, match=r"1_Pooling/config\.json: No such file"):
         built(tmp_path)
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from plumbline.data.columns import MAX_CELL_BYTES
 from plumbline.data.image_lists import BadImageList, pack_images, unpack_images
 from plumbline.data.turns import IMAGE_MARK, BadTurns, Turn, count_images, dump_turns, parse_turns
 from plumbline.errors import ConfigError
@@ -64,6 +65,14 @@ IN_DIALECTS: dict[str, tuple[str, Record]] = {
             parts(*({"type": "image_url", "image_url": {"url": url(i)}} for i in (ONE, OTHER)))
         ),
     ),
+    "parts of URLs in capitals": (
+        "messages",
+        messages(
+            parts(
+                *({"type": "image", "url": url(i).replace("data:", "DATA:")} for i in (ONE, OTHER))
+            )
+        ),
+    ),
     "messages of texts": ("messages", messages(SAID, images=NAMES)),
     "alpaca": (
         "alpaca",
@@ -78,6 +87,9 @@ IN_DIALECTS: dict[str, tuple[str, Record]] = {
         },
     ),
 }
+
+
+ALPACA = IN_DIALECTS["alpaca"][1]
 
 
 def read(folder: Path, dialect: str, *records: Record, **source: Any) -> list[Record]:
@@ -168,6 +180,7 @@ def test_rows_with_images_are_filed_where_none_are_read(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ([{"type": "image", "url": "https://a/b.png"}], "address on a network"),
+        ([{"type": "image", "url": "HTTP://a/b.png"}], "address on a network"),
         ([{"type": "audio"}], "a part of type 'audio' is not read"),
     ],
 )
@@ -248,6 +261,8 @@ def test_places_and_images_go_together_or_the_row_is_filed(tmp_path: Path) -> No
         row(7, 2, [ONE, None]),
         row(8, 1, None) | {"images": b"nonsense"},
         row(9, 1, [ONE], turns="[]"),
+        row(10, 0, [b"nonsense"]),
+        row(11, 0, [None]),
     ]
     run = Run(tmp_path).write(rows).validate(views=VIEWS, split={"val": 0.0, "test": 0.0})
     assert run.ids("train") == ["row-0", "row-1"]
@@ -260,6 +275,8 @@ def test_places_and_images_go_together_or_the_row_is_filed(tmp_path: Path) -> No
         "row-7": "null_image",
         "row-8": "bad_images",
         "row-9": "turn_order",
+        "row-10": "bad_image",
+        "row-11": "null_image",
     }
     assert [unpack_images(r["images"]) for r in run.rows("train")[:1]] == [[ONE, OTHER]]
 
@@ -301,6 +318,14 @@ def test_rows_that_share_an_image_stay_in_one_split_through_however_many_others(
     chains = [{int(i[4:]) // 10 for i in run.ids(split)} for split in ("train", "val", "test")]
     assert all(chains)
     assert sum(map(len, chains)) == len(set.union(*chains)) == 20
+
+
+def test_of_more_images_than_a_row_may_have_no_more_are_read(tmp_path: Path) -> None:
+    """A row that names a large one again and again takes no more memory than the rest would."""
+    half = MAX_CELL_BYTES // 2
+    (tmp_path / "half.png").write_bytes(bytes(half))
+    (row,) = read(tmp_path, "alpaca", {**ALPACA, "images": ["half.png"] * 90})
+    assert MAX_CELL_BYTES < len(row["images"]) < 2 * MAX_CELL_BYTES
 
 
 def test_images_without_turns_are_no_view() -> None:

@@ -15,8 +15,9 @@ class Resize(Config):
     keep_ratio: bool = False
     """The shorter side gets the size, and the middle of the longer one is kept; else both sides are
     stretched to it."""
-    crop: float = Field(1.0, gt=0.0, le=1.0)
-    """The part of each side that is kept, from the middle: 0.875 resizes to 256 for 224."""
+    crop: float = Field(1.0, ge=0.1, le=1.0)
+    """The part of each side that is kept, from the middle: 0.875 resizes to 256 for 224; a small
+    one takes memory for what is cut off."""
 
     def check_size(self, size: Sequence[int] | None) -> None:
         """Refuse a height and width that this cannot give.

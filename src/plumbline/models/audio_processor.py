@@ -4,10 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from plumbline.errors import ConfigError
 from plumbline.loading.input_config import AudioInputConfig
+from plumbline.weights.declared import check_declared, first_fault, read_declared
 
 _FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -34,9 +42,8 @@ class _Whisper(_Read):
     padding_value: _Zero = 0.0
 
     def said(self, folder: Path) -> Said:
-        config = (folder / "config.json").read_bytes()
         # What its encoder takes, which may be less than the chunk of its processor.
-        frames = 2 * _WhisperModel.model_validate_json(config).max_source_positions
+        frames = 2 * read_declared(_WhisperModel, folder / "config.json").max_source_positions
         return {
             "form": "log_mel",
             "n_mels": self.feature_size,
@@ -54,7 +61,7 @@ class _Whisper(_Read):
 class _WhisperModel(_Read):
     """config.json of a Whisper type."""
 
-    max_source_positions: int
+    max_source_positions: PositiveInt
     """Tokens of the encoder, one for two frames."""
 
 
@@ -68,7 +75,7 @@ class _Waveform(_Read):
     padding_value: _Zero = 0.0
 
     def said(self, folder: Path) -> Said:
-        model = _WaveformModel.model_validate_json((folder / "config.json").read_bytes())
+        model = read_declared(_WaveformModel, folder / "config.json")
         reach = 1  # samples that one token hears
         for kernel, stride in reversed([*zip(model.conv_kernel, model.conv_stride, strict=True)]):
             reach = (reach - 1) * stride + kernel
@@ -82,27 +89,23 @@ class _Waveform(_Read):
 class _WaveformModel(_Read):
     """config.json of a type of wav2vec 2.0."""
 
-    conv_kernel: list[int]
-    conv_stride: list[int]
+    conv_kernel: list[PositiveInt]
+    conv_stride: list[PositiveInt]
+
+    @model_validator(mode="after")
+    def _as_many(self) -> "_WaveformModel":
+        if len(self.conv_kernel) != len(self.conv_stride):
+            raise ValueError(
+                f"conv_kernel is of {len(self.conv_kernel)} layers, conv_stride of "
+                f"{len(self.conv_stride)}"
+            )
+        return self
 
 
-class _Kind(_Read):
-    """Which kind of processor wrote a file."""
-
-    feature_extractor_type: str | None = None
-
-
-class _Joint(_Read):
-    """processor_config.json, where a processor of sounds and texts holds that of sounds."""
-
-    feature_extractor: _Whisper | _Waveform
-
-    def said(self, folder: Path) -> Said:
-        return self.feature_extractor.said(folder)
-
-    @property
-    def sampling_rate(self) -> int:
-        return self.feature_extractor.sampling_rate
+_TYPES: Mapping[str, type[_Whisper] | type[_Waveform]] = {
+    "WhisperFeatureExtractor": _Whisper,
+    "Wav2Vec2FeatureExtractor": _Waveform,
+}
 
 
 def settle_audio(inputs: AudioInputConfig, folder: Path) -> AudioInputConfig:
@@ -113,7 +116,8 @@ def settle_audio(inputs: AudioInputConfig, folder: Path) -> AudioInputConfig:
         folder: of the checkpoint.
 
     Raises:
-        ConfigError: none of its files says it, or the sample rate is another one.
+        ConfigError: none of its files says it or one is damaged, the sample rate is another one,
+            or what is set beside it does not go with it.
     """
     found = _read_processor(folder)
     if found.sampling_rate != inputs.sample_rate:
@@ -128,22 +132,29 @@ def settle_audio(inputs: AudioInputConfig, folder: Path) -> AudioInputConfig:
             f"{folder}: takes {said['max_steps']} steps of every clip, no fewer and no more: "
             "leave task.inputs.max_steps out"
         )
-    return AudioInputConfig.model_validate({**own, **said})
+    try:
+        return AudioInputConfig.model_validate({**own, **said})
+    except ValidationError as error:
+        raise ConfigError(
+            f"{folder}: what it says of sounds and task.inputs do not go together: "
+            f"{first_fault(error)}"
+        ) from None
 
 
-def _read_processor(folder: Path) -> _Whisper | _Waveform | _Joint:
-    kinds: list[str] = []
-    for name in _FILES:
-        file = folder / name
-        for schema in (_Whisper, _Waveform, _Joint) if file.is_file() else ():
-            try:
-                return schema.model_validate_json(file.read_bytes())
-            except ValidationError:
-                continue
-        if file.is_file():
-            kind = _Kind.model_validate_json(file.read_bytes()).feature_extractor_type
-            kinds += [f" ({kind})"] if kind else []
+def _read_processor(folder: Path) -> _Whisper | _Waveform:
+    unknown: list[str] = []
+    for file in [folder / name for name in _FILES if (folder / name).is_file()]:
+        said = read_declared(dict[str, object], file)
+        # One of sounds and texts holds that of sounds.
+        held = said.get("feature_extractor", said)
+        own: dict[str, object] = held if isinstance(held, dict) else {}
+        name = own.get("feature_extractor_type")
+        if name is None and {"feature_size", "sampling_rate"} <= own.keys():
+            return check_declared(_Waveform, own, file)
+        if schema := _TYPES.get(str(name)):
+            return check_declared(schema, own, file)
+        unknown += [f" ({name})"] if name else []
     raise ConfigError(
         f"{folder}: none of {', '.join(_FILES)} says how sounds are prepared in a way that is "
-        f"known here{''.join(kinds)}: set task.inputs.form and what belongs to it"
+        f"known here{''.join(unknown)}: set task.inputs.form and what belongs to it"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from plumbline.data.resizing import Resize
 from plumbline.errors import ConfigError
@@ -16,6 +16,7 @@ from plumbline.loading.transform_config import Normalization
 from plumbline.models.audio_processor import settle_audio
 from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
 from plumbline.weights.checkpoint import Checkpoint
+from plumbline.weights.declared import first_fault
 
 _FILES = ("preprocessor_config.json", "processor_config.json", "config.json")
 
@@ -72,12 +73,12 @@ class _Transformers(BaseModel):
 class _TimmInputs(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    input_size: list[int]
+    input_size: tuple[int, int, int]
     """Channels, height and width."""
     mean: list[float]
     std: list[float]
     interpolation: str | None = None
-    crop_pct: float | None = None
+    crop_pct: float | None = Field(None, gt=0.0, allow_inf_nan=False)
     crop_mode: str = "center"
 
 
@@ -96,9 +97,9 @@ class _Timm(BaseModel):
         """How images are resized for evaluation; None: in a way that `Resize` cannot say."""
         inputs = self.pretrained_cfg
         known = inputs.crop_mode in ("center", "squash") and inputs.interpolation in _FILTERS
-        if not known or inputs.crop_pct is None:
+        _, height, size = inputs.input_size
+        if not known or inputs.crop_pct is None or height != size:
             return None
-        size = inputs.input_size[-1]
         edge = math.floor(size / inputs.crop_pct)
         return _resize(inputs.interpolation, inputs.crop_mode == "center", size, edge)
 
@@ -118,12 +119,13 @@ class _Prepared(BaseModel):
         """How images are resized; None: in a way that `Resize` cannot say."""
         size, cropped = self.size, bool(self.do_center_crop and self.crop_size)
         keep = size.shortest_edge is not None
+        last = self.crop_size if self.crop_size and cropped else size
         square = size.longest_edge is None and (cropped if keep else size.height == size.width)
+        square = square and last.height == last.width
         if not (self.do_resize and square and 0 <= self.resample < len(_FILTERS)):
             return None
         edge = size.side
-        side = self.crop_size.side if self.crop_size and cropped else edge
-        return _resize(_FILTERS[self.resample], keep, side, edge)
+        return _resize(_FILTERS[self.resample], keep, last.side, edge)
 
 
 def _resize(
@@ -162,8 +164,8 @@ def _of_transformers(folder: Path) -> Resize | None:
     try:
         processor = load(folder, trust_remote_code=False, local_files_only=True)
         return _Prepared.model_validate(processor.to_dict()).resize()
-    except (OSError, ValueError, ImportError):
-        return None
+    except (OSError, ValueError, ImportError, TypeError, AttributeError, LookupError):
+        return None  # a damaged file raises what its values happen to lead to
 
 
 class Stated(Protocol):
@@ -272,10 +274,20 @@ def _from_checkpoint(
         if open_size:
             encoder = encoder.model_copy(update={"image_size": said.image_size})
         if open_statistics:
-            update["normalize"] = Normalization(preset=None, mean=said.mean, std=said.std)
+            update["normalize"] = _normalization(said, checkpoint.path)
     if open_resize:
         update["resize"] = read_resize(checkpoint.path)
     return encoder, inputs.model_copy(update=update)
+
+
+def _normalization(said: Processing, folder: Path) -> Normalization:
+    try:
+        return Normalization(preset=None, mean=said.mean, std=said.std)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{folder}: statistics of images that cannot be used: {first_fault(error)}: set "
+            "task.inputs.normalize"
+        ) from None
 
 
 def settle_as_stored(inputs: InputConfig, stored: InputConfig) -> InputConfig:

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from plumbline.config import Config
+from plumbline.data.columns import MAX_CELL_BYTES
 from plumbline.data.image_lists import pack_images
 from plumbline.data.turns import (
     IMAGE_MARK,
@@ -109,7 +110,7 @@ class ChatConfig(Config):
         except BadTurns as error:
             return {**nothing, "turns": encode_text(f"{NO_TURNS}{error}")}
         cells = {**nothing, "turns": encode_text(dump_turns(turns))}
-        return {**cells, "images": pack_images(list(map(load, images)))} if images else cells
+        return {**cells, "images": pack_images(_load(images, load))} if images else cells
 
     @property
     def columns(self) -> frozenset[str]:
@@ -117,10 +118,19 @@ class ChatConfig(Config):
         return frozenset({"turns", "images"} if self.images else {"turns"})
 
 
+def _load(images: Sequence[object], load: Load) -> list[bytes | None]:
+    """All images; none behind those that are too many already, which validation refuses."""
+    loaded, size = list[bytes | None](), 0
+    for image in images:
+        loaded.append(load(image) if size <= MAX_CELL_BYTES else None)
+        size += len(loaded[-1] or b"")
+    return loaded
+
+
 def _check_images(images: Sequence[object], turns: Sequence[Turn], *, read: bool) -> None:
     if (images or count_images(turns)) and not read:
         raise BadTurns("images in turns are not read; set chat.images")
-    if any(isinstance(image, str) and image.startswith(_ADDRESSES) for image in images):
+    if any(isinstance(image, str) and image[:8].lower().startswith(_ADDRESSES) for image in images):
         raise BadTurns("an image is named by an address on a network, which is not fetched")
 
 

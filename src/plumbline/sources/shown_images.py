@@ -23,7 +23,7 @@ def load_image(value: object, root: Path, media: Media) -> bytes | None:
     """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
-    if isinstance(value, str) and value.startswith("data:"):
+    if isinstance(value, str) and value[:5].lower() == "data:":
         return decode_base64(encode_text(value))
     if isinstance(value, str) and value:
         cell = encode_text(value)

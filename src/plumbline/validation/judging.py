@@ -291,8 +291,10 @@ class _Shown:
         is_good = [rank[row] == _GOOD for rank in self._ranks]
         places = self._places[turns] if is_good[0] else 0
         found = check_places(places, len(self._images[images]) if is_good[1] else 0)
+        # An image that cannot be used takes turns with it that have no place for it.
+        is_lost = found is not None or is_good[0]
         for column, rank in zip(self._talk, self._ranks, strict=True):
-            if found and rank[row] == _FAULTY:  # the cell that could not be used is the reason
+            if is_lost and rank[row] == _FAULTY:  # the cell that could not be used is the reason
                 return column.faults[int(column.rows[row])]
         return found
 

@@ -6,11 +6,12 @@ Only what is declared in JSON is read; no class of theirs is imported by its nam
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from plumbline.errors import ConfigError
+from plumbline.weights.declared import read_declared
 
 MODULES = "modules.json"
 _LENGTH = "sentence_bert_config.json"
@@ -35,7 +36,7 @@ class _Listed(_Read):
 
 
 class _Pooling(_Read):
-    pooling_mode: PoolingMode | list[PoolingMode] | None = None
+    pooling_mode: PoolingMode | Annotated[list[PoolingMode], Field(min_length=1)] | None = None
     pooling_mode_cls_token: bool = False
     pooling_mode_max_tokens: bool = False
     pooling_mode_mean_tokens: bool = False
@@ -62,8 +63,8 @@ class _Pooling(_Read):
 class Dense(_Read):
     """A linear layer with an activation, on the vector of a text."""
 
-    in_features: int
-    out_features: int
+    in_features: PositiveInt
+    out_features: PositiveInt
     bias: bool = True
     activation_function: str = "torch.nn.modules.activation.Tanh"
     module_input_name: Literal["sentence_embedding"] = "sentence_embedding"
@@ -78,7 +79,7 @@ class Normalize(_Read):
 
 
 class _Length(_Read):
-    max_seq_length: int | None = None
+    max_seq_length: int | None = Field(None, ge=3)  # a token within what frames it
     do_lower_case: Literal[False] = False
 
 
@@ -132,8 +133,9 @@ def read_modules(folder: Path) -> SentenceModules:
 
     def read(schema: type[SchemaT], path: str, name: str) -> SchemaT:
         inner = f"{path}/{name}" if path else name
+        found = read_declared(schema, folder / inner)
         files[inner] = (folder / inner).read_bytes()
-        return _parsed(TypeAdapter(schema), folder / inner)
+        return found
 
     behind: list[Dense | Normalize] = []
     for module in others:
@@ -160,25 +162,12 @@ def _listed(folder: Path) -> list[_Listed]:
     Raises:
         ConfigError: the list is damaged, short, or of folders elsewhere.
     """
-    listed = _parsed(TypeAdapter(list[_Listed]), folder / MODULES)
+    listed = read_declared(list[_Listed], folder / MODULES)
     for module in listed:
         # It is written as well, beside a trained model.
-        if Path(module.path).is_absolute() or ".." in Path(module.path).parts:
+        place = Path(module.path)
+        if place.is_absolute() or ".." in place.parts or "\0" in module.path:
             raise ConfigError(f"{folder / MODULES}: path {module.path!r} leads out of the folder")
     if len(listed) < 2:
         raise ConfigError(f"{folder / MODULES}: lists {len(listed)} modules, at least 2 are needed")
     return listed
-
-
-ParsedT = TypeVar("ParsedT")
-
-
-def _parsed(schema: TypeAdapter[ParsedT], file: Path) -> ParsedT:
-    try:
-        return schema.validate_json(file.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{file}: {where}: {first['msg']}; it is not followed") from None

@@ -32,24 +32,32 @@ class Preprocessor:
         exact = np.outer(scale, np.arange(256)) + shift[:, None]
         self._levels: Floats = exact.astype(np.float32)
 
-    def decode(self, data: bytes) -> Image.Image:
+    def decode(self, data: bytes, name: str = "image") -> Image.Image:
         """Decode to 8 bits by the rules of training.
+
+        Args:
+            data: of a file.
+            name: what an error calls it.
 
         Raises:
             TooLargeError: decoding would take more than the limits allow.
             InputError: the bytes are no image that is read.
         """
-        with refused("image"):
+        with refused(name):
             return decode_image(
                 data, self._mode, max_pixels=self._max_pixels, max_bytes=self._max_bytes
             )
 
-    def pixel_values(self, data: bytes) -> Floats:
+    def pixel_values(self, data: bytes, name: str = "image") -> Floats:
         """Decode, resize and normalise to [channels, height, width], float32.
+
+        Args:
+            data: as in `decode`.
+            name: as in `decode`.
 
         Raises:
             InputError: as in `decode`.
         """
-        pixels = resize_image(self.decode(data), *self._size, **self._resize)
+        pixels = resize_image(self.decode(data, name), *self._size, **self._resize)
         # Each of 256 values is looked up: nothing is computed, nor rounded, per pixel.
         return np.stack([levels[pixels[..., c]] for c, levels in enumerate(self._levels)])

@@ -115,7 +115,7 @@ def read_request(body: bytes, fields: dict[str, str]) -> dict[str, object]:
         try:
             if fields[name] == "file":
                 request[name] = base64.b64decode(value, validate=True)
-            else:
+            elif isinstance(value, list):  # what is none is refused by its type
                 request[name] = [base64.b64decode(each, validate=True) for each in value]
         except (TypeError, binascii.Error, ValueError):
             raise InputError(f"{name}: no base64") from None

@@ -1,6 +1,7 @@
 """Ask a stored model for the next token, or for an answer in a conversation."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,9 @@ def of_tokens(outputs: "Outputs", config: Config) -> "dict[str, Prediction]":
     return {"tokens": softmax_of(outputs[seen])}
 
 
+_URL = re.compile("(data|https?|file):", re.IGNORECASE)
+
+
 class Messages(NamedTuple):
     """What an option says of a conversation that is to be answered."""
 
@@ -39,7 +43,11 @@ def read_messages(text: str) -> Messages:
         turns = check_prompt(parse_turns(text))
     except BadTurns as error:
         raise ConfigError(f"--messages: {error}") from None
+    if any("\ud800" <= character <= "\udfff" for turn in turns for character in turn["content"]):
+        raise ConfigError("--messages: holds half of a surrogate pair")
     images = [image for entry in json.loads(text) for image in held_images(entry["content"])]
+    if any(isinstance(image, str) and _URL.match(image) for image in images):
+        raise ConfigError("--messages: an image is a URL; name a file")
     return Messages(turns, images)
 
 

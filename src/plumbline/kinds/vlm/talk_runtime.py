@@ -76,7 +76,8 @@ class TalkTask(Task[TalkContract]):
         return [self._pixels(images), *arrays] if images else arrays
 
     def _pixels(self, images: Sequence[bytes]) -> Floats:
-        return np.stack([self.preprocessor.pixel_values(image) for image in images])
+        named = ((image, f"images: image {number}") for number, image in enumerate(images, 1))
+        return np.stack([self.preprocessor.pixel_values(image, name) for image, name in named])
 
     def _read(self, request: Request) -> tuple[list[bytes], list[int]]:
         """The images of a request, and ids up to where the answer begins.
