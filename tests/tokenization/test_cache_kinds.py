@@ -195,7 +195,7 @@ MEDIA = {
 @pytest.mark.parametrize("name", MEDIA)
 def test_a_medium_that_cannot_be_decoded_is_named(tmp_path: Path, name: str) -> None:
     with ExitStack() as files:
-        medium = open_media(tmp_path, None, "rgb", RATE, MEDIA[name], files)[name]
+        medium = open_media(tmp_path, None, None, "rgb", RATE, MEDIA[name], files)[name]
         with pytest.raises(DataError, match=r"SHA-256 f2f25635fefda19b.* set validate\.level"):
             medium.append(b"not a medium")
 
@@ -203,7 +203,7 @@ def test_a_medium_that_cannot_be_decoded_is_named(tmp_path: Path, name: str) -> 
 def test_an_array_of_other_channels_is_refused(tmp_path: Path) -> None:
     with ExitStack() as files:
         shapes = {"features": {"channels": 4}}
-        medium = open_media(tmp_path, None, "rgb", RATE, shapes, files)["features"]
+        medium = open_media(tmp_path, None, None, "rgb", RATE, shapes, files)["features"]
         with pytest.raises(DataError, match=r"cannot be decoded .*3 channels"):
             medium.append(array(0))
 
