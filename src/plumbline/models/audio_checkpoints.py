@@ -6,6 +6,7 @@ their first layer heed; that one is replaced by one that does.
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Protocol, cast
 
@@ -103,7 +104,7 @@ class NormedLayer(Protocol):
     activation: nn.Module
 
 
-class AudioEncoder(Encoder):
+class AudioEncoder(Encoder, ABC):
     """Base of the encoders of sounds from checkpoints."""
 
     architecture: PreTrainedConfig
@@ -133,9 +134,9 @@ class AudioEncoder(Encoder):
         tokens = tokens.masked_fill(~heard.unsqueeze(-1), 0.0)
         return Encoded(tokens, pool(tokens, heard, self._pooling), heard)
 
+    @abstractmethod
     def _hear(self, steps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """All tokens, and those of them that hear the clip."""
-        raise NotImplementedError
 
     def say_if_padding_is_heard(self, name: str) -> None:
         """Log that what clips are padded with changes what they give, where it does."""
