@@ -1,13 +1,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
 from plumbline.export.parity import Parity, check_parity
-from plumbline.export.plan import BundleSource
+from plumbline.export.plan import BundleSource, max_difference
 from plumbline.kinds.vlm.export import choose_samples, measure_parity, reference_answers
 from tests.export.opening import model_of
 
@@ -48,6 +49,21 @@ def test_agreement_passes() -> None:
 def test_each_figure_out_of_bounds_is_an_error(change: dict[str, float], message: str) -> None:
     with pytest.raises(ExportError, match=f"^onnx: {message}"):
         check_parity("onnx", replace(PERFECT, **change), ExportConfig())
+
+
+def test_a_difference_that_is_no_number_is_not_lost_among_others() -> None:
+    broken = [np.array([1.0]), np.array([np.nan]), np.array([1.0])]
+    assert np.isnan(max_difference([np.array([1.0])] * 3, broken))
+
+
+def test_one_score_that_is_no_number_fails_the_bundle(bundle: Path, source: BundleSource) -> None:
+    stored, cache = source.stored, source.cache
+    samples = choose_samples(cache, stored, "test", 8)
+    reference = reference_answers(stored, cache, samples, 12)
+    reference.logits[3][0, 0] = np.nan
+    parity = measure_parity(model_of(bundle), stored, cache, samples, reference)
+    with pytest.raises(ExportError, match="max_logits_difference is nan"):
+        check_parity("onnx", parity, ExportConfig())
 
 
 def test_other_weights_are_found_out(bundle: Path, source: BundleSource) -> None:

@@ -24,6 +24,7 @@ from plumbline.export.formats import FORMATS
 from plumbline.export.graphs import GraphSpec, WriteGraphs, Written
 from plumbline.export.parity import check_parity
 from plumbline.export.plan import (
+    FILE,
     BundlePlan,
     BundleSource,
     GraphPlan,
@@ -267,16 +268,23 @@ def _packages(formats: Iterable[str]) -> set[str]:
 def _readme(readme: Readme, formats: Mapping[str, Written]) -> str:
     """The README of a bundle; its words come from the kind of model, never from the data."""
     place = f"selftest/0{readme.suffix}"
-    example = {k: place if v == "FILE" else v for k, v in readme.example.items()}
-    flags = [f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in example.items()]
+    places: dict[object, object] = {FILE: place, (FILE,): [place]}
+    example = {
+        name: places.get(tuple(value) if isinstance(value, list) else value, value)
+        for name, value in readme.example.items()
+    }
+    flags = [
+        f"--{name.replace('_', '-')} {shlex.quote(place if value == [place] else str(value))}"
+        for name, value in example.items()
+    ]
+    named = json.dumps(place)
     code = {
         how: ", ".join(
-            f'"{name}": {form if value == place else json.dumps(value)}'
-            for name, value in example.items()
+            f'"{name}": {json.dumps(value).replace(named, form)}' for name, value in example.items()
         )
         for how, form in (
-            ("python", f'Path("{place}").read_bytes()'),
-            ("json", f'base64.b64encode(Path("{place}").read_bytes()).decode()'),
+            ("python", f"Path({named}).read_bytes()"),
+            ("json", f"base64.b64encode(Path({named}).read_bytes()).decode()"),
         )
     }
     return string.Template((RUNTIME / "README.md").read_text(encoding="utf-8")).substitute(

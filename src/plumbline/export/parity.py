@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
 
@@ -59,6 +61,12 @@ def check_parity(name: str, parity: Parity, config: ExportConfig) -> None:
             f"{name}: {parity.decision}_agreement is {parity.agreement:.4f}, "
             f"at least {config.min_agreement:g} is required"
         )
+
+
+def larger(one: float, other: float) -> float:
+    """The larger of two differences; NaN where one of them is, which is beyond any limit."""
+    # The built-in max drops a NaN that comes second.
+    return float(np.maximum(one, other))
 
 
 def until(ids: list[int], eos: int) -> list[int]:

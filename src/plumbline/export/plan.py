@@ -14,7 +14,7 @@ from typing_extensions import TypeVar
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
 from plumbline.export.graphs import GraphSpec
-from plumbline.export.parity import Parity
+from plumbline.export.parity import Parity, larger
 from plumbline.export.runtime.contract import Contract
 from plumbline.export.runtime.files import Array
 from plumbline.export.runtime.inputs import Request as Request
@@ -80,6 +80,10 @@ class SelftestSample:
     """What the checkpoint says; the bundle's answer may hold more."""
 
 
+FILE = "FILE"
+"""In the example of a README: the first stored file."""
+
+
 @dataclass(frozen=True)
 class Readme:
     """What is special in the README of a bundle."""
@@ -88,7 +92,7 @@ class Readme:
     answer: str
     """A sentence on what an answer holds."""
     example: Request
-    """A request; `FILE` stands for the first stored file."""
+    """A request; `FILE`, or a list of it, stands for the first stored file."""
     graphs: dict[str, str]
     """Part -> what its graph maps to what, in words."""
     suffix: str = ""
@@ -180,7 +184,10 @@ def spread(total: int, count: int) -> list[int]:
 
 
 def max_difference(one: Sequence[Array], other: Sequence[Array]) -> float:
-    """Largest absolute difference between two lists of arrays; infinite where shapes differ."""
+    """Largest absolute difference between two lists of arrays.
+
+    Infinite where shapes differ, NaN where a difference is none.
+    """
     worst = 0.0
     for a, b in zip(one, other, strict=True):
         # Another length, such as one token more, is no small difference.
@@ -188,5 +195,5 @@ def max_difference(one: Sequence[Array], other: Sequence[Array]) -> float:
             return float("inf")
         if a.size:
             # In float64: ids as well as scores are exact in it.
-            worst = max(worst, float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()))
+            worst = larger(worst, np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
     return worst

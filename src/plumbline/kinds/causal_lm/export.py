@@ -16,7 +16,7 @@ from plumbline.export.graphs import (
     decoder_sizes,
     text_decoder_spec,
 )
-from plumbline.export.parity import Parity, common_prefix, until
+from plumbline.export.parity import Parity, common_prefix, larger, until
 from plumbline.export.plan import (
     READERS,
     BundleSource,
@@ -97,7 +97,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
             known = prompt_ids(self.stored.spec, self.stored.text, turns)[-self._positions + 1 :]
             (found,) = task.inputs({"messages": turns})
             # [1, tokens] both; of another length they differ by infinity.
-            worst = max(worst, max_difference([np.array([known], np.int64)], [found]))
+            worst = larger(worst, max_difference([np.array([known], np.int64)], [found]))
         return worst
 
     @property
@@ -195,7 +195,7 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
             # even behind the first token on which the greedy texts differ.
             forced, greedy = _forced(task, ids, given), _greedy(task, ids, given)
             for at, row in enumerate(rows):
-                worst = max(worst, max_difference([known[row]], [forced[:, at]]))
+                worst = larger(worst, max_difference([known[row]], [forced[:, at]]))
                 equal += common_prefix(added[row], until(greedy[at], eos))
                 for side, logits in zip(losses, (known[row], forced[:, at]), strict=True):
                     scores = log_softmax(logits)

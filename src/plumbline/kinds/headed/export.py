@@ -23,6 +23,7 @@ from plumbline.export.media import (
 )
 from plumbline.export.parity import Parity
 from plumbline.export.plan import (
+    FILE,
     READERS,
     BundleSource,
     GraphPlan,
@@ -107,7 +108,7 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
         self.readme = Readme(
             title=f"A model that {self.verb} {NAMES[modality]}",
             answer=self.answer,
-            example={modality: EXAMPLES.get(modality, "FILE")},
+            example={modality: EXAMPLES.get(modality, FILE)},
             graphs={"model": f"{NAMES[modality]}, preprocessed, to the outputs of every head"},
             suffix=SUFFIXES[modality],
         )
@@ -237,7 +238,7 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
             {name: np.concatenate([row[name] for row in side]) for name in side[0]}
             for side in (ours, theirs)
         ]
-        return self._compare(rows, places, stacked[0], stacked[1], max(differences))
+        return self._compare(rows, places, stacked[0], stacked[1], float(np.max(differences)))
 
     def _compare(
         self,

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumbline.errors import ExportError
+from plumbline.export.parity import larger
 from plumbline.export.plan import (
     ConfigT,
     GraphPlan,
@@ -55,5 +56,5 @@ class LanguagePlan(GraphPlan[ConfigT, ModelT, SpecT]):
             known = self.stored.text.encode(text, add_special_tokens=False).ids
             # Of another length they differ by infinity.
             pair = [np.array(ids, np.int64) for ids in (known, reader.encode(text))]
-            worst = max(worst, max_difference(pair[:1], pair[1:]))
+            worst = larger(worst, max_difference(pair[:1], pair[1:]))
         return worst

@@ -11,7 +11,7 @@ from plumbline.export.graphs import (
     ids_examples,
     pair_mask,
 )
-from plumbline.export.parity import Parity
+from plumbline.export.parity import Parity, larger
 from plumbline.export.plan import (
     READERS,
     BundleSource,
@@ -107,7 +107,7 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig, MaskedLm, MaskedLmSpec]):
             # [seq, vocab] on both sides: one sample at a time, so nothing is padded
             known = self.stored.model(batch["input_ids"], batch["attention_mask"])[0].numpy()
             got = task.logits(arrays)[0]
-            worst = max(worst, max_difference([known], [got]))
+            worst = larger(worst, max_difference([known], [got]))
             labels = batch["labels"][0].numpy()
             hidden = np.flatnonzero(labels != IGNORE_INDEX)  # [hidden]: their positions
             equal += (known[hidden].argmax(axis=1) == got[hidden].argmax(axis=1)).tolist()

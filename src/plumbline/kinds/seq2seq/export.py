@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from typing_extensions import override
 
 from plumbline.export.graphs import IDS_AXES, GraphSpec, ids_examples, pair_mask
-from plumbline.export.parity import Parity, common_prefix, until
+from plumbline.export.parity import Parity, common_prefix, larger, until
 from plumbline.export.plan import READERS, GraphPlan, Readme, SelftestSample, max_difference, spread
 from plumbline.export.runtime.model import Model
 from plumbline.export.runtime.scores import log_softmax
@@ -190,7 +190,7 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig, Seq2Seq, Seq2SeqSpec]):
                 equal += common
                 # Beyond the first different token the two see different texts.
                 compared = min(common + 1, len(targets[row]), len(written[-1]))
-                worst = max(worst, max_difference([known[row][:compared]], [scores[:compared]]))
+                worst = larger(worst, max_difference([known[row][:compared]], [scores[:compared]]))
         total = sum(len(ids) for ids in targets)
         references = [[self.cache.text(int(pairs.numbers[place, 1]))] for place in places]
         # A figure of whole texts: it moves only where tokens differ.
@@ -216,7 +216,7 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig, Seq2Seq, Seq2SeqSpec]):
         for place in places:
             source = self.cache.text(int(pairs.numbers[place, 0]))
             known = pairs.source_ids(place)[None].astype(np.int64)
-            worst = max(worst, max_difference([known], task.inputs({"source": source})[:1]))
+            worst = larger(worst, max_difference([known], task.inputs({"source": source})[:1]))
         return worst
 
     @override

@@ -11,8 +11,9 @@ from typing_extensions import override
 from plumbline.errors import ExportError
 from plumbline.export.graphs import GraphSpec, decoder_sizes
 from plumbline.export.media import check_image_size, encode_png, image_contract, image_turns
-from plumbline.export.parity import Parity, common_prefix, until
+from plumbline.export.parity import Parity, common_prefix, larger, until
 from plumbline.export.plan import (
+    FILE,
     READERS,
     BundleSource,
     GraphPlan,
@@ -172,7 +173,7 @@ def measure_parity(
             # Beyond the first different token the two see different texts.
             compared = min(common + 1, len(expected), len(got))
             difference = np.abs(reference.logits[row][:compared] - logits[:compared, at])
-            worst = max(worst, float(difference.max()))
+            worst = larger(worst, difference.max())
     return Parity(
         samples=len(samples),
         decision="token",
@@ -239,7 +240,7 @@ class VlmPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
         answer="It holds the answer, its confidence (the product of the probabilities of its "
         "tokens), and whether it came to its end or was cut off (`finish`); without a question "
         "(`--describe`) the image is described.",
-        example={"image": "FILE", "question": "what is in the picture?"},
+        example={"image": FILE, "question": "what is in the picture?"},
         graphs={
             "vision": "image to embeddings",
             "decoder": "embeddings and tokens to logits, with a key-value cache",

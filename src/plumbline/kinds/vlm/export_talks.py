@@ -12,8 +12,9 @@ from typing_extensions import override
 from plumbline.data.turns import as_parts
 from plumbline.export.graphs import GraphSpec, decoder_sizes
 from plumbline.export.media import check_image_size, encode_png, image_contract, image_turns
-from plumbline.export.parity import Parity, common_prefix, until
+from plumbline.export.parity import Parity, common_prefix, larger, until
 from plumbline.export.plan import (
+    FILE,
     READERS,
     GraphPlan,
     Readme,
@@ -67,7 +68,7 @@ class TalkPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
         "tokens), and whether it came to its end or was cut off (`finish`). `messages`, a list of "
         "turns with `role` and `content`, stands for `question`: parts of a content of type "
         "`image` are the places of `images`, in their order.",
-        example={"images": "FILE", "question": "what is in the picture?"},
+        example={"images": [FILE], "question": "what is in the picture?"},
         graphs={
             "vision": "image to embeddings",
             "decoder": "embeddings and tokens to logits, with a key-value cache",
@@ -155,7 +156,7 @@ class TalkPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
         pairs = list(zip(questions, self._references, strict=True))
         for question, reference in tracked(pairs, "comparing", len(pairs), "samples"):
             request, expected = self._request(question), reference.answer
-            inputs = max(inputs, self._input_difference(task, request, question))
+            inputs = larger(inputs, self._input_difference(task, request, question))
             logits = _greedy_logits(task, request, eos, len(expected))  # [steps, vocab]
             got = until(logits.argmax(axis=-1).tolist(), eos)
             texts.append(task.text.decode([token for token in got if token != eos]))
@@ -164,7 +165,7 @@ class TalkPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
             # Beyond the first different token the two see different texts.
             compared = min(common + 1, len(expected), len(got))
             difference = np.abs(reference.logits[:compared] - logits[:compared])
-            worst = max(worst, float(difference.max()))
+            worst = larger(worst, difference.max())
         # Of whole answers, as figures are: a token that differs changes few of them.
         known = [reference.text for reference in self._references]
         return Parity(
