@@ -57,7 +57,7 @@ def compose_yaml(folder: Path, name: str, overrides: Sequence[str]) -> dict[str,
         _resolve(node, file)
         plain = OmegaConf.to_container(node, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(_describe_composition(error, folder, name)) from None
+        raise ConfigError(_describe_composition(error, folder, name, overrides)) from None
     except ValueError as error:
         # Of a group that is set to null Hydra says neither which, nor what to do.
         groups = [text.split("=")[0] for text in overrides if text.endswith("=null")]
@@ -169,19 +169,24 @@ def _refuse_surprise(path: Path, scalar: yaml.ScalarEvent) -> None:
             )
 
 
-def _describe_composition(error: Exception, folder: Path, name: str) -> str:
+def _describe_composition(
+    error: Exception, folder: Path, name: str, overrides: Sequence[str]
+) -> str:
     cause = error.__cause__ or error
     text, detail = (_NOISE.sub("", " ".join(str(part).split())) for part in (error, cause))
     failed = next((part for part in (cause, error) if getattr(part, "full_key", None)), None)
     full_key = str(getattr(failed, "full_key", ""))
     if full_key and "is not in struct" in detail:
-        node = OmegaConf.load(folder / f"{name}.yaml")
-        assert isinstance(node, DictConfig)
-        near = _suggest(full_key, _all_keys(node))
+        near = _suggest(full_key, _all_keys(_selected(folder, name, overrides)))
         return (
             f"{full_key}: unknown key{near} (write +{full_key}=... for a setting that {name}.yaml "
             "leaves at its default)"
         )
+    if missing := _MISSING.search(detail):
+        group, _, chosen = missing[1].rpartition("/")
+        known = sorted(file.stem for file in (folder / group).glob("*.yaml"))
+        near = _suggest(chosen, known) or f"; there is {', '.join(known) or 'none'}"
+        return f"{group}={chosen}: no such file in {folder.name}/{group}{near}"
     if override := getattr(error, "override", None):
         text = f"{override}: {text}"
     elif failed is not None:
@@ -189,6 +194,16 @@ def _describe_composition(error: Exception, folder: Path, name: str) -> str:
     return text if detail in text else f"{text}: {detail}"
 
 
+def _selected(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
+    """What the files that are chosen hold, without the values that overrides give."""
+    # A group is a folder; behind an @ stands where its file goes.
+    groups = [o for o in overrides if (folder / re.split("[@=]", o.lstrip("+~"))[0]).is_dir()]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+        return compose(name, overrides=groups)
+
+
+_MISSING = re.compile(r"Could not (?:find|load) '([^']+)'")
 _NOISE = re.compile(r" full_key: .*")
 """What OmegaConf appends: the key, which is named first here, and types."""
 

@@ -129,6 +129,5 @@ def test_a_sweep_is_checked_and_its_table_shown_before_it_ran(
     assert capsys.readouterr().out == ""
     with pytest.raises(ConfigError, match="there is no such sweep"):
         call(["sweep", "nothing"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError, match="--jobs: 0: must be at least 1"):
         call(["sweep", "vqa_lr", "--jobs", "0"])
-    assert "--jobs: 0: must be at least 1" in capsys.readouterr().err

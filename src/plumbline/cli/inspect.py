@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import sys
 
 from plumbline.config import fix_threads
 from plumbline.inspection.commands import COMMANDS, parse_rest
+from plumbline.inspection.result import CLOSE, OPEN
 from plumbline.registry import load_attribute
 from plumbline.text import shown
 
@@ -26,4 +28,11 @@ def run(options: argparse.Namespace) -> None:
     call = read_call(asked.name, asked.overrides)
     fix_threads(call.config.threads)
     report = load_attribute(COMMANDS[options.what].place)(open_target(call), asked)
-    print(json.dumps(report.data) if asked.json else shown(report.text))
+    print(json.dumps(report.data) if asked.json else _in_colour(shown(report.text)))
+
+
+def _in_colour(text: str) -> str:
+    """What is marked, in colour on a terminal; elsewhere the marks stay."""
+    if not sys.stdout.isatty():
+        return text
+    return text.replace(OPEN, "\x1b[1;32m").replace(CLOSE, "\x1b[0m")

@@ -6,11 +6,14 @@ A subcommand is a module here whose docstring is its `--help`, with `add_argumen
 
 import argparse
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NoReturn, Protocol, cast
+
+from typing_extensions import override
 
 from plumbline.errors import ConfigError
 from plumbline.plugins import load_plugins
@@ -44,7 +47,11 @@ COMMANDS = {
     "init": Command("begin a project: the DAG, settings and scripts"),
     "upgrade": Command("show what another version of plumbline changes in a project's files"),
     "params": Command("compose params.yaml from conf/", plugins=True),
+    "run": Command("check every setting, then run what changed", plugins=True),
     "repro": Command("run what changed, then print the headline figures"),
+    "status": Command("where each stage is: current, running, to run and why", plugins=True),
+    "data": Command("what became of a dataset's rows, and the rejected ones"),
+    "compare": Command("settings and figures of two versions, side by side"),
     "figures": Command("print the headline figures", plugins=True),
     "predict": Command("ask a trained model", plugins=True),
     "evaluate": Command("measure a stored model on a dataset", plugins=True),
@@ -57,10 +64,30 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other error is said, with the nearest right word."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            ConfigError: with what argparse says of it.
+        """
+        wrong, _, listed = message.partition("(choose from")
+        known = re.findall(r"[\w-]+", listed) or list(self._option_string_actions)
+        words = re.findall(r"-*[A-Za-z][\w-]*", wrong)[-1:]
+        word = words[0] if words else ""
+        other_case = [name for name in known if name.lower() == word.lower()]
+        close = other_case or get_close_matches(word, known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"{self.prog} --help lists what there is"
+        raise ConfigError(f"{self.prog}: {wrong.strip()}; {hint}")
+
+
 def build_parser(name: str) -> argparse.ArgumentParser:
     """The parser of one subcommand."""
     module = COMMANDS[name].module(name)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"plumbline {name}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -95,6 +95,11 @@ COMMANDS = {
         _batch_size,
         "plumbline.inspection.batch_size:inspect",
     ),
+    "supervision": Command(
+        "the first samples as text, with what carries loss marked",
+        _one_batch,
+        "plumbline.inspection.supervision:inspect",
+    ),
     "overfit": Command(
         "whether one batch can be learnt by heart; exit code 1 if not",
         _overfit,

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 Row = Mapping[str, object]
 
+OPEN, CLOSE = "\u27e6", "\u27e7"
+"""Around a part of a text that stands out: on a terminal it is coloured (`cli.inspect`)."""
+
 
 @dataclass(frozen=True)
 class Report:

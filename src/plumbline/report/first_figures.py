@@ -123,11 +123,15 @@ def listed_figures(figures: Mapping[str, float], asked: Iterable[str] = ()) -> d
     return {name: figures[name] for name in chosen or first_of_unknown(figures)}
 
 
+def printed(name: str, value: float) -> str:
+    """A figure as it is printed; recall is a fraction."""
+    return share(value) if RECALL.fullmatch(name) else figure(name, value)
+
+
 def in_words(figures: Mapping[str, float], asked: Iterable[str] = ()) -> list[str]:
     """What is listed, as the line of a stage says it."""
     return [
-        f"{name} {share(value) if RECALL.fullmatch(name) else figure(name, value)}"
-        for name, value in listed_figures(figures, asked).items()
+        f"{name} {printed(name, value)}" for name, value in listed_figures(figures, asked).items()
     ]
 
 

@@ -207,7 +207,7 @@ class RowFiler:
                 "split": None if verdict.split is None else PRIORITY[verdict.split],
                 "reason": verdict.reason,
                 "detail": self._detail(verdict),
-                "sha256": _row_digest(batch, row),
+                "sha256": row_digest(batch, row),
             }
             rows.append(entry)
             self.counts.reasons[verdict.reason] += 1
@@ -264,7 +264,7 @@ def _shown_id(cell: memoryview | None) -> str | None:
     return start.decode("utf-8", "replace")[:_MAX_SHOWN_ID_CHARS]
 
 
-def _row_digest(batch: pa.RecordBatch, row: int) -> str:
+def row_digest(batch: pa.RecordBatch, row: int) -> str:
     """SHA-256 over the row's cells in column order, each with a mark for null and its length."""
     digest = hashlib.sha256()
     for column in batch.columns:

@@ -1,0 +1,112 @@
+"""A project as its user runs and looks at it: run, status, compare, data."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from plumbline.files import read_json
+from tests.pipeline.checkout import Checkout
+
+PLUMBLINE = ("python", "-m", "plumbline")
+
+
+def test_all_is_current_until_a_setting_or_code_changes(own: Checkout) -> None:
+    assert own.run(*PLUMBLINE, "status").stdout.endswith("all is current\n")
+    own.replace("params.yaml", "projector_width: 32", "projector_width: 48")
+    states = json.loads(own.run(*PLUMBLINE, "status", "--json").stdout)
+    found = {state["name"]: (state["state"], state["why"]) for state in states}
+    assert found["pretrain_alignment@image"] == ("current", "")
+    changed = "tasks.vqa.train.model.projector_width: 32 there, 48 in params.yaml"
+    assert found["finetune@vqa"] == ("to run", changed)
+    assert found["evaluate_model@vqa"] == ("to run", "behind finetune@vqa")
+
+
+def test_rejected_rows_are_shown_and_come_back_as_they_were(
+    reproduced: Checkout, tmp_path: Path
+) -> None:
+    account = read_json(reproduced.folder / "work/quarantine/scenes/report.json")
+    said = reproduced.run(*PLUMBLINE, "data", "scenes", "--rows", "1").stdout
+    assert f"{account['rows_quarantined']} rejected" in said
+    for reason, count in account["reasons"].items():
+        assert f"\n{reason}: {count} rows\n  rows-00000.parquet, row " in said
+    out = tmp_path / "rejected"
+    reproduced.run(*PLUMBLINE, "data", "scenes", "--export", str(out), "--reason", "bad_image")
+    table = pq.read_table(out / "rejected.parquet")
+    assert set(table["reason"].to_pylist()) == {"bad_image"}
+    raw = pq.read_table(reproduced.folder / "work/raw/scenes/rows-00000.parquet")
+    known = dict(zip(raw["sample_id"].to_pylist(), raw["image"].to_pylist(), strict=True))
+    for row in table.select(["sample_id", "image"]).to_pylist():
+        assert row["image"] == known[row["sample_id"]]
+    files = sorted((out / "media").iterdir())
+    assert [file.read_bytes() for file in files] == table["image"].to_pylist()
+    again = reproduced.run(*PLUMBLINE, "data", "scenes", "--export", str(out), check=False)
+    assert again.returncode == 1
+    assert again.stderr == f"error: {out}: there already; name a new folder\n"
+
+
+def test_rows_that_are_others_than_those_judged_are_not_exported(
+    own: Checkout, tmp_path: Path
+) -> None:
+    raw = own.folder / "work/raw/scenes/rows-00000.parquet"
+    table = pq.read_table(raw)
+    raw.unlink()  # a link into the cache of DVC
+    pq.write_table(table.slice(1), raw)
+    out = tmp_path / "rejected"
+    done = own.run(*PLUMBLINE, "data", "scenes", "--export", str(out), check=False)
+    assert done.returncode == 1
+    assert "not the row that was judged; run plumbline run" in done.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("data scene", "scene: no such dataset; did you mean scenes?"),
+        ("data scenes --reason bad_imag", "no row has it; did you mean bad_image?"),
+        ("compare HEAD workspce", "workspce: no commit, .* did you mean workspace?"),
+        ("compare nothing", "nothing: no commit, branch, tag or experiment"),
+    ],
+)
+def test_what_is_not_there_is_one_line(reproduced: Checkout, arguments: str, message: str) -> None:
+    done = reproduced.run(*PLUMBLINE, *arguments.split(), check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert message.split(".*")[0] in done.stderr
+    assert message.split(".*")[-1] in done.stderr
+
+
+def test_a_run_checks_says_how_far_it_is_and_what_came_of_it(own: Checkout) -> None:
+    refused = own.run(*PLUMBLINE, "run", "-S", "tasks.vqa.evaluate.max_new_token=8", check=False)
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert "did you mean tasks.vqa.evaluate.max_new_tokens?" in refused.stderr
+    done = own.run(
+        *PLUMBLINE, "run", "-S", "tasks.vqa.evaluate.max_new_tokens=8", "--name", "short"
+    )
+    assert done.stderr.startswith("every setting valid: 12 stages\n")
+    assert "\nstage 10 of 12: evaluate_model@vqa, " in done.stderr
+    assert "Running stage 'finetune@vqa'" not in done.stdout  # nothing of it has changed
+    *_, kept, ask = done.stdout.splitlines()
+    assert kept.startswith("kept as experiment short: plumbline compare HEAD short")
+    assert ask.startswith("ask it: plumbline predict vqa")
+    said = own.run(*PLUMBLINE, "compare", "HEAD", "short").stdout.splitlines()
+    header, setting, figures, *rows = said
+    assert header.split() == ["settings", "that", "differ", "HEAD", "short"]
+    assert setting.split() == ["tasks.vqa.evaluate.max_new_tokens", "32", "8"]
+    assert figures.split() == ["figures", "HEAD", "short"]
+    (recall,) = [row for row in rows if "Image to text recall at 1" in row]
+    assert recall.endswith("equal")
+    assert recall.count(" to ") == 3  # its name, and an interval on both sides
+    compared = json.loads(own.run(*PLUMBLINE, "compare", "HEAD", "short", "--json").stdout)
+    assert compared["settings"] == [["tasks.vqa.evaluate.max_new_tokens", 32, 8]]
+
+
+def test_without_the_cache_of_dvc_figures_stand_without_intervals(own: Checkout) -> None:
+    shutil.rmtree(own.folder / ".dvc/cache")
+    said = own.run(*PLUMBLINE, "compare", "HEAD", "HEAD").stdout
+    (recall,) = [row for row in said.splitlines() if "Image to text recall at 1" in row]
+    assert recall.count(" to ") == 1
+    assert recall.endswith("equal")
