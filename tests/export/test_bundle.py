@@ -12,6 +12,7 @@ from plumbline.export import onnx_writer
 from plumbline.export.bundle import write_bundle
 from plumbline.export.plan import BundleSource
 from plumbline.files import dump_json, read_digests, read_json, verify_digests, write_digests
+from plumbline.kinds.vlm.export import VlmPlan
 from plumbline.kinds.vlm.settings import VlmExportConfig
 from plumbline.report.collect import collect_export
 from tests.export.opening import model_of
@@ -36,6 +37,7 @@ def test_a_bundle_holds_what_is_needed_to_run_it(bundle: Path) -> None:
         "runtime/__init__.py",
         "runtime/images.py",
         "runtime/language.py",
+        "runtime/page.html",
         "runtime/task.py",
         "selftest/0.png",
         "selftest/selftest.json",
@@ -71,6 +73,7 @@ def test_scripts_are_copied_as_they_are_beside_the_decoders(bundle: Path) -> Non
         for module in ("plumbline.data.", "plumbline.export.runtime."):
             expected = expected.replace(f"from {module}", "from .")
         expected = expected.replace("from plumbline.kinds.language.runtime ", "from .language ")
+        expected = expected.replace("{{title}}", VlmPlan.readme.title)
         assert path.read_text(encoding="utf-8") == expected
 
 

@@ -1,6 +1,7 @@
 """The bundle's HTTP server: what it answers, and what it survives."""
 
 import base64
+import hashlib
 import http.client
 import io
 import json
@@ -127,6 +128,42 @@ def test_answers_at_the_same_time_do_not_mix(port: int, bundle: Path) -> None:
         assert [answer["answer"] for _, answer in got] == [s["answer"]["answer"] for s in samples]
 
 
+def get(port: int, path: str) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    assert response.status == 200
+    return response, body
+
+
+def test_the_page_is_one_file_that_may_ask_this_server_alone(port: int) -> None:
+    response, body = get(port, "/")
+    html = body.decode()
+    assert response.getheader("Content-Type") == "text/html; charset=utf-8"
+    assert "<h1>A model that answers questions about images</h1>" in html
+    assert "{{" not in html
+    assert not re.findall(r"""(?:src|href)=["']?(?!data:)\w|https?://|@import|url\(""", html)
+    policy = str(response.getheader("Content-Security-Policy"))
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in policy
+
+
+def test_samples_are_those_of_the_self_test_with_their_files(port: int, bundle: Path) -> None:
+    samples = json.loads(get(port, "/samples")[1])
+    stored = read_json(bundle / "selftest/selftest.json")["answers"]
+    assert [sample["answer"] for sample in samples] == [known["answer"] for known in stored]
+    for sample, known in zip(samples, stored, strict=True):
+        assert sample["request"]["question"] == known["request"]["question"]
+        response, body = get(port, f"/samples/{sample['request']['image']}")
+        assert response.getheader("Content-Type") == "image/png"
+        assert body == (bundle / known["request"]["image"]).read_bytes()
+
+
 def test_health_names_the_model(port: int) -> None:
     status, health = ask(port, "GET", "/health")
     assert (status, health["status"], health["format"]) == (200, "ok", "onnx")
@@ -136,7 +173,11 @@ def test_health_names_the_model(port: int) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/samples/selftest.json", 404),
+        ("GET", "/samples/../../server.json", 404),
+        ("GET", "/runtime/page.html", 404),
+        ("POST", "/", 405),
+        ("POST", "/samples", 405),
         ("GET", "/../server.json", 404),
         ("GET", "/contract.json", 404),
         ("GET", "/%2e%2e/etc/passwd", 404),
@@ -147,7 +188,7 @@ def test_health_names_the_model(port: int) -> None:
         ("DELETE", "/health", 501),
     ],
 )
-def test_there_are_two_routes_and_nothing_else(
+def test_there_are_four_routes_and_nothing_else(
     port: int, method: str, path: str, status: int
 ) -> None:
     assert ask(port, method, path)[0] == status

@@ -22,6 +22,7 @@ NOT_RUN = {
     "make verify PRESET=smoke": "the smoke preset twice; test_certificate.py does it",
     "make faults": "hundreds of kills; tests/faults runs a few",
     "make check": "the linters, which the workflow runs",
+    "plumbline try vqa": "a server, which does not end; tests/export/test_page.py has it",
     "plumbline sweep vqa_lr": "24 trainings; test_sweep.py runs a small sweep",
     "plumbline init my-project && cd my-project": "test_package.py makes one",
     "plumbline upgrade": "of such a project; tests/project has it",

@@ -37,10 +37,12 @@ class Command:
     """Its line in `plumbline --help`."""
     plugins: bool = False
     """Whether the project's plugins are loaded first: what they register can be named."""
+    place: str = ""
+    """Its module, where the name is none that a module can have."""
 
     def module(self, name: str) -> Module:
         """Import its module."""
-        return cast(Module, importlib.import_module(f"plumbline.cli.{name}"))
+        return cast(Module, importlib.import_module(f"plumbline.cli.{self.place or name}"))
 
 
 COMMANDS = {
@@ -53,6 +55,7 @@ COMMANDS = {
     "data": Command("what became of a dataset's rows, and the rejected ones"),
     "compare": Command("settings and figures of two versions, side by side"),
     "figures": Command("print the headline figures", plugins=True),
+    "try": Command("ask a task's bundle in a browser", place="try_bundle"),
     "predict": Command("ask a trained model", plugins=True),
     "evaluate": Command("measure a stored model on a dataset", plugins=True),
     "inspect": Command("look at a training before it runs", plugins=True),

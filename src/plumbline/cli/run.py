@@ -60,10 +60,11 @@ def run(options: argparse.Namespace) -> None:
     print(f"every setting valid: {len(stages)} stages", file=sys.stderr)
     if options.check:
         return
-    prepare_run(root)
+    arguments = _dvc_arguments(root, options)
+    prepare_run(root, experiment=arguments[0] == "exp")
     took = {name: run.seconds for name, run in newest_runs(root, status="ok").items()}
     followed = Followed(stages, {name: s for name, s in took.items() if s is not None})
-    if code := run_dvc(_dvc_arguments(root, options), lambda line: _hear(followed, line)):
+    if code := run_dvc(arguments, lambda line: _hear(followed, line)):
         if followed.ran:
             print(f"stopped in {followed.ran[-1]}: the same command goes on there", file=sys.stderr)
         raise SystemExit(code)
@@ -98,4 +99,4 @@ def _say_what_next(params: dict[str, object], followed: Followed) -> None:
             f"kept as experiment {name}: plumbline compare HEAD {name}; dvc exp branch {name} NAME"
         )
     for task in entries_of(params, "tasks"):
-        print(f"ask it: plumbline predict {task} --help; serve it: see exports/{task}/README.md")
+        print(f"try it: plumbline try {task}; serve it: exports/{task}/README.md")

@@ -1,5 +1,6 @@
 """The folder that runs by itself: model, contract, scripts, server, self-test."""
 
+import html
 import importlib.metadata
 import json
 import logging
@@ -253,6 +254,9 @@ def _write_runtime(
     (out / "runtime").mkdir()
     for name, text in bundled_code(plan.runtime, formats).items():
         (out / "runtime" / f"{name}.py").write_text(text, encoding="utf-8")
+    page = (RUNTIME / "page.html").read_text(encoding="utf-8")
+    page = page.replace("{{title}}", html.escape(plan.readme.title))
+    (out / "runtime" / "page.html").write_text(page, encoding="utf-8")
     (out / "README.md").write_text(_readme(plan.readme, formats), encoding="utf-8")
     _write_json(out / "server.json", config.server.model_dump(mode="json"))
     # Pinned: another version may decode or sum otherwise, and the self-test would say so.

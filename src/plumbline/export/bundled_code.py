@@ -16,6 +16,7 @@ COMMON_CODE = (
     "plumbline/export/runtime/guard.py",
     "plumbline/export/runtime/inputs.py",
     "plumbline/export/runtime/model.py",
+    "plumbline/export/runtime/page.py",
     "plumbline/export/runtime/refusals.py",
     "plumbline/export/runtime/scores.py",
     "plumbline/export/runtime/worker.py",

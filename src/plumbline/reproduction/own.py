@@ -92,6 +92,30 @@ def adopt(root: Path) -> list[str]:
     return adopted
 
 
+def forget_lost(root: Path) -> None:
+    """Take the stages that keep the books out of dvc.lock where the cache has not what it names.
+
+    Others depend on single files of their outputs. DVC looks for these in the list of files that
+    dvc.lock names, as it was when the command began, and ends where the cache has no such list.
+    Only for an experiment, which writes dvc.lock anew: the stages come back at its end.
+
+    Raises:
+        CheckpointError: DVC cannot read its files, or another command of it is running.
+    """
+    from dvc.dvcfile import Lockfile
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo, repo.lock:
+            lock = Lockfile(repo, str(root / LOCK))
+            for stage in repo.index.stages:
+                if stage.name in KEYS and _lacks_outputs(stage):
+                    lock.remove_stage(stage)
+    except DvcException as error:
+        raise CheckpointError(f"{LOCK}: cannot be compared with the DVC cache ({error})") from None
+
+
 def _lacks_outputs(stage: _Stage) -> bool:
     """Whether dvc.lock has the stage, and the cache has not what it names."""
     known = [*stage.outs, *stage.deps]

@@ -16,7 +16,7 @@ from types import FrameType
 from plumbline.errors import ConfigError
 from plumbline.heal import heal
 from plumbline.reproduction.lock import LOCK
-from plumbline.reproduction.own import adopt
+from plumbline.reproduction.own import adopt, forget_lost
 from plumbline.text import shown
 
 
@@ -30,11 +30,18 @@ def check_project(root: Path) -> None:
         raise ConfigError(f"{root}: no dvc.yaml here; plumbline init makes a project")
 
 
-def prepare_run(root: Path) -> None:
-    """Take this machine's own results for those of dvc.lock, and mend what a killed dvc left."""
+def prepare_run(root: Path, *, experiment: bool = False) -> None:
+    """Take this machine's own results for those of dvc.lock, and mend what a killed dvc left.
+
+    Args:
+        root: the project.
+        experiment: whether DVC is going to write dvc.lock anew, with other settings.
+    """
     if (root / LOCK).is_file() and (adopted := adopt(root)):
         what = "what this machine made before is used"
         print(f"{LOCK}: {', '.join(adopted)}: {what}", file=sys.stderr)
+    if experiment and (root / LOCK).is_file():
+        forget_lost(root)
     for path in heal(root):
         print(f"removed {path}: what a killed dvc left of an entry of its run cache")
 

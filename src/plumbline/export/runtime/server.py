@@ -1,6 +1,8 @@
 """Serve this bundle over HTTP, with the standard library alone; settings stand in server.json.
 
+    GET  /          a page to try it
     GET  /health    {"status": "ok", "fields": {...}, ...}
+    GET  /samples   stored requests with their answers; /samples/<file>: their files
     POST /predict   an object of these fields; what is a file on the command line is base64 here
 
 There is no authentication and no TLS: listen on the loopback interface, or behind a proxy.
@@ -35,6 +37,7 @@ from socketserver import TCPServer, ThreadingMixIn
 from types import FrameType
 
 from runtime.guard import BundleError, printable  # type: ignore[import-not-found]
+from runtime.page import Page  # type: ignore[import-not-found]
 from runtime.workers import Settings, Workers  # type: ignore[import-not-found]
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -48,7 +51,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "answer_memory_bytes": (1 << 26, 1 << 40),
 }
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
-ROUTES = {"/health": "GET", "/predict": "POST"}
+ROUTES = {"/": "GET", "/health": "GET", "/predict": "POST", "/samples": "GET"}
 
 DISCARD_S = 1.0
 """How long a refused body is read and thrown away, so that the client gets to see the answer."""
@@ -77,9 +80,9 @@ class Server(ThreadingMixIn, TCPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, page: Page) -> None:
         """Bind to the address of the settings."""
-        self.settings = settings
+        self.settings, self.page = settings, page
         self.workers: Workers | None = None  # once they are ready: until then no request is taken
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -174,7 +177,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _respond(self) -> None:
         try:
-            self._send(*self._route())
+            found = self.server.page.find(self.path) if self.command == "GET" else None
+            if found:
+                self._send_bytes(HTTPStatus.OK, *found)
+            else:
+                self._send(*self._route())
         except RequestError as error:
             self._send(error.status, {"error": str(error)})
         except (ConnectionError, TimeoutError):
@@ -228,10 +235,17 @@ class Handler(BaseHTTPRequestHandler):
         return int(lengths[0])
 
     def _send(self, status: HTTPStatus, value: dict[str, object]) -> None:
-        body = json.dumps(value, allow_nan=False).encode() + b"\n"
+        self._send_bytes(
+            status, "application/json", json.dumps(value, allow_nan=False).encode() + b"\n"
+        )
+
+    def _send_bytes(self, status: HTTPStatus, kind: str, body: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Security-Policy", self.server.page.policy)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cache-Control", "no-store")
         self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
@@ -276,14 +290,14 @@ def _stop(signal_number: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def _listen(settings: Settings) -> Server:
+def _listen(settings: Settings, page: Page) -> Server:
     """A server at the address of its settings.
 
     Raises:
         BundleError: nobody can listen there, as when another process does.
     """
     try:
-        return Server(settings)
+        return Server(settings, page)
     except (OSError, OverflowError) as error:
         where = f"{settings['host']}:{settings['port']}"
         raise BundleError(
@@ -313,7 +327,10 @@ def main(arguments: Sequence[str]) -> int:
         if parsed.port is not None:
             settings["port"] = parsed.port
         # Bound first: an address that is taken costs no loading of models.
-        with _listen(settings) as server, contextlib.closing(_start_workers(settings)) as workers:
+        with (
+            _listen(settings, Page(folder)) as server,
+            contextlib.closing(_start_workers(settings)) as workers,
+        ):
             server.workers = workers
             return _serve(server)
     except (BundleError, OSError) as error:

@@ -1,0 +1,216 @@
+"""The page of a bundle's server, in a real browser: what it shows, and what one can do there."""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from plumbline.files import read_json
+from tests.export.test_server import start
+
+webdriver = pytest.importorskip("selenium.webdriver")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
+]
+QUIET = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+"""Nothing of the browser's own asks the network."""
+
+BundleOf = Callable[..., Path]
+Browser = Any
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver.set_window_size(1280, 900)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(
+    browser: Browser, bundle: Path, bundle_of: BundleOf, tmp_path: Path
+) -> Iterator[Callable[[str], Path]]:
+    """Serves a kind's bundle and opens its page; gives the bundle."""
+    servers: list[subprocess.Popen[str]] = []
+
+    def opened(kind: str) -> Path:
+        made = bundle if kind == "vlm" else bundle_of(kind)
+        process, port = start(made, tmp_path / kind, port=0)
+        servers.append(process)
+        browser.get(f"http://127.0.0.1:{port}/")
+        wait(lambda: browser.find_element("id", "ask").is_enabled())
+        return made
+
+    yield opened
+    for process in servers:
+        process.terminate()
+        process.communicate(timeout=30)
+    errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+    # A request that is refused is logged as one; nothing else may be.
+    assert all("/predict" in line["message"] for line in errors), errors
+
+
+def wait(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def answer(browser: Browser) -> str:
+    """What stands large in the answer, once it is there."""
+    wait(lambda: browser.find_elements("css selector", "#answer .note, #answer .error"))
+    wait(lambda: browser.find_element("id", "ask").is_enabled())
+    return "\n".join(
+        e.text for e in browser.find_elements("css selector", "#answer .main, #answer .error")
+    )
+
+
+def known_answers(bundle: Path) -> list[dict[str, Any]]:
+    answers: list[dict[str, Any]] = read_json(bundle / "selftest/selftest.json")["answers"]
+    return answers
+
+
+MAIN = {
+    "vlm": "answer",
+    "vlm_turns": "answer",
+    "image": "class",
+    "audio": "class",
+    "text": "class",
+    "regression": "value",
+    "seq2seq": "text",
+    "causal_lm_rows": "text",
+    "masked_lm_rows": "text",
+}
+"""A form of every kind -> what its answers are called."""
+
+
+def said_in(expected: dict[str, Any], name: str) -> list[object]:
+    """What an answer says, of every head."""
+    if "values" in expected:
+        return list(expected["values"].values())
+    return [one[name] for one in expected.get("heads", {"": expected}).values()]
+
+
+@pytest.mark.parametrize("kind", MAIN)
+def test_each_stored_sample_is_answered_as_it_was_at_export(
+    page: Callable[[str], Path], browser: Browser, kind: str
+) -> None:
+    known = known_answers(page(kind))
+    buttons = browser.find_elements("css selector", "#samples button")
+    assert len(buttons) == len(known)
+    for button, sample in zip(buttons, known, strict=True):
+        button.click()
+        wait(lambda: "answered in" in browser.find_element("id", "answer").text)
+        for said in said_in(sample["answer"], MAIN[kind]):
+            shown = f"{float(f'{said:.6g}'):g}" if isinstance(said, float) else str(said)
+            assert (shown or "(nothing)") in answer(browser)
+        browser.execute_script("document.getElementById('answer').replaceChildren()")
+
+
+def test_a_picture_and_a_question_of_ones_own_are_answered(
+    page: Callable[[str], Path], browser: Browser, tmp_path: Path
+) -> None:
+    page("vlm")
+    picture = tmp_path / "mine.png"
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(picture)
+    browser.find_element("id", "field-image").send_keys(str(picture))
+    wait(lambda: browser.find_elements("css selector", ".preview img"))
+    question = browser.find_element("id", "field-question")
+    question.send_keys("what color is the circle?\n")  # Enter asks
+    assert answer(browser)
+    assert "answered in" in browser.find_element("id", "answer").text
+    meter = browser.find_element("css selector", "#answer meter")
+    assert 0 <= float(meter.get_attribute("value")) <= 1
+    assert meter.get_attribute("ariaLabel").startswith("confidence: ")
+
+
+def test_what_the_server_refuses_is_said_where_a_screen_reader_hears_it(
+    page: Callable[[str], Path], browser: Browser, tmp_path: Path
+) -> None:
+    page("image")
+    text = tmp_path / "no.png"
+    text.write_text("not a picture", encoding="utf-8")
+    browser.find_element("id", "field-image").send_keys(str(text))
+    browser.find_element("id", "ask").click()
+    assert "image: " in answer(browser)
+    assert browser.find_element("css selector", "#answer [role=alert]")
+    assert browser.find_element("id", "answer").get_attribute("aria-live") == "polite"
+
+
+@pytest.mark.parametrize("kind", ["vlm", "text"])
+def test_it_is_used_by_the_keyboard_alone(
+    page: Callable[[str], Path], browser: Browser, kind: str
+) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    page(kind)
+    reached = []
+    for _ in range(12):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        focused = browser.switch_to.active_element
+        reached.append(focused.get_attribute("id") or focused.tag_name)
+    assert "ask" in reached
+    assert "field-question" in reached or "field-text" in reached
+    sample = browser.find_element("css selector", "#samples button")
+    sample.send_keys(Keys.ENTER)
+    assert answer(browser)
+    for field in browser.find_elements("css selector", "input, textarea"):
+        assert browser.find_elements("css selector", f"label[for={field.get_attribute('id')}]")
+
+
+@pytest.mark.parametrize("kind", ["vlm", "audio", "masked_lm_rows"])
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(
+    page: Callable[[str], Path], browser: Browser, kind: str
+) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True},
+    )
+    try:
+        page(kind)
+        browser.find_element("css selector", "#samples button").click()
+        assert answer(browser)
+        width = browser.execute_script("return document.documentElement.scrollWidth")
+        assert width <= 390
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_try_serves_the_page_and_ends_with_it(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "exports").mkdir()
+    (tmp_path / "exports/mine").symlink_to(bundle)
+    command = [sys.executable, "-m", "plumbline", "try", "mine", "--no-browser"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("listening on http://127.0.0.1:")
+    process.terminate()
+    assert process.wait(30) != 0
+    wrong = [sys.executable, "-m", "plumbline", "try", "min"]
+    done = subprocess.run(wrong, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: min: no bundle; did you mean mine? (there is mine)\n"
