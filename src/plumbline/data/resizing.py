@@ -19,6 +19,10 @@ class Resize(Config):
     """The part of each side that is kept, from the middle: 0.875 resizes to 256 for 224; a small
     one takes memory for what is cut off."""
 
+    longest_edge: int | None = Field(None, ge=1, le=4096)
+    """In pixels: before all that, the longer side is brought to it, at the image's own ratio, as
+    processors of Idefics3 types do; None: in one step."""
+
     def check_size(self, size: Sequence[int] | None) -> None:
         """Refuse a height and width that this cannot give.
 

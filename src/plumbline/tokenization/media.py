@@ -106,6 +106,7 @@ class ImageFile:
                 "resample": self._resize.resample,
                 "keep_ratio": self._resize.keep_ratio,
                 "crop": self._resize.crop,
+                "longest_edge": self._resize.longest_edge,
             }
         return facts
 
