@@ -36,6 +36,7 @@ from transformers import (
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
+    SmolVLMImageProcessor,
     T5Config,
     T5ForConditionalGeneration,
     Wav2Vec2Config,
@@ -52,6 +53,7 @@ from plumbline import paths
 from plumbline.params import installed_versions
 from plumbline.stages import resolve_weights
 from plumbline.tokenization.tokenizer import TokenizerConfig, train_tokenizer
+from tests.whole_checkpoints import PROCESSED, make_model
 
 SET = "theirs"
 VOCAB = 500
@@ -153,9 +155,12 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "hubert": lambda: HubertForCTC(HubertConfig(**_WAVES)),
     "wavlm": lambda: WavLMModel(WavLMConfig(**_WAVES)),
+    "smolvlm": lambda: make_model("smolvlm"),
 }
 
-Processor = SequenceFeatureExtractor | SiglipImageProcessor | CLIPImageProcessor
+Processor = (
+    SequenceFeatureExtractor | SiglipImageProcessor | CLIPImageProcessor | SmolVLMImageProcessor
+)
 _SQUARE = {"height": 32, "width": 32}
 PROCESSORS: dict[str, Callable[[], Processor]] = {
     "siglip": lambda: SiglipImageProcessor(size=_SQUARE),
@@ -164,6 +169,7 @@ PROCESSORS: dict[str, Callable[[], Processor]] = {
     "wav2vec2": lambda: Wav2Vec2FeatureExtractor(return_attention_mask=True),
     "hubert": lambda: Wav2Vec2FeatureExtractor(),
     "wavlm": lambda: Wav2Vec2FeatureExtractor(do_normalize=False),
+    "smolvlm": lambda: SmolVLMImageProcessor(**PROCESSED),
 }
 _SENTENCES: dict[str, object] = {
     "modules.json": [
@@ -182,7 +188,8 @@ def write_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
     MODELS[name]().save_pretrained(folder)
     if name in PROCESSORS:
         PROCESSORS[name]().save_pretrained(folder)
-        auto = AutoImageProcessor if name in ("siglip", "clip") else AutoFeatureExtractor
+        seen = name in ("siglip", "clip", "smolvlm")
+        auto = AutoImageProcessor if seen else AutoFeatureExtractor
         auto.from_pretrained(folder)  # it is what others read
     if name == "sentences":
         for file, content in _SENTENCES.items():

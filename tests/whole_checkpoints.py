@@ -58,7 +58,7 @@ _VISION = {
     "patch_size": 8,
     "initializer_range": 0.2,
 }
-_PROCESSED = {
+PROCESSED = {
     "size": {"longest_edge": LONGEST},
     "max_image_size": {"longest_edge": SIDE},
     "image_mean": [0.5, 0.4, 0.3],
@@ -86,10 +86,15 @@ def _sizes(tied: bool) -> dict[str, Any]:
     }
 
 
-MODELS: dict[str, Callable[[bool], Any]] = {
-    "idefics3": lambda tied: Idefics3ForConditionalGeneration(Idefics3Config(**_sizes(tied))),
-    "smolvlm": lambda tied: SmolVLMForConditionalGeneration(SmolVLMConfig(**_sizes(tied))),
+MODELS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "idefics3": lambda sizes: Idefics3ForConditionalGeneration(Idefics3Config(**sizes)),
+    "smolvlm": lambda sizes: SmolVLMForConditionalGeneration(SmolVLMConfig(**sizes)),
 }
+
+
+def make_model(name: str, *, tied: bool = False) -> Any:
+    """A model of random weights."""
+    return MODELS[name](_sizes(tied)).eval()
 
 
 def make_processor(name: str, *, split: bool = False) -> Any:
@@ -97,11 +102,11 @@ def make_processor(name: str, *, split: bool = False) -> Any:
     tokenizer = make_tokenizer()
     known: dict[str, Any] = {"image_seq_len": IMAGE_TOKENS, "chat_template": TEMPLATE}
     if name == "idefics3":
-        images = Idefics3ImageProcessorPil(**_PROCESSED, do_image_splitting=split)
+        images = Idefics3ImageProcessorPil(**PROCESSED, do_image_splitting=split)
         return Idefics3Processor(images, tokenizer, **known)
     # Of a package that videos alone are spoken of with.
     processing_smolvlm.num2words = processing_smolvlm.num2words or str
-    images = SmolVLMImageProcessorPil(**_PROCESSED, do_image_splitting=split)
+    images = SmolVLMImageProcessorPil(**PROCESSED, do_image_splitting=split)
     return SmolVLMProcessor(images, tokenizer, SmolVLMVideoProcessor(), **known)
 
 
@@ -113,7 +118,7 @@ def write_whole(
     The processor cuts images into tiles, as those of published checkpoints are set to.
     """
     torch.manual_seed(seed)
-    model = MODELS[name](tied).eval()
+    model = make_model(name, tied=tied)
     model.save_pretrained(folder, **saving)
     make_processor(name, split=True).save_pretrained(folder)
     return model

@@ -181,7 +181,7 @@ class ChatTemplate:
             except ChatError:
                 continue
             return by_parts
-        return False
+        return self._image is not None  # what is wrong with it is said when it is used
 
     @property
     def image(self) -> ImageText | None:
