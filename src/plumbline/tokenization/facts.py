@@ -41,7 +41,7 @@ class ResizeFacts(TypedDict):
     resample: str
     keep_ratio: bool
     crop: float
-    longest_edge: int | None
+    longest_edge: NotRequired[int]
 
 
 class MediaFacts(TypedDict, total=False):
