@@ -29,7 +29,11 @@ from transformers import (
     HubertForCTC,
     LlamaConfig,
     LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
     Qwen3ForCausalLM,
     SequenceFeatureExtractor,
@@ -134,6 +138,11 @@ _WAVES = _TOWER | {
 }
 _LAYER_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 
+_OTHER_WHOLE = {
+    "vision_config": _SIGLIP["vision_config"] | {"model_type": "clip_vision_model"},
+    "text_config": _DECODER | {"model_type": "llama"},
+}
+
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_DECODER, tie_word_embeddings=True)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**_DECODER)),
@@ -156,6 +165,12 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "hubert": lambda: HubertForCTC(HubertConfig(**_WAVES)),
     "wavlm": lambda: WavLMModel(WavLMConfig(**_WAVES)),
     "smolvlm": lambda: make_model("smolvlm"),
+    "llava": lambda: LlavaForConditionalGeneration(LlavaConfig(**_OTHER_WHOLE)),
+    "qwen2_5_vl": lambda: Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(
+            text_config=_DECODER, vision_config={"depth": 1, "hidden_size": 32, "num_heads": 2}
+        )
+    ),
 }
 
 Processor = (

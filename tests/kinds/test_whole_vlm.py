@@ -20,10 +20,12 @@ from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
 from plumbline.kinds.vlm.talks import make_prompt
 from plumbline.kinds.vlm.train import build
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.training.checkpointing import Checkpointing
 from plumbline.training.task import JobContext, TrainingJob
 from tests.checkpoints import record_checkpoint, write_checkpoint
 from tests.models.test_processor import picture
 from tests.tiny import DECODER, VIT, make_cache, write_rows
+from tests.training.test_checkpointing import gradients
 from tests.whole_checkpoints import (
     END,
     IMAGE_TOKENS,
@@ -260,6 +262,20 @@ def test_packed_rows_and_frozen_features_give_the_same_loss(tmp_path: Path) -> N
         assert count == found[0][1] > 0
 
 
+def test_layers_that_are_computed_again_give_the_same_gradients(tmp_path: Path) -> None:
+    write_whole(tmp_path / "theirs")
+    job = job_of(record_checkpoint(tmp_path / "theirs"))
+    _, expected = gradients(job)
+    assert {name.split(".")[0] for name in expected} == {"image_encoder", "projector", "decoder"}
+    Checkpointing(job.model)
+    again = {name for name, module in job.model.named_modules() if "forward" in vars(module)}
+    assert {name.split(".")[0] for name in again} == {"image_encoder", "decoder"}
+    _, found = gradients(job)
+    assert found.keys() == expected.keys()
+    for parameter, gradient in expected.items():
+        torch.testing.assert_close(found[parameter], gradient, rtol=0, atol=0, msg=parameter)
+
+
 PARTS: dict[str, dict[str, Any]] = {
     "decoder": {"image_encoder": VIT | {"image_size": SIDE}, "decoder": THEIRS},
     "image encoder": {"image_encoder": WHOLE["image_encoder"], "decoder": DECODER},
@@ -381,6 +397,10 @@ def with_other_model(folder: Path, name: str) -> Path:
         ("projector", "siglip", "a model of type siglip; model.projector.pretrained is for whole"),
         ("image_encoder", "llama", "a model of type llama, which sees no images"),
         ("decoder", "siglip", "no model of this kind can be loaded"),
+        ("decoder", "llava", "it is a whole vision-language model of type llava; parts are taken"),
+        ("image_encoder", "llava", "it is a whole vision-language model of type llava; parts "),
+        ("projector", "llava", "a model of type llava; model.projector.pretrained is for whole"),
+        ("decoder", "qwen2_5_vl", "it is a whole vision-language model of type qwen2_5_vl; parts"),
     ],
 )
 def test_a_checkpoint_of_another_type_is_one_clear_line(

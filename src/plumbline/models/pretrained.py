@@ -142,7 +142,7 @@ def _build(
             return _of_ours(auto, origin.path, stored)
         return _of_others(auto, origin.path, tower, spare, changes)
     except (OSError, ValueError, KeyError, RuntimeError, CheckpointError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = _unknown_whole(origin.path) or " ".join(str(error).split())[:300]
         raise ConfigError(f"{origin.path}: no model of this kind can be loaded: {reason}") from None
 
 
@@ -217,29 +217,29 @@ def _of_others(
 def _config_of(folder: Path) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    read: Callable[..., PreTrainedConfig] = AutoConfig.from_pretrained  # without types
+    return read(folder, trust_remote_code=False, local_files_only=True)
 
 
 def _parts_of(config: "PreTrainedConfig") -> Mapping[str, Names]:
-    """The parts of a whole vision-language model; none of another model.
+    """The parts of a whole vision-language model; none of another one."""
+    return COMPOSITES.get(config.model_type, {})
 
-    Raises:
-        ValueError: it is one of a type whose parts are not known.
-    """
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+
+def _unknown_whole(folder: Path) -> str | None:
+    """What to say of a whole vision-language model whose parts are not known; None: it is none."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    try:
+        kind = _config_of(folder).model_type
+    except (OSError, ValueError, KeyError):
+        return None
+    if kind in COMPOSITES or kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return None
+    return (
+        f"it is a whole vision-language model of type {kind}; parts are taken of those of type "
+        f"{', '.join(COMPOSITES)}"
     )
-
-    kind = config.model_type
-    # What is a causal model as well can be taken as a whole.
-    seeing = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.keys() - MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if kind in seeing and kind not in COMPOSITES:
-        raise ValueError(
-            f"it is a whole vision-language model of type {kind}; parts are taken of those of "
-            f"type {', '.join(COMPOSITES)}"
-        )
-    return COMPOSITES.get(kind, {})
 
 
 @contextmanager
@@ -248,11 +248,12 @@ def _silence() -> Iterator[None]:
     from transformers.utils import logging
 
     before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    be: Callable[[int], None] = logging.set_verbosity  # without types
+    be(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        be(before)
 
 
 def read_part(folder: Path, part: str) -> dict[str, Tensor]:
@@ -263,10 +264,10 @@ def read_part(folder: Path, part: str) -> dict[str, Tensor]:
         part: of `COMPOSITES`.
 
     Returns:
-        Name within the part -> tensor; of none where the checkpoint has none.
+        Name within the part -> tensor; nothing where the checkpoint has no such part.
 
     Raises:
-        ConfigError: it is no such model, or of a type whose parts are not known.
+        ConfigError: its configuration cannot be read.
         CheckpointError: a file is damaged.
     """
     try:

@@ -97,7 +97,7 @@ class PixelShuffle(Projector):
         """See `Projector.forward`."""
         scale, side = self._scale, self._side
         # [batch, rows, row in square, columns, column in square, width]
-        squares = features.unflatten(1, (side, scale, side, scale))
+        squares = features.view(len(features), side, scale, side, scale, features.shape[-1])
         # [batch, rows * columns, scale * scale * width]: the columns of a square's row come first
         joined = squares.transpose(2, 3).flatten(3).flatten(1, 2)
         projected: Tensor = self.proj(joined)
