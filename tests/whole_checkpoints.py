@@ -1,5 +1,6 @@
 """Small whole vision-language models, with the processor and the template of published ones."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,43 @@ def write_whole(
     model.save_pretrained(folder, **saving)
     make_processor(name, split=True).save_pretrained(folder)
     return model
+
+
+def as_published(folder: Path) -> None:
+    """Bring a folder to the layout in which SmolVLM-256M-Instruct lies on the hub."""
+    config = _read(folder / "config.json")
+    rope = config["text_config"].pop("rope_parameters")
+    config["vision_config"] |= {
+        "model_type": "idefics3",
+        "size": {"longest_edge": 2048},
+        "max_image_size": {"longest_edge": SIDE},
+        "use_base_siglip": False,
+        "tie_word_embeddings": False,
+    }
+    config["text_config"] |= {
+        "architectures": ["VLlama3ForCausalLM"],
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": None,
+        "pixel_shuffle_factor": SCALE,
+        "perceiver_config": {"hidden_act": "silu", "model_type": "vllama3"},
+        "torch_dtype": "bfloat16",
+    }
+    config |= {"torch_dtype": "bfloat16", "scale_factor": SCALE, "use_cache": False}
+    _write(folder / "config.json", config)
+    joint = _read(folder / "processor_config.json")
+    images = joint.pop("image_processor")
+    images["processor_class"] = joint["processor_class"]
+    _write(folder / "preprocessor_config.json", images)
+    joint.pop("video_processor", None)
+    _write(folder / "processor_config.json", joint)
+    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    (folder / "chat_template.jinja").unlink()
+    _write(folder / "chat_template.json", {"chat_template": template})
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _write(file: Path, value: object) -> None:
+    file.write_text(json.dumps(value, indent=2), encoding="utf-8")

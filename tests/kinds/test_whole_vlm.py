@@ -1,6 +1,7 @@
 """A whole vision-language model of a checkpoint gives what it gives in transformers."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
 from plumbline.kinds.vlm.talks import make_prompt
 from plumbline.kinds.vlm.train import build
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.models.stored import load_model
 from plumbline.training.checkpointing import Checkpointing
 from plumbline.training.task import JobContext, TrainingJob
 from tests.checkpoints import record_checkpoint, write_checkpoint
+from tests.conftest import store
 from tests.models.test_processor import picture
 from tests.tiny import DECODER, VIT, make_cache, write_rows
 from tests.training.test_checkpointing import gradients
@@ -32,6 +35,7 @@ from tests.whole_checkpoints import (
     LONGEST,
     MODELS,
     SIDE,
+    as_published,
     make_processor,
     write_whole,
 )
@@ -149,13 +153,8 @@ def logits_of(job: TrainingJob, sample: Sample) -> Tensor:
         return model.logits(hidden)[0]
 
 
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("name", MODELS)
-def test_ids_pixels_and_logits_are_those_of_transformers(
-    tmp_path: Path, name: str, tied: bool
-) -> None:
-    reference = write_whole(tmp_path / "theirs", name, tied=tied)
-    job = job_of(record_checkpoint(tmp_path / "theirs"))
+def compare(job: TrainingJob, reference: Any, name: str) -> None:
+    """Ids, pixels and logits of every conversation with those of transformers."""
     job.model.eval()
     image_id = reference.config.image_token_id
     for at, talk in enumerate(TALKS):
@@ -171,6 +170,26 @@ def test_ids_pixels_and_logits_are_those_of_transformers(
         if "pixel_values" in theirs:
             pixels = job.task.collate([sample])["pixel_values"]
             torch.testing.assert_close(pixels, theirs["pixel_values"][0], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_ids_pixels_and_logits_are_those_of_transformers(
+    tmp_path: Path, name: str, tied: bool
+) -> None:
+    reference = write_whole(tmp_path / "theirs", name, tied=tied)
+    compare(job_of(record_checkpoint(tmp_path / "theirs")), reference, name)
+
+
+def test_a_checkpoint_laid_out_as_published_ones_gives_the_same(tmp_path: Path) -> None:
+    reference = write_whole(tmp_path / "theirs", "idefics3")
+    as_published(tmp_path / "theirs")
+    job = job_of(record_checkpoint(tmp_path / "theirs"))
+    compare(job, reference, "idefics3")
+    # Stored and loaded, it is whole without the checkpoint.
+    (tmp_path / "stored").mkdir()
+    stored = load_model(store(job, tmp_path / "stored"))
+    compare(replace(job, model=stored.model), reference, "idefics3")
 
 
 def test_what_an_image_shows_matters_to_the_logits(tmp_path: Path) -> None:
