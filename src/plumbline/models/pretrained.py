@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from logging import ERROR
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypedDict, cast
@@ -249,7 +250,7 @@ def _silence() -> Iterator[None]:
 
     before = logging.get_verbosity()
     be: Callable[[int], None] = logging.set_verbosity  # without types
-    be(logging.ERROR)
+    be(ERROR)
     try:
         yield
     finally:
