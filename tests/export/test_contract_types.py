@@ -23,14 +23,14 @@ SECTIONS = {
     "features": inputs.FeaturesSection,
     "text": inputs.TextSection,
 }
-SHOWS_IMAGES = {"chat": {"image": {}}}
+SHOWS_IMAGES: dict[str, object] = {"chat": {"image": {}}}
 """Of a template that takes images as parts of a turn."""
 PAIRS: dict[str, tuple[Any, Shape]] = {
     "common": (Contract, COMMON),
     "selftest": (StoredSamples, SELFTEST),
     "causal_lm": (
         CausalContract,
-        {**COMMON, **CausalTask.shape({"text": {"framing": TURNS}} | SHOWS_IMAGES)},
+        {**COMMON, **CausalTask.shape({"text": {"framing": TURNS}, **SHOWS_IMAGES})},
     ),
     "masked_lm": (MaskedContract, {**COMMON, **MaskedTask.shape({})}),
     "seq2seq": (Seq2SeqContract, {**COMMON, **Seq2SeqTask.shape({})}),
