@@ -21,6 +21,7 @@ from plumbline.batch import IGNORE_INDEX, Batch, LossSum, labelled_places
 from plumbline.config import Config
 from plumbline.losses.language import token_cross_entropy
 from plumbline.models.decoder_config import DecoderConfig
+from plumbline.models.projector_config import MlpConfig
 from plumbline.training.config import TrainerConfig
 from plumbline.training.machine import Machine
 from plumbline.training.memory_estimate import Estimator
@@ -81,7 +82,9 @@ def vlm(layers: int) -> nn.Module:
         )
     )  # fmt: skip
     tiny = DecoderConfig(width=576, layers=1, heads=9, kv_heads=3, mlp_width=64, max_positions=64)
-    model = Vlm(encoder, VlmConfig(decoder=tiny, projector_width=1152), 300, 0)
+    model = Vlm(
+        encoder, VlmConfig(decoder=tiny, projector=MlpConfig(name="mlp", width=1152)), 300, 0
+    )
     sizes = LlamaConfig(
         vocab_size=49_152, hidden_size=576, num_hidden_layers=layers, num_attention_heads=9,
         num_key_value_heads=3, intermediate_size=1536, max_position_embeddings=8192,

@@ -111,7 +111,7 @@ class Checkpoint(NamedTuple):
     """More special tokens."""
 
 
-def _bytes(special: list[str]) -> Tokenizer:
+def make_bytes(special: list[str]) -> Tokenizer:
     """As GPT-2, Qwen and Llama 3 do."""
     tokenizer = Tokenizer(BPE())
     words = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
@@ -166,12 +166,12 @@ def _mistral(special: list[str]) -> Tokenizer:
 
 _QWEN = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
 CHECKPOINTS: dict[str, Checkpoint] = {
-    "chatml": Checkpoint(CHATML, "<|im_end|>", _bytes, _QWEN, ("<|im_start|>",)),
-    "thinking": Checkpoint(THINKING, "<|im_end|>", _bytes, _QWEN, ("<|im_start|>",)),
+    "chatml": Checkpoint(CHATML, "<|im_end|>", make_bytes, _QWEN, ("<|im_start|>",)),
+    "thinking": Checkpoint(THINKING, "<|im_end|>", make_bytes, _QWEN, ("<|im_start|>",)),
     "llama3": Checkpoint(
         LLAMA3,
         "<|eot_id|>",
-        _bytes,
+        make_bytes,
         {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
         ("<|start_header_id|>", "<|end_header_id|>", "<|end_of_text|>"),
     ),

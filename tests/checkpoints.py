@@ -29,13 +29,18 @@ from transformers import (
     HubertForCTC,
     LlamaConfig,
     LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
     Qwen3ForCausalLM,
     SequenceFeatureExtractor,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
+    SmolVLMImageProcessor,
     T5Config,
     T5ForConditionalGeneration,
     Wav2Vec2Config,
@@ -52,6 +57,7 @@ from plumbline import paths
 from plumbline.params import installed_versions
 from plumbline.stages import resolve_weights
 from plumbline.tokenization.tokenizer import TokenizerConfig, train_tokenizer
+from tests.whole_checkpoints import PROCESSED, make_model
 
 SET = "theirs"
 VOCAB = 500
@@ -132,6 +138,11 @@ _WAVES = _TOWER | {
 }
 _LAYER_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 
+_OTHER_WHOLE = {
+    "vision_config": _SIGLIP["vision_config"] | {"model_type": "clip_vision_model"},
+    "text_config": _DECODER | {"model_type": "llama"},
+}
+
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_DECODER, tie_word_embeddings=True)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**_DECODER)),
@@ -153,9 +164,18 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "hubert": lambda: HubertForCTC(HubertConfig(**_WAVES)),
     "wavlm": lambda: WavLMModel(WavLMConfig(**_WAVES)),
+    "smolvlm": lambda: make_model("smolvlm"),
+    "llava": lambda: LlavaForConditionalGeneration(LlavaConfig(**_OTHER_WHOLE)),
+    "qwen2_5_vl": lambda: Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(
+            text_config=_DECODER, vision_config={"depth": 1, "hidden_size": 32, "num_heads": 2}
+        )
+    ),
 }
 
-Processor = SequenceFeatureExtractor | SiglipImageProcessor | CLIPImageProcessor
+Processor = (
+    SequenceFeatureExtractor | SiglipImageProcessor | CLIPImageProcessor | SmolVLMImageProcessor
+)
 _SQUARE = {"height": 32, "width": 32}
 PROCESSORS: dict[str, Callable[[], Processor]] = {
     "siglip": lambda: SiglipImageProcessor(size=_SQUARE),
@@ -164,6 +184,7 @@ PROCESSORS: dict[str, Callable[[], Processor]] = {
     "wav2vec2": lambda: Wav2Vec2FeatureExtractor(return_attention_mask=True),
     "hubert": lambda: Wav2Vec2FeatureExtractor(),
     "wavlm": lambda: Wav2Vec2FeatureExtractor(do_normalize=False),
+    "smolvlm": lambda: SmolVLMImageProcessor(**PROCESSED),
 }
 _SENTENCES: dict[str, object] = {
     "modules.json": [
@@ -182,7 +203,8 @@ def write_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
     MODELS[name]().save_pretrained(folder)
     if name in PROCESSORS:
         PROCESSORS[name]().save_pretrained(folder)
-        auto = AutoImageProcessor if name in ("siglip", "clip") else AutoFeatureExtractor
+        seen = name in ("siglip", "clip", "smolvlm")
+        auto = AutoImageProcessor if seen else AutoFeatureExtractor
         auto.from_pretrained(folder)  # it is what others read
     if name == "sentences":
         for file, content in _SENTENCES.items():

@@ -282,14 +282,14 @@ CASES: dict[str, Case] = {
     "vlm_turns": Case(
         "vlm",
         "shown",
-        {"projector_width": 16, "decoder": DECODER},
+        {"projector": {"name": "mlp", "width": 16}, "decoder": DECODER},
         {"text": "turns", "block_size": 96, "rows": "padded"},
         {"max_new_tokens": 5},
     ),
     "vlm": Case(
         "vlm",
         "scenes",
-        {"projector_width": 16, "decoder": DECODER},
+        {"projector": {"name": "mlp", "width": 16}, "decoder": DECODER},
         {"questions_per_image": 2, "rows": "padded"},
         {"max_new_tokens": 5},
     ),

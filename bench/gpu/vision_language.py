@@ -24,6 +24,7 @@ from plumbline.loading.transform_config import Normalization
 from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.encoder_config import VitConfig
 from plumbline.models.packed import takes_whole_rows
+from plumbline.models.projector_config import MlpConfig
 from plumbline.models.vision import VitEncoder
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.layers import stacks
@@ -85,7 +86,12 @@ def model() -> Vlm:
         mlp_width=size(1536, 64),
         max_positions=TOKENS + TEXT,
     )
-    made = Vlm(encoder, VlmConfig(projector_width=size(1152, 32), decoder=decoder), VOCAB, 0)
+    made = Vlm(
+        encoder,
+        VlmConfig(projector=MlpConfig(name="mlp", width=size(1152, 32)), decoder=decoder),
+        VOCAB,
+        0,
+    )
     made.whole_rows = takes_whole_rows(made.decoder, 1 << 31)
     return made
 

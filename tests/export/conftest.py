@@ -42,7 +42,7 @@ def vlm_folder(
     cache = TrainingCache(scenes_cache)
     job: Any = build(
         JobContext(cache=cache, seed=0, start=aligned_folder),
-        VlmConfig.model_validate({"projector_width": 16, "decoder": DECODER}),
+        VlmConfig.model_validate({"projector": {"name": "mlp", "width": 16}, "decoder": DECODER}),
         VlmTaskConfig(max_text_tokens=24),
     )
     with torch.no_grad():

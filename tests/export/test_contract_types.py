@@ -23,14 +23,19 @@ SECTIONS = {
     "features": inputs.FeaturesSection,
     "text": inputs.TextSection,
 }
+SHOWS_IMAGES: dict[str, object] = {"chat": {"image": {}}}
+"""Of a template that takes images as parts of a turn."""
 PAIRS: dict[str, tuple[Any, Shape]] = {
     "common": (Contract, COMMON),
     "selftest": (StoredSamples, SELFTEST),
-    "causal_lm": (CausalContract, {**COMMON, **CausalTask.shape({"text": {"framing": TURNS}})}),
+    "causal_lm": (
+        CausalContract,
+        {**COMMON, **CausalTask.shape({"text": {"framing": TURNS}, **SHOWS_IMAGES})},
+    ),
     "masked_lm": (MaskedContract, {**COMMON, **MaskedTask.shape({})}),
     "seq2seq": (Seq2SeqContract, {**COMMON, **Seq2SeqTask.shape({})}),
     "vlm": (VlmContract, {**COMMON, **VlmTask.shape({})}),
-    "vlm_turns": (TalkContract, {**COMMON, **TalkTask.shape({})}),
+    "vlm_turns": (TalkContract, {**COMMON, **TalkTask.shape(SHOWS_IMAGES)}),
     "classification": (ClassHead, ClassificationTask.head),
     "regression": (NumberHead, RegressionTask.head),
     **{

@@ -18,6 +18,7 @@ from plumbline.kinds.vlm.train import DialogueSource, build
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.losses.language import token_cross_entropy
 from plumbline.models.decoder_config import DecoderConfig
+from plumbline.models.projector_config import MlpConfig
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, TrainingJob
 
@@ -40,7 +41,7 @@ def job(
     cache: TrainingCache, start: Path, freeze: list[str] | None = None, **task: Any
 ) -> TrainingJob:
     frozen = ["image_encoder"] if freeze is None else freeze
-    model = VlmConfig(projector_width=16, decoder=DECODER)
+    model = VlmConfig(projector=MlpConfig(name="mlp", width=16), decoder=DECODER)
     context = JobContext(cache=cache, seed=0, start=start, freeze=frozen)
     built = build(context, model, VlmTaskConfig(**{"rows": "padded", **task}))
     built.model.eval()

@@ -15,6 +15,7 @@ from plumbline.kinds.vlm.settings import VlmConfig, VlmEvaluationConfig, VlmTask
 from plumbline.kinds.vlm.train import build
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.models.decoder_config import DecoderConfig
+from plumbline.models.projector_config import MlpConfig
 from plumbline.models.stored import load_model, save_model
 from plumbline.training.task import JobContext
 from tests.kinds.teaching import teach
@@ -28,7 +29,7 @@ def stored(
 ) -> StoredVlm:
     """A model that has learned enough to be right now and then."""
     decoder = DecoderConfig(width=16, layers=1, heads=2, kv_heads=2, mlp_width=32)
-    config = VlmConfig(projector_width=16, decoder=decoder)
+    config = VlmConfig(projector=MlpConfig(name="mlp", width=16), decoder=decoder)
     context = JobContext(cache=TrainingCache(scenes_cache), seed=0, start=aligned_folder)
     job = build(context, config, VlmTaskConfig())
     teach(job, steps=60, lr=0.02)

@@ -11,6 +11,7 @@ from plumbline.losses.language import token_cross_entropy
 from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
+from plumbline.models.projector_config import MlpConfig
 
 VOCAB, BOS, EOS = 12, 1, 2
 PROMPTS = [[5, 6], [7], [8, 9, 3], [5, 6], [4, 4], []]
@@ -24,7 +25,7 @@ def model() -> Vlm:
         name="vit", image_size=16, patch_size=8, width=16, layers=1, heads=2, mlp_width=16
     )
     decoder = DecoderConfig(width=16, layers=2, heads=2, kv_heads=1, mlp_width=32)
-    config = VlmConfig(projector_width=16, decoder=decoder)
+    config = VlmConfig(projector=MlpConfig(name="mlp", width=16), decoder=decoder)
     built = Vlm(build_encoder(vit), config, VOCAB, 0).eval()
     for parameter in built.parameters():
         parameter.data *= 8 if parameter.ndim > 1 else 1  # so that logits differ and answers vary

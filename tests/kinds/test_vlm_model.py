@@ -11,13 +11,15 @@ from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from plumbline.errors import ConfigError
-from plumbline.kinds.vlm.model import Projector, Vlm
+from plumbline.kinds.vlm.model import Vlm
 from plumbline.kinds.vlm.settings import VlmConfig
 from plumbline.models.decoder import build_decoder
 from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
 from plumbline.models.pretrained import Origin
+from plumbline.models.projector_config import MlpConfig
+from plumbline.models.projectors import Joint, build_projector
 from tests.checkpoints import write_checkpoint
 
 VOCAB, PAD = 40, 0
@@ -33,7 +35,7 @@ def tiny_vlm() -> Vlm:
     vit = VitConfig(
         name="vit", image_size=16, patch_size=8, width=16, layers=1, heads=2, mlp_width=16
     )
-    config = VlmConfig(projector_width=24, decoder=sizes())
+    config = VlmConfig(projector=MlpConfig(name="mlp", width=24), decoder=sizes())
     return Vlm(build_encoder(vit), config, VOCAB, PAD).eval()
 
 
@@ -103,7 +105,7 @@ def test_the_embedding_of_a_checkpoint_grows_to_the_vocabulary(
 def test_the_vlm_takes_the_width_of_its_checkpoint(
     checkpoint: tuple[Path, dict[str, Tensor]],
 ) -> None:
-    config = VlmConfig(projector_width=24, decoder=sizes())
+    config = VlmConfig(projector=MlpConfig(name="mlp", width=24), decoder=sizes())
     origins = {"decoder": Origin(checkpoint[0], with_weights=True)}
     model = Vlm(tiny_vlm().image_encoder, config, VOCAB, PAD, origins)
     # Of zeros the norm leaves nothing: what remains are the biases, and the place.
@@ -114,7 +116,7 @@ def test_the_vlm_takes_the_width_of_its_checkpoint(
 
 def test_the_projector_maps_tokens_and_adds_their_place() -> None:
     torch.manual_seed(0)
-    projector = Projector(tokens=4, token_width=16, hidden=24, decoder_width=8)
+    projector = build_projector(MlpConfig(name="mlp", width=24), Joint(4, 16, 8))
     features = torch.randn(2, 4, 16)
     out = projector(features)
     assert out.shape == (2, 4, 8)

@@ -18,7 +18,9 @@ from transformers import (
     BitImageProcessor,
     CLIPImageProcessor,
     DonutImageProcessor,
+    Idefics3ImageProcessor,
     SiglipImageProcessor,
+    SmolVLMImageProcessor,
     ViTImageProcessor,
 )
 
@@ -38,6 +40,7 @@ from plumbline.weights.checkpoint import Checkpoint
 
 SIDE = 32
 SQUARE = {"height": SIDE, "width": SIDE}
+WHOLE: dict[str, Any] = {"max_image_size": {"longest_edge": SIDE}, "do_image_splitting": False}
 PROCESSORS: dict[str, tuple[Any, Resize]] = {
     "siglip": (SiglipImageProcessor(size=SQUARE), Resize()),
     "vit": (ViTImageProcessor(size=SQUARE), Resize(resample="bilinear")),
@@ -48,6 +51,20 @@ PROCESSORS: dict[str, tuple[Any, Resize]] = {
     "dino": (
         BitImageProcessor(size={"shortest_edge": 37}, crop_size=SQUARE, resample=2),
         Resize(resample="bilinear", keep_ratio=True, crop=SIDE / 37),
+    ),
+    "smolvlm": (
+        SmolVLMImageProcessor(**WHOLE, size={"longest_edge": 75}),
+        Resize(resample="lanczos", longest_edge=75),
+    ),
+    "idefics3": (
+        Idefics3ImageProcessor(
+            **WHOLE, size={"longest_edge": 20}, resample=5, rescale_factor=1 / 128
+        ),
+        Resize(resample="hamming", longest_edge=20),
+    ),
+    "idefics3 in one step": (
+        Idefics3ImageProcessor(**WHOLE, do_resize=False),
+        Resize(resample="lanczos"),
     ),
     **{
         name: (SiglipImageProcessor(size=SQUARE, resample=number), Resize.model_validate(said))
@@ -113,7 +130,7 @@ def test_images_become_what_the_processor_makes_of_them(
     data = picture(*size)
     found = prepared(data, side, inputs, tmp_path)
     by_pil = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
-    theirs = by_pil(decode_image(data), return_tensors="np")["pixel_values"][0]
+    theirs = by_pil(decode_image(data), return_tensors="np")["pixel_values"].squeeze()
     np.testing.assert_allclose(found, theirs, rtol=0, atol=2e-6)
     # The tensors of torchvision, its default, are rounded otherwise: by at most one of 255 levels.
     if expected.resample in ("bilinear", "bicubic"):
@@ -179,12 +196,23 @@ def test_images_become_what_timm_makes_of_them(
         CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False),
         CLIPImageProcessor(size={"shortest_edge": 10**6}, crop_size=SQUARE),
         CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 16}),
+        SmolVLMImageProcessor(size={"longest_edge": 5000}),
+        SmolVLMImageProcessor(size=SQUARE),
     ],
 )
 def test_what_is_not_followed_is_told(processor: Any, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"not followed: set task\.inputs\.resize"):
         read_resize(tmp_path)
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_tiles_that_are_not_cut_are_spoken_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tiles: bool
+) -> None:
+    SmolVLMImageProcessor(do_image_splitting=tiles).save_pretrained(tmp_path)
+    assert read_resize(tmp_path) == Resize(resample="lanczos", longest_edge=4 * 364)
+    assert ["the whole alone is seen" in line for line in caplog.messages] == [True] * tiles
 
 
 def write(folder: Path, name: str, said: object) -> None:

@@ -17,6 +17,7 @@ from plumbline.loading.input_config import ImageInputConfig
 from plumbline.loading.transform_config import Normalization
 from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.encoders import build_encoder
+from plumbline.models.projector_config import MlpConfig
 from plumbline.models.stored import load_as, load_encoder, load_model, save_model
 from plumbline.tokenization.tokenizer import SpecialIds, load_tokenizer
 
@@ -36,7 +37,7 @@ def vlm_folder(aligned_folder: Path, tmp_path: Path) -> tuple[Path, Vlm, Tokeniz
     spec = VlmSpec(
         image_encoder=stored.spec.model.image_encoder,
         model=VlmConfig(
-            projector_width=16,
+            projector=MlpConfig(name="mlp", width=16),
             decoder=DecoderConfig(width=16, layers=1, heads=2, kv_heads=1, mlp_width=16),
         ),
         vocab_size=300,

@@ -40,7 +40,7 @@ tasks:
   vqa:
     data: scenes
     train:
-      model: {projector_width: 32}
+      model: {projector: {width: 32}}
       adapters: {decoder: {rank: 4}}
       loader: {batch_size: 32}
       trainer: {epochs: 1, precision: fp32, optim: {lr: 1.0e-3}}

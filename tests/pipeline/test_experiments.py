@@ -70,6 +70,32 @@ def test_recipes_from_checkpoints_start_from_what_they_are_called_after() -> Non
     assert clip["task"]["inputs"]["normalize"]["preset"] == "checkpoint"
 
 
+def test_the_recipe_of_a_whole_model_starts_every_part_from_it_at_the_customary_values() -> None:
+    params: Any = compose_yaml(CONF, "config", ["experiment=smolvlm"])
+    train = params["tasks"]["visual_chat"]["train"]
+    trainer, model = train["trainer"], train["model"]
+    assert [model[part]["pretrained"] for part in ("image_encoder", "projector", "decoder")] == (
+        ["smolvlm"] * 3
+    )
+    assert (model["projector"]["name"], model["projector"]["scale"]) == ("pixel_shuffle", 0)
+    assert params["datasets"]["visual_chat"]["tokenize"]["tokenizer"]["pretrained"] == "smolvlm"
+    assert (trainer["optim"]["name"], trainer["schedule"]["name"]) == ("adamw", "cosine")
+    assert (trainer["optim"]["lr"], trainer["optim"]["weight_decay"]) == (2e-5, 0.2)
+    assert (trainer["grad_accum_steps"], trainer["max_grad_norm"]) == (2, 1.0)
+    # bf16 where the device has units for it.
+    assert (trainer["precision"], trainer["schedule"]["warmup_share"]) == ("auto", 0.05)
+    assert (train["freeze"], train["adapters"]) == (["image_encoder"], {})
+    inputs = train["task"]["inputs"]
+    assert (inputs["normalize"]["preset"], inputs["resize"]) == ("checkpoint", "checkpoint")
+    # As the processor of SmolVLM-256M-Instruct is set to, but for its tiles.
+    assert params["datasets"]["visual_chat"]["tokenize"]["image_resize"] == {
+        "resample": "lanczos",
+        "keep_ratio": False,
+        "crop": 1.0,
+        "longest_edge": 2048,
+    }
+
+
 def test_the_recipe_of_a_whisper_encoder_has_the_customary_values() -> None:
     params: Any = compose_yaml(CONF, "config", ["experiment=whisper_fsdd"])
     train = params["tasks"]["whisper_spoken"]["train"]

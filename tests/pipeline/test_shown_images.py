@@ -63,7 +63,10 @@ def settings() -> dict[str, Any]:
                 "weights": "work/weights/language",
                 "train": {
                     "freeze": ["image_encoder"],
-                    "model": {"projector_width": 16, "decoder": {"pretrained": "qwen3"}},
+                    "model": {
+                        "projector": {"name": "mlp", "width": 16},
+                        "decoder": {"pretrained": "qwen3"},
+                    },
                     "task": {"text": "turns", "block_size": 120},
                     "adapters": {"decoder": {"rank": 4}},
                     "loader": {"batch_size": 8},

@@ -31,6 +31,12 @@ SENTENCES = TEXT | THEIRS | {"pooling": "checkpoint"}
 NEW = range(20, 25)
 SOUND = {"name": "transformers_audio", **THEIRS}
 HEARD = {"inputs": {"modality": "audio", "form": "checkpoint", "augment": {"gain_db": 3.0}}}
+WHOLE: dict[str, Any] = {
+    "image_encoder": IMAGE,
+    "projector": {"name": "pixel_shuffle", **THEIRS},
+    "decoder": THEIRS,
+}
+SEEN = {"inputs": {"modality": "image", "normalize": {"preset": "checkpoint"}}}
 LORA: dict[str, Any] = {"rank": 2, "alpha": 4.0}
 STARTS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]] = {
     "decoder": ("causal_lm_rows", "qwen3", {"decoder": THEIRS}, {}),
@@ -90,6 +96,9 @@ STARTS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]] = 
         {"audio_encoder": SOUND},
         {"audio_encoder": LORA | {"method": "dora"}},
     ),
+    "whole model": ("vlm_turns", "smolvlm", WHOLE, {}),
+    "whole model, lora": ("vlm_turns", "smolvlm", WHOLE, {"decoder": LORA}),
+    "whole model, qlora": ("vlm_turns", "smolvlm", WHOLE, {"decoder": LORA | {"quantize": "nf4"}}),
     "decoder of images, qlora": (
         "vlm",
         "qwen3",
@@ -102,8 +111,12 @@ STARTS: dict[str, tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]] = 
 
 def build(make_job: MakeJob, caches: Caches, weights: Path, start: str) -> TrainingJob:
     case, _, model, adapters = STARTS[start]
-    heard = {"task": HEARD, "cache": caches("voices")} if "audio" in case else {}
-    job = make_job(case, model=model, weights=weights, **heard)
+    given: dict[str, Any] = {}
+    if "audio" in case:
+        given = {"task": HEARD, "cache": caches("voices")}
+    elif "projector" in model:
+        given = {"task": SEEN}
+    job = make_job(case, model=model, weights=weights, **given)
     configs = {part: AdapterConfig.model_validate(config) for part, config in adapters.items()}
     put_on = attach_adapters(
         job.model,

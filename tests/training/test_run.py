@@ -23,6 +23,7 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.models.decoder_config import DecoderConfig
+from plumbline.models.projector_config import MlpConfig
 from plumbline.models.stored import load_encoder, load_model
 from plumbline.training.evaluation import evaluate_loss
 from plumbline.training.launch import decide_machine
@@ -71,7 +72,7 @@ def alignment(scenes_cache: Path) -> Build:
 @pytest.fixture
 def vlm(scenes_cache: Path, aligned_folder: Path) -> Callable[[list[str]], Build]:
     decoder = DecoderConfig(width=16, layers=1, heads=2, kv_heads=1, mlp_width=16)
-    model = VlmConfig(projector_width=16, decoder=decoder)
+    model = VlmConfig(projector=MlpConfig(name="mlp", width=16), decoder=decoder)
     task = VlmTaskConfig(questions_per_image=2)
 
     def with_frozen(freeze: list[str]) -> Build:

@@ -110,6 +110,7 @@ def resize_image(
     *,
     keep_ratio: bool = False,
     crop: float = 1.0,
+    longest_edge: int | None = None,
 ) -> NDArray[np.uint8]:
     """Resize to exactly [height, width, channels], uint8; the identity when the size fits.
 
@@ -122,7 +123,13 @@ def resize_image(
             both are stretched to it.
         crop: the part of each side that is kept, from the middle; the image is resized to that much
             more.
+        longest_edge: to which the longer side is brought first, with the same filter; None: in one
+            step.
     """
+    if longest_edge is not None:
+        image = image.resize(
+            _with_longest(image.size, longest_edge), Image.Resampling[resample.upper()]
+        )
     tall, wide = round(height / crop), round(width / crop)
     if keep_ratio:
         image = _middle(image)
@@ -137,6 +144,20 @@ def resize_image(
         image = image.crop((left, top, left + width, top + height))
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _with_longest(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Width and height of the same ratio whose longer one is `longest`; the other one is even.
+
+    Source: `get_resize_output_image_size` of the image processors of Idefics3 in transformers.
+    """
+    width, height = size
+    ratio = width / height
+    if width >= height:
+        other = int(longest / ratio)
+        return longest, max(1, other + other % 2)
+    other = int(longest * ratio)
+    return max(1, other + other % 2), longest
 
 
 def _middle(image: Image.Image) -> Image.Image:

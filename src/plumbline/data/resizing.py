@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from plumbline.config import Config
 
@@ -18,6 +18,16 @@ class Resize(Config):
     crop: float = Field(1.0, ge=0.1, le=1.0)
     """The part of each side that is kept, from the middle: 0.875 resizes to 256 for 224; a small
     one takes memory for what is cut off."""
+
+    longest_edge: int | None = Field(None, ge=1, le=4096)
+    """In pixels: before all that, the longer side is brought to it, at the image's own ratio, as
+    processors of Idefics3 types do; None: in one step."""
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out what most do not have: what is stored of them stays the bytes that it was."""
+        plain: dict[str, object] = handler(self)
+        return {name: value for name, value in plain.items() if value is not None}
 
     def check_size(self, size: Sequence[int] | None) -> None:
         """Refuse a height and width that this cannot give.

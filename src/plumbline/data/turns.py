@@ -63,17 +63,31 @@ def show_places(turn: Turn) -> str:
 
 def as_parts(turn: Turn) -> dict[str, object]:
     """A turn as chat models are asked: its images as parts of its content."""
+    shows = bool(turn.get("images"))
+    content = make_parts(cut_at_images(turn)) if shows else turn["content"]
+    return {"role": turn["role"], "content": content}
+
+
+def make_parts(pieces: Sequence[str | None]) -> list[dict[str, str]]:
+    """Texts, and None for each image, as parts of content."""
+    return [
+        {"type": "image"} if said is None else {"type": "text", "text": said} for said in pieces
+    ]
+
+
+def cut_at_images(turn: Turn) -> list[str | None]:
+    """What a turn says between its images, and None for each of these; no text there is empty."""
     if not turn.get("images"):
-        return {"role": turn["role"], "content": turn["content"]}
-    parts, at = list[dict[str, str]](), 0
+        return [turn["content"]]
+    pieces, at = list[str | None](), 0
     marks = find_marks(turn["content"])
     for place in (*(marks[number] for number in turn["images"]), len(turn["content"])):
         if said := turn["content"][at:place]:
-            parts.append({"type": "text", "text": said})
+            pieces.append(said)
         if place < len(turn["content"]):
-            parts.append({"type": "image"})
+            pieces.append(None)
         at = place + 1
-    return {"role": turn["role"], "content": parts}
+    return pieces
 
 
 def find_marks(content: str) -> list[int]:

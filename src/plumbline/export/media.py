@@ -143,7 +143,7 @@ def image_contract(size: int, inputs: ImageInputConfig) -> dict[str, object]:
     return {
         "modality": "image",
         "decode": DECODE[len(mean)],
-        "resize": "bicubic" if resize is None else resize.model_dump(),
+        "resize": "bicubic" if resize is None else {"longest_edge": None, **resize.model_dump()},
         "height": size,
         "width": size,
         "mean": list(mean),

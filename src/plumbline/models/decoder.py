@@ -82,7 +82,7 @@ def build_decoder(
         pad: id of the padding token.
         origin: of the checkpoint, or of the architecture of a trained one.
     """
-    model = build_from_checkpoint(AutoModelForCausalLM, origin)
+    model = build_from_checkpoint(AutoModelForCausalLM, origin, tower="decoder")
     if model is not None and origin is not None:
         decoder = cast(CausalDecoder, model)
         # A stored one has grown before it was stored. It never shrinks: the rows of a checkpoint

@@ -61,6 +61,10 @@ class ImageEncoderConfig(EncoderConfig):
     """Of the input; 1 is a network of 3 that sees the one channel three times, its weights
     summed."""
 
+    def for_tokens(self) -> Self:
+        """The same where tokens alone are read: nothing need stand for the whole image."""
+        return self
+
 
 class ConvStemLayer(Config):
     """One convolution of the patch embedding, with batch norm and ReLU."""
@@ -135,6 +139,10 @@ class TransformersImageConfig(CheckpointImageConfig):
     pooling: Literal["pooler", "mean", "first"] = "pooler"
     """What stands for the whole image: the checkpoint's own pooling, the mean of its tokens, or the
     first token, which in ViT types is the class token."""
+
+    @override
+    def for_tokens(self) -> Self:
+        return self.model_copy(update={"pooling": "mean"})
 
 
 class TimmConfig(CheckpointImageConfig):

@@ -1,5 +1,6 @@
 """What a checkpoint says of the images and sounds that it was trained on."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +19,13 @@ from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
 from plumbline.weights.checkpoint import Checkpoint
 from plumbline.weights.declared import first_fault
 
+logger = logging.getLogger(__name__)
+
 _FILES = ("preprocessor_config.json", "processor_config.json", "config.json")
 
 
+_MOST = 4096
+"""Pixels of the longer side beyond which processors of Idefics3 types do something else."""
 _FILTERS: tuple[str, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """By their numbers in PIL, which processors give."""
 
@@ -58,16 +63,24 @@ class _Transformers(BaseModel):
     do_normalize: bool = True
     image_mean: list[float] | None = None
     image_std: list[float] | None = None
+    do_rescale: bool = True
+    rescale_factor: float = Field(1 / 255, gt=0.0, allow_inf_nan=False)
+    max_image_size: _Size | None = None
+    """Of Idefics3 types: the side of what the encoder takes, whatever the image's own size."""
 
     def processing(self) -> Processing | None:
         last = self.crop_size if self.do_center_crop and self.crop_size else self.size
         side = last if isinstance(last, int) else last.side
+        if self.max_image_size is not None:
+            side = self.max_image_size.longest_edge
         if side is None:
             return None
-        # Without statistics values stay between 0 and 1.
+        # Without statistics values stay as they were scaled, between 0 and 1 as a rule.
         mean = self.image_mean if self.do_normalize and self.image_mean else [0.0, 0.0, 0.0]
         std = self.image_std if self.do_normalize and self.image_std else [1.0, 1.0, 1.0]
-        return Processing(side, mean, std)
+        # What is said of levels times this factor, of levels / 255.
+        factor = 255 * (self.rescale_factor if self.do_rescale else 1.0)
+        return Processing(side, [m / factor for m in mean], [s / factor for s in std])
 
 
 class _TimmInputs(BaseModel):
@@ -114,9 +127,13 @@ class _Prepared(BaseModel):
     resample: int
     do_center_crop: bool | None = None
     crop_size: _Size | None = None
+    max_image_size: _Size | None = None
+    do_image_splitting: bool = False
 
     def resize(self) -> Resize | None:
         """How images are resized; None: in a way that `Resize` cannot say."""
+        if self.max_image_size is not None:
+            return self._of_a_whole()
         size, cropped = self.size, bool(self.do_center_crop and self.crop_size)
         keep = size.shortest_edge is not None
         last = self.crop_size if self.crop_size and cropped else size
@@ -126,6 +143,15 @@ class _Prepared(BaseModel):
             return None
         edge = size.side
         return _resize(_FILTERS[self.resample], keep, last.side, edge)
+
+    def _of_a_whole(self) -> Resize | None:
+        """Of Idefics3 types: an image as a whole, as without tiles."""
+        longest = self.size.longest_edge
+        known = longest is not None and longest <= _MOST and 0 <= self.resample < len(_FILTERS)
+        if self.do_resize and not known:
+            return None
+        said = {"resample": _FILTERS[self.resample]}
+        return Resize.model_validate(said | ({"longest_edge": longest} if self.do_resize else {}))
 
 
 def _resize(
@@ -163,7 +189,14 @@ def _of_transformers(folder: Path) -> Resize | None:
     load: Callable[..., Stated] = AutoImageProcessor.from_pretrained  # without types
     try:
         processor = load(folder, trust_remote_code=False, local_files_only=True)
-        return _Prepared.model_validate(processor.to_dict()).resize()
+        found = _Prepared.model_validate(processor.to_dict())
+        if found.do_image_splitting:
+            logger.warning(
+                "%s: its processor cuts an image into tiles beside the whole (do_image_splitting); "
+                "here the whole alone is seen: what is small in it is lost",
+                folder,
+            )
+        return found.resize()
     except (OSError, ValueError, ImportError, TypeError, AttributeError, LookupError):
         return None  # a damaged file raises what its values happen to lead to
 

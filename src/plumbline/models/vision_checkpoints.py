@@ -41,7 +41,8 @@ class TransformersImageEncoder(ImageEncoder):
         """Build and load it.
 
         Raises:
-            ConfigError: there is no checkpoint, it cannot be loaded, or it does not pool.
+            ConfigError: there is no checkpoint, it cannot be loaded, sees no images, or does not
+                pool.
         """
         super().__init__()
         if origin is None:
@@ -58,6 +59,10 @@ class TransformersImageEncoder(ImageEncoder):
         # What a call takes: other sizes than its own are seen by those alone that can interpolate
         # the places of patches.
         takes = inspect.signature(built.forward).parameters
+        if "pixel_values" not in takes:
+            raise ConfigError(
+                f"{origin.path}: a model of type {built.config.model_type}, which sees no images"
+            )
         own = getattr(built.config, "image_size", config.image_size)
         self._options = {}
         if own != config.image_size and "interpolate_pos_encoding" in takes:

@@ -1,10 +1,10 @@
 """Weights on disk: safetensors under the names of the plain model."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import TypeIs
@@ -106,6 +106,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not readable as safetensors ({error})") from None
+
+
+def read_named(path: Path, rename: Callable[[str], str | None]) -> dict[str, Tensor]:
+    """Read some tensors of a safetensors file, and no others.
+
+    Args:
+        path: of the file.
+        rename: name -> the one under which it is returned; None: it is not read.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            names = {name: rename(name) for name in tensors.keys()}  # noqa: SIM118  (no mapping)
+            return {own: tensors.get_tensor(name) for name, own in names.items() if own is not None}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not readable as safetensors ({error})") from None
 

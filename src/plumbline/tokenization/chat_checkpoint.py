@@ -5,11 +5,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from plumbline.errors import ConfigError
+from plumbline.tokenization.chat_template import ImageText
 from plumbline.tokenization.facts import ChatFormat
 
 TEMPLATE = "chat_template.jinja"
+OLD_TEMPLATE = "chat_template.json"
+"""Of a processor of texts and images, as older releases write it."""
 SETTINGS = "tokenizer_config.json"
 REMEDY = "set tokenize.chat_template"
+
+
+_IDEFICS3: ImageText = {
+    "placeholder": "<image>",
+    # Of an image as a whole; tiles, which stand before it, would have rows and columns.
+    "before": ["<fake_token_around_image>", "<global-img>"],
+    "behind": ["<fake_token_around_image>"],
+}
+IMAGE_TEXTS: Mapping[str, ImageText] = {
+    "Idefics3Processor": _IDEFICS3,
+    "SmolVLMProcessor": _IDEFICS3,
+}
+"""Class of a processor of texts and images -> what it makes of an image in a text."""
 
 
 def read_chat_format(folder: Path, template: str | None) -> ChatFormat:
@@ -22,7 +38,7 @@ def read_chat_format(folder: Path, template: str | None) -> ChatFormat:
     Raises:
         ConfigError: a file is damaged, or there is no template.
     """
-    settings = _read_settings(folder / SETTINGS)
+    settings = _read_object(folder / SETTINGS)
     names = {name: _token(value) for name, value in settings.items() if name.endswith("_token")}
     tokens = {name: token for name, token in names.items() if token is not None}
     found = template or _stored_template(folder, settings)
@@ -31,10 +47,12 @@ def read_chat_format(folder: Path, template: str | None) -> ChatFormat:
             f"{folder}: has no chat template, neither {TEMPLATE} nor chat_template in {SETTINGS}; "
             f"{REMEDY}"
         )
-    return {"template": found, "tokens": tokens}
+    image = IMAGE_TEXTS.get(str(settings.get("processor_class")))
+    chat: ChatFormat = {"template": found, "tokens": tokens}
+    return {**chat, "image": image} if image else chat
 
 
-def _read_settings(file: Path) -> Mapping[str, object]:
+def _read_object(file: Path) -> Mapping[str, object]:
     if not file.is_file():
         return {}
     try:
@@ -49,7 +67,9 @@ def _read_settings(file: Path) -> Mapping[str, object]:
 def _stored_template(folder: Path, settings: Mapping[str, object]) -> str | None:
     if (folder / TEMPLATE).is_file():
         return (folder / TEMPLATE).read_text(encoding="utf-8")
-    found = settings.get("chat_template")
+    # A processor's comes before its tokenizer's, as in transformers.
+    old = _read_object(folder / OLD_TEMPLATE).get("chat_template")
+    found = old if isinstance(old, str) else settings.get("chat_template")
     if isinstance(found, list):  # of several, each with its name
         named = {e.get("name"): e.get("template") for e in found if isinstance(e, dict)}
         found = named.get("default")

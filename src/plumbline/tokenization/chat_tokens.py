@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from plumbline.data.turns import IMAGE_ID, Turn, find_marks
+from plumbline.data.turns import IMAGE_ID, Turn
 from plumbline.tokenization.chat_template import ChatError, ChatTemplate, Place, Rendered
 
 
@@ -30,7 +30,7 @@ class _Cut(NamedTuple):
     start: int
     stop: int
     name: str
-    """Of a special token; an image has none."""
+    """Of a special token; "": an image that is none."""
     id: int
 
 
@@ -44,7 +44,8 @@ class ChatEncoder:
         """Encode with a copy of `tokenizer`.
 
         Raises:
-            ChatError: the template ends an answer with no special token: none would ever end.
+            ChatError: the template ends an answer with no special token: none would ever end; or
+                the tokenizer lacks what stands around an image.
         """
         self._template = template
         # Copies: the flag is the tokenizer's own, and whoever else has it has set theirs.
@@ -73,6 +74,20 @@ class ChatEncoder:
         """The special token that ends an answer."""
         self.end = self._names[end[0]]
         """Its id."""
+        self._image = self._name_of_image(tokenizer)
+
+    def _name_of_image(self, tokenizer: Tokenizer) -> str:
+        """The special token that an image is to its neighbours; "": none."""
+        image = self._template.image
+        if image is None:
+            return ""
+        for name in (*image["before"], *image["behind"]):
+            if tokenizer.token_to_id(name) is None:
+                raise ChatError(
+                    f"the tokenizer has no {name}, which the processor of this checkpoint puts "
+                    "beside an image"
+                )
+        return image["placeholder"] if image["placeholder"] in self._names else ""
 
     def encode(self, turns: Sequence[Turn], *, prompt: bool = False) -> Encoded:
         """Make ids of turns, and say which of them are the assistant's.
@@ -85,7 +100,8 @@ class ChatEncoder:
         """
         rendered = self._template.locate(turns, prompt=prompt)
         regions = self._regions(turns, rendered)
-        cuts = sorted([*self._find_specials(rendered), *_find_images(turns, rendered)])
+        images = [_Cut(*place, self._image, IMAGE_ID) for place in rendered.images]
+        cuts = sorted([*self._find_specials(rendered), *images])
         ids, at = self._encode_pieces(rendered.text, cuts, {start for start, _ in regions})
         return Encoded(ids, [(at[start], at[stop]) for start, stop in regions])
 
@@ -190,17 +206,6 @@ class ChatEncoder:
             if ids[: inner.start] + ids[inner.stop :] == around:
                 return ids[inner]
         return _ids(self._plain if first else self._within, text)
-
-
-def _find_images(turns: Sequence[Turn], rendered: Rendered) -> list[_Cut]:
-    """The marks that are images, where the template left them."""
-    found: list[_Cut] = []
-    for turn, (start, stop) in zip(turns, rendered.contents, strict=True):
-        marks = find_marks(rendered.text[start:stop]) if turn.get("images") else []
-        for number in turn.get("images", ()):
-            place = start + marks[number]
-            found.append(_Cut(place, place + 1, "", IMAGE_ID))
-    return found
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:

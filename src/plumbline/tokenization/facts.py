@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 if TYPE_CHECKING:
     from plumbline.shapes.described import LabelShape, ValueShape
+    from plumbline.tokenization.chat_template import ImageText
 
 
 class Ids(TypedDict):
@@ -40,6 +41,7 @@ class ResizeFacts(TypedDict):
     resample: str
     keep_ratio: bool
     crop: float
+    longest_edge: NotRequired[int]
 
 
 class MediaFacts(TypedDict, total=False):
@@ -63,6 +65,8 @@ class ChatFormat(TypedDict):
     """In Jinja."""
     tokens: dict[str, str]
     """What it may name beside the turns, such as `bos_token`."""
+    image: NotRequired["ImageText"]
+    """How an image stands in the text; not there: as the mark in what its turn says."""
 
 
 class ChatFacts(ChatFormat):

@@ -102,11 +102,14 @@ class ImageFile:
             "image_levels": levels,
         }
         if self._resize is not None:
+            made = self._resize
             facts["image_resize"] = {
-                "resample": self._resize.resample,
-                "keep_ratio": self._resize.keep_ratio,
-                "crop": self._resize.crop,
+                "resample": made.resample,
+                "keep_ratio": made.keep_ratio,
+                "crop": made.crop,
             }
+            if made.longest_edge is not None:
+                facts["image_resize"]["longest_edge"] = made.longest_edge
         return facts
 
 

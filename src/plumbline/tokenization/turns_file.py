@@ -42,7 +42,7 @@ class TurnsFile:
         """
         self._chat = chat
         try:
-            template = ChatTemplate(chat["template"], chat["tokens"])
+            template = ChatTemplate(chat["template"], chat["tokens"], chat.get("image"))
             self._encoder = ChatEncoder(template, tokenizer)
         except ChatError as error:
             raise DataError(str(error)) from None

@@ -12,6 +12,7 @@ FILE_NAME = "tokenizer.json"
 TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "special_tokens_map.json",
     FILE_NAME,
     "tokenizer_config.json",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from plumbline.config import Config
 from plumbline.models.encoder_config import BaseTextEncoderConfig, EncoderConfig
+from plumbline.models.projector_config import ProjectorConfig
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ def named_checkpoints(model: Config, prefix: str = "") -> Iterator[Named]:
         value = getattr(model, field)
         if field == "pretrained" and isinstance(value, str):
             text = isinstance(model, BaseTextEncoderConfig)
-            yield Named(f"{prefix}{field}", value, text or not isinstance(model, EncoderConfig))
+            blind = isinstance(model, EncoderConfig | ProjectorConfig)
+            yield Named(f"{prefix}{field}", value, text or not blind)
         elif isinstance(value, Config):
             yield from named_checkpoints(value, f"{prefix}{field}.")
 

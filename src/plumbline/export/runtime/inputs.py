@@ -14,11 +14,17 @@ from .files import Array, Files, Floats, InputError, TooLargeError
 from .refusals import refused
 
 FILTER = {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"}
+RESIZE: Fields = {
+    "resample": FILTER,
+    "keep_ratio": bool,
+    "crop": float,
+    "longest_edge": (range(1, 4097), None),  # a bound for what an image takes in between
+}
 INPUTS: dict[str, Fields] = {
     "image": {
         "height": COUNT,
         "width": COUNT,
-        "resize": (FILTER, {"resample": FILTER, "keep_ratio": bool, "crop": float}),
+        "resize": (FILTER, RESIZE),
         "mean": [float],
         "std": [float],
     },
@@ -54,6 +60,7 @@ class ResizeSection(TypedDict):
     resample: str
     keep_ratio: bool
     crop: float
+    longest_edge: int | None
 
 
 class ImageSection(TypedDict):

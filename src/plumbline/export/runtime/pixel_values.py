@@ -19,7 +19,7 @@ class Preprocessor:
         self._size = (contract["height"], contract["width"])
         resize = contract["resize"]
         self._resize: ResizeSection = (
-            {"resample": resize, "keep_ratio": False, "crop": 1.0}
+            {"resample": resize, "keep_ratio": False, "crop": 1.0, "longest_edge": None}
             if isinstance(resize, str)
             else resize
         )

@@ -25,7 +25,7 @@ from plumbline.export.runtime.inputs import (
 from plumbline.export.runtime.model import Task
 from plumbline.export.runtime.scores import choose_token
 from plumbline.export.runtime.text import TextReader
-from plumbline.kinds.language.runtime import CHAT, SIZES, Chat, DecoderSizes, Decoding
+from plumbline.kinds.language.runtime import SIZES, Chat, DecoderSizes, Decoding, chat_shape
 
 if TYPE_CHECKING:
     from plumbline.data.turns import Turn
@@ -85,7 +85,9 @@ class CausalTask(Task[CausalContract]):
         }
         framings = {"stream", "rows", "question_answer", TURNS}
         text: Fields = {"special_ids": SPECIAL_IDS, "framing": framings, "max_positions": COUNT}
-        more = {"chat": CHAT} if section(contract, "text", "framing") == TURNS else {}
+        more = (
+            {"chat": chat_shape(contract)} if section(contract, "text", "framing") == TURNS else {}
+        )
         return {"text": text, "sampling": sampling, "decoder": SIZES, **more}
 
     def __init__(self, contract: CausalContract, files: Files, graphs: dict[str, Graph]) -> None:

@@ -14,7 +14,8 @@ def open_chat(chat: Chat, text: TextReader) -> Callable[[Sequence[Turn]], list[i
     """What makes ids of turns, up to where an answer begins."""
     # Once, as templates are compiled and tokenizers copied.
     tokens = {name: str(token) for name, token in chat["tokens"].items()}
-    encoder = ChatEncoder(ChatTemplate(chat["template"], tokens), text.tokenizer)
+    template = ChatTemplate(chat["template"], tokens, chat.get("image"))
+    encoder = ChatEncoder(template, text.tokenizer)
 
     def encode(turns: Sequence[Turn]) -> list[int]:
         try:

@@ -1,10 +1,11 @@
 """A causal decoder with its key-value cache."""
 
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from plumbline.export.runtime.contract import COUNT, Fields
+from plumbline.export.runtime.contract import COUNT, Fields, section
 from plumbline.export.runtime.files import Array, Floats, Graph, Ids
 
 SIZES: Fields = {"width": COUNT, "layers": COUNT, "kv_heads": COUNT, "head_dim": COUNT}
@@ -26,16 +27,29 @@ class ImageDecoderSizes(DecoderSizes):
     image_tokens: int
 
 
+class Image(TypedDict):
+    """How an image stands in a text: what the template writes, and the tokens around its own."""
+
+    placeholder: str
+    before: list[str]
+    behind: list[str]
+
+
 class Chat(TypedDict):
     """Section `chat` of a contract: how turns become text."""
 
     template: str
     tokens: dict[str, object]
     """Name of a special token -> its text; there may be none."""
+    image: NotRequired[Image]
+    """Of a template that takes images as parts of a turn."""
 
 
-CHAT: Fields = {"template": str, "tokens": dict}
-"""What `Chat` describes."""
+def chat_shape(contract: Mapping[str, object]) -> Fields:
+    """What `Chat` describes, in a contract that nobody checked yet."""
+    image: Fields = {"placeholder": str, "before": [str], "behind": [str]}
+    more: Fields = {} if section(contract, "chat", "image") is None else {"image": image}
+    return {"template": str, "tokens": dict, **more}
 
 
 class Decoding:

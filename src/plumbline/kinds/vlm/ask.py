@@ -83,7 +83,7 @@ def _answer_talk(
     named = [Path(image) for image in images if isinstance(image, str | Path)]
     if not count_images(turns) == len(images) == len(named):
         raise ConfigError('--messages: parts of type "image" name a file as "image"')
-    ids = make_prompt(spec, tokenizer, model.image_encoder.tokens, turns)
+    ids = make_prompt(spec, tokenizer, model.image_tokens, turns)
     longest = model.decoder.config.max_position_embeddings
     if len(ids) >= longest:
         raise ConfigError(f"--messages: {len(ids)} tokens, and the model has {longest} positions")

@@ -59,7 +59,7 @@ def read_questions(stored: StoredVlm, cache: TrainingCache, split: str) -> Itera
     """
     spec = stored.spec
     assert spec.block_size is not None, "it reads conversations"
-    source = TalkSource(cache, split, spec.block_size, stored.model.image_encoder.tokens, None)
+    source = TalkSource(cache, split, spec.block_size, stored.model.image_tokens, None)
     sample_ids = cache.sample_ids(split)
     for index in range(len(source)):
         number, end = source.talks.number(index), source.length(index)
@@ -123,8 +123,7 @@ def evaluate_talks(job: EvaluationJob) -> Evaluation:
     seen = Seen(stored, cache, questions, job.device)
     # As whoever asks the model writes it: the answer's own ids are not looked at.
     asked = [
-        make_prompt(spec, stored.text, model.image_encoder.tokens, question.turns)
-        for question in questions
+        make_prompt(spec, stored.text, model.image_tokens, question.turns) for question in questions
     ]
     shown = [seen.find(question.known.images) for question in questions]
     written = answer_talks(

@@ -273,7 +273,7 @@ class VlmPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
     @override
     def description(self) -> dict[str, object]:
         model = self.stored.model
-        return {**asdict(decoder_sizes(model.decoder)), "image_tokens": model.image_encoder.tokens}
+        return {**asdict(decoder_sizes(model.decoder)), "image_tokens": model.image_tokens}
 
     @override
     def graphs(self) -> dict[str, GraphSpec]:

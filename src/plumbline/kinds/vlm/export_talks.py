@@ -101,7 +101,7 @@ class TalkPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
     @override
     def description(self) -> dict[str, object]:
         model = self.stored.model
-        return {**asdict(decoder_sizes(model.decoder)), "image_tokens": model.image_encoder.tokens}
+        return {**asdict(decoder_sizes(model.decoder)), "image_tokens": model.image_tokens}
 
     @override
     def graphs(self) -> dict[str, GraphSpec]:
@@ -129,7 +129,7 @@ class TalkPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
         seen = Seen(stored, self.cache, questions, torch.device("cpu"))
         found: list[Reference] = []
         for question in questions:
-            ids = make_prompt(stored.spec, stored.text, model.image_encoder.tokens, question.turns)
+            ids = make_prompt(stored.spec, stored.text, model.image_tokens, question.turns)
             images = seen.find(question.known.images)
             room = min(longest, int(model.decoder.config.max_position_embeddings) - len(ids))
             (said,) = answer_talks(

@@ -30,7 +30,7 @@ def generate_answers(
 
     Args:
         model: in evaluation mode.
-        image_features: [images, image_tokens, token_width], from the image encoder.
+        image_features: [images, tokens, token_width], from the image encoder.
         image_of_prompt: for each prompt, the row of its image.
         prompts: token ids without bos.
         bos: begins the answer.
@@ -107,7 +107,7 @@ def answer_nll(
 
     Args:
         model: in evaluation mode.
-        image_features: [images, image_tokens, token_width].
+        image_features: [images, tokens, token_width].
         image_of_prompt: for each prompt, the row of its image.
         prompts: token ids without bos.
         answers: token ids without eos.

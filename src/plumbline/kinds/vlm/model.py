@@ -1,4 +1,4 @@
-"""The vision-language model: frozen image encoder, projector, causal decoder."""
+"""The vision-language model: image encoder, projector, causal decoder."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -18,33 +18,11 @@ from plumbline.models.encoder_config import AnyImageEncoder
 from plumbline.models.encoders import encoder_for
 from plumbline.models.packed import whole_rows
 from plumbline.models.pretrained import NO_ORIGINS, Architecture, Origins
+from plumbline.models.projectors import Joint, build_projector
 from plumbline.models.spec import ModelSpec
 from plumbline.models.stored import Stored
 from plumbline.models.vision import ImageEncoder
 from plumbline.tokenization.tokenizer import SpecialIds
-
-
-class Projector(nn.Module):
-    """Two layers that map image tokens to the width of the decoder, and where each token lies.
-
-    The decoder's rotary positions are relative; a token's own place in the image is learned here.
-    """
-
-    def __init__(self, tokens: int, token_width: int, hidden: int, decoder_width: int) -> None:
-        """Build with random weights; the norm first, for features of any scale."""
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.LayerNorm(token_width),
-            nn.Linear(token_width, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, decoder_width),
-        )
-        self.position = nn.Parameter(torch.randn(tokens, decoder_width) * 0.5)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map [batch, tokens, token_width] to [batch, tokens, decoder_width]."""
-        projected: Tensor = self.layers(features) + self.position
-        return projected
 
 
 class Vlm(nn.Module):
@@ -58,7 +36,11 @@ class Vlm(nn.Module):
         pad: int,
         origins: Origins = NO_ORIGINS,
     ) -> None:
-        """Join a given encoder with a new projector and decoder."""
+        """Join a given encoder with a new projector and decoder, or with those of checkpoints.
+
+        Raises:
+            ConfigError: a checkpoint cannot be loaded, or the parts do not go together.
+        """
         super().__init__()
         self.config = config
         self.image_encoder = image_encoder
@@ -68,9 +50,11 @@ class Vlm(nn.Module):
         """Whether the decoder is told that a row is one text; see `takes_whole_rows`."""
         self.behind_map = no_change if origin is None else change_behind_map(self.decoder)
         width = self.decoder.get_input_embeddings().embedding_dim
-        self.projector = Projector(
-            image_encoder.tokens, image_encoder.token_width, config.projector_width, width
-        )
+        tokens, token_width = image_encoder.tokens, image_encoder.token_width
+        joint = Joint(tokens, token_width, width, origins.get("projector"))
+        self.projector = build_projector(config.projector, joint)
+        self.image_tokens = config.projector.count(tokens)
+        """That an image takes of a row."""
 
     @property
     def architectures(self) -> Mapping[str, Architecture]:
@@ -78,7 +62,7 @@ class Vlm(nn.Module):
         return {"decoder": self.decoder.config, **self.image_encoder.architectures("image_encoder")}
 
     def embed_image(self, features: Tensor) -> Tensor:
-        """Map encoder tokens [batch, image_tokens, token_width] to the decoder's width."""
+        """Map encoder tokens [batch, tokens, token_width] to [batch, image_tokens, width]."""
         projected: Tensor = self.projector(features)
         return projected
 
@@ -86,7 +70,7 @@ class Vlm(nn.Module):
         """Embed rows in which images stand among the text.
 
         Args:
-            image_features: [images, image_tokens, token_width], in the order of their places.
+            image_features: [images, tokens, token_width], in the order of their places.
             input_ids: [rows, seq], int64; of images any id.
             places: [rows, seq] bool, where tokens of images stand.
 
@@ -115,7 +99,7 @@ class Vlm(nn.Module):
         """Run the decoder over image tokens followed by text, or over rows of several images.
 
         Args:
-            image_features: [batch, image_tokens, token_width], from the image encoder.
+            image_features: [batch, tokens, token_width], from the image encoder.
             input_ids: [batch, seq], int64.
             position_ids: [batch, image_tokens + seq], int64.
             mask: as `join_places` makes it, of image_tokens + seq places.
@@ -163,7 +147,7 @@ class VlmSpec(ModelSpec):
     vocab_size: int
     special_ids: SpecialIds
     inputs: AnyInput
-    """How images reach the encoder; as in the alignment that it comes from."""
+    """How images reach the encoder; as in the alignment that it comes from, if it does."""
     max_text_tokens: int
     caption_prompt: str
     chat: ChatSpec | None = None
@@ -181,7 +165,7 @@ class VlmSpec(ModelSpec):
     @property
     def images(self) -> ImageInputConfig:
         """How they reach the encoder."""
-        assert isinstance(self.inputs, ImageInputConfig), "it comes from an image alignment"
+        assert isinstance(self.inputs, ImageInputConfig), "its encoder sees images"
         return self.inputs
 
     @property

@@ -139,7 +139,7 @@ class Rows:
         Returns:
             input_ids, labels [batch, seq], with `labelled_places`; position_ids
             [batch, image_tokens + seq]; mask, see `join_places`; sample_index [batch]; and
-            image_features [batch, image_tokens, token_width] or pixel_values
+            image_features [batch, tokens, token_width] or pixel_values
             [batch, channels, size, size].
         """
         dialogues = self._dialogues(samples)

@@ -10,24 +10,38 @@ from plumbline.evaluation.config import WrittenEvaluationConfig
 from plumbline.export.config import ExportConfig
 from plumbline.kind import KindSettings
 from plumbline.kinds.language.settings import PackedOrPadded, TokenTaskConfig
+from plumbline.loading.input_config import ImageInputConfig, InputConfig
+from plumbline.loading.transform_config import AugmentConfig
 from plumbline.models.decoder_config import DecoderConfig
+from plumbline.models.encoder_config import AnyImageEncoder
+from plumbline.models.projector_config import AnyProjector, MlpConfig
+from plumbline.training.task_config import check_encoder
 
 
 class VlmConfig(Config):
-    """What is added to the aligned image encoder: projector and decoder."""
+    """An image encoder, and what is added to it: projector and decoder."""
 
-    projector_width: int = Field(256, ge=8)
-    """Hidden width of the two-layer projector."""
+    image_encoder: AnyImageEncoder | None = None
+    """None: the one of the alignment in the task's `start`."""
+    projector: AnyProjector = Field(default_factory=lambda: MlpConfig(name="mlp"))
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
 
     def sources(self) -> dict[str, str | None]:
         """Part -> the checkpoint that it starts from."""
-        return {"decoder": self.decoder.pretrained}
+        return {
+            "image_encoder": self.image_encoder.source() if self.image_encoder else None,
+            "projector": self.projector.source(),
+            "decoder": self.decoder.pretrained,
+        }
 
     def without_sources(self) -> "VlmConfig":
         """The same model once it is trained: where its parts came from no longer matters."""
-        decoder = self.decoder.model_copy(update={"pretrained": None})
-        return self.model_copy(update={"decoder": decoder})
+        trained = {
+            "image_encoder": None,  # it is stored beside, as it has become
+            "projector": self.projector.without_sources(),
+            "decoder": self.decoder.model_copy(update={"pretrained": None}),
+        }
+        return self.model_copy(update=trained)
 
 
 class VlmTaskConfig(TokenTaskConfig):
@@ -48,6 +62,8 @@ class VlmTaskConfig(TokenTaskConfig):
     """Of questions and captions: a longer prompt or answer is cut at its end."""
     rows: PackedOrPadded = "packed"
     """Of images, each with all its questions, or of conversations."""
+    inputs: ImageInputConfig | None = None
+    """How images reach `model.image_encoder`; None, beside none: as in the alignment."""
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "VlmTaskConfig":
@@ -68,6 +84,7 @@ class VlmTaskConfig(TokenTaskConfig):
     @override
     def check_model(self, model: Config) -> None:
         assert isinstance(model, VlmConfig)
+        self._check_encoder(model)
         longest, decoder = model.decoder.max_positions, model.decoder
         # The positions of a checkpoint are known once it is loaded, and not before.
         if self.text == "turns" and not decoder.pretrained and self.block_size > longest:
@@ -76,9 +93,35 @@ class VlmTaskConfig(TokenTaskConfig):
                 f"{longest}"
             )
 
+    def _check_encoder(self, model: VlmConfig) -> None:
+        encoder, inputs = model.image_encoder, self.inputs
+        if encoder is None and inputs is not None:
+            raise ValueError(
+                "task.inputs is of model.image_encoder, which is null: images reach the encoder "
+                "of the alignment as they did there; set model.image_encoder, or inputs to null"
+            )
+        if encoder is None or inputs is None:
+            if encoder is not None:
+                raise ValueError(
+                    "model.image_encoder is set, and task.inputs is null: say how images reach "
+                    "it, such as {modality: image, normalize: {preset: checkpoint}}"
+                )
+            return
+        if inputs.augment != AugmentConfig():
+            raise ValueError(
+                "task.inputs.augment: what is said of images may be untrue of changed ones, which "
+                "this task does not make; leave it out"
+            )
+        check_encoder(inputs, encoder, "image_encoder")
+
+    @override
+    def reads(self) -> InputConfig | None:
+        return self.inputs
+
     @override
     def start_modality(self, model: Config) -> str | None:
-        return "image"
+        assert isinstance(model, VlmConfig)
+        return "image" if model.image_encoder is None else None
 
 
 class VlmEvaluationConfig(WrittenEvaluationConfig):

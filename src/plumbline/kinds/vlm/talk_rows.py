@@ -102,7 +102,7 @@ class TalkRows:
             input_ids, position_ids [rows, seq]; labels [rows, seq], the token that each position
             says next, with `labelled_places`; mask, see `join_places`; image_places [rows, seq]
             bool; sample_index [samples]; and, of all images in the order of their places,
-            image_features [images, image_tokens, token_width] or pixel_values
+            image_features [images, tokens, token_width] or pixel_values
             [images, channels, size, size].
         """
         # Dense masks cost the square of a row, so none gets longer than padding would make it.

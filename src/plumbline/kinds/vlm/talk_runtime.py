@@ -20,7 +20,7 @@ from plumbline.export.runtime.pixel_values import Preprocessor
 from plumbline.export.runtime.scores import softmax
 from plumbline.export.runtime.text import TextReader
 from plumbline.kinds.language.chat_runtime import open_chat, turns_in
-from plumbline.kinds.language.runtime import CHAT, SIZES, Chat, Decoding, ImageDecoderSizes
+from plumbline.kinds.language.runtime import SIZES, Chat, Decoding, ImageDecoderSizes, chat_shape
 
 
 class Text(TypedDict):
@@ -54,7 +54,7 @@ class TalkTask(Task[TalkContract]):
             "input": {"modality": {"image"}, **INPUTS["image"]},
             "text": {"special_ids": SPECIAL_IDS, "max_positions": COUNT, "max_new_tokens": COUNT},
             "decoder": {**SIZES, "image_tokens": COUNT},
-            "chat": CHAT,
+            "chat": chat_shape(contract),
         }
 
     def __init__(self, contract: TalkContract, files: Files, graphs: dict[str, Graph]) -> None:

@@ -48,7 +48,7 @@ def _embed(model: Vlm, features: Tensor, talks: Sequence[Talk]) -> Tensor:
     """Embeddings [batch, seq, width] of conversations of equal length."""
     ids = torch.tensor([talk.ids for talk in talks], device=features.device)  # [batch, seq]
     places = ids == IMAGE_ID
-    # [images of all, image_tokens, token_width]: rows may show more or fewer than others.
+    # [images of all, tokens, token_width]: rows may show more or fewer than others.
     shown = features[[number for talk in talks for number in talk.images]]
     return model.embed_rows(shown, ids.masked_fill(places, 0), places)
 
@@ -67,7 +67,7 @@ def answer_talks(
 
     Args:
         model: in evaluation mode.
-        features: [images, image_tokens, token_width], from the image encoder.
+        features: [images, tokens, token_width], from the image encoder.
         talks: up to where the answers begin.
         eos: ends an answer; not part of what is returned.
         max_new_tokens: longest answer.
@@ -111,7 +111,7 @@ def talk_nll(
 
     Args:
         model: in evaluation mode.
-        features: [images, image_tokens, token_width].
+        features: [images, tokens, token_width].
         talks: up to the ends of the answers.
         answered: tokens of each answer, at the end of its conversation.
         batch_size: conversations scored together.

@@ -5,51 +5,35 @@ The questions of an image share one sequence: image tokens once, then a segment 
 image, so it gets what it would get in a sequence of its own, at about half the work.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from plumbline.batch import Batch, LossSum, Sample
-from plumbline.code_digest import digest_tree
-from plumbline.data import images
-from plumbline.errors import CheckpointError, DataError
-from plumbline.files import STATE_DIR, digest_of
+from plumbline.errors import DataError
 from plumbline.kinds.language.chat import read_chat
 from plumbline.kinds.language.loss import chosen_loss
-from plumbline.kinds.vlm import features as encoded_features
-from plumbline.kinds.vlm.features import cached_features
 from plumbline.kinds.vlm.model import Vlm, VlmSpec
 from plumbline.kinds.vlm.rows import Ids, Rows, Segment
 from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
+from plumbline.kinds.vlm.start import Seen, first_encoder, frozen_features
 from plumbline.kinds.vlm.talk_rows import TalkRows, TalkSource
-from plumbline.loading import transforms
 from plumbline.loading.cache_reader import MediaRows, TrainingCache
-from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import left_to_resize
 from plumbline.loading.loader import SampleSource
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.language import TokenLoss, token_cross_entropy
-from plumbline.models import vision
-from plumbline.models.encoder_config import ImageEncoderConfig
 from plumbline.models.lm_head import at_places, chunked_loss
 from plumbline.models.packed import takes_whole_rows
-from plumbline.models.processor import settle
-from plumbline.models.stored import load_encoder
 from plumbline.models.vision import ImageEncoder
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
-
-FEATURE_CODE = (vision, encoded_features, transforms, images)
-"""The modules that decide what a frozen encoder's features are."""
 
 
 class DialogueSource:
@@ -189,30 +173,33 @@ def _sum_loss(model: nn.Module, states: Tensor, labels: Tensor, token_loss: Toke
 
 
 def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -> TrainingJob:
-    """Build model, data and task from a cache and the aligned encoder that training starts from.
+    """Build model, data and task from a cache and the image encoder that training starts from.
 
     Raises:
         CheckpointError: the start holds no aligned image encoder, or a file has changed.
+        ConfigError: the checkpoints of parts do not go together, or with the settings.
         DataError: the dataset has no text, images of other channels than the encoder's, or a split
             neither questions nor captions, or no conversations.
     """
     cache, seed = context.cache, context.seed
-    encoder, part, encoder_digest = load_encoder(context.start)
-    if not (isinstance(encoder, ImageEncoder) and isinstance(part.config, ImageEncoderConfig)):
-        raise CheckpointError(f"{context.start}: its encoder does not see images")
-    _, inputs = settle(part.config, part.inputs, None, cache)
     sources = context.open_sources(model_config.sources(), read_ids={"decoder"})
-    # Before anything is built: the projector's weights are the next draws.
+    if whole := sources.checkpoints.get("projector"):
+        settled = model_config.projector.settle(whole.path)
+        model_config = model_config.model_copy(update={"projector": settled})
+    seen = first_encoder(context, model_config, config, sources)
+    encoder = seen.encoder
+    # Before anything else is built: the projector's weights are the next draws.
     torch.manual_seed(keyed_seed(seed, "weights"))
-    spec = _make_spec(cache, part.config, inputs, model_config, config)
+    spec = _make_spec(cache, seen, model_config, config)
     spec.normalization.check_channels(cache.images.shape[-1])
     features = None
     if "image_encoder" in context.freeze:
-        features = _frozen_features(encoder, spec, context, encoder_digest)
+        features = frozen_features(seen, context)
     tokenizer = context.tokenizer()
     assert tokenizer is not None, "a dataset with special ids has a tokenizer"
     read = _read_turns if spec.chat else _read_questions
-    data = read(context, spec, config, encoder.tokens, features, tokenizer)
+    image_tokens = model_config.projector.count(encoder.tokens)
+    data = read(context, spec, config, image_tokens, features, tokenizer)
     model = Vlm(encoder, model_config, spec.vocab_size, spec.special_ids.pad, sources.origins)
     model.whole_rows = takes_whole_rows(model.decoder, 1 << 31)
     chosen = partial(data.loss, token_loss=chosen_loss(config))
@@ -223,7 +210,7 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
         validation=data.validation,
         spec=spec,
         tokenizer=tokenizer,
-        inputs={**sources.digests, "start": encoder_digest},
+        inputs={**sources.digests, **seen.read},
         validation_task=replace(
             _task(data.rows, data.loss, packed=False), loss_metrics=perplexity_of
         ),
@@ -237,13 +224,7 @@ def _task(rows: Rows | TalkRows, loss: Callable[..., LossSum], *, packed: bool) 
     return Task("vlm", finished, loss, collate_raw=raw)
 
 
-def _make_spec(
-    cache: TrainingCache,
-    encoder: ImageEncoderConfig,
-    inputs: InputConfig,
-    model: VlmConfig,
-    task: VlmTaskConfig,
-) -> VlmSpec:
+def _make_spec(cache: TrainingCache, seen: Seen, model: VlmConfig, task: VlmTaskConfig) -> VlmSpec:
     """What is stored of the model.
 
     Raises:
@@ -255,11 +236,11 @@ def _make_spec(
     if task.text == "turns":
         chat, special_ids = read_chat(cache, special_ids)
     return VlmSpec(
-        image_encoder=encoder,
+        image_encoder=seen.config,
         model=model.without_sources(),
         vocab_size=cache.facts["vocab_size"],
         special_ids=special_ids,
-        inputs=inputs,
+        inputs=seen.inputs,
         max_text_tokens=task.max_text_tokens,
         caption_prompt=task.caption_prompt,
         chat=chat,
@@ -329,37 +310,3 @@ def _read_turns(
     )
     validation = source("val") if context.has_validation else None
     return _Data(source("train"), validation, rows, talk_loss)
-
-
-def _frozen_features(
-    encoder: ImageEncoder,
-    spec: VlmSpec,
-    context: JobContext,
-    encoder_digest: str,
-) -> NDArray[np.float32]:
-    cache = context.cache
-    cache.confirm()  # what is made of the images is kept under their digest
-    resize = left_to_resize(spec.images, cache)
-    key = digest_of(
-        {
-            "encoder": encoder_digest,
-            "images": cache.digests["images.bin"],
-            "normalize": spec.normalization.model_dump(),
-            "resize": resize and resize.model_dump(),
-            "config": spec.image_encoder.model_dump(mode="json"),
-            "code": [digest_tree(Path(str(module.__file__))) for module in FEATURE_CODE],
-            "libraries": [torch.__version__, torchvision.__version__],
-            "device": context.device.type,
-            "threads": torch.get_num_threads(),
-        }
-    )
-    root = Path(os.environ.get("DVC_ROOT", "."))
-    return cached_features(
-        encoder,
-        cache.images,
-        spec.normalization,
-        spec.image_encoder.image_size,
-        folder=root / STATE_DIR / "features" / key[:16],
-        device=context.device,
-        resize=resize,
-    )
