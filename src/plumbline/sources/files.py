@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -38,8 +38,9 @@ def find_files(
 ) -> Iterator[FoundFile]:
     """Find files below the places of the splits, or below `root`, depth first, sorted by name.
 
-    A place that is a file itself is taken whatever its name. In memory are the names of one
-    folder at a time.
+    A place that is a file itself is taken whatever its name; one with wildcards that is neither
+    file nor folder is a pattern of paths (`is_pattern`). In memory are the names of one folder at
+    a time.
 
     Args:
         root: the dataset's path, a folder or one file.
@@ -47,11 +48,15 @@ def find_files(
         wanted: says by its name whether a file counts.
 
     Raises:
-        DataError: a place does not exist, a folder cannot be listed, or a link leaves `root`.
+        DataError: a place does not exist, no path has a pattern, a folder cannot be listed, or a
+            link leaves `root`.
     """
     home = root.resolve()
     places = {split: root / name for split, name in splits.items()} or {"": root}
     for split, place in places.items():
+        if splits and is_pattern(splits[split]) and not place.exists():
+            yield from _find_alike(root, splits[split], split, wanted)
+            continue
         if place != root:
             check_place(place, home)
         if place.is_file():
@@ -62,6 +67,43 @@ def find_files(
                 yield FoundFile(path.relative_to(root).as_posix(), path, split)
         else:
             raise DataError(f"{place.as_posix()}: no such file or folder")
+
+
+def is_pattern(place: str) -> bool:
+    """Whether a place has wildcards: `*` and `?` stay within a folder, `**/` is any folders."""
+    return any(mark in place for mark in "*?[")
+
+
+def _find_alike(
+    root: Path, pattern: str, split: str, wanted: Callable[[str], bool]
+) -> Iterator[FoundFile]:
+    seen = False
+    for path in _walk(root, root.resolve(), wanted):
+        name = path.relative_to(root).as_posix()
+        if _has_pattern(name, pattern):
+            seen = True
+            yield FoundFile(name, path, split)
+    if not seen:
+        raise DataError(
+            f"{(root / pattern).as_posix()}: no file has this pattern; change the place of split "
+            f"{split}, or put its files there"
+        )
+
+
+def _has_pattern(name: str, pattern: str) -> bool:
+    return is_pattern(pattern) and _are_alike(
+        PurePosixPath(name).parts, PurePosixPath(pattern).parts
+    )
+
+
+def _are_alike(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    # Part by part: over a whole path the star of fnmatch would run over folders.
+    if not patterns:
+        return not parts
+    first, *rest = patterns
+    if first == "**":
+        return any(_are_alike(parts[passed:], rest) for passed in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], first) and _are_alike(parts[1:], rest)
 
 
 def matching(pattern: str) -> Callable[[str], bool]:
@@ -84,7 +126,8 @@ def why_passed_over(
     places = [PurePosixPath(place) for place in splits.values()] or [PurePosixPath()]
     if path in places:
         return None
-    if not any(path.is_relative_to(place) for place in places):
+    alike = any(_has_pattern(name, place) for place in splits.values())
+    if not alike and not any(path.is_relative_to(place) for place in places):
         return "passed over: in no place that splits name"
     return None if wanted(path.name) else f"passed over: {unwanted}"
 

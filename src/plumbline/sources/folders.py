@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import override
 
 from plumbline.config import Config
@@ -20,6 +20,7 @@ from plumbline.sources.files import (
     FoundFile,
     check_place,
     find_files,
+    is_pattern,
     name_bytes,
     read_file,
     why_passed_over,
@@ -69,6 +70,13 @@ class FolderSource(Source):
     """Where a file's label comes from: the first folder below its split; `none`: it has none."""
     table: FolderTable | None = None
     templates: Templates = Field(default_factory=dict)
+
+    @field_validator("splits")
+    @classmethod
+    def _are_folders(cls, splits: dict[str, str]) -> dict[str, str]:
+        for place in filter(is_pattern, splits.values()):
+            raise ValueError(f"{place!r}: a folder is needed, as labels are read below it")
+        return splits
 
     @model_validator(mode="after")
     def _columns_fit(self) -> "FolderSource":
