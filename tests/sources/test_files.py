@@ -7,7 +7,13 @@ import pytest
 from plumbline.errors import DataError
 from plumbline.sources.files import find_files, is_pattern, matching, why_passed_over
 
-NAMES = ("data/train-0.csv", "data/train-1.csv", "data/test-0.csv", "data/more/train-2.csv", "x.csv")
+NAMES = (
+    "data/train-0.csv",
+    "data/train-1.csv",
+    "data/test-0.csv",
+    "data/more/train-2.csv",
+    "x.csv",
+)
 
 
 def put(root: Path, *names: str) -> None:

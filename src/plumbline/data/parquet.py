@@ -152,7 +152,7 @@ def _matching_columns(
     wrong = []
     has = set()
     for name, expected in {**optional, **required}.items():
-        found = _find_type(schema, name)
+        found = find_type(schema, name)
         if found is None:
             if name in required:
                 wrong.append(f"{name} is missing")
@@ -172,7 +172,8 @@ def _matching_columns(
     return frozenset(has)
 
 
-def _find_type(schema: pa.Schema, name: str) -> pa.DataType | str | None:
+def find_type(schema: pa.Schema, name: str) -> pa.DataType | str | None:
+    """The type of a column, whose name may reach into structs; `twice` or None where not one is."""
     indices = schema.get_all_field_indices(name)
     if indices:
         return schema.field(indices[0]).type if len(indices) == 1 else "twice"
@@ -300,7 +301,7 @@ def iter_encoded_batches(
     """
     with open_parquet(path) as plain:
         byte_columns = [
-            name for name in columns if is_byte_type(_find_type(plain.schema_arrow, name))
+            name for name in columns if is_byte_type(find_type(plain.schema_arrow, name))
         ]
         with open_parquet(path, byte_columns) as encoded:
             group = row = 0
@@ -354,11 +355,12 @@ def _check_cells(batch: pa.RecordBatch, first_row: int) -> None:
 
 def _canonical(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
-        [_canonical_column(_pick(batch, name)) for name in columns], names=list(columns)
+        [_canonical_column(pick_column(batch, name)) for name in columns], names=list(columns)
     )
 
 
-def _pick(batch: pa.RecordBatch, name: str) -> pa.Array:
+def pick_column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """A column of a batch, whose name may reach into structs."""
     if name in batch.schema.names:
         return batch.column(name)
     top, *inner = name.split(".")

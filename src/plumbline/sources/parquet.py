@@ -5,7 +5,8 @@ cell is any good is for `validate` to say.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,15 +17,31 @@ from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.data.columns import CANONICAL
-from plumbline.data.parquet import BATCH_ROWS, check_schema, iter_batches
+from plumbline.data.parquet import BATCH_ROWS, check_schema, find_type, iter_batches, open_parquet
 from plumbline.data.turns import NO_TURNS
 from plumbline.errors import DataError
+from plumbline.sources.arrow_columns import (
+    ArrowMedia,
+    ColumnReader,
+    Place,
+    accepts,
+    holds_texts,
+    make_reader,
+    part_lists,
+    read_class_names,
+)
 from plumbline.sources.base import ColumnNames, Source, SplitPlaces, require_path
 from plumbline.sources.chat import IMAGE_FIELDS, ChatConfig
-from plumbline.sources.files import find_files, matching, why_passed_over
-from plumbline.sources.numbers import can_convert, to_bytes
+from plumbline.sources.files import (
+    FoundFile,
+    find_files,
+    matching,
+    name_bytes,
+    why_passed_over,
+)
+from plumbline.sources.media_cells import load_medium
 from plumbline.sources.rows import Row, Templates, check_templates, fill_templates, from_columns
-from plumbline.sources.shown_images import load_image
+from plumbline.sources.tally import ROWS, Tally
 
 FILES = "*.parquet"
 LIST_BATCH_ROWS = 128
@@ -64,7 +81,16 @@ class ParquetSource(Source):
 
     source: Literal["parquet"]
     splits: SplitPlaces = Field(default_factory=dict)
-    columns: ColumnNames
+    columns: ColumnNames = Field(default_factory=dict)
+    """Without `sample_id`, a row is called by its file and number: `train.parquet:17`.
+
+    A text column that holds lists of texts makes a row of each; a medium may be an object of
+    `bytes` and `path`.
+    """
+    media: ArrowMedia = "bytes"
+    """What a text in a column of media is; an object that has no bytes names a file in any case."""
+    class_names: bool = True
+    """Whether a label that is a number becomes the name that the schema's metadata has for it."""
     captions: list[CaptionRule] = Field(default_factory=list)
     """For data without captions: the first rule that matches a row makes its caption."""
     templates: Templates = Field(default_factory=dict)
@@ -72,18 +98,14 @@ class ParquetSource(Source):
 
     @model_validator(mode="after")
     def _columns_fit(self) -> "ParquetSource":
-        if "sample_id" not in self.columns:
-            raise ValueError("sample_id is needed: every rejected row is reported by its id")
+        if not (self.columns or self.chat):
+            raise ValueError("columns must name one column at least")
         if self.captions and not {"question", "answer"} <= set(self.columns):
             raise ValueError("captions are made from question and answer: map both columns")
         made = self.chat.columns if self.chat else frozenset()
         if twice := sorted(made & set(self.columns)):
             raise ValueError(f"columns has {twice[0]}, which chat makes of other fields")
-        there = {
-            *self.columns,
-            *(["caption"] if self.captions else []),
-            *made,
-        }
+        there = {"sample_id", *self.columns, *(["caption"] if self.captions else []), *made}
         check_templates(self.templates, there)
         return self
 
@@ -114,10 +136,27 @@ class ParquetSource(Source):
                 f"{place.as_posix()}: no input files; expected {FILES} in it or in folders below, "
                 "whose names begin with neither a dot nor an underscore"
             )
-        names = dict.fromkeys([*wanted, *self._check_chat([file.path for file in files], wanted)])
+        chat = self._check_chat([file.path for file in files], wanted)
         for file in files:
-            for batch in iter_batches(file.path, list(names), self._batch_rows):
-                yield self._canonical(batch, file.split, path)
+            yield from self._read_file(file, chat, path)
+
+    def _read_file(
+        self, file: FoundFile, chat: Sequence[str], root: Path
+    ) -> Iterator[pa.RecordBatch]:
+        with open_parquet(file.path) as opened:
+            schema = opened.schema_arrow
+        place = Place(root, self.media, read_class_names(schema) if self.class_names else {})
+        readers = {o: make_reader(o, t, schema, place) for o, t in self.columns.items()}
+        names = dict.fromkeys([*(n for r in readers.values() for n in r.names), *chat])
+        lists = any(holds_texts(o, find_type(schema, t)) for o, t in self.columns.items())
+        rows = LIST_BATCH_ROWS if lists or self.chat or "features" in self.columns else BATCH_ROWS
+        first = 0
+        for batch in iter_batches(file.path, list(names), rows):
+            try:
+                yield from self._canonical(batch, readers, _Rows(file, first, self.tally), root)
+            except DataError as error:
+                raise DataError(f"{file.path.as_posix()}: {error}") from None
+            first += batch.num_rows
 
     def _check_chat(self, paths: list[Path], wanted: Mapping[str, pa.DataType]) -> list[str]:
         """Check the columns of the files, and name those of the dialect that are there."""
@@ -133,36 +172,54 @@ class ParquetSource(Source):
 
     @override
     def passes_over(self, name: str) -> str | None:
-        return why_passed_over(name, self.splits, matching(FILES), f"not named {FILES}")
+        # Where rows name files, a file that is no table is one of those.
+        why = why_passed_over(name, self.splits, matching(FILES), f"not named {FILES}")
+        return "" if why and self.media == "path" else why
 
     def _can_convert(self, theirs: str, kind: pa.DataType) -> bool:
         if self.chat and theirs in self.chat.names:
             return True  # lists of structs, or whatever: the dialect looks at the values
-        return all(can_convert(o, kind) for o, t in self.columns.items() if t == theirs)
+        return all(accepts(o, kind, self.media) for o, t in self.columns.items() if t == theirs)
 
-    @property
-    def _batch_rows(self) -> int:
-        return LIST_BATCH_ROWS if "features" in self.columns or self.chat else BATCH_ROWS
-
-    def _canonical(self, batch: pa.RecordBatch, split: str, root: Path) -> pa.RecordBatch:
-        columns = {
-            ours: to_bytes(ours, batch.column(theirs)) for ours, theirs in self.columns.items()
-        }
+    def _canonical(
+        self, batch: pa.RecordBatch, readers: Mapping[str, ColumnReader], rows: "_Rows", root: Path
+    ) -> Iterator[pa.RecordBatch]:
+        columns = {ours: reader.make(batch, rows.note) for ours, reader in readers.items()}
+        if "sample_id" not in columns:
+            ids = [rows.place(row) for row in range(batch.num_rows)]
+            columns["sample_id"] = pa.array(ids, pa.binary())
         if self.chat:
             columns |= _make_turns(batch, self.chat, root)
-        if split:
-            columns["split"] = pa.array([split.encode()] * batch.num_rows, pa.binary())
-        if self.captions:
-            columns["caption"] = _make_captions(
-                columns["question"], columns["answer"], self.captions
-            )
-        return fill_templates(from_columns(columns), self.templates)
+        for piece in part_lists(columns, rows.note):
+            if split := rows.file.split:
+                piece["split"] = pa.array([split.encode()] * len(piece["sample_id"]), pa.binary())
+            if self.captions:
+                piece["caption"] = _make_captions(piece["question"], piece["answer"], self.captions)
+            yield fill_templates(from_columns(piece), self.templates)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a batch by their places in the file."""
+
+    file: FoundFile
+    first: int
+    tally: Tally
+
+    def place(self, row: int) -> bytes:
+        """File and number, from 1 on."""
+        return name_bytes(self.file.name) + b":%d" % (self.first + row + 1)
+
+    def note(self, what: str, row: int, said: str = "") -> None:
+        """Count a row."""
+        place = self.place(row).decode("utf-8", "replace")
+        self.tally.add(ROWS, what, f"{place} ({said})" if said else place)
 
 
 def _make_turns(batch: pa.RecordBatch, chat: ChatConfig, root: Path) -> dict[str, pa.Array]:
     names = [name for name in batch.schema.names if name in chat.names]
     shown = {named for ours, named in chat.optional.items() if ours in IMAGE_FIELDS}
-    load = partial(load_image, root=root, media="path")
+    load = partial(load_medium, root=root, media="path")
     rows: list[Row] = []
     for row in range(batch.num_rows):
         try:

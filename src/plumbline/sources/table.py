@@ -22,6 +22,7 @@ from plumbline.sources.files import (
     read_named_file,
     why_passed_over,
 )
+from plumbline.sources.media_cells import Media, decode_base64, load_medium
 from plumbline.sources.rows import (
     Row,
     Templates,
@@ -29,7 +30,6 @@ from plumbline.sources.rows import (
     fill_templates,
     make_batches,
 )
-from plumbline.sources.shown_images import Media, decode_base64, load_image
 from plumbline.sources.tally import ROWS
 
 
@@ -135,7 +135,7 @@ class TableSource(Source):
                 self._note_stray_bytes(place)
             if ours != "sample_id" or record:
                 row[ours] = cell
-        load = partial(load_image, root=root, media=self.media)
+        load = partial(load_medium, root=root, media=self.media)
         for ours, cell in self.make_cells(record, load).items():
             row[ours] = cell
             if cell is not None and ours not in SHOWN and has_stray_bytes(cell):
