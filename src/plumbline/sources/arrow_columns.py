@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from plumbline.data.byte_columns import as_bytes, is_byte_type, row_bytes
 from plumbline.data.columns import CONTENT, SHOWN
 from plumbline.data.parquet import BATCH_BYTES, find_type
-from plumbline.sources.media_cells import NOT_THERE, load_medium
+from plumbline.sources.media_cells import MAX_SHOWN_CHARS, NOT_THERE, load_medium
 from plumbline.sources.numbers import can_convert, is_list, to_bytes
 
 ArrowMedia = Literal["bytes", "path", "base64"]
@@ -126,7 +126,7 @@ def _media_reader(fields: Mapping[str, str], place: Place) -> ColumnReader:
                 text = name.decode("utf-8", "surrogateescape")
                 cell = load_medium(text, place.root, media)
                 if cell is None:
-                    note(NOT_THERE, row, (place.root / text).as_posix())
+                    note(NOT_THERE, row, text[:MAX_SHOWN_CHARS])
             cells.append(cell)
         return pa.array(cells, pa.binary())
 

@@ -232,9 +232,12 @@ def read_named_file(root: Path, name: bytes) -> bytes | None:
     """Read the file that a row names; None where it is not a file that lies below `root`.
 
     The name comes with the data, so that it may be anything: it never reaches a file elsewhere.
+    Where there is none of a name with backslashes, they part folders, as Windows writes them.
     """
     try:
         path = (root / os.fsdecode(name)).resolve()
+        if not path.exists() and b"\\" in name:
+            path = (root / os.fsdecode(name.replace(b"\\", b"/"))).resolve()
         if not path.is_relative_to(root.resolve()) or not stat.S_ISREG(path.stat().st_mode):
             return None
         with path.open("rb") as file:

@@ -9,12 +9,11 @@ import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import override
 
-from plumbline.config import Config
 from plumbline.data.columns import CANONICAL, SHOWN
 from plumbline.errors import DataError
 from plumbline.scratch import scratch_folder
 from plumbline.sources.base import Below, ColumnNames, Source, SplitPlaces, require_path
-from plumbline.sources.csv import read_records
+from plumbline.sources.csv import CsvForm, read_records
 from plumbline.sources.encoding import Encoding, encode_text, has_stray_bytes, stray_bytes
 from plumbline.sources.files import (
     FoundFile,
@@ -35,13 +34,11 @@ from plumbline.sources.rows import (
 from plumbline.sources.tally import ROWS, Tally, ending_of
 
 
-class FolderTable(Config):
+class FolderTable(CsvForm):
     """A table with more about the files; a file with several lines becomes as many rows."""
 
     file: Below
     """Its place below the dataset's path; `{split}` stands for the place of each split."""
-    delimiter: str = Field(",", min_length=1, max_length=1)
-    quotes: bool = True
     encoding: Encoding = "utf-8"
     key: str = "file_name"
     """The column that names a file, by its path from the folder of the table."""
@@ -217,8 +214,7 @@ class _TableLines:
         records = read_records(
             root / file,
             names,
-            table.delimiter,
-            table.quotes,
+            table,
             encoding=table.encoding,
             tally=self._tally,
         )

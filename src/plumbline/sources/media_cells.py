@@ -11,7 +11,8 @@ from plumbline.sources.files import read_named_file
 Media = Literal["path", "base64"]
 """How a text stands for a medium: a file below the dataset's path, or its bytes."""
 
-
+MAX_SHOWN_CHARS = 200
+"""Of a file's name in an account."""
 NOT_THERE = "name a file that is not there"
 """How a tally calls rows that do, or that name one outside the dataset's folder."""
 
@@ -27,12 +28,17 @@ def load_medium(value: object, root: Path, media: Media) -> bytes | None:
     """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
-    if isinstance(value, str) and value[:5].lower() == "data:":
+    if isinstance(value, str) and is_url(value):
         return decode_base64(encode_text(value))
     if isinstance(value, str) and value:
         cell = encode_text(value)
         return read_named_file(root, cell) if media == "path" else decode_base64(cell)
     return value if isinstance(value, bytes) else None
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is a URL that holds its bytes."""
+    return text[:5].lower() == "data:"
 
 
 def decode_base64(cell: bytes) -> bytes:
