@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import BinaryIO, NamedTuple
 
 from plumbline.data.columns import MAX_CELL_BYTES
@@ -14,6 +15,15 @@ MAX_FILE_BYTES = MAX_CELL_BYTES
 """More of a file is not read: validation refuses a cell of this size for its length alone."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+SPLIT_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("train", "training"), "train"),
+        **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
+        **dict.fromkeys(("test", "testing"), "test"),
+    }
+)
+"""What folders and files of splits are called -> the split."""
 
 _SKIP_BYTES = 2**20
 
@@ -130,6 +140,19 @@ def why_passed_over(
     if not alike and not any(path.is_relative_to(place) for place in places):
         return "passed over: in no place that splits name"
     return None if wanted(path.name) else f"passed over: {unwanted}"
+
+
+def list_folders(root: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    try:
+        with os.scandir(root) as entries:
+            return sorted(e.name for e in entries if e.is_dir() and is_ours(e.name))
+    except OSError as error:
+        raise DataError(f"{root.as_posix()}: cannot be listed ({error.strerror})") from None
 
 
 def list_files(root: Path) -> Iterator[str]:

@@ -16,10 +16,12 @@ from plumbline.sources.base import Below, ColumnNames, Source, SplitPlaces, requ
 from plumbline.sources.csv import CsvForm, read_records
 from plumbline.sources.encoding import Encoding, encode_text, has_stray_bytes, stray_bytes
 from plumbline.sources.files import (
+    SPLIT_WORDS,
     FoundFile,
     check_place,
     find_files,
     is_pattern,
+    list_folders,
     name_bytes,
     read_file,
     why_passed_over,
@@ -65,6 +67,8 @@ class FolderSource(Source):
     splits: SplitPlaces = Field(default_factory=dict)
     labels: Literal["folder", "none"] = "folder"
     """Where a file's label comes from: the first folder below its split; `none`: it has none."""
+    endings: Literal["known", "any"] = "known"
+    """Which files are read: those whose endings are of the medium, or all, for names without."""
     table: FolderTable | None = None
     templates: Templates = Field(default_factory=dict)
 
@@ -126,8 +130,13 @@ class FolderSource(Source):
                 lines.close()
 
     def _files(self, root: Path) -> Iterator[FoundFile]:
+        if self.labels == "folder" and not self.splits and root.is_dir():
+            _refuse_splits(root)
+        tables = self.table.files(self.splits) if self.table else set()
         seen = False
         for found in find_files(root, self.splits, self._wants):
+            if found.name in tables:
+                continue
             if self.labels == "none" or self._label(found) is not None:
                 seen = True
                 yield found
@@ -139,14 +148,15 @@ class FolderSource(Source):
             )
 
     def _wants(self, name: str) -> bool:
-        return PurePosixPath(name).suffix.lower() in self.suffixes
+        return self.endings == "any" or PurePosixPath(name).suffix.lower() in self.suffixes
 
     @override
     def passes_over(self, name: str) -> str | None:
         # Endings are told one by one.
         if self.table and name in self.table.files(self.splits):
             return ""
-        ending = f"ending {ending_of(name)} is none of {', '.join(sorted(self.suffixes))}"
+        known = ", ".join(sorted(self.suffixes))
+        ending = f"ending {ending_of(name)} is none of {known}"
         why = why_passed_over(name, self.splits, self._wants, ending)
         if why is None and self.labels == "folder" and not self._in_folder(name):
             return "passed over: in no folder named for a label"
@@ -183,6 +193,18 @@ class FolderSource(Source):
         for number, line in enumerate(told or [{}]):
             name = name_bytes(found.name) + (b":%d" % (number + 1) if len(told) > 1 else b"")
             yield {**row, **line, "sample_id": name}
+
+
+def _refuse_splits(root: Path) -> None:
+    """Refuse folders of splits as labels: a model would learn to tell train from test."""
+    folders = list_folders(root)
+    splits = {SPLIT_WORDS[name.lower()]: name for name in folders if name.lower() in SPLIT_WORDS}
+    if folders and all(name.lower() in SPLIT_WORDS for name in folders):
+        told = ", ".join(f"{split}: {name}" for split, name in splits.items())
+        raise DataError(
+            f"{root.as_posix()}: its folders {', '.join(folders)} are named for splits, not for "
+            f"labels; set splits: {{{told}}}"
+        )
 
 
 class _TableLines:
