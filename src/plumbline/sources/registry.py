@@ -24,6 +24,7 @@ from plumbline.sources.parts import PartsSource
 from plumbline.sources.scenes import ScenesSource
 from plumbline.sources.signals import SignalsSource
 from plumbline.sources.text import TextSource
+from plumbline.sources.webdataset import WebDatasetSource
 from plumbline.tracking.progress import tracked
 
 __all__ = ["SOURCES", "Source", "write_raw"]
@@ -36,6 +37,7 @@ SOURCES.register("csv", CsvSource)
 SOURCES.register("text", TextSource)
 SOURCES.register("imagefolder", ImageFolderSource)
 SOURCES.register("audiofolder", AudioFolderSource)
+SOURCES.register("webdataset", WebDatasetSource)
 SOURCES.register("parts", PartsSource)
 
 ROWS_PER_FILE = 200_000
