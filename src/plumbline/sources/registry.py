@@ -45,13 +45,16 @@ ROWS_PER_FILE = 200_000
 _LONGEST = MAX_CELL_BYTES + 1
 
 
-def write_raw(batches: Iterator[pa.RecordBatch], given_splits: list[str], out: Path) -> int:
+def write_raw(
+    batches: Iterator[pa.RecordBatch], given_splits: list[str], out: Path, whose: str = "the source"
+) -> int:
     """Write batches as `rows-00000.parquet`, ... into the folder `out` and return the row count.
 
     Args:
         batches: rows in canonical columns; memory is bounded by a batch and a row group.
         given_splits: splits that the source says it has, noted so that an empty one is an error.
         out: an existing folder.
+        whose: what gives the rows, for the message where there is none.
 
     Raises:
         DataError: the source gave no row.
@@ -68,7 +71,7 @@ def write_raw(batches: Iterator[pa.RecordBatch], given_splits: list[str], out: P
             writer.write(_cut_cells(batch))
             rows += batch.num_rows
     if not rows:
-        raise DataError("the source has zero rows; check the dataset's path and its files")
+        raise DataError(f"{whose} has zero rows; check the dataset's path, its files and settings")
     return rows
 
 
