@@ -131,7 +131,7 @@ def check_schema(
     for path in paths:
         with open_parquet(path) as file:
             schema = file.schema_arrow
-        has = _matching_columns(path, schema, required, optional or {}, also)
+        has = matching_columns(path, schema, required, optional or {}, also)
         if first is None:
             first = path, has
         elif has != first[1]:
@@ -142,13 +142,18 @@ def check_schema(
     return first[1] if first else frozenset()
 
 
-def _matching_columns(
-    path: Path,
+def matching_columns(
+    path: Path | str,
     schema: pa.Schema,
     required: Mapping[str, pa.DataType],
     optional: Mapping[str, pa.DataType],
     also: Callable[[str, pa.DataType], bool] | None,
 ) -> frozenset[str]:
+    """Check the columns of one table, as `check_schema` does; `path` names it.
+
+    Raises:
+        DataError: names the table, with the columns expected and found.
+    """
     wrong = []
     has = set()
     for name, expected in {**optional, **required}.items():
@@ -351,6 +356,12 @@ def _check_cells(batch: pa.RecordBatch, first_row: int) -> None:
         if (largest := pc.max(sizes).as_py()) > MAX_CELL_BYTES + 1:
             row = first_row + pc.index(sizes, largest).as_py()
             raise BadPage(f"column {name}: {largest} bytes in row {row} of the file, {ALLOWED}")
+
+
+def plain_batch(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    """Columns of a batch, with text and bytes as `binary`; dots in a name reach into structs."""
+    picked = [decode_column(_canonical_column(pick_column(batch, name))) for name in columns]
+    return pa.RecordBatch.from_arrays(picked, names=list(columns))
 
 
 def _canonical(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:

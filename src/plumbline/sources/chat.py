@@ -83,9 +83,14 @@ class ChatConfig(Config):
         return {name: self.fields.get(name, name) for name in DIALECTS[self.dialect].optional}
 
     @property
+    def all_names(self) -> list[str]:
+        """Names in the files of all fields, in the order of the dialect."""
+        return [*self.needed.values(), *self.optional.values()]
+
+    @property
     def names(self) -> set[str]:
-        """Names in the files of all fields."""
-        return {*self.needed.values(), *self.optional.values()}
+        """The same without order."""
+        return set(self.all_names)
 
     def make_cells(self, record: Mapping[str, object], load: Load) -> Row:
         """The cells of `columns`; that of `turns` says why where a row cannot be read.

@@ -18,6 +18,7 @@ from plumbline.errors import DataError
 from plumbline.sources.base import SOURCES, Source
 from plumbline.sources.csv import CsvSource
 from plumbline.sources.folders import AudioFolderSource, ImageFolderSource
+from plumbline.sources.hub import HubSource
 from plumbline.sources.jsonl import JsonlSource
 from plumbline.sources.parquet import ParquetSource
 from plumbline.sources.parts import PartsSource
@@ -32,6 +33,7 @@ __all__ = ["SOURCES", "Source", "write_raw"]
 SOURCES.register("scenes", ScenesSource)
 SOURCES.register("signals", SignalsSource)
 SOURCES.register("parquet", ParquetSource)
+SOURCES.register("hub", HubSource)
 SOURCES.register("jsonl", JsonlSource)
 SOURCES.register("csv", CsvSource)
 SOURCES.register("text", TextSource)
