@@ -80,6 +80,14 @@ def test_a_form_that_contradicts_itself_is_refused(settings: dict[str, Any]) -> 
         CsvSource.model_validate({"source": "csv", "columns": {"text": "t"}, **settings})
 
 
+def test_words_for_splits_are_known_and_others_stay(tmp_path: Path) -> None:
+    words = ("Train", "validation", "dev", "testing", "unsupervised", "")
+    text = "".join(f"text,{word}\n" for word in words)
+    (tmp_path / "a.csv").write_text(f"t,s\n{text}", encoding="utf-8")
+    rows = read(tmp_path, columns={"text": "t", "split": "s"})
+    assert [r["split"] for r in rows] == ["train", "val", "val", "test", "unsupervised", ""]
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbft,l\na,b\n")
     assert [r["text"] for r in read(tmp_path, columns={"text": "t"})] == ["a"]
