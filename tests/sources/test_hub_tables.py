@@ -73,6 +73,16 @@ def test_a_text_names_a_medium_or_is_it(tmp_path: Path, media: str) -> None:
     assert [row["image"] for row in rows] == [image, image]
 
 
+def test_names_begin_in_the_media_folder_and_may_lack_their_ending(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/7.png").write_bytes(b"seven")
+    write(tmp_path / "a.parquet", {"n": ["7", "8"], "t": ["x", "y"]})
+    settings = {"media": "path", "media_folder": "pictures", "media_ending": ".png"}
+    rows, told = read_and_tell(tmp_path, columns={"image": "n"}, **settings)
+    assert [row["image"] for row in rows] == [b"seven", None]
+    assert told == ["1 rows name a file that is not there, the first: a.parquet:2 (8.png)"]
+
+
 @pytest.mark.parametrize(
     "coded",
     [

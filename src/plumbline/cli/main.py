@@ -34,15 +34,18 @@ class Command:
     """Its line in `plumbline --help`."""
     plugins: bool = False
     """Whether the project's plugins are loaded first: what they register can be named."""
+    file: str = ""
+    """Its module, where that cannot have the name of the subcommand."""
 
     def module(self, name: str) -> Module:
         """Import its module."""
-        return cast(Module, importlib.import_module(f"plumbline.cli.{name}"))
+        return cast(Module, importlib.import_module(f"plumbline.cli.{self.file or name}"))
 
 
 COMMANDS = {
     "init": Command("begin a project: the DAG, settings and scripts"),
     "upgrade": Command("show what another version of plumbline changes in a project's files"),
+    "import": Command("settings for data of your own", plugins=True, file="import_data"),
     "params": Command("compose params.yaml from conf/", plugins=True),
     "repro": Command("run what changed, then print the headline figures"),
     "figures": Command("print the headline figures", plugins=True),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from plumbline.data.byte_columns import as_bytes, is_byte_type, row_bytes
 from plumbline.data.columns import CONTENT, SHOWN
 from plumbline.data.parquet import BATCH_BYTES, find_type
-from plumbline.sources.media_cells import MAX_SHOWN_CHARS, NOT_THERE, load_medium
+from plumbline.sources.media_cells import MAX_SHOWN_CHARS, NOT_THERE, is_url, load_medium
 from plumbline.sources.numbers import can_convert, is_list, to_bytes
 
 ArrowMedia = Literal["bytes", "path", "base64"]
@@ -40,9 +40,11 @@ HELD = ("bytes", "path")
 class Place:
     """Where the rows of one table lie, and how it writes what it holds."""
 
-    root: Path
-    """The dataset's path: media are named from there."""
+    folder: Path
+    """Media are named from there."""
     media: ArrowMedia
+    ending: str
+    """What is put behind their names."""
     class_names: Mapping[str, list[str]]
     """Column -> the names of its numbers."""
 
@@ -124,7 +126,8 @@ def _media_reader(fields: Mapping[str, str], place: Place) -> ColumnReader:
             name = named[row].as_py() if named is not None and not cell else None
             if name:
                 text = name.decode("utf-8", "surrogateescape")
-                cell = load_medium(text, place.root, media)
+                text = text if is_url(text) or media == "base64" else text + place.ending
+                cell = load_medium(text, place.folder, media)
                 if cell is None:
                     note(NOT_THERE, row, text[:MAX_SHOWN_CHARS])
             cells.append(cell)

@@ -25,7 +25,7 @@ from plumbline.sources.arrow_columns import (
     part_lists,
     read_class_names,
 )
-from plumbline.sources.base import ColumnNames, Source
+from plumbline.sources.base import Below, ColumnNames, Source
 from plumbline.sources.chat import IMAGE_FIELDS, ChatConfig
 from plumbline.sources.media_cells import load_medium
 from plumbline.sources.rows import Row, Templates, check_templates, fill_templates, from_columns
@@ -74,6 +74,10 @@ class ArrowTableSource(Source):
     """
     media: ArrowMedia = "bytes"
     """What a text in a column of media is; an object that has no bytes names a file in any case."""
+    media_folder: Below = ""
+    """The folder that names of files begin in, below the dataset's path."""
+    media_ending: str = ""
+    """What is put behind names of files, such as `.jpg` where a table has bare ids."""
     class_names: bool = True
     """Whether a label that is a number becomes the name that the schema's metadata has for it."""
     captions: list[CaptionRule] = Field(default_factory=list)
@@ -119,7 +123,8 @@ class ArrowTableSource(Source):
 
     def make_readers(self, schema: pa.Schema, root: Path) -> dict[str, ColumnReader]:
         """A reader of each column of a table."""
-        place = Place(root, self.media, read_class_names(schema) if self.class_names else {})
+        classes = read_class_names(schema) if self.class_names else {}
+        place = Place(root / self.media_folder, self.media, self.media_ending, classes)
         return {ours: make_reader(ours, t, schema, place) for ours, t in self.columns.items()}
 
     def has_lists(self, schema: pa.Schema) -> bool:

@@ -1,7 +1,9 @@
 """Source `webdataset`: shards of tar in which the files of a sample follow each other."""
 
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal, Self
 
@@ -98,50 +100,9 @@ class WebDatasetSource(Source):
         places = {ours: _Place.parse(theirs) for ours, theirs in self.columns.items()}
         wanted = {ending for place in places.values() for ending in place.endings}
         for found in find_files(root, self.splits, matching(self.files)):
-            for key, members in self._samples(found, wanted):
+            note = partial(self._pass_over, found)
+            for key, members in iter_samples(found.path, wanted, note):
                 yield self._row(found, key, members, places)
-
-    def _samples(
-        self, shard: FoundFile, wanted: set[str]
-    ) -> Iterator[tuple[str, dict[str, bytes]]]:
-        """Yield the key of each sample and its files by ending, those that are wanted alone."""
-        now, members = "", dict[str, bytes]()
-        for name, data in self._members(shard, wanted):
-            key, ending = _split_name(name)
-            if key != now and members:
-                yield now, members
-                members = {}
-            now = key
-            if ending in members:
-                self._pass_over(shard, name, "named twice in a sample")
-            else:
-                members[ending] = data
-        if members:
-            yield now, members
-
-    def _members(self, shard: FoundFile, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-        try:
-            with (
-                shard.path.open("rb") as file,
-                tarfile.open(fileobj=file, mode="r:", tarinfo=_BoundedInfo) as tar,
-            ):
-                while (member := tar.next()) is not None:
-                    tar.members.clear()  # or the archive keeps the head of every file
-                    if why := _why_unread(member, wanted):
-                        self._pass_over(shard, member.name, why)
-                    elif member.isreg() and (content := tar.extractfile(member)) is not None:
-                        yield member.name, content.read(MAX_FILE_BYTES + 1)
-                # The library takes a damaged head behind the first for the end.
-                file.seek(tar.offset)
-                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise tarfile.ReadError(f"damaged or cut off at byte {tar.offset}")
-        except tarfile.TarError as error:
-            raise DataError(
-                f"{shard.path.as_posix()}: not readable as tar ({error}); is it whole, and not "
-                "compressed?"
-            ) from None
-        except OSError as error:
-            raise unreadable(shard.path, error) from None
 
     def _pass_over(self, shard: FoundFile, member: str, why: str) -> None:
         self.tally.add(MEMBERS, f"passed over: {why}", f"{shard.name}:{member}")
@@ -182,6 +143,62 @@ class WebDatasetSource(Source):
         return row
 
 
+def iter_samples(
+    path: Path,
+    wanted: AbstractSet[str] | None = None,
+    pass_over: Callable[[str, str], None] = lambda member, why: None,
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield the key of each sample of a shard and its files by what follows the key.
+
+    Args:
+        path: the shard.
+        wanted: endings of the files that are read; None: all.
+        pass_over: told the name of each file that is not, and why.
+
+    Raises:
+        DataError: it cannot be read, is no tar, is damaged or cut off.
+    """
+    now, members = "", dict[str, bytes]()
+    for name, data in _iter_members(path, wanted, pass_over):
+        key, ending = _split_name(name)
+        if key != now and members:
+            yield now, members
+            members = {}
+        now = key
+        if ending in members:
+            pass_over(name, "named twice in a sample")
+        else:
+            members[ending] = data
+    if members:
+        yield now, members
+
+
+def _iter_members(
+    path: Path, wanted: AbstractSet[str] | None, pass_over: Callable[[str, str], None]
+) -> Iterator[tuple[str, bytes]]:
+    try:
+        with (
+            path.open("rb") as file,
+            tarfile.open(fileobj=file, mode="r:", tarinfo=_BoundedInfo) as tar,
+        ):
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # or the archive keeps the head of every file
+                if why := _why_unread(member, wanted):
+                    pass_over(member.name, why)
+                elif member.isreg() and (content := tar.extractfile(member)) is not None:
+                    yield member.name, content.read(MAX_FILE_BYTES + 1)
+            # The library takes a damaged head behind the first for the end.
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"damaged or cut off at byte {tar.offset}")
+    except tarfile.TarError as error:
+        raise DataError(
+            f"{path.as_posix()}: not readable as tar ({error}); is it whole, and not compressed?"
+        ) from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
 class _Place:
     """Where a column stands in a sample: the endings of its file, and the field of an object."""
 
@@ -197,7 +214,7 @@ class _Place:
         return cls(tuple(text.lower().split(";")), "")
 
 
-def _why_unread(member: tarfile.TarInfo, wanted: set[str]) -> str:
+def _why_unread(member: tarfile.TarInfo, wanted: AbstractSet[str] | None) -> str:
     """Why a member is not read; empty where it is, and for folders."""
     key, ending = _split_name(member.name)
     if member.isdir():
@@ -206,7 +223,7 @@ def _why_unread(member: tarfile.TarInfo, wanted: set[str]) -> str:
         return "a link or a device"
     if not all(map(is_ours, PurePosixPath(member.name).parts)) or not key:
         return "hidden"
-    return "" if ending in wanted else f".{ending} is in no column"
+    return "" if wanted is None or ending in wanted else f".{ending} is in no column"
 
 
 class _BoundedInfo(tarfile.TarInfo):
