@@ -13,6 +13,7 @@ from typing import Any
 from plumbline.errors import ConfigError
 from plumbline.importing.drafts import Asked
 from plumbline.importing.importer import Import, check_written, look, name_of
+from plumbline.importing.page import write_page
 from plumbline.importing.plans import KINDS
 from plumbline.importing.shown import describe
 from plumbline.importing.tables import Form
@@ -76,6 +77,10 @@ def run(options: argparse.Namespace) -> None:
         rules["max_dropped_share"] = options.max_dropped
     found = look(path, name, _asked(options), project, rules)
     print("\n".join(describe(found)))
+    if {"image", "audio"} & set(found.trial.first[0]):
+        page = project / ".plumbline" / "import" / f"{name}.html"
+        write_page(found, page)
+        print(f"\npictures and sounds of these rows: {page.relative_to(project)}")
     if found.proposal is None:
         raise ConfigError(
             f"{path.as_posix()}: {found.trial.problem}; nothing is written: mend the data, or say "

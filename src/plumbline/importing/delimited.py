@@ -102,8 +102,7 @@ def guess_header(lines: Sequence[str], delimiter: str) -> list[str] | None:
     if not rows:
         return None
     first = [cell.strip() for cell in rows[0]]
-    named = len(set(first)) == len(first) and all(first)
-    if named and not any(_NUMBER.fullmatch(cell) or medium_of_name(cell) for cell in first):
+    if all(first) and not any(_NUMBER.fullmatch(cell) or medium_of_name(cell) for cell in first):
         return None
     names = []
     for at in range(len(first)):

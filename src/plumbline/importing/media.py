@@ -64,8 +64,8 @@ def _named(field: Field, listing: Listing, asked: bool) -> Iterator[tuple[float,
     if field.kind not in ("image name", "audio name", "text", "integer") or field.words > 3:
         return
     names = [str(value).replace("\\", "/") for value in field.there[:_LOOK]]
-    there = set(listing.names)
     for role, files in listing.media.items():
+        there = set(files)
         endings = sorted({PurePosixPath(name).suffix for name in files})
         for folder in _folders(files):
             for ending in ("", *endings):

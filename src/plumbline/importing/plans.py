@@ -77,7 +77,8 @@ def choose_plan(there: AbstractSet[str], kind: str | None, fields: Iterable[str]
     fitting = [plan for plan in wanted if set(plan.needs) <= there]
     if fitting:
         return fitting[0]
-    nearest = min(wanted, key=lambda plan: len(set(plan.needs) - there))
+    named = [plan for plan in wanted if plan.needs != ("turns",)] or wanted
+    nearest = min(named, key=lambda plan: len(set(plan.needs) - there))
     missing = [role for role in nearest.needs if role not in there]
     found = ", ".join(sorted(there - set(KEPT))) or "nothing"
     names = ", ".join(fields)

@@ -189,7 +189,10 @@ def find_roles(fields: Sequence[Field], media: str, given: Mapping[str, str]) ->
         fits = _fitting(rule, [one for one in left if one.name not in taken], rows)
         if (field := next(fits, None)) is not None:
             found[rule.role] = Role(rule.role, field.name, _reason(rule, field))
-    return [one for role, one in found.items() if role not in LACKING or LACKING[role] in found]
+    alone = [role for role in found if role in LACKING and LACKING[role] not in found]
+    if without := {role: "none" for role in alone if role not in given}:
+        return find_roles(fields, media, {**given, **without})
+    return list(found.values())
 
 
 def _fitting(rule: Rule, fields: Sequence[Field], rows: Rows) -> Iterator[Field]:

@@ -6,8 +6,6 @@ from plumbline.importing.importer import Import
 from plumbline.text import one_line
 
 CELL_CHARS = 40
-REASONS = 3
-"""Examples of a reason for quarantine."""
 
 
 def shown_cell(value: object) -> str:
@@ -63,9 +61,7 @@ def _verdict(found: Import) -> Iterator[str]:
     yield f"validation of {tried}: {sum(trial.splits.values()):,} clean ({clean or 'none'})"
     for reason, count in sorted(trial.report["reasons"].items()):
         yield f"  {count:,} rejected: {reason}"
-        for example in trial.report["examples"].get(reason, [])[:REASONS]:
-            said = " ".join(str(example.get(key, "")) for key in ("sample_id", "detail"))
-            yield f"    {one_line(said)[:120]}"
+        yield from (f"    {one_line(told)[:120]}" for told in trial.rejected.get(reason, ()))
     for line in trial.said:
         yield f"  {one_line(line)}"
     if found.proposal is not None:

@@ -84,7 +84,7 @@ def of_table(
     prepare["columns"] = columns
     names_files = media is not None and media.settings.get("media") == "path"
     path = only if only and not names_files else listing.root
-    _choose_files(prepare, names, path, notes)
+    _choose_files(prepare, names, path)
     used = set(columns.values())
     return Draft(
         _describe(table, names, media),
@@ -146,21 +146,16 @@ def _without_needless_group(
     return columns
 
 
-def _choose_files(
-    prepare: dict[str, Any], names: Sequence[str], path: Path, notes: list[str]
-) -> None:
+def _choose_files(prepare: dict[str, Any], names: Sequence[str], path: Path) -> None:
     """Set the pattern of files where that of the source would not find them, or others too."""
-    if path.is_file() or prepare["source"] == "parquet" or prepare.get("splits"):
-        suffixes = {PurePosixPath(name).suffix for name in names}
-        usual = {"csv": ".csv", "jsonl": ".jsonl", "webdataset": ".tar"}
-        if prepare["source"] in usual and suffixes != {usual[prepare["source"]]}:
-            prepare["files"] = f"*{suffixes.pop()}"
+    if path.is_file() or prepare["source"] == "parquet":
         return
-    if len(names) == 1:
+    suffixes = {PurePosixPath(name).suffix for name in names}
+    usual = {"csv": ".csv", "jsonl": ".jsonl", "webdataset": ".tar"}[prepare["source"]]
+    if len(names) == 1 and not prepare.get("splits"):
         prepare["files"] = PurePosixPath(names[0]).name
-        return
-    suffix = PurePosixPath(names[0]).suffix
-    prepare["files"] = f"*{suffix}"
+    elif suffixes != {usual}:
+        prepare["files"] = f"*{suffixes.pop()}"
 
 
 def _describe(table: Table, names: Sequence[str], media: MediaColumn | None) -> str:
@@ -198,7 +193,7 @@ def _of_chat(
     splits = {} if only else find_splits(names, notes)
     prepare |= {"splits": splits} if splits else {}
     path = only or listing.root
-    _choose_files(prepare, names, path, notes)
+    _choose_files(prepare, names, path)
     roles = [Role("turns", dialect, why), *([ids] if ids else [])]
     plan = choose_plan({"turns"}, "causal_lm", ())
     return Draft(

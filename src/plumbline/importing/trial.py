@@ -20,6 +20,7 @@ from plumbline.sources.base import Source
 from plumbline.sources.registry import write_raw
 from plumbline.stages.prepare import PrepareConfig
 from plumbline.stages.validate import ValidateConfig
+from plumbline.validation.filing import QUARANTINE
 from plumbline.validation.report import Report
 from plumbline.validation.validate import ValidationConfig, ValidationFailed, validate
 
@@ -27,6 +28,8 @@ TRIED_ROWS = 2000
 TRIED_BYTES = 2**26
 """Of more rows, or larger ones, the first are tried."""
 SHOWN_ROWS = 10
+SHOWN_REJECTED = 3
+"""Rows of each reason."""
 SHARES = (0.1, 0.15, 0.2, 0.25, 0.3)
 """Of rows that are drawn for test, where so few are there that a tenth may be none."""
 FEWEST_TEST_ROWS = 5
@@ -42,6 +45,8 @@ class Trial:
     first: list[dict[str, object]]
     """The first rows in canonical columns."""
     report: Report
+    rejected: dict[str, list[str]]
+    """Reason -> the first rows that are, by id, with what is the matter."""
     problem: str
     """Why validation or what comes behind it would fail; empty where it would not."""
     shapes: Shapes | None
@@ -135,7 +140,18 @@ def _judge(folder: Path, raw: Path, rules: Mapping[str, Any], share: float) -> T
             problem = str(error).partition(": ")[2]
     said = [line for line in report["warnings"] if "drawn for" not in line]
     said += describe_repeats(shapes) if shapes else []
-    return Trial(0, True, [], report, problem, shapes, share, said)
+    rejected = _read_rejected(quarantine)
+    return Trial(0, True, [], report, rejected, problem, shapes, share, said)
+
+
+def _read_rejected(quarantine: Path) -> dict[str, list[str]]:
+    rejected: dict[str, list[str]] = {}
+    for batch in iter_table(quarantine / QUARANTINE, ("sample_id", "reason", "detail")):
+        for row in batch.to_pylist():
+            told = rejected.setdefault(row["reason"], [])
+            if len(told) < SHOWN_REJECTED:
+                told.append(": ".join(filter(None, (row["sample_id"], row["detail"]))))
+    return rejected
 
 
 def _rules(rules: Mapping[str, Any]) -> ValidationConfig:
