@@ -121,13 +121,12 @@ RIGHT: dict[str, tuple[Callable[[Path], None], str, str, dict[str, Any]]] = {
         {
             "source": "jsonl",
             "chat": {"dialect": "messages", "images": False},
-            "columns": {},
             "files": "messages.jsonl",
         },
     ),
     "chat, alpaca": (
         *(layouts.alpaca, "alpaca.jsonl", "causal_lm"),
-        {"source": "jsonl", "chat": {"dialect": "alpaca", "images": False}, "columns": {}},
+        {"source": "jsonl", "chat": {"dialect": "alpaca", "images": False}},
     ),
     "chat, sharegpt with images that are not there": (
         *(layouts.sharegpt, "sharegpt.jsonl", "causal_lm"),

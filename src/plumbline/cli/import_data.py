@@ -8,10 +8,9 @@ and experiment into conf/. What it guessed wrong is an option. Nothing is copied
 import argparse
 import shutil
 from pathlib import Path
-from typing import Any
 
 from plumbline.errors import ConfigError
-from plumbline.importing.drafts import Asked
+from plumbline.importing.drafts import Asked, Settings
 from plumbline.importing.importer import Import, check_written, look, name_of
 from plumbline.importing.page import write_page
 from plumbline.importing.plans import KINDS
@@ -72,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
     path: Path = options.path
     if options.copy and not options.dry_run:
         path = _copy(path, project / "data" / name, project)
-    rules: dict[str, Any] = {}
+    rules: Settings = {}
     if options.max_dropped is not None:
         rules["max_dropped_share"] = options.max_dropped
     found = look(path, name, _asked(options), project, rules)

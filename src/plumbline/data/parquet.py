@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from plumbline.data.byte_columns import as_bytes, cut_rows, decode_column, is_byte_type
 from plumbline.data.columns import MAX_CELL_BYTES
+from plumbline.data.nested_fields import find_type, pick_column
 from plumbline.data.parquet_pages import ALLOWED, BadPage, Chunk, read_chunks
 from plumbline.errors import DataError
 
@@ -175,22 +176,6 @@ def matching_columns(
             f"found {_shorten(there) or 'none'}"
         )
     return frozenset(has)
-
-
-def find_type(schema: pa.Schema, name: str) -> pa.DataType | str | None:
-    """The type of a column, whose name may reach into structs; `twice` or None where not one is."""
-    indices = schema.get_all_field_indices(name)
-    if indices:
-        return schema.field(indices[0]).type if len(indices) == 1 else "twice"
-    top, *inner = name.split(".")
-    if not inner or len(schema.get_all_field_indices(top)) != 1:
-        return None
-    found = schema.field(top).type
-    for part in inner:
-        if not pa.types.is_struct(found) or found.get_field_index(part) < 0:
-            return None
-        found = found.field(part).type
-    return found
 
 
 def _same_values(found: pa.DataType, expected: pa.DataType) -> bool:
@@ -368,14 +353,6 @@ def _canonical(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [_canonical_column(pick_column(batch, name)) for name in columns], names=list(columns)
     )
-
-
-def pick_column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    """A column of a batch, whose name may reach into structs."""
-    if name in batch.schema.names:
-        return batch.column(name)
-    top, *inner = name.split(".")
-    return pc.struct_field(batch.column(top), inner)
 
 
 def _canonical_column(column: pa.Array) -> pa.Array:

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from plumbline.importing.listing import places_of_splits
 from plumbline.importing.plans import Plan
 from plumbline.importing.roles import Role
 from plumbline.importing.tables import Form
+
+Settings = dict[str, object]
+"""A section of settings."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,32 @@ class Draft:
 
     layout: str
     path: Path
-    prepare: dict[str, Any]
+    source: Settings
+    """Of the source, but for the following three."""
     plan: Plan
     roles: list[Role]
-    unused: list[str]
     rows: int
     exact: bool
+    """Whether that is the number itself."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Canonical column -> the name in the files."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """Split -> file, folder or pattern."""
+    templates: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+    """Columns of the files that nothing is taken from."""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def prepare(self) -> Settings:
+        """The section `prepare` of the dataset."""
+        named = {"splits": self.splits, "columns": self.columns, "templates": self.templates}
+        return {**self.source, **{name: value for name, value in named.items() if value}}
+
+    @property
+    def made(self) -> set[str]:
+        """Canonical columns that rows have, or that are made of others."""
+        return {*self.plan.needs, *self.columns, *self.templates}
 
 
 def find_splits(names: Sequence[str], notes: list[str]) -> dict[str, str]:

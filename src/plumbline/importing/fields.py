@@ -13,9 +13,24 @@ from plumbline.sources.folders import AudioFolderSource, ImageFolderSource
 from plumbline.sources.media_cells import decode_base64, is_url
 
 Kind = Literal[
-    *("empty", "image", "audio", "image name", "audio name", "image base64", "audio base64"),
-    *("text", "integer", "float", "bool", "texts", "numbers", "objects", "bytes", "mixed"),
+    "empty",
+    "image",
+    "audio",
+    "image name",
+    "audio name",
+    "image base64",
+    "audio base64",
+    "text",
+    "integer",
+    "float",
+    "bool",
+    "texts",
+    "numbers",
+    "objects",
+    "bytes",
+    "mixed",
 ]
+"""What a column holds; a name is that of a file."""
 
 MEDIA_SUFFIXES: Mapping[str, frozenset[str]] = {
     "image": ImageFolderSource.suffixes,

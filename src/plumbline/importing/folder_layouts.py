@@ -4,12 +4,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from plumbline.data.columns import SPLITS
 from plumbline.errors import ConfigError
 from plumbline.importing.delimited import guess_encoding, read_start
-from plumbline.importing.drafts import Asked, Draft, find_splits
+from plumbline.importing.drafts import Asked, Draft, Settings, find_splits
 from plumbline.importing.fields import MEDIA_SUFFIXES
 from plumbline.importing.listing import Listing, split_of
 from plumbline.importing.plans import choose_plan
@@ -45,11 +44,10 @@ def class_folders(listing: Listing, asked: Asked) -> Draft | None:
             f"{root.as_posix()}: {len(labels)} folders for {inside} files: folders are labels "
             "where several files share one"
         )
-    prepare: dict[str, Any] = {"source": f"{medium}folder", "labels": "folder"}
-    prepare |= {"splits": splits} if splits else {}
+    source: Settings = {"source": f"{medium}folder", "labels": "folder"}
     notes = []
     if _has_other_endings(names, medium):
-        prepare["endings"] = "any"
+        source["endings"] = "any"
         notes.append("endings any: files without a known ending are of the medium by content")
     if root != listing.root:
         notes.append(f"path {root.as_posix()}: all files lie there")
@@ -63,7 +61,8 @@ def class_folders(listing: Listing, asked: Asked) -> Draft | None:
     if splits:
         roles.append(Role("split", "folders", f"{', '.join(splits.values())} are words for splits"))
     layout = f"class folders of {'images' if medium == 'image' else 'sounds'}"
-    return Draft(layout, root, prepare, plan, roles, [], inside, listing.whole, notes)
+    whole = listing.whole
+    return Draft(layout, root, source, plan, roles, inside, whole, splits=splits, notes=notes)
 
 
 def _unwrapped(root: Path, names: list[str]) -> tuple[Path, list[str]]:
@@ -113,15 +112,14 @@ def of_texts(listing: Listing, names: Sequence[str], asked: Asked, path: Path) -
     start = sum(len(line.encode("utf-8", "replace")) for line in lines) or 1
     count = max(1, blank if unit == "paragraph" else len(lines))
     rows = math.ceil(count * size / start) if unit != "file" else len(names)
-    prepare: dict[str, Any] = {"source": "text", "unit": unit}
-    prepare |= {"encoding": encoding} if encoding != "utf-8" else {}
+    source: Settings = {"source": "text", "unit": unit}
+    source |= {"encoding": encoding} if encoding != "utf-8" else {}
     splits = {} if path.is_file() else find_splits(names, notes)
-    prepare |= {"splits": splits} if splits else {}
     suffixes = {PurePosixPath(name).suffix for name in names}
     if not path.is_file() and suffixes != {".txt"}:
-        prepare["files"] = f"*{suffixes.pop()}" if len(suffixes) == 1 else "*.[tm][xd]*"
+        source["files"] = f"*{suffixes.pop()}" if len(suffixes) == 1 else "*.[tm][xd]*"
     plan = choose_plan({"text"}, asked.task or "causal_lm", ())
     why = {"line": "no blank lines", "paragraph": "blank lines part them", "file": "long lines"}
     roles = [Role("text", unit, f"a row for each {unit}: {why[unit]}")]
     layout = f"text ({names[0] if len(names) == 1 else f'{len(names)} files'})"
-    return Draft(layout, path, prepare, plan, roles, [], rows, False, notes)
+    return Draft(layout, path, source, plan, roles, rows, exact=False, splits=splits, notes=notes)

@@ -4,18 +4,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from plumbline.config import compose_yaml
-from plumbline.data.columns import SPLITS
 from plumbline.errors import ConfigError
-from plumbline.importing.drafts import Asked, Draft
+from plumbline.importing.drafts import Asked, Draft, Settings
 from plumbline.importing.layouts import recognise
 from plumbline.importing.plans import view_of
 from plumbline.importing.proposals import Proposal, Subject, propose
 from plumbline.importing.sizes import Sizes, this_machine
 from plumbline.importing.trial import Trial, try_rows
-from plumbline.importing.written import columns_of, written_files
+from plumbline.importing.written import written_files
 from plumbline.names import MAX_NAME_CHARS, check_name, is_name
 
 _UNNAMED = re.compile(r"[^A-Za-z0-9_-]+")
@@ -41,7 +39,7 @@ def name_of(path: Path) -> str:
     return name if is_name(name) else "imported"
 
 
-def look(path: Path, name: str, asked: Asked, project: Path, rules: Mapping[str, Any]) -> Import:
+def look(path: Path, name: str, asked: Asked, project: Path, rules: Settings) -> Import:
     """Recognise a dataset, try its first rows, and propose settings; nothing is written.
 
     Args:
@@ -61,7 +59,7 @@ def look(path: Path, name: str, asked: Asked, project: Path, rules: Mapping[str,
             f"{path.as_posix()}: holds this project; name the folder of the data alone"
         )
     draft = recognise(path, asked)
-    views = view_of(draft.plan, columns_of(draft.prepare))
+    views = view_of(draft.plan, draft.made)
     trial = try_rows(draft.path, draft.prepare, {"views": views, **rules})
     machine = this_machine()
     if trial.problem:
@@ -86,8 +84,7 @@ def look(path: Path, name: str, asked: Asked, project: Path, rules: Mapping[str,
 
 def _splits(draft: Draft, trial: Trial) -> set[str]:
     """The splits that there will be, also those that no row of the trial is in."""
-    given = draft.prepare.get("splits", {})
-    return {*(split for split in SPLITS if split in given), *trial.splits}
+    return {*draft.splits, *trial.splits}
 
 
 def place_of(path: Path, project: Path) -> str:

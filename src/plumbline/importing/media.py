@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from plumbline.importing.fields import Field
 from plumbline.importing.listing import Listing
@@ -22,7 +21,7 @@ class MediaColumn:
     role: str
     """`image` or `audio`."""
     field: str
-    settings: dict[str, Any]
+    settings: dict[str, str]
     """Of the source: how it stands for them."""
     reason: str
     missing: str = ""

@@ -1,6 +1,6 @@
 """What data of these columns is good for: a table of kinds of work and what each of them needs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -90,8 +90,8 @@ def choose_plan(there: AbstractSet[str], kind: str | None, fields: Iterable[str]
     )
 
 
-def view_of(plan: Plan, columns: Mapping[str, object]) -> dict[str, list[str]]:
-    """The views that validation looks for, of the columns that were mapped."""
+def view_of(plan: Plan, columns: AbstractSet[str]) -> dict[str, list[str]]:
+    """The views that validation looks for, of the columns that rows have."""
     views = {plan.view: list(plan.needs)}
     if "caption" in columns and "caption" not in plan.needs:
         views["caption"] = [plan.needs[0], "caption"]

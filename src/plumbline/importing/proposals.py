@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from plumbline.importing.drafts import Draft
-from plumbline.importing.sizes import Sizes
+from plumbline.importing.drafts import Draft, Settings
+from plumbline.importing.sizes import Sizes, Worked
 
-Settings = dict[str, Any]
+MAX_STEPS = 4096
+"""Of feature sequences; longer ones are cut."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,6 @@ class Proposal:
     """Settings beside those of the dataset's source, and what they come to in words."""
 
     words: str
-    tokenize: Settings = field(default_factory=dict)
     task: Settings | None = None
     align: Settings | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
@@ -51,10 +50,10 @@ def _trainer(subject: Subject, epochs: int, **more: object) -> Settings:
     return {"epochs": epochs, "validate_every_epochs": every, **more}
 
 
-def _image_encoder(sizes: Sizes) -> Settings:
-    """Residual blocks; group norm, so that a sample does not depend on its batch."""
+def _image_encoder(sizes: Sizes) -> tuple[Settings, int]:
+    """Residual blocks and the last width; by group norm no sample depends on its batch."""
     widths = (32, 64, 128) if sizes.small and not sizes.machine.gpus else (64, 128, 256)
-    return {
+    encoder: Settings = {
         "name": "resnet",
         "image_size": sizes.side,
         "channels": 3,
@@ -63,6 +62,7 @@ def _image_encoder(sizes: Sizes) -> Settings:
         "stages": [{"channels": width, "blocks": 1, "stride": 2} for width in widths],
         "norm": "group",
     }
+    return encoder, widths[-1]
 
 
 def _steps_encoder(sizes: Sizes, max_steps: int) -> Settings:
@@ -127,49 +127,52 @@ def _audio_steps(sizes: Sizes) -> int:
     return 256 * math.ceil(150 * max(sizes.clip_seconds, 1.0) / 256)
 
 
-def _reads(subject: Subject) -> tuple[str, Settings, Settings, Settings]:
-    """Medium, encoder, inputs and settings of the cache of what is classified or measured."""
+@dataclass(frozen=True)
+class _Reader:
+    """What is classified or measured, and what reads it."""
+
+    what: Worked
+    encoder: Settings
+    inputs: Settings
+    words: str
+
+
+def _reader(subject: Subject) -> _Reader:
     sizes, medium = subject.sizes, subject.draft.plan.needs[0]
     if medium == "image":
-        side = None if sizes.one_size else [sizes.side, sizes.side]
-        encoder, inputs = _image_encoder(sizes), _image_inputs(sizes, augment=True)
-        return medium, encoder, inputs, {"image_size": side}
+        encoder, last = _image_encoder(sizes)
+        words = f"a residual network of {last} channels on {sizes.side} x {sizes.side} pixels"
+        return _Reader("image", encoder, _image_inputs(sizes, augment=True), words)
+    if medium == "text":
+        tokens = sizes.tokens("text")
+        encoder = _text_encoder(sizes, tokens)
+        words = f"a transformer {encoder['width']} wide, {encoder['layers']} deep"
+        inputs: Settings = {"modality": "text", "column": "text", "max_tokens": tokens}
+        return _Reader("text", encoder, {**inputs, "word_dropout": 0.1}, words)
+    steps = _audio_steps(sizes) if medium == "audio" else MAX_STEPS
+    encoder = _steps_encoder(sizes, steps)
+    words = f"convolutions of {encoder['width']} channels over time"
     if medium == "audio":
-        return medium, _steps_encoder(sizes, _audio_steps(sizes)), _audio_inputs(), {}
-    if medium == "features":
-        inputs = {"modality": "features", "standardize": True, "max_steps": 4096}
-        return medium, _steps_encoder(sizes, 4096), inputs, {}
-    tokens = sizes.tokens("text")
-    inputs = {"modality": "text", "column": "text", "max_tokens": tokens, "word_dropout": 0.1}
-    tokenizer = {"tokenizer": {"vocab_size": sizes.vocabulary}}
-    return "text", _text_encoder(sizes, tokens), inputs, tokenizer
+        return _Reader("audio", encoder, _audio_inputs(), words)
+    inputs = {"modality": "features", "standardize": True, "max_steps": MAX_STEPS}
+    return _Reader("features", encoder, inputs, words)
 
 
 def _headed(subject: Subject, task: Settings) -> Proposal:
-    medium, encoder, inputs, tokenize = _reads(subject)
-    sizes = subject.sizes
-    epochs = sizes.epochs(medium)  # type: ignore[arg-type]  (the media have these names)
-    train = {
+    reader, sizes = _reader(subject), subject.sizes
+    epochs = sizes.epochs(reader.what)
+    train: Settings = {
         "freeze": [],
         "adapters": {},
-        "model": {"encoder": encoder, "head_dropout": 0.1, "num_classes": {}},
-        "task": {"inputs": inputs, **task},
+        "model": {"encoder": reader.encoder, "head_dropout": 0.1, "num_classes": {}},
+        "task": {"inputs": reader.inputs, **task},
         "loader": {"batch_size": sizes.batch},
         "trainer": _trainer(subject, epochs, optim={"lr": 1.0e-3, "weight_decay": 0.05}),
     }
-    evaluate = {"split": subject.split, "batch_size": 256, "metrics": []}
-    words = f"{_encoder_words(encoder)}, {epochs} epochs in batches of {sizes.batch}"
-    entry = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
-    return Proposal(words, tokenize, entry, groups={"export": "default"})
-
-
-def _encoder_words(encoder: Settings) -> str:
-    if encoder["name"] == "resnet":
-        side, last = encoder["image_size"], encoder["stages"][-1]["channels"]
-        return f"a residual network of {last} channels on {side} x {side} pixels"
-    if encoder["name"] == "sequence":
-        return f"convolutions of {encoder['width']} channels over time"
-    return f"a transformer {encoder['width']} wide with {encoder['layers']} layers"
+    evaluate: Settings = {"split": subject.split, "batch_size": 256, "metrics": []}
+    words = f"{reader.words}, {epochs} epochs in batches of {sizes.batch}"
+    entry: Settings = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
+    return Proposal(words, entry, groups={"export": "default"})
 
 
 def classification(subject: Subject) -> Proposal:
@@ -197,7 +200,7 @@ def causal_lm(subject: Subject) -> Proposal:
     block = max(block, 128)
     decoder, epochs = _decoder(sizes, block), sizes.epochs("text")
     sampling = {"max_new_tokens": 50, "temperature": 0.0, "top_k": None, "top_p": None}
-    train = {
+    train: Settings = {
         "freeze": [],
         "adapters": {},
         "model": {"decoder": decoder},
@@ -211,19 +214,16 @@ def causal_lm(subject: Subject) -> Proposal:
         "loader": {"batch_size": min(32, sizes.batch)},
         "trainer": _trainer(subject, epochs, optim={"lr": 2.0e-3, "weight_decay": 0.1}),
     }
-    evaluate = {
+    evaluate: Settings = {
         "metrics": [],
         "split": subject.split,
         "batch_size": 64,
         "prompts": [],
         "sampling": {**sampling, "stop": [], "seed": 0},
     }
-    entry = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
+    entry: Settings = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
     words = f"a decoder {decoder['width']} wide with {decoder['layers']} layers, blocks of {block}"
-    tokenize = {"tokenizer": {"vocab_size": sizes.vocabulary}}
-    return Proposal(
-        f"{words} tokens, {epochs} epochs", tokenize, entry, groups={"export": "causal_lm"}
-    )
+    return Proposal(f"{words} tokens, {epochs} epochs", entry, groups={"export": "causal_lm"})
 
 
 def masked_lm(subject: Subject) -> Proposal:
@@ -231,7 +231,7 @@ def masked_lm(subject: Subject) -> Proposal:
     sizes = subject.sizes
     epochs = sizes.epochs("text")
     shape = {"width": 128, "layers": 3, "heads": 4, "mlp_width": 512, "max_positions": 128}
-    train = {
+    train: Settings = {
         "freeze": [],
         "adapters": {},
         "model": {"pretrained": None, **shape, "dropout": 0.0},
@@ -239,11 +239,10 @@ def masked_lm(subject: Subject) -> Proposal:
         "loader": {"batch_size": min(32, sizes.batch)},
         "trainer": _trainer(subject, epochs, optim={"lr": 1.0e-3, "weight_decay": 0.1}),
     }
-    evaluate = {"split": subject.split, "batch_size": 64, "metrics": []}
-    entry = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
+    evaluate: Settings = {"split": subject.split, "batch_size": 64, "metrics": []}
+    entry: Settings = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
     words = f"an encoder 128 wide with 3 layers, {epochs} epochs"
-    tokenize = {"tokenizer": {"vocab_size": sizes.vocabulary}}
-    return Proposal(words, tokenize, entry, groups={"export": "masked_lm"})
+    return Proposal(words, entry, groups={"export": "masked_lm"})
 
 
 def seq2seq(subject: Subject) -> Proposal:
@@ -253,7 +252,7 @@ def seq2seq(subject: Subject) -> Proposal:
     width = 128 if sizes.small else 256
     shape = {"width": width, "encoder_layers": 2, "decoder_layers": 2, "heads": 4}
     positions = {"mlp_width": 2 * width, "max_positions": max(read, written) + 4, "dropout": 0.1}
-    train = {
+    train: Settings = {
         "freeze": [],
         "adapters": {},
         "model": {"pretrained": None, **shape, **positions},
@@ -268,12 +267,11 @@ def seq2seq(subject: Subject) -> Proposal:
         "trainer": _trainer(subject, epochs, optim={"lr": 1.0e-3, "weight_decay": 0.05}),
     }
     beams = {"beams": 4, "length_penalty": 1.0, "max_new_tokens": min(written, 100)}
-    evaluate = {"split": subject.split, "batch_size": 64, **beams}
+    evaluate: Settings = {"split": subject.split, "batch_size": 64, **beams}
     evaluate |= {"bleu_tokenizer": "auto", "metrics": []}
-    entry = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
+    entry: Settings = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
     words = f"an encoder-decoder {width} wide with 2 + 2 layers, {epochs} epochs"
-    tokenize = {"tokenizer": {"vocab_size": sizes.vocabulary}}
-    return Proposal(words, tokenize, entry, groups={"export": "seq2seq"})
+    return Proposal(words, entry, groups={"export": "seq2seq"})
 
 
 def _vit(sizes: Sizes) -> Settings:
@@ -302,7 +300,7 @@ def alignment(subject: Subject) -> Proposal:
     inputs = _image_inputs(sizes, augment=False) if is_image else _audio_inputs()
     # Every pair of a step is told from the others: the last few pairs alone would say little.
     batch = max(2, min(128, sizes.train_rows // 2))
-    train = {
+    train: Settings = {
         "model": {
             "image_encoder": _vit(sizes) if is_image else None,
             "audio_encoder": None if is_image else _steps_encoder(sizes, _audio_steps(sizes)),
@@ -324,23 +322,25 @@ def alignment(subject: Subject) -> Proposal:
         "loader": {"batch_size": batch, "drop_last": True},
         "trainer": _trainer(subject, epochs, optim={"lr": 1.0e-3, "weight_decay": 0.05}),
     }
-    evaluate = {"split": subject.split, "ks": [1, 5, 10], "batch_size": 256, "examples": 8}
-    entry = {"train": train, "evaluate": {**evaluate, "zero_shot": [], "metrics": []}}
+    evaluate: Settings = {
+        "split": subject.split,
+        "ks": [1, 5, 10],
+        "batch_size": 256,
+        "examples": 8,
+    }
+    entry: Settings = {"train": train, "evaluate": {**evaluate, "zero_shot": [], "metrics": []}}
     side = f" on {sizes.side} x {sizes.side} pixels" if is_image else ""
     words = f"encoders of {medium} and text in one space{side}, {epochs} epochs"
-    size = [sizes.side, sizes.side] if is_image and not sizes.one_size else None
-    tokenize = {"tokenizer": {"vocab_size": sizes.vocabulary}, "image_size": size}
-    return Proposal(f"{words}; nothing to export", tokenize, align=entry)
+    return Proposal(f"{words}; nothing to export", align=entry)
 
 
 def vlm(subject: Subject) -> Proposal:
     """An alignment of images and texts, and a decoder on its image encoder."""
-    sizes, aligned = subject.sizes, alignment(subject)
-    asks = "question" in subject.draft.prepare["columns"]
-    captioned = "caption" in subject.draft.prepare["columns"]
+    sizes, aligned, columns = subject.sizes, alignment(subject), subject.draft.columns
+    asks, captioned = ("question" in columns, "caption" in columns)
     epochs, tokens = sizes.epochs("vlm"), min(sizes.tokens("caption", "question", "answer"), 126)
     shape = {"width": 128, "layers": 3, "heads": 4, "kv_heads": 4, "mlp_width": 384}
-    train = {
+    train: Settings = {
         "freeze": ["image_encoder"],
         "adapters": {},
         "model": {
@@ -360,13 +360,16 @@ def vlm(subject: Subject) -> Proposal:
         "loader": {"batch_size": min(32, sizes.batch)},
         "trainer": _trainer(subject, epochs, optim={"lr": 2.0e-3, "weight_decay": 0.05}),
     }
-    evaluate = {"split": subject.split, "batch_size": 64, "max_new_tokens": min(tokens, 64)}
+    evaluate: Settings = {
+        "split": subject.split,
+        "batch_size": 64,
+        "max_new_tokens": min(tokens, 64),
+    }
     evaluate |= {"bleu_tokenizer": "auto", "metrics": []}
-    entry = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
+    entry: Settings = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
     words = aligned.words.partition(";")[0]
     return Proposal(
         f"{words}; then a decoder 128 wide with 3 layers on these images, {epochs} epochs",
-        aligned.tokenize,
         entry,
         aligned.align,
         {"export": "vlm"},

@@ -1,6 +1,7 @@
 """How large a model, and how long its training: from the data and this machine, by stated rules."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,15 @@ GPU_FACTOR = 40
 """How much more a GPU is given to do."""
 DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """What drivers of GPUs put there."""
-CPU_PASSES = {"image": 60_000, "audio": 40_000, "features": 100_000, "text": 60_000, "vlm": 20_000}
+Worked = Literal["image", "audio", "features", "text", "vlm"]
+"""What goes through a model."""
+CPU_PASSES: Mapping[Worked, int] = {
+    "image": 60_000,
+    "audio": 40_000,
+    "features": 100_000,
+    "text": 60_000,
+    "vlm": 20_000,
+}
 """Samples that go through a model in a training, by what they are; minutes on two cores."""
 
 
@@ -61,7 +70,7 @@ class Sizes:
         """Samples of a step: a power of two, and a few steps an epoch at least."""
         return max(2, min(128, 2 ** max(1, (max(1, self.train_rows // 4)).bit_length() - 1)))
 
-    def epochs(self, what: Literal["image", "audio", "features", "text", "vlm"]) -> int:
+    def epochs(self, what: Worked) -> int:
         """Passes over the data: as many as the machine has time for, within 2 and 60."""
         passes = CPU_PASSES[what] * self.machine.factor
         if what in ("image", "vlm"):

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from plumbline.errors import ConfigError
-from plumbline.importing.drafts import Asked, Draft, find_splits
+from plumbline.importing.drafts import Asked, Draft, Settings, find_splits
 from plumbline.importing.listing import Listing
 from plumbline.importing.media import MediaColumn, find_media
 from plumbline.importing.plans import KEPT, choose_plan
@@ -23,21 +22,30 @@ def tables(listing: Listing, asked: Asked) -> Draft | None:
         return None
     read = READERS[suffix]
     by_columns: dict[tuple[str, ...], list[str]] = {}
-    first: dict[tuple[str, ...], Table] = {}
+    naming = set[tuple[str, ...]]()
     for name in names if len(names) <= 20 else [names[0]]:
         table = read(listing.root, [name], asked.form)
         columns = tuple(sorted(one.name for one in table.fields))
         by_columns.setdefault(columns, []).append(name)
-        first.setdefault(columns, table)
-    if len(by_columns) > 1:
-        others = " and ".join(found[0] for found in list(by_columns.values())[:3])
-        if suffix in (".csv", ".tsv", ".psv") and len(listing.names) > 10 * len(names):
-            return None  # a list of something beside folders of files
+        if find_media(table.fields, listing):
+            naming.add(columns)
+    others = list[str]()
+    if len(by_columns) > 1 and len(naming) == 1:
+        (columns,) = naming
+        others, names = (
+            [name for name in names if name not in by_columns[columns]],
+            by_columns[columns],
+        )
+    elif len(by_columns) > 1:
+        first = " and ".join(found[0] for found in list(by_columns.values())[:3])
         raise ConfigError(
             f"{listing.root.as_posix()}: {len(by_columns)} kinds of {suffix} tables with other "
-            f"columns ({others}): import one of them by its own name"
+            f"columns ({first}): import one of them by its own name"
         )
-    return of_table(read(listing.root, names, asked.form), names, listing, asked)
+    draft = of_table(read(listing.root, names, asked.form), names, listing, asked)
+    if others:
+        draft.notes.append(f"not read, with other columns: {', '.join(others)}")
+    return draft
 
 
 def of_table(
@@ -55,7 +63,7 @@ def of_table(
     Raises:
         ConfigError: a named column is not there, files are not there, or nothing can be learned.
     """
-    prepare: dict[str, Any] = {"source": table.source, **table.settings}
+    source: Settings = {"source": table.source, **table.settings}
     notes = list(table.notes)
     if chat := find_dialect(table.fields):
         return _of_chat(table, chat, names, listing, only)
@@ -68,33 +76,28 @@ def of_table(
         one.role: one.field for one in roles if one.role in (*plan.needs, *plan.keeps, *KEPT)
     }
     if media is not None and media.role in columns:
-        prepare |= media.settings
+        source |= media.settings
         notes += [media.missing] if media.missing else []
     splits = {} if only or "split" in columns else find_splits(names, notes)
-    if splits:
-        prepare["splits"] = splits
     if "group" in columns and plan.needs[0] in ("image", "audio") and "group" not in given:
         # What rows of one medium share is the medium itself; a speaker or a patient is more.
         columns = _without_needless_group(columns, table, media)
     if table.source == "webdataset":
         columns = {ours: name for ours, name in columns.items() if ours != "sample_id"}
+    templates = dict[str, str]()
     if plan.kind == "vlm" and "caption" not in columns and "question" in columns:
-        prepare["templates"] = {"caption": "{question} {answer}"}
+        templates["caption"] = "{question} {answer}"
         notes.append("caption: of question and answer, since images are aligned with captions")
-    prepare["columns"] = columns
     names_files = media is not None and media.settings.get("media") == "path"
     path = only if only and not names_files else listing.root
-    _choose_files(prepare, names, path)
+    source |= _files(table.source, names, path, split=bool(splits))
     used = set(columns.values())
     return Draft(
         _describe(table, names, media),
-        path,
-        prepare,
-        plan,
+        *(path, source, plan),
         [one for one in roles if columns.get(one.role) == one.field],
+        *(table.rows, table.exact, columns, splits, templates),
         [one.name for one in table.fields if one.name not in used],
-        table.rows,
-        table.exact,
         notes,
     )
 
@@ -146,16 +149,15 @@ def _without_needless_group(
     return columns
 
 
-def _choose_files(prepare: dict[str, Any], names: Sequence[str], path: Path) -> None:
-    """Set the pattern of files where that of the source would not find them, or others too."""
-    if path.is_file() or prepare["source"] == "parquet":
-        return
+def _files(source: str, names: Sequence[str], path: Path, *, split: bool) -> Settings:
+    """The pattern of files, where that of the source would not find them, or others too."""
+    if path.is_file() or source == "parquet":
+        return {}
     suffixes = {PurePosixPath(name).suffix for name in names}
-    usual = {"csv": ".csv", "jsonl": ".jsonl", "webdataset": ".tar"}[prepare["source"]]
-    if len(names) == 1 and not prepare.get("splits"):
-        prepare["files"] = PurePosixPath(names[0]).name
-    elif suffixes != {usual}:
-        prepare["files"] = f"*{suffixes.pop()}"
+    usual = {"csv": ".csv", "jsonl": ".jsonl", "webdataset": ".tar"}[source]
+    if len(names) == 1 and not split:
+        return {"files": PurePosixPath(names[0]).name}
+    return {} if suffixes == {usual} else {"files": f"*{suffixes.pop()}"}
 
 
 def _describe(table: Table, names: Sequence[str], media: MediaColumn | None) -> str:
@@ -179,7 +181,7 @@ def _of_chat(
     only: Path | None,
 ) -> Draft:
     dialect, why = chat
-    settings: dict[str, Any] = {"dialect": dialect, "images": False}
+    settings: Settings = {"dialect": dialect, "images": False}
     notes = list(table.notes)
     if shows := _shown_images(table):
         settings["images"] = "ignored"
@@ -188,17 +190,17 @@ def _of_chat(
             "conversations starts from an alignment (docs/guide.md, Images in chats)"
         )
     ids = next((one for one in find_roles(table.fields, "", {}) if one.role == "sample_id"), None)
-    prepare = {"source": table.source, **table.settings, "chat": settings}
-    prepare["columns"] = {"sample_id": ids.field} if ids else {}
+    columns = {"sample_id": ids.field} if ids else {}
     splits = {} if only else find_splits(names, notes)
-    prepare |= {"splits": splits} if splits else {}
     path = only or listing.root
-    _choose_files(prepare, names, path)
+    source: Settings = {"source": table.source, **table.settings, "chat": settings}
+    source |= _files(table.source, names, path, split=bool(splits))
     roles = [Role("turns", dialect, why), *([ids] if ids else [])]
     plan = choose_plan({"turns"}, "causal_lm", ())
     return Draft(
         f"conversations, dialect {dialect} ({names[0] if len(names) == 1 else len(names)})",
-        *(path, prepare, plan, roles, [], table.rows, table.exact, notes),
+        *(path, source, plan, roles, table.rows, table.exact, columns, splits),
+        notes=notes,
     )
 
 

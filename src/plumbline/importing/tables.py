@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pyarrow as pa
 
@@ -36,7 +35,7 @@ class Table:
 
     source: str
     root: Path
-    settings: dict[str, Any]
+    settings: dict[str, object]
     """Of the source, but for its columns."""
     fields: list[Field]
     rows: int
@@ -61,7 +60,7 @@ class Form:
     header: tuple[str, ...] | None = None
 
 
-def _fields_of(records: Sequence[Mapping[str, Any]]) -> list[Field]:
+def _fields_of(records: Sequence[Mapping[str, object]]) -> list[Field]:
     names = dict.fromkeys(name for record in records for name in record)
     return [Field(name, [record.get(name) for record in records]) for name in names]
 
@@ -81,7 +80,7 @@ def read_csv(root: Path, names: Sequence[str], form: Form) -> Table:
         DataError: one of them cannot be read.
     """
     path = root / names[0]
-    notes, settings = list[str](), dict[str, Any]()
+    notes, settings = list[str](), dict[str, object]()
     encoding = form.encoding
     if encoding is None:
         guess = guess_encoding(path)
@@ -117,7 +116,7 @@ def read_csv(root: Path, names: Sequence[str], form: Form) -> Table:
 
 
 def _csv_records(
-    path: Path, lines: Sequence[str], settings: Mapping[str, Any]
+    path: Path, lines: Sequence[str], settings: Mapping[str, object]
 ) -> list[dict[str, str]]:
     """The first records, after the file was seen to be whole as far as its quotes go."""
     form = CsvForm.model_validate(
@@ -159,7 +158,7 @@ def read_jsonl(root: Path, names: Sequence[str], form: Form) -> Table:
     Raises:
         DataError: no line of the first file is one.
     """
-    path, records, size, broken = root / names[0], list[dict[str, Any]](), 0, 0
+    path, records, size, broken = root / names[0], list[dict[str, object]](), 0, 0
     encoding = form.encoding or guess_encoding(path).value
     with open_utf8(path, encoding, lines=True) as file:
         for _, line in LineReader(file, MAX_LINE_BYTES).lines():
@@ -182,7 +181,7 @@ def read_jsonl(root: Path, names: Sequence[str], form: Form) -> Table:
     return Table("jsonl", root, settings, _fields_of(_opened(records)), rows, exact)
 
 
-def _opened(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _opened(records: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     """Records whose objects are fields of their own by dotted names, as the source has them."""
     return [
         {
@@ -255,7 +254,7 @@ def read_tar(root: Path, names: Sequence[str], form: Form) -> Table:
     from plumbline.sources.webdataset import iter_samples
 
     path = root / names[0]
-    records, size = list[dict[str, Any]](), 0
+    records, size = list[dict[str, object]](), 0
     for _, members in islice(iter_samples(path), SAMPLED):
         size += sum(map(len, members.values()))
         records.append(dict(_of_members(members)))

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -61,7 +60,7 @@ class Trial:
         return self.report["rows_clean"]
 
 
-def try_rows(path: Path, prepare: Mapping[str, Any], rules: Mapping[str, Any]) -> Trial:
+def try_rows(path: Path, prepare: Mapping[str, object], rules: Mapping[str, object]) -> Trial:
     """Read the first rows as `prepare` does, and validate them.
 
     Args:
@@ -123,7 +122,7 @@ class _FirstRows:
             rows, size = rows - batch.num_rows, size - batch.nbytes
 
 
-def _judge(folder: Path, raw: Path, rules: Mapping[str, Any], share: float) -> Trial:
+def _judge(folder: Path, raw: Path, rules: Mapping[str, object], share: float) -> Trial:
     clean, quarantine = folder / "clean", folder / "quarantine"
     clean.mkdir(parents=True)
     quarantine.mkdir()
@@ -154,7 +153,7 @@ def _read_rejected(quarantine: Path) -> dict[str, list[str]]:
     return rejected
 
 
-def _rules(rules: Mapping[str, Any]) -> ValidationConfig:
+def _rules(rules: Mapping[str, object]) -> ValidationConfig:
     config = check_config(ValidateConfig, {"validate_": "validate"}, {"validate": dict(rules)})
     return config.validate_
 

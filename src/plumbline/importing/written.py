@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from plumbline.data.columns import TEXTS
 from plumbline.errors import ConfigError
 from plumbline.files import atomic_write
+from plumbline.importing.drafts import Settings
 from plumbline.importing.plans import view_of
-from plumbline.importing.proposals import Proposal, Settings, Subject
+from plumbline.importing.proposals import Proposal, Subject
 from plumbline.weights.settings import NOWHERE
 
 WIDTH = 96
+FEWEST_TOKENS = 512
+"""Of a tokenizer that nothing is written with."""
 
 
 def written_files(subject: Subject, proposal: Proposal, path: str) -> dict[str, str]:
@@ -24,7 +27,7 @@ def written_files(subject: Subject, proposal: Proposal, path: str) -> dict[str, 
         path: the dataset's path, as the project names it.
     """
     name, draft = subject.name, subject.draft
-    dataset = _dataset(subject, proposal, path)
+    dataset = _dataset(subject, path)
     reasons = [f"{role.role}: {role.field} ({role.reason})" for role in draft.roles]
     files = {
         f"conf/datasets/{name}.yaml": _file(
@@ -51,25 +54,16 @@ def written_files(subject: Subject, proposal: Proposal, path: str) -> dict[str, 
     return files
 
 
-def _dataset(subject: Subject, proposal: Proposal, path: str) -> Settings:
-    draft, share = subject.draft, subject.sizes.trial.share
-    views = view_of(draft.plan, columns_of(draft.prepare))
-    tokenizer = {"kind": "bpe", "vocab_size": 512, "min_frequency": 2, "pretrained": None}
-    tokenize = {
-        "tokenizer": {**tokenizer, **proposal.tokenize.get("tokenizer", {})},
-        "image_size": proposal.tokenize.get("image_size"),
-        "image_resize": None,
-        "image_mode": "rgb",
-        "sample_rate": 16000,
-        "max_tokens": None,
-        "chat_template": None,
-    }
+def _dataset(subject: Subject, path: str) -> Settings:
+    draft, sizes, share = subject.draft, subject.sizes, subject.sizes.trial.share
+    stretched = "image" in draft.made and not sizes.one_size
+    vocabulary = sizes.vocabulary if draft.made & {*TEXTS, "turns"} else FEWEST_TOKENS
     return {
         "path": path,
         "weights": NOWHERE,
         "prepare": draft.prepare,
         "validate": {
-            "views": views,
+            "views": view_of(draft.plan, draft.made),
             **subject.rules,
             "split": {"val": share, "test": share},
         },
@@ -79,18 +73,26 @@ def _dataset(subject: Subject, proposal: Proposal, path: str) -> Settings:
             "classes": {},
             "features": None,
         },
-        "tokenize": tokenize,
+        "tokenize": {
+            "tokenizer": {
+                "kind": "bpe",
+                "vocab_size": vocabulary,
+                "min_frequency": 2,
+                "pretrained": None,
+            },
+            "image_size": [sizes.side, sizes.side] if stretched else None,
+            "image_resize": None,
+            "image_mode": "rgb",
+            "sample_rate": 16000,
+            "max_tokens": None,
+            "chat_template": None,
+        },
     }
-
-
-def columns_of(prepare: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Canonical columns that a source's settings name, or make of others."""
-    return {**prepare.get("columns", {}), **prepare.get("templates", {})}
 
 
 def _training(name: str, group: str, proposal: Proposal, words: str) -> str:
     groups = {"loader": "default", "trainer": "default", "trainer.optim": "adamw"}
-    defaults: list[Any] = [
+    defaults: list[object] = [
         {f"/{section.rpartition('.')[2]}@{name}.train.{section}": file}
         for section, file in groups.items()
     ]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from plumbline.data.byte_columns import as_bytes, is_byte_type, row_bytes
 from plumbline.data.columns import CONTENT, SHOWN
-from plumbline.data.parquet import BATCH_BYTES, find_type
+from plumbline.data.nested_fields import find_type
+from plumbline.data.parquet import BATCH_BYTES
 from plumbline.sources.media_cells import MAX_SHOWN_CHARS, NOT_THERE, is_url, load_medium
 from plumbline.sources.numbers import can_convert, is_list, to_bytes
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.data.columns import CANONICAL
-from plumbline.data.parquet import find_type
+from plumbline.data.nested_fields import find_type
 from plumbline.data.turns import NO_TURNS
 from plumbline.sources.arrow_columns import (
     ArrowMedia,

@@ -4,9 +4,9 @@ Nothing is run that a dataset brings with it: the library reads files by their f
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 from pydantic import Field, field_validator
@@ -18,6 +18,9 @@ from plumbline.errors import ConfigError, DataError
 from plumbline.sources.arrow_table import ArrowTableSource, RowPlaces
 from plumbline.sources.base import require_path
 from plumbline.sources.files import name_bytes
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
 
 BATCH_ROWS = 64
 """The library says nothing of the size of rows before it has read them."""
@@ -84,7 +87,7 @@ class HubSource(ArrowTableSource):
     def _whose(self, path: Path) -> str:
         return self.dataset.id if self.dataset else path.as_posix()
 
-    def _open(self, root: Path) -> Any:
+    def _open(self, root: Path) -> Mapping[str, "IterableDataset"]:
         """The splits by the names that they have there, as streams of the library."""
         try:
             import datasets
@@ -101,7 +104,9 @@ class HubSource(ArrowTableSource):
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise DataError(f"{self._whose(root)}: {_one_line(error)}") from None
 
-    def _read_split(self, rows: Any, name: str, split: str, root: Path) -> Iterator[pa.RecordBatch]:
+    def _read_split(
+        self, rows: "IterableDataset", name: str, split: str, root: Path
+    ) -> Iterator[pa.RecordBatch]:
         first = 0
         try:
             for table in rows.with_format("arrow").iter(batch_size=BATCH_ROWS):

@@ -182,7 +182,7 @@ def _iter_members(
             tarfile.open(fileobj=file, mode="r:", tarinfo=_BoundedInfo) as tar,
         ):
             while (member := tar.next()) is not None:
-                tar.members.clear()  # or the archive keeps the head of every file
+                tar.members = []  # type: ignore[attr-defined]  # or the archive keeps the head of every file
                 if why := _why_unread(member, wanted):
                     pass_over(member.name, why)
                 elif member.isreg() and (content := tar.extractfile(member)) is not None:
