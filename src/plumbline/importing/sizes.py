@@ -68,7 +68,8 @@ class Sizes:
     @property
     def batch(self) -> int:
         """Samples of a step: a power of two, and a few steps an epoch at least."""
-        return max(2, min(128, 2 ** max(1, (max(1, self.train_rows // 4)).bit_length() - 1)))
+        fourth = max(2, self.train_rows // 4)
+        return min(128, 1 << (fourth.bit_length() - 1))
 
     def epochs(self, what: Worked) -> int:
         """Passes over the data: as many as the machine has time for, within 2 and 60."""
@@ -109,7 +110,8 @@ class Sizes:
 
     def tokens(self, *columns: str, per_char: float = 0.4) -> int:
         """Tokens of the longest of these texts, framed, as a multiple of 32 up to 512."""
-        texts = (self.trial.shapes or {}).get("texts", {})
+        shapes = self.trial.shapes
+        texts = shapes.get("texts", {}) if shapes else {}
         chars = max(
             (texts[name]["longest_chars"] for name in columns if name in texts), default=100
         )
