@@ -7,10 +7,7 @@ from pathlib import Path
 from plumbline.importing.listing import places_of_splits
 from plumbline.importing.plans import Plan
 from plumbline.importing.roles import Role
-from plumbline.importing.tables import Form
-
-Settings = dict[str, object]
-"""A section of settings."""
+from plumbline.importing.tables import Form, Settings
 
 
 @dataclass(frozen=True)

@@ -120,12 +120,13 @@ def medium_of_name(name: str) -> Literal["image", "audio"] | None:
     return "audio" if suffix in MEDIA_SUFFIXES["audio"] else None
 
 
+_ALONE: tuple[Kind, ...] = (
+    *("image", "audio", "image name", "audio name", "image base64", "audio base64"),
+    *("bytes", "bool", "integer", "objects", "texts", "numbers"),
+)
 _TOGETHER: tuple[tuple[frozenset[Kind], Kind], ...] = (
-    *((frozenset({kind}), kind) for kind in ("image", "audio", "image name", "audio name")),
-    *((frozenset({kind}), kind) for kind in ("image base64", "audio base64", "bytes", "bool")),
-    (frozenset({"integer"}), "integer"),
+    *((frozenset[Kind]({kind}), kind) for kind in _ALONE),
     (frozenset({"integer", "float"}), "float"),
-    *((frozenset({kind}), kind) for kind in ("objects", "texts", "numbers")),
     # A number is a word of a text as well, and so is what looks like a name.
     (frozenset({"text", "integer", "float", "image name", "audio name"}), "text"),
 )

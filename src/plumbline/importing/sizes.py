@@ -69,7 +69,7 @@ class Sizes:
     def batch(self) -> int:
         """Samples of a step: a power of two, and a few steps an epoch at least."""
         fourth = max(2, self.train_rows // 4)
-        return min(128, 1 << (fourth.bit_length() - 1))
+        return int(min(128, 2 ** (fourth.bit_length() - 1)))
 
     def epochs(self, what: Worked) -> int:
         """Passes over the data: as many as the machine has time for, within 2 and 60."""
@@ -111,7 +111,7 @@ class Sizes:
     def tokens(self, *columns: str, per_char: float = 0.4) -> int:
         """Tokens of the longest of these texts, framed, as a multiple of 32 up to 512."""
         shapes = self.trial.shapes
-        texts = shapes.get("texts", {}) if shapes else {}
+        texts = shapes["texts"] if shapes and "texts" in shapes else {}
         chars = max(
             (texts[name]["longest_chars"] for name in columns if name in texts), default=100
         )

@@ -93,12 +93,18 @@ def of_table(
     source |= _files(table.source, names, path, split=bool(splits))
     used = set(columns.values())
     return Draft(
-        _describe(table, names, media),
-        *(path, source, plan),
-        [one for one in roles if columns.get(one.role) == one.field],
-        *(table.rows, table.exact, columns, splits, templates),
-        [one.name for one in table.fields if one.name not in used],
-        notes,
+        layout=_describe(table, names, media),
+        path=path,
+        source=source,
+        plan=plan,
+        roles=[one for one in roles if columns.get(one.role) == one.field],
+        rows=table.rows,
+        exact=table.exact,
+        columns=columns,
+        splits=splits,
+        templates=templates,
+        unused=[one.name for one in table.fields if one.name not in used],
+        notes=notes,
     )
 
 

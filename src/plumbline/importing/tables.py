@@ -1,6 +1,6 @@
 """A sample of somebody's tables, as fields: what CSV, JSON Lines, Parquet and tar shards hold."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -29,13 +29,17 @@ SAMPLED = 1000
 SAMPLED_BYTES = 2**25
 
 
+Settings = dict[str, object]
+"""A section of settings."""
+
+
 @dataclass
 class Table:
     """What several files of one form hold."""
 
     source: str
     root: Path
-    settings: dict[str, object]
+    settings: Settings
     """Of the source, but for its columns."""
     fields: list[Field]
     rows: int
@@ -124,9 +128,8 @@ def _csv_records(
     )
     names = set(form.header or _names(path, lines, form.delimiter))
     found = list[dict[str, str]]()
-    for number, record in read_records(
-        path, names, form, encoding=settings.get("encoding", "utf-8")
-    ):
+    encoding = str(settings.get("encoding", "utf-8"))
+    for number, record in read_records(path, names, form, encoding=encoding):
         if record is not None and len(found) < SAMPLED:
             found.append(dict(record))
         if number >= 50 * SAMPLED:  # a stray quote of a very long table is told by prepare
@@ -177,7 +180,7 @@ def read_jsonl(root: Path, names: Sequence[str], form: Form) -> Table:
             "list, `jq -c '.[]'` makes them)"
         )
     rows, exact = _estimate([root / name for name in names], len(records), size)
-    settings = {"encoding": encoding} if encoding != "utf-8" else {}
+    settings: Settings = {"encoding": encoding} if encoding != "utf-8" else {}
     return Table("jsonl", root, settings, _fields_of(_opened(records)), rows, exact)
 
 
@@ -187,14 +190,17 @@ def _opened(records: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
         {
             (f"{name}.{inner}" if inner else name): one
             for name, value in record.items()
-            for inner, one in (value.items() if _is_plain(value) else [("", value)])
+            for inner, one in _items(value)
         }
         for record in records
     ]
 
 
-def _is_plain(value: object) -> bool:
-    return isinstance(value, dict) and bool(value) and not set(HELD) & set(value)
+def _items(value: object) -> Iterable[tuple[str, object]]:
+    """The fields of an object that is none of a medium; a value without a name for all else."""
+    if isinstance(value, dict) and value and not set(HELD) & set(value):
+        return value.items()
+    return [("", value)]
 
 
 def read_parquet(root: Path, names: Sequence[str], form: Form) -> Table:

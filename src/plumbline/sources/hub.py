@@ -97,10 +97,13 @@ class HubSource(ArrowTableSource):
             ) from None
         datasets.disable_progress_bars()
         try:
+            there: Mapping[str, IterableDataset]
             if self.builder:
                 data = {"data_dir": str(root)} if root.is_dir() else {"data_files": str(root)}
-                return datasets.load_dataset(self.builder, self.subset, streaming=True, **data)
-            return datasets.load_dataset(str(root), self.subset, streaming=True)
+                there = datasets.load_dataset(self.builder, self.subset, streaming=True, **data)
+            else:
+                there = datasets.load_dataset(str(root), self.subset, streaming=True)
+            return there
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise DataError(f"{self._whose(root)}: {_one_line(error)}") from None
 
