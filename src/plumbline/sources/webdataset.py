@@ -179,7 +179,7 @@ def _iter_members(
     try:
         with (
             path.open("rb") as file,
-            tarfile.open(fileobj=file, mode="r:", tarinfo=_BoundedInfo) as tar,
+            tarfile.TarFile(fileobj=file, mode="r", tarinfo=_BoundedInfo) as tar,
         ):
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # or the archive keeps the head of every file
