@@ -10,12 +10,12 @@ import shutil
 from pathlib import Path
 
 from plumbline.errors import ConfigError
-from plumbline.importing.drafts import Asked, Settings
+from plumbline.importing.drafts import Asked
 from plumbline.importing.importer import Import, check_written, look, name_of
 from plumbline.importing.page import write_page
 from plumbline.importing.plans import KINDS
 from plumbline.importing.shown import describe
-from plumbline.importing.tables import Form
+from plumbline.importing.tables import Form, Settings
 from plumbline.importing.written import write
 
 ROLES = {

@@ -8,11 +8,12 @@ from pathlib import Path, PurePosixPath
 from plumbline.data.columns import SPLITS
 from plumbline.errors import ConfigError
 from plumbline.importing.delimited import guess_encoding, read_start
-from plumbline.importing.drafts import Asked, Draft, Settings, find_splits
+from plumbline.importing.drafts import Asked, Draft, find_splits
 from plumbline.importing.fields import MEDIA_SUFFIXES
 from plumbline.importing.listing import Listing, split_of
 from plumbline.importing.plans import choose_plan
 from plumbline.importing.roles import Role
+from plumbline.importing.tables import Settings
 
 
 def class_folders(listing: Listing, asked: Asked) -> Draft | None:

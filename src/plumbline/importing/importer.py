@@ -7,11 +7,12 @@ from pathlib import Path
 
 from plumbline.config import compose_yaml
 from plumbline.errors import ConfigError
-from plumbline.importing.drafts import Asked, Draft, Settings
+from plumbline.importing.drafts import Asked, Draft
 from plumbline.importing.layouts import recognise
 from plumbline.importing.plans import view_of
 from plumbline.importing.proposals import Proposal, Subject, propose
 from plumbline.importing.sizes import Sizes, this_machine
+from plumbline.importing.tables import Settings
 from plumbline.importing.trial import Trial, try_rows
 from plumbline.importing.written import written_files
 from plumbline.names import MAX_NAME_CHARS, check_name, is_name

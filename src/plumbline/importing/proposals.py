@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from plumbline.importing.drafts import Draft, Settings
+from plumbline.importing.drafts import Draft
 from plumbline.importing.sizes import Sizes, Worked
+from plumbline.importing.tables import Settings
 
 MAX_STEPS = 4096
 """Of feature sequences; longer ones are cut."""

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from plumbline.errors import ConfigError
-from plumbline.importing.drafts import Asked, Draft, Settings, find_splits
+from plumbline.importing.drafts import Asked, Draft, find_splits
 from plumbline.importing.listing import Listing
 from plumbline.importing.media import MediaColumn, find_media
 from plumbline.importing.plans import KEPT, choose_plan
 from plumbline.importing.roles import Role, find_dialect, find_roles
-from plumbline.importing.tables import READERS, Table
+from plumbline.importing.tables import READERS, Settings, Table
 
 
 def tables(listing: Listing, asked: Asked) -> Draft | None:

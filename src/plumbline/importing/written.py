@@ -8,9 +8,9 @@ import yaml
 from plumbline.data.columns import TEXTS
 from plumbline.errors import ConfigError
 from plumbline.files import atomic_write
-from plumbline.importing.drafts import Settings
 from plumbline.importing.plans import view_of
 from plumbline.importing.proposals import Proposal, Subject
+from plumbline.importing.tables import Settings
 from plumbline.weights.settings import NOWHERE
 
 WIDTH = 96
