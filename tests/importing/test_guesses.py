@@ -136,6 +136,16 @@ def numbered(name: str, text: str) -> Field:
             "",
             {"source": "article", "target": "summary"},
         ),
+        (
+            [numbered("source", "ein Satz {}"), numbered("target", "a sentence {}")],
+            "",
+            {"source": "source", "target": "target"},
+        ),
+        (
+            [numbered("text", "a film {}"), field("target", "good", "bad")],
+            "",
+            {"text": "text", "label": "target"},
+        ),
         ([numbered("caption", "a picture {}")], "image", {"caption": "caption"}),
         ([numbered("words", "a picture {}")], "image", {"caption": "words"}),
         (

@@ -111,11 +111,12 @@ RULES: tuple[Rule, ...] = (
     Rule("sample_id", "id|.*_id|uid|uuid|key|index|idx|__key__", _is_id, "no value comes twice"),
     Rule("question", "question|query|q", _is_text, "it is called so"),
     Rule("answer", "answers?|response|a|multiple_choice_answer", _is_text, "it is called so"),
+    Rule("source", "source|src|source_text|document|article", _is_input, "it is called so"),
     Rule(
-        "source", "source|src|source_text|document|article", _without_media(_is_text), "called so"
-    ),
-    Rule(
-        "target", "target_text|tgt|translation|summary|highlights", _without_media(_is_text), "so"
+        "target",
+        "target|target_text|tgt|translation|summary|highlights",
+        _is_output,
+        "it is called so",
     ),
     Rule("source", _LANGUAGES, _both_languages, "two columns are named for languages, the first"),
     Rule("target", _LANGUAGES, _both_languages, "two columns are named for languages, the second"),
