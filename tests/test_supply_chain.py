@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LINE = re.compile(r"^([A-Za-z0-9._-]+)(\[[^]]*\])?==([^ ;\\]+)", re.MULTILINE)
 
 
-def locked() -> dict[str, tuple[str, int]]:
-    """Name -> version and number of digests, of all that requirements.lock names."""
-    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+def locked(file: str = "requirements.lock") -> dict[str, tuple[str, int]]:
+    """Name -> version and number of digests, of all that a lock names."""
+    text = (ROOT / file).read_text(encoding="utf-8")
     found = list(LINE.finditer(text))
     ends = [*(match.start() for match in found[1:]), len(text)]
     return {
@@ -37,10 +37,18 @@ def test_the_lock_holds_what_the_project_needs_in_a_version_that_fits() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"].values()
     wanted = [*project["dependencies"], *(text for extra in extras for text in extra)]
-    packages = locked()
+    packages = {**locked("requirements-hub.lock"), **locked()}
     for requirement in map(Requirement, wanted):
         version, _ = packages[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), requirement
+
+
+def test_the_lock_of_an_extra_goes_with_that_of_the_project() -> None:
+    packages, extra = locked(), locked("requirements-hub.lock")
+    assert [name for name, (_, digests) in extra.items() if not digests] == []
+    differ = {name for name in packages.keys() & extra.keys() if packages[name] != extra[name]}
+    assert len(packages.keys() & extra.keys()) > 10
+    assert differ == set()
 
 
 def workflows() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from plumbline.files import atomic_write
 
 PACKAGES = (
     "bitsandbytes",
+    "datasets",
     "jinja2",
     "matplotlib",
     "numpy",

@@ -6,9 +6,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import yaml
 from PIL import Image
 
@@ -43,6 +45,13 @@ def configure(prepare: dict[str, Any], validate: dict[str, Any]) -> None:
         "tokenize": {},
     }
     Path("params.yaml").write_text(yaml.safe_dump({"datasets": {"reviews": dataset}}), "utf-8")
+
+
+def test_a_dataset_without_rows_is_named_with_its_path(said: pytest.LogCaptureFixture) -> None:
+    Path("data/all.csv").write_text("text,label\n", encoding="utf-8")
+    configure({}, {})
+    with pytest.raises(DataError, match=r"^dataset reviews, at data, has zero rows; check"):
+        prepare.main(["reviews"])
 
 
 def test_what_is_lost_is_said_by_each_stage_in_one_line(said: pytest.LogCaptureFixture) -> None:
@@ -105,3 +114,23 @@ def test_images_of_a_few_levels_are_said(
     tokenize_text.main(["reviews"])
     lines = [line for line in said.messages if line.startswith("tokenize_text reviews: all images")]
     assert [f"between 0 and {brightest} of" in line for line in lines] == [True] * warns
+
+
+@pytest.mark.parametrize(("level", "warns"), [(0.9, False), (1.5, False), (20000.0, True)])
+def test_sounds_that_were_never_scaled_are_said(
+    said: pytest.LogCaptureFixture, level: float, warns: bool
+) -> None:
+    configure({}, {})
+    Path("work/clean/reviews").mkdir(parents=True)
+    rows: dict[str, Any] = {"sample_id": [], "audio": []}
+    for at, most in enumerate((0.5, level)):
+        buffer = io.BytesIO()
+        samples = np.linspace(-most, most, 1600)
+        soundfile.write(buffer, samples, 16000, format="WAV", subtype="FLOAT")
+        rows["sample_id"].append(str(at))
+        rows["audio"].append(buffer.getvalue())
+    pq.write_table(pa.table(rows), "work/clean/reviews/train.parquet")
+    detect_shapes.main(["reviews"])
+    tokenize_text.main(["reviews"])
+    lines = [line for line in said.messages if "go far beyond -1..1" in line]
+    assert [line.startswith("tokenize_text reviews: 1 clip") for line in lines] == [True] * warns

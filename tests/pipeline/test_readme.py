@@ -29,6 +29,10 @@ NOT_RUN = {
     "dvc push --run-cache": "needs a remote; test_remotes.py has one",
     "dvc repro --pull": "needs a remote; test_remotes.py has one",
     "dvc exp run -S experiment=NAME": "NAME is any of the table below it",
+    ". .venv/bin/activate": "tests have their environment",
+    "plumbline import": "data of the reader's own; tests/importing",
+    "plumbline import ~/photos": "data of the reader's own; tests/importing",
+    "dvc exp run -S experiment=photos": "the same; test_importing.py trains on some",
     "dvc add data/mine": "data of the reader's own",
     "dvc exp run -S experiment=mine": "data of the reader's own",
 }

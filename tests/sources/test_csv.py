@@ -51,6 +51,43 @@ def test_other_delimiters_and_tables_without_quoting(tmp_path: Path) -> None:
     assert [(r["text"], r["label"]) for r in rows] == [('"open', "1"), ("fine", "0")]
 
 
+def test_other_quotes_and_escapes_as_databases_write_them(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("t,l\n'it, ''s',1\n", encoding="utf-8")
+    assert [r["text"] for r in read(tmp_path, columns={"text": "t"}, quote="'")] == ["it, 's"]
+    (tmp_path / "a.csv").write_text('t,l\n"say \\"x, y\\"",1\na\\,b,0\n', encoding="utf-8")
+    rows = read(tmp_path, columns={"text": "t", "label": "l"}, escape="\\")
+    assert [(r["text"], r["label"]) for r in rows] == [('say "x, y"', "1"), ("a,b", "0")]
+
+
+def test_names_of_columns_may_stand_in_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("one,x\ntwo,y\nthree\n", encoding="utf-8")
+    rows = read(tmp_path, columns={"text": "t", "label": "l"}, header=["t", "l"])
+    assert [(r["sample_id"], r["text"], r["label"]) for r in rows] == [
+        ("a.csv:1", "one", "x"),
+        ("a.csv:2", "two", "y"),
+        ("a.csv:3", None, None),
+    ]
+    with pytest.raises(DataError, match="u is missing; the header row has t, l"):
+        read(tmp_path, columns={"text": "u"}, header=["t", "l"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"quote": ","}, {"escape": '"'}, {"delimiter": "\n"}, {"header": []}, {"header": ["t", "t"]}],
+)
+def test_a_form_that_contradicts_itself_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"must differ|header must name"):
+        CsvSource.model_validate({"source": "csv", "columns": {"text": "t"}, **settings})
+
+
+def test_words_for_splits_are_known_and_others_stay(tmp_path: Path) -> None:
+    words = ("Train", "validation", "dev", "testing", "unsupervised", "")
+    text = "".join(f"text,{word}\n" for word in words)
+    (tmp_path / "a.csv").write_text(f"t,s\n{text}", encoding="utf-8")
+    rows = read(tmp_path, columns={"text": "t", "split": "s"})
+    assert [r["split"] for r in rows] == ["train", "val", "val", "test", "unsupervised", ""]
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbft,l\na,b\n")
     assert [r["text"] for r in read(tmp_path, columns={"text": "t"})] == ["a"]

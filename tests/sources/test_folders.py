@@ -160,3 +160,35 @@ def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused(settings: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValidationError, match=rule):
         ImageFolderSource.model_validate({"source": "imagefolder", **settings})
+
+
+def test_folders_of_splits_are_no_labels(tmp_path: Path) -> None:
+    put(tmp_path, "train/a.png", "Val/b.png", ".x/c.png")
+    with pytest.raises(DataError, match=r"Val, train are named for splits.*{val: Val, train: tr"):
+        read(tmp_path)
+    put(tmp_path, "bus/a.png")
+    assert [row["label"] for row in read(tmp_path)] == ["Val", "bus", "train"]
+
+
+def test_images_of_any_ending_and_none_are_read_where_that_is_set(tmp_path: Path) -> None:
+    put(tmp_path, "cat/a", "cat/b.JPE", "cat/c.xyz", "dog/d.jfif", "dog/.e", "stray.jpg", "t.csv")
+    assert [row["sample_id"] for row in read(tmp_path)] == ["cat/b.JPE", "dog/d.jfif"]
+    assert [row["sample_id"] for row in read(tmp_path, endings="any")] == [
+        *("cat/a", "cat/b.JPE", "cat/c.xyz", "dog/d.jfif"),
+    ]
+    source = ImageFolderSource(source="imagefolder", endings="any")
+    reasons = {name: source.passes_over(name) for name in ("cat/a", "stray.jpg")}
+    assert reasons == {"cat/a": None, "stray.jpg": "passed over: in no folder named for a label"}
+
+
+def test_a_table_is_no_image_where_all_endings_are_read(tmp_path: Path) -> None:
+    put(tmp_path, "a", "b")
+    (tmp_path / "t.csv").write_text("file_name,words\na,one\nb,two\n", encoding="utf-8")
+    table = {"file": "t.csv", "columns": {"caption": "words"}}
+    rows = read(tmp_path, labels="none", endings="any", table=table)
+    assert [(row["image"], row["caption"]) for row in rows] == [(b"a", "one"), (b"b", "two")]
+
+
+def test_a_pattern_is_no_folder_of_labels() -> None:
+    with pytest.raises(ValidationError, match="a folder is needed"):
+        ImageFolderSource(source="imagefolder", splits={"train": "train-*"})

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from plumbline.data.arrays import decode_array
-from plumbline.errors import ConfigError
+from plumbline.errors import ConfigError, DataError
 from plumbline.sources import jsonl
 from plumbline.sources.jsonl import JsonlSource
 
@@ -130,7 +130,30 @@ def test_media_are_files_below_the_path_and_no_others(tmp_path: Path) -> None:
     put(data / "a.jsonl", *({"i": name} for name in names))
     rows, told = read_and_tell(data, columns={"image": "i"})
     assert [row["image"] for row in rows] == [b"picture", b"", *[None] * 8]
-    assert told == ["8 rows hold nothing usable as image, the first: a.jsonl:3"]
+    assert told == [
+        "7 rows name a file that is not there, the first: a.jsonl:3 (../secret); set media_folder "
+        "to the folder that the names begin in, or put the file there",
+        "1 rows hold nothing usable as image, the first: a.jsonl:10",
+    ]
+
+
+def test_names_begin_in_the_media_folder_and_may_lack_their_ending(tmp_path: Path) -> None:
+    (tmp_path / "pictures/deep").mkdir(parents=True)
+    (tmp_path / "pictures/a.png").write_bytes(b"a")
+    (tmp_path / "pictures/deep/b.png").write_bytes(b"b")
+    (tmp_path / "c.png").write_bytes(b"outside")
+    url = "data:image/png;base64,eHl6"
+    put(tmp_path / "t.jsonl", *({"i": name} for name in ("a", "deep\\b", "../c", "gone", url)))
+    settings = {"media_folder": "pictures", "media_ending": ".png"}
+    rows, told = read_and_tell(tmp_path, columns={"image": "i"}, **settings)
+    assert [row["image"] for row in rows] == [b"a", b"b", None, None, b"xyz"]
+    assert told[0].startswith(
+        "2 rows name a file that is not there, the first: t.jsonl:3 (pictures/"
+    )
+    with pytest.raises(DataError, match=r"photos: no such folder; set media_folder"):
+        read(tmp_path, columns={"image": "i"}, media_folder="photos")
+    with pytest.raises(ValidationError, match="media is base64"):
+        read(tmp_path, columns={"image": "i"}, media="base64", media_ending=".png")
 
 
 def test_media_can_be_base64(tmp_path: Path) -> None:

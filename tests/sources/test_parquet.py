@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from plumbline.data.arrays import decode_array, encode_array
 from plumbline.data.columns import CANONICAL
 from plumbline.errors import ConfigError, DataError
-from plumbline.sources.parquet import CaptionRule, ParquetSource
+from plumbline.sources.arrow_table import CaptionRule
+from plumbline.sources.parquet import ParquetSource
 
 QA = {
     "id": ["1", "2", "3", "4"],
@@ -121,7 +122,7 @@ def test_a_folder_without_parquet_is_refused(tmp_path: Path) -> None:
     ("settings", "rule"),
     [
         ({"columns": {"sample_id": "id", "picture": "x"}}, "unknown canonical column 'picture'"),
-        ({"columns": {"image": "x"}}, "sample_id is needed"),
+        ({"columns": {}}, "columns must name one column"),
         ({"columns": {"sample_id": "id"}, "splits": {"dev": "x"}}, "unknown split 'dev'"),
         (
             {
@@ -159,6 +160,7 @@ def test_a_template_that_names_no_group_is_refused_before_any_row_is_read() -> N
     [
         ("sample_id", pa.array([1, None], pa.int64()), ["1", None]),
         ("group", pa.array([1, 2], pa.uint8()), ["1", "2"]),
+        ("caption", pa.array([5, None], pa.int64()), ["5", None]),
         ("label", pa.array([-1, 7], pa.int32()), ["-1", "7"]),
         ("label", pa.array([True, None, False]), ["true", None, "false"]),
         ("label", pa.array([3, 4, 3]).dictionary_encode(), ["3", "4", "3"]),
@@ -179,7 +181,8 @@ def test_numbers_become_text(tmp_path: Path, column: str, values: Any, cells: li
 @pytest.mark.parametrize(
     ("column", "values"),
     [
-        ("text", pa.array([1])),
+        ("text", pa.array([1.5])),
+        ("text", pa.array([[1]])),
         ("sample_id", pa.array([True])),
         ("features", pa.array([0.5])),
         ("features", pa.array([["x"]])),

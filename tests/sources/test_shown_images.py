@@ -132,6 +132,21 @@ def test_one_image_may_stand_in_a_field_of_its_own(tmp_path: Path) -> None:
     assert unpack_images(row["images"]) == [ONE]
 
 
+@pytest.mark.parametrize("which", IN_DIALECTS)
+def test_conversations_can_be_read_without_their_images(tmp_path: Path, which: str) -> None:
+    dialect, record = IN_DIALECTS[which]
+    (tmp_path / "chat.jsonl").write_text(json.dumps(record), encoding="utf-8")
+    chat = {"dialect": dialect, "images": "ignored"}
+    source = JsonlSource.model_validate({"source": "jsonl", "chat": chat})
+    (row,) = [row for batch in source.read(tmp_path) for row in batch.to_pylist()]
+    assert parse_turns(row["turns"]) == [
+        TALK[0],
+        {"role": "user", "content": "and\n: which?"},
+        TALK[2],
+    ]
+    assert row.keys() == {"sample_id", "turns"}
+
+
 @pytest.mark.parametrize("kind", ["bytes", "structs"])
 def test_parquet_holds_images_as_bytes_or_as_the_hub_has_them(tmp_path: Path, kind: str) -> None:
     held: list[Any] = [ONE, OTHER]

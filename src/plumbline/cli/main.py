@@ -37,17 +37,18 @@ class Command:
     """Its line in `plumbline --help`."""
     plugins: bool = False
     """Whether the project's plugins are loaded first: what they register can be named."""
-    place: str = ""
-    """Its module, where the name is none that a module can have."""
+    file: str = ""
+    """Its module, where that cannot have the name of the subcommand."""
 
     def module(self, name: str) -> Module:
         """Import its module."""
-        return cast(Module, importlib.import_module(f"plumbline.cli.{self.place or name}"))
+        return cast(Module, importlib.import_module(f"plumbline.cli.{self.file or name}"))
 
 
 COMMANDS = {
     "init": Command("begin a project: the DAG, settings and scripts"),
     "upgrade": Command("show what another version of plumbline changes in a project's files"),
+    "import": Command("settings for data of your own", plugins=True, file="import_data"),
     "params": Command("compose params.yaml from conf/", plugins=True),
     "run": Command("check every setting, then run what changed", plugins=True),
     "repro": Command("run what changed, then print the headline figures"),
@@ -55,7 +56,7 @@ COMMANDS = {
     "data": Command("what became of a dataset's rows, and the rejected ones"),
     "compare": Command("settings and figures of two versions, side by side"),
     "figures": Command("print the headline figures", plugins=True),
-    "try": Command("ask a task's bundle in a browser", place="try_bundle"),
+    "try": Command("ask a task's bundle in a browser", file="try_bundle"),
     "predict": Command("ask a trained model", plugins=True),
     "evaluate": Command("measure a stored model on a dataset", plugins=True),
     "inspect": Command("look at a training before it runs", plugins=True),

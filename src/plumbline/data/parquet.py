@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from plumbline.data.byte_columns import as_bytes, cut_rows, decode_column, is_byte_type
 from plumbline.data.columns import MAX_CELL_BYTES
+from plumbline.data.nested_fields import find_type, pick_column
 from plumbline.data.parquet_pages import ALLOWED, BadPage, Chunk, read_chunks
 from plumbline.errors import DataError
 
@@ -131,7 +132,7 @@ def check_schema(
     for path in paths:
         with open_parquet(path) as file:
             schema = file.schema_arrow
-        has = _matching_columns(path, schema, required, optional or {}, also)
+        has = matching_columns(path, schema, required, optional or {}, also)
         if first is None:
             first = path, has
         elif has != first[1]:
@@ -142,17 +143,22 @@ def check_schema(
     return first[1] if first else frozenset()
 
 
-def _matching_columns(
-    path: Path,
+def matching_columns(
+    path: Path | str,
     schema: pa.Schema,
     required: Mapping[str, pa.DataType],
     optional: Mapping[str, pa.DataType],
     also: Callable[[str, pa.DataType], bool] | None,
 ) -> frozenset[str]:
+    """Check the columns of one table, as `check_schema` does; `path` names it.
+
+    Raises:
+        DataError: names the table, with the columns expected and found.
+    """
     wrong = []
     has = set()
     for name, expected in {**optional, **required}.items():
-        found = _find_type(schema, name)
+        found = find_type(schema, name)
         if found is None:
             if name in required:
                 wrong.append(f"{name} is missing")
@@ -170,21 +176,6 @@ def _matching_columns(
             f"found {_shorten(there) or 'none'}"
         )
     return frozenset(has)
-
-
-def _find_type(schema: pa.Schema, name: str) -> pa.DataType | str | None:
-    indices = schema.get_all_field_indices(name)
-    if indices:
-        return schema.field(indices[0]).type if len(indices) == 1 else "twice"
-    top, *inner = name.split(".")
-    if not inner or len(schema.get_all_field_indices(top)) != 1:
-        return None
-    found = schema.field(top).type
-    for part in inner:
-        if not pa.types.is_struct(found) or found.get_field_index(part) < 0:
-            return None
-        found = found.field(part).type
-    return found
 
 
 def _same_values(found: pa.DataType, expected: pa.DataType) -> bool:
@@ -300,7 +291,7 @@ def iter_encoded_batches(
     """
     with open_parquet(path) as plain:
         byte_columns = [
-            name for name in columns if is_byte_type(_find_type(plain.schema_arrow, name))
+            name for name in columns if is_byte_type(find_type(plain.schema_arrow, name))
         ]
         with open_parquet(path, byte_columns) as encoded:
             group = row = 0
@@ -352,17 +343,16 @@ def _check_cells(batch: pa.RecordBatch, first_row: int) -> None:
             raise BadPage(f"column {name}: {largest} bytes in row {row} of the file, {ALLOWED}")
 
 
+def plain_batch(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    """Columns of a batch, with text and bytes as `binary`; dots in a name reach into structs."""
+    picked = [decode_column(_canonical_column(pick_column(batch, name))) for name in columns]
+    return pa.RecordBatch.from_arrays(picked, names=list(columns))
+
+
 def _canonical(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
-        [_canonical_column(_pick(batch, name)) for name in columns], names=list(columns)
+        [_canonical_column(pick_column(batch, name)) for name in columns], names=list(columns)
     )
-
-
-def _pick(batch: pa.RecordBatch, name: str) -> pa.Array:
-    if name in batch.schema.names:
-        return batch.column(name)
-    top, *inner = name.split(".")
-    return pc.struct_field(batch.column(top), inner)
 
 
 def _canonical_column(column: pa.Array) -> pa.Array:

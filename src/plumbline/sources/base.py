@@ -104,7 +104,10 @@ Below = Annotated[str, AfterValidator(_below)]
 """A file or folder below the dataset's path."""
 
 SplitPlaces = Annotated[dict[str, Below], AfterValidator(_known_splits)]
-"""Split name (train, val, test) -> file or folder. Empty: all files, split by hash."""
+"""Split name (train, val, test) -> file, folder or pattern such as `data/train-*.parquet`.
+
+Empty: all files, split by hash.
+"""
 
 ColumnNames = Annotated[dict[str, str], AfterValidator(_known_columns)]
 """Canonical column -> the name that it has in the files."""

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -59,8 +59,8 @@ class ChatConfig(Config):
     dialect: Annotated[str, name_in(DIALECTS)]
     fields: dict[str, str] = Field(default_factory=dict)
     """Field of the dialect -> the name that it has in the files, where that is another."""
-    images: bool = False
-    """Whether turns may show images; where not, rows that do are filed."""
+    images: bool | Literal["ignored"] = False
+    """Whether turns may show images; where not, rows that do are filed, or read without them."""
 
     @model_validator(mode="after")
     def _fields_exist(self) -> "ChatConfig":
@@ -83,9 +83,14 @@ class ChatConfig(Config):
         return {name: self.fields.get(name, name) for name in DIALECTS[self.dialect].optional}
 
     @property
+    def all_names(self) -> list[str]:
+        """Names in the files of all fields, in the order of the dialect."""
+        return [*self.needed.values(), *self.optional.values()]
+
+    @property
     def names(self) -> set[str]:
-        """Names in the files of all fields."""
-        return {*self.needed.values(), *self.optional.values()}
+        """The same without order."""
+        return set(self.all_names)
 
     def make_cells(self, record: Mapping[str, object], load: Load) -> Row:
         """The cells of `columns`; that of `turns` says why where a row cannot be read.
@@ -106,7 +111,9 @@ class ChatConfig(Config):
                 turns = [_mark_places(turn) for turn in turns]
             elif dialect.within:
                 images = list(dialect.within(fields))
-            _check_images(images, turns, read=self.images)
+            if self.images == "ignored":
+                turns, images = list(map(_without_images, turns)), []
+            _check_images(images, turns, read=self.images is True)
         except BadTurns as error:
             return {**nothing, "turns": encode_text(f"{NO_TURNS}{error}")}
         cells = {**nothing, "turns": encode_text(dump_turns(turns))}
@@ -115,7 +122,7 @@ class ChatConfig(Config):
     @property
     def columns(self) -> frozenset[str]:
         """Canonical columns that are made."""
-        return frozenset({"turns", "images"} if self.images else {"turns"})
+        return frozenset({"turns", "images"} if self.images is True else {"turns"})
 
 
 def _load(images: Sequence[object], load: Load) -> list[bytes | None]:
@@ -230,6 +237,18 @@ def _mark_places(turn: Turn) -> Turn:
             pieces[number], marks = IMAGE_MARK, marks + 1
         at += len(piece)
     return {"role": turn["role"], "content": "".join(pieces), "images": images}
+
+
+def _without_images(turn: Turn) -> Turn:
+    """The turn without the places of its images, and the blank around them."""
+    if not turn.get("images"):
+        return turn
+    marks, pieces, start = find_marks(turn["content"]), list[str](), 0
+    for place in (marks[number] for number in turn["images"]):
+        pieces.append(turn["content"][start:place].strip())
+        start = place + len(IMAGE_MARK)
+    pieces.append(turn["content"][start:].strip())
+    return {"role": turn["role"], "content": "\n".join(filter(None, pieces))}
 
 
 def _role(number: int, name: object, known: Mapping[object, Role]) -> Role:

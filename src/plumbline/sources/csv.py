@@ -1,14 +1,15 @@
 """Source `csv`: tables of text with a header row."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Literal, Self, TextIO
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from plumbline.config import Config
 from plumbline.errors import DataError
 from plumbline.sources.encoding import open_utf8
 from plumbline.sources.files import unreadable
@@ -26,7 +27,29 @@ _ALIKE_SHARE = 0.9
 """Share of the lines in a cell that look like records from which they may well be some."""
 
 
-class CsvSource(TableSource):
+class CsvForm(Config):
+    """How a delimited table is written."""
+
+    delimiter: str = Field(",", min_length=1, max_length=1)
+    quotes: bool = True
+    """Whether cells may stand in quotes; off, a quote is a character like any other."""
+    quote: str = Field('"', min_length=1, max_length=1)
+    escape: str | None = Field(None, min_length=1, max_length=1)
+    """What takes the meaning from the character behind it; a doubled quote is one in any case."""
+    header: list[str] | None = None
+    """The names of the columns, in order, where the file's first row has none."""
+
+    @model_validator(mode="after")
+    def _marks_differ(self) -> Self:
+        marks = [self.delimiter, *([self.quote] if self.quotes else []), *(self.escape or "")]
+        if len(set(marks)) < len(marks) or set(marks) & set("\r\n"):
+            raise ValueError("delimiter, quote and escape must differ, and end no line")
+        if self.header is not None and len(set(self.header)) < max(len(self.header), 1):
+            raise ValueError("header must name the columns, each of them once")
+        return self
+
+
+class CsvSource(CsvForm, TableSource):
     """Delimited tables below the dataset's path, chosen by `source: csv`.
 
     Every cell is text: the words NA, nan and null, and empty cells, stay what they are.
@@ -34,23 +57,17 @@ class CsvSource(TableSource):
 
     source: Literal["csv"]
     files: str = "*.csv"
-    delimiter: str = Field(",", min_length=1, max_length=1)
-    quotes: bool = True
-    """Whether cells may stand in double quotes; off, a quote is a character like any other."""
 
     def records(self, path: Path) -> Iterator[tuple[int, Mapping[str, object] | None]]:
         """Yield the records with their numbers, from 1 on; blank lines are passed over."""
         names = set(self.columns.values())
-        return read_records(
-            path, names, self.delimiter, self.quotes, encoding=self.encoding, tally=self.tally
-        )
+        return read_records(path, names, self, encoding=self.encoding, tally=self.tally)
 
 
 def read_records(
     path: Path,
     names: set[str],
-    delimiter: str,
-    quotes: bool = True,
+    form: CsvForm,
     *,
     encoding: str = "utf-8",
     tally: Tally | None = None,
@@ -70,7 +87,6 @@ def read_records(
             long, or a stray quote swallows lines.
     """
     csv.field_size_limit(MAX_LINE_CHARS)
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
     try:
         # Stray bytes become surrogates and bytes again: validation judges them.
         with (
@@ -81,11 +97,9 @@ def read_records(
         ):
             lines = _bounded_lines(file, path)
             first = next(lines, "")
-            reader = csv.reader(
-                chain([first], lines), delimiter=delimiter, quoting=quoting, strict=True
-            )
+            reader = _open_reader(chain([first], lines), form)
             records = _parse(reader, path)
-            header = next(records, (0, None))[1] or []
+            header = form.header or next(records, (0, None))[1] or []
             if wrong := _wrong_columns(header, names, first):
                 raise DataError(f"{path.as_posix()}: {wrong}")
             places = {name: header.index(name) for name in sorted(names)}
@@ -98,10 +112,24 @@ def read_records(
                     yield number, None
                     continue
                 if tally and reader.line_num - line > 2:
-                    _note_swallowed(fields, delimiter, f"{path.as_posix()}, line {line}", tally)
+                    _note_swallowed(
+                        fields, form.delimiter, f"{path.as_posix()}, line {line}", tally
+                    )
                 yield number, {name: fields[at] for name, at in places.items()}
     except OSError as error:
         raise unreadable(path, error) from None
+
+
+def _open_reader(lines: Iterable[str], form: CsvForm) -> "_csv.Reader":
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if form.quotes else csv.QUOTE_NONE
+    return csv.reader(
+        lines,
+        delimiter=form.delimiter,
+        quoting=quoting,
+        quotechar=form.quote,
+        escapechar=form.escape,
+        strict=True,
+    )
 
 
 def _parse(reader: "_csv.Reader", path: Path) -> Iterator[tuple[int, list[str] | None]]:

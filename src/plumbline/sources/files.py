@@ -2,9 +2,10 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import BinaryIO, NamedTuple
 
 from plumbline.data.columns import MAX_CELL_BYTES
@@ -14,6 +15,15 @@ MAX_FILE_BYTES = MAX_CELL_BYTES
 """More of a file is not read: validation refuses a cell of this size for its length alone."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+SPLIT_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("train", "training"), "train"),
+        **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
+        **dict.fromkeys(("test", "testing"), "test"),
+    }
+)
+"""What folders and files of splits are called -> the split."""
 
 _SKIP_BYTES = 2**20
 
@@ -38,8 +48,9 @@ def find_files(
 ) -> Iterator[FoundFile]:
     """Find files below the places of the splits, or below `root`, depth first, sorted by name.
 
-    A place that is a file itself is taken whatever its name. In memory are the names of one
-    folder at a time.
+    A place that is a file itself is taken whatever its name; one with wildcards that is neither
+    file nor folder is a pattern of paths (`is_pattern`). In memory are the names of one folder at
+    a time.
 
     Args:
         root: the dataset's path, a folder or one file.
@@ -47,11 +58,15 @@ def find_files(
         wanted: says by its name whether a file counts.
 
     Raises:
-        DataError: a place does not exist, a folder cannot be listed, or a link leaves `root`.
+        DataError: a place does not exist, no path has a pattern, a folder cannot be listed, or a
+            link leaves `root`.
     """
     home = root.resolve()
     places = {split: root / name for split, name in splits.items()} or {"": root}
     for split, place in places.items():
+        if splits and is_pattern(splits[split]) and not place.exists():
+            yield from _find_alike(root, splits[split], split, wanted)
+            continue
         if place != root:
             check_place(place, home)
         if place.is_file():
@@ -62,6 +77,43 @@ def find_files(
                 yield FoundFile(path.relative_to(root).as_posix(), path, split)
         else:
             raise DataError(f"{place.as_posix()}: no such file or folder")
+
+
+def is_pattern(place: str) -> bool:
+    """Whether a place has wildcards: `*` and `?` stay within a folder, `**/` is any folders."""
+    return any(mark in place for mark in "*?[")
+
+
+def _find_alike(
+    root: Path, pattern: str, split: str, wanted: Callable[[str], bool]
+) -> Iterator[FoundFile]:
+    seen = False
+    for path in _walk(root, root.resolve(), wanted):
+        name = path.relative_to(root).as_posix()
+        if _has_pattern(name, pattern):
+            seen = True
+            yield FoundFile(name, path, split)
+    if not seen:
+        raise DataError(
+            f"{(root / pattern).as_posix()}: no file has this pattern; change the place of split "
+            f"{split}, or put its files there"
+        )
+
+
+def _has_pattern(name: str, pattern: str) -> bool:
+    return is_pattern(pattern) and _are_alike(
+        PurePosixPath(name).parts, PurePosixPath(pattern).parts
+    )
+
+
+def _are_alike(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    # Part by part: over a whole path the star of fnmatch would run over folders.
+    if not patterns:
+        return not parts
+    first, *rest = patterns
+    if first == "**":
+        return any(_are_alike(parts[passed:], rest) for passed in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], first) and _are_alike(parts[1:], rest)
 
 
 def matching(pattern: str) -> Callable[[str], bool]:
@@ -84,9 +136,23 @@ def why_passed_over(
     places = [PurePosixPath(place) for place in splits.values()] or [PurePosixPath()]
     if path in places:
         return None
-    if not any(path.is_relative_to(place) for place in places):
+    alike = any(_has_pattern(name, place) for place in splits.values())
+    if not alike and not any(path.is_relative_to(place) for place in places):
         return "passed over: in no place that splits name"
     return None if wanted(path.name) else f"passed over: {unwanted}"
+
+
+def list_folders(root: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    try:
+        with os.scandir(root) as entries:
+            return sorted(e.name for e in entries if e.is_dir() and is_ours(e.name))
+    except OSError as error:
+        raise DataError(f"{root.as_posix()}: cannot be listed ({error.strerror})") from None
 
 
 def list_files(root: Path) -> Iterator[str]:
@@ -189,9 +255,12 @@ def read_named_file(root: Path, name: bytes) -> bytes | None:
     """Read the file that a row names; None where it is not a file that lies below `root`.
 
     The name comes with the data, so that it may be anything: it never reaches a file elsewhere.
+    Where there is none of a name with backslashes, they part folders, as Windows writes them.
     """
     try:
         path = (root / os.fsdecode(name)).resolve()
+        if not path.exists() and b"\\" in name:
+            path = (root / os.fsdecode(name.replace(b"\\", b"/"))).resolve()
         if not path.is_relative_to(root.resolve()) or not stat.S_ISREG(path.stat().st_mode):
             return None
         with path.open("rb") as file:

@@ -6,20 +6,22 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import override
 
-from plumbline.config import Config
 from plumbline.data.columns import CANONICAL, SHOWN
 from plumbline.errors import DataError
 from plumbline.scratch import scratch_folder
 from plumbline.sources.base import Below, ColumnNames, Source, SplitPlaces, require_path
-from plumbline.sources.csv import read_records
+from plumbline.sources.csv import CsvForm, read_records
 from plumbline.sources.encoding import Encoding, encode_text, has_stray_bytes, stray_bytes
 from plumbline.sources.files import (
+    SPLIT_WORDS,
     FoundFile,
     check_place,
     find_files,
+    is_pattern,
+    list_folders,
     name_bytes,
     read_file,
     why_passed_over,
@@ -34,13 +36,11 @@ from plumbline.sources.rows import (
 from plumbline.sources.tally import ROWS, Tally, ending_of
 
 
-class FolderTable(Config):
+class FolderTable(CsvForm):
     """A table with more about the files; a file with several lines becomes as many rows."""
 
     file: Below
     """Its place below the dataset's path; `{split}` stands for the place of each split."""
-    delimiter: str = Field(",", min_length=1, max_length=1)
-    quotes: bool = True
     encoding: Encoding = "utf-8"
     key: str = "file_name"
     """The column that names a file, by its path from the folder of the table."""
@@ -67,8 +67,17 @@ class FolderSource(Source):
     splits: SplitPlaces = Field(default_factory=dict)
     labels: Literal["folder", "none"] = "folder"
     """Where a file's label comes from: the first folder below its split; `none`: it has none."""
+    endings: Literal["known", "any"] = "known"
+    """Which files are read: those whose endings are of the medium, or all, for names without."""
     table: FolderTable | None = None
     templates: Templates = Field(default_factory=dict)
+
+    @field_validator("splits")
+    @classmethod
+    def _are_folders(cls, splits: dict[str, str]) -> dict[str, str]:
+        for place in filter(is_pattern, splits.values()):
+            raise ValueError(f"{place!r}: a folder is needed, as labels are read below it")
+        return splits
 
     @model_validator(mode="after")
     def _columns_fit(self) -> "FolderSource":
@@ -121,8 +130,13 @@ class FolderSource(Source):
                 lines.close()
 
     def _files(self, root: Path) -> Iterator[FoundFile]:
+        if self.labels == "folder" and not self.splits and root.is_dir():
+            _refuse_splits(root)
+        tables = self.table.files(self.splits) if self.table else set()
         seen = False
         for found in find_files(root, self.splits, self._wants):
+            if found.name in tables:
+                continue
             if self.labels == "none" or self._label(found) is not None:
                 seen = True
                 yield found
@@ -134,14 +148,15 @@ class FolderSource(Source):
             )
 
     def _wants(self, name: str) -> bool:
-        return PurePosixPath(name).suffix.lower() in self.suffixes
+        return self.endings == "any" or PurePosixPath(name).suffix.lower() in self.suffixes
 
     @override
     def passes_over(self, name: str) -> str | None:
         # Endings are told one by one.
         if self.table and name in self.table.files(self.splits):
             return ""
-        ending = f"ending {ending_of(name)} is none of {', '.join(sorted(self.suffixes))}"
+        known = ", ".join(sorted(self.suffixes))
+        ending = f"ending {ending_of(name)} is none of {known}"
         why = why_passed_over(name, self.splits, self._wants, ending)
         if why is None and self.labels == "folder" and not self._in_folder(name):
             return "passed over: in no folder named for a label"
@@ -180,6 +195,18 @@ class FolderSource(Source):
             yield {**row, **line, "sample_id": name}
 
 
+def _refuse_splits(root: Path) -> None:
+    """Refuse folders of splits as labels: a model would learn to tell train from test."""
+    folders = list_folders(root)
+    splits = {SPLIT_WORDS[name.lower()]: name for name in folders if name.lower() in SPLIT_WORDS}
+    if folders and all(name.lower() in SPLIT_WORDS for name in folders):
+        told = ", ".join(f"{split}: {name}" for split, name in splits.items())
+        raise DataError(
+            f"{root.as_posix()}: its folders {', '.join(folders)} are named for splits, not for "
+            f"labels; set splits: {{{told}}}"
+        )
+
+
 class _TableLines:
     """The lines of a table by the file that they are about, on disk."""
 
@@ -209,8 +236,7 @@ class _TableLines:
         records = read_records(
             root / file,
             names,
-            table.delimiter,
-            table.quotes,
+            table,
             encoding=table.encoding,
             tally=self._tally,
         )

@@ -46,7 +46,7 @@ class JsonlSource(TableSource):
                         line = line.removeprefix(BYTE_ORDER_MARK)
                     if line.strip():
                         record = parse_object(line)
-                        yield number, record and {name: _reach(record, name) for name in names}
+                        yield number, record and {name: reach(record, name) for name in names}
         except OSError as error:
             raise unreadable(path, error) from None
 
@@ -61,7 +61,8 @@ def parse_object(line: bytes) -> dict[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
-def _reach(record: Mapping[str, object], name: str) -> object:
+def reach(record: Mapping[str, object], name: str) -> object:
+    """The value of a field; dots reach into objects where no field has the whole name."""
     if name in record:
         return record[name]
     value: object = record

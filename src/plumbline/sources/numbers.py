@@ -17,19 +17,19 @@ _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 def can_convert(column: str, kind: pa.DataType) -> bool:
     """Whether `to_bytes` brings values of this type into a canonical column.
 
-    Integers fit keys, labels and numbers, truth values labels, floats labels and numbers, and
-    lists of numbers, or of such lists, features.
+    Integers fit keys, texts, labels and numbers, truth values labels, floats labels and numbers,
+    and lists of numbers, or of such lists, features.
     """
     if pa.types.is_dictionary(kind):
         return can_convert(column, kind.value_type)
     content = CONTENT.get(column)
     if content == "features":
-        inner = kind.value_type if _is_list(kind) else None
-        if inner is not None and _is_list(inner):
+        inner = kind.value_type if is_list(kind) else None
+        if inner is not None and is_list(inner):
             inner = inner.value_type
         return inner is not None and (pa.types.is_integer(inner) or pa.types.is_floating(inner))
     if pa.types.is_integer(kind):
-        return column in KEYS or content in ("label", "number")
+        return column in KEYS or content in ("text", "label", "number")
     if pa.types.is_boolean(kind):
         return content == "label"
     return content in ("label", "number") and pa.types.is_floating(kind)
@@ -47,7 +47,7 @@ def to_bytes(column: str, values: pa.Array) -> pa.BinaryArray:
     values = decode_column(values)
     if is_byte_type(values.type):
         return as_bytes(values)
-    if _is_list(values.type):
+    if is_list(values.type):
         return pa.array([_encode_list(cell) for cell in values], pa.binary())
     if pa.types.is_floating(values.type):
         write = _write_class if CONTENT.get(column) == "label" else repr
@@ -72,7 +72,8 @@ def _write_class(value: float) -> str | None:
     return str(int(value))
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether cells of this type are lists, in any of the encodings of Arrow."""
     return any(test(kind) for test in _LISTS)
 
 
@@ -80,7 +81,7 @@ def _encode_list(cell: pa.ListScalar) -> bytes | None:
     values = cell.values
     if values is None:
         return None
-    if not _is_list(values.type):
+    if not is_list(values.type):
         return _encode_flat(values, None)
     lengths = pc.list_value_length(values)
     if lengths.null_count:

@@ -4,98 +4,39 @@ Text and bytes pass through unread, numbers and lists of numbers become cells of
 cell is any good is for `validate` to say.
 """
 
-import re
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 from typing_extensions import override
 
-from plumbline.config import Config
-from plumbline.data.columns import CANONICAL
-from plumbline.data.parquet import BATCH_ROWS, check_schema, iter_batches
-from plumbline.data.turns import NO_TURNS
+from plumbline.data.parquet import BATCH_ROWS, check_schema, iter_batches, open_parquet
 from plumbline.errors import DataError
-from plumbline.sources.base import ColumnNames, Source, SplitPlaces, require_path
-from plumbline.sources.chat import IMAGE_FIELDS, ChatConfig
-from plumbline.sources.files import find_files, matching, why_passed_over
-from plumbline.sources.numbers import can_convert, to_bytes
-from plumbline.sources.rows import Row, Templates, check_templates, fill_templates, from_columns
-from plumbline.sources.shown_images import load_image
+from plumbline.sources.arrow_table import LIST_BATCH_ROWS, ArrowTableSource, RowPlaces
+from plumbline.sources.base import SplitPlaces, require_path
+from plumbline.sources.files import (
+    FoundFile,
+    find_files,
+    matching,
+    name_bytes,
+    why_passed_over,
+)
 
 FILES = "*.parquet"
-LIST_BATCH_ROWS = 128
-"""Lists that repeat take next to nothing in a file, so that its size says little of theirs."""
 
 
-class CaptionRule(Config):
-    r"""Make a caption from a row whose question and answer match two patterns.
-
-    `\1` in the template is the first group of the question's pattern, `{answer}` the answer.
-    """
-
-    question: str
-    answer: str = ".+"
-    caption: str
-
-    @field_validator("question", "answer")
-    @classmethod
-    def _compiles(cls, pattern: str) -> str:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"not a regular expression ({error})") from None
-        return pattern
-
-    @model_validator(mode="after")
-    def _groups_exist(self) -> "CaptionRule":
-        try:
-            re.compile(f"(?:{self.question})|").fullmatch("").expand(self.caption)  # type: ignore[union-attr]
-        except (re.error, IndexError) as error:
-            raise ValueError(f"caption {self.caption!r} does not fit question ({error})") from None
-        return self
-
-
-class ParquetSource(Source):
+class ParquetSource(ArrowTableSource):
     """Parquet files below the dataset's path, chosen by `source: parquet`."""
 
     source: Literal["parquet"]
     splits: SplitPlaces = Field(default_factory=dict)
-    columns: ColumnNames
-    captions: list[CaptionRule] = Field(default_factory=list)
-    """For data without captions: the first rule that matches a row makes its caption."""
-    templates: Templates = Field(default_factory=dict)
-    chat: ChatConfig | None = None
-
-    @model_validator(mode="after")
-    def _columns_fit(self) -> "ParquetSource":
-        if "sample_id" not in self.columns:
-            raise ValueError("sample_id is needed: every rejected row is reported by its id")
-        if self.captions and not {"question", "answer"} <= set(self.columns):
-            raise ValueError("captions are made from question and answer: map both columns")
-        made = self.chat.columns if self.chat else frozenset()
-        if twice := sorted(made & set(self.columns)):
-            raise ValueError(f"columns has {twice[0]}, which chat makes of other fields")
-        there = {
-            *self.columns,
-            *(["caption"] if self.captions else []),
-            *made,
-        }
-        check_templates(self.templates, there)
-        return self
 
     @property
     def given_splits(self) -> list[str]:
         """The splits that the files come in."""
         return sorted(self.splits)
-
-    @property
-    @override
-    def rows_bring_splits(self) -> bool:
-        return "split" in self.columns
 
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield every row of the files, with its split where one is given.
@@ -105,7 +46,6 @@ class ParquetSource(Source):
             DataError: no input files, an unreadable file, or columns other than configured.
         """
         require_path(path)
-        wanted = {theirs: CANONICAL[ours] for ours, theirs in self.columns.items()}
         files = list(find_files(path, self.splits, matching(FILES)))
         missing = set(self.splits or {"": ""}) - {file.split for file in files}
         for split in sorted(missing):
@@ -114,97 +54,31 @@ class ParquetSource(Source):
                 f"{place.as_posix()}: no input files; expected {FILES} in it or in folders below, "
                 "whose names begin with neither a dot nor an underscore"
             )
-        names = dict.fromkeys([*wanted, *self._check_chat([file.path for file in files], wanted)])
+        paths = [file.path for file in files]
+        has = check_schema(paths, self.required, self.optional, also=self.can_convert)
+        chat = [name for name in self.chat.all_names if name in has] if self.chat else []
         for file in files:
-            for batch in iter_batches(file.path, list(names), self._batch_rows):
-                yield self._canonical(batch, file.split, path)
+            yield from self._read_file(file, chat, path)
 
-    def _check_chat(self, paths: list[Path], wanted: Mapping[str, pa.DataType]) -> list[str]:
-        """Check the columns of the files, and name those of the dialect that are there."""
-        needed = self.chat.needed.values() if self.chat else ()
-        optional = self.chat.optional.values() if self.chat else ()
-        has = check_schema(
-            paths,
-            {**dict.fromkeys(needed, pa.string()), **wanted},
-            dict.fromkeys(optional, pa.string()),
-            also=self._can_convert,
-        )
-        return [name for name in (*needed, *optional) if name in has]
+    def _read_file(
+        self, file: FoundFile, chat: Sequence[str], root: Path
+    ) -> Iterator[pa.RecordBatch]:
+        with open_parquet(file.path) as opened:
+            schema = opened.schema_arrow
+        readers = self.make_readers(schema, root)
+        names = dict.fromkeys([*(n for r in readers.values() for n in r.names), *chat])
+        most = LIST_BATCH_ROWS if self.has_lists(schema) else BATCH_ROWS
+        first = 0
+        for batch in iter_batches(file.path, list(names), most):
+            try:
+                rows = RowPlaces(root, name_bytes(file.name), file.split, first, self.tally)
+                yield from self.canonical(batch, readers, rows)
+            except DataError as error:
+                raise DataError(f"{file.path.as_posix()}: {error}") from None
+            first += batch.num_rows
 
     @override
     def passes_over(self, name: str) -> str | None:
-        return why_passed_over(name, self.splits, matching(FILES), f"not named {FILES}")
-
-    def _can_convert(self, theirs: str, kind: pa.DataType) -> bool:
-        if self.chat and theirs in self.chat.names:
-            return True  # lists of structs, or whatever: the dialect looks at the values
-        return all(can_convert(o, kind) for o, t in self.columns.items() if t == theirs)
-
-    @property
-    def _batch_rows(self) -> int:
-        return LIST_BATCH_ROWS if "features" in self.columns or self.chat else BATCH_ROWS
-
-    def _canonical(self, batch: pa.RecordBatch, split: str, root: Path) -> pa.RecordBatch:
-        columns = {
-            ours: to_bytes(ours, batch.column(theirs)) for ours, theirs in self.columns.items()
-        }
-        if self.chat:
-            columns |= _make_turns(batch, self.chat, root)
-        if split:
-            columns["split"] = pa.array([split.encode()] * batch.num_rows, pa.binary())
-        if self.captions:
-            columns["caption"] = _make_captions(
-                columns["question"], columns["answer"], self.captions
-            )
-        return fill_templates(from_columns(columns), self.templates)
-
-
-def _make_turns(batch: pa.RecordBatch, chat: ChatConfig, root: Path) -> dict[str, pa.Array]:
-    names = [name for name in batch.schema.names if name in chat.names]
-    shown = {named for ours, named in chat.optional.items() if ours in IMAGE_FIELDS}
-    load = partial(load_image, root=root, media="path")
-    rows: list[Row] = []
-    for row in range(batch.num_rows):
-        try:
-            values = {name: batch.column(name)[row].as_py() for name in names}
-        except UnicodeDecodeError as error:  # of a text within a list
-            rows.append({"turns": f"{NO_TURNS}not UTF-8 at byte {error.start}".encode()})
-        else:
-            # Bytes of an image field are an image.
-            record = {n: v if n in shown else _plain(v) for n, v in values.items()}
-            rows.append(chat.make_cells(record, load))
-    return {name: pa.array([row.get(name) for row in rows], pa.binary()) for name in chat.columns}
-
-
-def _plain(value: object) -> object:
-    # Text comes as bytes, which nobody has looked at: those that are no UTF-8 become surrogates.
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
-
-
-def _make_captions(
-    questions: pa.Array, answers: pa.Array, rules: list[CaptionRule]
-) -> pa.BinaryArray:
-    compiled = [(re.compile(r.question), re.compile(r.answer), r.caption) for r in rules]
-    made: dict[tuple[bytes | None, bytes | None], bytes | None] = {}
-    captions = []
-    for pair in zip(questions.to_pylist(), answers.to_pylist(), strict=True):
-        if pair not in made:
-            made[pair] = _caption_for(*pair, compiled)
-        captions.append(made[pair])
-    return pa.array(captions, pa.binary())
-
-
-def _caption_for(
-    question: bytes | None,
-    answer: bytes | None,
-    rules: list[tuple[re.Pattern[str], re.Pattern[str], str]],
-) -> bytes | None:
-    try:
-        asked, told = (question or b"").decode(), (answer or b"").decode()
-    except UnicodeDecodeError:
-        return None
-    for question_pattern, answer_pattern, template in rules:
-        match = question_pattern.fullmatch(asked)
-        if match and answer_pattern.fullmatch(told):
-            return match.expand(template).replace("{answer}", told).encode()
-    return None
+        # Where rows name files, a file that is no table is one of those.
+        why = why_passed_over(name, self.splits, matching(FILES), f"not named {FILES}")
+        return "" if why and self.media == "path" else why

@@ -18,12 +18,14 @@ from plumbline.errors import DataError
 from plumbline.sources.base import SOURCES, Source
 from plumbline.sources.csv import CsvSource
 from plumbline.sources.folders import AudioFolderSource, ImageFolderSource
+from plumbline.sources.hub import HubSource
 from plumbline.sources.jsonl import JsonlSource
 from plumbline.sources.parquet import ParquetSource
 from plumbline.sources.parts import PartsSource
 from plumbline.sources.scenes import ScenesSource
 from plumbline.sources.signals import SignalsSource
 from plumbline.sources.text import TextSource
+from plumbline.sources.webdataset import WebDatasetSource
 from plumbline.tracking.progress import tracked
 
 __all__ = ["SOURCES", "Source", "write_raw"]
@@ -31,11 +33,13 @@ __all__ = ["SOURCES", "Source", "write_raw"]
 SOURCES.register("scenes", ScenesSource)
 SOURCES.register("signals", SignalsSource)
 SOURCES.register("parquet", ParquetSource)
+SOURCES.register("hub", HubSource)
 SOURCES.register("jsonl", JsonlSource)
 SOURCES.register("csv", CsvSource)
 SOURCES.register("text", TextSource)
 SOURCES.register("imagefolder", ImageFolderSource)
 SOURCES.register("audiofolder", AudioFolderSource)
+SOURCES.register("webdataset", WebDatasetSource)
 SOURCES.register("parts", PartsSource)
 
 ROWS_PER_FILE = 200_000
@@ -43,13 +47,16 @@ ROWS_PER_FILE = 200_000
 _LONGEST = MAX_CELL_BYTES + 1
 
 
-def write_raw(batches: Iterator[pa.RecordBatch], given_splits: list[str], out: Path) -> int:
+def write_raw(
+    batches: Iterator[pa.RecordBatch], given_splits: list[str], out: Path, whose: str = "the source"
+) -> int:
     """Write batches as `rows-00000.parquet`, ... into the folder `out` and return the row count.
 
     Args:
         batches: rows in canonical columns; memory is bounded by a batch and a row group.
         given_splits: splits that the source says it has, noted so that an empty one is an error.
         out: an existing folder.
+        whose: what gives the rows, for the message where there is none.
 
     Raises:
         DataError: the source gave no row.
@@ -66,7 +73,7 @@ def write_raw(batches: Iterator[pa.RecordBatch], given_splits: list[str], out: P
             writer.write(_cut_cells(batch))
             rows += batch.num_rows
     if not rows:
-        raise DataError("the source has zero rows; check the dataset's path and its files")
+        raise DataError(f"{whose} has zero rows; check the dataset's path, its files and settings")
     return rows
 
 

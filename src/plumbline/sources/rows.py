@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from plumbline.data.columns import CANONICAL, SHOWN, TEXTS
 from plumbline.data.parquet import BATCH_BYTES, BATCH_ROWS
+from plumbline.sources.files import SPLIT_WORDS
 
 Row = Mapping[str, bytes | None]
 """Canonical column -> its cell; a column that is not there is null."""
@@ -40,9 +41,21 @@ def from_columns(columns: Mapping[str, pa.Array]) -> pa.RecordBatch:
     """Make a batch of byte columns; text is not looked at, as it may be anything but UTF-8."""
     # A view, not a cast: text that is not UTF-8 must reach validation as it is.
     ordered = [name for name in CANONICAL if name in columns]
+    if "split" in columns:
+        columns = {**columns, "split": _known_splits(columns["split"])}
     return pa.RecordBatch.from_pydict(
         {name: columns[name].view(CANONICAL[name]) for name in ordered}
     )
+
+
+def _known_splits(cells: pa.Array) -> pa.BinaryArray:
+    """Splits by the names that we have for them; what is no word for one stays as it is."""
+    plain = cells.view(pa.binary()).dictionary_encode()
+    names = [
+        SPLIT_WORDS.get(name.strip().lower().decode("ascii", "replace"), "").encode() or name
+        for name in plain.dictionary.to_pylist()
+    ]
+    return pa.array(names, pa.binary()).take(plain.indices)
 
 
 def check_templates(templates: Templates, columns: AbstractSet[str]) -> None:

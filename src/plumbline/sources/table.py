@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -11,16 +11,22 @@ from typing_extensions import override
 
 from plumbline.data.arrays import encode_array
 from plumbline.data.columns import CANONICAL, KEYS, MEDIA, SHOWN
-from plumbline.errors import ConfigError
-from plumbline.sources.base import ColumnNames, Source, SplitPlaces, require_path
+from plumbline.errors import ConfigError, DataError
+from plumbline.sources.base import Below, ColumnNames, Source, SplitPlaces, require_path
 from plumbline.sources.encoding import Encoding, encode_text, has_stray_bytes, stray_bytes
 from plumbline.sources.files import (
     FoundFile,
     find_files,
     matching,
     name_bytes,
-    read_named_file,
     why_passed_over,
+)
+from plumbline.sources.media_cells import (
+    MAX_SHOWN_CHARS,
+    NOT_THERE,
+    Media,
+    is_url,
+    load_medium,
 )
 from plumbline.sources.rows import (
     Row,
@@ -29,8 +35,9 @@ from plumbline.sources.rows import (
     fill_templates,
     make_batches,
 )
-from plumbline.sources.shown_images import Media, decode_base64, load_image
 from plumbline.sources.tally import ROWS
+
+_REMEDY = "set media_folder to the folder that the names begin in, or put the file there"
 
 
 class TableSource(Source):
@@ -45,7 +52,14 @@ class TableSource(Source):
     columns: ColumnNames = Field(default_factory=dict)
     """Without `sample_id`, a row is called by its file and number: `train.csv:17`."""
     media: Media = "path"
-    """How image, audio and features stand in a cell: a file below the dataset's path, or bytes."""
+    """How image, audio and features stand in a cell: a file, or bytes in base64.
+
+    A `data:` URL is its bytes in any case.
+    """
+    media_folder: Below = ""
+    """The folder that names of files begin in, below the dataset's path."""
+    media_ending: str = ""
+    """What is put behind names of files, such as `.jpg` where a table has bare ids."""
     templates: Templates = Field(default_factory=dict)
     encoding: Encoding = "utf-8"
 
@@ -57,6 +71,8 @@ class TableSource(Source):
             raise ValueError("splits and a split column both say what is in a split")
         if twice := sorted(self.made_columns & set(self.columns)):
             raise ValueError(f"columns has {twice[0]}, which is made of other fields")
+        if self.media != "path" and (self.media_folder or self.media_ending):
+            raise ValueError("media_folder and media_ending are of files; media is base64")
         check_templates(self.templates, {*self.columns, *self.made_columns, "sample_id"})
         return self
 
@@ -114,6 +130,9 @@ class TableSource(Source):
             yield fill_templates(batch, self.templates)
 
     def _rows(self, root: Path) -> Iterator[Row]:
+        if self._names_files and not (root / self.media_folder).is_dir():
+            folder = (root / self.media_folder).as_posix()
+            raise DataError(f"{folder}: no such folder; set media_folder to that of the files")
         for found in find_files(root, self.splits, matching(self.files)):
             for number, record in self.records(found.path):
                 if record is None:
@@ -126,16 +145,12 @@ class TableSource(Source):
         row: dict[str, bytes | None] = {"sample_id": place}
         for ours, theirs in self.columns.items():
             value = record.get(theirs)
-            cell = make_cell(ours, value)
-            if ours in MEDIA and isinstance(value, str | bytes) and cell is not None:
-                cell = self._load(cell, root)
-            if cell is None and value is not None:
-                self._note(f"hold nothing usable as {ours}", place)
+            cell = self._cell(ours, value, root, place)
             if isinstance(value, str) and has_stray_bytes(value):
                 self._note_stray_bytes(place)
             if ours != "sample_id" or record:
                 row[ours] = cell
-        load = partial(load_image, root=root, media=self.media)
+        load = partial(load_medium, root=root / self.media_folder, media=self.media)
         for ours, cell in self.make_cells(record, load).items():
             row[ours] = cell
             if cell is not None and ours not in SHOWN and has_stray_bytes(cell):
@@ -151,10 +166,26 @@ class TableSource(Source):
     def _note(self, what: str, place: bytes, remedy: str = "") -> None:
         self.tally.add(ROWS, what, place.decode("utf-8", "replace"), remedy)
 
-    def _load(self, cell: bytes, root: Path) -> bytes | None:
-        if self.media == "path":
-            return read_named_file(root, cell)
-        return decode_base64(cell)
+    def _cell(self, ours: str, value: object, root: Path, place: bytes) -> bytes | None:
+        if ours in MEDIA and isinstance(value, str):
+            if value:
+                return self._load(value, root, place)
+            cell = None
+        else:
+            cell = make_cell(ours, value)
+        if cell is None and value is not None:
+            self._note(f"hold nothing usable as {ours}", place)
+        return cell
+
+    def _load(self, name: str, root: Path, place: bytes) -> bytes | None:
+        name = name if is_url(name) else name + self.media_ending
+        cell = load_medium(name, root / self.media_folder, self.media)
+        if cell is None:
+            # Below the dataset's path: where that lies is not for an output to hold.
+            named = (PurePosixPath(self.media_folder) / name).as_posix()[:MAX_SHOWN_CHARS]
+            where = f"{place.decode('utf-8', 'replace')} ({named})"
+            self.tally.add(ROWS, NOT_THERE, where, _REMEDY)
+        return cell
 
 
 def make_cell(column: str, value: object) -> bytes | None:

@@ -8,8 +8,8 @@ from plumbline.text import shown
 MAX_KINDS = 40
 """More kinds, such as endings of files, are counted together."""
 
-FILES, ROWS, CELLS = "files", "rows", "cells"
-"""What is counted."""
+FILES, ROWS, CELLS, MEMBERS = "files", "rows", "cells", "members"
+"""What is counted; members are files within an archive."""
 
 
 @dataclass

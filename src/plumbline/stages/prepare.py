@@ -43,7 +43,8 @@ def main(arguments: Sequence[str]) -> None:
         staged_output(paths.raw(call.key)) as out,
     ):
         source, path = call.config.prepare, Path(call.config.path)
-        rows = write_raw(source.read(path), source.given_splits, out)
+        whose = f"dataset {call.key}, at {path.as_posix()},"
+        rows = write_raw(source.read(path), source.given_splits, out, whose)
         account = make_account(path, source, rows)
         write_account(account, out)
         call.store(out)

@@ -62,6 +62,12 @@ def main(arguments: Sequence[str]) -> None:
             "of another range do: was their range meant?",
             *(call.key, darkest, brightest),
         )
+    if loud := facts.get("audio", {}).get("beyond_range", 0):
+        logger.warning(
+            "tokenize_text %s: %s go far beyond -1..1, the range of samples, as floats that were "
+            "never scaled do: divide them by their full scale",
+            *(call.key, count(loud, "clip")),
+        )
     rows = {split: facts["rows"][split] for split in SPLITS if split in facts["rows"]}
     lost, cut = sum(facts["lost_labels"].values()), sum(facts["cut_answers"].values())
     call.report(

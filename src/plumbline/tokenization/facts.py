@@ -22,6 +22,8 @@ class AudioFacts(TypedDict):
     sample_rate: int
     """Hz."""
     longest_samples: int
+    beyond_range: NotRequired[int]
+    """Clips whose samples go far beyond -1..1, as floats that were never scaled do."""
 
 
 class FeatureFacts(TypedDict):

@@ -113,6 +113,10 @@ class ImageFile:
         return facts
 
 
+MOST_LEVEL = 2.0
+"""Samples lie in -1..1, and what decoding and resampling add is less than as much again."""
+
+
 class _RaggedFile:
     """Arrays of unequal length one after another, and where each begins."""
 
@@ -135,7 +139,7 @@ class AudioFile(_RaggedFile):
     def __init__(self, out: BinaryIO, offsets: BinaryIO, sample_rate: int) -> None:
         """Write clips at `sample_rate` Hz."""
         super().__init__(out, offsets)
-        self._sample_rate = sample_rate
+        self._sample_rate, self._beyond_range = sample_rate, 0
 
     def append(self, data: bytes) -> None:
         """See `MediaFile`."""
@@ -143,6 +147,7 @@ class AudioFile(_RaggedFile):
 
         with decoding("clip", data):
             samples = decode_mono(data, self._sample_rate)
+        self._beyond_range += bool(np.abs(samples).max() > MOST_LEVEL)
         self._write(samples)
 
     def facts(self) -> MediaFacts:
@@ -152,6 +157,7 @@ class AudioFile(_RaggedFile):
                 "clips": self._count,
                 "sample_rate": self._sample_rate,
                 "longest_samples": self._longest,
+                "beyond_range": self._beyond_range,
             }
         }
 

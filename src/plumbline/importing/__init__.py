@@ -1,0 +1,1 @@
+"""What lies in a folder, what it is good for, and the settings that make it so."""

@@ -1,0 +1,106 @@
+"""From a path to the files of a dataset: look, try, propose, write."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from plumbline.config import compose_yaml
+from plumbline.errors import ConfigError
+from plumbline.importing.drafts import Asked, Draft
+from plumbline.importing.layouts import recognise
+from plumbline.importing.plans import view_of
+from plumbline.importing.proposals import Proposal, Subject, propose
+from plumbline.importing.sizes import Sizes, this_machine
+from plumbline.importing.tables import Settings
+from plumbline.importing.trial import Trial, try_rows
+from plumbline.importing.written import written_files
+from plumbline.names import MAX_NAME_CHARS, check_name, is_name
+
+_UNNAMED = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class Import:
+    """What was found, what became of its first rows, and what is proposed."""
+
+    name: str
+    draft: Draft
+    trial: Trial
+    proposal: Proposal | None
+    """None: validation would fail, as `trial.problem` says."""
+    files: Mapping[str, str]
+    machine: str
+
+
+def name_of(path: Path) -> str:
+    """A name for a dataset that lies at a path."""
+    plain = _UNNAMED.sub("_", path.resolve().stem if path.is_file() else path.resolve().name)
+    name = plain.strip("_-")[:MAX_NAME_CHARS]
+    return name if is_name(name) else "imported"
+
+
+def look(path: Path, name: str, asked: Asked, project: Path, rules: Settings) -> Import:
+    """Recognise a dataset, try its first rows, and propose settings; nothing is written.
+
+    Args:
+        path: a folder or a file.
+        name: of the dataset, the task and the experiment.
+        asked: what the command line says.
+        project: its root; a dataset within it is named from there.
+        rules: settings of validation that are asked for.
+
+    Raises:
+        ConfigError: no layout that is known, or nothing that can be learned.
+        DataError: a file cannot be read, or there is no row.
+    """
+    check_name("--name", name)
+    if project.resolve().is_relative_to(path.resolve()):
+        raise ConfigError(
+            f"{path.as_posix()}: holds this project; name the folder of the data alone"
+        )
+    draft = recognise(path, asked)
+    views = view_of(draft.plan, draft.made)
+    trial = try_rows(draft.path, draft.prepare, {"views": views, **rules})
+    machine = this_machine()
+    if trial.problem:
+        return Import(name, draft, trial, None, {}, machine.words)
+    if trial.whole:
+        draft = replace(draft, rows=trial.rows, exact=True)
+    clean = sum(trial.splits.values()) / max(1, trial.rows)
+    share = trial.splits.get("train", 0) / max(1, sum(trial.splits.values()))
+    sizes = Sizes(max(1, int(draft.rows * clean * share)), machine, trial)
+    there = _splits(draft, trial)
+    split = next(one for one in ("test", "val", "train") if one in there)
+    if split == "train":
+        draft.notes.append(
+            "all rows belong together (one medium, or one group): no split can be drawn, and the "
+            "figures will be of what was trained on"
+        )
+    subject = Subject(name, draft, sizes, split, dict(rules), validates="val" in there)
+    proposal = propose(subject)
+    files = written_files(subject, proposal, place_of(draft.path, project))
+    return Import(name, draft, trial, proposal, files, machine.words)
+
+
+def _splits(draft: Draft, trial: Trial) -> set[str]:
+    """The splits that there will be, also those that no row of the trial is in."""
+    return {*draft.splits, *trial.splits}
+
+
+def place_of(path: Path, project: Path) -> str:
+    """A dataset's path as the settings name it: from the project, or from the root."""
+    whole = path.resolve()
+    root = project.resolve()
+    return (whole.relative_to(root) if whole.is_relative_to(root) else whole).as_posix()
+
+
+def check_written(project: Path, name: str) -> None:
+    """Check all settings of the experiment as the stages will.
+
+    Raises:
+        ConfigError: they contradict each other or the project.
+    """
+    from plumbline.stages.check_params import check_settings
+
+    check_settings(compose_yaml(project / "conf", "config", [f"experiment={name}"]))

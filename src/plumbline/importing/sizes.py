@@ -1,0 +1,129 @@
+"""How large a model, and how long its training: from the data and this machine, by stated rules."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from plumbline.importing.trial import Trial
+from plumbline.shapes.described import SizeCount
+from plumbline.training.machine import count_gpus
+
+SIDES = (32, 48, 64, 96, 128, 160, 224)
+"""Sides of square images that models here are given, in pixels."""
+CPU_SIDE, CPU_SIDE_OF_MANY = 96, 64
+MANY_ROWS = 5000
+GPU_FACTOR = 40
+"""How much more a GPU is given to do."""
+DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""What drivers of GPUs put there."""
+Worked = Literal["image", "audio", "features", "text", "vlm"]
+"""What goes through a model."""
+CPU_PASSES: Mapping[Worked, int] = {
+    "image": 60_000,
+    "audio": 40_000,
+    "features": 100_000,
+    "text": 60_000,
+    "vlm": 20_000,
+}
+"""Samples that go through a model in a training, by what they are; minutes on two cores."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What sizes go by."""
+
+    cores: int
+    gpus: int
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        if self.gpus:
+            return f"{self.gpus} GPU{'s' if self.gpus > 1 else ''}"
+        return f"{self.cores} CPU core{'s' if self.cores > 1 else ''} and no GPU"
+
+    @property
+    def factor(self) -> int:
+        """By how much a training may be longer than on two cores."""
+        return GPU_FACTOR if self.gpus else 1
+
+
+def this_machine() -> Machine:
+    """The one that this runs on."""
+    # Asking torch takes seconds, which a machine without any device of a driver can do without.
+    drivers = any(Path(device).exists() for device in DEVICES)
+    return Machine(len(os.sched_getaffinity(0)), count_gpus() if drivers else 0)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the proposals take from data and machine."""
+
+    train_rows: int
+    machine: Machine
+    trial: Trial
+
+    @property
+    def batch(self) -> int:
+        """Samples of a step: a power of two, and a few steps an epoch at least."""
+        fourth = max(2, self.train_rows // 4)
+        return int(min(128, 2 ** (fourth.bit_length() - 1)))
+
+    def epochs(self, what: Worked) -> int:
+        """Passes over the data: as many as the machine has time for, within 2 and 60."""
+        passes = CPU_PASSES[what] * self.machine.factor
+        if what in ("image", "vlm"):
+            passes = int(passes * (48 / self.side) ** 2)
+        return max(2, min(60, passes // max(1, self.train_rows)))
+
+    @property
+    def side(self) -> int:
+        """Of the square images, in pixels: no larger than they are, and than the machine bears."""
+        most = 224
+        if not self.machine.gpus:
+            most = CPU_SIDE_OF_MANY if self.train_rows > MANY_ROWS else CPU_SIDE
+        shortest = sorted(
+            min(size["height"], size["width"])
+            for size in self._image_sizes
+            for _ in range(min(size["images"], 1000))
+        )
+        median = shortest[len(shortest) // 2] if shortest else most
+        return max((side for side in SIDES if side <= min(most, median)), default=SIDES[0])
+
+    @property
+    def one_size(self) -> bool:
+        """Whether all images that were tried are squares of that side."""
+        sizes = self._image_sizes
+        return self.trial.whole and [(s["height"], s["width"]) for s in sizes] == [(self.side,) * 2]
+
+    @property
+    def _image_sizes(self) -> list[SizeCount]:
+        shapes = self.trial.shapes
+        return shapes["image"]["sizes"] if shapes and "image" in shapes else []
+
+    @property
+    def small(self) -> bool:
+        """Whether so few rows are there that a large model would learn them by heart."""
+        return self.train_rows < 2000
+
+    def tokens(self, *columns: str, per_char: float = 0.4) -> int:
+        """Tokens of the longest of these texts, framed, as a multiple of 32 up to 512."""
+        shapes = self.trial.shapes
+        texts = shapes["texts"] if shapes and "texts" in shapes else {}
+        chars = max(
+            (texts[name]["longest_chars"] for name in columns if name in texts), default=100
+        )
+        return min(512, 32 * -(-int(chars * per_char + 8) // 32))
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens to learn: more of more text."""
+        return 512 if self.train_rows < 500 else 2000 if self.train_rows < MANY_ROWS else 8000
+
+    @property
+    def clip_seconds(self) -> float:
+        """Length of the longest clip."""
+        shapes = self.trial.shapes
+        return shapes["audio"]["longest_s"] if shapes and "audio" in shapes else 10.0
