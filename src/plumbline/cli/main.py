@@ -6,6 +6,7 @@ A subcommand is a module here whose docstring is its `--help`, with `add_argumen
 
 import argparse
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from plumbline.errors import ConfigError
+from plumbline.imports import leave
 from plumbline.plugins import load_plugins
 from plumbline.stage import run_stage
 from plumbline.version import __version__
@@ -34,6 +36,8 @@ class Command:
     """Its line in `plumbline --help`."""
     plugins: bool = False
     """Whether the project's plugins are loaded first: what they register can be named."""
+    leaves: bool = False
+    """Whether its process ends by `leave`: it has written nothing but its answer."""
 
     def module(self, name: str) -> Module:
         """Import its module."""
@@ -46,7 +50,7 @@ COMMANDS = {
     "params": Command("compose params.yaml from conf/", plugins=True),
     "repro": Command("run what changed, then print the headline figures"),
     "figures": Command("print the headline figures", plugins=True),
-    "predict": Command("ask a trained model", plugins=True),
+    "predict": Command("ask a trained model", plugins=True, leaves=True),
     "evaluate": Command("measure a stored model on a dataset", plugins=True),
     "inspect": Command("look at a training before it runs", plugins=True),
     "sweep": Command("search settings through the DVC queue", plugins=True),
@@ -113,3 +117,5 @@ def _usage() -> str:
 def main() -> None:
     """Run the command line: exit 1 and one line for an error of ours."""
     run_stage(call)
+    if (command := COMMANDS.get("".join(sys.argv[1:2]))) and command.leaves:
+        leave()
