@@ -167,7 +167,7 @@ CLAIMS = {
         "a process imports what it needs",
         "import torch, in turn",
         "startup",
-        (),
+        ("--repeats", "3"),
         {
             "training of a VLM, CPU s": Bar("imports_s.finetune_vlm", most=6.0),
             "of a causal LM": Bar("imports_s.finetune_causal_lm", most=6.0),

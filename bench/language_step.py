@@ -4,7 +4,7 @@ Ours is the trainer with its loader, clipping, schedule and figures; beside it r
 batches that lie ready, with the same weights, rows, optimiser and rate, a step of each in turn, so
 what other processes do to one they do to the other. Losses must be equal. Prints one JSON line:
 CPU seconds of a step, medians of five rounds of some steps, and the loop's divided by ours.
-`python -m bench.language_step [--rounds 5] [--steps 8]`.
+`python -m bench.language_step [--rounds 5] [--steps 5]`.
 """
 
 import argparse
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str]) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.language_step", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     print(json.dumps(measure(options.rounds, options.steps)))

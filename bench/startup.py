@@ -8,6 +8,7 @@ recordings. One JSON line. `python -m bench.startup [--repeats 5]`.
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -49,6 +50,8 @@ def store(folder: Path, case_name: str) -> None:
     (work / "clean").mkdir(parents=True)
     write_clean(work / "clean", case.data)
     cache = make_cache(work, TOKENIZE.get(case.data, {"tokenizer": {"kind": "char"}}))
+    # Where a model of features finds their statistics.
+    shutil.copytree(work / "cache", folder.parent / "work/cache" / case.data)
     kind = known_kinds()[case.kind]
     job = kind.role("train").build(
         JobContext(cache=cache, seed=0),
