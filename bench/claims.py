@@ -118,7 +118,7 @@ CLAIMS = {
         "logits of a large vocabulary take a bounded memory",
         "all logits at a time; equal losses",
         "lm_head",
-        ("--vocab", "64000", "--width", "256", "--tokens", "4096"),
+        ("--vocab", "152000", "--width", "128", "--tokens", "4096"),
         {
             "peak memory": Bar("ratios.peak_mb", most=0.1),
             "CPU": Bar("ratios.cpu_s", most=1.0),

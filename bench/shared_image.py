@@ -58,7 +58,7 @@ def step(model: nn.Module, batch: Batch) -> tuple[float, int]:
     model.zero_grad(set_to_none=True)
     result = loss(model, batch)
     (result.total / result.count).backward()
-    return float(result.total), int(result.count)
+    return float(result.total.detach()), int(result.count)
 
 
 def rate(model: nn.Module, batches: list[Batch], questions: int) -> tuple[float, float]:
