@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help in-git setup repro test coverage test-all faults media-faults check format params lock report \
+.PHONY: help in-git setup repro test coverage test-all faults media-faults bench check format params lock report \
 	mlflow gc clean verify
 
 help:  ## This list
@@ -53,6 +53,9 @@ faults: $(READY)  ## Kill every stage again and again; KILLS=300 SEED=0
 
 media-faults: $(READY)  ## Damage images, sounds and features; COUNT=30000 SEED=0
 	PYTHONPATH=src python -W ignore -m tests.faults.media_mutations --count $(or $(COUNT),30000) --seed $(or $(SEED),0)
+
+bench: $(READY)  ## Every claim about a CPU beside its peer, into docs/benchmarks; CLAIMS="loader packing"
+	PYTHONPATH=src python -m bench $(CLAIMS)
 
 check: $(READY)  ## Lint, format and types, and figures of how the code is kept
 	ruff check

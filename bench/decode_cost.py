@@ -325,6 +325,7 @@ def main(arguments: list[str]) -> int:
                     )
                     bad += not line["ok"]
                     print(json.dumps(line), flush=True)
+    print(json.dumps({"medium": "all", "over": bad}))
     return 1 if bad else 0
 
 

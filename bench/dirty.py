@@ -1,11 +1,12 @@
 """Score validation on a data set with known faults, and try it on damaged files.
 
-Usage: python -m bench.dirty FOLDER, where FOLDER has `train/`, `val/`, `cases/` and
-`manifest.json`. Prints one JSON line per view (faults dropped, good rows lost, leaks left) and one
-for the file cases. Skips with one line where the folder is absent.
+Usage: python -m bench.dirty [FOLDER], where FOLDER, or that of BENCH_DIRTY, has `train/`, `val/`,
+`cases/` and `manifest.json`; without one a stand-in of a few hundred rows is made. Prints one JSON
+line per view (faults dropped, good rows lost, leaks left) and one for the file cases.
 """
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench.dirty_set import write_set
 from plumbline.data.columns import CANONICAL
 from plumbline.data.parquet import check_schema, declare_splits, iter_batches, list_parquet
 from plumbline.data.parquet_writer import RowGroupWriter
@@ -90,7 +92,9 @@ def score(manifest: Mapping[str, Any], view: str, gone: Mapping[Place, str]) -> 
             counts["good_rows"] += 1
             counts["good_rows_lost"] += reason is not None
     left = leaks_left(manifest["samples"], manifest["constraints"], gone)
-    return {"view": view, **counts, "leaks_left": left, "other_reasons": reasons_wrong}
+    missed = counts["faults"] - counts["faults_dropped"]
+    sums = {"missed": missed, "lost": counts["good_rows_lost"], "rows": len(manifest["samples"])}
+    return {"view": view, **counts, **sums, "leaks_left": left, "other_reasons": reasons_wrong}
 
 
 def leaks_left(
@@ -134,11 +138,17 @@ def try_case(case: Mapping[str, Any], folder: Path, work: Path) -> dict[str, Any
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Score the folder named on the command line."""
-    folder = Path(arguments[0]) if arguments else Path()
-    if not (folder / "manifest.json").is_file():
-        print(json.dumps({"skipped": "no manifest.json; give the folder of the dirty set"}))
+    """Score the folder named on the command line, or a stand-in."""
+    if named := (arguments[0] if arguments else os.environ.get("BENCH_DIRTY")):
+        measure(Path(named))
         return
+    with TemporaryDirectory() as folder:
+        write_set(Path(folder))
+        measure(Path(folder))
+
+
+def measure(folder: Path) -> None:
+    """Print what is found of the set in a folder."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     for view in VIEWS:
         with TemporaryDirectory() as work:

@@ -110,7 +110,8 @@ def compare(cache: TrainingCache, loss: str, seeds: Sequence[int], epochs: int) 
         }
         for name in aware[seeds[0]]
     }
-    return {"loss": loss, "mean": means, "aware": aware, "diagonal": plain}
+    apart = max(abs(mean["aware"] - mean["diagonal"]) for mean in means.values())
+    return {"loss": loss, "difference": apart, "mean": means, "aware": aware, "diagonal": plain}
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -50,7 +50,7 @@ def main() -> None:
     sizes = (options.vocab, options.width, options.tokens)
     if options.only:
         if options.only == "whole":
-            lm_head.CHUNK_BYTES = 2**60
+            lm_head.CHUNK_BYTES["cpu"] = 2**60
         print(json.dumps(step(*sizes)))
         return
     found = {
@@ -70,7 +70,9 @@ def main() -> None:
         for name in ("peak_mb", "cpu_s")
     }
     facts = {"vocab, width, tokens": sizes, "torch": torch.__version__}
-    print(json.dumps({**facts, **found, "ratios": ratios, "machine": platform.machine()}))
+    apart = abs(found["chunks"]["loss"] / found["whole"]["loss"] - 1)
+    facts |= {"ratios": ratios, "loss_difference": apart}
+    print(json.dumps({**facts, **found, "machine": platform.machine()}))
 
 
 if __name__ == "__main__":

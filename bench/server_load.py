@@ -223,6 +223,7 @@ class Load:
         return {
             "requests": len(self.times),
             "refused": dict(self.refused),
+            "refused_count": self.refused.total(),
             "p50_s": round(cuts[49], 4),
             "p99_s": round(cuts[98], 4),
             "max_s": round(max(self.times), 4),
@@ -284,14 +285,24 @@ def measure(bundle: Path, seconds: float) -> dict[str, Any]:
     }
 
 
+def smoke_bundle(folder: Path) -> Path:
+    """The bundle of the smoke preset, made in a checkout of its own."""
+    from tests.pipeline.checkout import make_checkout
+
+    checkout = make_checkout(folder / "checkout")
+    checkout.run("dvc", "repro", "export_model@vqa")
+    return checkout.folder / "exports/vqa"
+
+
 def main() -> None:
     """Print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", type=Path, nargs="?", help="without one a small one is made")
     parser.add_argument("--seconds", type=float, default=120.0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(shutil.copytree(options.bundle, Path(folder) / options.bundle.name))
+        bundle = options.bundle or smoke_bundle(Path(folder))
+        copy = Path(shutil.copytree(bundle, Path(folder) / bundle.name))
         result = measure(copy, options.seconds)
     machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "load": os.getloadavg()[2]}
     print(json.dumps({**result, **machine, "python": platform.python_version()}))

@@ -1,7 +1,8 @@
 """Claim: questions that share their image's sequence train faster than one sequence per question.
 
-Prints questions per second of a training step both ways, on the same images, model and thread
-count, as one JSON line: median of the repeats with least and most. `python -m bench.shared_image`.
+Prints questions per CPU second of a training step both ways, in turn, on the same images and model,
+as one JSON line: median of the repeats with least and most, and how far the losses lie apart.
+`python -m bench.shared_image`.
 """
 
 import json
@@ -31,11 +32,12 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.transform_config import Normalization
 from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
+from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.sources.scenes import ScenesConfig, read_scenes
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 from plumbline.tokenization.tokenizer import SpecialIds, TokenizerConfig
 
-IMAGES, REPEATS, THREADS = 32, 7, 2
+IMAGES, REPEATS, THREADS = 32, 7, 1
 
 
 def make_cache(folder: Path) -> TrainingCache:
@@ -45,28 +47,26 @@ def make_cache(folder: Path) -> TrainingCache:
     out.mkdir()
     table = pa.Table.from_batches(read_scenes(ScenesConfig(images=IMAGES, faulty_share=0.0)))
     pq.write_table(table, clean / "train.parquet")
-    sizes = {"image": {"sizes": [{"height": 32, "width": 32, "images": IMAGES}]}}
-    build_cache(clean, out, TokenizeConfig(tokenizer=TokenizerConfig(vocab_size=400)), sizes)
+    shapes = detect_shapes(clean, ShapesConfig())
+    build_cache(clean, out, TokenizeConfig(tokenizer=TokenizerConfig(vocab_size=400)), shapes)
     write_digests(out)
     return TrainingCache(out)
 
 
-def step(model: nn.Module, batch: Batch) -> None:
-    """Forward and backward over one batch."""
+def step(model: nn.Module, batch: Batch) -> tuple[float, int]:
+    """Forward and backward over one batch; its loss, summed and counted."""
     model.zero_grad(set_to_none=True)
     result = loss(model, batch)
     (result.total / result.count).backward()
+    return float(result.total.detach()), int(result.count)
 
 
-def rate(model: nn.Module, batches: list[Batch], questions: int) -> list[float]:
-    """Questions per second over the batches, for each repeat; the first is a warm-up."""
-    rates = []
-    for _ in range(REPEATS + 1):
-        start = time.perf_counter()
-        for batch in batches:
-            step(model, batch)
-        rates.append(questions / (time.perf_counter() - start))
-    return rates[1:]
+def rate(model: nn.Module, batches: list[Batch], questions: int) -> tuple[float, float]:
+    """Questions per CPU second over the batches, and their mean loss."""
+    start = time.process_time()
+    found = [step(model, batch) for batch in batches]
+    seconds = time.process_time() - start
+    return questions / seconds, sum(total for total, _ in found) / sum(count for _, count in found)
 
 
 def summary(rates: list[float]) -> dict[str, float]:
@@ -106,16 +106,21 @@ def main() -> None:
         single = [{**row, "segments": [s]} for row in rows for s in row["segments"]]
         shared_batch = [make(rows)]
         single_batches = [make(single[at : at + IMAGES]) for at in range(0, len(single), IMAGES)]
-        shared = rate(model, shared_batch, len(single))
-        alone = rate(model, single_batches, len(single))
+        rounds = [
+            [rate(model, batches, len(single)) for batches in (shared_batch, single_batches)]
+            for _ in range(REPEATS + 1)
+        ][1:]  # the first is a warm-up
+    shared, alone = ([found[way][0] for found in rounds] for way in (0, 1))
+    apart = abs(rounds[0][0][1] / rounds[0][1][1] - 1)
     ratio = statistics.median(shared) / statistics.median(alone)
     print(
         json.dumps(
             {
-                "claim": "questions per second of a training step",
+                "claim": "questions per CPU second of a training step",
                 "shared_sequence": summary(shared),
                 "one_sequence_each": summary(alone),
                 "ratio": round(ratio, 2),
+                "loss_difference": apart,
                 "repeats": REPEATS,
                 "threads": THREADS,
                 "load": round(os.getloadavg()[0], 2),

@@ -97,6 +97,7 @@ def main() -> None:
                 "wall and CPU seconds alone": alone,
                 "wall and CPU seconds beside busy processes": beside,
                 "same weights": len(digests | more) == 1,
+                "cpu_ratio": round(beside["1000"][1] / beside["default"][1], 3),
                 "cores": cores,
                 "threads": options.threads,
                 "load": os.getloadavg()[0],

@@ -199,6 +199,7 @@ def main(arguments: Sequence[str]) -> None:
     recorder = Recorder(root)
     watch_settings(recorder)
     sys.addaudithook(recorder.audit)
+    os._exit = sys.exit  # type: ignore[assignment]  # a stage that leaves has a record too
     try:
         runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=True)
     finally:

@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from plumbline.errors import ConfigError
+from plumbline.imports import importing
 from plumbline.registry import Registry
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class Kind:
         """
         if not self.has(name):
             raise ConfigError(f"kind {self.name!r} has no {name}: there is no {self.place(name)}")
-        module = importlib.import_module(self.place(name))
+        with importing():
+            module = importlib.import_module(self.place(name))
         if not hasattr(module, READ.get(name, "__name__")):
             raise ConfigError(f"{module.__file__}: has no {READ[name]} (docs/extending.md)")
         return module

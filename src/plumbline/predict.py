@@ -7,6 +7,7 @@ from typing import Any
 
 from plumbline.asking import Answer, Ask, Options, read_bytes
 from plumbline.errors import ConfigError
+from plumbline.imports import importing
 from plumbline.kind import KINDS, Kind, known_kinds
 
 
@@ -26,8 +27,9 @@ def predict(folder: Path, options: Options) -> Answer:
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no model there; run dvc repro, or name another task")
-    from plumbline.models.device import resolve_device
-    from plumbline.models.stored import load_model, read_spec
+    with importing():
+        from plumbline.models.device import resolve_device
+        from plumbline.models.stored import load_model, read_spec
 
     spec: Any = read_spec(folder)
     ask = _ask_of(known_kinds()[spec.kind])

@@ -40,7 +40,7 @@ def test_files_are_written_once_and_then_unchanged_or_refused(
     said = capsys.readouterr().out
     files = [f"conf/{group}/photos.yaml" for group in ("datasets", "tasks", "experiment")]
     assert f"wrote {', '.join(files)}" in said
-    assert said.endswith("train: dvc exp run -S experiment=photos\n")
+    assert said.endswith("train: plumbline run photos\n")
     after = written(project)
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == set(files)

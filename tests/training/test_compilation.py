@@ -1,7 +1,7 @@
 """Compiled passes give the losses and gradients of plain ones, and the same bits in any run."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,9 @@ from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.training.compilation import PROGRAMS, Compilation
 from plumbline.training.compile_config import CompileConfig
+from plumbline.training.launch import decide_machine
 from plumbline.training.processes import Processes
+from plumbline.training.run import train_to_folder
 from plumbline.training.task import Task, TrainingJob
 from plumbline.training.window import Gradients
 from tests.tiny import CASES
@@ -26,6 +28,7 @@ from tests.training.together import ALONE, MakeJob, exact, settings, train
 
 FEW = ("vlm", "causal_lm_rows")
 """What `make test` compiles; a program takes seconds to be made."""
+STEPS = 50
 ON_GPU = (*FEW, "causal_lm_stream", "image", "align_image")
 
 
@@ -145,6 +148,43 @@ def asked(mode: str, unit: str = "auto", **trainer: Any) -> Any:
 
 class Killed(BaseException):
     """Stands for the death of the process."""
+
+
+def trained(job: TrainingJob, mode: str) -> tuple[list[float], list[int]]:
+    """The loss of each of 50 steps in fp32, and how many programs there were after each."""
+    losses: list[float] = []
+    programs: list[int] = []
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+    def on_log(step: int, values: Mapping[str, float]) -> None:
+        losses.append(values["train/loss"])
+        programs.append(int(torch._dynamo.utils.counters["stats"]["unique_graphs"]))
+
+    limits = {"max_steps": STEPS, "epochs": 100, "validate_every_epochs": 0, "optim": {"lr": 1e-3}}
+    config = settings(batch_size=4, compile={"mode": mode}, **limits)
+    machine = decide_machine(config)
+    done = train_to_folder("test", config, job, machine, Path(mode), on_log=on_log)
+    compiled = done.facts.get("compile", {})
+    assert isinstance(compiled, dict)
+    assert "failure" not in compiled
+    return losses, programs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_losses_of_fifty_steps_are_those_of_a_plain_training(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain, none = trained(make_job(name), "none")
+    compiled, programs = trained(make_job(name), "default")
+    assert none[-1] == 0
+    assert len(plain) == len(compiled) == STEPS
+    assert max(abs(a - b) for a, b in zip(plain, compiled, strict=True)) <= 1e-4
+    # All are made before the first step, of the sizes that the loader foresees.
+    assert 1 <= programs[0] <= PROGRAMS
+    assert programs[-1] == programs[0], "recompiled"
 
 
 def dying(job: TrainingJob, after: int) -> TrainingJob:

@@ -97,7 +97,7 @@ def _write(found: Import, project: Path, options: argparse.Namespace) -> None:
     changed = write(project, found.files, force=options.force)
     check_written(project, found.name)
     print(f"wrote {names}" if changed else f"unchanged: {names}")
-    print(f"train: dvc exp run -S experiment={found.name}")
+    print(f"train: plumbline run {found.name}")
 
 
 def _asked(options: argparse.Namespace) -> Asked:

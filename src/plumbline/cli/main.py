@@ -7,6 +7,7 @@ A subcommand is a module here whose docstring is its `--help`, with `add_argumen
 import argparse
 import importlib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from typing import NoReturn, Protocol, cast
 from typing_extensions import override
 
 from plumbline.errors import ConfigError
+from plumbline.imports import leave
 from plumbline.plugins import load_plugins
 from plumbline.stage import run_stage
 from plumbline.version import __version__
@@ -39,6 +41,8 @@ class Command:
     """Whether the project's plugins are loaded first: what they register can be named."""
     file: str = ""
     """Its module, where that cannot have the name of the subcommand."""
+    leaves: bool = False
+    """Whether its process ends by `leave`: it has written nothing but its answer."""
 
     def module(self, name: str) -> Module:
         """Import its module."""
@@ -57,7 +61,7 @@ COMMANDS = {
     "compare": Command("settings and figures of two versions, side by side"),
     "figures": Command("print the headline figures", plugins=True),
     "try": Command("ask a task's bundle in a browser", file="try_bundle"),
-    "predict": Command("ask a trained model", plugins=True),
+    "predict": Command("ask a trained model", plugins=True, leaves=True),
     "evaluate": Command("measure a stored model on a dataset", plugins=True),
     "inspect": Command("look at a training before it runs", plugins=True),
     "sweep": Command("search settings through the DVC queue", plugins=True),
@@ -144,3 +148,5 @@ def _usage() -> str:
 def main() -> None:
     """Run the command line: exit 1 and one line for an error of ours."""
     run_stage(call)
+    if (command := COMMANDS.get("".join(sys.argv[1:2]))) and command.leaves:
+        leave()

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
-from torchvision.transforms.v2 import functional
 from typing_extensions import override
 
 from plumbline.batch import Deferred
@@ -84,6 +83,9 @@ def resize_images(images: Tensor, size: int) -> Tensor:
     """Resize [batch, channels, height, width] to exactly [size, size]; the identity if it fits."""
     if images.shape[-2:] == (size, size):
         return images
+    # A second and a half to load, and most images fit.
+    from torchvision.transforms.v2 import functional
+
     resized: Tensor = functional.resize(images, [size, size], antialias=True)
     return resized
 

@@ -13,6 +13,7 @@ from plumbline.config import Config, fix_threads
 from plumbline.evaluation.config import EvaluationConfig
 from plumbline.evaluation.metrics import EVALUATION_METRICS
 from plumbline.files import staged_output
+from plumbline.imports import importing
 from plumbline.kind import Kind
 from plumbline.registry import check_known
 from plumbline.report.first_figures import DETAILS, in_words, write_figures
@@ -64,13 +65,14 @@ def run_evaluation_stage(
     """Evaluate what the settings say and write its metrics file and its folder."""
     call = parse_call(spec, arguments)
     fix_threads(call.config.threads)
-    import torch
+    with importing():
+        import torch
 
-    from plumbline.evaluation.measure import measure
-    from plumbline.evaluation.result import EvaluationJob, write_evaluation
-    from plumbline.loading.cache_reader import TrainingCache
-    from plumbline.models.device import resolve_device
-    from plumbline.models.stored import load_model
+        from plumbline.evaluation.measure import measure
+        from plumbline.evaluation.result import EvaluationJob, write_evaluation
+        from plumbline.loading.cache_reader import TrainingCache
+        from plumbline.models.device import resolve_device
+        from plumbline.models.stored import load_model
 
     torch.set_num_threads(call.config.threads)
     asked = call.config.evaluate.metrics

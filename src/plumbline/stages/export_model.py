@@ -12,6 +12,7 @@ from plumbline.errors import ConfigError
 from plumbline.export.config import ExportConfig
 from plumbline.export.formats import FORMATS
 from plumbline.files import read_json, staged_output
+from plumbline.imports import importing
 from plumbline.kind import KINDS
 from plumbline.registry import check_known
 from plumbline.stage import CONFIG, Call, StageSpec, parse_call
@@ -81,12 +82,13 @@ def main(arguments: Sequence[str]) -> None:
 def _write(call: Call[ExportModelConfig], out: Path) -> dict[str, Any]:
     """Write the bundle; facts for the run record."""
     fix_threads(call.config.threads)
-    import torch
+    with importing():
+        import torch
 
-    from plumbline.export.bundle import write_bundle
-    from plumbline.export.plan import BundleSource
-    from plumbline.loading.cache_reader import TrainingCache
-    from plumbline.models.stored import ADAPTERS, load_model
+        from plumbline.export.bundle import write_bundle
+        from plumbline.export.plan import BundleSource
+        from plumbline.loading.cache_reader import TrainingCache
+        from plumbline.models.stored import ADAPTERS, load_model
 
     torch.set_num_threads(call.config.threads)
     model = paths.finetuned(call.key)

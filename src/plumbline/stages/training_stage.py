@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from plumbline.config import fix_threads
 from plumbline.files import output_lock
+from plumbline.imports import importing
 from plumbline.stage import Call, StageSpec, count, parse_call
 from plumbline.tracking.record import record_run
 from plumbline.training.figures import TrainingFigures
@@ -51,7 +52,8 @@ def _check_machine(place: str, config: TrainingConfig) -> None:
 
 
 def _lead(spec: StageSpec[Config], call: Call[Config], out: Path, *, together: bool) -> None:
-    from plumbline.training.run import open_job, train_to_folder
+    with importing():
+        from plumbline.training.run import open_job, train_to_folder
 
     with record_run(stage=spec.name, key=call.key, config=call.plain) as run, output_lock(out):
         machine = decide_machine(call.config, together=together)
@@ -81,7 +83,8 @@ def _figures(figures: TrainingFigures, config: TrainingConfig, machine: Machine)
 
 def _follow(call: Call[Config]) -> None:
     """Be one of the processes that write nothing and say nothing."""
-    from plumbline.training.run import open_job, train_along
+    with importing():
+        from plumbline.training.run import open_job, train_along
 
     logging.getLogger().setLevel(logging.ERROR)
     machine = decide_machine(call.config, together=True)
