@@ -32,7 +32,7 @@ NOT_RUN = {
     ". .venv/bin/activate": "tests have their environment",
     "plumbline import": "data of the reader's own; tests/importing",
     "plumbline import ~/photos": "data of the reader's own; tests/importing",
-    "dvc exp run -S experiment=photos": "the same; test_importing.py trains on some",
+    "plumbline run photos": "the same; test_importing.py trains on some",
     "dvc add data/mine": "data of the reader's own",
     "dvc exp run -S experiment=mine": "data of the reader's own",
 }

@@ -16,11 +16,11 @@ PLUMBLINE = ("python", "-m", "plumbline")
 
 def test_all_is_current_until_a_setting_or_code_changes(own: Checkout) -> None:
     assert own.run(*PLUMBLINE, "status").stdout.endswith("all is current\n")
-    own.replace("params.yaml", "projector_width: 32", "projector_width: 48")
+    own.replace("params.yaml", "captions_per_image: 1\n", "captions_per_image: 2\n")
     states = json.loads(own.run(*PLUMBLINE, "status", "--json").stdout)
     found = {state["name"]: (state["state"], state["why"]) for state in states}
     assert found["pretrain_alignment@image"] == ("current", "")
-    changed = "tasks.vqa.train.model.projector_width: 32 there, 48 in params.yaml"
+    changed = "tasks.vqa.train.task.captions_per_image: 1 there, 2 in params.yaml"
     assert found["finetune@vqa"] == ("to run", changed)
     assert found["evaluate_model@vqa"] == ("to run", "behind finetune@vqa")
 

@@ -345,7 +345,7 @@ def vlm(subject: Subject) -> Proposal:
         "freeze": ["image_encoder"],
         "adapters": {},
         "model": {
-            "projector_width": 256,
+            "projector": {"name": "mlp", "width": 256},
             "decoder": {"pretrained": None, **shape, "max_positions": 1024},
         },
         "task": {
