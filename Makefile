@@ -68,7 +68,7 @@ params: $(READY)  ## Compose params.yaml from conf/
 	plumbline params
 
 lock:  ## Write requirements.lock from pyproject.toml, with hashes; keeps versions that fit (needs uv)
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --quiet -o requirements.lock
+	uv pip compile pyproject.toml $(addprefix --extra ,s3 sweep vision adapters dev) --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --quiet -o requirements.lock
 
 report: $(READY)  ## Build the report and say where it is
 	@plumbline repro report

@@ -146,7 +146,7 @@ def settings(
 
 def train(job: TrainingJob, config: TrainingConfig, out: Path, processes: Processes) -> str:
     """Train in this process, as the stage does; what it says of itself."""
-    met = replace(processes, sharded=config.train.trainer.shard_layers)
+    met = replace(processes, sharded=config.train.trainer.meets)
     machine = replace(decide_machine(config), processes=met)
     if not processes.is_main:
         train_along("test", config, job, machine)

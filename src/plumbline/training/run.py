@@ -210,7 +210,7 @@ def train_along(stage: str, config: TrainingConfig, job: TrainingJob, machine: M
         with _prepared(stage, config, job, machine, fitting, lambda step, values: None) as trainer:
             trainer.fit()
     except TrainingError as error:
-        if config.train.trainer.shard_layers or isinstance(error, UntoldError):
+        if config.train.trainer.meets or isinstance(error, UntoldError):
             logger.error("process %d: %s", machine.processes.rank, error)
         raise SystemExit(1) from error
 

@@ -1,8 +1,9 @@
 """From the micro-batches of one optimiser step to the gradients of their loss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,10 @@ class Gradients:
     task: Task
     machine: Machine
     scaler: torch.GradScaler
+    backward: Callable[[Tensor], None] = torch.autograd.backward
+    """Of a sum [] of losses."""
+    gradient_sum: Callable[[], GradientSum] | None = None
+    """What adds up gradients over the processes; None: those that the passes leave in the model."""
 
     @property
     def processes(self) -> Processes:
@@ -117,7 +122,9 @@ class Gradients:
             seeds: one a micro-batch. Dropout and the like depend on them alone, so a resumed run
                 needs no generator state.
         """
-        rule, over_all = self.task.window, GradientSum(self.model, self.processes)
+        rule = self.task.window
+        make = self.gradient_sum or partial(GradientSum, self.model, self.processes)
+        over_all = make()
         if rule is not None and (len(window) > 1 or self.processes.count > 1):
             sums = self._whole(rule, window, seeds, over_all)
         else:
@@ -161,7 +168,7 @@ class Gradients:
             if total.requires_grad:
                 root = self.scaler.scale(total)
                 with over_all.during([root]) if i == len(window) - 1 else nullcontext():
-                    torch.autograd.backward(root)
+                    self.backward(root)
                 self._own_gradients(window)
             elif self.processes.sharded:
                 raise ValueError("nothing here has a gradient, and sharded layers need one of each")
