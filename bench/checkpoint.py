@@ -27,8 +27,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 from plumbline.models.weights import plain_state
 from plumbline.training.checkpoint import CheckpointStore, optimizer_tensors
-from plumbline.training.config import CheckpointConfig, OptimConfig, TrainerConfig
-from plumbline.training.optim import build_optimizer
+from plumbline.training.config import CheckpointConfig, TrainerConfig
+from plumbline.training.engine import OwnEngine
+from plumbline.training.machine import Machine
 from plumbline.training.processes import Processes
 from plumbline.training.progress import Progress
 from plumbline.training.saving import Saving
@@ -37,15 +38,15 @@ MAX_RATIO = 0.25
 WIDTH = 1024
 
 
-def build(megabytes: int, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
+def build(megabytes: int, device: torch.device) -> tuple[nn.Module, OwnEngine]:
     """A stack of layers and its AdamW, stepped once, of so many megabytes together."""
     torch.manual_seed(0)
     layers = max(1, round(megabytes * 1e6 / (3 * 4 * WIDTH * (WIDTH + 1))))
     model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(layers))).to(device)
-    optimizer = build_optimizer(model, OptimConfig())
+    engine = OwnEngine(model, TrainerConfig(), Machine(device, "fp32", Processes()))
     model(torch.ones(1, WIDTH, device=device)).square().mean().backward()
-    optimizer.step()
-    return model, optimizer
+    engine.optimizer.step()
+    return model, engine
 
 
 def timed(act: Callable[[], object]) -> float:
@@ -63,13 +64,13 @@ def check(saving: Saving, model: nn.Module, optimizer: torch.optim.Optimizer, si
     """Compare what is on disk with what was saved, bit for bit."""
     path = saving.store.latest()
     assert path is not None, "nothing was saved"
-    other, other_optimizer = build(size, torch.device("cpu"))
+    other, engine = build(size, torch.device("cpu"))
     for parameter in other.parameters():
         nn.init.zeros_(parameter)
-    saving.store.restore(path, other, other_optimizer)
+    engine.load(path)
     for one, two in (
         (plain_state(model), plain_state(other)),
-        (dict(optimizer_tensors(optimizer)), dict(optimizer_tensors(other_optimizer))),
+        (dict(optimizer_tensors(optimizer)), dict(engine.moments())),
     ):
         assert one.keys() == two.keys(), "other tensors came back"
         assert all(torch.equal(one[n].cpu(), two[n]) for n in one), "another state came back"
@@ -78,11 +79,12 @@ def check(saving: Saving, model: nn.Module, optimizer: torch.optim.Optimizer, si
 def measure(folder: Path, size: int, repeats: int) -> dict[str, object]:
     """Both ways in turn, several times."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, optimizer = build(size, device)
+    model, engine = build(size, device)
+    optimizer = engine.optimizer
     scaler = torch.GradScaler(device.type, enabled=False)
     progress = Progress(TrainerConfig())
     store = CheckpointStore(folder / "ours", "f")
-    saving = Saving(store, model, optimizer, scaler, progress, Processes(), CheckpointConfig())
+    saving = Saving(store, engine, scaler, progress, Processes(), CheckpointConfig())
     seconds: dict[str, list[float]] = {"loop_waits": [], "until_whole": [], "torch_save": []}
     for number in range(repeats + 1):
         progress.clock.pass_over(1, 1)

@@ -35,7 +35,9 @@ def test_every_locked_package_has_digests() -> None:
 
 def test_the_lock_holds_what_the_project_needs_in_a_version_that_fits() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"].values()
+    # DeepSpeed comes as source alone, and no digest holds what its build would fetch and run.
+    optional = project["optional-dependencies"].items()
+    extras = [names for extra, names in optional if extra != "deepspeed"]
     wanted = [*project["dependencies"], *(text for extra in extras for text in extra)]
     packages = {**locked("requirements-hub.lock"), **locked()}
     for requirement in map(Requirement, wanted):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,4 +190,4 @@ def killed() -> type[Exception]:
 @pytest.fixture
 def together(tmp_path: Path) -> Together:
     """Runs a function in two processes; what each returned or raised, None for one that died."""
-    return lambda function: run_together(tmp_path, function)
+    return partial(run_together, tmp_path)

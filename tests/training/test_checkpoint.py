@@ -21,6 +21,7 @@ from plumbline.training.checkpoint import (
     TrainingState,
     fingerprint_run,
     identify_run,
+    load_state,
     optimizer_tensors,
     training_state_folder,
 )
@@ -60,7 +61,8 @@ def test_weights_optimizer_and_state_come_back_exactly(tmp_path: Path) -> None:
     other, other_optimizer = model_and_optimizer(0, seed=1)
     path = store.latest()
     assert path == tmp_path / "run/step-3"
-    restored, read = store.restore(path, other, other_optimizer)
+    restored, read = store.read(path)
+    load_state(path, other, other_optimizer)
     assert replace(restored, history=None) == state()
     assert read == history
     assert read.steps[0]["loss"] == pytest.approx(1 / 3, abs=0)
@@ -153,7 +155,7 @@ def test_a_foreign_state_is_refused_with_what_differs(tmp_path: Path) -> None:
     other = {"settings": {"optim": {"lr": 0.2}, "seed": 0}, "inputs": {"cache": "b" * 64}}
     store = CheckpointStore(tmp_path, "g", identity=other)
     with pytest.raises(CheckpointError) as caught:
-        store.restore(tmp_path / "step-3", model, optimizer)
+        store.read(tmp_path / "step-3")
     a, b = (f"'{letter * 36}..." for letter in "ab")
     assert str(caught.value) == (
         f"{tmp_path}/step-3: belongs to another run (fingerprint f, this one has g): "
@@ -320,7 +322,7 @@ def test_a_state_of_another_form_is_refused_in_one_line(tmp_path: Path) -> None:
     (path / "state.json").write_text(json.dumps(former), encoding="utf-8")
     files.write_digests(path)
     with pytest.raises(CheckpointError) as caught:
-        store.restore(path, *model_and_optimizer(0))
+        store.read(path)
     assert str(caught.value) == (
         f"{path}: was written by another version of plumbline; remove {tmp_path}, and the training "
         "begins anew when run again"
@@ -335,4 +337,4 @@ def test_a_checkpoint_with_missing_and_unexpected_keys_is_refused_by_name(tmp_pa
     with pytest.raises(
         CheckpointError, match=r"missing \['0\.bias', '0\.weight'\], unexpected \['bias', 'weight'"
     ):
-        store.restore(path, nn.Sequential(nn.Linear(3, 2)), optimizer)
+        load_state(path, nn.Sequential(nn.Linear(3, 2)), optimizer)

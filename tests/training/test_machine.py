@@ -18,8 +18,16 @@ PLACE = "tasks.t.train.trainer"
 REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "no GPU": ({"device": "cuda"}, 0, f"{PLACE}.device = 'cuda': no GPU here; use auto or cpu"),
     "fp16 without": ({"precision": "fp16"}, 0, f"{PLACE}.precision = 'fp16': no GPU here"),
-    "one GPU": ({"processes": 2}, 1, f"{PLACE}.processes = 2: each takes a GPU, and here is one"),
-    "two GPUs": ({"device": "cuda", "processes": 3}, 2, "each takes a GPU, and here are 2; lower"),
+    "one GPU": (
+        {"processes": 2},
+        1,
+        f"{PLACE}.processes = 2: 2 processes need 2 GPUs, there is 1;",
+    ),
+    "two GPUs": (
+        {"device": "cuda", "processes": 3},
+        2,
+        "3 processes need 3 GPUs, there are 2; lower",
+    ),
 }
 
 

@@ -76,7 +76,7 @@ def test_the_loop_goes_on_while_a_state_is_written_which_is_that_of_its_moment(
     saved, trained = (read_tensors(toy.folder / "step-5" / n) for n in FILES), watched.trainer
     for tensors, expected in zip(
         saved,
-        (plain_state(trained.model), dict(optimizer_tensors(trained._saving.optimizer))),
+        (plain_state(trained.model), dict(optimizer_tensors(trained._step.optimizer))),
         strict=True,
     ):
         assert tensors.keys() == expected.keys()

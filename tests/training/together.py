@@ -35,15 +35,12 @@ from plumbline.weights.settings import NOWHERE
 CPU = torch.device("cpu")
 ALONE = Machine(CPU, "fp32", Processes())
 MakeJob = Callable[..., TrainingJob]
-Together = Callable[[Callable[[Processes], Any]], list[Any]]
+Together = Callable[..., list[Any]]
+"""Runs a function of its processes in two of them, or in as many as `count` says."""
 
 
-def _child(
-    rank: int, port: int, function: Callable[[Processes], Any], out: Path, timeout_s: float
-) -> None:
+def _child(function: Callable[[Processes], Any], out: Path, timeout_s: float) -> None:
     signal.alarm(240)  # processes that wait for each other for ever are a failure, and end
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
         result = function(Processes.join(CPU, timeout_s))
     except BaseException as error:  # an error of a child is a result, to be looked at by the test
@@ -53,18 +50,20 @@ def _child(
 
 
 def run_together(
-    folder: Path, function: Callable[[Processes], Any], timeout_s: float = 240.0
+    folder: Path, function: Callable[[Processes], Any], timeout_s: float = 240.0, count: int = 2
 ) -> list[Any]:
-    """Run a function in two processes; what each returned or raised, None for one that died."""
+    """Run a function in processes; what each returned or raised, None for one that died."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    places = [folder / f"result-{rank}" for rank in range(2)]
+    places = [folder / f"result-{rank}" for rank in range(count)]
     children = []
     for rank, place in enumerate(places):
         place.unlink(missing_ok=True)
         if (pid := os.fork()) == 0:
-            _child(rank, port, function, place, timeout_s)
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            _child(function, place, timeout_s)
         children.append(pid)
     for pid in children:
         os.waitpid(pid, 0)
@@ -147,7 +146,7 @@ def settings(
 
 def train(job: TrainingJob, config: TrainingConfig, out: Path, processes: Processes) -> str:
     """Train in this process, as the stage does; what it says of itself."""
-    met = replace(processes, sharded=config.train.trainer.shard_layers)
+    met = replace(processes, sharded=config.train.trainer.meets)
     machine = replace(decide_machine(config), processes=met)
     if not processes.is_main:
         train_along("test", config, job, machine)

@@ -48,6 +48,8 @@ from plumbline.training.history_file import Extent, HistoryFile, Line
 from plumbline.training.schedule import PlateauState
 from plumbline.training.stopping import WaitingState
 
+MOMENTS = "optimizer.safetensors"
+"""In a state: what the optimiser keeps of its parameters, by number and name."""
 IDENTITY = "identity.json"
 """Beside a state: what its fingerprint was made of."""
 
@@ -154,7 +156,7 @@ class CheckpointStore:
         final = self.folder / f"step-{state.clock['micro_step']}"
         with staged_folder(final) as partial:
             save_tensors(dict(weights), partial / WEIGHTS)
-            save_tensors(dict(moments), partial / "optimizer.safetensors")
+            save_tensors(dict(moments), partial / MOMENTS)
             # Before the state has its name: rows that no state reaches are cut off later.
             reaching = replace(state, history=self.history.append(rows))
             (partial / "state.json").write_text(json.dumps(vars(reaching)), encoding="utf-8")
@@ -172,10 +174,8 @@ class CheckpointStore:
             save_tensors(dict(weights), partial / WEIGHTS)
             (partial / "best.json").write_text(dump_json(dict(best)), encoding="utf-8")
 
-    def restore(
-        self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> tuple[TrainingState, History]:
-        """Load a full state into model and optimiser; the rest of it, and its history.
+    def read(self, path: Path) -> tuple[TrainingState, History]:
+        """What is in a state beside weights and moments, which were checked with it; its history.
 
         Raises:
             CheckpointError: damaged, of another version of plumbline, or it belongs to a run with
@@ -197,10 +197,7 @@ class CheckpointStore:
         if state.best.get("value") is not None:  # hours before it is needed
             verify_digests(self.folder / "best", remedy=self._anew())
         assert state.history is not None, "it was saved"
-        history = self.history.read(state.history, remedy=self._anew())
-        load_weights(model, path / WEIGHTS)
-        _restore_optimizer(optimizer, read_tensors(path / "optimizer.safetensors"))
-        return state, history
+        return state, self.history.read(state.history, remedy=self._anew())
 
     def _without(self, damaged: Path) -> str:
         """What to do about a damaged state: what remains if it goes."""
@@ -244,6 +241,16 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, T
         for name, value in values.items():
             # A plugin's may keep plain numbers. All processes come to each tensor in turn.
             yield f"{index}.{name}", whole(torch.as_tensor(value).detach())
+
+
+def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Load weights and moments of a state that was read.
+
+    Raises:
+        CheckpointError: the weights do not fit the model.
+    """
+    load_weights(model, path / WEIGHTS)
+    _restore_optimizer(optimizer, read_tensors(path / MOMENTS))
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -295,7 +302,7 @@ def fingerprint_run(identity: Mapping[str, object]) -> str:
 def _libraries() -> dict[str, str]:
     names = ["numpy", "tokenizers", "torch", "torchvision", "transformers"]
     # Extras: those alone that this training uses.
-    names += [name for name in ("bitsandbytes", "peft", "timm") if name in sys.modules]
+    names += [name for name in ("bitsandbytes", "deepspeed", "peft", "timm") if name in sys.modules]
     return {name: importlib.metadata.version(name) for name in names}
 
 

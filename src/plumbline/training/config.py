@@ -9,6 +9,7 @@ from plumbline.config import Config
 from plumbline.metrics.known import METRICS, Direction, figure_name, find_metric, split_part
 from plumbline.registry import Registry, name_in
 from plumbline.training.compile_config import CompileConfig
+from plumbline.training.engine_config import EngineConfig
 from plumbline.training.schedule import ScheduleConfig
 
 Mode = Literal["auto", "min", "max"]
@@ -223,6 +224,7 @@ class TrainerConfig(Config):
     timeout_s: float = Field(1800.0, gt=0.0)
     """Seconds for which one of several processes waits for another before it gives up; figures of a
     validation that the first computes alone must fit into it."""
+    engine: EngineConfig = Field(default_factory=EngineConfig)
     shard_layers: bool = False
     """Spread the parameters of layers, their gradients and optimiser state over the processes,
     for a model that does not fit a single one; each layer is gathered whenever it is used."""
@@ -260,8 +262,10 @@ class TrainerConfig(Config):
             )
         if self.device == "cpu" and self.precision == "fp16":
             raise ValueError("precision fp16 needs a GPU, and device is cpu: use auto or bf16")
-        if self.shard_layers:
-            self._check_sharding()
+        if self.meets:
+            self._check_meetings()
+        if self.engine.name != "own":
+            self._check_engine()
         resolve_mode("monitor", self.monitor, "mode", self.mode)
         if self.validates:
             self.check_patience(self._known_validations())
@@ -316,20 +320,38 @@ class TrainerConfig(Config):
                 f"the end of {every}: lower it, validate more often or take another schedule"
             )
 
-    def _check_sharding(self) -> None:
-        if self.processes == 1:
+    @property
+    def meets(self) -> bool:
+        """Whether no process can make a pass without the others."""
+        return self.shard_layers or self.engine.meets
+
+    def _check_meetings(self) -> None:
+        setting = "shard_layers" if self.shard_layers else f"engine {self.engine.name}"
+        if self.shard_layers and self.processes == 1:
             raise ValueError("shard_layers needs processes above 1")
         if self.precision == "fp16":
-            raise ValueError("shard_layers goes with precision fp32 and bf16, not fp16")
+            raise ValueError(f"{setting} goes with precision fp32 and bf16, not fp16")
         if self.micro_batch_size == "auto":
             raise ValueError(
-                "shard_layers contradicts micro_batch_size: auto, as no estimate knows its memory: "
+                f"{setting} contradicts micro_batch_size: auto, as no estimate knows its memory: "
                 "give a number, or null"
             )
         if self.failing_batch == "skip":
             raise ValueError(
-                "shard_layers contradicts failing_batch: skip: a process that fails within a layer "
+                f"{setting} contradicts failing_batch: skip: a process that fails within a layer "
                 "leaves the others waiting for it"
+            )
+
+    def _check_engine(self) -> None:
+        setting = f"engine {self.engine.name}"
+        if self.shard_layers:
+            raise ValueError(f"{setting} and shard_layers both spread the model: set one of them")
+        if self.compile.mode not in ("auto", "none"):
+            raise ValueError(f"{setting} contradicts compile.mode {self.compile.mode}: set none")
+        if self.optim.name not in ("adamw", "sgd"):
+            raise ValueError(
+                f"{setting} cuts parameters into flat pieces, which optim.name {self.optim.name} "
+                "cannot train by: use adamw or sgd"
             )
 
     @property

@@ -107,14 +107,15 @@ def decide_machine(config: TrainingConfig, *, together: bool = False) -> Machine
     if device.type == "cuda" and trainer.deterministic:
         repeat_exactly()
     if together:
-        processes = Processes.join(device, trainer.timeout_s, sharded=trainer.shard_layers)
+        processes = Processes.join(device, trainer.timeout_s, sharded=trainer.meets)
         device = processes.device or device  # "cuda" is now one of them
     precision = resolve_precision(trainer.precision, device)
     if device.type == "cuda":
         round_float32(precision)
     mode: str = trainer.compile.mode
     if mode == "auto":
-        mode = "default" if device.type == "cuda" else "none"
+        compiled = device.type == "cuda" and not trainer.engine.meets
+        mode = "default" if compiled else "none"
     if mode != "none":
         keep_programs(Path(os.environ.get("DVC_ROOT", ".")))
     return Machine(device, precision, processes, mode)

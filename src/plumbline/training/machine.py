@@ -78,8 +78,9 @@ def check_machine(place: str, trainer: TrainerConfig, threads: int, gpus: int) -
         raise ConfigError(f"{place}.precision = 'fp16': no GPU here; use auto, bf16 or fp32")
     if on_gpus and trainer.processes > gpus:
         raise ConfigError(
-            f"{place}.processes = {trainer.processes}: each takes a GPU, and here "
-            f"{'is one' if gpus == 1 else f'are {gpus}'}; lower it, or set device to cpu"
+            f"{place}.processes = {trainer.processes}: {trainer.processes} processes need "
+            f"{trainer.processes} GPUs, there {'is' if gpus == 1 else 'are'} {gpus}; lower it, or "
+            "set device to cpu"
         )
     # Those that this process may use: taskset and containers leave it fewer than there are.
     cores = len(os.sched_getaffinity(0))

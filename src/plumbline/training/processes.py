@@ -19,11 +19,7 @@ from plumbline.batch import Batch
 from plumbline.errors import TrainingError
 from plumbline.loading.keys import Share
 from plumbline.loading.workers import refuse_dead_worker
-from plumbline.models.weights import is_spread
 from plumbline.training.skipping import FAILURES
-
-BUCKET_ELEMENTS = 16 * 2**20
-"""Gradients that travel together: enough to hide the latency, little beside the gradients."""
 
 Result = TypeVar("Result")
 
@@ -37,6 +33,10 @@ class Form(NamedTuple):
 
 class PeerError(RuntimeError):
     """Another process could not make its part of a step."""
+
+
+class UntoldError(TrainingError):
+    """What ends one process while the others wait for it, so that it alone can say why."""
 
 
 @contextmanager
@@ -200,32 +200,21 @@ class Processes:
         here = [int(i) for batch in window for i in batch["sample_index"]]
         return [number for part in self.collect(here) for number in part]
 
-    @torch.no_grad()
-    def sum_gradients(self, model: nn.Module) -> None:
-        """Add up the gradients of all processes, in all processes.
+    def begin_sum(self, tensor: Tensor) -> Callable[[], None]:
+        """Begin to add up a tensor of all processes, in place.
 
-        A parameter that no process has a gradient of keeps none: an optimiser leaves it alone.
+        Returns:
+            What waits until it is done; nobody may read or write the tensor before.
         """
-        if self.count == 1:
-            return
-        from accelerate.utils import reduce
+        with _meeting():
+            work = torch.distributed.all_reduce(tensor, async_op=True)
+        assert work is not None, "it is asynchronous"
 
-        # Those of sharded layers are sums already.
-        parameters = [p for p in model.parameters() if p.requires_grad and not is_spread(p)]
-        # [parameters]: how many processes have a gradient of each. All must send the same tensors
-        # in one order, and an empty share, or a part that its samples do not use, gives none.
-        present = self.sum([float(p.grad is not None) for p in parameters])
-        taking_part = [p for p, n in zip(parameters, present, strict=True) if n]
-        for bucket in _buckets(taking_part):
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
-            # [elements of the bucket]: one message in place of one for each small tensor.
-            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        def wait() -> None:
             with _meeting():
-                summed: Tensor = reduce(flat, reduction="sum")
-            parts = torch.split(summed, [gradient.numel() for gradient in gradients])
-            for parameter, part in zip(bucket, parts, strict=True):
-                # A view would keep the whole bucket in memory as long as one of its gradients.
-                parameter.grad = part.view_as(parameter).clone()
+                work.wait()
+
+        return wait
 
     @torch.no_grad()
     def average_buffers(self, model: nn.Module) -> None:
@@ -278,17 +267,3 @@ class Processes:
                 if name in peer:
                     received[rank][name] = rows[rank][: sizes[rank]].reshape(peer[name].shape)
         return received
-
-
-def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Parameters of one type, up to `BUCKET_ELEMENTS` at a time."""
-    bucket: list[nn.Parameter] = []
-    for parameter in parameters:
-        size = sum(p.numel() for p in bucket)
-        other = bucket and bucket[0].dtype != parameter.dtype
-        if other or (bucket and size + parameter.numel() > BUCKET_ELEMENTS):
-            yield bucket
-            bucket = []
-        bucket.append(parameter)
-    if bucket:
-        yield bucket

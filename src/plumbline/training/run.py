@@ -38,7 +38,7 @@ from plumbline.training.freeze import set_training_mode
 from plumbline.training.history import FitResult
 from plumbline.training.machine import Machine
 from plumbline.training.memory_estimate import Estimator
-from plumbline.training.processes import Processes
+from plumbline.training.processes import Processes, UntoldError
 from plumbline.training.progress import OnLog
 from plumbline.training.sections import TrainingConfig
 from plumbline.training.task import JobContext, TrainingJob
@@ -202,15 +202,15 @@ def train_along(stage: str, config: TrainingConfig, job: TrainingJob, machine: M
     """Take part in a training whose main process is another one.
 
     Raises:
-        SystemExit: it failed; why is said by the main process, but by this one where layers are
-            sharded.
+        SystemExit: it failed; why is said by the main process, but by this one where it could not
+            tell the others.
     """
     fitting = _fit(config, job, machine)
     try:
         with _prepared(stage, config, job, machine, fitting, lambda step, values: None) as trainer:
             trainer.fit()
     except TrainingError as error:
-        if config.train.trainer.shard_layers:
+        if config.train.trainer.meets or isinstance(error, UntoldError):
             logger.error("process %d: %s", machine.processes.rank, error)
         raise SystemExit(1) from error
 

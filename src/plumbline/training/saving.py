@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plumbline.errors import PlumblineError
 from plumbline.loading.workers import LoaderError
-from plumbline.models.weights import plain_tensors
 from plumbline.training.background_writer import BackgroundWriter
-from plumbline.training.checkpoint import CheckpointStore, optimizer_tensors
+from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import CheckpointConfig
+from plumbline.training.engine import Engine
 from plumbline.training.host_copy import HostCopy
 from plumbline.training.processes import Processes
 from plumbline.training.progress import Progress
@@ -31,8 +31,7 @@ class Saving:
     """
 
     store: CheckpointStore
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
+    engine: Engine
     scaler: torch.GradScaler
     progress: Progress
     processes: Processes
@@ -53,7 +52,8 @@ class Saving:
             if self.processes.is_main and (other := self.store.nearest_other()):
                 logger.info("starting anew: %s", other)
             return
-        state, history = self.store.restore(latest, self.model, self.optimizer)
+        state, history = self.store.read(latest)
+        self.engine.load(latest)
         self.progress.load(state, history)
         self.scaler.load_state_dict(state.scaler)
         logger.info("resuming after optimiser step %d", self.progress.clock.global_step)
@@ -64,8 +64,8 @@ class Saving:
         Args:
             epoch_ended: number of the epoch that just ended; 0 within an epoch.
         """
-        self._copy(self._weights, lambda: plain_tensors(self.model))
-        self._copy(self._moments, lambda: optimizer_tensors(self.optimizer))
+        self._copy(self._weights, self.engine.weights)
+        self._copy(self._moments, self.engine.moments)
         self._saved_s = time.monotonic()
         if not self.processes.is_main:
             return
@@ -83,7 +83,7 @@ class Saving:
 
         They are written before any later state, which counts on them.
         """
-        self._copy(self._weights, lambda: plain_tensors(self.model))
+        self._copy(self._weights, self.engine.weights)
         best = self.progress.best.state()
         if self.processes.is_main:
             self._writer.begin(lambda: self.store.save_best(self._weights.read(), best))

@@ -52,10 +52,11 @@ class TrainSection(Config):
                     f"adapters.{part} trains beside a part that freeze names: take it out of "
                     "freeze, its own weights stay as they are"
                 )
-        if self.adapters and self.trainer.shard_layers:
+        if self.adapters and self.trainer.meets:
+            other = "shard_layers" if self.trainer.shard_layers else "engine"
             raise ValueError(
-                f"adapters.{next(iter(self.adapters))} and trainer.shard_layers: parts with "
-                "adapters are not sharded; set one of the two"
+                f"adapters.{next(iter(self.adapters))} and trainer.{other}: parts with "
+                "adapters are not spread over processes; set one of the two"
             )
         return self
 

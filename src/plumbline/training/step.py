@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from plumbline.batch import Batch
 from plumbline.errors import TrainingError
 from plumbline.loading.random import keyed_seed
-from plumbline.models.weights import local
 from plumbline.training.compilation import Compilation
 from plumbline.training.config import TrainerConfig
+from plumbline.training.engine import Engine
 from plumbline.training.freeze import set_training_mode
 from plumbline.training.history import Row
 from plumbline.training.machine import Machine
@@ -21,7 +21,6 @@ from plumbline.training.optim import can_be_held, hold, set_lr
 from plumbline.training.processes import PeerError, Processes
 from plumbline.training.progress import OnLog, Progress
 from plumbline.training.schedule import lr_factor
-from plumbline.training.sharding import gradient_norm
 from plumbline.training.skipping import (
     FAILURES,
     Fault,
@@ -60,7 +59,8 @@ class OptimizerStep:
 
     gradients: Gradients
     """Of the model that is trained, by the loss of its task."""
-    optimizer: torch.optim.Optimizer
+    engine: Engine
+    """Makes the updates."""
     config: TrainerConfig
     progress: Progress
     on_log: OnLog
@@ -78,6 +78,11 @@ class OptimizerStep:
     def model(self) -> nn.Module:
         """What is trained."""
         return self.gradients.model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Whose learning rates are set."""
+        return self.engine.optimizer
 
     @property
     def machine(self) -> Machine:
@@ -105,7 +110,7 @@ class OptimizerStep:
                 say to skip it.
         """
         set_training_mode(self.model, self.frozen)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.engine.forget()
         window = [micro_batch for batch in batches for micro_batch in batch]
         # A spoilt batch must not leave its mark on moving statistics either.
         buffers = Buffers(self.model)
@@ -244,29 +249,13 @@ class OptimizerStep:
         if scaler.is_enabled() and int(sums.count):
             # Before the norm, which clipping compares with a limit of true gradients.
             scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if not gradients:
-            return torch.zeros_like(sums.total)
-        here = [local(gradient) for gradient in gradients]  # the shards of this process
-        # Sums become means only here, over the whole window: micro-batches and processes with
-        # unequal counts of targets weigh as in one batch.
-        scale = 1 / sums.count.double().clamp(min=1)
-        exact = any(gradient.dtype == torch.float64 for gradient in here)
-        torch._foreach_mul_(here, scale if exact else scale.float())
-        # [] of the whole model, after the division: the limit is one of means, for any batch.
-        norm = gradient_norm(gradients, self.machine.processes)
-        if (limit := self.config.max_grad_norm) is not None:
-            # The clamp and its small number as in torch's clip_grads_with_norm_.
-            factor = torch.clamp(limit / (norm + 1e-6), max=1.0)
-            # It stays a tensor on the device: no wait for its value before the gradients are cut.
-            torch._foreach_mul_(here, factor.to(self.machine.device))
-        return norm
+        return self.engine.scale_and_clip(sums.total, sums.count)
 
     def _update_weights(self, window: Sequence[Batch]) -> None:
         """Let the optimiser step; all processes do, or none goes on."""
         try:
             with self.machine.processes.agreed():
-                self.gradients.scaler.step(self.optimizer)
+                self.engine.update(self.gradients.scaler)
         except (torch.OutOfMemoryError, PeerError) as error:
             # Never skipped: some of the weights may have been updated already.
             fault = failure(error, window, self.config)
@@ -281,7 +270,7 @@ class OptimizerStep:
 
     def _undo(self, buffers: Buffers) -> None:
         """Take back what a window that made no step has left in the model."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.engine.forget()
         buffers.restore()
 
     def _record(self, step: Pending, sums: WindowSums, loss: float, norm: float) -> None:

@@ -14,22 +14,24 @@ from plumbline.batch import Batch
 from plumbline.errors import TrainingError
 from plumbline.loading.loader import Loader
 from plumbline.loading.workers import LoaderError, naming_dead_workers
+from plumbline.registry import load_attribute
 from plumbline.tracking.progress import progress
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.checkpointing import Checkpointing
 from plumbline.training.compilation import Compilation
 from plumbline.training.config import TrainerConfig
+from plumbline.training.engine import Engine
+from plumbline.training.engine_config import ENGINES
 from plumbline.training.freeze import check_frozen, freeze, frozen_digests
 from plumbline.training.gpu import GpuFigures
 from plumbline.training.history import FitResult
 from plumbline.training.length import check_patience, check_splits, epoch_ends
 from plumbline.training.lone_samples import check_lone_samples
 from plumbline.training.machine import Machine
-from plumbline.training.optim import build_optimizer, describe_groups
+from plumbline.training.optim import describe_groups
 from plumbline.training.progress import OnLog, Progress
 from plumbline.training.saving import Saving
 from plumbline.training.schedule import resolve_warmup
-from plumbline.training.sharding import ShardedLayers
 from plumbline.training.signals import StopRequest, WaitInterrupted
 from plumbline.training.step import OptimizerStep
 from plumbline.training.stopping import check_metrics
@@ -69,13 +71,8 @@ class Trainer:
         freeze(model, frozen)
         self._frozen, self._frozen_base = list(frozen), list(frozen_base)
         self._frozen_before = frozen_digests(model, frozen, frozen_base)
-        # Layers are spread before the model moves, so that no device has to hold it whole, and
-        # both come before the optimiser, which is to hold the parameters that train.
-        sharded = machine.processes.sharded
-        self._sharded = ShardedLayers(model, machine.processes) if sharded else None
-        self.model = model.to(machine.device)
+        self._engine, self.model = _engine(model, config, machine), model
         self._checkpointing = Checkpointing(model) if config.gradient_checkpointing else None
-        optimizer = build_optimizer(model, config.optim)
         # bf16 has the range of fp32, so that small gradients do not become 0 in it.
         scaler = torch.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
         ends = epoch_ends(train, config)
@@ -91,15 +88,16 @@ class Trainer:
         self._stop = StopRequest(machine.processes.largest, alone=machine.processes.count == 1)
         log = on_log or (lambda step, values: None)
         self._compilation = Compilation(machine.compile, config.compile, machine.processes)
-        gradients = Gradients(self.model, self._compiled(task), machine, scaler)
+        compiled = self._engine.applied(self._compiled(task))
+        ways = self._engine.backward, self._engine.gradient_sum
+        gradients = Gradients(self.model, compiled, machine, scaler, *ways)
         self._step = OptimizerStep(
-            *(gradients, optimizer, config, self.progress, log, self.total_steps, seed),
+            *(gradients, self._engine, config, self.progress, log, self.total_steps, seed),
             *(self._frozen, self._compilation),
         )
-        self._validation = Validation(
-            self.model, measuring, validation, config, machine, self.progress, self._stop, log
-        )
-        state = (self.model, optimizer, scaler, self.progress)
+        seen = (self._engine.applied(measuring), validation, config, machine)
+        self._validation = Validation(self.model, *seen, self.progress, self._stop, log)
+        state = (self._engine, scaler, self.progress)
         self._saving = Saving(store, *state, machine.processes, config.checkpoint)
 
     def _compiled(self, task: Task) -> Task:
@@ -228,9 +226,7 @@ class Trainer:
         """Make the model plain and whole, prove what was frozen, and load the best weights."""
         if self._checkpointing:
             self._checkpointing.remove()
-        if self._sharded:
-            with self._machine.processes.lockstep():
-                self._sharded.join()
+        self._engine.join()
         # Of the last weights: the best ones are loaded after it.
         unchanged = check_frozen(self.model, self._frozen, self._frozen_before, self._frozen_base)
         done = self.progress
@@ -247,8 +243,15 @@ class Trainer:
             "device": str(self._machine.device),
             "precision": self._machine.precision,
             "micro_batch_size": done.micro_batch_size,
+            **self._engine.facts(),
             **self._compilation.facts(),
             "parameter_groups": describe_groups(self.model, self._config.optim),
             **gpu.facts(),
         }
         return FitResult(done.history, done.clock, done.best, unchanged, facts)
+
+
+def _engine(model: nn.Module, config: TrainerConfig, machine: Machine) -> Engine:
+    """What the settings name, over a model."""
+    build: type[Engine] = load_attribute(ENGINES[config.engine.name])
+    return build(model, config, machine)

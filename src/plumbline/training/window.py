@@ -1,7 +1,9 @@
 """From the micro-batches of one optimiser step to the gradients of their loss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from plumbline.batch import Batch
 from plumbline.loading.loader import computes, counts
 from plumbline.models.device import autocast, to_device
+from plumbline.training.gradient_sum import GradientSum
 from plumbline.training.machine import Machine
 from plumbline.training.processes import Processes
 from plumbline.training.task import Embedded, Task, WindowLoss
@@ -95,6 +98,10 @@ class Gradients:
     task: Task
     machine: Machine
     scaler: torch.GradScaler
+    backward: Callable[[Tensor], None] = torch.autograd.backward
+    """Of a sum [] of losses."""
+    gradient_sum: Callable[[], GradientSum] | None = None
+    """What adds up gradients over the processes; None: those that the passes leave in the model."""
 
     @property
     def processes(self) -> Processes:
@@ -116,18 +123,19 @@ class Gradients:
                 needs no generator state.
         """
         rule = self.task.window
+        make = self.gradient_sum or partial(GradientSum, self.model, self.processes)
+        over_all = make()
         if rule is not None and (len(window) > 1 or self.processes.count > 1):
-            sums = self._whole(rule, window, seeds)
+            sums = self._whole(rule, window, seeds, over_all)
         else:
-            sums = self._one_by_one(window, seeds[0])
-        # Once a window, not once a micro-batch: `.grad` holds the sum over all of them.
-        self.processes.sum_gradients(self.model)
+            sums = self._one_by_one(window, seeds[0], over_all)
+        over_all.finish()
         self.processes.average_buffers(self.model)
         return sums
 
-    def _one_by_one(self, window: Sequence[Batch], seed: int) -> UnreadSums:
-        with self.processes.agreed():
-            losses = self._backward(window, seed)
+    def _one_by_one(self, window: Sequence[Batch], seed: int, over_all: GradientSum) -> UnreadSums:
+        with self.processes.agreed(), over_all.around():
+            losses = self._backward(window, seed, over_all)
         if self.processes.count > 1:
             summed = self.processes.sum([float(number) for loss in losses for number in loss])
             # [total, count, total, count, ...], in the order of the micro-batches.
@@ -142,12 +150,14 @@ class Gradients:
     def _tensor(self, number: float) -> Tensor:
         return torch.tensor(number, dtype=torch.float64, device=self.machine.device)
 
-    def _backward(self, window: Sequence[Batch], seed: int) -> list[tuple[Tensor, Tensor]]:
+    def _backward(
+        self, window: Sequence[Batch], seed: int, over_all: GradientSum
+    ) -> list[tuple[Tensor, Tensor]]:
         """Backpropagate micro-batch by micro-batch; the sum and the count of each."""
         torch.manual_seed(seed)
         nothing = self._tensor(0)
         losses: list[tuple[Tensor, Tensor]] = []
-        for batch in window:
+        for i, batch in enumerate(window):
             if not computes(batch):
                 losses.append((nothing, nothing))
                 continue
@@ -156,7 +166,9 @@ class Gradients:
             # A stand-in's gradient is 0, and has its process meet the others in each layer.
             total, count = (loss.total, loss.count) if counts(batch) else (loss.total * 0, nothing)
             if total.requires_grad:
-                torch.autograd.backward(self.scaler.scale(total))
+                root = self.scaler.scale(total)
+                with over_all.during([root]) if i == len(window) - 1 else nullcontext():
+                    self.backward(root)
                 self._own_gradients(window)
             elif self.processes.sharded:
                 raise ValueError("nothing here has a gradient, and sharded layers need one of each")
@@ -175,7 +187,13 @@ class Gradients:
                     # What comes later is added to it in place.
                     parameter.grad = parameter.grad.clone()
 
-    def _whole(self, rule: WindowLoss, window: Sequence[Batch], seeds: Sequence[int]) -> UnreadSums:
+    def _whole(
+        self,
+        rule: WindowLoss,
+        window: Sequence[Batch],
+        seeds: Sequence[int],
+        over_all: GradientSum,
+    ) -> UnreadSums:
         """Embed, differentiate the loss by the embeddings, pull that back through the embedding.
 
         Of several micro-batches the graph of only one is in memory: they are embedded without
@@ -200,13 +218,14 @@ class Gradients:
         everyones = self.processes.gather(parts)
         with autocast(self.machine.device, self.machine.precision):
             loss = rule.loss(self.model, everyones)
-        with self.processes.agreed():
+        with self.processes.agreed(), over_all.around():
             self._differentiate(loss.total, parts)
             for i, part in enumerate(parts):
                 stands_in = computes(window[i]) and not counts(window[i])
                 if stands_in or any(leaf.grad is not None for leaf in part.values()):
                     again = embedded[i] if keep else self._embed(rule, window[i], seeds[i])
-                    self._pull_back(again, part)
+                    last = i == len(parts) - 1
+                    self._pull_back(again, part, over_all if last else None)
                     self._own_gradients(window)
         total, count = loss.total.detach().double(), loss.count.long()
         samples = self.processes.sum([float(len(batch["sample_index"])) for batch in window])
@@ -243,7 +262,9 @@ class Gradients:
             torch.autograd.backward([self.scaler.scale(total)], inputs=inputs)
 
     @staticmethod
-    def _pull_back(embedded: Embedded, part: Mapping[str, Tensor]) -> None:
+    def _pull_back(
+        embedded: Embedded, part: Mapping[str, Tensor], over_all: GradientSum | None
+    ) -> None:
         """Backpropagate what the loss of the window asked of a micro-batch's tensors.
 
         Of those of a stand-in, which has no part in the loss, it asked nothing.
@@ -255,4 +276,6 @@ class Gradients:
         }
         wanted = {name: gradient for name, gradient in asked.items() if gradient is not None}
         if wanted:
-            torch.autograd.backward([embedded[n] for n in wanted], list(wanted.values()))
+            roots = [embedded[name] for name in wanted]
+            with over_all.during(roots) if over_all else nullcontext():
+                torch.autograd.backward(roots, list(wanted.values()))

@@ -1,0 +1,110 @@
+"""DeepSpeed makes the steps of the exact core within its tolerance, and its trainings go on."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from plumbline.errors import ConfigError
+from plumbline.files import read_json
+from plumbline.models.weights import read_tensors
+from plumbline.training.processes import Processes
+from tests.training.together import MakeJob, Together, ended, settings, states, train
+
+deepspeed = pytest.importorskip("deepspeed", reason="extra deepspeed is not installed")
+
+KINDS = ["vlm", "causal_lm_rows", "image"]
+WAYS = [(2, False), (2, True), (3, False), (3, True)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loaded_once() -> None:
+    """What takes long to import, before the processes are forked."""
+    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+
+
+def asked(stage: int, offload: bool, **trainer: Any) -> Any:
+    engine = {"name": "deepspeed", "stage": stage, "offload": offload}
+    return settings(processes=2, engine=engine, **trainer)
+
+
+@pytest.mark.parametrize(("stage", "offload"), WAYS)
+@pytest.mark.parametrize("name", KINDS)
+def test_a_training_ends_as_that_of_the_exact_core(
+    make_job: MakeJob,
+    together: Together,
+    tmp_path: Path,
+    monkeypatch: Any,
+    name: str,
+    stage: int,
+    offload: bool,
+) -> None:
+    """With accumulation, clipping, an uneven last batch, best weights and a model to export."""
+    monkeypatch.chdir(tmp_path)
+    train(make_job(name), settings(max_grad_norm=0.1), Path("one"), Processes())
+    job = make_job(name)
+    run = asked(stage, offload, max_grad_norm=0.1)
+    assert together(lambda p: train(job, run, Path("two"), p)) == ["led", "followed"]
+    one, two = (read_json(Path(folder) / "metrics.json") for folder in ("one", "two"))
+    for figure in ("optimizer_steps", "samples", "targets", "parameters"):
+        assert two[figure] == one[figure]
+    assert two["final_train_loss"] == pytest.approx(one["final_train_loss"], rel=1e-3)
+    assert two["best"]["value"] == pytest.approx(one["best"]["value"], rel=1e-3)
+    expected, found = (read_tensors(Path(f) / "model.safetensors") for f in ("one", "two"))
+    assert found.keys() == expected.keys()
+    assert all(found[weight].shape == tensor.shape for weight, tensor in expected.items())
+
+
+@pytest.mark.parametrize(("stage", "offload"), WAYS)
+@pytest.mark.parametrize("name", KINDS)
+def test_a_training_that_was_stopped_goes_on_to_the_same_losses(
+    make_job: MakeJob,
+    together: Together,
+    tmp_path: Path,
+    monkeypatch: Any,
+    name: str,
+    stage: int,
+    offload: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = asked(stage, offload, epochs=3)
+    whole = make_job(name)
+    together(lambda p: train(whole, run, Path("whole"), p))
+    parted = make_job(name)
+    ends = together(lambda p: ended(parted, run, p, 6, signal.SIGTERM))
+    assert [end.code for end in ends] == [143, 143]
+    assert len(states(Path(".ckpt"))) == 1
+    again = make_job(name)
+    assert together(lambda p: train(again, run, Path("parted"), p)) == ["led", "followed"]
+    one, two = (read_json(Path(folder) / "metrics.json") for folder in ("whole", "parted"))
+    assert two["optimizer_steps"] == one["optimizer_steps"]
+    assert two["final_train_loss"] == pytest.approx(one["final_train_loss"], rel=1e-5)
+    expected, found = (read_tensors(Path(f) / "model.safetensors") for f in ("whole", "parted"))
+    for weight, tensor in expected.items():
+        torch.testing.assert_close(found[weight], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_a_task_that_compares_samples_is_refused(
+    make_job: MakeJob, together: Together, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = make_job("align_image")
+    main, _ = together(lambda p: train(job, asked(2, False), Path("out"), p))
+    assert isinstance(main, ConfigError)
+    assert "deepspeed" in str(main)
+    assert "set trainer.engine.name to own" in str(main)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_process_alone_trains_with_its_state_on_the_host(
+    make_job: MakeJob, together: Together, tmp_path: Path, monkeypatch: Any, stage: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(make_job("image"), settings(), Path("one"), Processes())
+    job, engine = make_job("image"), {"name": "deepspeed", "stage": stage, "offload": True}
+    run = settings(engine=engine)
+    assert together(lambda p: train(job, run, Path("two"), p), count=1) == ["led"]
+    one, two = (read_json(Path(folder) / "metrics.json") for folder in ("one", "two"))
+    assert two["final_train_loss"] == pytest.approx(one["final_train_loss"], rel=1e-3)
