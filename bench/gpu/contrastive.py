@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.gpu.measure import DEVICE, emit, loop, size, train
 from plumbline.batch import Sample
+from plumbline.kinds.alignment.captions import Captions
 from plumbline.kinds.alignment.model import DualEncoder
 from plumbline.kinds.alignment.settings import AlignmentTaskConfig, DualEncoderConfig
 from plumbline.kinds.alignment.train import _bind
@@ -93,7 +94,8 @@ def ours(case: str, **settings: object) -> None:
     config = AlignmentTaskConfig.model_validate(
         {"inputs": {"modality": "image"}, "max_text_tokens": LONGEST - 2}
     )
-    task = _bind(inputs=inputs, config=config, special_ids=SPECIAL, seed=0, training=True)
+    captions = Captions(SPECIAL, config.max_text_tokens)
+    task = _bind(inputs=inputs, config=config, captions=captions, seed=0, training=True)
     found = train(model, task, Pairs(inputs), batch=BATCH, **settings)
     step = found["step_s"]
     assert isinstance(step, float)

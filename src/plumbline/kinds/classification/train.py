@@ -154,7 +154,9 @@ def build(
     source = partial(LabelledRows, cache, inputs=start.inputs, source=source_column, parts=parts)
     # Class weights are counted on what trains, never on what is measured.
     train = source(split="train")
-    bound = partial(collate, inputs=start.inputs, parts=parts, seed=seed)
+    validation = source(split="val") if context.has_validation else None
+    inputs = start.keep(context, [train, validation])
+    bound = partial(collate, inputs=inputs, parts=parts, seed=seed)
     augmented = partial(bound, training=True)
     weights = {
         part: _weights(config, part, train.counts(at, len(classes[part])))
@@ -166,12 +168,12 @@ def build(
         weights=weights,
         label_smoothing=config.label_smoothing,
     )
-    validation = source(split="val") if context.has_validation else None
+    validation = validation and validation.fed_by(inputs)
     heads = {part: len(names) for part, names in classes.items()}
     return TrainingJob(
         model=Classifier(start.encoder, heads, model_config.head_dropout),
         task=Task("classification", augmented, smoothed, collate_raw=partial(augmented, raw=True)),
-        train=train,
+        train=train.fed_by(inputs),
         validation=validation,
         spec=spec,
         tokenizer=context.tokenizer(),

@@ -1,17 +1,24 @@
 """The encoder of a headed model: a new one, or that of the model that training starts from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from plumbline.errors import CheckpointError, ConfigError
+from plumbline.kinds.headed.rows import HeadedRows
 from plumbline.kinds.headed.settings import ClassifierConfig
+from plumbline.loading.feed import feed_of
 from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input
+from plumbline.loading.kept_features import KeptInput
 from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
 from plumbline.models.encoders import Encoder, check_longest, encoder_for
 from plumbline.models.processor import settle, settle_as_stored
 from plumbline.models.spec import EncoderPart
 from plumbline.models.stored import holds_model, load_model
+from plumbline.training.frozen_features import Tower, keep_features
 from plumbline.training.task import JobContext
 from plumbline.training.task_config import check_encoder
 
@@ -26,6 +33,18 @@ class Start:
     input_config: InputConfig
     digests: dict[str, str]
     """Of all that training reads, by name."""
+
+    def keep(self, context: JobContext, sources: Sequence[HeadedRows | None]) -> Input:
+        """The inputs of these splits, or what a frozen encoder has made of them."""
+        numbers = np.concatenate([source.numbers for source in sources if source is not None])
+        size = self.config.image_size if isinstance(self.config, ImageEncoderConfig) else None
+        features = keep_features(
+            context,
+            Tower("encoder", self.encoder, self.config),
+            lambda: feed_of(self.inputs, self.input_config, numbers, context.cache, size),
+            varying=self.input_config.varying(),
+        )
+        return self.inputs if features is None else KeptInput(self.inputs, features)
 
 
 def start_encoder(

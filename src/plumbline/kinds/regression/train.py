@@ -146,7 +146,9 @@ def build(
     scale = Scale.of(spec)
     if config.row_weights:
         scale = replace(scale, weight=mean_weight(train))
-    bound = partial(collate, inputs=start.inputs, scale=scale, seed=seed)
+    validation = source(split="val") if context.has_validation else None
+    inputs = start.keep(context, [train, validation])
+    bound = partial(collate, inputs=inputs, scale=scale, seed=seed)
     bound_loss = partial(loss, parts=parts, value_loss=load_attribute(VALUE_LOSSES[config.loss]))
 
     def task(*, training: bool) -> Task:
@@ -156,8 +158,8 @@ def build(
     return TrainingJob(
         model=Classifier(start.encoder, dict.fromkeys(parts, 1), model_config.head_dropout),
         task=task(training=True),
-        train=train,
-        validation=source(split="val") if context.has_validation else None,
+        train=train.fed_by(inputs),
+        validation=validation and validation.fed_by(inputs),
         spec=spec,
         tokenizer=context.tokenizer(),
         inputs=start.digests,

@@ -5,40 +5,31 @@ The questions of an image share one sequence: image tokens once, then a segment 
 image, so it gets what it would get in a sequence of its own, at about half the work.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from plumbline.batch import Batch, LossSum, Sample
-from plumbline.code_digest import digest_tree
-from plumbline.data import images
 from plumbline.errors import CheckpointError, DataError
-from plumbline.files import STATE_DIR, digest_of
 from plumbline.kinds.language.chat import read_chat
 from plumbline.kinds.language.loss import chosen_loss
-from plumbline.kinds.vlm import features as encoded_features
-from plumbline.kinds.vlm.features import cached_features
+from plumbline.kinds.vlm.features import image_feed
 from plumbline.kinds.vlm.model import Vlm, VlmSpec
 from plumbline.kinds.vlm.rows import Ids, Rows, Segment
 from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
 from plumbline.kinds.vlm.talk_rows import TalkRows, TalkSource
-from plumbline.loading import transforms
 from plumbline.loading.cache_reader import MediaRows, TrainingCache
 from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import left_to_resize
+from plumbline.loading.kept_features import KeptFeatures, widen
 from plumbline.loading.loader import SampleSource
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.language import TokenLoss, token_cross_entropy
-from plumbline.models import vision
 from plumbline.models.encoder_config import ImageEncoderConfig
 from plumbline.models.lm_head import at_places, chunked_loss
 from plumbline.models.packed import takes_whole_rows
@@ -46,10 +37,8 @@ from plumbline.models.processor import settle
 from plumbline.models.stored import load_encoder
 from plumbline.models.vision import ImageEncoder
 from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.frozen_features import Tower, keep_features, tokens
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
-
-FEATURE_CODE = (vision, encoded_features, transforms, images)
-"""The modules that decide what a frozen encoder's features are."""
 
 
 class DialogueSource:
@@ -61,7 +50,7 @@ class DialogueSource:
         split: str,
         config: VlmTaskConfig,
         caption_prompt: Ids,
-        features: NDArray[np.float32] | None,
+        features: KeptFeatures | None,
         *,
         seed: int,
         training: bool,
@@ -73,8 +62,8 @@ class DialogueSource:
             split: name of the split.
             config: how many captions and questions an epoch draws.
             caption_prompt: ids of `config.caption_prompt`.
-            features: [images, tokens, token_width] of the frozen encoder, by image number; None
-                when the encoder trains and must see pixels.
+            features: [tokens, token_width] of the frozen encoder, by image number; None when images
+                are encoded at each step.
             seed: of the draws.
             training: draw anew each epoch; else take all questions and the first caption.
 
@@ -106,7 +95,7 @@ class DialogueSource:
         if self._images is not None:
             visual["pixels"] = self._images[rows.number]
         if self._features is not None:
-            visual["features"] = self._features[rows.number]
+            visual["features"] = self._features.take(rows.number)
         return {"index": index, "segments": self._segments(rows, index, epoch), **visual}
 
     def _segments(self, rows: MediaRows, index: int, epoch: int) -> list[Segment]:
@@ -160,7 +149,7 @@ def _hidden_states(model: nn.Module, batch: Batch) -> Tensor:
     if features is None:
         features = _encode(model.image_encoder, batch["pixel_values"])
     return model.hidden_states(
-        features,
+        widen(features),
         batch["input_ids"],
         batch["position_ids"],
         batch["mask"],
@@ -206,9 +195,11 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
     torch.manual_seed(keyed_seed(seed, "weights"))
     spec = _make_spec(cache, part.config, inputs, model_config, config)
     spec.normalization.check_channels(cache.images.shape[-1])
-    features = None
-    if "image_encoder" in context.freeze:
-        features = _frozen_features(encoder, spec, context, encoder_digest)
+    features = keep_features(
+        context,
+        Tower("image_encoder", encoder, part.config, tokens),
+        lambda: image_feed(cache, spec.images, spec.image_encoder.image_size),
+    )
     tokenizer = context.tokenizer()
     assert tokenizer is not None, "a dataset with special ids has a tokenizer"
     read = _read_turns if spec.chat else _read_questions
@@ -282,7 +273,7 @@ def _read_questions(
     spec: VlmSpec,
     config: VlmTaskConfig,
     image_tokens: int,
-    features: NDArray[np.float32] | None,
+    features: KeptFeatures | None,
     tokenizer: Tokenizer,
 ) -> _Data:
     prompt = np.array(tokenizer.encode(config.caption_prompt, add_special_tokens=False).ids)
@@ -315,7 +306,7 @@ def _read_turns(
     spec: VlmSpec,
     config: VlmTaskConfig,
     image_tokens: int,
-    features: NDArray[np.float32] | None,
+    features: KeptFeatures | None,
     tokenizer: Tokenizer,
 ) -> _Data:
     def source(split: str) -> TalkSource:
@@ -329,37 +320,3 @@ def _read_turns(
     )
     validation = source("val") if context.has_validation else None
     return _Data(source("train"), validation, rows, talk_loss)
-
-
-def _frozen_features(
-    encoder: ImageEncoder,
-    spec: VlmSpec,
-    context: JobContext,
-    encoder_digest: str,
-) -> NDArray[np.float32]:
-    cache = context.cache
-    cache.confirm()  # what is made of the images is kept under their digest
-    resize = left_to_resize(spec.images, cache)
-    key = digest_of(
-        {
-            "encoder": encoder_digest,
-            "images": cache.digests["images.bin"],
-            "normalize": spec.normalization.model_dump(),
-            "resize": resize and resize.model_dump(),
-            "config": spec.image_encoder.model_dump(mode="json"),
-            "code": [digest_tree(Path(str(module.__file__))) for module in FEATURE_CODE],
-            "libraries": [torch.__version__, torchvision.__version__],
-            "device": context.device.type,
-            "threads": torch.get_num_threads(),
-        }
-    )
-    root = Path(os.environ.get("DVC_ROOT", "."))
-    return cached_features(
-        encoder,
-        cache.images,
-        spec.normalization,
-        spec.image_encoder.image_size,
-        folder=root / STATE_DIR / "features" / key[:16],
-        device=context.device,
-        resize=resize,
-    )

@@ -1,0 +1,69 @@
+"""How captions reach the text encoder of an alignment."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plumbline.batch import Batch, Sample, column
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.feed import Feed
+from plumbline.loading.inputs import collate_texts
+from plumbline.loading.kept_features import KEPT, KeptFeatures
+from plumbline.tokenization.tokenizer import SpecialIds
+
+DROPPED = -1
+"""Number of the empty text, which has none of its own: all dropped captions are one text."""
+
+
+def caption(cache: TrainingCache, number: int) -> Sample:
+    """What a sample says of its caption."""
+    if number == DROPPED:
+        return {"text_number": DROPPED, "text": "", "ids": np.zeros(0, np.int32)}
+    return {"text_number": number, "text": cache.text(number), "ids": cache.ids(number)}
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What a text encoder is given of captions."""
+
+    special_ids: SpecialIds | None
+    """Frame the ids; None for an encoder that takes strings."""
+    max_tokens: int
+    """Longer captions are cut."""
+    kept: KeptFeatures | None = None
+    """What a frozen encoder has made of them before."""
+
+    def collate(self, samples: Sequence[Sample], chosen: Sequence[int]) -> Batch:
+        """The captions of some of the samples: input_ids, attention_mask [chosen, seq], or texts.
+
+        Of a frozen encoder what it made of them: kept [chosen, width].
+        """
+        if self.kept is not None:
+            return {KEPT: self.kept.gather(np.asarray(column(samples, "text_number"))[chosen])}
+        if self.special_ids is None:
+            texts = column(samples, "text")
+            return {"texts": [texts[at] for at in chosen]}
+        ids = column(samples, "ids")
+        return collate_texts([ids[at] for at in chosen], self.special_ids, self.max_tokens)
+
+    def feed(self, cache: TrainingCache, numbers: NDArray[np.integer]) -> Feed:
+        """The distinct ones among captions with these numbers [captions]."""
+        distinct = np.unique(numbers).astype(np.int64)
+
+        def collate(wanted: NDArray[np.int64]) -> Batch:
+            said = [caption(cache, number) for number in wanted.tolist()]
+            return self.collate(said, range(len(said)))
+
+        contents = [self._content(caption(cache, number)) for number in distinct.tolist()]
+        size = 1 if self.special_ids is None else np.dtype(np.int32).itemsize
+        lengths = np.array([len(content) // size for content in contents])
+        framed = self.special_ids and self.special_ids.model_dump()
+        return Feed("captions", distinct, collate, {"special_ids": framed}, lengths, contents)
+
+    def _content(self, said: Sample) -> bytes:
+        if self.special_ids is None:
+            return str(said["text"]).encode("utf-8", "surrogatepass")
+        ids: NDArray[np.int32] = said["ids"][: self.max_tokens]  # the rest makes no difference
+        return ids.tobytes()
