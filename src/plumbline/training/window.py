@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from plumbline.batch import Batch
 from plumbline.loading.loader import computes, counts
-from plumbline.models.device import autocast, to_device
+from plumbline.models.device import autocast, seed_device, to_device
 from plumbline.training.machine import Machine
 from plumbline.training.processes import Processes
 from plumbline.training.task import Embedded, Task, WindowLoss
@@ -144,7 +144,7 @@ class Gradients:
 
     def _backward(self, window: Sequence[Batch], seed: int) -> list[tuple[Tensor, Tensor]]:
         """Backpropagate micro-batch by micro-batch; the sum and the count of each."""
-        torch.manual_seed(seed)
+        seed_device(self.machine.device, seed)
         nothing = self._tensor(0)
         losses: list[tuple[Tensor, Tensor]] = []
         for batch in window:
@@ -217,7 +217,7 @@ class Gradients:
     def _embed(self, rule: WindowLoss, batch: Batch, seed: int) -> Embedded:
         if not computes(batch):
             return {}
-        torch.manual_seed(seed)
+        seed_device(self.machine.device, seed)
         with autocast(self.machine.device, self.machine.precision):
             embedded = rule.embed(self.model, to_device(batch, self.machine.device))
         if torch.is_grad_enabled() or not self.machine.replays:

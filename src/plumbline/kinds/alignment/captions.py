@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbline.batch import Batch, Sample, column
+from plumbline.batch import Batch, Column, Columns, Sample, column
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.feed import Feed
 from plumbline.loading.inputs import collate_texts
@@ -17,11 +17,14 @@ DROPPED = -1
 """Number of the empty text, which has none of its own: all dropped captions are one text."""
 
 
-def caption(cache: TrainingCache, number: int) -> Sample:
-    """What a sample says of its caption."""
-    if number == DROPPED:
-        return {"text_number": DROPPED, "text": "", "ids": np.zeros(0, np.int32)}
-    return {"text_number": number, "text": cache.text(number), "ids": cache.ids(number)}
+def text_of(cache: TrainingCache, number: int) -> str:
+    """A caption."""
+    return "" if number == DROPPED else cache.text(number)
+
+
+def ids_of(cache: TrainingCache, number: int) -> NDArray[np.int32]:
+    """Its token ids [tokens], uncut."""
+    return np.zeros(0, np.int32) if number == DROPPED else cache.ids(number)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,14 @@ class Captions:
     """Longer captions are cut."""
     kept: KeptFeatures | None = None
     """What a frozen encoder has made of them before."""
+
+    def read(self, cache: TrainingCache, numbers: Sequence[int]) -> dict[str, Column]:
+        """What `collate` needs of some captions beside their numbers: [captions] by column."""
+        if self.kept is not None:
+            return {}
+        if self.special_ids is None:
+            return {"text": [text_of(cache, number) for number in numbers]}
+        return {"ids": [ids_of(cache, number) for number in numbers]}
 
     def collate(self, samples: Sequence[Sample], chosen: Sequence[int]) -> Batch:
         """The captions of some of the samples: input_ids, attention_mask [chosen, seq], or texts.
@@ -53,17 +64,16 @@ class Captions:
         distinct = np.unique(numbers).astype(np.int64)
 
         def collate(wanted: NDArray[np.int64]) -> Batch:
-            said = [caption(cache, number) for number in wanted.tolist()]
-            return self.collate(said, range(len(said)))
+            return self.collate(Columns(self.read(cache, wanted.tolist())), range(len(wanted)))
 
-        contents = [self._content(caption(cache, number)) for number in distinct.tolist()]
+        contents = [self._content(cache, number) for number in distinct.tolist()]
         size = 1 if self.special_ids is None else np.dtype(np.int32).itemsize
         lengths = np.array([len(content) // size for content in contents])
         framed = self.special_ids and self.special_ids.model_dump()
         return Feed("captions", distinct, collate, {"special_ids": framed}, lengths, contents)
 
-    def _content(self, said: Sample) -> bytes:
+    def _content(self, cache: TrainingCache, number: int) -> bytes:
         if self.special_ids is None:
-            return str(said["text"]).encode("utf-8", "surrogatepass")
-        ids: NDArray[np.int32] = said["ids"][: self.max_tokens]  # the rest makes no difference
-        return ids.tobytes()
+            return text_of(cache, number).encode("utf-8", "surrogatepass")
+        # What is cut off makes no difference.
+        return ids_of(cache, number)[: self.max_tokens].tobytes()

@@ -91,7 +91,9 @@ class DualEncoder(nn.Module):
         A frozen encoder is left out of the graph, so that the projection after it still learns.
         """
         pooled = encode(self.text_encoder, inputs).pooled
-        if not any(p.requires_grad for p in self.text_encoder.parameters()):
+        if pooled.requires_grad and not any(
+            p.requires_grad for p in self.text_encoder.parameters()
+        ):
             pooled = pooled.detach()
         embedded: Tensor = self.text_projection(pooled)
         return embedded

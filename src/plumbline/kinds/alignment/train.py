@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from plumbline.batch import Batch, Columns, LossSum, Sample, column, sample_numbers
+from plumbline.batch import Batch, Column, Columns, LossSum, Sample, column, sample_numbers
 from plumbline.errors import DataError
-from plumbline.kinds.alignment.captions import DROPPED, Captions, caption
+from plumbline.kinds.alignment.captions import DROPPED, Captions, ids_of, text_of
 from plumbline.kinds.alignment.model import DualEncoder, DualEncoderSpec
 from plumbline.kinds.alignment.settings import (
     PAIR_LOSSES,
@@ -60,14 +60,17 @@ class PairSource:
             raise DataError(
                 f"{cache.folder}: no {config.inputs.modality} with a caption in split {split!r}"
             )
-        self._captions = [row.captions for row in rows]
-        self._keeps_captions = False
+        self._of_media = [row.captions for row in rows]
+        self._captions: Captions | None = None
         self.media = np.array([row.number for row in rows], np.int64)
         """[samples] numbers of the media."""
-        self.captions = np.concatenate(self._captions)
-        """Numbers of all captions."""
+        captions = np.concatenate(self._of_media)
+        # A dropped one is one text more; which one is drawn is a look into the same table.
+        dropped = [DROPPED] if training and config.text_dropout else []
+        self.captions: NDArray[np.int64] = np.concatenate([captions, np.array(dropped, np.int64)])
+        """Numbers of all captions that may be drawn."""
         inputs.say_cut(split, self.media)
-        lengths = cache.text_lengths()[self.captions]
+        lengths = cache.text_lengths()[captions]
         limit = config.max_text_tokens
         cache.say_cut(split, lengths, limit, "captions", "task.max_text_tokens")
 
@@ -82,39 +85,39 @@ class PairSource:
     def fed_by(self, inputs: Input, captions: Captions) -> "PairSource":
         """The same samples, as another input and these captions give them."""
         other = copy.copy(self)
-        other._inputs, other._keeps_captions = inputs, captions.kept is not None
+        other._inputs, other._captions = inputs, captions
         return other
 
     def sample(self, index: int, epoch: int) -> Sample:
         """A medium and one of its captions: drawn anew each epoch, or the first to evaluate."""
-        number = int(self.media[index])
+        number, text = int(self.media[index]), self._draw(index, epoch)
         return {
             "index": index,
             "epoch": epoch,
             "medium_number": number,
             "medium": self._inputs.fetch(number),
-            **caption(self._cache, self._draw(index, epoch)),
+            "text_number": text,
+            "text": text_of(self._cache, text),
+            "ids": ids_of(self._cache, text),
         }
 
     def samples(self, indices: NDArray[np.int64], epoch: int) -> Columns:
-        """The same of several [samples]."""
+        """What a batch needs of several [samples]."""
         numbers = self.media[indices]
-        texts = np.array([self._draw(index, epoch) for index in indices.tolist()], np.int64)
-        columns = {
+        texts = [self._draw(index, epoch) for index in indices.tolist()]
+        columns: dict[str, Column] = {
             "index": indices,
             "epoch": np.full(len(indices), epoch),
             "medium_number": numbers,
             "medium": self._inputs.fetch_all(numbers),
-            "text_number": texts,
+            "text_number": np.array(texts, np.int64),
         }
-        if not self._keeps_captions:
-            said = [caption(self._cache, number) for number in texts.tolist()]
-            columns |= {name: [each[name] for each in said] for name in ("text", "ids")}
-        return Columns(columns)
+        assert self._captions is not None, "whoever reads batches has said what reads captions"
+        return Columns(columns | self._captions.read(self._cache, texts))
 
     def _draw(self, index: int, epoch: int) -> int:
         """Number of a sample's caption, or `DROPPED`."""
-        captions, chosen = self._captions[index], 0
+        captions, chosen = self._of_media[index], 0
         share = self._config.text_dropout
         # In validation the first caption, so that epochs compare.
         if self._training and (share or len(captions) > 1):
@@ -291,8 +294,7 @@ def _keep(
         lambda: feed_of(inputs, spec.inputs, numbers, context.cache, size),
         varying=spec.inputs.varying(),
     )
-    # A dropped caption is one text more; which one is drawn is a look into the same table.
-    said = np.concatenate([*(source.captions for source in read), [DROPPED]])
+    said = np.concatenate([source.captions for source in read])
     texts = keep_features(
         context,
         Tower("text_encoder", model.text_encoder, spec.model.text_encoder),
