@@ -238,6 +238,14 @@ def test_one_vector_a_step_is_not_kept(make_job: MakeJob, caplog: pytest.LogCapt
     assert not folders()
 
 
+def test_an_encoder_of_sources_is_said_to_be_computed_at_each_step(
+    make_job: MakeJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        make_job("seq2seq", freeze=["net.model.encoder"])
+    assert "net.model.encoder is frozen, but computed at each step" in caplog.text
+
+
 def test_nothing_frozen_is_nothing_to_say(
     make_job: MakeJob, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -42,7 +42,7 @@ class Feed:
         if self.contents is not None:
             seen: dict[bytes, int] = {}
             first = np.array([seen.setdefault(c, at) for at, c in enumerate(self.contents)])
-        rows = np.unique(first)
+        rows = np.unique(first)  # [distinct values], in the order of their numbers
         if self.lengths is not None:
             rows = rows[np.argsort(-self.lengths[rows], kind="stable")]
         row_of = np.empty(len(first), np.int64)

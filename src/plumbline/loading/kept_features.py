@@ -28,6 +28,7 @@ class KeptFeatures:
 
     def take(self, numbers: int | NDArray[np.integer]) -> NDArray[np.generic]:
         """The rows of some numbers: [numbers, ...], or [...] of one."""
+        # Of an array of numbers a copy; of one number a view of the map.
         taken: NDArray[np.generic] = self.rows[self.places[numbers]]
         return taken
 

@@ -112,7 +112,8 @@ def keep_features(
     Raises:
         OutputError: the disk has no room.
     """
-    parts = [f for f in context.freeze if f"{tower.name}.".startswith(f"{f}.")]
+    # Adapters cannot be on such a part: the settings refuse them beside `freeze`.
+    parts = _freezes(context, tower.name)
     within = [f for f in context.freeze if f.startswith(f"{tower.name}.")]
     if not parts and not within:
         return None
@@ -121,17 +122,34 @@ def keep_features(
         why_not = f"train.freeze names {within[0]} alone; name {tower.name} to freeze all of it"
     elif not context.keep_features:
         why_not = "trainer.keep_features is false"
+    # Only now: finding out what there is reads all texts.
     given = None if why_not else feed()
     if given is not None and (shape := _shape_of_one(tower, given)) is None:
         why_not = "it gives each value as many vectors as that is long"
     if given is None or shape is None:
-        logger.info("%s is frozen, but computed at each step: %s", tower.name, why_not)
+        _say_computed(tower.name, why_not)
         return None
     return _Keeping(context, tower, given, shape).open()
 
 
+def say_if_frozen(context: JobContext, name: str, why: str) -> None:
+    """Say of a part whose features no kind can keep why it is computed at each step, if frozen."""
+    if _freezes(context, name):
+        _say_computed(name, why)
+
+
+def _freezes(context: JobContext, name: str) -> list[str]:
+    """What of `train.freeze` freezes all of a part."""
+    return [frozen for frozen in context.freeze if f"{name}.".startswith(f"{frozen}.")]
+
+
+def _say_computed(name: str, why: str | None) -> None:
+    logger.info("%s is frozen, but computed at each step: %s", name, why)
+
+
 def _shape_of_one(tower: Tower, feed: Feed) -> tuple[int, ...] | None:
     """What a value becomes; None where values of another length become something longer."""
+    # Asked of the encoder itself, whose settings may be a plugin's.
     with torch.inference_mode():
         batch = to_device(feed.collate(feed.numbers[:1]), torch.device("cpu"))
         found = tower.output(tower.encoder.eval()(**batch))
@@ -173,12 +191,14 @@ class _Keeping:
     def _key(self, rows: Numbers) -> str:
         """Everything that decides the bits of the features."""
         encoder, machine = self.tower.encoder, self.context.machine
+        # What the weights are applied by: the modules of its layers' classes and of their bases.
         classes = {kind.__module__ for m in encoder.modules() for kind in type(m).__mro__}
         libraries = {name.split(".")[0] for name in classes} & {"timm", "transformers"}
         ours = (n for n in classes if n.split(".")[0] in ("plumbline", "plugins"))
         code = sorted({*ours, *_INPUT_CODE, self.feed.collate.__module__})
         return digest_of(
             {
+                # Of the tensors, wherever they came from: two trainings with the same share them.
                 "weights": frozen_digests(encoder, [""]),
                 "config": self.tower.config.without_sources().model_dump(mode="json"),
                 "architecture": repr(encoder.architecture),
@@ -202,6 +222,7 @@ class _Keeping:
         if not folder.exists():
             return False
         try:
+            # Of what may be larger than memory only the mapping is made here.
             later = large_files(folder, [_FILE])
             names = {_FILE, "features.json"} - set(later)
             verify_digests(folder, remedy=_MADE_AGAIN, names=names)
@@ -214,6 +235,7 @@ class _Keeping:
         return True
 
     def _check_room(self, folder: Path, size: int) -> None:
+        # Before hours of encoding, not after them.
         free = shutil.disk_usage(folder.parent).free
         if size > free:
             raise OutputError(
@@ -228,8 +250,10 @@ class _Keeping:
         encoder, device = self.tower.encoder, self.context.machine.device
         with ExitStack() as stack:
             partial_folder = stack.enter_context(staged_folder(folder))
+            # Where the model is built around it, and its memory is counted.
             stack.callback(encoder.to, torch.device("cpu"))
             encoder.to(device).eval()
+            # Begun anew: the file holds batches of one size.
             while not self._write(partial_folder / _FILE, rows, size, folder.with_suffix(".lock")):
                 torch.cuda.empty_cache()
                 size //= 2
@@ -266,6 +290,7 @@ class _Keeping:
     def _batch(self, rows: Numbers, size: int) -> Batch:
         """The inputs of some values, on the device; of as many as ever where programs are made."""
         if self.context.machine.compile != "none":
+            # [size]: the last value again and again, of which nothing is written.
             rows = np.pad(rows, (0, size - len(rows)), mode="edge")
         return to_device(self.feed.collate(self.feed.numbers[rows]), self.context.machine.device)
 

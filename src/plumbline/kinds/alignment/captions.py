@@ -52,6 +52,7 @@ class Captions:
         Of a frozen encoder what it made of them: kept [chosen, width].
         """
         if self.kept is not None:
+            # [chosen, width] in one read, however many rows that is
             return {KEPT: self.kept.gather(np.asarray(column(samples, "text_number"))[chosen])}
         if self.special_ids is None:
             texts = column(samples, "text")
@@ -67,6 +68,7 @@ class Captions:
             return self.collate(Columns(self.read(cache, wanted.tolist())), range(len(wanted)))
 
         contents = [self._content(cache, number) for number in distinct.tolist()]
+        # Bytes of a string are as good a length as any; of ids those that are left of it.
         size = 1 if self.special_ids is None else np.dtype(np.int32).itemsize
         lengths = np.array([len(content) // size for content in contents])
         framed = self.special_ids and self.special_ids.model_dump()

@@ -1,8 +1,8 @@
 """The encoder of a headed model: a new one, or that of the model that training starts from."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from plumbline.training.frozen_features import Tower, keep_features
 from plumbline.training.task import JobContext
 from plumbline.training.task_config import check_encoder
 
+RowsT = TypeVar("RowsT", bound=HeadedRows)
+
 
 @dataclass(frozen=True)
 class Start:
@@ -34,9 +36,12 @@ class Start:
     digests: dict[str, str]
     """Of all that training reads, by name."""
 
-    def keep(self, context: JobContext, sources: Sequence[HeadedRows | None]) -> Input:
-        """The inputs of these splits, or what a frozen encoder has made of them."""
-        numbers = np.concatenate([source.numbers for source in sources if source is not None])
+    def keep(
+        self, context: JobContext, train: RowsT, validation: RowsT | None
+    ) -> tuple[Input, RowsT, RowsT | None]:
+        """Inputs and splits as they are, or as a frozen encoder has seen all their values."""
+        splits = [train] if validation is None else [train, validation]
+        numbers = np.concatenate([rows.numbers for rows in splits])
         size = self.config.image_size if isinstance(self.config, ImageEncoderConfig) else None
         features = keep_features(
             context,
@@ -44,7 +49,11 @@ class Start:
             lambda: feed_of(self.inputs, self.input_config, numbers, context.cache, size),
             varying=self.input_config.varying(),
         )
-        return self.inputs if features is None else KeptInput(self.inputs, features)
+        if features is None:
+            return self.inputs, train, validation
+        # Lengths are still those of the values, so that batches are cut as without features.
+        kept = KeptInput(self.inputs, features)
+        return kept, train.fed_by(kept), validation and validation.fed_by(kept)
 
 
 def start_encoder(

@@ -146,8 +146,9 @@ def build(
     scale = Scale.of(spec)
     if config.row_weights:
         scale = replace(scale, weight=mean_weight(train))
-    validation = source(split="val") if context.has_validation else None
-    inputs = start.keep(context, [train, validation])
+    inputs, train, validation = start.keep(
+        context, train, source(split="val") if context.has_validation else None
+    )
     bound = partial(collate, inputs=inputs, scale=scale, seed=seed)
     bound_loss = partial(loss, parts=parts, value_loss=load_attribute(VALUE_LOSSES[config.loss]))
 
@@ -158,8 +159,8 @@ def build(
     return TrainingJob(
         model=Classifier(start.encoder, dict.fromkeys(parts, 1), model_config.head_dropout),
         task=task(training=True),
-        train=train.fed_by(inputs),
-        validation=validation and validation.fed_by(inputs),
+        train=train,
+        validation=validation,
         spec=spec,
         tokenizer=context.tokenizer(),
         inputs=start.digests,
