@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ class KeptInput(Input):
 
     @override
     def fetch_all(self, numbers: NDArray[np.integer]) -> Sequence[Value]:
-        return numbers
+        return cast(Sequence[Value], numbers)  # gathered at once by `collate`
 
     @override
     def draws(self, samples: Sequence[Sample], seed: int) -> list[Generator] | None:
