@@ -164,7 +164,7 @@ def collate(
     stack = inputs.collate_raw if raw else inputs.collate
     return {
         "media": stack(column(samples, "medium"), names.tolist(), draws),
-        "texts": captions.collate(samples, first),
+        "texts": captions.collate(samples, first.tolist()),
         "text_index": torch.from_numpy(text_index),
         "medium_number": torch.tensor(column(samples, "medium_number")),
         "text_number": torch.from_numpy(text_numbers),
