@@ -129,6 +129,25 @@ def rows_of(folder: Path) -> int:
     return shape[0]
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_each_sample_gets_what_the_encoder_makes_of_its_own_medium_and_caption(
+    make: MakeJob, epoch: int
+) -> None:
+    """Whatever the order in which they were encoded, and whichever caption is drawn."""
+    kept, each = make("alignment, both"), make("alignment, both", keep_features=False)
+    one, other = (
+        job.task.collate(job.train.samples(np.arange(20), epoch))  # type: ignore[attr-defined]
+        for job in (kept, each)
+    )
+    model = each.model.eval()
+    assert torch.equal(one["text_index"], other["text_index"])
+    with torch.inference_mode():
+        images = model.get_submodule("image_encoder")(**other["media"]).pooled
+        texts = model.get_submodule("text_encoder")(**other["texts"]).pooled
+    torch.testing.assert_close(one["media"]["kept"], images, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(one["texts"]["kept"], texts, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("text_dropout", [0.0, 0.2])
 def test_texts_that_are_equal_where_they_are_cut_are_one(
     make_job: MakeJob, caches: Callable[[str], TrainingCache], text_dropout: float
