@@ -29,6 +29,7 @@ from plumbline.kinds.vlm.rows import Rows
 from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
 from plumbline.kinds.vlm.train import DialogueSource, loss
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.kept_features import KeptFeatures
 from plumbline.loading.transform_config import Normalization
 from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
@@ -88,7 +89,8 @@ def main() -> None:
             name="vit", image_size=32, patch_size=8, width=128, layers=2, heads=4, mlp_width=256
         )
         encoder = build_encoder(vit)
-        features = np.zeros((IMAGES, encoder.tokens, encoder.token_width), np.float32)
+        zeros = np.zeros((IMAGES, encoder.tokens, encoder.token_width), np.float32)
+        features = KeptFeatures(zeros, np.arange(IMAGES))
         special = SpecialIds(**cache.facts["special_ids"])
         model = Vlm(encoder, VlmConfig(), cache.facts["vocab_size"], special.pad)
         config = VlmTaskConfig(captions_per_image=0)

@@ -22,7 +22,10 @@ OUT = Path(os.environ.get("OUT", "/tmp/bench-gpu"))
 PLAN = {
     "language": (["ours", "bare_compiled", "ours_fastest", "ours_large", "bare_eager"], 240),
     "vision_language": (["ours", "bare_layers", "ours_frozen", "ours_fastest"], 240),
-    "contrastive": (["ours", "open_clip_compiled", "open_clip_eager", "ours_fastest"], 200),
+    "contrastive": (
+        ["ours", "open_clip_compiled", "open_clip_eager", "ours_frozen", "ours_fastest"],
+        220,
+    ),
     "adapters": ([], 240),
     "deterministic": ([], 60),
 }

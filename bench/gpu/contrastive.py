@@ -15,12 +15,14 @@ from torch import Tensor
 
 from bench.gpu.measure import DEVICE, emit, loop, size, train
 from plumbline.batch import Sample
+from plumbline.kinds.alignment.captions import Captions
 from plumbline.kinds.alignment.model import DualEncoder
 from plumbline.kinds.alignment.settings import AlignmentTaskConfig, DualEncoderConfig
 from plumbline.kinds.alignment.train import _bind
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import ImageInputConfig
-from plumbline.loading.inputs import ImageInput
+from plumbline.loading.inputs import ImageInput, Input
+from plumbline.loading.kept_features import KeptFeatures, KeptInput
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.layers import stacks
 
@@ -43,7 +45,7 @@ class Pixels:
 class Pairs:
     """Images, each with a caption of its own of the longest kind."""
 
-    def __init__(self, images: ImageInput) -> None:
+    def __init__(self, images: Input) -> None:
         self._images = images
 
     def __len__(self) -> int:
@@ -63,8 +65,14 @@ class Pairs:
         }
 
 
-def ours(case: str, **settings: object) -> None:
-    """Our trainer, with its loader."""
+def kept() -> KeptFeatures:
+    """What a frozen image tower would have made, as it is kept for a training in bfloat16."""
+    half = torch.randn(IMAGES, size(768, 32), dtype=torch.bfloat16)
+    return KeptFeatures(half.view(torch.int16).numpy().view(np.uint16), np.arange(IMAGES))
+
+
+def ours(case: str, *, frozen: bool = False, **settings: object) -> None:
+    """Our trainer, with its loader; frozen: the image tower, whose features are kept."""
     torch.manual_seed(0)
     vit = {
         "name": "vit",
@@ -85,16 +93,20 @@ def ours(case: str, **settings: object) -> None:
     }
     towers = {"image_encoder": vit, "text_encoder": text, "embed_dim": size(512, 16)}
     model = DualEncoder(DualEncoderConfig.model_validate(towers), VOCAB)
-    inputs = ImageInput(
+    inputs: Input = ImageInput(
         ImageInputConfig.model_validate({"modality": "image"}),
         cast(TrainingCache, Pixels()),
         image_size=SIDE,
     )
+    if frozen:
+        inputs = KeptInput(inputs, kept())
     config = AlignmentTaskConfig.model_validate(
         {"inputs": {"modality": "image"}, "max_text_tokens": LONGEST - 2}
     )
-    task = _bind(inputs=inputs, config=config, special_ids=SPECIAL, seed=0, training=True)
-    found = train(model, task, Pairs(inputs), batch=BATCH, **settings)
+    captions = Captions(SPECIAL, config.max_text_tokens)
+    task = _bind(inputs=inputs, config=config, captions=captions, seed=0, training=True)
+    parts = ["image_encoder"] if frozen else []
+    found = train(model, task, Pairs(inputs), batch=BATCH, frozen=parts, **settings)
     step = found["step_s"]
     assert isinstance(step, float)
     emit("contrastive", case=case, pairs_s=BATCH / step, **found)
@@ -129,6 +141,7 @@ CASES = {
     "ours": ours,
     "open_clip_compiled": partial(open_clip, compiled=True),
     "open_clip_eager": partial(open_clip, compiled=False),
+    "ours_frozen": partial(ours, frozen=True),
     "ours_fastest": partial(ours, deterministic=False, profile=True),
     "ours_eager": partial(ours, compile={"mode": "none"}),
 }

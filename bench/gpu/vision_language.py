@@ -47,7 +47,10 @@ class Questions:
         self._images = draw.integers(0, 256, shape, dtype=np.uint8)
         self._features = None
         if encoded:
-            self._features = draw.standard_normal((IMAGES, TOKENS, WIDTH), dtype=np.float32)
+            made = draw.standard_normal((IMAGES, TOKENS, WIDTH), dtype=np.float32)
+            # As they are kept for a training in bfloat16.
+            half = torch.from_numpy(made).to(torch.bfloat16)
+            self._features = half.view(torch.int16).numpy().view(np.uint16)
 
     def __len__(self) -> int:
         return 100 * BATCH

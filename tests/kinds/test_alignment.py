@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from plumbline.batch import Batch, Sample
 from plumbline.errors import DataError
+from plumbline.kinds.alignment.captions import Captions
 from plumbline.kinds.alignment.model import DualEncoder, Embeddings, unit
 from plumbline.kinds.alignment.settings import AlignmentTaskConfig, DualEncoderConfig
 from plumbline.kinds.alignment.train import PairSource, _bind, build
@@ -56,7 +57,8 @@ def task(training: bool = True, seed: int = 0, size: int = 16, **settings: Any) 
     config = config_of(**settings)
     assert isinstance(config.inputs, ImageInputConfig)
     inputs = ImageInput(config.inputs, Opened(), image_size=size)  # type: ignore[arg-type]
-    return _bind(inputs=inputs, config=config, special_ids=SPECIAL, seed=seed, training=training)
+    captions = Captions(SPECIAL, config.max_text_tokens)
+    return _bind(inputs=inputs, config=config, captions=captions, seed=seed, training=training)
 
 
 def pair(index: int, image: int, text: int, epoch: int = 0) -> Sample:

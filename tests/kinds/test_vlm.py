@@ -16,6 +16,7 @@ from plumbline.kinds.vlm.rows import dialogue_mask, join_segment, text_places
 from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
 from plumbline.kinds.vlm.train import DialogueSource, build
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.kept_features import KeptFeatures
 from plumbline.losses.language import token_cross_entropy
 from plumbline.models.decoder_config import DecoderConfig
 from plumbline.models.projector_config import MlpConfig
@@ -221,7 +222,7 @@ def test_an_unfrozen_encoder_gets_gradients(cache: TrainingCache, aligned_folder
 def source(cache: TrainingCache, training: bool = True, **task: Any) -> DialogueSource:
     prompt = np.array([9, 9])
     config = VlmTaskConfig(**task)
-    features = np.zeros((40, 4, 32), np.float32)
+    features = KeptFeatures(np.zeros((40, 4, 32), np.float32), np.arange(40))
     return DialogueSource(cache, "train", config, prompt, features, seed=0, training=training)
 
 

@@ -9,6 +9,7 @@ from plumbline.models.device import (
     resolve_device,
     resolve_precision,
     round_float32,
+    seed_device,
 )
 
 CPU = torch.device("cpu")
@@ -70,3 +71,10 @@ def test_only_bf16_casts() -> None:
         assert layer(x).dtype == torch.float32
     with autocast(CPU, "bf16"):
         assert layer(x).dtype == torch.bfloat16
+
+
+def test_a_seeded_cpu_draws_what_it_draws_after_a_seed_for_all_devices() -> None:
+    torch.manual_seed(2**62 + 3)
+    expected = torch.randn(5)
+    seed_device(torch.device("cpu"), 2**62 + 3)
+    assert torch.equal(torch.randn(5), expected)

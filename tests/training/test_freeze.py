@@ -5,7 +5,13 @@ import torch
 from torch import Tensor, nn
 
 from plumbline.errors import ConfigError, TrainingError
-from plumbline.training.freeze import check_frozen, freeze, frozen_digests, set_training_mode
+from plumbline.training.freeze import (
+    TrainingMode,
+    check_frozen,
+    freeze,
+    frozen_digests,
+    set_training_mode,
+)
 
 
 @pytest.fixture
@@ -82,3 +88,14 @@ def test_an_unknown_part_names_the_known_ones(model: nn.ModuleDict) -> None:
 
 def test_nothing_frozen_is_nothing_to_prove(model: nn.ModuleDict) -> None:
     assert check_frozen(model, [], frozen_digests(model, [])) == 0
+
+
+def test_a_model_is_put_back_into_training_whatever_took_it_out(model: nn.ModuleDict) -> None:
+    mode = TrainingMode(model, ["encoder"])
+    expected = {name: module.training for name, module in model.named_modules()}
+    assert not expected["encoder"]
+    assert expected["head"]
+    for meddle in (model.eval, model.train, model["head"].eval, model["encoder"].train):
+        meddle()
+        mode.enter()
+        assert {name: module.training for name, module in model.named_modules()} == expected

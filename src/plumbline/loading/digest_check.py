@@ -20,9 +20,9 @@ def large_files(folder: Path, names: Collection[str]) -> list[str]:
 class DigestCheck:
     """A thread that reads files through and compares their digests."""
 
-    def __init__(self, folder: Path, names: Collection[str]) -> None:
-        """Begin with these files of a published folder."""
-        self._folder, self._names = folder, names
+    def __init__(self, folder: Path, names: Collection[str], *, remedy: str | None = None) -> None:
+        """Begin with these files of a published folder; `remedy` as of `verify_digests`."""
+        self._folder, self._names, self._remedy = folder, names, remedy
         self._error: PlumblineError | None = None
         # It ends with the process, whatever it is at: nobody has published anything by then.
         self._thread = threading.Thread(target=self._run, name="digest-check", daemon=True)
@@ -30,7 +30,7 @@ class DigestCheck:
 
     def _run(self) -> None:
         try:
-            verify_digests(self._folder, names=self._names)
+            verify_digests(self._folder, names=self._names, remedy=self._remedy)
         except PlumblineError as error:
             self._error = error
 

@@ -9,8 +9,8 @@ from pydantic import Field
 from typing_extensions import override
 
 from plumbline.config import Config
-from plumbline.loading.audio_transform_config import AudioTransformConfig
-from plumbline.loading.transform_config import ImageTransformConfig
+from plumbline.loading.audio_transform_config import AudioAugmentConfig, AudioTransformConfig
+from plumbline.loading.transform_config import AugmentConfig, ImageTransformConfig
 from plumbline.registry import OneOf, Registry
 
 
@@ -25,6 +25,10 @@ class InputConfig(Config):
     def source(self) -> str:
         """The column that the input comes from."""
         return self.modality
+
+    def varying(self) -> str | None:
+        """Why an input is another one in every epoch of a training; None: it is the same."""
+        return f"inputs of modality {self.modality} do not say that they stay the same"
 
     def longest(self) -> int | None:
         """Longest input in steps or tokens, as the settings cut it; None: they do not."""
@@ -41,12 +45,20 @@ class ImageInputConfig(InputConfig, ImageTransformConfig):
     builder: ClassVar[str] = "plumbline.loading.inputs:ImageInput"
     modality: Literal["image"]
 
+    @override
+    def varying(self) -> str | None:
+        return None if self.augment == AugmentConfig() else "task.inputs.augment changes images"
+
 
 class AudioInputConfig(InputConfig, AudioTransformConfig):
     """Clips: as log-mel spectrograms or waveforms, augmented in training."""
 
     builder: ClassVar[str] = "plumbline.loading.inputs:AudioInput"
     modality: Literal["audio"]
+
+    @override
+    def varying(self) -> str | None:
+        return None if self.augment == AudioAugmentConfig() else "task.inputs.augment changes clips"
 
     @override
     def longest(self) -> int | None:
@@ -65,6 +77,10 @@ class FeaturesInputConfig(InputConfig):
     standardize: bool = True
     max_steps: int | None = Field(None, ge=1)
     """Longer sequences are cut at their end; None: none is."""
+
+    @override
+    def varying(self) -> str | None:
+        return None
 
     @override
     def longest(self) -> int | None:
@@ -86,6 +102,10 @@ class TextInputConfig(InputConfig):
     def source(self) -> str:
         """See `InputConfig`."""
         return self.column
+
+    @override
+    def varying(self) -> str | None:
+        return "task.inputs.word_dropout leaves words out" if self.word_dropout else None
 
     @override
     def longest(self) -> int | None:

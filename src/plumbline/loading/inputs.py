@@ -49,6 +49,8 @@ class Input(ABC):
 
     names: tuple[str, ...]
     """Keys of what `collate` gives."""
+    files: tuple[str, ...] = ()
+    """Files of the cache that decide its values; none named: any of them may."""
 
     @abstractmethod
     def fetch(self, number: int) -> Value:
@@ -63,6 +65,13 @@ class Input(ABC):
         keys = zip(column(samples, "epoch"), column(samples, "index"), strict=True)
         # Keyed by sample and epoch: a value is augmented alike in whichever batch it is.
         return [keyed_generator(seed, "augment", epoch, index) for epoch, index in keys]
+
+    def contents(self, numbers: NDArray[np.integer]) -> Sequence[bytes] | None:
+        """Of each of the values with these numbers what is equal where values are: [values].
+
+        None: each number is another value.
+        """
+        return None
 
     def length(self, number: int) -> int:
         """How much work a value is, in steps or tokens; 1 where all are equal."""
@@ -130,6 +139,7 @@ class ImageInput(Input):
     """pixel_values [batch, channels, size, size], float32."""
 
     names = ("pixel_values",)
+    files = ("images.bin",)
 
     def __init__(
         self,
@@ -194,6 +204,7 @@ class AudioInput(Input):
     """steps [batch, steps, channels] float32 and mask [batch, steps] bool."""
 
     names = ("steps", "mask")
+    files = ("audio.bin", "audio.offsets.bin")
 
     def __init__(
         self,
@@ -343,6 +354,11 @@ class TextInput(Input):
         """See `Input`."""
         lengths, limit = self._cache.text_lengths()[numbers], self._config.max_tokens
         self._cache.say_cut(split, lengths, limit, "texts", "inputs.max_tokens")
+
+    def contents(self, numbers: NDArray[np.integer]) -> Sequence[bytes] | None:
+        """See `Input`; what is cut off makes no difference."""
+        ids, most = self._cache.ids, self._config.max_tokens
+        return [ids(int(number))[:most].tobytes() for number in numbers]
 
     def fetch(self, number: int) -> Value:
         """See `Input`."""

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from plumbline.batch import Batch
 from plumbline.errors import ConfigError
+from plumbline.loading.kept_features import KEPT, widen
 from plumbline.models.encoder_config import EncoderConfig
 from plumbline.registry import load_attribute
 
@@ -42,6 +44,20 @@ class Encoder(nn.Module):
     def architectures(self, name: str) -> "dict[str, Architecture]":
         """What a model stores beside its weights, whose encoder it is under a name."""
         return {name: self.architecture} if self.architecture else {}
+
+
+def encode(encoder: Encoder, inputs: Batch) -> Encoded:
+    """What an encoder makes of a batch, or what it has made of it before, being frozen.
+
+    Args:
+        encoder: of whatever modality.
+        inputs: its arguments by name, or `kept` [batch, width], the pooled vectors.
+    """
+    if KEPT not in inputs:
+        encoded: Encoded = encoder(**inputs)
+        return encoded
+    pooled = widen(inputs[KEPT])
+    return Encoded(pooled.unsqueeze(1), pooled)
 
 
 def build_encoder(config: EncoderConfig, **context: object) -> Encoder:

@@ -87,13 +87,19 @@ class Compilation:
         if not self.is_on:
             return task
         self._before = _programs()
+        window = task.window and replace(task.window, embed=self.of(model, task.window.embed))
+        return replace(task, loss=self.of(model, task.loss), window=window)
+
+    def of(self, model: nn.Module, plain: Pass[Result]) -> Pass[Result]:
+        """The same of one pass through a model: it, or what stands for it."""
+        if not self.is_on:
+            return plain
         layers = [layer for stack in stacks(model) for layer in stack]
         self.unit = self._unit(len(layers))
         if self.unit == "whole":
-            window = task.window and replace(task.window, embed=self._compiled(task.window.embed))
-            return replace(task, loss=self._compiled(task.loss), window=window)
+            return self._compiled(plain)
         self._layers = layers
-        return task
+        return plain
 
     def _unit(self, layers: int) -> str:
         if self.processes.sharded:

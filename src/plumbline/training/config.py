@@ -218,6 +218,10 @@ class TrainerConfig(Config):
     compile: CompileConfig = Field(default_factory=CompileConfig)
     deterministic: bool = True
     """Take the kernels of a GPU that give the same bits each time; false: the fastest."""
+    keep_features: bool = True
+    """Compute what `freeze` names once per distinct input before the first step, and keep it on
+    disk in the precision of the training; false: at every step. What is augmented, or dropped word
+    by word, is another input each time and computed at every step in any case."""
     processes: int = Field(1, ge=1)
     """Processes that share every batch on this machine, each with the stage's `threads` and, with
     GPUs, one of its own. Sums of floats depend on their number."""

@@ -92,6 +92,8 @@ class OwnEngine:
         self._sharded = ShardedLayers(model, machine.processes) if sharded else None
         self._model = model.to(machine.device)
         self.optimizer = build_optimizer(model, config.optim)
+        # In the order in which they are added up; the model is not walked through at each step.
+        self._trained = [p for p in self._model.parameters() if p.requires_grad]
 
     def applied(self, task: Task) -> Task:
         """The task itself."""
@@ -111,7 +113,7 @@ class OwnEngine:
 
     def scale_and_clip(self, total: Tensor, count: Tensor) -> Tensor:
         """As `Engine`; of scalars [] of a window."""
-        gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._trained if p.grad is not None]
         if not gradients:
             return torch.zeros_like(total)
         here = [local(gradient) for gradient in gradients]  # the shards of this process

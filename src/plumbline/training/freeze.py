@@ -32,6 +32,21 @@ def set_training_mode(model: nn.Module, parts: Sequence[str]) -> None:
         modules[part].eval()
 
 
+class TrainingMode:
+    """`set_training_mode` again and again, where something took a model out of it meanwhile."""
+
+    def __init__(self, model: nn.Module, parts: Sequence[str]) -> None:
+        """Set it for the first time."""
+        self._model, self._parts = model, parts
+        set_training_mode(model, parts)
+        self._modes = [(module, module.training) for module in model.modules()]
+
+    def enter(self) -> None:
+        """Set it; of a model that is in it already each module is looked at, and none is set."""
+        if any(module.training is not mode for module, mode in self._modes):
+            set_training_mode(self._model, self._parts)
+
+
 def _frozen_tensors(model: nn.Module, parts: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
     """Parameters and buffers of the parts, persistent or not, by full name."""
     modules = dict(model.named_modules())

@@ -77,7 +77,9 @@ def open_job(
         seed=config.seed,
         start=config.start_folder,
         freeze=train.freeze,
-        device=machine.device,
+        machine=machine,
+        compile=train.trainer.compile,
+        keep_features=train.trainer.keep_features,
         cache_bytes=train.loader.cache_mb << 20,
         weights=Path(config.weights),
     )
@@ -85,7 +87,7 @@ def open_job(
     try:
         job: TrainingJob = config.work.role("train").build(context, train.model, train.task)
     except Exception:
-        context.cache.confirm()  # where it is damaged, that is why
+        context.confirm()  # where something is damaged, that is why
         raise
     adapters = attach_adapters(
         *(job.model, train.adapters),
@@ -93,7 +95,7 @@ def open_job(
         compute_dtype=_COMPUTE[machine.precision],
         new_tokens=_new_tokens(config, context),
     )
-    return replace(job, adapters=adapters, confirm=context.cache.confirm)
+    return replace(job, adapters=adapters, confirm=context.confirm)
 
 
 def _new_tokens(config: TrainingConfig, context: JobContext) -> dict[str, list[int]]:

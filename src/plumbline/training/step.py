@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from plumbline.loading.random import keyed_seed
 from plumbline.training.compilation import Compilation
 from plumbline.training.config import TrainerConfig
 from plumbline.training.engine import Engine
-from plumbline.training.freeze import set_training_mode
+from plumbline.training.freeze import TrainingMode
 from plumbline.training.history import Row
 from plumbline.training.machine import Machine
 from plumbline.training.optim import can_be_held, hold, set_lr
@@ -89,6 +89,10 @@ class OptimizerStep:
         """What it is trained on."""
         return self.gradients.machine
 
+    @cached_property
+    def _mode(self) -> TrainingMode:
+        return TrainingMode(self.model, self.frozen)
+
     @property
     def lags(self) -> bool:
         """Whether the numbers of a step are read one step late."""
@@ -109,7 +113,7 @@ class OptimizerStep:
             TrainingError: the step, or the one before it, cannot be made, and the settings do not
                 say to skip it.
         """
-        set_training_mode(self.model, self.frozen)
+        self._mode.enter()
         self.engine.forget()
         window = [micro_batch for batch in batches for micro_batch in batch]
         # A spoilt batch must not leave its mark on moving statistics either.
@@ -182,7 +186,7 @@ class OptimizerStep:
         Args:
             pieces: the micro-batches of the largest batch.
         """
-        set_training_mode(self.model, self.frozen)
+        self._mode.enter()
         # Losses of several micro-batches at once are made otherwise than those of one.
         window = (list(pieces) * self.config.grad_accum_steps)[:2]
         buffers = Buffers(self.model)

@@ -17,6 +17,9 @@ from plumbline.metrics.perplexity import perplexity
 from plumbline.models.pretrained import Origin, Origins
 from plumbline.models.spec import ModelSpec
 from plumbline.tokenization.tokenizer import FILE_NAME, load_tokenizer
+from plumbline.training.compile_config import CompileConfig
+from plumbline.training.machine import Machine
+from plumbline.training.processes import Processes
 from plumbline.weights.checkpoint import Checkpoint, open_checkpoint, tokenizer_folder
 from plumbline.weights.settings import NOWHERE
 
@@ -145,6 +148,10 @@ class Sources:
         return digests
 
 
+def _alone_on_cpu() -> Machine:
+    return Machine(torch.device("cpu"), "fp32", Processes())
+
+
 @dataclass(frozen=True)
 class JobContext:
     """What the builder of a task has beside the task's own settings."""
@@ -155,11 +162,28 @@ class JobContext:
     """The folder that training starts from; of no use to a task that starts from nothing."""
     freeze: Sequence[str] = ()
     """Parts of the model that stay as they are."""
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    machine: Machine = field(default_factory=_alone_on_cpu)
+    """What is computed on."""
+    compile: CompileConfig = field(default_factory=CompileConfig)
+    """What of it is compiled."""
+    keep_features: bool = True
+    """Whether frozen encoders are computed once per input, where that stays the same."""
     cache_bytes: int = 0
     """Most memory for decoded inputs that are kept for the next epoch."""
     weights: Path = Path(NOWHERE)
     """The folder with the records of the checkpoints that parts can start from."""
+    checks: list[Callable[[], None]] = field(default_factory=list)
+    """What `confirm` waits for beside the cache."""
+
+    def confirm(self) -> None:
+        """Wait until all that is read is known to be as it was written.
+
+        Raises:
+            DamagedInputError: a file is not.
+        """
+        self.cache.confirm()
+        for check in self.checks:
+            check()
 
     def tokenizer(self) -> Tokenizer | None:
         """The dataset's tokenizer; None where it has no text."""

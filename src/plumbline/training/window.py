@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from plumbline.batch import Batch
 from plumbline.loading.loader import computes, counts
-from plumbline.models.device import autocast, to_device
+from plumbline.models.device import autocast, seed_device, to_device
 from plumbline.training.gradient_sum import GradientSum
 from plumbline.training.machine import Machine
 from plumbline.training.processes import Processes
@@ -154,7 +154,7 @@ class Gradients:
         self, window: Sequence[Batch], seed: int, over_all: GradientSum
     ) -> list[tuple[Tensor, Tensor]]:
         """Backpropagate micro-batch by micro-batch; the sum and the count of each."""
-        torch.manual_seed(seed)
+        seed_device(self.machine.device, seed)
         nothing = self._tensor(0)
         losses: list[tuple[Tensor, Tensor]] = []
         for i, batch in enumerate(window):
@@ -236,7 +236,7 @@ class Gradients:
     def _embed(self, rule: WindowLoss, batch: Batch, seed: int) -> Embedded:
         if not computes(batch):
             return {}
-        torch.manual_seed(seed)
+        seed_device(self.machine.device, seed)
         with autocast(self.machine.device, self.machine.precision):
             embedded = rule.embed(self.model, to_device(batch, self.machine.device))
         if torch.is_grad_enabled() or not self.machine.replays:

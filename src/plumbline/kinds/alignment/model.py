@@ -13,7 +13,7 @@ from typing_extensions import override
 from plumbline.batch import Batch
 from plumbline.kinds.alignment.settings import DualEncoderConfig
 from plumbline.loading.input_config import AnyInput
-from plumbline.models.encoders import Encoder, encoder_for
+from plumbline.models.encoders import Encoder, encode, encoder_for
 from plumbline.models.pretrained import NO_ORIGINS, Architecture, Origins
 from plumbline.models.spec import EncoderPart, ModelSpec
 from plumbline.models.stored import Stored, load_as
@@ -82,7 +82,7 @@ class DualEncoder(nn.Module):
 
     def embed_media(self, **inputs: object) -> Tensor:
         """Map the inputs of a batch, such as `pixel_values`, to [batch, embed_dim]."""
-        embedded: Tensor = self.media_projection(self.media_encoder(**inputs).pooled)
+        embedded: Tensor = self.media_projection(encode(self.media_encoder, inputs).pooled)
         return embedded
 
     def embed_texts(self, **inputs: object) -> Tensor:
@@ -90,8 +90,10 @@ class DualEncoder(nn.Module):
 
         A frozen encoder is left out of the graph, so that the projection after it still learns.
         """
-        pooled = self.text_encoder(**inputs).pooled
-        if not any(p.requires_grad for p in self.text_encoder.parameters()):
+        pooled = encode(self.text_encoder, inputs).pooled
+        if pooled.requires_grad and not any(
+            p.requires_grad for p in self.text_encoder.parameters()
+        ):
             pooled = pooled.detach()
         embedded: Tensor = self.text_projection(pooled)
         return embedded

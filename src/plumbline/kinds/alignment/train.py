@@ -1,14 +1,18 @@
 """Task `alignment`: images or clips and their captions meet in one space."""
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from plumbline.batch import Batch, LossSum, Sample
+from plumbline.batch import Batch, Column, Columns, LossSum, Sample, column, sample_numbers
 from plumbline.errors import DataError
+from plumbline.kinds.alignment.captions import DROPPED, Captions, ids_of, text_of
 from plumbline.kinds.alignment.model import DualEncoder, DualEncoderSpec
 from plumbline.kinds.alignment.settings import (
     PAIR_LOSSES,
@@ -16,14 +20,17 @@ from plumbline.kinds.alignment.settings import (
     DualEncoderConfig,
 )
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.feed import feed_of
 from plumbline.loading.input_config import InputConfig
-from plumbline.loading.inputs import Input, build_input, collate_texts
+from plumbline.loading.inputs import Input, build_input
+from plumbline.loading.kept_features import KeptInput
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.contrastive import PairLoss, matryoshka, shared_positives
 from plumbline.models.encoders import check_longest
 from plumbline.models.processor import settle
 from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.frozen_features import Tower, keep_features
 from plumbline.training.task import Embedded, JobContext, Sources, Task, TrainingJob, WindowLoss
 
 
@@ -48,43 +55,78 @@ class PairSource:
         self._cache, self._inputs, self._config = cache, inputs, config
         self._seed, self._training = seed, training
         rows = cache.by_medium(split, config.inputs.source)
-        self._rows = [row for row in rows if len(row.captions)]
-        if not self._rows:
+        rows = [row for row in rows if len(row.captions)]
+        if not rows:
             raise DataError(
                 f"{cache.folder}: no {config.inputs.modality} with a caption in split {split!r}"
             )
-        inputs.say_cut(split, np.array([row.number for row in self._rows]))
-        lengths = cache.text_lengths()[np.concatenate([row.captions for row in self._rows])]
+        self._of_media = [row.captions for row in rows]
+        self._captions: Captions | None = None
+        self.media = np.array([row.number for row in rows], np.int64)
+        """[samples] numbers of the media."""
+        captions = np.concatenate(self._of_media)
+        # A dropped one is one text more; which one is drawn is a look into the same table.
+        dropped = [DROPPED] if training and config.text_dropout else []
+        self.captions: NDArray[np.int64] = np.concatenate([captions, np.array(dropped, np.int64)])
+        """Numbers of all captions that may be drawn."""
+        inputs.say_cut(split, self.media)
+        lengths = cache.text_lengths()[captions]
         limit = config.max_text_tokens
         cache.say_cut(split, lengths, limit, "captions", "task.max_text_tokens")
 
     def __len__(self) -> int:
         """Number of media."""
-        return len(self._rows)
+        return len(self.media)
 
     def length(self, index: int) -> int:
         """Steps of a sample's medium."""
-        return self._inputs.length(self._rows[index].number)
+        return self._inputs.length(int(self.media[index]))
+
+    def fed_by(self, inputs: Input, captions: Captions) -> "PairSource":
+        """The same samples, as another input and these captions give them."""
+        other = copy.copy(self)  # rows are found once, and shared
+        other._inputs, other._captions = inputs, captions
+        return other
 
     def sample(self, index: int, epoch: int) -> Sample:
         """A medium and one of its captions: drawn anew each epoch, or the first to evaluate."""
-        rows = self._rows[index]
-        chosen, dropped = 0, False  # in validation the first caption, so that epochs compare
-        if self._training:
-            random = keyed_generator(self._seed, "caption", epoch, index)
-            chosen = int(random.integers(len(rows.captions)))
-            dropped = random.random() < self._config.text_dropout
-        number = int(rows.captions[chosen])
+        number, text = int(self.media[index]), self._draw(index, epoch)
         return {
             "index": index,
             "epoch": epoch,
-            "medium_number": rows.number,
-            "medium": self._inputs.fetch(rows.number),
-            # The empty text has no number of its own: all dropped captions are one text.
-            "text_number": -1 if dropped else number,
-            "text": "" if dropped else self._cache.text(number),
-            "ids": self._cache.ids(number)[:0] if dropped else self._cache.ids(number),
+            "medium_number": number,
+            "medium": self._inputs.fetch(number),
+            "text_number": text,
+            "text": text_of(self._cache, text),
+            "ids": ids_of(self._cache, text),
         }
+
+    def samples(self, indices: NDArray[np.int64], epoch: int) -> Columns:
+        """What a batch needs of several [samples]."""
+        numbers = self.media[indices]
+        texts = [self._draw(index, epoch) for index in indices.tolist()]
+        columns: dict[str, Column] = {
+            "index": indices,
+            "epoch": np.full(len(indices), epoch),
+            "medium_number": numbers,
+            "medium": self._inputs.fetch_all(numbers),
+            "text_number": np.array(texts, np.int64),
+        }
+        assert self._captions is not None, "whoever reads batches has said what reads captions"
+        return Columns(columns | self._captions.read(self._cache, texts))
+
+    def _draw(self, index: int, epoch: int) -> int:
+        """Number of a sample's caption, or `DROPPED`."""
+        captions, chosen = self._of_media[index], 0
+        share = self._config.text_dropout
+        # In validation the first caption, so that epochs compare. Where there is nothing to draw,
+        # no generator is made: of a batch of a thousand pairs they take 12 ms.
+        if self._training and (share or len(captions) > 1):
+            random = keyed_generator(self._seed, "caption", epoch, index)
+            chosen = int(random.integers(len(captions)))
+            if random.random() < share:
+                return DROPPED
+        return int(captions[chosen])
 
 
 def collate(
@@ -92,7 +134,7 @@ def collate(
     *,
     inputs: Input,
     config: AlignmentTaskConfig,
-    special_ids: SpecialIds | None,
+    captions: Captions,
     seed: int,
     training: bool,
     raw: bool = False,
@@ -102,8 +144,8 @@ def collate(
     Args:
         samples: of `PairSource`.
         inputs: stacks the media.
-        config: widths and the longest caption.
-        special_ids: frame the captions; None for a text encoder that takes strings.
+        config: widths.
+        captions: stack the captions.
         seed: of the augmentation and of the drawn width.
         training: whether to augment and draw.
         raw: whether the media are left to the device to finish, where they can be.
@@ -115,23 +157,19 @@ def collate(
         embedding widths of this batch, empty for the full one; sample_index [batch].
     """
     draws = inputs.draws(samples, seed) if training else None
-    text_numbers = np.array([s["text_number"] for s in samples])
+    text_numbers = np.asarray(column(samples, "text_number"), np.int64)
     # The row of each medium's caption among the distinct ones, each of which is encoded once.
     _, first, text_index = np.unique(text_numbers, return_index=True, return_inverse=True)
-    texts: Batch = {"texts": [samples[i]["text"] for i in first]}
-    if special_ids is not None:
-        ids = [samples[i]["ids"] for i in first]
-        texts = collate_texts(ids, special_ids, config.max_text_tokens)
-    names = [s["index"] for s in samples]
+    names = sample_numbers(samples)
     stack = inputs.collate_raw if raw else inputs.collate
     return {
-        "media": stack([s["medium"] for s in samples], names, draws),
-        "texts": texts,
+        "media": stack(column(samples, "medium"), names.tolist(), draws),
+        "texts": captions.collate(samples, first.tolist()),
         "text_index": torch.from_numpy(text_index),
-        "medium_number": torch.tensor([s["medium_number"] for s in samples]),
+        "medium_number": torch.tensor(column(samples, "medium_number")),
         "text_number": torch.from_numpy(text_numbers),
         "widths": _widths(config, samples[0], seed, training),
-        "sample_index": torch.tensor(names),
+        "sample_index": torch.from_numpy(names),
     }
 
 
@@ -218,23 +256,54 @@ def build(
     )
     model = DualEncoder(model_config, spec.vocab_size, spec.channels, sources.origins)
     check_longest(model.text_encoder, config.max_text_tokens + 2, "task.max_text_tokens")
-    source = partial(PairSource, cache, inputs=inputs, config=config, seed=seed)
-    task = partial(
-        _bind,
-        inputs=inputs,
-        config=config,
-        special_ids=None if model_config.text_encoder.takes_strings else special_ids,
-        seed=seed,
+    plain = Captions(
+        None if model_config.text_encoder.takes_strings else special_ids, config.max_text_tokens
     )
+    source = partial(PairSource, cache, inputs=inputs, config=config, seed=seed)
+    train = source(split="train", training=True)
+    validation = source(split="val", training=False) if context.has_validation else None
+    inputs, captions = _keep(context, model, spec, inputs, plain, [train, validation])
+    task = partial(_bind, inputs=inputs, config=config, captions=captions, seed=seed)
     return TrainingJob(
         model=model,
         task=task(training=True),
-        train=source(split="train", training=True),
-        validation=source(split="val", training=False) if context.has_validation else None,
+        train=train.fed_by(inputs, captions),
+        validation=validation and validation.fed_by(inputs, captions),
         spec=spec,
         tokenizer=context.tokenizer(),
         inputs=sources.digests,
         validation_task=task(training=False),
+    )
+
+
+def _keep(
+    context: JobContext,
+    model: DualEncoder,
+    spec: DualEncoderSpec,
+    inputs: Input,
+    captions: Captions,
+    sources: Sequence[PairSource | None],
+) -> tuple[Input, Captions]:
+    """Inputs and captions, or what frozen encoders have made of them."""
+    read = [source for source in sources if source is not None]
+    name, config = spec.model.media
+    numbers = np.concatenate([source.media for source in read])
+    size = spec.model.image_encoder.image_size if spec.model.image_encoder else None
+    media = keep_features(
+        context,
+        Tower(name, model.media_encoder, config),
+        lambda: feed_of(inputs, spec.inputs, numbers, context.cache, size),
+        varying=spec.inputs.varying(),
+    )
+    said = np.concatenate([source.captions for source in read])
+    texts = keep_features(
+        context,
+        Tower("text_encoder", model.text_encoder, spec.model.text_encoder),
+        lambda: captions.feed(context.cache, said),
+    )
+    return (
+        inputs if media is None else KeptInput(inputs, media),
+        captions if texts is None else replace(captions, kept=texts),
     )
 
 
@@ -251,7 +320,7 @@ def _bind(
     *,
     inputs: Input,
     config: AlignmentTaskConfig,
-    special_ids: SpecialIds | None,
+    captions: Captions,
     seed: int,
     training: bool,
 ) -> Task:
@@ -259,7 +328,7 @@ def _bind(
         collate,
         inputs=inputs,
         config=config,
-        special_ids=special_ids,
+        captions=captions,
         seed=seed,
         training=training,
     )

@@ -152,10 +152,12 @@ def build(
         special_ids=SpecialIds(**ids) if (ids := cache.facts["special_ids"]) else None,
     )
     source = partial(LabelledRows, cache, inputs=start.inputs, source=source_column, parts=parts)
-    # Class weights are counted on what trains, never on what is measured.
-    train = source(split="train")
-    bound = partial(collate, inputs=start.inputs, parts=parts, seed=seed)
+    inputs, train, validation = start.keep(
+        context, source(split="train"), source(split="val") if context.has_validation else None
+    )
+    bound = partial(collate, inputs=inputs, parts=parts, seed=seed)
     augmented = partial(bound, training=True)
+    # Class weights are counted on what trains, never on what is measured.
     weights = {
         part: _weights(config, part, train.counts(at, len(classes[part])))
         for at, part in enumerate(parts)
@@ -166,7 +168,6 @@ def build(
         weights=weights,
         label_smoothing=config.label_smoothing,
     )
-    validation = source(split="val") if context.has_validation else None
     heads = {part: len(names) for part, names in classes.items()}
     return TrainingJob(
         model=Classifier(start.encoder, heads, model_config.head_dropout),

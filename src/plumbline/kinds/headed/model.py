@@ -9,7 +9,7 @@ from typing_extensions import override
 from plumbline.kinds.headed.settings import ClassifierConfig
 from plumbline.loading.input_config import AnyInput
 from plumbline.models.encoder_config import EncoderConfig
-from plumbline.models.encoders import Encoded, Encoder, encoder_for
+from plumbline.models.encoders import Encoded, Encoder, encode, encoder_for
 from plumbline.models.pretrained import Architecture, Origins
 from plumbline.models.spec import EncoderPart, ModelSpec
 from plumbline.tokenization.tokenizer import SpecialIds
@@ -46,7 +46,7 @@ class Classifier(nn.Module):
         With pooling none and no flattening a head runs on every step, and the row's logits are
         the mean over its steps.
         """
-        encoded: Encoded = self.encoder(**inputs)
+        encoded = encode(self.encoder, inputs)
         pooled = self.dropout(encoded.pooled)
         return {
             part: self._reduce(head(pooled), encoded)

@@ -4,8 +4,10 @@ The k-th row of every part of one input makes its k-th sample. So parts share a 
 that is there again, another label or another measurement counts as one more sample.
 """
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +66,12 @@ class HeadedRows:
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.numbers)
+
+    def fed_by(self, inputs: Input) -> Self:
+        """The same samples, as another input gives their values."""
+        other = copy.copy(self)
+        other._inputs = inputs
+        return other
 
     def length(self, index: int) -> int:
         """Steps or tokens of a sample."""

@@ -2,18 +2,27 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from plumbline.errors import CheckpointError, ConfigError
+from plumbline.kinds.headed.rows import HeadedRows
 from plumbline.kinds.headed.settings import ClassifierConfig
+from plumbline.loading.feed import feed_of
 from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input
+from plumbline.loading.kept_features import KeptInput
 from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
 from plumbline.models.encoders import Encoder, check_longest, encoder_for
 from plumbline.models.processor import settle, settle_as_stored
 from plumbline.models.spec import EncoderPart
 from plumbline.models.stored import holds_model, load_model
+from plumbline.training.frozen_features import Tower, keep_features
 from plumbline.training.task import JobContext
 from plumbline.training.task_config import check_encoder
+
+RowsT = TypeVar("RowsT", bound=HeadedRows)
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,25 @@ class Start:
     input_config: InputConfig
     digests: dict[str, str]
     """Of all that training reads, by name."""
+
+    def keep(
+        self, context: JobContext, train: RowsT, validation: RowsT | None
+    ) -> tuple[Input, RowsT, RowsT | None]:
+        """Inputs and splits as they are, or as a frozen encoder has seen all their values."""
+        splits = [train] if validation is None else [train, validation]
+        numbers = np.concatenate([rows.numbers for rows in splits])
+        size = self.config.image_size if isinstance(self.config, ImageEncoderConfig) else None
+        features = keep_features(
+            context,
+            Tower("encoder", self.encoder, self.config),
+            lambda: feed_of(self.inputs, self.input_config, numbers, context.cache, size),
+            varying=self.input_config.varying(),
+        )
+        if features is None:
+            return self.inputs, train, validation
+        # Lengths are still those of the values, so that batches are cut as without features.
+        kept = KeptInput(self.inputs, features)
+        return kept, train.fed_by(kept), validation and validation.fed_by(kept)
 
 
 def start_encoder(

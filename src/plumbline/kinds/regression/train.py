@@ -146,7 +146,10 @@ def build(
     scale = Scale.of(spec)
     if config.row_weights:
         scale = replace(scale, weight=mean_weight(train))
-    bound = partial(collate, inputs=start.inputs, scale=scale, seed=seed)
+    inputs, train, validation = start.keep(
+        context, train, source(split="val") if context.has_validation else None
+    )
+    bound = partial(collate, inputs=inputs, scale=scale, seed=seed)
     bound_loss = partial(loss, parts=parts, value_loss=load_attribute(VALUE_LOSSES[config.loss]))
 
     def task(*, training: bool) -> Task:
@@ -157,7 +160,7 @@ def build(
         model=Classifier(start.encoder, dict.fromkeys(parts, 1), model_config.head_dropout),
         task=task(training=True),
         train=train,
-        validation=source(split="val") if context.has_validation else None,
+        validation=validation,
         spec=spec,
         tokenizer=context.tokenizer(),
         inputs=start.digests,

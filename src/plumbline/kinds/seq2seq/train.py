@@ -20,6 +20,7 @@ from plumbline.loading.packing import Layout
 from plumbline.loading.random import keyed_seed
 from plumbline.models.packed import Packing
 from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.frozen_features import say_if_frozen
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
 
@@ -149,6 +150,10 @@ def build(
         label_smoothing=config.label_smoothing,
     )
     model = Seq2Seq(model_config, spec.vocab_size, special_ids, sources.origins)
+    encoder = model.net.get_encoder()
+    # Where it lies, each architecture says itself.
+    name = next(name for name, module in model.named_modules() if module is encoder)
+    say_if_frozen(context, name, "it gives each source as many vectors as that is long")
     packed = pack_rows(model, spec, bound) if config.rows == "packed" else None
     return TrainingJob(
         model=model,

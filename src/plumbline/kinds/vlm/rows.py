@@ -10,6 +10,7 @@ from torch import Tensor
 
 from plumbline.batch import IGNORE_INDEX, Batch, Sample, labelled_places
 from plumbline.data.resizing import Resize
+from plumbline.loading.kept_features import as_tensor
 from plumbline.loading.loader import pad_rows
 from plumbline.loading.packing import Layout
 from plumbline.loading.transform_config import Normalization
@@ -194,7 +195,7 @@ class Rows:
         numbers = [sample["index"] for sample in samples]
         batch: Batch = {"sample_index": torch.tensor(numbers)}
         if "features" in samples[0]:
-            features = torch.from_numpy(np.stack([s["features"] for s in samples]))
+            features = as_tensor(np.stack([s["features"] for s in samples]))
             return batch | {"image_features": features}
         pixels = stack_images([sample["pixels"] for sample in samples], numbers)
         pixels = fit_images(pixels, self.image_size, self.resize)

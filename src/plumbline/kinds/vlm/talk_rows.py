@@ -17,6 +17,7 @@ from plumbline.data.turns import IMAGE_ID
 from plumbline.kinds.language.chat_rows import ChatRows
 from plumbline.kinds.vlm.rows import Ids, join_places
 from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.kept_features import KeptFeatures, as_tensor
 from plumbline.loading.packing import Layout
 from plumbline.loading.transform_config import Normalization
 from plumbline.loading.transforms import RawImages, fit_images
@@ -31,7 +32,7 @@ class TalkSource:
         split: str,
         block_size: int,
         image_tokens: int,
-        features: NDArray[np.float32] | None,
+        features: KeptFeatures | None,
     ) -> None:
         """Find the conversations of a split.
 
@@ -40,8 +41,8 @@ class TalkSource:
             split: name of the split.
             block_size: tokens seen at most, those of images among them.
             image_tokens: that each image takes.
-            features: [images, tokens, token_width] of the frozen encoder, by image number; None
-                when the encoder trains and must see pixels.
+            features: [tokens, token_width] of the frozen encoder, by image number; None when images
+                are encoded at each step.
 
         Raises:
             DataError: there is no conversation, or none whose first exchange fits.
@@ -75,7 +76,7 @@ class TalkSource:
         if self._images is not None:
             visual["pixels"] = self._images[images]  # [images, height, width, channels]
         if self._features is not None:
-            visual["features"] = self._features[images]  # [images, tokens, token_width]
+            visual["features"] = self._features.take(images)  # [images, tokens, token_width]
         return {**self.talks.sample(index, epoch), **visual}
 
 
@@ -135,7 +136,7 @@ class TalkRows:
         batch: Batch = {"sample_index": torch.from_numpy(sample_numbers(samples))}
         if "features" in samples[0]:
             features = np.concatenate([sample["features"] for sample in samples])
-            return batch | {"image_features": torch.from_numpy(features)}
+            return batch | {"image_features": as_tensor(features)}
         images = np.concatenate([sample["pixels"] for sample in samples])
         fitted = fit_images(torch.from_numpy(images), self.image_size, self.resize)
         pixels = RawImages.of(fitted, self.normalize, self.image_size)

@@ -11,7 +11,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -19,13 +18,15 @@ from plumbline.batch import Batch, LossSum, Sample
 from plumbline.errors import DataError
 from plumbline.kinds.language.chat import read_chat
 from plumbline.kinds.language.loss import chosen_loss
+from plumbline.kinds.vlm.features import image_feed
 from plumbline.kinds.vlm.model import Vlm, VlmSpec
 from plumbline.kinds.vlm.rows import Ids, Rows, Segment
 from plumbline.kinds.vlm.settings import VlmConfig, VlmTaskConfig
-from plumbline.kinds.vlm.start import Seen, first_encoder, frozen_features
+from plumbline.kinds.vlm.start import Seen, first_encoder
 from plumbline.kinds.vlm.talk_rows import TalkRows, TalkSource
 from plumbline.loading.cache_reader import MediaRows, TrainingCache
 from plumbline.loading.inputs import left_to_resize
+from plumbline.loading.kept_features import KeptFeatures, widen
 from plumbline.loading.loader import SampleSource
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.language import TokenLoss, token_cross_entropy
@@ -33,6 +34,7 @@ from plumbline.models.lm_head import at_places, chunked_loss
 from plumbline.models.packed import takes_whole_rows
 from plumbline.models.vision import ImageEncoder
 from plumbline.tokenization.tokenizer import SpecialIds
+from plumbline.training.frozen_features import Tower, keep_features, tokens
 from plumbline.training.task import JobContext, Task, TrainingJob, perplexity_of
 
 
@@ -45,7 +47,7 @@ class DialogueSource:
         split: str,
         config: VlmTaskConfig,
         caption_prompt: Ids,
-        features: NDArray[np.float32] | None,
+        features: KeptFeatures | None,
         *,
         seed: int,
         training: bool,
@@ -57,8 +59,8 @@ class DialogueSource:
             split: name of the split.
             config: how many captions and questions an epoch draws.
             caption_prompt: ids of `config.caption_prompt`.
-            features: [images, tokens, token_width] of the frozen encoder, by image number; None
-                when the encoder trains and must see pixels.
+            features: [tokens, token_width] of the frozen encoder, by image number; None when images
+                are encoded at each step.
             seed: of the draws.
             training: draw anew each epoch; else take all questions and the first caption.
 
@@ -90,7 +92,7 @@ class DialogueSource:
         if self._images is not None:
             visual["pixels"] = self._images[rows.number]
         if self._features is not None:
-            visual["features"] = self._features[rows.number]
+            visual["features"] = self._features.take(rows.number)
         return {"index": index, "segments": self._segments(rows, index, epoch), **visual}
 
     def _segments(self, rows: MediaRows, index: int, epoch: int) -> list[Segment]:
@@ -144,7 +146,7 @@ def _hidden_states(model: nn.Module, batch: Batch) -> Tensor:
     if features is None:
         features = _encode(model.image_encoder, batch["pixel_values"])
     return model.hidden_states(
-        features,
+        widen(features),
         batch["input_ids"],
         batch["position_ids"],
         batch["mask"],
@@ -192,9 +194,11 @@ def build(context: JobContext, model_config: VlmConfig, config: VlmTaskConfig) -
     torch.manual_seed(keyed_seed(seed, "weights"))
     spec = _make_spec(cache, seen, model_config, config)
     spec.normalization.check_channels(cache.images.shape[-1])
-    features = None
-    if "image_encoder" in context.freeze:
-        features = frozen_features(seen, context)
+    features = keep_features(
+        context,
+        Tower("image_encoder", encoder, seen.config, tokens),
+        lambda: image_feed(cache, spec.images, spec.image_encoder.image_size),
+    )
     tokenizer = context.tokenizer()
     assert tokenizer is not None, "a dataset with special ids has a tokenizer"
     read = _read_turns if spec.chat else _read_questions
@@ -263,7 +267,7 @@ def _read_questions(
     spec: VlmSpec,
     config: VlmTaskConfig,
     image_tokens: int,
-    features: NDArray[np.float32] | None,
+    features: KeptFeatures | None,
     tokenizer: Tokenizer,
 ) -> _Data:
     prompt = np.array(tokenizer.encode(config.caption_prompt, add_special_tokens=False).ids)
@@ -296,7 +300,7 @@ def _read_turns(
     spec: VlmSpec,
     config: VlmTaskConfig,
     image_tokens: int,
-    features: NDArray[np.float32] | None,
+    features: KeptFeatures | None,
     tokenizer: Tokenizer,
 ) -> _Data:
     def source(split: str) -> TalkSource:
