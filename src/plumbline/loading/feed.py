@@ -53,7 +53,7 @@ class Feed:
         return rows, places
 
     def digest(self, rows: Numbers) -> str:
-        """Which values, in which order."""
+        """Which values, in which order: of rows [distinct values] as `by_row` gives them."""
         found = hashlib.sha256()
         for at in rows.tolist():
             content = str(self.numbers[at]).encode()

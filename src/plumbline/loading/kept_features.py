@@ -60,11 +60,13 @@ class KeptInput(Input):
 
     @override
     def fetch(self, number: int) -> Value:
+        """The number itself, []: features are gathered at once by `collate`."""
         return np.asarray(number)
 
     @override
     def fetch_all(self, numbers: NDArray[np.integer]) -> Sequence[Value]:
-        return cast(Sequence[Value], numbers)  # gathered at once by `collate`
+        """The numbers themselves, [batch]."""
+        return cast(Sequence[Value], numbers)
 
     @override
     def draws(self, samples: Sequence[Sample], seed: int) -> list[Generator] | None:
@@ -78,4 +80,5 @@ class KeptInput(Input):
     def collate(
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
     ) -> Batch:
+        """Features [batch, width] of the numbers."""
         return {KEPT: self._features.gather(np.asarray(values))}

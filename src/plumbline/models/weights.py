@@ -28,7 +28,7 @@ def is_spread(tensor: Tensor) -> "TypeIs[DTensor]":
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor with all of its parts, which all processes ask for if it is spread over them."""
+    """A tensor [...] with all of its parts, which all processes ask for if it is spread."""
     return tensor.full_tensor() if is_spread(tensor) else tensor
 
 

@@ -77,7 +77,7 @@ class GradientSum:
         """The last backward pass of a window, which sends each bucket as soon as it is full.
 
         Args:
-            roots: what it will start from.
+            roots: what it will start from, losses [] or what was embedded, [batch, width].
         """
         # Spread layers have messages of their own in it, and their order would be by chance.
         if not self._buckets or self._processes.sharded:
