@@ -464,8 +464,17 @@ def test_compiled_encoding_makes_one_program_and_the_same_features(
     assert rows_of(folders()[0]) % 16  # else the last batch would be full
     shutil.rmtree(".plumbline")
     counters = torch._dynamo.utils.counters["stats"]
-    before = counters["unique_graphs"]
+    before, sizes = counters["unique_graphs"], set()
+    call = frozen_features._Encoding.__call__
+
+    def watched(self: Any, batch: Any) -> Any:
+        out = call(self, batch)
+        sizes.add(len(out))
+        return out
+
+    monkeypatch.setattr(frozen_features._Encoding, "__call__", watched)
     make(form, machine=on(compiled="default"), compile=CompileConfig(fullgraph=True))
+    assert sizes == {16}  # another size would be computed without a program
     assert counters["unique_graphs"] - before == 1
     compiled = np.fromfile(folders()[0] / "features.bin", np.float32)
     np.testing.assert_allclose(compiled, plain, rtol=1e-4, atol=1e-5)
