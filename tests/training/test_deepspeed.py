@@ -1,5 +1,6 @@
 """DeepSpeed makes the steps of the exact core within its tolerance, and its trainings go on."""
 
+import csv
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import torch
 from plumbline.errors import ConfigError
 from plumbline.files import read_json
 from plumbline.models.weights import read_tensors
+from plumbline.training.deepspeed_engine import TOLERANCE
 from plumbline.training.processes import Processes
 from tests.training.together import MakeJob, Together, ended, settings, states, train
 
 deepspeed = pytest.importorskip("deepspeed", reason="extra deepspeed is not installed")
+
+pytestmark = pytest.mark.slow
 
 KINDS = ["vlm", "causal_lm_rows", "image"]
 WAYS = [(2, False), (2, True), (3, False), (3, True)]
@@ -28,6 +32,12 @@ def loaded_once() -> None:
 def asked(stage: int, offload: bool, **trainer: Any) -> Any:
     engine = {"name": "deepspeed", "stage": stage, "offload": offload}
     return settings(processes=2, engine=engine, **trainer)
+
+
+def steps(folder: str) -> list[dict[str, float]]:
+    """What was written of each step."""
+    with (Path(folder) / "train.csv").open(encoding="utf-8", newline="") as file:
+        return [{name: float(row[name]) for name in row} for row in csv.DictReader(file)]
 
 
 @pytest.mark.parametrize(("stage", "offload"), WAYS)
@@ -48,13 +58,21 @@ def test_a_training_ends_as_that_of_the_exact_core(
     run = asked(stage, offload, max_grad_norm=0.1)
     assert together(lambda p: train(job, run, Path("two"), p)) == ["led", "followed"]
     one, two = (read_json(Path(folder) / "metrics.json") for folder in ("one", "two"))
+    # The norm before clipping too: Adam's steps are the same for gradients of any scale.
+    for exact, found in zip(steps("one"), steps("two"), strict=True):
+        assert found["loss"] == pytest.approx(exact["loss"], rel=TOLERANCE)
+        assert found["grad_norm"] == pytest.approx(exact["grad_norm"], rel=1e-4)
     for figure in ("optimizer_steps", "samples", "targets", "parameters"):
         assert two[figure] == one[figure]
-    assert two["final_train_loss"] == pytest.approx(one["final_train_loss"], rel=1e-3)
-    assert two["best"]["value"] == pytest.approx(one["best"]["value"], rel=1e-3)
+    assert two["final_train_loss"] == pytest.approx(one["final_train_loss"], rel=TOLERANCE)
+    assert two["best"]["value"] == pytest.approx(one["best"]["value"], rel=TOLERANCE)
     expected, found = (read_tensors(Path(f) / "model.safetensors") for f in ("one", "two"))
     assert found.keys() == expected.keys()
-    assert all(found[weight].shape == tensor.shape for weight, tensor in expected.items())
+    for weight, tensor in expected.items():
+        rows = torch.ones(len(tensor), dtype=torch.bool)
+        if weight.endswith("in_proj_bias"):  # that of keys has no gradient but rounding
+            rows[len(tensor) // 3 : 2 * len(tensor) // 3] = False
+        torch.testing.assert_close(found[weight][rows], tensor[rows], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("stage", "offload"), WAYS)
@@ -107,4 +125,4 @@ def test_a_process_alone_trains_with_its_state_on_the_host(
     run = settings(engine=engine)
     assert together(lambda p: train(job, run, Path("two"), p), count=1) == ["led"]
     one, two = (read_json(Path(folder) / "metrics.json") for folder in ("one", "two"))
-    assert two["final_train_loss"] == pytest.approx(one["final_train_loss"], rel=1e-3)
+    assert two["final_train_loss"] == pytest.approx(one["final_train_loss"], rel=TOLERANCE)

@@ -32,7 +32,7 @@ from plumbline.training.task import Task, no_metrics
 _SETTING = "trainer.engine: deepspeed"
 _PIECES = {2: "single_partition_of_fp32_groups", 3: "fp32_partitioned_groups_flat"}
 """Stage -> where DeepSpeed has what this process holds of the parameters, in flat tensors."""
-TOLERANCE = 1e-3
+TOLERANCE = 1e-5
 """How far losses may be from those of the exact core, relative to them, in fp32."""
 
 
