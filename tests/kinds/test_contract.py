@@ -280,9 +280,9 @@ def test_samples_that_are_read_at_once_are_those_read_one_by_one(
     assert same(job.task.collate(together), job.task.collate(one_by_one))
     assert same(job.task.collate(together[1:3]), job.task.collate(one_by_one[1:3]))
     for found, expected in zip(together, one_by_one, strict=True):
-        assert found.keys() == expected.keys()
-        for key, value in expected.items():
-            np.testing.assert_array_equal(found[key], value)
+        assert found.keys() <= expected.keys()  # what a batch is made of, which may be less
+        for key, value in found.items():
+            np.testing.assert_array_equal(value, expected[key])
 
 
 @ALL

@@ -40,8 +40,9 @@ def record_run(**_):
 PARTIAL = re.compile(r"(^|/)\..+\.(partial|before)-\d+")
 
 
-KEYLESS = ("src/plumbline/kind.py",)
-"""Code that no stage declares, beside the tracker: a table whose entries are declared each."""
+KEYLESS = ("src/plumbline/kind.py", "src/plumbline/imports.py")
+"""Code that no stage declares, beside the tracker: a table whose entries are declared each, and how
+it imports them."""
 
 
 class StageFailed(AssertionError):

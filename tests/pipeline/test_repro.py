@@ -45,8 +45,12 @@ DVC_LINES = re.compile(
 )
 
 
-WARNINGS = (": no split is given: ", ": rows that repeat another one, ")
-"""What stages say of the data beside their own line."""
+WARNINGS = (
+    ": no split is given: ",
+    ": rows that repeat another one, ",
+    " is frozen: its features of ",
+)
+"""What stages say beside their own line: of the data, and of what they are about to keep on disk."""
 
 
 def test_each_stage_says_one_line_and_nothing_else_is_printed(reproduced: Checkout) -> None:

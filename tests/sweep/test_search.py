@@ -38,10 +38,10 @@ def test_every_sweep_of_the_repository_is_valid(root: Path, name: str) -> None:
     [
         ({LR.replace("optim", "optm"): [1]}, {}, rf"optm\.lr: unknown key; did you mean {LR}\?"),
         ({LR: [0.1]}, {"overrides": ["sed=1"]}, r"^sed: unknown key; did you mean seed\?"),
-        ({LR: [0.1]}, {"overrides": ["experiment=smok"]}, "experiment/smok"),
+        ({LR: [0.1]}, {"overrides": ["experiment=smok"]}, "experiment=smok: no such file"),
         ({LR: [0.1, -0.1]}, {}, rf"{LR} = -0\.1: .*greater than"),
         ({LR: [0.1, "fast"]}, {}, rf"{LR} = 'fast'"),
-        ({"experiment": ["smoke", "smokes"]}, {}, "experiment/smokes"),
+        ({"experiment": ["smoke", "smokes"]}, {}, "experiment=smokes: no such file"),
         ({"tasks.translate.train.trainer.epochs": [1]}, {}, "unknown key"),
     ],
 )

@@ -314,7 +314,7 @@ SectionOf = Callable[..., Any]
         ({"adapters": {"decoder": {}}, "freeze": ["decoder"]}, "take it out of freeze"),
         (
             {"adapters": {"decoder": {}}, "trainer": {"shard_layers": True, "processes": 2}},
-            "parts with adapters are not sharded",
+            "parts with adapters are not spread over processes",
         ),
     ],
 )

@@ -129,7 +129,7 @@ def keep_features(
     if given is None or shape is None:
         _say_computed(tower.name, why_not)
         return None
-    return _Keeping(context, tower, given, shape).open()
+    return _Keeping(context, tower, given, shape).bring()
 
 
 def say_if_frozen(context: JobContext, name: str, why: str) -> None:
@@ -166,8 +166,8 @@ class _Keeping:
     feed: Feed
     shape: tuple[int, ...]
 
-    def open(self) -> KeptFeatures:
-        """The features, memory-mapped."""
+    def bring(self) -> KeptFeatures:
+        """The features, memory-mapped; made where they do not lie there yet."""
         rows, places = self.feed.by_row()
         root = Path(os.environ.get("DVC_ROOT", "."))
         folder = root / STATE_DIR / "features" / self._key(rows)[:16]
