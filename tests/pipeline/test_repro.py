@@ -50,7 +50,7 @@ WARNINGS = (
     ": rows that repeat another one, ",
     " is frozen: its features of ",
 )
-"""What stages say beside their own line: of the data, and of what they are about to keep on disk."""
+"""What stages say beside their own line: of the data, and of what they keep on disk."""
 
 
 def test_each_stage_says_one_line_and_nothing_else_is_printed(reproduced: Checkout) -> None:
