@@ -3,21 +3,54 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from plumbline.cli.main import call
+from plumbline.errors import PlumblineError
 from plumbline.files import read_json
 from tests.pipeline.checkout import Checkout
 
-PLUMBLINE = ("python", "-m", "plumbline")
+
+@dataclass
+class Said:
+    """What a command printed, and its error where it was refused."""
+
+    stdout: str
+    stderr: str
+    error: str = ""
 
 
-def test_all_is_current_until_a_setting_or_code_changes(own: Checkout) -> None:
-    assert own.run(*PLUMBLINE, "status").stdout.endswith("all is current\n")
+Ask = Callable[..., Said]
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
+    """Runs a command of plumbline in a checkout, as its command line does."""
+
+    def asked(checkout: Checkout, *arguments: str) -> Said:
+        monkeypatch.chdir(checkout.folder)
+        for name, value in checkout.environment.items():
+            monkeypatch.setenv(name, value)
+        error = ""
+        try:
+            call(arguments)
+        except PlumblineError as refused:
+            error = str(refused)
+        out, err = capsys.readouterr()
+        return Said(out, err, error)
+
+    return asked
+
+
+def test_all_is_current_until_a_setting_or_code_changes(ask: Ask, own: Checkout) -> None:
+    assert ask(own, "status").stdout.endswith("all is current\n")
     own.replace("params.yaml", "captions_per_image: 1\n", "captions_per_image: 2\n")
-    states = json.loads(own.run(*PLUMBLINE, "status", "--json").stdout)
+    states = json.loads(ask(own, "status", "--json").stdout)
     found = {state["name"]: (state["state"], state["why"]) for state in states}
     assert found["pretrain_alignment@image"] == ("current", "")
     changed = "tasks.vqa.train.task.captions_per_image: 1 there, 2 in params.yaml"
@@ -26,15 +59,15 @@ def test_all_is_current_until_a_setting_or_code_changes(own: Checkout) -> None:
 
 
 def test_rejected_rows_are_shown_and_come_back_as_they_were(
-    reproduced: Checkout, tmp_path: Path
+    ask: Ask, reproduced: Checkout, tmp_path: Path
 ) -> None:
     account = read_json(reproduced.folder / "work/quarantine/scenes/report.json")
-    said = reproduced.run(*PLUMBLINE, "data", "scenes", "--rows", "1").stdout
+    said = ask(reproduced, "data", "scenes", "--rows", "1").stdout
     assert f"{account['rows_quarantined']} rejected" in said
     for reason, count in account["reasons"].items():
         assert f"\n{reason}: {count} rows\n  rows-00000.parquet, row " in said
     out = tmp_path / "rejected"
-    reproduced.run(*PLUMBLINE, "data", "scenes", "--export", str(out), "--reason", "bad_image")
+    ask(reproduced, "data", "scenes", "--export", str(out), "--reason", "bad_image")
     table = pq.read_table(out / "rejected.parquet")
     assert set(table["reason"].to_pylist()) == {"bad_image"}
     raw = pq.read_table(reproduced.folder / "work/raw/scenes/rows-00000.parquet")
@@ -43,22 +76,20 @@ def test_rejected_rows_are_shown_and_come_back_as_they_were(
         assert row["image"] == known[row["sample_id"]]
     files = sorted((out / "media").iterdir())
     assert [file.read_bytes() for file in files] == table["image"].to_pylist()
-    again = reproduced.run(*PLUMBLINE, "data", "scenes", "--export", str(out), check=False)
-    assert again.returncode == 1
-    assert again.stderr == f"error: {out}: there already; name a new folder\n"
+    again = ask(reproduced, "data", "scenes", "--export", str(out))
+    assert again.error == f"{out}: there already; name a new folder"
 
 
 def test_rows_that_are_others_than_those_judged_are_not_exported(
-    own: Checkout, tmp_path: Path
+    ask: Ask, own: Checkout, tmp_path: Path
 ) -> None:
     raw = own.folder / "work/raw/scenes/rows-00000.parquet"
     table = pq.read_table(raw)
     raw.unlink()  # a link into the cache of DVC
     pq.write_table(table.slice(1), raw)
     out = tmp_path / "rejected"
-    done = own.run(*PLUMBLINE, "data", "scenes", "--export", str(out), check=False)
-    assert done.returncode == 1
-    assert "not the row that was judged; run plumbline run" in done.stderr
+    done = ask(own, "data", "scenes", "--export", str(out))
+    assert "not the row that was judged; run plumbline run" in done.error
     assert not out.exists()
 
 
@@ -71,29 +102,27 @@ def test_rows_that_are_others_than_those_judged_are_not_exported(
         ("compare nothing", "nothing: no commit, branch, tag or experiment"),
     ],
 )
-def test_what_is_not_there_is_one_line(reproduced: Checkout, arguments: str, message: str) -> None:
-    done = reproduced.run(*PLUMBLINE, *arguments.split(), check=False)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert message.split(".*")[0] in done.stderr
-    assert message.split(".*")[-1] in done.stderr
+def test_what_is_not_there_is_one_line(
+    ask: Ask, reproduced: Checkout, arguments: str, message: str
+) -> None:
+    done = ask(reproduced, *arguments.split())
+    assert "\n" not in done.error
+    assert message.split(".*")[0] in done.error
+    assert message.split(".*")[-1] in done.error
 
 
-def test_a_run_checks_says_how_far_it_is_and_what_came_of_it(own: Checkout) -> None:
-    refused = own.run(*PLUMBLINE, "run", "-S", "tasks.vqa.evaluate.max_new_token=8", check=False)
-    assert refused.returncode == 1
+def test_a_run_checks_says_how_far_it_is_and_what_came_of_it(ask: Ask, own: Checkout) -> None:
+    refused = ask(own, "run", "-S", "tasks.vqa.evaluate.max_new_token=8")
     assert refused.stdout == ""
-    assert "did you mean tasks.vqa.evaluate.max_new_tokens?" in refused.stderr
-    done = own.run(
-        *PLUMBLINE, "run", "-S", "tasks.vqa.evaluate.max_new_tokens=8", "--name", "short"
-    )
+    assert "did you mean tasks.vqa.evaluate.max_new_tokens?" in refused.error
+    done = ask(own, "run", "-S", "tasks.vqa.evaluate.max_new_tokens=8", "--name", "short")
     assert done.stderr.startswith("every setting valid: 12 stages\n")
     assert "\nstage 10 of 12: evaluate_model@vqa, " in done.stderr
     assert "Running stage 'finetune@vqa'" not in done.stdout  # nothing of it has changed
-    *_, kept, ask = done.stdout.splitlines()
+    *_, kept, next_step = done.stdout.splitlines()
     assert kept.startswith("kept as experiment short: plumbline compare HEAD short")
-    assert ask == "try it: plumbline try vqa; serve it: exports/vqa/README.md"
-    said = own.run(*PLUMBLINE, "compare", "HEAD", "short").stdout.splitlines()
+    assert next_step == "try it: plumbline try vqa; serve it: exports/vqa/README.md"
+    said = ask(own, "compare", "HEAD", "short").stdout.splitlines()
     header, setting, figures, *rows = said
     assert header.split() == ["settings", "that", "differ", "HEAD", "short"]
     assert setting.split() == ["tasks.vqa.evaluate.max_new_tokens", "32", "8"]
@@ -101,27 +130,29 @@ def test_a_run_checks_says_how_far_it_is_and_what_came_of_it(own: Checkout) -> N
     (recall,) = [row for row in rows if "Image to text recall at 1" in row]
     assert recall.endswith("equal")
     assert recall.count(" to ") == 3  # its name, and an interval on both sides
-    compared = json.loads(own.run(*PLUMBLINE, "compare", "HEAD", "short", "--json").stdout)
+    compared = json.loads(ask(own, "compare", "HEAD", "short", "--json").stdout)
     assert compared["settings"] == [["tasks.vqa.evaluate.max_new_tokens", 32, 8]]
 
 
-def test_an_experiment_runs_again_under_the_lock_of_another_machine(own: Checkout) -> None:
-    command = (*PLUMBLINE, "run", "-S", "tasks.vqa.evaluate.max_new_tokens=8", "-t", "report")
-    own.run(*command)
+def test_an_experiment_runs_again_under_the_lock_of_another_machine(
+    ask: Ask, own: Checkout
+) -> None:
+    command = ("run", "-S", "tasks.vqa.evaluate.max_new_tokens=8", "-t", "report")
+    ask(own, *command)
     own.run("git", "checkout", "-q", "--", "dvc.lock", "params.yaml", "metrics")
     # As in a clone: the record names a list of files that this cache never had.
     lock = own.folder / "dvc.lock"
     text = lock.read_text(encoding="utf-8")
     (settings,) = set(re.findall(r"path: work/settings\n +hash: md5\n +md5: (\w+\.dir)", text))
     lock.write_text(text.replace(settings, f"{'0' * 32}.dir"), encoding="utf-8")
-    done = own.run(*command)
+    done = ask(own, *command)
     assert "Stage 'check_params' is cached" in done.stdout  # where DVC alone ends in an error
     assert "Running stage" not in done.stdout
 
 
-def test_without_the_cache_of_dvc_figures_stand_without_intervals(own: Checkout) -> None:
+def test_without_the_cache_of_dvc_figures_stand_without_intervals(ask: Ask, own: Checkout) -> None:
     shutil.rmtree(own.folder / ".dvc/cache")
-    said = own.run(*PLUMBLINE, "compare", "HEAD", "HEAD").stdout
+    said = ask(own, "compare", "HEAD", "HEAD").stdout
     (recall,) = [row for row in said.splitlines() if "Image to text recall at 1" in row]
     assert recall.count(" to ") == 1
     assert recall.endswith("equal")
