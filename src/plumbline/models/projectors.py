@@ -1,5 +1,6 @@
 """From the tokens of an image encoder to what a decoder sees of an image."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -23,9 +24,10 @@ class Joint:
     """The checkpoint that it starts from."""
 
 
-class Projector(nn.Module):
+class Projector(nn.Module, ABC):
     """Base of the projectors."""
 
+    @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
         """Map image tokens to the decoder's.
 
@@ -35,7 +37,6 @@ class Projector(nn.Module):
         Returns:
             [batch, tokens that the decoder sees, decoder_width].
         """
-        raise TypeError(f"{type(self).__name__} does not say how it maps")
 
 
 def build_projector(config: ProjectorConfig, joint: Joint) -> Projector:
@@ -97,7 +98,8 @@ class PixelShuffle(Projector):
         """See `Projector.forward`."""
         scale, side = self._scale, self._side
         # [batch, rows, row in square, columns, column in square, width]
-        squares = features.view(len(features), side, scale, side, scale, features.shape[-1])
+        batch, width = features.shape[0], features.shape[-1]  # not len(): a trace would fix it
+        squares = features.view(batch, side, scale, side, scale, width)
         # [batch, rows * columns, scale * scale * width]: the columns of a square's row come first
         joined = squares.transpose(2, 3).flatten(3).flatten(1, 2)
         projected: Tensor = self.proj(joined)
