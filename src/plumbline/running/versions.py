@@ -128,15 +128,12 @@ def _read_output(root: Path, commit: str | None, path: Path) -> str | None:
         return _read(root, None, path.as_posix())
     import dvc.api
     from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexDirError
 
     try:
         return str(dvc.api.read(path.as_posix(), repo=str(root), rev=commit, encoding="utf-8"))
-    except (DvcException, OSError, KeyError):
+    except (DvcException, DataIndexDirError, OSError, KeyError):
         return None
-    except Exception as error:  # of the index of DVC, whose errors have no base of its own
-        if type(error).__module__.startswith("dvc"):
-            return None
-        raise
 
 
 def differing_settings(one: Version, other: Version) -> list[tuple[str, object, object]]:
