@@ -246,7 +246,7 @@ def read_file(path: Path) -> bytes:
     """
     try:
         with open_file(path) as file:
-            return file.read(MAX_FILE_BYTES + 1)
+            return _read_bounded(file)
     except OSError as error:
         raise unreadable(path, error) from None
 
@@ -264,9 +264,15 @@ def read_named_file(root: Path, name: bytes) -> bytes | None:
         if not path.is_relative_to(root.resolve()) or not stat.S_ISREG(path.stat().st_mode):
             return None
         with path.open("rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
+            return _read_bounded(file)
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, or links in a circle
         return None
+
+
+def _read_bounded(file: BinaryIO) -> bytes:
+    # By its size where it says one: a reader makes its buffer as large as what is asked for.
+    size = os.fstat(file.fileno()).st_size or MAX_FILE_BYTES
+    return file.read(min(size, MAX_FILE_BYTES) + 1)
 
 
 class LineReader:

@@ -4,7 +4,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal, Self
 
 import pyarrow as pa
@@ -186,7 +186,9 @@ def _iter_members(
                 if why := _why_unread(member, wanted):
                     pass_over(member.name, why)
                 elif member.isreg() and (content := tar.extractfile(member)) is not None:
-                    yield member.name, content.read(MAX_FILE_BYTES + 1)
+                    # Its own size: a larger number is a buffer that is made for each file.
+                    size = min(member.size, MAX_FILE_BYTES + 1)
+                    yield member.name, content.read(size)
             # The library takes a damaged head behind the first for the end.
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -221,7 +223,9 @@ def _why_unread(member: tarfile.TarInfo, wanted: AbstractSet[str] | None) -> str
         return ""
     if not member.isreg():
         return "a link or a device"
-    if not all(map(is_ours, PurePosixPath(member.name).parts)) or not key:
+    # Not by pathlib: it interns each part of each name, in a table that grows by as many.
+    parts = [part for part in member.name.split("/") if part not in ("", ".")]
+    if not all(map(is_ours, parts)) or not key:
         return "hidden"
     return "" if wanted is None or ending in wanted else f".{ending} is in no column"
 
