@@ -86,9 +86,9 @@ def _commit() -> str:
 
 
 def _lines(printed: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects among the lines."""
+    """The JSON objects among the lines; a peer may print dictionaries of its own."""
     for line in printed.splitlines():
-        if line.startswith("{"):
+        if line.startswith('{"'):
             yield json.loads(line)
 
 
