@@ -26,6 +26,7 @@ from plumbline.models.stored import Stored
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
 from plumbline.tokenization.tokenizer import SpecialIds, TokenizerConfig, load_tokenizer
+from tests.models.test_module_decoder import NETS
 
 SIZES = {
     "vocab_size": 300,
@@ -57,10 +58,21 @@ def save_decoder(kind: str, folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arch", "kind"), [("resnet18", "llama"), ("mobilenet_v3_small", "qwen2"), ("vgg11", None)]
+    ("arch", "kind"),
+    [
+        ("resnet18", "llama"),
+        ("mobilenet_v3_small", "qwen2"),
+        ("vgg11", None),
+        ("resnet18", "module"),
+    ],
 )
 def test_both_formats_agree_with_the_checkpoint(
-    scenes_clean: Path, tmp_path: Path, arch: str, kind: str | None
+    scenes_clean: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own_plugins: None,
+    arch: str,
+    kind: str | None,
 ) -> None:
     folder, out = tmp_path / "cache", tmp_path / "out"
     folder.mkdir()
@@ -70,8 +82,14 @@ def test_both_formats_agree_with_the_checkpoint(
     build_cache(scenes_clean, folder, tokenize, found)
     write_digests(folder)
     cache = TrainingCache(folder)
-    pretrained = save_decoder(kind, tmp_path / kind) if kind else None
-    decoder = DecoderConfig(pretrained=pretrained, width=32, layers=2, heads=4, kv_heads=4)
+    decoder = DecoderConfig(width=32, layers=2, heads=4, kv_heads=4)
+    if kind == "module":
+        (tmp_path / "plugins").mkdir()
+        (tmp_path / "plugins/_nets.py").write_text(NETS, encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        decoder = DecoderConfig(module="plugins._nets:Attentive", width=32, max_positions=128)
+    elif kind:
+        decoder = DecoderConfig(pretrained=save_decoder(kind, tmp_path / kind))
     encoder = TorchvisionConfig(name="torchvision", arch=arch, image_size=64)
     special = SpecialIds(**cache.facts["special_ids"])
     spec = VlmSpec(
@@ -92,4 +110,5 @@ def test_both_formats_agree_with_the_checkpoint(
         assert result["status"] == "ok"
         assert result["parity"]["max_logits_difference"] < 1e-4
         assert result["parity"]["token_agreement"] == 1.0
-    assert read_json(out / "model.json")["model"]["decoder"]["pretrained"] == kind
+    described = decoder.model_dump() | {"pretrained": kind if kind in DECODERS else None}
+    assert read_json(out / "model.json")["model"]["decoder"] == described

@@ -18,7 +18,7 @@ from plumbline.training.schedule import SCHEDULES, ScheduleConfig, ScheduleCurve
 
 
 class WavesSource(Source):
-    """Made-up waves, slow or fast."""
+    """Made-up waves, slow or fast, and their heights as letters."""
 
     source: Literal["waves"]
     waves: int = Field(ge=1)
@@ -32,7 +32,7 @@ class WavesSource(Source):
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield the rows; nothing is read from `path`."""
         rows = (self._row(number) for number in range(self.waves))
-        return make_batches(rows, ["sample_id", "features", "label"])
+        return make_batches(rows, ["sample_id", "features", "label", "text"])
 
     def _row(self, number: int) -> dict[str, bytes | None]:
         random = np.random.default_rng([self.seed, number])
@@ -40,11 +40,13 @@ class WavesSource(Source):
         time = np.arange(random.integers(20, 40)) * (0.9 if fast else 0.3) + random.random()
         steps = np.stack([np.sin(time), np.cos(time)], axis=1)
         noisy = steps + random.normal(0, 0.05, steps.shape)
+        heights = np.rint(3 * np.sin(time)).astype(int) + 3
         label = b"fast" if fast else b"slow"
         return {
             "sample_id": f"wave-{number}".encode(),
             "features": encode_array(noisy),
             "label": label,
+            "text": "".join("abcdefg"[height] for height in heights).encode(),
         }
 
 

@@ -14,6 +14,7 @@ from transformers import (
 
 from plumbline.errors import ConfigError
 from plumbline.models.decoder_config import DecoderConfig
+from plumbline.models.module_decoder import build_module_decoder
 from plumbline.models.pretrained import Origin, build_from_checkpoint
 
 
@@ -74,13 +75,16 @@ class CausalDecoder(Protocol):
 def build_decoder(
     config: DecoderConfig, vocab_size: int, pad: int, origin: Origin | None = None
 ) -> CausalDecoder:
-    """A Qwen3-type decoder: random weights from these sizes, or a checkpoint.
+    """A Qwen3-type decoder of random weights, a checkpoint, or a module of the user's.
 
     Args:
-        config: sizes, which a checkpoint has of its own.
+        config: sizes, which a checkpoint has of its own, or the module.
         vocab_size: number of token ids; a checkpoint's embedding grows to it where it is smaller.
         pad: id of the padding token.
         origin: of the checkpoint, or of the architecture of a trained one.
+
+    Raises:
+        ConfigError: the checkpoint cannot be loaded, or the module is no causal decoder.
     """
     model = build_from_checkpoint(AutoModelForCausalLM, origin, tower="decoder")
     if model is not None and origin is not None:
@@ -90,6 +94,8 @@ def build_decoder(
         if origin.with_weights and decoder.get_input_embeddings().num_embeddings < vocab_size:
             model.resize_token_embeddings(vocab_size)
         return decoder
+    if config.module:
+        return cast(CausalDecoder, build_module_decoder(config, vocab_size))
     made = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=vocab_size,

@@ -1,15 +1,30 @@
 """Settings of a causal decoder. No torch here."""
 
-from pydantic import Field, model_validator
+from typing import Any
+
+from pydantic import (
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from plumbline.config import Config
+from plumbline.registry import PluginPlace
 
 
 class DecoderConfig(Config):
-    """A Qwen3-type causal decoder: from these sizes, or from a checkpoint of that kind."""
+    """A causal decoder: Qwen3-type from these sizes, a checkpoint, or a module of one's own."""
 
     pretrained: str | None = None
     """An entry of `weights`; then the sizes below are not used."""
+    module: PluginPlace | None = None
+    """A user's own torch module in `plugins/`; then of the sizes below `width` and `max_positions`
+    alone are used."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Arguments of the module's class, beside `width`, `vocab_size` and `max_positions`, which it
+    is given if it takes them."""
     width: int = Field(192, ge=8)
     layers: int = Field(3, ge=1)
     heads: int = Field(6, ge=1)
@@ -19,8 +34,21 @@ class DecoderConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "DecoderConfig":
+        if self.module:
+            if self.pretrained:
+                raise ValueError("pretrained and module both say where the decoder comes from")
+            return self
+        if self.options:
+            raise ValueError("options are of a module, and none is named")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is of modules alone: other models stay the bytes that they were."""
+        plain: dict[str, Any] = handler(self)
+        own = () if self.module else ("module", "options")
+        return {name: value for name, value in plain.items() if name not in own}

@@ -5,6 +5,7 @@ what all layers keep of it. So they are made where a label is, and a bounded num
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -150,7 +151,9 @@ class LanguageModel(nn.Module):
 
 def rows_at_a_time(head: nn.Module) -> int:
     """How many positions' logits are made at once."""
-    return rows_of(next(head.parameters()))
+    weight = next(head.parameters(), None)
+    # Without a map of its own the model has made all logits already.
+    return sys.maxsize if weight is None else rows_of(weight)
 
 
 def rows_of(weight: Tensor) -> int:
@@ -195,7 +198,9 @@ def _compiled_loss(
     head: nn.Module, hidden: Tensor, labels: Tensor, part: Callable[[Tensor, Tensor], LossSum]
 ) -> LossSum:
     """The same as a compiler takes it best: it makes no logits in float32, whatever a loss says."""
-    rows = max(1, COMPILED_BYTES // (2 * len(next(head.parameters()))))
+    # Without a map of its own the model has made all logits already, [n, vocab].
+    vocab = next((len(weight) for weight in head.parameters()), hidden.shape[-1])
+    rows = max(1, COMPILED_BYTES // (2 * vocab))
     if hidden.shape[0] <= rows:
         return part(head(hidden), labels)
     pairs = zip(torch.split(hidden, rows), torch.split(labels, rows), strict=True)

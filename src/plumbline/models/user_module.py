@@ -10,7 +10,7 @@ from plumbline.errors import ConfigError
 from plumbline.models.encoder_config import ImageModuleConfig, ModuleConfig
 from plumbline.models.encoders import Encoded
 from plumbline.models.vision import ImageEncoder
-from plumbline.registry import load_attribute
+from plumbline.registry import PLUGIN_PLACE, load_attribute
 
 GIVEN = {
     "pixel_values": "of images, float [batch, channels, size, size]",
@@ -45,8 +45,9 @@ class ModuleEncoder(ImageEncoder):
         """
         super().__init__()
         self._place = config.module
-        self.net = _make(config.module, config.options, channels, vocab_size)
-        self._taken, self._needed = _arguments(config.module, self.net)
+        known = {"channels": channels, "vocab_size": vocab_size}
+        self.net = make_module(config.module, config.options, known)
+        self._taken, self._needed = taken_arguments(config.module, self.net, "an encoder", GIVEN)
         size = config.image_size if isinstance(config, ImageModuleConfig) else None
         colours = config.channels if isinstance(config, ImageModuleConfig) else None
         probe = {
@@ -84,21 +85,28 @@ class ModuleEncoder(ImageEncoder):
         if isinstance(out, Tensor) and out.ndim == 3:
             return Encoded(out, out.mean(dim=1))
         raise ConfigError(
-            f"{self._place}: its forward gives {_described(out)}; [batch, width] or "
+            f"{self._place}: its forward gives {described(out)}; [batch, width] or "
             "[batch, tokens, width] is expected"
         )
 
 
-def _described(out: object) -> str:
+def described(out: object) -> str:
+    """What a module gave, for a message."""
     return f"a tensor of shape {list(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
 
 
-def _make(
-    place: str, options: Mapping[str, object], channels: int | None, vocab_size: int | None
+def make_module(
+    place: str, options: Mapping[str, object], known: Mapping[str, int | None]
 ) -> nn.Module:
-    """Make the module, with `channels` and `vocab_size` where its class takes them."""
+    """Make a module, with those of the known sizes that its class takes.
+
+    Raises:
+        ConfigError: it is none of the project's plugins, or cannot be made with these options.
+    """
+    # Settings are checked already; the architecture beside a checkpoint is not.
+    if not PLUGIN_PLACE.fullmatch(place):
+        raise ConfigError(f"{place!r} is no class of the project's plugins")
     make: Callable[..., object] = load_attribute(place)
-    known = {"channels": channels, "vocab_size": vocab_size}
     takes = inspect.signature(make).parameters
     offered = {name: value for name, value in known.items() if name in takes} | dict(options)
     try:
@@ -110,8 +118,16 @@ def _make(
     return net
 
 
-def _arguments(place: str, net: nn.Module) -> tuple[list[str], list[str]]:
+def taken_arguments(
+    place: str, net: nn.Module, what: str, given: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
     """The names that a module's `forward` takes, and those of them that it needs.
+
+    Args:
+        place: of the module, for messages.
+        net: the module.
+        what: it stands for, such as `an encoder`.
+        given: name -> what a module of this sort is given by it.
 
     Raises:
         ConfigError: it needs one that nothing is called.
@@ -119,9 +135,9 @@ def _arguments(place: str, net: nn.Module) -> tuple[list[str], list[str]]:
     parameters = inspect.signature(net.forward).parameters.values()
     named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     needed = [p.name for p in named if p.default is p.empty]
-    unknown = [name for name in needed if name not in GIVEN]
+    unknown = [name for name in needed if name not in given]
     if unknown or not needed:
-        told = "; ".join(f"{name} {what}" for name, what in GIVEN.items())
-        what = f"needs {', '.join(unknown)}" if unknown else "needs nothing"
-        raise ConfigError(f"{place}: its forward {what}, and an encoder is given by name: {told}")
-    return [p.name for p in named if p.name in GIVEN], needed
+        told = "; ".join(f"{name} {meaning}" for name, meaning in given.items())
+        lack = f"needs {', '.join(unknown)}" if unknown else "needs nothing"
+        raise ConfigError(f"{place}: its forward {lack}, and {what} is given by name: {told}")
+    return [p.name for p in named if p.name in given], needed

@@ -16,6 +16,7 @@ from plumbline.loading.transform_config import Normalization
 from plumbline.models.decoder import CausalDecoder, build_decoder, change_behind_map, no_change
 from plumbline.models.encoder_config import AnyImageEncoder
 from plumbline.models.encoders import encoder_for
+from plumbline.models.module_decoder import needs_masks
 from plumbline.models.packed import whole_rows
 from plumbline.models.pretrained import NO_ORIGINS, Architecture, Origins
 from plumbline.models.projectors import Joint, build_projector
@@ -46,6 +47,7 @@ class Vlm(nn.Module):
         self.image_encoder = image_encoder
         origin = origins.get("decoder")
         self.decoder: CausalDecoder = build_decoder(config.decoder, vocab_size, pad, origin)
+        needs_masks(self.decoder)
         self.whole_rows = False
         """Whether the decoder is told that a row is one text; see `takes_whole_rows`."""
         self.behind_map = no_change if origin is None else change_behind_map(self.decoder)
