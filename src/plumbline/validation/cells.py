@@ -1,9 +1,11 @@
 """How a cell is judged and cleaned, by what its column holds."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
+from plumbline.data.byte_columns import DistinctCells
 from plumbline.data.columns import MAX_CELL_BYTES, Kind
 from plumbline.validation.audio_check import AudioLimits, check_audio, too_many_audio_bytes
 from plumbline.validation.faults import Fault, Reason
@@ -125,3 +127,24 @@ def _text_rules(
         return found if isinstance(found, Fault) else None
 
     return CellRules(null, max_bytes, too_long, check, clean=clean)
+
+
+def judge_texts(
+    cells: DistinctCells, rules: CellRules
+) -> tuple[list[Fault | None], list[bytes | None]]:
+    """Judge distinct texts: the fault of each, and the digest of its clean form where it has none.
+
+    Texts that differ in what cleaning takes away are one text.
+    """
+    assert rules.clean is not None, "texts have a clean form"
+    faults: list[Fault | None] = []
+    digests: list[bytes | None] = []
+    for value, length in zip(cells.values, cells.lengths, strict=True):
+        found = rules.too_long(length) if value is None else rules.clean(value)
+        if isinstance(found, Fault):
+            faults.append(found)
+            digests.append(None)
+        else:
+            faults.append(None)
+            digests.append(hashlib.blake2b(found.text.encode(), digest_size=16).digest())
+    return faults, digests

@@ -16,6 +16,7 @@ from plumbline.data.columns import CANONICAL
 from plumbline.data.parquet_writer import RowGroupWriter
 from plumbline.errors import DataError
 from plumbline.validation.judging import MAX_KEY_BYTES, Rules, medium_group
+from plumbline.validation.leaks import Place, SharedTexts
 from plumbline.validation.near_labels import NearLabels
 from plumbline.validation.splits import PRIORITY
 from plumbline.validation.text_check import CleanText
@@ -75,6 +76,7 @@ class RowFiler:
         rules: Rules,
         verdicts: Iterator[FinalVerdict],
         file_starts: dict[str, int],
+        texts: SharedTexts,
         *,
         has_parts: bool,
     ) -> None:
@@ -86,6 +88,7 @@ class RowFiler:
             rules: those of pass one.
             verdicts: of all rows, in order.
             file_starts: file name -> number of its first row, in order.
+            texts: is shown all clean rows.
             has_parts: whether clean tables have the column `part`.
         """
         self._clean = clean
@@ -93,7 +96,7 @@ class RowFiler:
         self._verdicts = verdicts
         self._files = list(file_starts)
         self._starts = list(file_starts.values())
-        self._has_parts = has_parts
+        self._has_parts, self._texts = has_parts, texts
         keys = ("sample_id", "group", *(("part",) if has_parts else ()))
         self._schema = pa.schema([(name, CANONICAL[name]) for name in (*keys, *rules.columns)])
         self._writers: dict[str, RowGroupWriter] = {}
@@ -147,6 +150,7 @@ class RowFiler:
             if faulty.any():
                 self.counts.blanked[name] += int(faulty.sum())
             columns[name] = self._clean_column(name, rows.column(name), faulty)
+        self._texts.add(split, columns)
         if "label" in columns:
             self._count_labels(columns)
         if split not in self._writers:
@@ -229,9 +233,13 @@ class RowFiler:
     def _detail(self, verdict: FinalVerdict) -> str | None:
         if verdict.other is None:
             return verdict.detail
-        file = bisect_right(self._starts, verdict.other) - 1
-        row = verdict.other - self._starts[file]
-        return f"{verdict.detail} as row {row} of {self._files[file]}"
+        place = self.place(verdict.other)
+        return f"{verdict.detail} as row {place['row']} of {place['file']}"
+
+    def place(self, number: int) -> Place:
+        """Where the row of a number stands."""
+        file = bisect_right(self._starts, number) - 1
+        return Place(file=self._files[file], row=number - self._starts[file])
 
 
 def _code(verdict: FinalVerdict) -> int:

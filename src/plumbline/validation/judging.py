@@ -14,12 +14,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from plumbline.data.byte_columns import DistinctCells, distinct_cells
-from plumbline.data.columns import CONTENT, KEYS, MEDIA, SHOWN, Kind
+from plumbline.data.columns import CONTENT, KEYS, MEDIA, SHOWN, TEXTS, Kind
 from plumbline.errors import DataError
 from plumbline.names import RULE, is_name
-from plumbline.validation.cells import CellRules
+from plumbline.validation.cells import CellRules, judge_texts
 from plumbline.validation.faults import Fault
 from plumbline.validation.features_check import find_other_widths
+from plumbline.validation.leaks import content_digests
 from plumbline.validation.shown_check import (
     check_images,
     check_places,
@@ -34,6 +35,9 @@ MAX_KEY_BYTES = 2**16
 """A longer sample_id, group or part is refused; ids of some thousand characters are not."""
 MAX_PARTS = 1000
 """More parts than a dataset can be meant to have: each gets labels and figures of its own."""
+
+SAID = (*TEXTS, "turns")
+"""Columns of which all together are what a row without a medium is about."""
 
 _GOOD, _NULL, _FAULTY = 0, 1, 2
 
@@ -66,7 +70,8 @@ class _Column(NamedTuple):
     """None for a value that is too long, and at the end."""
     faults: list[Fault | None]
     digests: list[bytes | None]
-    """Of sample_ids and media, of several images that of the first; of no use in other columns."""
+    """Of sample_ids, media and texts, of several images that of the first; of no use in other
+    columns."""
 
     def ranks(self) -> NDArray[np.int64]:
         """Say of each row whether its cell is good, null or faulty: [rows]."""
@@ -107,7 +112,9 @@ class RowJudge:
         views, blank = self._find_masks(ranks)
         codes = self._split_codes(splits)
         media = _Media(content, ranks)
-        identities = self._identify(ids, groups, parts, media)
+        texts = [column for name, column in content.items() if name in SAID]
+        said = list(content_digests([c.digests for c in texts], [c.rows for c in texts]))
+        identities = self._identify(ids, groups, parts, media, said or [None] * batch.num_rows)
         shown = _Shown(content, ranks)
         keys = (column.row_faults() for column in (ids, splits, groups, parts))
         rows = zip(zip(*keys, strict=True), identities, strict=True)
@@ -121,7 +128,11 @@ class RowJudge:
                 fault = shown.fault(row)
             if fault is None:
                 self._store.add_more_media(self._next_number, shown.others(row))
-            verdict = RowVerdict(self._next_number, codes[row], *identity, views[row], blank[row])
+            digest, medium, place, text, grouped = identity
+            verdict = RowVerdict(
+                *(self._next_number, codes[row], digest, medium, place),
+                *(views[row], blank[row], text, grouped),
+            )
             yield verdict if fault is None else verdict.reject(fault)
             self._next_number += 1
 
@@ -141,7 +152,10 @@ class RowJudge:
         if name == "images":
             digests = [_first_digest(value) for value in cells.values]
             rules = rules._replace(check=partial(check_images, judge=self._judge_image))
-        faults = list(self._judge_cells(cells, digests, rules))
+        if name in SAID:
+            faults, digests = judge_texts(cells, rules)
+        else:
+            faults = list(self._judge_cells(cells, digests, rules))
         if CONTENT[name] == "features":
             faults = self._judge_widths(cells, faults)
         row_value = cells.row_value
@@ -223,9 +237,19 @@ class RowJudge:
         return [codes[value] for value in splits.rows.tolist()]
 
     def _identify(
-        self, ids: _Column, groups: _Column, parts: _Column, media: "_Media"
-    ) -> Iterator[tuple[bytes | None, bytes | None, float]]:
-        """Yield each row's digests of id and medium, and its group's place in the split hash."""
+        self,
+        ids: _Column,
+        groups: _Column,
+        parts: _Column,
+        media: "_Media",
+        texts: Sequence[bytes | None],
+    ) -> Iterator[tuple[bytes | None, bytes | None, float, bytes | None, bool]]:
+        """Yield what a row is known by.
+
+        Digests of id and medium, its place in the split hash, which is that of its group, or else
+        of its medium, texts or id; the digest of its texts where it has no medium; and whether it
+        names a group.
+        """
         seed = self._rules.seed
         by_medium = [None if d is None else hash_unit(medium_group(d), seed) for d in media.digests]
         by_group = [hash_unit(key, seed) if key and key.strip() else None for key in groups.values]
@@ -234,18 +258,22 @@ class RowJudge:
             groups.rows.tolist(),
             parts.rows.tolist(),
             media.rows.tolist(),
+            texts,
             strict=True,
         )
-        for identity, group, part_row, medium in rows:
+        for identity, group, part_row, medium, said in rows:
             place = by_group[group]
+            grouped = place is not None
             if place is None:
                 place = by_medium[medium]
+            if media.digests[medium] is not None:
+                said = None
             if place is None:
-                place = hash_unit(ids.values[identity] or b"", seed)
+                place = hash_unit(said or ids.values[identity] or b"", seed)
             digest, part = ids.digests[identity], parts.values[part_row]
             if digest is not None and part:
                 digest = _digest(digest + part)  # an id is unique within its part
-            yield digest, media.digests[medium], place
+            yield digest, media.digests[medium], place, said, grouped
 
 
 class _Media:

@@ -2,6 +2,8 @@
 
 from typing import NotRequired, TypedDict
 
+from plumbline.validation.leaks import Leak
+
 
 class Report(TypedDict):
     """What `validate` finds, in JSON types."""
@@ -20,5 +22,7 @@ class Report(TypedDict):
     blanked: dict[str, int]
     cleaned: dict[str, dict[str, int]]
     warnings: list[str]
+    leaks: NotRequired[list[Leak]]
+    """Content that stands in several splits, where there is any."""
     parts: NotRequired[dict[str, dict[str, int]]]
     """Part -> split -> rows, where the data has parts."""

@@ -35,9 +35,10 @@ from plumbline.validation.audio_check import AudioLimits
 from plumbline.validation.cells import make_cell_rules
 from plumbline.validation.faults import Fault, Level
 from plumbline.validation.features_check import FeatureLimits
-from plumbline.validation.filing import Counts, RowFiler
+from plumbline.validation.filing import EXAMPLES, Counts, RowFiler
 from plumbline.validation.image_check import ImageLimits
 from plumbline.validation.judging import RowJudge, Rules, medium_group
+from plumbline.validation.leaks import LeakConfig, SharedTexts, describe_leaks, tell_leaks
 from plumbline.validation.report import Report
 from plumbline.validation.splits import PRIORITY, hash_unit
 from plumbline.validation.target_check import clean_label
@@ -91,6 +92,7 @@ class ValidationConfig(Config):
     Repeated ids do not count: a row that is there already is no loss.
     """
     split: SplitConfig = SplitConfig()
+    leaks: LeakConfig = LeakConfig()
 
     @field_validator("views")
     @classmethod
@@ -187,16 +189,27 @@ def validate(
         starts = _judge_rows(paths, names, judge, store, batch_rows)
         lines = library_lines() - lines
         given = judge.splits_seen | declared_splits(paths)
-        warnings = _settle(store, config.split, given)
+        warnings = _settle(store, config, given)
         if lines:
             warnings.append(f"decoders wrote {lines} lines about media to stderr, not shown here")
         has_parts = bool(judge.parts_seen)
-        with closing(
-            RowFiler(clean, quarantine, rules, store.read(), starts, has_parts=has_parts)
-        ) as filer:
+        with (
+            closing(SharedTexts(Path(folder) / "texts.sqlite", columns)) as texts,
+            closing(
+                RowFiler(clean, quarantine, rules, store.read(), starts, texts, has_parts=has_parts)
+            ) as filer,
+        ):
             _file_rows(paths, names, filer, batch_rows)
+            leaks = [
+                *describe_leaks("media", store.find_shared("media", EXAMPLES), filer.place),
+                *describe_leaks("texts", store.find_shared("texts", EXAMPLES), filer.place),
+                *texts.leaks(),
+            ]
         warnings += filer.counts.labels.warnings() + _alike_parts(judge.parts_seen)
+        warnings += tell_leaks(leaks)
         report = _describe(config, filer.counts, store, warnings)
+        if leaks:
+            report["leaks"] = leaks
         if report["rows_in"] != store.count_rows():
             raise DataError(f"{raw}: changed while it was validated; run again")
     _check_sums(report)
@@ -254,14 +267,16 @@ def _file_rows(paths: Sequence[Path], names: Sequence[str], filer: RowFiler, row
             row += batch.num_rows
 
 
-def _settle(store: VerdictStore, config: SplitConfig, given: AbstractSet[str]) -> list[str]:
+def _settle(store: VerdictStore, rules: ValidationConfig, given: AbstractSet[str]) -> list[str]:
     """Decide splits, repeated ids and leaks; return what the user should know of it."""
     warnings: list[str] = []
+    config = rules.split
+    drop = {what: policy == "drop" for what, policy in rules.leaks}
     store.join_places(lambda medium: hash_unit(medium_group(medium), config.seed))
     pooled = store.pool_unsplit_rows()
     if given and pooled:
         warnings.append(f"{pooled} rows bring no split, though others do: they count as train")
-    store.drop_conflicts()
+    store.drop_conflicts(**drop)
     count = 0
     if not given and config.test:
         count = store.draw_from_train("test", config.test, 0)
@@ -275,7 +290,7 @@ def _settle(store: VerdictStore, config: SplitConfig, given: AbstractSet[str]) -
         warnings.append(warning)
         count += drawn
     if count:
-        store.drop_conflicts()  # of two groups with one image, one may have been drawn
+        store.drop_conflicts(**drop)  # of two groups with one image, one may have been drawn
     if shared := store.count_shared_groups():
         warnings.append(f"groups with rows in more than one of the given splits: {shared}")
     return warnings
@@ -354,6 +369,14 @@ def _find_problem(
         if not split_rows:
             return f"view {view} has no valid row ({why})"
     lost = report["rows_quarantined"] - report["reasons"].get("duplicate_id", 0)
+    for leak in report.get("leaks", []):
+        if dict(config.leaks).get(leak["what"]) == "refuse":
+            one, other = leak["examples"][0]["row"], leak["examples"][0]["other"]
+            return (
+                f"{leak['what']} of {leak['rows']} of {leak['of']} rows of {leak['split']} are in "
+                f"{leak['other']} too, such as row {one['row']} of {one['file']}, which is row "
+                f"{other['row']} of {other['file']}; validate.leaks.{leak['what']} refuses that"
+            )
     if lost > config.max_dropped_share * rows:
         return (
             f"{lost} of {rows} rows lost to faults, more than max_dropped_share "

@@ -15,6 +15,7 @@ from typing import NamedTuple, Self
 
 from plumbline.data.columns import MEDIA
 from plumbline.validation.faults import Fault, Reason
+from plumbline.validation.leaks import SPLIT_PAIRS, SharedRows
 from plumbline.validation.splits import PRIORITY, hash_unit
 
 SPLIT_CODES: Mapping[str, int] = {name: code for code, name in enumerate(PRIORITY)}
@@ -24,7 +25,8 @@ _TRAIN = SPLIT_CODES["train"]
 _SCHEMA = """
 CREATE TABLE rows (
     number INTEGER PRIMARY KEY, split INTEGER, id BLOB, medium BLOB, place REAL,
-    views INTEGER, blank INTEGER, reason TEXT, detail TEXT, other INTEGER
+    views INTEGER, blank INTEGER, content BLOB, grouped INTEGER, reason TEXT, detail TEXT,
+    other INTEGER
 );
 CREATE TABLE media (digest BLOB PRIMARY KEY, reason TEXT, detail TEXT) WITHOUT ROWID;
 CREATE TABLE more_media (
@@ -32,7 +34,18 @@ CREATE TABLE more_media (
 ) WITHOUT ROWID;
 CREATE TEMP TABLE kept_ids (id BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 CREATE TEMP TABLE kept_media (medium BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
+CREATE TEMP TABLE kept_texts (content BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 CREATE TEMP TABLE media_names (code BLOB PRIMARY KEY, name TEXT) WITHOUT ROWID;
+CREATE TEMP TABLE firsts (
+    content BLOB, split INTEGER, number INTEGER, PRIMARY KEY (content, split)
+) WITHOUT ROWID;
+CREATE TEMP VIEW held AS
+    SELECT 'texts' AS what, number, split, content FROM rows
+    WHERE reason IS NULL AND content IS NOT NULL
+    UNION ALL SELECT 'media', number, split, medium FROM rows
+    WHERE reason IS NULL AND medium IS NOT NULL
+    UNION ALL SELECT 'media', number, split, more.medium FROM more_media more
+    JOIN rows USING (number) WHERE reason IS NULL;
 CREATE TEMP TABLE joined (place REAL PRIMARY KEY, same REAL) WITHOUT ROWID;
 CREATE TEMP TABLE drawn (place REAL PRIMARY KEY) WITHOUT ROWID;
 """
@@ -55,6 +68,7 @@ AND (medium IN (SELECT medium FROM kept_media) OR number IN (
     SELECT more.number FROM more_media more JOIN kept_media USING (medium)
 ))
 """
+_FORGET_KEPT = ("DELETE FROM kept_ids", "DELETE FROM kept_media", "DELETE FROM kept_texts")
 _KEEP_FIRST_OF_EACH_ID = """
 INSERT INTO kept_ids SELECT id, MIN(number) FROM rows
 WHERE split = :split AND reason IS NULL GROUP BY id
@@ -73,6 +87,26 @@ INSERT INTO kept_media SELECT medium, MIN(number) FROM (
     WHERE split = :split AND reason IS NULL
 ) GROUP BY medium
 """
+_DROP_KNOWN_TEXTS = """
+UPDATE rows SET reason = 'split_leak', detail = 'the same texts',
+other = (SELECT number FROM kept_texts WHERE kept_texts.content = rows.content)
+WHERE split = :split AND reason IS NULL AND content IN (SELECT content FROM kept_texts)
+"""
+_KEEP_FIRST_OF_EACH_TEXT = """
+INSERT OR IGNORE INTO kept_texts SELECT content, MIN(number) FROM rows
+WHERE split = :split AND reason IS NULL AND content IS NOT NULL GROUP BY content
+"""
+_SHARED = """
+SELECT one.number, MIN(other.number) FROM held one JOIN firsts other
+ON one.content = other.content AND other.split = :other
+WHERE one.what = :what AND one.split = :split
+GROUP BY one.number ORDER BY one.number
+"""
+_FIND_FIRSTS = """
+INSERT INTO firsts SELECT content, split, MIN(number) FROM held WHERE what = :what
+GROUP BY content, split
+"""
+_COUNT_HELD = "SELECT COUNT(DISTINCT number) FROM held WHERE what = :what AND split = :split"
 _ANY_GOOD = "SELECT EXISTS (SELECT 1 FROM rows WHERE split = :split AND reason IS NULL)"
 _COUNT_GOOD = "SELECT COUNT(*) FROM rows WHERE split = :split AND reason IS NULL"
 _GROUP_SIZES = """
@@ -92,7 +126,7 @@ UPDATE rows SET place = (SELECT same FROM joined WHERE joined.place = rows.place
 WHERE place IN (SELECT place FROM joined)
 """
 _COUNT_SHARED_GROUPS = """
-SELECT COUNT(*) FROM (SELECT place FROM rows WHERE reason IS NULL
+SELECT COUNT(*) FROM (SELECT place FROM rows WHERE reason IS NULL AND grouped
 GROUP BY place HAVING MIN(split) <> MAX(split))
 """
 
@@ -114,13 +148,18 @@ class RowVerdict(NamedTuple):
     """Bit mask of the views that the row satisfies."""
     blank: int
     """Bit mask of the content columns whose cell is faulty and not null."""
+    content: bytes | None = None
+    """Digest of all texts of a row without a medium; None where it has neither."""
+    grouped: bool = False
+    """Whether the row names a group of its own."""
     reason: Reason | None = None
     """None where the row on its own is fine."""
     detail: str | None = None
 
     def reject(self, fault: Fault) -> "RowVerdict":
         """Give the reason; such a row takes no part in what all rows together decide."""
-        return self._replace(id=None, medium=None, place=None, **fault._asdict())
+        nothing = dict.fromkeys(("id", "medium", "place", "content"))
+        return self._replace(**nothing, **fault._asdict())
 
 
 class FinalVerdict(NamedTuple):
@@ -193,7 +232,9 @@ class VerdictStore:
 
     def add_rows(self, rows: Iterable[RowVerdict]) -> None:
         """Store the verdicts of pass one."""
-        self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", rows)
+        self._db.executemany(
+            "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", rows
+        )
 
     def join_places(self, place_of: Callable[[bytes], float]) -> None:
         """Give good rows that share a medium one place, through however many others they do.
@@ -222,25 +263,33 @@ class VerdictStore:
             "UPDATE rows SET split = ? WHERE split IS NULL AND reason IS NULL", (_TRAIN,)
         ).rowcount
 
-    def drop_conflicts(self) -> None:
+    def drop_conflicts(self, *, media: bool = True, texts: bool = False) -> None:
         """Give every good row a reason that may not stay beside the rows before it.
 
         Rows count in the order of their split's priority, then of their numbers. A row goes when a
-        row that stays has its id, or has its medium and lies in another split. As only rows that
+        row that stays has its id, or has its content and lies in another split. As only rows that
         stay count, nothing is dropped for the sake of a row that goes itself.
+
+        Args:
+            media: whether a row goes for its medium.
+            texts: whether a row goes for its texts.
         """
-        self._db.execute("DELETE FROM kept_ids")
-        self._db.execute("DELETE FROM kept_media")
+        for forget in _FORGET_KEPT:
+            self._db.execute(forget)
         for code in sorted(SPLIT_CODES.values()):
             split = {"split": code}
             if not self._one(_ANY_GOOD, split):
                 continue
             self._db.execute(_DROP_KNOWN_IDS, split)
-            self._db.execute(_DROP_KNOWN_MEDIA, split)
+            if media:
+                self._db.execute(_DROP_KNOWN_MEDIA, split)
+            if texts:
+                self._db.execute(_DROP_KNOWN_TEXTS, split)
             self._db.execute(_KEEP_FIRST_OF_EACH_ID, split)
             self._db.execute(_DROP_REPEATED_IDS, split)
             if code != _TRAIN:  # there is no split below train that could leak from it
                 self._db.execute(_KEEP_FIRST_OF_EACH_MEDIUM, split)
+                self._db.execute(_KEEP_FIRST_OF_EACH_TEXT, split)
 
     def draw_from_train(self, split: str, fraction: float, min_rows: int) -> int:
         """Move whole groups of good rows from train to `val` or `test`, and count the rows moved.
@@ -265,6 +314,22 @@ class VerdictStore:
         self._db.execute(_MOVE_DRAWN, {**train, "to": SPLIT_CODES[split]})
         return taken
 
+    def find_shared(self, what: str, examples: int) -> Iterator[SharedRows]:
+        """Find good rows of one split whose content is in another one, by pair of splits.
+
+        Args:
+            what: `media` or `texts`.
+            examples: how many rows are named of a pair.
+        """
+        self._db.execute("DELETE FROM firsts")
+        self._db.execute(_FIND_FIRSTS, {"what": what})
+        for one, other in SPLIT_PAIRS:
+            codes = {"what": what, "split": SPLIT_CODES[one], "other": SPLIT_CODES[other]}
+            found = self._db.execute(_SHARED, codes)
+            if named := found.fetchmany(examples):
+                rows = len(named) + sum(1 for _ in found)
+                yield SharedRows(one, other, rows, self._one(_COUNT_HELD, codes), named)
+
     def count_rows(self) -> int:
         """Count all rows, good and bad."""
         return self._one("SELECT COUNT(*) FROM rows")
@@ -285,7 +350,7 @@ class VerdictStore:
         query = "SELECT split, medium, blank, reason, detail, other FROM rows ORDER BY number"
         return map(FinalVerdict._make, self._db.execute(query))
 
-    def _one(self, query: str, parameters: dict[str, int] | None = None) -> int:
+    def _one(self, query: str, parameters: Mapping[str, int | str] | None = None) -> int:
         (number,) = self._db.execute(query, parameters or {}).fetchone()
         return int(number)
 

@@ -1,0 +1,184 @@
+"""What splits have in common and should not: what is done about it, and how it is told."""
+
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TypedDict
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from plumbline.config import Config
+from plumbline.data.columns import TEXTS
+
+Policy = Literal["report", "drop", "refuse"]
+
+
+class LeakConfig(Config):
+    """What is done about content that stands in more than one split.
+
+    `drop` takes the rows from train before val before test, `report` counts them, and `refuse` ends
+    the stage. A split that is drawn here has none: rows of equal content share a place in the draw.
+    """
+
+    media: Policy = "drop"
+    """About an image, clip or array; one that is shown in turns too."""
+    texts: Policy = "report"
+    """About rows without one of which all texts are equal."""
+
+
+class Place(TypedDict):
+    """A row of the raw table."""
+
+    file: str
+    row: int
+
+
+class Example(TypedDict):
+    """A row, and one of the other split with the same content."""
+
+    row: Place
+    other: Place
+
+
+class Leak(TypedDict):
+    """Rows of one split whose content is in another one too."""
+
+    what: str
+    """`media`, `texts` (all of a row's), or the column whose cells are compared alone."""
+    split: str
+    other: str
+    rows: int
+    """Of `split`."""
+    of: int
+    """Rows of `split` that have such content."""
+    examples: list[Example]
+    """The first; none where cells are compared alone."""
+
+
+class SharedRows(NamedTuple):
+    """What is counted of a pair of splits."""
+
+    split: str
+    other: str
+    rows: int
+    of: int
+    examples: list[tuple[int, int]]
+    """Numbers of rows."""
+
+
+def content_digests(
+    digests: Sequence[Sequence[bytes | None]], rows: Sequence[NDArray[np.int64]]
+) -> Iterator[bytes | None]:
+    """Digest of all texts of each row; None where it has none.
+
+    Args:
+        digests: of each column the digests of its values, None for a cell that is of no use.
+        rows: of each column [rows], the position of each row's value.
+    """
+    columns = [
+        [known[at] for at in places.tolist()] for known, places in zip(digests, rows, strict=True)
+    ]
+    for cells in zip(*columns, strict=True):
+        marked = [bytes([at]) + cell for at, cell in enumerate(cells) if cell is not None]
+        yield hashlib.blake2b(b"".join(marked), digest_size=16).digest() if marked else None
+
+
+_COUNT_TEXT = """
+INSERT INTO texts VALUES (?, ?, ?, ?)
+ON CONFLICT (col, digest, split) DO UPDATE SET rows = rows + excluded.rows
+"""
+_SUM_ROWS = "SELECT SUM(rows) FROM texts WHERE col = ? AND split = ?"
+_SUM_SHARED = """
+SELECT SUM(one.rows) FROM texts one JOIN texts other
+ON one.col = other.col AND one.digest = other.digest AND other.split = ?
+WHERE one.col = ? AND one.split = ?
+"""
+
+
+class SharedTexts:
+    """Counts cells of text columns that stand in several splits, in a temporary SQLite file."""
+
+    def __init__(self, path: Path, columns: Iterable[str]) -> None:
+        """Open a new, empty index at `path`; the caller removes the file."""
+        self._columns = [name for name in columns if name in TEXTS]
+        self._db = sqlite3.connect(path, isolation_level=None)
+        for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-4096"):
+            self._db.execute(f"PRAGMA {setting}")
+        self._db.execute(
+            "CREATE TABLE texts (col, digest BLOB, split, rows INTEGER, "
+            "PRIMARY KEY (col, digest, split)) WITHOUT ROWID"
+        )
+        self._db.execute("BEGIN")
+
+    def add(self, split: str, columns: dict[str, pa.Array]) -> None:
+        """Count the cells of clean rows; columns are dictionaries of their distinct values."""
+        for name in self._columns:
+            column = columns[name]
+            used = np.bincount(
+                column.indices.drop_null().to_numpy(), minlength=len(column.dictionary)
+            )
+            self._db.executemany(
+                _COUNT_TEXT,
+                (
+                    (name, hashlib.blake2b(text.as_buffer(), digest_size=16).digest(), split, rows)
+                    for text, rows in zip(column.dictionary, used.tolist(), strict=True)
+                    if rows
+                ),
+            )
+
+    def leaks(self) -> Iterator[Leak]:
+        """Rows of each split whose cell stands in another one, column by column."""
+        for name in self._columns:
+            for split, other in SPLIT_PAIRS:
+                (shared,) = self._db.execute(_SUM_SHARED, (other, name, split)).fetchone()
+                if shared:
+                    (rows,) = self._db.execute(_SUM_ROWS, (name, split)).fetchone()
+                    yield Leak(
+                        what=name, split=split, other=other, rows=shared, of=rows, examples=[]
+                    )
+
+    def close(self) -> None:
+        """Release the file."""
+        self._db.close()
+
+
+SPLIT_PAIRS = (("test", "val"), ("test", "train"), ("val", "train"))
+"""Splits in which a row should meet nothing of the other one."""
+
+
+def describe_leaks(
+    what: str, shared: Iterable[SharedRows], place: Callable[[int], Place]
+) -> Iterator[Leak]:
+    """What is counted of rows, for the report.
+
+    Args:
+        what: `media` or `texts`.
+        shared: counts and examples by pair of splits.
+        place: from a row's number to where it stands.
+    """
+    for found in shared:
+        yield Leak(
+            what=what,
+            split=found.split,
+            other=found.other,
+            rows=found.rows,
+            of=found.of,
+            examples=[Example(row=place(one), other=place(other)) for one, other in found.examples],
+        )
+
+
+def tell_leaks(leaks: Iterable[Leak]) -> Iterator[str]:
+    """A line for each pair of splits with rows of the same content.
+
+    Of cells that are compared alone the report says how many: questions and answers repeat.
+    """
+    for leak in leaks:
+        if leak["what"] in LeakConfig.model_fields:
+            yield (
+                f"{leak['what']} of {leak['rows']:,} of {leak['of']:,} rows of {leak['split']} are "
+                f"in {leak['other']} too (validate.leaks.{leak['what']}: drop takes them from "
+                f"{leak['other']})"
+            )
