@@ -80,7 +80,7 @@ WHERE split = :split AND reason IS NULL
 AND number <> (SELECT number FROM kept_ids WHERE kept_ids.id = rows.id)
 """
 _KEEP_FIRST_OF_EACH_MEDIUM = """
-INSERT INTO kept_media SELECT medium, MIN(number) FROM (
+INSERT OR IGNORE INTO kept_media SELECT medium, MIN(number) FROM (
     SELECT medium, number FROM rows
     WHERE split = :split AND reason IS NULL AND medium IS NOT NULL
     UNION ALL SELECT more.medium, number FROM more_media more JOIN rows USING (number)
@@ -158,8 +158,7 @@ class RowVerdict(NamedTuple):
 
     def reject(self, fault: Fault) -> "RowVerdict":
         """Give the reason; such a row takes no part in what all rows together decide."""
-        nothing = dict.fromkeys(("id", "medium", "place", "content"))
-        return self._replace(**nothing, **fault._asdict())
+        return self._replace(id=None, medium=None, place=None, content=None, **fault._asdict())
 
 
 class FinalVerdict(NamedTuple):
@@ -324,7 +323,11 @@ class VerdictStore:
         self._db.execute("DELETE FROM firsts")
         self._db.execute(_FIND_FIRSTS, {"what": what})
         for one, other in SPLIT_PAIRS:
-            codes = {"what": what, "split": SPLIT_CODES[one], "other": SPLIT_CODES[other]}
+            codes: dict[str, int | str] = {
+                "what": what,
+                "split": SPLIT_CODES[one],
+                "other": SPLIT_CODES[other],
+            }
             found = self._db.execute(_SHARED, codes)
             if named := found.fetchmany(examples):
                 rows = len(named) + sum(1 for _ in found)
