@@ -170,15 +170,23 @@ def describe_leaks(
         )
 
 
-def tell_leaks(leaks: Iterable[Leak]) -> Iterator[str]:
+def tell_leaks(leaks: Sequence[Leak]) -> Iterator[str]:
     """A line for each pair of splits with rows of the same content.
 
-    Of cells that are compared alone the report says how many: questions and answers repeat.
+    Of questions, answers and captions alone only the report says how many: they may well repeat.
     """
+    whole = {(leak["split"], leak["other"], leak["rows"]) for leak in leaks if _of_rows(leak)}
     for leak in leaks:
-        if leak["what"] in LeakConfig.model_fields:
+        what, split, other = leak["what"], leak["split"], leak["other"]
+        share = f"{leak['rows']:,} of {leak['of']:,}"
+        if _of_rows(leak):
             yield (
-                f"{leak['what']} of {leak['rows']:,} of {leak['of']:,} rows of {leak['split']} are "
-                f"in {leak['other']} too (validate.leaks.{leak['what']}: drop takes them from "
-                f"{leak['other']})"
+                f"{what} of {share} rows of {split} are in {other} too "
+                f"(validate.leaks.{what}: drop takes them from {other})"
             )
+        elif what in ("text", "source", "target") and (split, other, leak["rows"]) not in whole:
+            yield f"{share} cells {what} of {split} stand in {other} too"
+
+
+def _of_rows(leak: Leak) -> bool:
+    return leak["what"] in LeakConfig.model_fields

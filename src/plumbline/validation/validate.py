@@ -38,7 +38,7 @@ from plumbline.validation.features_check import FeatureLimits
 from plumbline.validation.filing import EXAMPLES, Counts, RowFiler
 from plumbline.validation.image_check import ImageLimits
 from plumbline.validation.judging import RowJudge, Rules, medium_group
-from plumbline.validation.leaks import LeakConfig, SharedTexts, describe_leaks, tell_leaks
+from plumbline.validation.leaks import Leak, LeakConfig, SharedTexts, describe_leaks, tell_leaks
 from plumbline.validation.report import Report
 from plumbline.validation.splits import PRIORITY, hash_unit
 from plumbline.validation.target_check import clean_label
@@ -200,23 +200,26 @@ def validate(
             ) as filer,
         ):
             _file_rows(paths, names, filer, batch_rows)
-            leaks = [
-                *describe_leaks("media", store.find_shared("media", EXAMPLES), filer.place),
-                *describe_leaks("texts", store.find_shared("texts", EXAMPLES), filer.place),
-                *texts.leaks(),
-            ]
+            leaks = _find_leaks(store, texts, filer)
         warnings += filer.counts.labels.warnings() + _alike_parts(judge.parts_seen)
-        warnings += tell_leaks(leaks)
-        report = _describe(config, filer.counts, store, warnings)
+        report = _describe(config, filer.counts, store, [*warnings, *tell_leaks(leaks)])
         if leaks:
             report["leaks"] = leaks
-        if report["rows_in"] != store.count_rows():
-            raise DataError(f"{raw}: changed while it was validated; run again")
-    _check_sums(report)
+        _check_sums(report, store.count_rows(), raw)
     unknown = sorted(set(config.labels) - {""} - judge.parts_seen)
     if problem := _find_problem(report, config, given, unknown):
         raise ValidationFailed(f"{raw}: {problem}", report)
     return report
+
+
+def _find_leaks(store: VerdictStore, texts: SharedTexts, filer: RowFiler) -> list[Leak]:
+    """What stands in several splits once all rows are where they belong."""
+    rows = [
+        leak
+        for what in LeakConfig.model_fields
+        for leak in describe_leaks(what, store.find_shared(what, EXAMPLES), filer.place)
+    ]
+    return [*rows, *texts.leaks()]
 
 
 def _alike_parts(parts: AbstractSet[str]) -> list[str]:
@@ -328,8 +331,14 @@ def _describe(
     return report
 
 
-def _check_sums(report: Report) -> None:
-    """Every row that came in went to exactly one place, in total and for every file."""
+def _check_sums(report: Report, judged: int, raw: Path) -> None:
+    """Every row that came in went to exactly one place, in total and for every file.
+
+    Raises:
+        DataError: fewer rows came in than were judged.
+    """
+    if report["rows_in"] != judged:
+        raise DataError(f"{raw}: changed while it was validated; run again")
     for where in (*report["files"].values(), _totals(report)):
         if where["rows_in"] != where["rows_clean"] + where["rows_quarantined"]:
             raise AssertionError(f"rows do not add up: {where}")
