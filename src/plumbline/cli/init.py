@@ -19,8 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the project, and say what comes next."""
+    from plumbline.schema.documents import write_schemas
+
     folder: Path = options.folder
     begin(folder)
+    write_schemas(folder)
     inside = run_command(["git", "rev-parse", "--git-dir"], cwd=folder).returncode == 0
     commands = [] if inside else [["git", "init", "--quiet"]]
     for command in (*commands, [sys.executable, "-m", "stages.check_params", "--write"]):

@@ -14,6 +14,7 @@ class EvaluationConfig(Config):
     """What every section `evaluate` has."""
 
     split: Split = "test"
+    """The split that is measured."""
     batch_size: int = Field(256, ge=1)
     """Samples computed together; no figure depends on it."""
     metrics: list[str] = []
