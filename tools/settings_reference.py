@@ -80,6 +80,12 @@ Neovim, Helix and others) then completes settings, shows what they mean and unde
 ## At the top
 
 {top}
+
+```{{toctree}}
+:hidden:
+
+{tree}
+```
 """
 
 
@@ -170,7 +176,8 @@ class Reference:
         shown = sorted(PAGES, key=lambda page: page.title)
         pages = "\n".join(f"- [{p.title}]({self._file(p)}): {p.about}" for p in shown)
         top = self._list(self._root, "settings.md")
-        return INDEX.format(note=NOTE, pages=pages, top=top)
+        tree = "\n".join(f"settings-{page.name}" for page in shown)
+        return INDEX.format(note=NOTE, pages=pages, top=top, tree=tree)
 
     def _page(self, page: Page) -> str:
         mine = [group for group in self.groups.values() if group.page == page]
@@ -194,7 +201,7 @@ class Reference:
                 continue  # what chooses the group, which its heading says
             what = [self._type(inner, here)]
             what += ["required"] if name in required else _default(inner)
-            about = f" {_escaped(inner['description'])}" if "description" in inner else ""
+            about = f" {escaped(inner['description'])}" if "description" in inner else ""
             lines.append(f"- **`{place}{name}`**: {', '.join(filter(None, what))}.{about}")
             if "properties" in inner and "allOf" not in inner:
                 lines.append(self._list(inner, here, f"{place}{name}."))
@@ -311,7 +318,7 @@ def _default(schema: Schema) -> list[str]:
     return [] if isinstance(value, dict) and value else [f"default `{_yaml(value)}`"]
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """A text whose signs are none of Markdown, but for what it marks as code."""
     pieces = re.split(r"(`[^`]*`)", text)
     return "".join(p if p.startswith("`") else re.sub(r"([<*\[\]])", r"\\\1", p) for p in pieces)
