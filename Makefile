@@ -75,15 +75,15 @@ reference: $(READY)  ## Write docs/reference and schema/ from the code
 	python -m tools.command_reference .
 
 # The site needs nothing of the project's own environment, only its texts.
-DOCS := $(CURDIR)/.venv-docs
+DOCS := $(CURDIR)/docs/_build/venv
 $(DOCS)/.ready: requirements-docs.lock
 	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
 	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.lock
 	@touch $@
 
-docs: $(DOCS)/.ready  ## The docs site, into site/; offline, a warning or a dead link fails
-	@$(DOCS)/bin/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet --fresh-env docs site
-	@echo "docs: site/index.html"
+docs: $(DOCS)/.ready  ## The docs as a site; offline, a warning or a dead link fails
+	@$(DOCS)/bin/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet --fresh-env docs docs/_build/html
+	@echo "docs: docs/_build/html/index.html"
 
 LOCKED = --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --quiet
 lock:  ## Write requirements.lock from pyproject.toml, with hashes; keeps versions that fit (needs uv)
@@ -105,4 +105,4 @@ gc: $(READY)  ## Show what caches, old training state and experiments take; YES=
 	plumbline gc $(if $(YES),--yes) $(if $(EXPERIMENTS),--experiments)
 
 clean:  ## Remove what the pipeline built in the workspace (DVC's cache stays)
-	rm -rf work models/* exports/* report site .ckpt .plumbline
+	rm -rf work models/* exports/* report docs/_build .ckpt .plumbline

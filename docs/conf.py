@@ -15,7 +15,7 @@ release = version = re.findall(r'__version__ = "(.*)"', VERSION)[0]
 
 extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["examples"]
+exclude_patterns = ["_build", "examples"]
 myst_heading_anchors = 4  # links to headings, as GitHub makes them, are checked
 nitpicky = True
 highlight_language = "text"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / ".venv-docs/bin/python"
+DOCS = ROOT / "docs/_build/venv/bin/python"
 """What `make docs` makes; Sphinx is no part of the project's own environment."""
 
 
@@ -15,7 +15,7 @@ def build(root: Path, out: Path) -> subprocess.CompletedProcess[str]:
     """As `make docs` does."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (options,) = [line for line in makefile.splitlines() if "-m sphinx" in line]
-    flags = options.partition("-m sphinx ")[2].removesuffix("docs site").split()
+    flags = options.partition("-m sphinx ")[2].removesuffix("docs docs/_build/html").split()
     assert "--fail-on-warning" in flags
     assert "--nitpicky" in flags
     command = [DOCS, "-m", "sphinx", *flags, root / "docs", out]
@@ -25,8 +25,8 @@ def build(root: Path, out: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     if not DOCS.is_file():
-        pytest.skip("make docs has not set up .venv-docs")
-    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+        pytest.skip("make docs has not set up its environment")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("_build"))
     for file in (*ROOT.glob("*.md"), ROOT / "src/plumbline/version.py"):
         place = tmp_path / file.relative_to(ROOT)
         place.parent.mkdir(parents=True, exist_ok=True)
