@@ -211,7 +211,9 @@ class Reference:
         if "$ref" in schema:
             return self._link(_name(schema), here)
         if "anyOf" in schema:
-            return " or ".join(self._type(inner, here) for inner in schema["anyOf"])
+            # Behind a list it would read as one of its values.
+            members = sorted(schema["anyOf"], key=lambda inner: inner.get("type") in _NESTED)
+            return " or ".join(self._type(inner, here) for inner in members)
         if "enum" in schema:
             return _one_of(schema["enum"])
         match schema.get("type"):
@@ -252,6 +254,9 @@ class Reference:
     @staticmethod
     def _file(page: Page) -> str:
         return f"settings-{page.name}.md"
+
+
+_NESTED = ("array", "object")
 
 
 def _name(schema: Schema) -> str:

@@ -18,8 +18,7 @@ class EvaluationConfig(Config):
     batch_size: int = Field(256, ge=1)
     """Samples computed together; no figure depends on it."""
     metrics: list[str] = []
-    """Entries of `plumbline.evaluation.metrics.EVALUATION_METRICS`, beside the figures of the
-    kind."""
+    """Figures that plugins register in `EVALUATION_METRICS`, beside those of the kind."""
 
 
 class WrittenEvaluationConfig(EvaluationConfig):

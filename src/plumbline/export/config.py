@@ -54,7 +54,7 @@ class ExportConfig(Config):
     enabled: bool = True
     """Whether a bundle is written; without one the output holds its settings alone."""
     formats: list[str] = ["onnx", "torchscript"]
-    """What is written beside the weights, from `plumbline.export.formats.FORMATS`; empty: the
+    """What is written beside the weights: onnx, torchscript or a format of a plugin; empty: the
     weights alone. The first is the default."""
     split: Literal["train", "val", "test"] = "test"
     """Where the samples for parity and self-test come from."""

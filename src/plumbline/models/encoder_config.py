@@ -310,7 +310,7 @@ class TextEncoderConfig(CheckpointEncoderConfig, BaseTextEncoderConfig):
     width: int = Field(128, ge=8)
     """Of the embeddings and of every layer."""
     layers: int = Field(3, ge=0)
-    """0: the mean of the embeddings."""
+    """Transformer layers; 0: the mean of the embeddings."""
     heads: int = Field(4, ge=1)
     """Attention heads of a layer; width must be a multiple of it."""
     mlp_width: int = Field(512, ge=8)

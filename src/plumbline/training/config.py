@@ -134,7 +134,7 @@ class PatienceConfig(Config):
     """How long a metric may go without an improvement."""
 
     patience: int = Field(ge=1)
-    """Validations."""
+    """Validations that it may go without an improvement."""
     min_change: float = Field(0.0, ge=0.0)
     """A smaller change for the better does not count here; the best weights are kept anyway."""
     mode: Mode = "auto"
@@ -187,7 +187,7 @@ class OverfitConfig(Config):
     """What `plumbline inspect ... overfit` asks: can the model learn one batch by heart?"""
 
     samples: int = Field(16, ge=1)
-    """In the batch."""
+    """Samples in the batch."""
     steps: int = Field(200, ge=1)
     """Most steps that it may take."""
     share: float = Field(0.1, gt=0.0, lt=1.0)

@@ -69,7 +69,8 @@ class ValidationConfig(Config):
     views: dict[str, list[str]]
     """View name -> the columns that a row must have to be of use to it."""
     level: Level = "full"
-    """How closely to look at media; see `image_check`, `audio_check` and `features_check`."""
+    """How closely to look at media: cheap at their length and first bytes, header also at what these
+    say of size and length; full decodes them too."""
     min_side_px: int = Field(default=2, ge=1)
     """Shortest side of an image, in pixels."""
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MAX_PIXELS)
@@ -91,7 +92,8 @@ class ValidationConfig(Config):
     labels: dict[str, list[str]] = {}
     """Part -> the labels that it may have; the unnamed part is "". Others may have any."""
     max_text_chars: int = Field(default=400_000, ge=1, le=MAX_CELL_BYTES // 4 - 1)
-    """A text whose every byte is a token takes some 600 bytes a character while it is encoded."""
+    """Longest text, in characters; one whose every byte is a token takes some 600 bytes a character
+    while it is encoded."""
     max_dropped_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of rows lost to faults or leaks above which validation fails.
 

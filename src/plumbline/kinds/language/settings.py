@@ -22,7 +22,7 @@ class SamplingConfig(Config):
     max_new_tokens: int = Field(200, ge=1)
     """Longest continuation."""
     temperature: float = Field(1.0, ge=0.0)
-    """0: always the likeliest token."""
+    """What logits are divided by before a token is drawn; 0: always the likeliest token."""
     top_k: int | None = Field(None, ge=1)
     """Draw from this many likeliest tokens only."""
     top_p: float | None = Field(None, gt=0.0, le=1.0)
