@@ -69,8 +69,8 @@ class ValidationConfig(Config):
     views: dict[str, list[str]]
     """View name -> the columns that a row must have to be of use to it."""
     level: Level = "full"
-    """How closely to look at media: cheap at their length and first bytes, header also at what these
-    say of size and length; full decodes them too."""
+    """How closely to look at media: cheap at length and first bytes, header also at what the file
+    says of its size; full decodes it too."""
     min_side_px: int = Field(default=2, ge=1)
     """Shortest side of an image, in pixels."""
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MAX_PIXELS)
