@@ -58,8 +58,7 @@ class ImageEncoderConfig(EncoderConfig):
     image_size: int = Field(ge=8)
     """Side of the square input, in pixels."""
     channels: Literal[1, 3] = 3
-    """Of the input; 1 is a network of 3 that sees the one channel three times, its weights
-    summed."""
+    """Of the input; 1: a network of 3 that sees the one channel three times, weights summed."""
 
     def for_tokens(self) -> Self:
         """The same where tokens alone are read: nothing need stand for the whole image."""
