@@ -101,7 +101,7 @@ class Describer:
         self.definitions[name] = schema
         return {"$ref": f"#/definitions/{name}"}
 
-    def object(self, properties: Mapping[str, Schema], description: str = "") -> Schema:
+    def of_settings(self, properties: Mapping[str, Schema], description: str = "") -> Schema:
         """A group with these settings and no others; without a default one is required."""
         schema: Schema = {"type": "object", "additionalProperties": False}
         if description:
@@ -114,7 +114,7 @@ class Describer:
 
     def _object(self, model: type[BaseModel]) -> Schema:
         settings = {name: self.setting(model, name) for name in model.model_fields}
-        return self.object(settings, meaning_of_class(model))
+        return self.of_settings(settings, meaning_of_class(model))
 
     def _value(self, annotation: object, marks: Sequence[object]) -> Schema:
         arguments, origin = get_args(annotation), get_origin(annotation)

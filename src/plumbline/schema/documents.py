@@ -91,7 +91,7 @@ def root_schema(describer: Describer) -> Schema:
         for field, place in spec.sections(_KEY).items()
         if "." not in place
     }
-    return describer.object({"versions": _VERSIONS, **groups, **settings})
+    return describer.of_settings({"versions": _VERSIONS, **groups, **settings})
 
 
 def _groups(describer: Describer) -> dict[str, tuple[Schema, str]]:
@@ -128,7 +128,7 @@ def _entry(describer: Describer, group: str, kind: str = "") -> Schema:
             section = place.removeprefix(f"{group}.{_KEY}.")
             if section != place and section not in found:
                 found[section] = describer.setting(schema, field)
-    return describer.object(found)
+    return describer.of_settings(found)
 
 
 def _schema(spec: StageSpec[Config], kind: str) -> type[BaseModel]:
