@@ -43,6 +43,8 @@ def setup(app: Sphinx) -> None:
     app.connect("source-read", _lead_to_pages)
 
 
+smartquotes = False  # options begin with two hyphens
+
 html_theme = "furo"
 html_title = f"plumbline {release}"
 html_static_path = ["_static"]

@@ -165,7 +165,9 @@ def _file(describer: Describer, schema: Schema) -> Schema:
         return _file(describer, describer.definitions[schema["$ref"].rpartition("/")[2]])
     if "additionalProperties" in schema:
         return {**schema, "properties": {"defaults": _DEFAULTS, **schema["properties"]}}
-    parts = {word: schema[word] for word in ("allOf", "anyOf") if word in schema}
-    found = {word: [_file(describer, part) for part in inner] for word, inner in parts.items()}
+    parts: Schema = {word: schema[word] for word in ("allOf", "anyOf") if word in schema}
+    found: Schema = {
+        word: [_file(describer, part) for part in inner] for word, inner in parts.items()
+    }
     then = {"then": _file(describer, schema["then"])} if "then" in schema else {}
     return {**schema, **found, **then}
