@@ -8,22 +8,18 @@ from typing import Any, Literal
 import pytest
 import yaml
 from jsonschema import Draft7Validator
-from referencing import Registry, Resource
 
 from plumbline.config import compose_yaml
 from plumbline.errors import ConfigError
 from plumbline.schema.documents import FOLDER, schemas, write_schemas
 from plumbline.sources.base import SOURCES, Source
 from plumbline.stages.check_params import check_settings
+from tests.schema.validators import SCHEMAS, refusals
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 FILES = sorted(file for file in CONF.rglob("*.yaml") if file.name != "versions.yaml")
-SCHEMAS = schemas()
-LINKED: Any = Registry().with_resources(
-    [(name, Resource.from_contents(schema)) for name, schema in SCHEMAS.items()]
-)
 
 
 class Tape(Source):
@@ -32,11 +28,6 @@ class Tape(Source):
     source: Literal["tape"]
     reel: int
     """Which one."""
-
-
-def refusals(name: str, value: object) -> list[str]:
-    found = Draft7Validator(SCHEMAS[name], registry=LINKED).iter_errors(value)
-    return [f"{list(error.absolute_path)}: {error.message}" for error in found]
 
 
 def settings_of(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
