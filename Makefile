@@ -11,8 +11,8 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help in-git setup repro test coverage test-all faults media-faults bench check format params lock report \
-	mlflow gc clean verify
+.PHONY: help in-git setup repro test coverage test-all faults media-faults bench check format params reference lock \
+	docs report mlflow gc clean verify
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,10 +70,26 @@ format: $(READY)  ## Put the code into its form
 params: $(READY)  ## Compose params.yaml from conf/
 	plumbline params
 
+reference: $(READY)  ## Write docs/reference and schema/ from the code
+	python -m tools.settings_reference .
+	python -m tools.command_reference .
+
+# The site needs nothing of the project's own environment, only its texts.
+DOCS := $(CURDIR)/docs/_build/venv
+$(DOCS)/.ready: requirements-docs.lock
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.lock
+	@touch $@
+
+docs: $(DOCS)/.ready  ## The docs as a site; offline, a warning or a dead link fails
+	@$(DOCS)/bin/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet --fresh-env docs docs/_build/html
+	@echo "docs: docs/_build/html/index.html"
+
 LOCKED = --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --quiet
 lock:  ## Write requirements.lock from pyproject.toml, with hashes; keeps versions that fit (needs uv)
 	uv pip compile pyproject.toml $(addprefix --extra ,s3 sweep vision adapters dev) $(LOCKED) -o requirements.lock
 	echo 'datasets>=4' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-hub.lock
+	printf 'furo>=2025.9\nmyst-parser>=5\nsphinx>=9\n' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-docs.lock
 
 report: $(READY)  ## Build the report and say where it is
 	@plumbline repro report
@@ -89,4 +105,4 @@ gc: $(READY)  ## Show what caches, old training state and experiments take; YES=
 	plumbline gc $(if $(YES),--yes) $(if $(EXPERIMENTS),--experiments)
 
 clean:  ## Remove what the pipeline built in the workspace (DVC's cache stays)
-	rm -rf work models/* exports/* report .ckpt .plumbline
+	rm -rf work models/* exports/* report docs/_build .ckpt .plumbline

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -39,14 +40,15 @@ def test_the_lock_holds_what_the_project_needs_in_a_version_that_fits() -> None:
     optional = project["optional-dependencies"].items()
     extras = [names for extra, names in optional if extra != "deepspeed"]
     wanted = [*project["dependencies"], *(text for extra in extras for text in extra)]
-    packages = {**locked("requirements-hub.lock"), **locked()}
+    packages = {**locked("requirements-docs.lock"), **locked("requirements-hub.lock"), **locked()}
     for requirement in map(Requirement, wanted):
         version, _ = packages[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), requirement
 
 
-def test_the_lock_of_an_extra_goes_with_that_of_the_project() -> None:
-    packages, extra = locked(), locked("requirements-hub.lock")
+@pytest.mark.parametrize("file", ["requirements-docs.lock", "requirements-hub.lock"])
+def test_the_lock_of_an_extra_goes_with_that_of_the_project(file: str) -> None:
+    packages, extra = locked(), locked(file)
     assert [name for name, (_, digests) in extra.items() if not digests] == []
     differ = {name for name in packages.keys() & extra.keys() if packages[name] != extra[name]}
     assert len(packages.keys() & extra.keys()) > 10

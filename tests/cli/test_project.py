@@ -1,5 +1,6 @@
 """The commands that a new project needs, one after the other in one folder."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,37 @@ def test_a_project_is_a_repository_with_composed_settings(project: Path) -> None
     assert (project / ".git").is_dir()
     assert "versions:" in (project / "params.yaml").read_text(encoding="utf-8")
     assert (project / "conf/versions.yaml").is_file()
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+def test_the_files_of_a_project_are_committed_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An experiment of DVC needs a commit, also where Git knows nobody's name."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
+    monkeypatch.setenv("EMAIL", "")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    call(["init", "."])
+    assert git(tmp_path, "log", "--format=%s") == "Begin a project of plumbline\n"
+    assert git(tmp_path, "status", "--porcelain") == "?? notes.txt\n"
+    assert "schema/params.json" in git(tmp_path, "ls-files")
+
+
+def test_a_repository_that_is_there_is_left_to_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    git(tmp_path, "init", "--quiet")
+    call(["init", str(tmp_path / "mine")])
+    assert "git add . && git commit -m 'Begin'" in capsys.readouterr().out
+    assert git(tmp_path, "status", "--porcelain") == "?? mine/\n"
 
 
 def test_settings_are_composed_again_when_they_changed(

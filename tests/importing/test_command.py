@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from plumbline.errors import ConfigError
 from plumbline.importing.importer import name_of
 from tests.importing import layouts
 from tests.pipeline.checkout import ROOT
+from tests.schema.validators import refusals
 
 
 @pytest.fixture
@@ -54,6 +56,25 @@ def test_files_are_written_once_and_then_unchanged_or_refused(
     assert edited.read_text(encoding="utf-8").endswith("# mine\n")
     call(["import", str(data), "--force"])
     assert written(project) == after
+
+
+@pytest.mark.parametrize("make", [layouts.class_folders, layouts.images_and_csv])
+def test_files_name_schemas_for_editors_which_take_them(
+    project: Path, make: Callable[[Path], None]
+) -> None:
+    before, data = written(project), project.parent / "photos"
+    make(data)
+    call(["import", str(data)])
+    files = [project / name for name in written(project) if name not in before]
+    assert len(files) > 2
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        # Hydra reads the package of the first line alone.
+        assert text.startswith("# @package _global_\n") == (file.parent.name == "experiment")
+        (line,) = [line for line in text.splitlines()[:2] if line.startswith("# yaml-language")]
+        place = (file.parent / line.partition("$schema=")[2]).resolve()
+        assert place == project / "schema" / f"{file.parent.name}.json"
+        assert refusals(place.name, yaml.safe_load(text)) == []
 
 
 def test_the_name_of_a_recipe_is_not_taken_over(project: Path) -> None:

@@ -31,8 +31,11 @@ NOT_RUN = {
     "dvc exp run -S experiment=NAME": "NAME is any of the table below it",
     ". .venv/bin/activate": "tests have their environment",
     "plumbline import": "data of the reader's own; tests/importing",
-    "plumbline import ~/photos": "data of the reader's own; tests/importing",
-    "plumbline run photos": "the same; test_importing.py trains on some",
+    "plumbline init .": "test_first_screen.py runs the four commands of the first screen",
+    "plumbline import ~/photos": "the same",
+    "plumbline run photos": "the same",
+    "plumbline run photos -S tasks.photos.train.trainer.epochs=1": "the same",
+    "make docs": "its own environment, from the network; .ci/run builds it",
     "dvc add data/mine": "data of the reader's own",
     "dvc exp run -S experiment=mine": "data of the reader's own",
 }

@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Show or take what is new."""
+    from plumbline.schema.documents import write_schemas
+
     project = Path.cwd()
     version, _ = read_lock(project)
     if not options.write:
@@ -32,6 +34,7 @@ def run(options: argparse.Namespace) -> None:
     _show(left := upgrade(project))
     print(f"files of plumbline {__version__}; left to you: {len(left)}")
     load_plugins(project / "plugins")  # what they register are valid settings
+    write_schemas(project)
     check_params.main(["--write"])
 
 

@@ -12,6 +12,7 @@ class Resize(Config):
     """How an image of any size becomes one of a given size; `images.resize_image` does it."""
 
     resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bicubic"
+    """The filter, by the name that Pillow has for it."""
     keep_ratio: bool = False
     """The shorter side gets the size, and the middle of the longer one is kept; else both sides are
     stretched to it."""

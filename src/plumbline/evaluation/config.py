@@ -14,11 +14,11 @@ class EvaluationConfig(Config):
     """What every section `evaluate` has."""
 
     split: Split = "test"
+    """The split that is measured."""
     batch_size: int = Field(256, ge=1)
     """Samples computed together; no figure depends on it."""
     metrics: list[str] = []
-    """Entries of `plumbline.evaluation.metrics.EVALUATION_METRICS`, beside the figures of the
-    kind."""
+    """Figures that plugins register in `EVALUATION_METRICS`, beside those of the kind."""
 
 
 class WrittenEvaluationConfig(EvaluationConfig):

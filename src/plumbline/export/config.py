@@ -14,10 +14,13 @@ class ServerConfig(Config):
     """Content of `server.json`: the HTTP server of the bundle."""
 
     host: str = "127.0.0.1"
+    """The address that it listens on; 0.0.0.0 for every one of the machine."""
     port: int = Field(8080, ge=0, le=65535)
+    """0: any that is free."""
     max_body_bytes: int = Field(8 << 20, ge=1024, le=1 << 30)
     """Longest request; a file in it is base64, a third larger than itself."""
     max_connections: int = Field(64, ge=1, le=10_000)
+    """Open at the same time; for one more the one that sends longest is ended."""
     max_concurrent: int = Field(4, ge=1, le=1024)
     """Answers computed at the same time, each in a process that holds the model; others wait."""
     read_timeout_s: float = Field(10.0, ge=0.1, le=600.0)
@@ -36,8 +39,11 @@ class LimitsConfig(Config):
     max_bytes: int = Field(20 << 20, ge=1024, le=MAX_BYTES)
     """Of an image, a clip or an array, encoded."""
     max_image_pixels: int = Field(MAX_PIXELS, ge=64, le=MAX_PIXELS)
+    """Width times height of an image."""
     max_audio_s: float = Field(60.0, gt=0.0, le=MAX_SECONDS)
+    """Length of a clip, in seconds."""
     max_text_chars: int = Field(10_000, ge=1, le=400_000)
+    """Length of each text."""
     max_new_tokens: int = Field(1000, ge=1)
     """What a request may ask for at most."""
 
@@ -48,7 +54,7 @@ class ExportConfig(Config):
     enabled: bool = True
     """Whether a bundle is written; without one the output holds its settings alone."""
     formats: list[str] = ["onnx", "torchscript"]
-    """What is written beside the weights, from `plumbline.export.formats.FORMATS`; empty: the
+    """What is written beside the weights: onnx, torchscript or a format of a plugin; empty: the
     weights alone. The first is the default."""
     split: Literal["train", "val", "test"] = "test"
     """Where the samples for parity and self-test come from."""
@@ -63,7 +69,9 @@ class ExportConfig(Config):
     max_metric_difference: float = Field(0.001, ge=0.0, le=1.0)
     """Largest difference of the kind's own figure, such as accuracy, loss or exact match."""
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    """The largest inputs that the bundle accepts."""
     server: ServerConfig = Field(default_factory=ServerConfig)
+    """The HTTP server of the bundle."""
 
     @field_validator("formats")
     @classmethod

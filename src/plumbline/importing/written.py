@@ -41,7 +41,7 @@ def written_files(subject: Subject, proposal: Proposal, path: str) -> dict[str, 
         files[f"conf/tasks/{name}.yaml"] = _training(name, "tasks", proposal, draft.plan.words)
     aligned = [name] if proposal.align is not None else []
     tasks = [name] if proposal.task is not None else []
-    files[f"conf/experiment/{name}.yaml"] = "# @package _global_\n" + _file(
+    files[f"conf/experiment/{name}.yaml"] = _file(
         [f"{draft.plan.words[0].upper()}{draft.plan.words[1:]}: {draft.layout}."],
         {
             "defaults": [
@@ -51,7 +51,14 @@ def written_files(subject: Subject, proposal: Proposal, path: str) -> dict[str, 
             ]
         },
     )
-    return files
+    return {file: _header(file) + text for file, text in files.items()}
+
+
+def _header(file: str) -> str:
+    """What Hydra reads of the first lines, which comes before all else, and what editors do."""
+    group = Path(file).parent.name
+    package = "# @package _global_\n" if group == "experiment" else ""
+    return f"{package}# yaml-language-server: $schema=../../schema/{group}.json\n"
 
 
 def _dataset(subject: Subject, path: str) -> Settings:

@@ -16,11 +16,13 @@ class AudioAugmentConfig(Config):
     gain_db: float = Field(0.0, ge=0.0, le=60.0)
     """Gains are drawn from -x to +x decibels; without effect where features are normalised."""
     time_masks: int = Field(0, ge=0)
+    """Stretches of frames that are covered with the clip's mean."""
     time_width: int = Field(0, ge=0)
     """Frames: each mask covers 0 to this many."""
     time_share: float = Field(1.0, gt=0.0, le=1.0)
     """Upper bound of one time mask, as a share of the frames of the clip."""
     mel_masks: int = Field(0, ge=0)
+    """Stretches of mel bands that are covered with the clip's mean."""
     mel_width: int = Field(0, ge=0)
     """Mel bands: each mask covers 0 to this many."""
 
@@ -50,8 +52,11 @@ class AudioTransformConfig(Config):
     max_steps: int | None = Field(None, ge=1)
     """Clips of more frames or samples are cut at their end; None: none is."""
     n_mels: int = Field(128, ge=1)
+    """Mel bands of a frame."""
     window_ms: float = Field(25.0, gt=0.0)
+    """Length of the window of a frame."""
     hop_ms: float = Field(10.0, gt=0.0)
+    """From the centre of one frame to that of the next."""
     fft: int = Field(400, ge=2)
     """Samples per transform; a shorter window is centred in it."""
     edges: Literal["reflect", "zero"] = "reflect"
@@ -61,6 +66,7 @@ class AudioTransformConfig(Config):
     normalize: Literal["none", "clip"] = "none"
     """clip: to mean 0 and deviation 1 over the frames and bands, or the samples, of each clip."""
     augment: AudioAugmentConfig = Field(default_factory=AudioAugmentConfig)
+    """What training does to clips."""
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> "AudioTransformConfig":

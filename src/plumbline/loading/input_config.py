@@ -20,6 +20,7 @@ class InputConfig(Config):
     builder: ClassVar[str]
     """`module:class` of the `plumbline.loading.inputs.Input`."""
     modality: str
+    """Which input it is; the settings beside it are those of this one."""
 
     @property
     def source(self) -> str:
@@ -75,6 +76,7 @@ class FeaturesInputConfig(InputConfig):
     builder: ClassVar[str] = "plumbline.loading.inputs:FeaturesInput"
     modality: Literal["features"]
     standardize: bool = True
+    """Bring each channel to mean 0 and deviation 1; false: as it is."""
     max_steps: int | None = Field(None, ge=1)
     """Longer sequences are cut at their end; None: none is."""
 
@@ -93,6 +95,7 @@ class TextInputConfig(InputConfig):
     builder: ClassVar[str] = "plumbline.loading.inputs:TextInput"
     modality: Literal["text"]
     column: Literal["text", "caption", "question", "answer", "source", "target"] = "text"
+    """The column of the rows that is read."""
     max_tokens: int = Field(126, ge=1)
     """Longer texts are cut; bos and eos come on top."""
     word_dropout: float = Field(0.0, ge=0.0, lt=1.0)

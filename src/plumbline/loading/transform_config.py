@@ -24,7 +24,9 @@ class Normalization(Config):
     preset: Literal["imagenet", "clip", "cifar10", "half", "checkpoint"] | None = "imagenet"
     """`checkpoint`: what the processor of the encoder's checkpoint says."""
     mean: list[float] | None = None
+    """Of each channel, of values from 0 to 1; goes with `preset: null`."""
     std: list[Annotated[float, Field(gt=0)]] | None = None
+    """Standard deviation of each channel; goes with `preset: null`."""
 
     @model_validator(mode="after")
     def _one_way(self) -> "Normalization":
@@ -74,19 +76,25 @@ class AugmentConfig(Config):
     flip: float = Field(0.0, ge=0.0, le=1.0)
     """Probability of a mirror image; wrong for data that speaks of left and right."""
     brightness: float = Field(0.0, ge=0.0, lt=1.0)
+    """Pixels are multiplied by a factor drawn from 1 - x to 1 + x."""
     contrast: float = Field(0.0, ge=0.0, lt=1.0)
+    """The distance of pixels from the mean gray is multiplied by a factor drawn from 1 - x to 1 +
+    x."""
     saturation: float = Field(0.0, ge=0.0, lt=1.0)
-    """Factors are drawn from 1 - x to 1 + x."""
+    """The distance of pixels from their own gray is multiplied by a factor drawn from 1 - x to
+    1 + x."""
 
 
 class ImageTransformConfig(Config):
     """How images reach the model."""
 
     normalize: Normalization = Field(default_factory=Normalization)
+    """What brings the values of each channel to about mean 0 and deviation 1."""
     resize: Literal["checkpoint"] | Resize | None = None
     """From images as they are; `checkpoint`: as the processor of the encoder's checkpoint does;
     None: cached images that have another size are stretched by a bilinear filter."""
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    """What training does to images."""
 
     @property
     def settled(self) -> Resize | None:

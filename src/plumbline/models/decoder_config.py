@@ -26,11 +26,18 @@ class DecoderConfig(Config):
     """Arguments of the module's class, beside `width`, `vocab_size` and `max_positions`, which it
     is given if it takes them."""
     width: int = Field(192, ge=8)
+    """Of the embeddings and of every layer."""
     layers: int = Field(3, ge=1)
+    """Transformer layers."""
     heads: int = Field(6, ge=1)
+    """Attention heads of a layer; width must be a multiple of it."""
     kv_heads: int = Field(6, ge=1)
+    """Heads of keys and values, which several heads of queries share; heads must be a multiple of
+    it."""
     mlp_width: int = Field(512, ge=8)
+    """Hidden width of the feed-forward half of a layer."""
     max_positions: int = Field(512, ge=16)
+    """Longest input, in tokens, those of images among them."""
 
     @model_validator(mode="after")
     def _fits(self) -> "DecoderConfig":

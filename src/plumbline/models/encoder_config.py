@@ -58,8 +58,7 @@ class ImageEncoderConfig(EncoderConfig):
     image_size: int = Field(ge=8)
     """Side of the square input, in pixels."""
     channels: Literal[1, 3] = 3
-    """Of the input; 1 is a network of 3 that sees the one channel three times, its weights
-    summed."""
+    """Of the input; 1: a network of 3 that sees the one channel three times, weights summed."""
 
     def for_tokens(self) -> Self:
         """The same where tokens alone are read: nothing need stand for the whole image."""
@@ -70,8 +69,11 @@ class ConvStemLayer(Config):
     """One convolution of the patch embedding, with batch norm and ReLU."""
 
     channels: int = Field(ge=1)
+    """Of its output."""
     stride: int = Field(ge=1)
+    """Pixels from one output to the next."""
     kernel: int = Field(3, ge=1)
+    """Side of the convolution, in pixels."""
 
 
 class VitConfig(ImageEncoderConfig):
@@ -80,11 +82,17 @@ class VitConfig(ImageEncoderConfig):
     builder: ClassVar[str] = "plumbline.models.vision:VitEncoder"
     name: Literal["vit"]
     patch_size: int = Field(ge=1)
+    """Side of a patch, in pixels, which is one token; image_size must be a multiple of it."""
     width: int = Field(ge=8)
+    """Of a token."""
     layers: int = Field(ge=1)
+    """Transformer layers."""
     heads: int = Field(ge=1)
+    """Attention heads of a layer; width must be a multiple of it."""
     mlp_width: int = Field(ge=8)
+    """Hidden width of the feed-forward half of a layer."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Probability that a value of a layer is left out in training."""
     conv_stem: list[ConvStemLayer] = Field(default_factory=list)
     """Convolutions in place of the patch projection; their strides multiply to patch_size."""
     feature_layers: list[int] = Field([-1], min_length=1)
@@ -158,8 +166,11 @@ class ResnetStage(Config):
     """Residual blocks of one width; the first of them strides."""
 
     channels: int = Field(ge=1)
+    """Of its blocks."""
     blocks: int = Field(1, ge=1)
+    """Residual blocks, of two convolutions each."""
     stride: int = Field(2, ge=1)
+    """Of the first block: 2 halves both sides."""
 
 
 class ResnetConfig(ImageEncoderConfig):
@@ -168,8 +179,11 @@ class ResnetConfig(ImageEncoderConfig):
     builder: ClassVar[str] = "plumbline.models.vision:ResnetEncoder"
     name: Literal["resnet"]
     stem_channels: int = Field(32, ge=1)
+    """Of the convolution in front of the stages."""
     stem_stride: int = Field(1, ge=1)
+    """Of the convolution in front of the stages."""
     stages: list[ResnetStage] = Field(min_length=1)
+    """Groups of blocks, one behind the other; the last one's channels are the width."""
     norm: Literal["batch", "group"] = "batch"
     """`batch` learns faster; with `group` a sample does not depend on its batch in training."""
 
@@ -193,8 +207,11 @@ class ConvLayer(Config):
     """One convolution over time, with layer norm and GELU."""
 
     channels: int = Field(ge=1)
+    """Of its output."""
     kernel: int = Field(3, ge=1)
+    """Steps that it sees; odd."""
     stride: int = Field(1, ge=1)
+    """Steps from one output to the next."""
 
     @model_validator(mode="after")
     def _centred(self) -> "ConvLayer":
@@ -222,15 +239,21 @@ class SequenceEncoderConfig(StepsEncoderConfig):
     builder: ClassVar[str] = "plumbline.models.sequence:SequenceEncoder"
     name: Literal["sequence"]
     convs: list[ConvLayer] = Field(default_factory=list)
+    """Convolutions over time, one behind the other; none: the steps as they are."""
     width: int = Field(128, ge=8)
     """Of the steps after the convolutions and a linear map."""
     layers: int = Field(0, ge=0)
+    """Transformer layers behind the convolutions; 0: none."""
     heads: int = Field(4, ge=1)
+    """Attention heads of a layer; width must be a multiple of it."""
     mlp_width: int = Field(256, ge=8)
+    """Hidden width of the feed-forward half of a layer."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Probability that a value in front of or in the layers is left out in training."""
     max_steps: int = Field(1024, ge=1)
     """Longest input in steps; `flatten` pads every sequence to it."""
     pooling: Pooling = "mean"
+    """How steps become one vector; none: they do not."""
     flatten: bool = False
     """With pooling none: all steps as one vector; without it the head runs on every step."""
 
@@ -284,12 +307,17 @@ class TextEncoderConfig(CheckpointEncoderConfig, BaseTextEncoderConfig):
     builder: ClassVar[str] = "plumbline.models.text:TextEncoder"
     name: Literal["transformer"]
     width: int = Field(128, ge=8)
+    """Of the embeddings and of every layer."""
     layers: int = Field(3, ge=0)
-    """0: the mean of the embeddings."""
+    """Transformer layers; 0: the mean of the embeddings."""
     heads: int = Field(4, ge=1)
+    """Attention heads of a layer; width must be a multiple of it."""
     mlp_width: int = Field(512, ge=8)
+    """Hidden width of the feed-forward half of a layer."""
     max_tokens: int = Field(64, ge=2)
+    """Longest text, in tokens, with what frames it."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Probability that a value of a layer or of its attention is left out in training."""
     pooling: Literal["mean", "max", "first", "last", "pooler", "checkpoint"] = "mean"
     """Of the tokens' vectors; first is the token of BERT types for the whole text, pooler what a
     checkpoint's own layers make of them, as CLIP and SigLIP types do, and checkpoint what a folder
@@ -314,9 +342,13 @@ class NgramEncoderConfig(BaseTextEncoderConfig):
     takes_strings: ClassVar[bool] = True
     name: Literal["ngrams"]
     width: int = Field(128, ge=8)
+    """Of the embeddings."""
     buckets: int = Field(2**15, ge=1)
+    """Embeddings, which n-grams share by their hash."""
     shortest: int = Field(2, ge=1)
+    """Characters of the shortest n-gram."""
     longest_gram: int = Field(4, ge=1)
+    """Characters of the longest n-gram."""
 
     @model_validator(mode="after")
     def _some_grams(self) -> "NgramEncoderConfig":
@@ -332,6 +364,7 @@ class ModuleConfig(EncoderConfig):
     needs: ClassVar[tuple[str, ...]] = ("channels", "vocab_size")
     name: Literal["module"]
     module: PluginPlace
+    """The class, as `plugins._net:Net`."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Arguments of the class, beside `channels` and `vocab_size`, which it is given if it takes
     them."""
@@ -343,6 +376,7 @@ class ImageModuleConfig(ImageEncoderConfig):
     builder: ClassVar[str] = "plumbline.models.user_module:ModuleEncoder"
     name: Literal["image_module"]
     module: PluginPlace
+    """The class, as `plugins._net:Net`."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Arguments of the class."""
 

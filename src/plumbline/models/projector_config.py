@@ -50,7 +50,7 @@ class MlpConfig(ProjectorConfig):
     builder: ClassVar[str] = "plumbline.models.projectors:Mlp"
     name: Literal["mlp"]
     width: int = Field(256, ge=8)
-    """Hidden."""
+    """Of what lies between its two layers."""
 
 
 class _Whole(BaseModel):

@@ -30,6 +30,7 @@ class ShapesConfig(Config):
     """Section `detect_shapes` of a dataset: what it must offer to be worth training on."""
 
     min_train_rows: int = Field(2, ge=1)
+    """Fewer rows of the training split than this are refused."""
     max_listed_answers: int = Field(100, ge=1)
     """Answers listed with their counts, most frequent first."""
     classes: dict[str, list[str]] = {}

@@ -42,8 +42,11 @@ class CaptionRule(Config):
     """
 
     question: str
+    """A regular expression for the whole question."""
     answer: str = ".+"
+    """A regular expression for the whole answer."""
     caption: str
+    """The template of the caption."""
 
     @field_validator("question", "answer")
     @classmethod
@@ -83,7 +86,9 @@ class ArrowTableSource(Source):
     captions: list[CaptionRule] = Field(default_factory=list)
     """For data without captions: the first rule that matches a row makes its caption."""
     templates: Templates = Field(default_factory=dict)
+    """Text column -> a text with `{column}` where the value of another column of the row goes."""
     chat: ChatConfig | None = None
+    """Read the rows as conversations; None: they are none."""
 
     @model_validator(mode="after")
     def _columns_fit(self) -> Self:

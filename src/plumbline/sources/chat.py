@@ -57,6 +57,7 @@ class ChatConfig(Config):
     """Rows are conversations: they become the column `turns`, and `images` that they show."""
 
     dialect: Annotated[str, name_in(DIALECTS)]
+    """The form that the conversations have in the files."""
     fields: dict[str, str] = Field(default_factory=dict)
     """Field of the dialect -> the name that it has in the files, where that is another."""
     images: bool | Literal["ignored"] = False

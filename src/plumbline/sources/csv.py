@@ -31,9 +31,11 @@ class CsvForm(Config):
     """How a delimited table is written."""
 
     delimiter: str = Field(",", min_length=1, max_length=1)
+    """What stands between cells."""
     quotes: bool = True
     """Whether cells may stand in quotes; off, a quote is a character like any other."""
     quote: str = Field('"', min_length=1, max_length=1)
+    """What stands around a cell that holds delimiters or line ends."""
     escape: str | None = Field(None, min_length=1, max_length=1)
     """What takes the meaning from the character behind it; a doubled quote is one in any case."""
     header: list[str] | None = None

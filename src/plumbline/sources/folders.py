@@ -42,9 +42,11 @@ class FolderTable(CsvForm):
     file: Below
     """Its place below the dataset's path; `{split}` stands for the place of each split."""
     encoding: Encoding = "utf-8"
+    """How text stands in it, by the name that Python has for it: utf-8, cp1252, ..."""
     key: str = "file_name"
     """The column that names a file, by its path from the folder of the table."""
     columns: ColumnNames
+    """Canonical column -> the name that it has in the table."""
 
     def files(self, splits: Mapping[str, str]) -> set[str]:
         """Its places, as names below the dataset's path."""
@@ -65,12 +67,15 @@ class FolderSource(Source):
     suffixes: ClassVar[frozenset[str]]
 
     splits: SplitPlaces = Field(default_factory=dict)
+    """Split (train, val, test) -> its folder; empty: all files, split by a hash."""
     labels: Literal["folder", "none"] = "folder"
     """Where a file's label comes from: the first folder below its split; `none`: it has none."""
     endings: Literal["known", "any"] = "known"
     """Which files are read: those whose endings are of the medium, or all, for names without."""
     table: FolderTable | None = None
+    """A table with more about the files; None: their folders say all."""
     templates: Templates = Field(default_factory=dict)
+    """Text column -> a text with `{column}` where the value of another column of the row goes."""
 
     @field_validator("splits")
     @classmethod

@@ -26,6 +26,7 @@ class JsonlSource(TableSource):
     source: Literal["jsonl"]
     files: str = "*.jsonl"
     chat: ChatConfig | None = None
+    """Read the rows as conversations; None: they are none."""
 
     @property
     @override

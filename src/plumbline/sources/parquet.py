@@ -32,6 +32,8 @@ class ParquetSource(ArrowTableSource):
 
     source: Literal["parquet"]
     splits: SplitPlaces = Field(default_factory=dict)
+    """Split (train, val, test) -> file, folder or pattern such as `data/train-*`; empty: all files,
+    split by a hash of `group`."""
 
     @property
     def given_splits(self) -> list[str]:

@@ -48,14 +48,17 @@ class ScenesConfig(Config):
     """What the drawings hold; more objects and fewer pixels make the set harder."""
 
     images: int = Field(5000, ge=10)
+    """Drawings that are made; a row is a question or a caption of one."""
     image_size: int = Field(32, ge=16, le=256)
     """Side of the square drawing, in pixels."""
     object_weights: list[float] = Field([0.25, 0.75], min_length=1, max_length=3)
     """How often a scene holds one, two, three objects, relative to each other."""
     captions_per_image: int = Field(4, ge=1, le=8)
+    """Captions in other words of each drawing."""
     faulty_share: float = Field(0.01, ge=0.0, le=0.5)
     """Share of rows made faulty on purpose, so that validation has something to find."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Another one gives other drawings; a larger `images` begins with the same ones."""
 
     @field_validator("object_weights")
     @classmethod

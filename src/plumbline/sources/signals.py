@@ -91,6 +91,7 @@ class SignalsSource(Source):
     faulty_share: float = Field(0.01, ge=0.0, le=0.5)
     """Share of recordings with lost values (NaN), so that validation has something to find."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Another one gives other recordings; more `recordings` begin with the same ones."""
 
     @field_validator("steps")
     @classmethod

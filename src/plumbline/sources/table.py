@@ -49,6 +49,8 @@ class TableSource(Source):
     files: str
     """Pattern for the names of the files; folders are searched to any depth."""
     splits: SplitPlaces = Field(default_factory=dict)
+    """Split (train, val, test) -> file, folder or pattern such as `data/train-*`; empty: all files,
+    split by a hash of `group`."""
     columns: ColumnNames = Field(default_factory=dict)
     """Without `sample_id`, a row is called by its file and number: `train.csv:17`."""
     media: Media = "path"
@@ -61,7 +63,9 @@ class TableSource(Source):
     media_ending: str = ""
     """What is put behind names of files, such as `.jpg` where a table has bare ids."""
     templates: Templates = Field(default_factory=dict)
+    """Text column -> a text with `{column}` where the value of another column of the row goes."""
     encoding: Encoding = "utf-8"
+    """How text stands in the files, by the name that Python has for it: utf-8, cp1252, ..."""
 
     @model_validator(mode="after")
     def _templates_fit(self) -> "TableSource":

@@ -45,7 +45,10 @@ class TextSource(Source):
     A file is kept to the character; paragraphs and lines lose the line ends at their own end.
     """
     encoding: Encoding = "utf-8"
+    """How text stands in the files, by the name that Python has for it: utf-8, cp1252, ..."""
     splits: SplitPlaces = Field(default_factory=dict)
+    """Split (train, val, test) -> file, folder or pattern such as `data/train-*`; empty, and
+    without shares: all files, split by a hash."""
     shares: dict[Literal["train", "val", "test"], float] = Field(default_factory=dict)
     """Split name -> share of the characters of every file, cut in the order train, val, test.
 

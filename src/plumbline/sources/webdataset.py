@@ -60,10 +60,13 @@ class WebDatasetSource(Source):
     files: str = "*.tar"
     """Pattern for the names of the shards; folders are searched to any depth."""
     splits: SplitPlaces = Field(default_factory=dict)
+    """Split (train, val, test) -> shard, folder or pattern such as `train-*.tar`; empty: all
+    shards, split by a hash of `group`."""
     columns: ColumnNames
     """Canonical column -> what follows the key: `jpg`, one of several as `jpg;jpeg;png`, or a field
     of an object as `json.caption`."""
     templates: Templates = Field(default_factory=dict)
+    """Text column -> a text with `{column}` where the value of another column of the row goes."""
 
     @model_validator(mode="after")
     def _columns_fit(self) -> Self:

@@ -19,6 +19,7 @@ class DetectShapesConfig(Config):
     """What the dataset must offer."""
 
     detect_shapes: ShapesConfig
+    """What the clean rows must offer to be worth training on."""
 
 
 SPEC = StageSpec(

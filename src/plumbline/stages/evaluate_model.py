@@ -20,6 +20,7 @@ class EvaluateModelConfig(EvaluateConfig):
     """What is evaluated, on which split."""
 
     kind: str
+    """The kind of work, which decides what the sections may hold."""
 
     @property
     @override

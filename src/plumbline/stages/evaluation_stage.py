@@ -29,8 +29,11 @@ class EvaluateConfig(Config, ABC):
     """What is evaluated, on which split."""
 
     threads: int = Field(ge=1)
+    """Compute threads of trainings and evaluations; sums of floats depend on their number."""
     data: str
+    """An entry of `datasets`."""
     evaluate: EvaluationConfig
+    """What is measured of the trained model, on which split."""
 
     @field_validator("evaluate")
     @classmethod

@@ -23,9 +23,13 @@ class ExportModelConfig(Config):
     """What is exported, and how it is compared with its checkpoint."""
 
     threads: int = Field(ge=1)
+    """Compute threads; sums of floats depend on their number."""
     kind: str
+    """The kind of work, which decides what the sections may hold."""
     data: str
+    """An entry of `datasets`: samples for parity and self-test come from it."""
     export: ExportConfig
+    """What the bundle holds, accepts and serves."""
 
     @field_validator("export")
     @classmethod

@@ -21,7 +21,10 @@ class PrepareConfig(Config):
     """Where the dataset lies and what makes rows of it."""
 
     path: str
+    """The folder or file that the source reads; for one that makes its rows, a file that never
+    changes."""
     prepare: Annotated[Source, OneOf(SOURCES, "source")]
+    """The source: what reads rows from there."""
 
 
 SPEC = StageSpec(

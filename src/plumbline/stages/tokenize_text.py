@@ -29,6 +29,7 @@ class TokenizeTextConfig(Config):
     weights: str
     """Folder with the records of tokenizers of others: work/tokenizers/<set>."""
     tokenize: TokenizeConfig
+    """What trainings read of the rows: ids of texts, decoded media."""
 
 
 SPEC = StageSpec(

@@ -18,6 +18,7 @@ class ValidateConfig(Config):
     """The rules."""
 
     validate_: ValidationConfig
+    """What a row needs to be clean; the others go into quarantine."""
 
 
 SPEC = StageSpec(

@@ -78,6 +78,7 @@ class TokenizeConfig(Config):
     """Section `tokenize` of a dataset."""
 
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
+    """Where the tokenizer comes from."""
     image_size: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=2, max_length=2)
     """Height and width of the cached images, in pixels; None: the one size that all have."""
     image_resize: Resize | None = None

@@ -33,6 +33,7 @@ class TokenizerConfig(Config):
     vocab_size: int = Field(2000, ge=1)
     """Upper limit; at least the special tokens and, for bpe, the 256 bytes."""
     min_frequency: int = Field(2, ge=1)
+    """How often a pair, or with char a character, has to be there to become a token."""
     pretrained: str | None = None
     """An entry of `weights` with a tokenizer.json; then nothing is trained."""
 

@@ -54,7 +54,9 @@ class PartConfig(Config):
     """Overrides for the parameters whose name begins with a prefix."""
 
     lr: float | None = Field(None, gt=0.0)
+    """Peak learning rate; None: that of the rest."""
     weight_decay: float | None = Field(None, ge=0.0)
+    """None: that of the rest."""
 
 
 OPTIMIZERS: Registry[str] = Registry("optimizer")
@@ -70,7 +72,9 @@ class SgdConfig(Config):
     """What only `sgd` reads."""
 
     momentum: float = Field(0.9, ge=0.0, lt=1.0)
+    """Share of the last update that is added to the next one; 0: none."""
     nesterov: bool = False
+    """Whether the gradient counts once more beside the momentum, as Nesterov's does."""
 
     @model_validator(mode="after")
     def _something_to_look_ahead(self) -> "SgdConfig":
@@ -83,8 +87,11 @@ class MuonConfig(Config):
     """What only `muon` reads: it trains the matrices of hidden layers, and AdamW all the rest."""
 
     momentum: float = Field(0.95, ge=0.0, lt=1.0)
+    """Share of the last update that is kept in the next one."""
     nesterov: bool = True
+    """Whether the gradient counts once more beside the momentum, as Nesterov's does."""
     newton_schulz_steps: int = Field(5, ge=1, lt=100)  # torch refuses 100
+    """Iterations that make an update orthogonal."""
     lr_scale: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
     """match_rms_adamw: steps as large as AdamW's, so that its learning rates and decays fit."""
     adamw_lr_ratio: float = Field(1.0, gt=0.0)
@@ -98,33 +105,40 @@ class OptimConfig(Config):
     """The optimiser and its groups."""
 
     name: Annotated[str, name_in(OPTIMIZERS)] = "adamw"
+    """Which optimiser: adamw_8bit holds its moments in 8 bits (extra adapters)."""
     lr: float = Field(1e-4, gt=0.0)
+    """Peak learning rate, which `schedule` scales."""
     weight_decay: float = Field(0.01, ge=0.0)
+    """Share of a weight that is taken off at each step, times the learning rate; with sgd it is
+    part of the gradient."""
     betas: list[Annotated[float, Field(ge=0.0, lt=1.0)]] = Field(
         # 0.98 in place of torch's 0.999, as for transformers (arXiv:1706.03762, section 5.3).
         [0.9, 0.98],
         min_length=2,
         max_length=2,
     )
-    """Of adamw and adamw_8bit, as is eps."""
+    """Of adamw and adamw_8bit: how much of the mean of gradients, and of their squares, is kept."""
     eps: float = Field(1e-8, gt=0.0)
+    """Added to the denominator of adamw and adamw_8bit."""
     decay_norms_and_biases: bool = False
     """Whether parameters of one dimension or none decay too."""
     parts: dict[str, PartConfig] = Field(default_factory=dict)
     """Name prefix, such as `projector` -> what differs there."""
     sgd: SgdConfig = Field(default_factory=SgdConfig)
+    """What only sgd reads."""
     muon: MuonConfig = Field(default_factory=MuonConfig)
+    """What only muon reads."""
 
 
 class PatienceConfig(Config):
     """How long a metric may go without an improvement."""
 
     patience: int = Field(ge=1)
-    """Validations."""
+    """Validations that it may go without an improvement."""
     min_change: float = Field(0.0, ge=0.0)
     """A smaller change for the better does not count here; the best weights are kept anyway."""
     mode: Mode = "auto"
-    """As `TrainerConfig.mode`."""
+    """As `mode` of the trainer."""
 
 
 class EarlyStoppingConfig(Config):
@@ -173,7 +187,7 @@ class OverfitConfig(Config):
     """What `plumbline inspect ... overfit` asks: can the model learn one batch by heart?"""
 
     samples: int = Field(16, ge=1)
-    """In the batch."""
+    """Samples in the batch."""
     steps: int = Field(200, ge=1)
     """Most steps that it may take."""
     share: float = Field(0.1, gt=0.0, lt=1.0)
@@ -197,6 +211,7 @@ class TrainerConfig(Config):
     """The one training loop."""
 
     epochs: int = Field(1, ge=1)
+    """Passes over the training split; max_steps may end them earlier."""
     max_steps: int | None = Field(None, ge=1)
     """Upper limit on optimiser steps."""
     grad_accum_steps: int = Field(1, ge=1)
@@ -211,11 +226,14 @@ class TrainerConfig(Config):
     """Make a step that does not fit into memory again in micro-batches of half the size, and go on
     with those; or take it for any other failing batch, as with shard_layers or batch norm."""
     max_grad_norm: float | None = Field(1.0, gt=0.0)
+    """Longer gradients are scaled down to this norm, over all parameters; None: none are."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: on a GPU with units for it bf16, and TF32 for what stays float32; else fp32. By name,
     fp32 is whole float32 on a GPU too."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one, else the CPU."""
     compile: CompileConfig = Field(default_factory=CompileConfig)
+    """Whether forward and backward passes are compiled, and how."""
     deterministic: bool = True
     """Take the kernels of a GPU that give the same bits each time; false: the fastest."""
     keep_features: bool = True
@@ -229,6 +247,7 @@ class TrainerConfig(Config):
     """Seconds for which one of several processes waits for another before it gives up; figures of a
     validation that the first computes alone must fit into it."""
     engine: EngineConfig = Field(default_factory=EngineConfig)
+    """What sums gradients, makes updates and holds the state of the optimiser."""
     shard_layers: bool = False
     """Spread the parameters of layers, their gradients and optimiser state over the processes,
     for a model that does not fit a single one; each layer is gathered whenever it is used."""
@@ -244,6 +263,7 @@ class TrainerConfig(Config):
     """Whether the monitored metric is better lower or higher; auto: as its name says. Only a metric
     of a plugin that is in no table needs it."""
     early_stopping: EarlyStoppingConfig | None = None
+    """When training stops before its end; None: never."""
     overfit_check: OverfitConfig | None = None
     """Learn one batch by heart before the training begins, and fail where that does not go."""
     non_finite: Literal["stop", "skip"] = "stop"
@@ -253,8 +273,11 @@ class TrainerConfig(Config):
     max_skipped_steps: int = Field(10, ge=0)
     """More steps skipped than this, for either cause, stop the training."""
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    """When training state is saved, and what is kept of it."""
     optim: OptimConfig = Field(default_factory=OptimConfig)
+    """The optimiser and its groups."""
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    """The learning rate over optimiser steps."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainerConfig":

@@ -25,8 +25,9 @@ class ScheduleConfig(Config):
     """Learning rate over optimiser steps: a warm-up, then a curve."""
 
     name: str = "cosine"
-    """An entry of `SCHEDULES`."""
+    """constant, linear, cosine, inverse_sqrt, one_cycle, plateau, or one of a plugin."""
     warmup_steps: int | None = Field(None, ge=0)
+    """Optimiser steps of the warm-up; None: none, or those of warmup_share."""
     warmup_share: float | None = Field(None, ge=0.0, lt=1.0)
     """Warm-up as a share of all steps, in place of warmup_steps."""
     final_share: float = Field(0.0, ge=0.0, le=1.0)

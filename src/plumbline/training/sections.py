@@ -20,13 +20,17 @@ class TrainSection(Config):
     """Section `train` of a task or an alignment."""
 
     model: Config
+    """Sizes or checkpoints of the parts of the model."""
     freeze: list[str] = Field(default_factory=list)
     """Parts of the model that stay as they are, such as image_encoder."""
     adapters: dict[str, AdapterConfig] = Field(default_factory=dict)
     """Part of the model -> its adapter; the part's own weights stay as they are."""
     task: TaskConfig
+    """What is optimised, and how rows become samples."""
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
+    """How samples become batches."""
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+    """The training loop."""
 
     @model_validator(mode="after")
     def _shares(self) -> "TrainSection":
@@ -93,11 +97,15 @@ class TrainingConfig(Config, ABC):
     """What every training has."""
 
     seed: int
+    """Of everything that training draws: weights, order, augmentation, masks."""
     threads: int = Field(ge=1)
+    """Compute threads of trainings and evaluations; sums of floats depend on their number."""
     data: str
+    """An entry of `datasets`."""
     weights: str
     """Folder with the records of the checkpoints that parts start from: work/weights/<set>."""
     train: TrainSection
+    """Model, data loading and training loop."""
 
     @property
     @abstractmethod

@@ -14,7 +14,10 @@ class FinetuneConfig(TrainingConfig):
     """What is trained, on what, starting from what."""
 
     kind: str
+    """The kind of work, which decides what the sections may hold."""
     start: str
+    """What training begins from: `models/align/<name>`, `models/tasks/<name>`, or
+    `work/cache/<dataset>` for nothing but the data."""
 
     @property
     @override

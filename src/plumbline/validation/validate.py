@@ -49,6 +49,7 @@ class SplitConfig(Config):
     """How to split data that brings no split, or no validation split."""
 
     seed: int = 0
+    """Of the hash that splits groups; another one gives other splits."""
     val: float = Field(default=0.1, ge=0.0, le=0.5)
     """Share of the groups that become the validation split; 0 switches it off."""
     test: float = Field(default=0.1, ge=0.0, le=0.5)
@@ -69,30 +70,40 @@ class ValidationConfig(Config):
     views: dict[str, list[str]]
     """View name -> the columns that a row must have to be of use to it."""
     level: Level = "full"
-    """How closely to look at media; see `image_check`, `audio_check` and `features_check`."""
+    """How closely to look at media: cheap at length and first bytes, header also at what the file
+    says of its size; full decodes it too."""
     min_side_px: int = Field(default=2, ge=1)
+    """Shortest side of an image, in pixels."""
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MAX_PIXELS)
     """Most pixels of an image; the decoder's own bounds on memory and time hold beside it."""
     max_image_bytes: int = Field(default=MAX_BYTES, ge=1, le=MAX_BYTES)
+    """Longest image, encoded; the cheap level looks at this and the first bytes alone."""
     min_audio_s: float = Field(default=0.01, ge=0.0)
+    """Shortest clip, in seconds."""
     max_audio_s: float = Field(default=300.0, gt=0.0, le=MAX_SECONDS)
+    """Longest clip, in seconds."""
     max_audio_bytes: int = Field(default=MAX_BYTES, ge=1, le=MAX_BYTES)
+    """Longest clip, encoded."""
     max_steps: int = Field(default=100_000, ge=1)
     """Longest features, in steps of time."""
     max_features_bytes: int = Field(default=MAX_BYTES, ge=1, le=MAX_BYTES)
+    """Largest array of features, encoded."""
     channels: int | None = Field(default=None, ge=1)
     """Channels of features; null takes those of the first row whose features are good."""
     labels: dict[str, list[str]] = {}
     """Part -> the labels that it may have; the unnamed part is "". Others may have any."""
     max_text_chars: int = Field(default=400_000, ge=1, le=MAX_CELL_BYTES // 4 - 1)
-    """A text whose every byte is a token takes some 600 bytes a character while it is encoded."""
+    """Longest text, in characters; one whose every byte is a token takes some 600 bytes a character
+    while it is encoded."""
     max_dropped_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of rows lost to faults or leaks above which validation fails.
 
     Repeated ids do not count: a row that is there already is no loss.
     """
     split: SplitConfig = SplitConfig()
+    """How data is split that brings no splits, or no validation split."""
     leaks: LeakConfig = LeakConfig()
+    """What is done about content that stands in several splits."""
 
     @field_validator("views")
     @classmethod

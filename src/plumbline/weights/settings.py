@@ -56,3 +56,4 @@ class WeightsEntry(Config):
     """An entry of `weights`, whole."""
 
     checkpoint: WeightsConfig
+    """Where it lies."""

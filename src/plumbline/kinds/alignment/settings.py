@@ -32,11 +32,17 @@ class DualEncoderConfig(Config):
     """
 
     image_encoder: AnyImageEncoder | None = None
+    """The encoder of images; None, where sounds are aligned."""
     audio_encoder: AnyStepsEncoder | None = None
+    """The encoder of sounds or features; None, where images are aligned."""
     text_encoder: AnyTextEncoder
+    """The encoder of captions."""
     embed_dim: int = Field(128, ge=2)
+    """Width of the space that both sides are mapped into."""
     initial_temperature: float = Field(0.07, gt=0.0)
+    """What similarities are divided by at the first step; it is learned from there on."""
     min_temperature: float = Field(0.01, gt=0.0)
+    """The least that the learned temperature becomes."""
 
     @model_validator(mode="after")
     def _one_medium(self) -> "DualEncoderConfig":
@@ -77,6 +83,8 @@ class AlignmentTaskConfig(TaskConfig):
     inputs: AnyInput
     """How images or clips reach their encoder."""
     loss: Annotated[str, name_in(PAIR_LOSSES)] = "info_nce"
+    """How pairs are told from the others of their step: `info_nce` by a softmax over them, both
+    ways; `sigmoid` each pair by itself."""
     widths: list[int] = Field(default_factory=list)
     """Matryoshka prefix widths; empty: the full width alone."""
     sample_width: bool = False
@@ -131,6 +139,7 @@ class AlignmentEvaluationConfig(EvaluationConfig):
     """Section `evaluate` of an alignment."""
 
     ks: list[Annotated[int, Field(ge=1)]] = Field([1, 5, 10], min_length=1)
+    """Recall is measured at these ranks."""
     examples: int = Field(8, ge=0)
     """Media shown in the report with the captions found for them."""
     zero_shot: list[str] = Field(default_factory=list)

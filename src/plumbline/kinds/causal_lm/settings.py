@@ -20,6 +20,7 @@ class CausalLmConfig(Config):
     """A causal language model."""
 
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
+    """From sizes, or from a checkpoint."""
 
     def sources(self) -> dict[str, str | None]:
         """Part -> the checkpoint that it starts from."""
@@ -38,6 +39,7 @@ class CausalLmTaskConfig(TextTaskConfig):
     """The column `text`, questions with answers, or conversations; of the latter two only the
     answers carry loss."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of the target's probability that is spread over the whole vocabulary."""
 
     @model_validator(mode="after")
     def _stream_of_text(self) -> "CausalLmTaskConfig":

@@ -23,7 +23,9 @@ class ClassificationTaskConfig(HeadedTaskConfig):
     """What the classifier optimises; a dataset of several parts gets a head for each."""
 
     loss: Annotated[str, name_in(CLASS_LOSSES)] = "cross_entropy"
+    """`focal` weighs samples that are easy already less."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of the label's probability that is spread over all classes."""
     class_weights: (
         Literal["none", "balanced"] | dict[str, list[Annotated[float, Field(ge=0.0)]]]
     ) = "none"

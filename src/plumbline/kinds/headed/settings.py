@@ -19,6 +19,7 @@ class ClassifierConfig(Config):
     encoder: AnyEncoder | None = None
     """None: the one of the alignment or classifier in the task's `start`."""
     head_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Probability that a value in front of a head is left out in training."""
     num_classes: dict[str, int] = Field(default_factory=dict)
     """Part -> classes, for those who want it checked; the data settings decide."""
 
@@ -36,6 +37,7 @@ class HeadedTaskConfig(TaskConfig):
     """What classification and regression share."""
 
     inputs: AnyInput
+    """How media or texts reach the encoder."""
 
     @override
     def start_modality(self, model: Config) -> str | None:

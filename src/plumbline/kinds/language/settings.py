@@ -20,8 +20,9 @@ class SamplingConfig(Config):
     """How a language model goes on from a prompt."""
 
     max_new_tokens: int = Field(200, ge=1)
+    """Longest continuation."""
     temperature: float = Field(1.0, ge=0.0)
-    """0: always the likeliest token."""
+    """What logits are divided by before a token is drawn; 0: always the likeliest token."""
     top_k: int | None = Field(None, ge=1)
     """Draw from this many likeliest tokens only."""
     top_p: float | None = Field(None, gt=0.0, le=1.0)
@@ -29,6 +30,7 @@ class SamplingConfig(Config):
     stop: list[str] = Field(default_factory=list)
     """Texts that end the continuation; they are not part of it."""
     seed: int = 0
+    """Of what is drawn; the same one gives the same text."""
 
 
 class LanguageEvaluationConfig(EvaluationConfig):
@@ -37,6 +39,7 @@ class LanguageEvaluationConfig(EvaluationConfig):
     prompts: list[str] = Field(default_factory=list)
     """Beginnings that a causal model continues, for the report."""
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    """How `prompts` are continued."""
 
 
 class TokenTaskConfig(TaskConfig):
@@ -59,8 +62,8 @@ class TextTaskConfig(TokenTaskConfig):
     cut."""
     rows: Literal["auto", "stream", "packed", "padded"] = "auto"
     """`stream`: all rows as one text, eos between them, in blocks that rows may share; text only.
-    Else a row is a sample, see `PackedOrPadded`. `auto`: `stream` where more than half of the text
-    would be cut from rows by block_size, else `packed`."""
+    Else a row is a sample, `packed` one behind the other or `padded` each by itself. `auto`:
+    `stream` where block_size would cut more than half of the text from rows, else `packed`."""
 
     @property
     @override

@@ -13,13 +13,19 @@ class MaskedLmConfig(Config):
     """A BERT-type masked language model: from these sizes, or from a checkpoint."""
 
     pretrained: str | None = None
-    """A local folder or a hub id; then the sizes below are not used."""
+    """An entry of `weights`; then the sizes below are not used."""
     width: int = Field(128, ge=8)
+    """Of the embeddings and of every layer."""
     layers: int = Field(4, ge=1)
+    """Transformer layers."""
     heads: int = Field(4, ge=1)
+    """Attention heads of a layer; width must be a multiple of it."""
     mlp_width: int = Field(512, ge=8)
+    """Hidden width of the feed-forward half of a layer."""
     max_positions: int = Field(512, ge=4)
+    """Longest input, in tokens."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Probability that a value of a layer or of its attention is left out in training."""
 
     @model_validator(mode="after")
     def _fits(self) -> "MaskedLmConfig":

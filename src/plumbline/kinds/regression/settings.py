@@ -19,6 +19,7 @@ class RegressionTaskConfig(HeadedTaskConfig):
     """What the regressor optimises: a loss of the standardised numbers."""
 
     loss: Annotated[str, name_in(VALUE_LOSSES)] = "squared_error"
+    """Of the distance between prediction and standardised number."""
     row_weights: bool = False
     """Whether errors are multiplied by the column `weight`, scaled to mean 1 over the training
     samples; a row without a weight has 1. Figures are of all rows alike."""

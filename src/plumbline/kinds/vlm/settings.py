@@ -24,7 +24,9 @@ class VlmConfig(Config):
     image_encoder: AnyImageEncoder | None = None
     """None: the one of the alignment in the task's `start`."""
     projector: AnyProjector = Field(default_factory=lambda: MlpConfig(name="mlp"))
+    """From the encoder's tokens to the width of the decoder."""
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
+    """From sizes, or from a checkpoint."""
 
     def sources(self) -> dict[str, str | None]:
         """Part -> the checkpoint that it starts from."""
@@ -54,6 +56,7 @@ class VlmTaskConfig(TokenTaskConfig):
     """Of conversations: tokens seen at a time, those of images among them; exchanges that do not
     fit go from the end."""
     caption_prompt: str = "describe the image"
+    """The question to which captions are the answers."""
     captions_per_image: int = Field(1, ge=0)
     """Captions drawn for an image in an epoch; 0: only questions."""
     questions_per_image: int | None = Field(None, ge=0)
@@ -128,6 +131,7 @@ class VlmEvaluationConfig(WrittenEvaluationConfig):
     """Section `evaluate` of a vision-language task."""
 
     max_new_tokens: int = Field(64, ge=1)
+    """Longest answer."""
 
 
 class VlmExportConfig(ExportConfig):
