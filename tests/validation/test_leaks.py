@@ -78,7 +78,7 @@ def test_planted_texts_are_counted_between_given_splits(
         "row": {"file": "part-0.parquet", "row": 20},
         "other": {"file": "part-0.parquet", "row": 1},
     }
-    for column in set(columns) - {"turns"}:
+    for column in columns if len(columns) > 1 else []:  # else the cell is the row
         assert found(run, column) == PLANTED
 
 

@@ -126,8 +126,8 @@ class RowJudge:
                 fault = Fault("two_media", f"a row has one of {', '.join(MEDIA)} at most")
             if fault is None:
                 fault = shown.fault(row)
-            if fault is None:
-                self._store.add_more_media(self._next_number, shown.others(row))
+            if fault is None and (others := shown.others(row)):
+                self._store.add_more_media(self._next_number, others)
             digest, medium, place, text, grouped = identity
             verdict = RowVerdict(
                 *(self._next_number, codes[row], digest, medium, place),

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from plumbline.config import Config
-from plumbline.data.columns import TEXTS
+from plumbline.data.columns import SHOWN, SPLITS, TEXTS
 
 Policy = Literal["report", "drop", "refuse"]
 
@@ -78,6 +78,9 @@ def content_digests(
         digests: of each column the digests of its values, None for a cell that is of no use.
         rows: of each column [rows], the position of each row's value.
     """
+    if len(digests) == 1:
+        yield from map(digests[0].__getitem__, rows[0].tolist())
+        return
     columns = [
         [known[at] for at in places.tolist()] for known, places in zip(digests, rows, strict=True)
     ]
@@ -86,13 +89,13 @@ def content_digests(
         yield hashlib.blake2b(b"".join(marked), digest_size=16).digest() if marked else None
 
 
-_COUNT_TEXT = """
-INSERT INTO texts VALUES (?, ?, ?, ?)
-ON CONFLICT (col, digest, split) DO UPDATE SET rows = rows + excluded.rows
+_SUM_BY_TEXT = """
+CREATE TABLE sums AS SELECT col, digest, split, SUM(rows) AS rows FROM texts
+GROUP BY col, digest, split ORDER BY col, digest, split
 """
-_SUM_ROWS = "SELECT SUM(rows) FROM texts WHERE col = ? AND split = ?"
+_SUM_ROWS = "SELECT SUM(rows) FROM sums WHERE col = ? AND split = ?"
 _SUM_SHARED = """
-SELECT SUM(one.rows) FROM texts one JOIN texts other
+SELECT SUM(one.rows) FROM sums one JOIN sums other
 ON one.col = other.col AND one.digest = other.digest AND other.split = ?
 WHERE one.col = ? AND one.split = ?
 """
@@ -101,29 +104,31 @@ WHERE one.col = ? AND one.split = ?
 class SharedTexts:
     """Counts cells of text columns that stand in several splits, in a temporary SQLite file."""
 
-    def __init__(self, path: Path, columns: Iterable[str]) -> None:
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
         """Open a new, empty index at `path`; the caller removes the file."""
         self._columns = [name for name in columns if name in TEXTS]
+        if len(self._columns) == 1 and not set(SHOWN) & set(columns):
+            self._columns = []  # the cell is all that a row says: its rows are compared
         self._db = sqlite3.connect(path, isolation_level=None)
         for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-4096"):
             self._db.execute(f"PRAGMA {setting}")
         self._db.execute(
-            "CREATE TABLE texts (col, digest BLOB, split, rows INTEGER, "
-            "PRIMARY KEY (col, digest, split)) WITHOUT ROWID"
+            "CREATE TABLE texts (col INTEGER, digest BLOB, split INTEGER, rows INTEGER)"
         )
         self._db.execute("BEGIN")
 
     def add(self, split: str, columns: dict[str, pa.Array]) -> None:
         """Count the cells of clean rows; columns are dictionaries of their distinct values."""
-        for name in self._columns:
+        code = SPLITS.index(split)
+        for at, name in enumerate(self._columns):
             column = columns[name]
             used = np.bincount(
                 column.indices.drop_null().to_numpy(), minlength=len(column.dictionary)
             )
             self._db.executemany(
-                _COUNT_TEXT,
+                "INSERT INTO texts VALUES (?, ?, ?, ?)",
                 (
-                    (name, hashlib.blake2b(text.as_buffer(), digest_size=16).digest(), split, rows)
+                    (at, hashlib.blake2b(text.as_buffer(), digest_size=16).digest(), code, rows)
                     for text, rows in zip(column.dictionary, used.tolist(), strict=True)
                     if rows
                 ),
@@ -131,11 +136,13 @@ class SharedTexts:
 
     def leaks(self) -> Iterator[Leak]:
         """Rows of each split whose cell stands in another one, column by column."""
-        for name in self._columns:
-            for split, other in SPLIT_PAIRS:
-                (shared,) = self._db.execute(_SUM_SHARED, (other, name, split)).fetchone()
+        pairs = [(*pair, *map(SPLITS.index, pair)) for pair in SPLIT_PAIRS]
+        self._db.execute(_SUM_BY_TEXT)
+        for at, name in enumerate(self._columns):
+            for split, other, code, other_code in pairs:
+                (shared,) = self._db.execute(_SUM_SHARED, (other_code, at, code)).fetchone()
                 if shared:
-                    (rows,) = self._db.execute(_SUM_ROWS, (name, split)).fetchone()
+                    (rows,) = self._db.execute(_SUM_ROWS, (at, code)).fetchone()
                     yield Leak(
                         what=name, split=split, other=other, rows=shared, of=rows, examples=[]
                     )
