@@ -136,10 +136,10 @@ class SharedTexts:
 
     def leaks(self) -> Iterator[Leak]:
         """Rows of each split whose cell stands in another one, column by column."""
-        pairs = [(*pair, *map(SPLITS.index, pair)) for pair in SPLIT_PAIRS]
         self._db.execute(_SUM_BY_TEXT)
         for at, name in enumerate(self._columns):
-            for split, other, code, other_code in pairs:
+            for split, other in SPLIT_PAIRS:
+                code, other_code = SPLITS.index(split), SPLITS.index(other)
                 (shared,) = self._db.execute(_SUM_SHARED, (other_code, at, code)).fetchone()
                 if shared:
                     (rows,) = self._db.execute(_SUM_ROWS, (at, code)).fetchone()
