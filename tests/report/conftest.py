@@ -43,7 +43,7 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.selection = {"weights": {}, "datasets": {}, "align": {}, "tasks": {}}
+        self.selection: dict[str, Any] = {"weights": {}, "datasets": {}, "align": {}, "tasks": {}}
 
     def write(self, folder: str, files: dict[str, str | bytes]) -> None:
         place = self.root / folder

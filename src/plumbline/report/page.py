@@ -1,10 +1,12 @@
 """The page: everything of the selection, put into one HTML file that needs no other."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from plumbline import paths
 from plumbline.config import without_folders
@@ -17,6 +19,7 @@ from plumbline.report.collect import (
     Export,
     TaskResult,
     Training,
+    Wanted,
     collect_alignment,
     collect_dataset,
     collect_export,
@@ -27,13 +30,26 @@ from plumbline.report.dag import BOX_HEIGHT, BOX_WIDTH, STAGES, draw
 from plumbline.report.figure_table import FigureTable, figure_table
 from plumbline.report.headline import Headline, alignment_headlines, task_headlines
 from plumbline.report.pictures import Pictures
+from plumbline.report.rows import ShownRows
 from plumbline.report.samples import Key, Subject
 from plumbline.report.selection import Selection
+from plumbline.report.settings import ReportSettings
+from plumbline.report.sounds import Sounds
 from plumbline.text import finalize
 
 TEMPLATES = Path(__file__).parent / "templates"
 ANSWERS_SHOWN = 12
 SIZES_SHOWN = 5
+DEFAULTS = ReportSettings()
+
+
+@dataclass(frozen=True)
+class Media:
+    """What the page takes from the cache of a dataset."""
+
+    pictures: Pictures
+    sounds: Sounds
+    rows: ShownRows
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ class Section:
     result: Alignment | TaskResult | Dataset
     data: str = ""
     """Its dataset."""
-    pictures: Pictures | None = None
+    media: "Media | None" = None
     headlines: list[Headline] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     settings: str = ""
@@ -59,7 +75,7 @@ class Section:
     """What the examples of an alignment are about."""
 
 
-def render_page(selection: Selection) -> str:
+def render_page(selection: Selection, settings: ReportSettings = DEFAULTS) -> str:
     """Read the outputs of the selection, and write the page.
 
     Equal outputs give equal bytes: the page holds no time, host or path of a machine.
@@ -76,20 +92,27 @@ def render_page(selection: Selection) -> str:
             ("data", selection.datasets),
         )
     }
-    pictures = {name: Pictures(paths.cache(name)) for name in selection.datasets}
-    template = _environment().get_template("report.html.j2")
+    media = {
+        name: Media(
+            Pictures(paths.cache(name), settings.image_side),
+            Sounds(paths.cache(name), settings.audio_s),
+            ShownRows(anchors["data"][name]),
+        )
+        for name in selection.datasets
+    }
+    template = environment().get_template("report.html.j2")
     return template.render(
         selection=selection,
         alignments=[
-            _alignment(name, anchors["align"][name], data, pictures[data])
+            _alignment(name, anchors["align"][name], data, media[data], settings)
             for name, data in selection.align.items()
         ],
         tasks=[
-            _task(selection, name, anchors["task"][name], pictures[task.data])
+            _task(selection, name, anchors["task"][name], media[task.data], settings)
             for name, task in selection.tasks.items()
         ],
         datasets=[
-            Section(name, anchors["data"][name], collect_dataset(name))
+            Section(name, anchors["data"][name], collect_dataset(name, settings), media=media[name])
             for name in selection.datasets
         ],
         anchors=anchors,
@@ -101,8 +124,9 @@ def render_page(selection: Selection) -> str:
     )
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """What fills the templates: it escapes every value, and knows how figures are printed."""
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,  # captions, questions and ids come from data, and may hold HTML
         finalize=finalize,  # ... or turn the text around them
@@ -113,11 +137,12 @@ def _environment() -> Environment:
     filters: dict[str, Callable[..., str]] = {
         name: getattr(figures, name) for name in ("label", "number", "percent", "share", "size")
     }
-    environment.filters.update(filters)
-    environment.filters["width"] = _width
-    environment.filters["full_label"] = figures.full_label
-    environment.filters["figure_of"] = lambda value, name: figures.figure(name, value)
-    return environment
+    made.filters.update(filters)
+    made.filters["width"] = _width
+    made.filters["breaks"] = breaks
+    made.filters["full_label"] = figures.full_label
+    made.filters["figure_of"] = lambda value, name: figures.figure(name, value)
+    return made
 
 
 def _width(part: float, whole: float = 1.0) -> str:
@@ -125,14 +150,22 @@ def _width(part: float, whole: float = 1.0) -> str:
     return f"{100 * min(max(part / whole, 0.0), 1.0):.2f}%" if whole else "0%"
 
 
-def _alignment(name: str, anchor: str, data: str, pictures: Pictures) -> Section:
-    result = collect_alignment(name, data)
+def breaks(path: object) -> Markup:
+    """A path or a command that may go on in the next line behind a slash, and nowhere else."""
+    parts = re.split(r"(?<=[/@])", finalize(str(path)))
+    return Markup("<wbr>").join(parts)
+
+
+def _alignment(
+    name: str, anchor: str, data: str, media: Media, settings: ReportSettings
+) -> Section:
+    result = collect_alignment(name, data, Wanted(settings, media.rows))
     return Section(
         name=name,
         anchor=anchor,
         result=result,
         data=data,
-        pictures=pictures,
+        media=media,
         headlines=alignment_headlines(result.metrics, result.details),
         curves=training_curves(result.training, anchor),
         settings=_settings(result.training),
@@ -143,15 +176,18 @@ def _alignment(name: str, anchor: str, data: str, pictures: Pictures) -> Section
     )
 
 
-def _task(selection: Selection, name: str, anchor: str, pictures: Pictures) -> Section:
+def _task(
+    selection: Selection, name: str, anchor: str, media: Media, settings: ReportSettings
+) -> Section:
     data = selection.tasks[name].data
-    result, export = collect_task(name, data, anchor), collect_export(name)
+    wanted = Wanted(settings, media.rows)
+    result, export = collect_task(name, data, anchor, wanted), collect_export(name)
     return Section(
         name=name,
         anchor=anchor,
         result=result,
         data=data,
-        pictures=pictures,
+        media=media,
         headlines=task_headlines(result.metrics, export, result.details),
         figures=figure_table(result.metrics),
         blocks=by_part(result.blocks),

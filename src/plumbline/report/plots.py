@@ -113,6 +113,32 @@ def scatter_plot(true: Floats, said: Floats, *, name: str) -> Markup:
     return Markup(_fit_into_page(svg, name))  # noqa: S704 - numbers and our words
 
 
+def reliability_plot(accuracy: Floats, weights: Floats, *, name: str) -> Markup:
+    """Draw the accuracy of bins of confidence as bars, and how many predictions each has.
+
+    Args:
+        accuracy: [bins] from 0 to 1, NaN of a bin without predictions.
+        weights: [bins], shares of the predictions.
+        name: as in `line_plot`.
+
+    Returns:
+        One `<svg>`, as `line_plot` gives it.
+    """
+    width = 1 / len(accuracy)
+    middles = (np.arange(len(accuracy)) + 0.5) * width
+    filled = np.isfinite(accuracy)
+    with _drawing(name) as axes:
+        axes.bar(middles[filled], accuracy[filled], width * 0.86, color=_FIRST, alpha=0.8)
+        axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1.2, dashes=(4, 3))
+        axes.plot(middles, weights, color=_SECOND, linewidth=1.6, marker="o", markersize=3)
+        axes.set_axisbelow(True)  # the grid lies behind the bars
+        axes.set_xlabel("confidence")
+        axes.set_ylim(0, 1)
+        axes.xaxis.set_major_locator(_ticks())
+        svg = _write(axes)
+    return Markup(_fit_into_page(svg, name))  # noqa: S704 - numbers and our words
+
+
 @contextmanager
 def _drawing(name: str) -> Iterator["Axes"]:
     """Axes of a figure in the style of the page; what is drawn belongs into the block."""

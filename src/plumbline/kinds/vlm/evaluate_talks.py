@@ -13,7 +13,7 @@ from plumbline.kinds.vlm.features import BATCH_IMAGES, encode_images
 from plumbline.kinds.vlm.model import StoredVlm
 from plumbline.kinds.vlm.settings import VlmEvaluationConfig
 from plumbline.kinds.vlm.talk_rows import TalkSource
-from plumbline.kinds.vlm.talks import Talk, answer_talks, make_prompt, talk_nll
+from plumbline.kinds.vlm.talks import Talk, make_prompt, talk_nll, write_talks
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.inputs import left_to_resize
 from plumbline.metrics.text_overlap import normalize_answer, question_only_baseline
@@ -30,6 +30,8 @@ class Prediction:
     references: list[str]
     prediction: str
     correct: bool
+    confidence: float
+    """As `plumbline.kinds.vlm.generation.Written` has it."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def evaluate_talks(job: EvaluationJob) -> Evaluation:
         make_prompt(spec, stored.text, model.image_tokens, question.turns) for question in questions
     ]
     shown = [seen.find(question.known.images) for question in questions]
-    written = answer_talks(
+    written = write_talks(
         model,
         seen.features,
         [Talk(ids, images) for ids, images in zip(asked, shown, strict=True)],
@@ -134,7 +136,7 @@ def evaluate_talks(job: EvaluationJob) -> Evaluation:
         max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size,
     )
-    predicted = stored.text.decode_batch(written)
+    predicted = stored.text.decode_batch([answer.ids for answer in written])
     nll = talk_nll(
         model,
         seen.features,
@@ -151,8 +153,9 @@ def evaluate_talks(job: EvaluationJob) -> Evaluation:
             [question.answer],
             text,
             normalize_answer(text) == normalize_answer(question.answer),
+            round(answer.confidence, 6),
         )
-        for question, text in zip(questions, predicted, strict=True)
+        for question, text, answer in zip(questions, predicted, written, strict=True)
     ]
     guesses = _guess(stored, cache, [question.asked for question in questions])
     return Evaluation(

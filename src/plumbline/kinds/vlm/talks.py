@@ -14,7 +14,7 @@ from torch import Tensor
 
 from plumbline.data.turns import IMAGE_ID, Turn
 from plumbline.kinds.language.chat import encode_prompt
-from plumbline.kinds.vlm.generation import continue_rows, equal_batches
+from plumbline.kinds.vlm.generation import Written, continue_rows, equal_batches
 from plumbline.kinds.vlm.model import Vlm, VlmSpec
 from plumbline.losses.language import token_cross_entropy
 from plumbline.tracking.progress import tracked
@@ -53,7 +53,6 @@ def _embed(model: Vlm, features: Tensor, talks: Sequence[Talk]) -> Tensor:
     return model.embed_rows(shown, ids.masked_fill(places, 0), places)
 
 
-@torch.inference_mode()
 def answer_talks(
     model: Vlm,
     features: Tensor,
@@ -63,6 +62,23 @@ def answer_talks(
     max_new_tokens: int,
     batch_size: int = 256,
 ) -> list[list[int]]:
+    """As `write_talks`: the token ids alone."""
+    written = write_talks(
+        model, features, talks, eos=eos, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+    return [answer.ids for answer in written]
+
+
+@torch.inference_mode()
+def write_talks(
+    model: Vlm,
+    features: Tensor,
+    talks: Sequence[Talk],
+    *,
+    eos: int,
+    max_new_tokens: int,
+    batch_size: int = 256,
+) -> list[Written]:
     """Answer each conversation, greedily.
 
     Args:
@@ -74,16 +90,15 @@ def answer_talks(
         batch_size: conversations answered together.
 
     Returns:
-        Token ids of each answer, in the order of the conversations.
+        The answers, in the order of the conversations.
     """
-    answers: list[list[int]] = [[] for _ in talks]
+    answers: dict[int, Written] = {}
     batches = equal_batches([len(talk.ids) for talk in talks], batch_size)
     for rows in tracked(batches, "answering", len(talks), "prompts", len):
         inputs = _embed(model, features, [talks[row] for row in rows])
         decoded = continue_rows(model, inputs, eos, max_new_tokens)
-        for row, answer in zip(rows, decoded, strict=True):
-            answers[row] = answer
-    return answers
+        answers.update(zip(rows, decoded, strict=True))
+    return [answers[row] for row in range(len(talks))]
 
 
 @torch.inference_mode()
