@@ -31,7 +31,9 @@ def test_the_stage_writes_one_page_and_the_same_again(project) -> None:
 
 
 def test_the_stage_needs_neither_torch_nor_pyplot(project) -> None:
-    (project.root / "params.yaml").write_text(yaml.safe_dump({"report": {}, **project.selection}), encoding="utf-8")
+    (project.root / "params.yaml").write_text(
+        yaml.safe_dump({"report": {}, **project.selection}), encoding="utf-8"
+    )
     code = (
         "import json, sys; from plumbline.stages import report;"
         "early = 'matplotlib' in sys.modules;"

@@ -25,7 +25,7 @@ class Look:
     card: Card
     picture: str
     """PNG of what the encoder was given, as a data URI."""
-    heat: str
+    veil: str
     """PNG of one pixel a token, to be laid over it."""
     words: str
 
@@ -67,24 +67,23 @@ def look_blocks(folder: Path, chosen: Predictions, scene: Scene) -> list[Block]:
         total = float(weights.sum())
         words = f"{share(total)} of the attention is on the image"
         card = chosen[number].card(scene.samples)
-        looks.append(Look(card, _png(image), _png(heat(weights)), words))
+        looks.append(Look(card, _png(image), _png(veil_of(weights)), words))
     note = (
         f"Attention from the positions that write the answer to the {maps.shape[2]} × "
         f"{maps.shape[3]} tokens of the image, mean over the heads of layer {layers} of {layers}. "
-        "The deepest colour is the largest weight of its image. The surest mistakes come first, "
-        "then right answers. It shows what the layer read, which need not be why it answered so."
+        "A place is the brighter the more it has, from the least of its image to the most. The "
+        "surest mistakes come first, then right answers. It shows what the layer read, which need not be why it answered so."
     )
     return [Block("looks", "Where the model looks", looks, note=note)]
 
 
-def heat(weights: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Weights [rows, columns] as colours [rows, columns, 4], clear where they are lowest."""
+def veil_of(weights: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Weights [rows, columns] as a veil [rows, columns, 4], lifted where they are largest."""
     low, high = float(weights.min()), float(weights.max())
     depth = (weights - low) / (high - low) if high > low else np.zeros_like(weights)
-    colours = np.zeros((*weights.shape, 4), np.uint8)
-    colours[..., :3] = (255, 106, 0)
-    colours[..., 3] = (depth * 190).round().astype(np.uint8)
-    return colours
+    veil = np.zeros((*weights.shape, 4), np.uint8)  # black
+    veil[..., 3] = ((1 - depth) * 200).round().astype(np.uint8)
+    return veil
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,6 +13,7 @@ from plumbline.config import without_folders
 from plumbline.files import dump_json
 from plumbline.report import figures
 from plumbline.report.blocks import Block, by_part
+from plumbline.report.card import CardPart, as_markdown, model_card
 from plumbline.report.collect import (
     Alignment,
     Dataset,
@@ -33,14 +34,17 @@ from plumbline.report.pictures import Pictures
 from plumbline.report.rows import ShownRows
 from plumbline.report.samples import Key, Subject
 from plumbline.report.selection import Selection
-from plumbline.report.settings import ReportSettings
+from plumbline.report.settings import CardSettings, ReportSettings
 from plumbline.report.sounds import Sounds
 from plumbline.text import finalize
 
 TEMPLATES = Path(__file__).parent / "templates"
 ANSWERS_SHOWN = 12
 SIZES_SHOWN = 5
+FILES_SHOWN = 8
 DEFAULTS = ReportSettings()
+TIMES = "../.plumbline/stage_times.svg"
+"""Beside the page lies what differs from machine to machine; no output of a stage."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,27 @@ class Section:
     """What the evaluation of a task left, by part."""
     subjects: list[Subject] = field(default_factory=list)
     """What the examples of an alignment are about."""
+    card: list[CardPart] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The page, and what stands beside it."""
+
+    page: str
+    cards: dict[str, str]
+    """Task -> its model card, in Markdown."""
 
 
 def render_page(selection: Selection, settings: ReportSettings = DEFAULTS) -> str:
-    """Read the outputs of the selection, and write the page.
+    """As `render`: the page alone."""
+    return render(selection, settings).page
 
-    Equal outputs give equal bytes: the page holds no time, host or path of a machine.
+
+def render(selection: Selection, settings: ReportSettings) -> Rendered:
+    """Read the outputs of the selection, and write the page and the cards.
+
+    Equal outputs give equal bytes: they hold no time, host or path of a machine.
 
     Raises:
         CheckpointError: an output of the selection is missing or damaged.
@@ -100,28 +119,39 @@ def render_page(selection: Selection, settings: ReportSettings = DEFAULTS) -> st
         )
         for name in selection.datasets
     }
-    template = environment().get_template("report.html.j2")
-    return template.render(
-        selection=selection,
-        alignments=[
-            _alignment(name, anchors["align"][name], data, media[data], settings)
-            for name, data in selection.align.items()
-        ],
-        tasks=[
-            _task(selection, name, anchors["task"][name], media[task.data], settings)
-            for name, task in selection.tasks.items()
-        ],
-        datasets=[
-            Section(name, anchors["data"][name], collect_dataset(name, settings), media=media[name])
-            for name in selection.datasets
-        ],
-        anchors=anchors,
-        drawing=draw(selection),
-        box={"width": BOX_WIDTH, "height": BOX_HEIGHT},
-        stages=STAGES,
-        limits={"answers": ANSWERS_SHOWN, "sizes": SIZES_SHOWN},
-        paths=paths,
+    datasets = {name: collect_dataset(name, settings) for name in selection.datasets}
+    alignments = [
+        _alignment(name, anchors["align"][name], data, media[data], settings)
+        for name, data in selection.align.items()
+    ]
+    tasks = []
+    for name, task in selection.tasks.items():
+        section = _task(selection, name, anchors["task"][name], media[task.data], settings)
+        assert isinstance(section.result, TaskResult)
+        said = settings.cards.get(name, CardSettings())
+        card = model_card(name, task, section.result, datasets[task.data], said)
+        tasks.append(replace(section, card=card))
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            selection=selection,
+            alignments=alignments,
+            tasks=tasks,
+            datasets=[
+                Section(name, anchors["data"][name], dataset, media=media[name])
+                for name, dataset in datasets.items()
+            ],
+            anchors=anchors,
+            drawing=draw(selection),
+            box={"width": BOX_WIDTH, "height": BOX_HEIGHT},
+            stages=STAGES,
+            limits={"answers": ANSWERS_SHOWN, "sizes": SIZES_SHOWN, "files": FILES_SHOWN},
+            paths=paths,
+            times=TIMES,
+        )
     )
+    return Rendered(page, {task.name: as_markdown(task.name, task.card) for task in tasks})
 
 
 def environment() -> Environment:

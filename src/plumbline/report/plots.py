@@ -23,8 +23,21 @@ _INKS = {
     "#010102": "var(--line)",
     "#010103": "var(--first)",
     "#010104": "var(--second)",
+    "#010105": "var(--third)",
+    "#010106": "var(--fourth)",
+    "#010107": "var(--fifth)",
 }
-_MUTED, _LINE, _FIRST, _SECOND = _INKS
+_MUTED, _LINE, _FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH = _INKS
+
+Role = Literal["first", "second", "third", "fourth", "fifth"]
+"""Of a line: the name of its colour."""
+ROLES: dict[Role, str] = {
+    "first": _FIRST,
+    "second": _SECOND,
+    "third": _THIRD,
+    "fourth": _FOURTH,
+    "fifth": _FIFTH,
+}
 
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font and can be selected
@@ -54,7 +67,7 @@ class Line:
 
     name: str
     series: Series
-    role: Literal["first", "second"] = "first"
+    role: Role = "first"
     marked: bool = False
     """Every point gets a dot: for the few points of a validation."""
 
@@ -75,7 +88,7 @@ def line_plot(lines: list[Line], *, name: str, y_label: str) -> Markup:
             axes.plot(
                 line.series.steps,
                 line.series.values,
-                color=_FIRST if line.role == "first" else _SECOND,
+                color=ROLES[line.role],
                 linewidth=1.8,
                 marker="o" if line.marked or len(line.series.steps) == 1 else None,
                 markersize=4,

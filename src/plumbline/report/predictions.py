@@ -259,7 +259,9 @@ class Rows:
         rows = self._rows[: scene.shown]
         kind = rows[0].get("kind")
         names = [name for name in rows[0] if name not in ("kind", "part")]
-        columns = [Column(label(name), all(_is_number(row[name]) for row in rows)) for name in names]
+        columns = [
+            Column(label(name), all(_is_number(row[name]) for row in rows)) for name in names
+        ]
         grid = Grid(columns, [[_print(row[name]) for name in names] for row in rows])
         note = f"The first {len(rows)} of {number(self._count)}; all stand in "
         note += f"{scene.folder}/predictions.parquet."

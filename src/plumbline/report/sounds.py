@@ -24,7 +24,14 @@ MAX_COLUMNS = 400
 RANGE_DB = 70.0
 """Below the loudest point of the clip everything is drawn black."""
 
-_COLOURS = ((0, 0, 4), (66, 15, 117), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164))
+_COLOURS = (
+    (0, 0, 4),
+    (66, 15, 117),
+    (147, 38, 103),
+    (221, 81, 58),
+    (252, 165, 10),
+    (252, 255, 164),
+)
 """From silent to loud, evenly spaced: the colours of the map "inferno" of matplotlib."""
 
 Floats = NDArray[np.float64]

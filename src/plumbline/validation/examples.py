@@ -42,8 +42,14 @@ SCHEMA = pa.schema(
 
 
 def cells_of(file: str, row: int, batch: pa.RecordBatch, at: int) -> list[Cell]:
-    """The content of row `at` of a batch, which is row `row` of `file`; cells without any are not
-    listed."""
+    """The content of a row, without its empty cells.
+
+    Args:
+        file: that the row came in.
+        row: its number there.
+        batch: that holds it, with dictionaries of bytes as columns.
+        at: its number in the batch.
+    """
     cells: list[Cell] = []
     for name in batch.schema.names:
         view = None if name in KEYS else cell_view(batch.column(name), at)
