@@ -279,7 +279,7 @@ def test_an_alignment_of_audio_names_its_clips(empty_project) -> None:
     assert "What is found for an audio clip" in text
     assert "seven, by nicolas s1" in text
     assert "Zero-shot accuracy: 0.625" in text
-    assert "<img" not in page
+    assert page.count("<img") == 1  # the stage times
 
 
 def test_a_dataset_shows_its_media_labels_and_values(empty_project) -> None:
@@ -354,7 +354,7 @@ def test_html_in_what_an_evaluation_wrote_is_shown_and_not_obeyed(
     evil(empty_project)
     page = render_page(empty_project.chosen())
     Outline(page)
-    assert "<img" not in page
+    assert page.count("<img") == 1  # the stage times
     assert not re.search(r"<(b|i|u)>", page)
     assert page.count("&lt;img src=x") > 5
 

@@ -23,7 +23,7 @@ def test_the_stage_writes_one_page_and_the_same_again(project) -> None:
     (project.root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     report.main([])
     folder = project.root / "report"
-    names = ["config.json", "digests.json", "index.html"]
+    names = ["cards", "config.json", "digests.json", "index.html"]
     assert sorted(path.name for path in folder.iterdir()) == names
     first = verify_digests(folder)
     report.main([])

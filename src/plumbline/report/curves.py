@@ -74,12 +74,14 @@ def overlaid(title: str, unit: str, lines: list[Line], name: str) -> Curve:
         text = _describe(line.series, lowest=title.endswith(("Loss", "loss")))
         if width > 1:
             text += f"; each point is the mean of {width} steps"
-        texts.append(f"{line.name} {text}." if len(lines) > 1 else f"{text}.")
+        # The names of versions stay as they are.
+        said = f"{line.name}: {text}." if len(lines) > 1 else f"{text[0].upper()}{text[1:]}."
+        texts.append(said)
     return Curve(
         title=title,
         svg=line_plot(thinned, name=name, y_label=unit),
         legend=[(line.role, line.name) for line in lines] if len(lines) > 1 else [],
-        caption=" ".join(text[0].upper() + text[1:] for text in texts),
+        caption=" ".join(texts),
     )
 
 

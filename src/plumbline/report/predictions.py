@@ -14,8 +14,8 @@ from plumbline.data.parquet import iter_table
 from plumbline.errors import CheckpointError, DataError
 from plumbline.registry import Registry
 from plumbline.report.blocks import Block, Card, Column, Grid, Scene, Shown
-from plumbline.report.cells import as_number
 from plumbline.report.calibration import Calibration
+from plumbline.report.cells import as_number
 from plumbline.report.choice import Sample, Surest, key_of
 from plumbline.report.figures import label, number
 from plumbline.report.looks import look_blocks

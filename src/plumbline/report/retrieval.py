@@ -104,5 +104,5 @@ def _search(
 
 def _media_of(text: int, rows: pa.Table, column: str) -> set[int]:
     """The media that have this caption."""
-    mask = pc.fill_null(pc.equal(rows["caption"], text), False)  # noqa: FBT003
+    mask = pc.fill_null(pc.equal(rows["caption"], text), False)
     return {number for number in rows.filter(mask)[column].to_pylist() if number is not None}

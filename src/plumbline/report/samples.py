@@ -110,7 +110,7 @@ class Samples:
         """The first row that has the value, with its place in the split."""
         if key.column not in self.rows.column_names:
             return None
-        mask = pc.fill_null(pc.equal(self.rows[key.column], key.value), False)  # noqa: FBT003
+        mask = pc.fill_null(pc.equal(self.rows[key.column], key.value), False)
         places = pc.indices_nonzero(mask)
         rows: list[dict[str, object]] = self.rows.take(places).to_pylist()
         found: list[tuple[int, dict[str, object]]] = list(

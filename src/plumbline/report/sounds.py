@@ -83,7 +83,8 @@ class Sounds:
         if len(samples) < end - begin:
             raise CheckpointError(f"{file}: missing or cut short; run dvc repro")
         rate, whole = facts["sample_rate"], (end - begin) / facts["sample_rate"]
-        kept, rate = reduce_rate(samples[: int(self._seconds * rate)].astype(np.float64), rate)
+        first = samples[: int(self._seconds * rate)].astype(np.float64)
+        kept, rate = reduce_rate(np.nan_to_num(first, posinf=1.0, neginf=-1.0), rate)
         shown = len(kept) / rate
         cut = f", of which the first {number(round(shown, 2))} s" if shown < whole - 0.01 else ""
         words = f"{number(round(whole, 2))} s{cut}; 0 to {number(rate / 2)} Hz from below"
@@ -151,8 +152,7 @@ def _wav(samples: Floats, rate: int) -> str:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(rate)
-        finite = np.nan_to_num(samples, posinf=1.0, neginf=-1.0)
         # Louder than 1 would wrap around.
-        loudest = max(1.0, float(np.abs(finite).max(initial=0.0)))
-        file.writeframes((finite / loudest * 32767).round().astype("<i2").tobytes())
+        loudest = max(1.0, float(np.abs(samples).max(initial=0.0)))
+        file.writeframes((samples / loudest * 32767).round().astype("<i2").tobytes())
     return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from plumbline.errors import DataError
 from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
 from plumbline.kinds.vlm.answers import answer_figures, by_prompt
+from plumbline.kinds.vlm.attention import Asked, attention_arrays
 from plumbline.kinds.vlm.evaluate_talks import evaluate_talks
 from plumbline.kinds.vlm.features import BATCH_IMAGES, encode_images
-from plumbline.kinds.vlm.attention import Asked, attention_arrays
 from plumbline.kinds.vlm.generation import Written, answer_nll, write_answers
 from plumbline.kinds.vlm.model import StoredVlm
 from plumbline.kinds.vlm.settings import VlmEvaluationConfig
