@@ -39,6 +39,14 @@ def test_the_words_say_in_which_direction(confidence: float, words: str) -> None
     assert len(re.findall(r"<svg", str(svg))) == 1
 
 
+def test_a_difference_that_is_none_is_not_called_one() -> None:
+    calibration = Calibration()
+    for right in (True, False):
+        calibration.add(0.505, right=right)
+    (block,) = calibration.blocks("", "name", "answers")
+    assert "on the whole as sure as it is right" in str(block.content)
+
+
 def test_a_confidence_of_0_and_of_1_have_a_bin() -> None:
     calibration = Calibration()
     calibration.add(0.0, right=False)

@@ -13,16 +13,17 @@ from tests.report.outline import Outline
 def test_the_veil_is_lifted_where_the_weight_is_largest() -> None:
     veil = veil_of(np.array([[0.1, 0.2], [0.3, 0.5]]))
     assert veil[..., :3].max() == 0
-    assert veil[..., 3].tolist() == [[200, 150], [100, 0]]
+    assert veil[..., 3].tolist() == [[175, 131], [88, 0]]
 
 
 def test_equal_weights_have_a_veil_too() -> None:
-    assert (veil_of(np.full((2, 2), 0.25))[..., 3] == 200).all()
+    assert (veil_of(np.full((2, 2), 0.25))[..., 3] == 175).all()
 
 
 def add_attention(chosen: tuple[int, ...]) -> Path:
     folder = Path("work/evaluation/tasks/vqa")
-    maps = np.full((len(chosen), 3, 2, 2), 0.125, np.float32)
+    maps = np.full((len(chosen), 3, 2, 2), 0.25, np.float32)
+    maps[:, 1] = 0.125
     np.save(folder / "attention.npy", maps)
     np.save(folder / "attention_of.npy", np.array(chosen, np.int64))
     np.save(folder / "attention_images.npy", np.zeros((len(chosen), 4, 4, 3), np.uint8))
@@ -30,11 +31,11 @@ def add_attention(chosen: tuple[int, ...]) -> Path:
     return folder
 
 
-def test_an_answer_stands_beside_what_its_last_layer_read(project) -> None:
+def test_an_answer_stands_beside_what_its_middle_layer_read(project) -> None:
     add_attention((1, 0))
     page = render_page(project.chosen())
     outline = Outline(page)
-    assert "mean over the heads of layer 3 of 3" in outline.text
+    assert "mean over the heads of layer 2 of 3" in outline.text
     assert outline.text.count("0.500 of the attention is on the image") == 2
     looks = page[page.index("Where the model looks") :]
     assert looks.index("expected cat") < looks.index("s0")  # the mistake comes first, as stored

@@ -8,6 +8,8 @@ from plumbline.report.plots import reliability_plot
 
 BINS = 15
 """As many as the figure `expected_calibration_error` has."""
+FAIR = 0.01
+"""A smaller difference of confidence and accuracy is not called one."""
 
 
 class Calibration:
@@ -51,9 +53,11 @@ class Calibration:
         svg = reliability_plot(accuracy, self._counts / total, name=name)
         mean, right = float(self._sure.sum()) / total, float(self._right.sum()) / total
         which = "too sure" if mean > right else "not sure enough"
+        if abs(mean - right) < FAIR:
+            which = "as sure as it is right"
         words = (
-            f"{number(total)} {what}: mean confidence {share(mean)}, right {share(right)}, so on "
-            f"the whole {which}. Expected calibration error {share(self.error)} over {BINS} bins; "
+            f"{number(total)} {what}: mean confidence {share(mean)}, right {share(right)}: on the "
+            f"whole {which}. Expected calibration error {share(self.error)} over {BINS} bins; "
             "bars that end on the dashed line are as often right as they claim."
         )
         return [Block("reliability", "Calibration", (svg, words), part, narrow=True)]

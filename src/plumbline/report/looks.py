@@ -51,7 +51,9 @@ def _load(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray
 
 
 def look_blocks(folder: Path, chosen: Predictions, scene: Scene) -> list[Block]:
-    """The attention of the last layer over each image.
+    """The attention of the middle layer over each image.
+
+    In it answers read the places that are asked about; the last one prepares the next token.
 
     Args:
         folder: of the evaluation.
@@ -60,8 +62,11 @@ def look_blocks(folder: Path, chosen: Predictions, scene: Scene) -> list[Block]:
     """
     maps, of, images = _load(folder)
     layers = maps.shape[1]
+    middle = layers // 2
     looks = []
-    for weights, number, image in zip(maps[: scene.shown, -1], of.tolist(), images, strict=False):
+    for weights, number, image in zip(
+        maps[: scene.shown, middle], of.tolist(), images, strict=False
+    ):
         if number not in chosen:
             raise CheckpointError(f"{folder}: attention of prediction {number}, which is not there")
         total = float(weights.sum())
@@ -70,10 +75,10 @@ def look_blocks(folder: Path, chosen: Predictions, scene: Scene) -> list[Block]:
         looks.append(Look(card, _png(image), _png(veil_of(weights)), words))
     note = (
         f"Attention from the positions that write the answer to the {maps.shape[2]} by "
-        f"{maps.shape[3]} tokens of the image, mean over the heads of layer {layers} of {layers}. "
+        f"{maps.shape[3]} tokens of the image, mean over the heads of layer {middle + 1} of {layers}. "
         "A place is the brighter the more it has, from the least of its image to the most. The "
         "surest mistakes come first, then right answers. It shows what the layer read, which need "
-        "not be why it answered so."
+        f"not be why it answered so. {scene.folder}/{FILES[0]} has all layers."
     )
     return [Block("looks", "Where the model looks", looks, note=note)]
 
@@ -83,7 +88,7 @@ def veil_of(weights: NDArray[np.float64]) -> NDArray[np.uint8]:
     low, high = float(weights.min()), float(weights.max())
     depth = (weights - low) / (high - low) if high > low else np.zeros_like(weights)
     veil = np.zeros((*weights.shape, 4), np.uint8)  # black
-    veil[..., 3] = ((1 - depth) * 200).round().astype(np.uint8)
+    veil[..., 3] = ((1 - depth) * 175).round().astype(np.uint8)
     return veil
 
 
