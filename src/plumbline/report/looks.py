@@ -75,10 +75,10 @@ def look_blocks(folder: Path, chosen: Predictions, scene: Scene) -> list[Block]:
         looks.append(Look(card, _png(image), _png(veil_of(weights)), words))
     note = (
         f"Attention from the positions that write the answer to the {maps.shape[2]} by "
-        f"{maps.shape[3]} tokens of the image, mean over the heads of layer {middle + 1} of {layers}. "
-        "A place is the brighter the more it has, from the least of its image to the most. The "
-        "surest mistakes come first, then right answers. It shows what the layer read, which need "
-        f"not be why it answered so. {scene.folder}/{FILES[0]} has all layers."
+        f"{maps.shape[3]} tokens of the image, mean over the heads of layer {middle + 1} of "
+        f"{layers}. A place is the brighter the more it has, from the least of its image to the "
+        "most. The surest mistakes come first, then right answers. It shows what the layer read, "
+        f"which need not be why it answered so. {scene.folder}/{FILES[0]} has all layers."
     )
     return [Block("looks", "Where the model looks", looks, note=note)]
 
