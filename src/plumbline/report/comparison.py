@@ -111,7 +111,7 @@ def _overlaid(compared: Compared) -> list[tuple[str, list[Curve]]]:
     """Entry -> a plot of each of its curves with a line of each version that has it."""
     plots: list[tuple[str, list[Curve]]] = []
     for entry in dict.fromkeys(entry for version in compared.curves for entry in version):
-        drawn = []
+        drawn: list[Curve] = []
         of_entry = [version.get(entry, {}) for version in compared.curves]
         for curve in dict.fromkeys(name for version in of_entry for name in version):
             lines = [

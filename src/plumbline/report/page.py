@@ -36,7 +36,7 @@ from plumbline.report.samples import Key, Subject
 from plumbline.report.selection import Selection
 from plumbline.report.settings import CardSettings, ReportSettings
 from plumbline.report.sounds import Sounds
-from plumbline.text import finalize
+from plumbline.text import finalize, shown
 
 TEMPLATES = Path(__file__).parent / "templates"
 ANSWERS_SHOWN = 12
@@ -182,7 +182,7 @@ def _width(part: float, whole: float = 1.0) -> str:
 
 def breaks(path: object) -> Markup:
     """A path or a command that may go on in the next line behind a slash, and nowhere else."""
-    parts = re.split(r"(?<=[/@])", finalize(str(path)))
+    parts = re.split(r"(?<=[/@])", shown(str(path)))
     return Markup("<wbr>").join(parts)
 
 

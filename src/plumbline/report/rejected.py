@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,12 +16,12 @@ from plumbline.files import read_digests
 from plumbline.report.figures import size
 from plumbline.report.settings import ReportSettings
 from plumbline.validation.examples import FILE, Cell
+from plumbline.validation.rejected import Rejection, read_rejections
 
 SHOWN = 3
 """The most rows of a reason."""
 MAX_PIXELS = 2**22
 """A picture of more is not decoded for the page."""
-PLACES = ("file", "row", "sample_id", "reason", "detail")
 
 
 @dataclass(frozen=True)
@@ -61,28 +62,26 @@ def choose_rejected(
     limit = min(SHOWN, settings.samples)
     found: dict[str, list[Rejected]] = {reason: [] for reason, _ in ranked}
     missing = sum(min(count, limit) for count in counts.values())
+    for one in islice(_first_ones(quarantine, limit), missing):
+        rejected = Rejected(one.file, one.row, one.sample_id, one.detail or "")
+        found[one.reason].append(rejected)
+    chosen = {(one.file, one.row): one for rows in found.values() for one in rows}
     try:
-        for row in islice(_wanted(quarantine / "rows.parquet", limit), missing):
-            detail = str(row["detail"] or "")
-            place = (row["file"], row["row"], row["sample_id"])
-            found[row["reason"]].append(Rejected(*place, detail))
-        chosen = {(one.file, one.row): one for rows in found.values() for one in rows}
         for cell in _cells(quarantine):
-            if one := chosen.get((cell["file"], cell["row"])):
-                one.content.append(_content(cell, settings.image_side))
+            if rejected_row := chosen.get((cell["file"], cell["row"])):
+                rejected_row.content.append(_content(cell, settings.image_side))
     except (DataError, pa.ArrowException, KeyError) as error:
-        raise CheckpointError(f"{quarantine}: not readable as a quarantine ({error})") from None
+        raise CheckpointError(f"{quarantine / FILE}: not readable as cells ({error})") from None
     return found
 
 
-def _wanted(file: Path, limit: int) -> Iterator[dict[str, object]]:
+def _first_ones(quarantine: Path, limit: int) -> Iterator[Rejection]:
     """The first rows of each reason; whoever has all stops reading."""
-    seen: dict[object, int] = {}
-    for batch in iter_table(file, list(PLACES)):
-        for row in batch.to_pylist():
-            seen[row["reason"]] = seen.get(row["reason"], 0) + 1
-            if seen[row["reason"]] <= limit:
-                yield row
+    seen: Counter[str] = Counter()
+    for one in read_rejections(quarantine):
+        seen[one.reason] += 1
+        if seen[one.reason] <= limit:
+            yield one
 
 
 def _cells(quarantine: Path) -> Iterator[Cell]:

@@ -141,7 +141,8 @@ class Samples:
             elif name in _ALL_TEXTS and isinstance(value, int):
                 yield name, self.text(value)
             elif name == "label" and isinstance(value, int):
-                classes = self._facts.get("labels", {}).get(part, {}).get("classes", [])
+                labels = self._facts.get("labels", {}).get(part)
+                classes = labels["classes"] if labels else []
                 yield name, classes[value] if value < len(classes) else str(value)
             elif isinstance(value, float):
                 yield name, number(value)
