@@ -110,7 +110,7 @@ def look(model: Vlm, features: Tensor, asked: Asked, bos: int) -> Floats:
     text = model.decoder.get_input_embeddings()(ids)  # [1, seq, width]
     writing = len(asked.written.ids) + 1
     layers: list[Tensor] = []
-    with AttentionWatch(model.decoder, partial(_keep, layers, writing, model.image_tokens)):
+    with AttentionWatch(model, partial(_keep, layers, writing, model.image_tokens)):
         model.decoder.model(
             inputs_embeds=torch.cat([image.to(text.dtype), text], dim=1), use_cache=False
         )
