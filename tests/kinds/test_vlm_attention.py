@@ -1,33 +1,35 @@
 """Attention to an image is what transformers itself says of it."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from plumbline.kinds.vlm.attention import SHOWN, Asked, attention_arrays, choose, look
+from plumbline.data.turns import IMAGE_ID
+from plumbline.kinds.vlm.attention import SHOWN, Asked, ask_about, choose, look
 from plumbline.kinds.vlm.generation import Written
 from plumbline.kinds.vlm.model import Vlm
+from plumbline.kinds.vlm.talks import Talk, embed_talks
 from tests.kinds.test_vlm_generation import BOS, features, model
 
 __all__ = ["features", "model"]
 
+PROMPT = [8, 9]
+
 
 def asked(image: int, confidence: float = 0.5, ids: tuple[int, ...] = (5, 6, 7)) -> Asked:
-    return Asked(image, [8, 9], Written(list(ids), confidence))
+    return Asked(ask_about(4, PROMPT, BOS, image), image, Written(list(ids), confidence))
 
 
 @torch.inference_mode()
 def by_transformers(model: Vlm, features: Tensor, one: Asked) -> Tensor:
     """[layers, heads, seq, seq] of question and answer behind the image."""
-    ids = torch.tensor([[*one.prompt, BOS, *one.written.ids]])
-    inputs = torch.cat(
-        [
-            model.embed_image(features[one.image : one.image + 1]),
-            model.decoder.get_input_embeddings()(ids),
-        ],
-        dim=1,
-    )
+    ids = torch.tensor([[*PROMPT, BOS, *one.written.ids]])
+    text = model.decoder.get_input_embeddings()(ids)
+    return weights_of(model, torch.cat([model.embed_image(features[1:2]), text], dim=1))
+
+
+@torch.inference_mode()
+def weights_of(model: Vlm, inputs: Tensor) -> Tensor:
     before = model.decoder.config._attn_implementation
     model.decoder.set_attn_implementation("eager")
     try:
@@ -42,7 +44,7 @@ def test_it_is_the_mean_over_heads_and_over_the_positions_that_write(
     model: Vlm, features: Tensor, ids: tuple[int, ...]
 ) -> None:
     one = asked(1, ids=ids)
-    found = look(model, features[1], one, BOS)
+    found = look(model, features, one)
     whole = by_transformers(model, features, one)
     writing = len(ids) + 1  # bos writes the first token, the last one writes eos
     expected = whole[:, :, -writing:, : model.image_tokens].mean(dim=(1, 2))
@@ -52,7 +54,7 @@ def test_it_is_the_mean_over_heads_and_over_the_positions_that_write(
 
 def test_looking_leaves_the_model_as_it_was(model: Vlm, features: Tensor) -> None:
     before = model.decoder.config._attn_implementation
-    look(model, features[0], asked(0), BOS)
+    look(model, features, asked(0))
     assert model.decoder.config._attn_implementation == before
 
 
@@ -78,19 +80,18 @@ def test_an_image_is_looked_at_once_among_the_wrong_and_once_among_the_right() -
     assert choose(answers, [False, False, False, True, True]) == [0, 2, 3]
 
 
-def test_maps_have_the_rows_and_columns_of_the_tokens(model: Vlm, features: Tensor) -> None:
-    arrays, details = attention_arrays(model, features, [asked(0), asked(1)], [True, False], BOS)
-    assert arrays["attention"].shape == (2, 2, 2, 2)  # two answers, two layers, 2 by 2 tokens
-    assert arrays["attention_of"].tolist() == [1, 0]
-    np.testing.assert_array_equal(
-        arrays["attention"][1].reshape(2, 4), look(model, features[0], asked(0), BOS)
-    )
-    assert details["attention"] == {"layers": 2, "heads": "mean", "tokens": 4}
+def test_in_a_conversation_the_first_image_is_looked_at(model: Vlm, features: Tensor) -> None:
+    """Wherever it stands: text comes before it, and another image behind it."""
+    tokens = [IMAGE_ID] * model.image_tokens
+    talk = Talk([4, 5, *tokens, 6, *tokens, BOS], [2, 0])
+    one = Asked(talk, 2, Written([7], 0.5))
+    found = look(model, features, one)
+    inputs = embed_talks(model, features, [Talk([*talk.ids, 7], talk.images)])
+    whole = weights_of(model, inputs)
+    expected = whole[:, :, -2:, 2:6].mean(dim=(1, 2))
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_tokens_that_are_no_square_have_no_map(
-    model: Vlm, features: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(model, "image_tokens", 3)
-    assert attention_arrays(model, features, [asked(0)], [True], BOS) == ({}, {})
-    assert attention_arrays(model, features, [], [], BOS) == ({}, {})
+def test_conversations_without_an_image_are_passed_over() -> None:
+    silent = Asked(Talk([4, 5, BOS], []), None, Written([7], 0.9))
+    assert choose([silent, asked(3)], [False, False]) == [1]

@@ -10,25 +10,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from plumbline.data.turns import IMAGE_ID
 from plumbline.inspection.attention import AttentionWatch
 from plumbline.kinds.vlm.generation import Written
-from plumbline.kinds.vlm.model import Vlm
+from plumbline.kinds.vlm.model import StoredVlm, Vlm
+from plumbline.kinds.vlm.talks import Talk, embed_talks
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.inputs import left_to_resize
+from plumbline.loading.transforms import fit_images, resize_images
 
 SHOWN = 8
 """Answers of which the attention is kept: half of them right, half wrong, where there are."""
 
 Floats = NDArray[np.float32]
+Arrays = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about an image, and what was written."""
+    """What was read up to an answer, and the answer."""
 
-    image: int
-    """Its row among the features."""
-    prompt: list[int]
-    """Token ids without bos."""
+    talk: Talk
+    """Up to where the answer begins, with what begins it."""
+    image: int | None
+    """Number in the cache of the first image that it shows; None: it shows none."""
     written: Written
+
+
+def ask_about(image_tokens: int, prompt: Sequence[int], bos: int, image: int) -> Talk:
+    """A question as a conversation: the image, which is a row of the features, then the prompt."""
+    return Talk([IMAGE_ID] * image_tokens + [*prompt, bos], [image])
 
 
 def choose(asked: Sequence[Asked], correct: Sequence[bool]) -> list[int]:
@@ -49,71 +60,84 @@ def _of_distinct_images(asked: Sequence[Asked], order: Sequence[int]) -> list[in
     """The first of each image."""
     found: dict[int, int] = {}
     for i in order:
-        found.setdefault(asked[i].image, i)
+        image = asked[i].image
+        if image is not None:
+            found.setdefault(image, i)
     return list(found.values())
 
 
 def attention_arrays(
-    model: Vlm,
+    stored: StoredVlm,
+    cache: TrainingCache,
     features: Tensor,
     asked: Sequence[Asked],
     correct: Sequence[bool],
-    bos: int,
-) -> tuple[dict[str, NDArray[np.generic]], dict[str, object]]:
+) -> tuple[Arrays, dict[str, object]]:
     """The attention of some answers, as arrays of an evaluation with what is to be said of them.
 
     Args:
-        model: in evaluation mode.
+        stored: the model, in evaluation mode.
+        cache: that has the images.
         features: [images, tokens, token_width], from the image encoder.
         asked: what was asked; the number of one is that of its prediction.
         correct: whether each was answered right.
-        bos: id that begins an answer.
 
     Returns:
-        `attention` [chosen, layers, rows, columns] and `attention_of` [chosen], the numbers; and
-        details. Nothing where no question was asked, or the tokens of an image are no square.
+        `attention` [chosen, layers, rows, columns], `attention_of` [chosen], the numbers, and
+        `attention_images` [chosen, size, size, channels] uint8, as the encoder has them; and
+        details. Nothing where no image is asked about, or its tokens are no square.
     """
-    chosen = choose(asked, correct)
+    model, chosen = stored.model, choose(asked, correct)
     side = isqrt(model.image_tokens)
     # A projector that makes other tokens than the places of an image have, has no map.
     if not chosen or side**2 != model.image_tokens or model.image_encoder.tokens % side**2:
         return {}, {}
-    maps = [look(model, features[asked[i].image], asked[i], bos) for i in chosen]
+    maps = [look(model, features, asked[i]) for i in chosen]
     if not all(len(one) for one in maps):
         return {}, {}  # a decoder that tells no weights
-    arrays: dict[str, NDArray[np.generic]] = {
+    numbers = [image for i in chosen if (image := asked[i].image) is not None]
+    arrays: Arrays = {
         "attention": np.stack(maps).reshape(len(chosen), -1, side, side),
         "attention_of": np.array(chosen, np.int64),
+        "attention_images": _as_seen(stored, cache, numbers),
     }
     return arrays, {"attention": {"layers": len(maps[0]), "heads": "mean", "tokens": side**2}}
 
 
+def _as_seen(stored: StoredVlm, cache: TrainingCache, numbers: list[int]) -> NDArray[np.uint8]:
+    """Images [numbers, size, size, channels] as the encoder is given them, but for statistics."""
+    spec = stored.spec
+    size = spec.image_encoder.image_size
+    images = torch.from_numpy(np.array(cache.images[numbers]))
+    fitted = fit_images(images, size, left_to_resize(spec.images, cache))
+    resized = resize_images(fitted.permute(0, 3, 1, 2), size)  # [numbers, channels, size, size]
+    seen: NDArray[np.uint8] = resized.permute(0, 2, 3, 1).contiguous().numpy()
+    return seen
+
+
 @torch.inference_mode()
-def look(model: Vlm, features: Tensor, asked: Asked, bos: int) -> Floats:
-    """Attention to each token of the image, while the answer is written.
+def look(model: Vlm, features: Tensor, asked: Asked) -> Floats:
+    """Attention to each token of the first image, while the answer is written.
 
     The weights of every layer, as the mean over its heads and over the positions that write the
     answer and what ends it. They are computed step by step, which kernels of attention are not.
 
     Args:
         model: in evaluation mode.
-        features: [tokens, token_width] of the image.
-        asked: question and answer.
-        bos: id that begins an answer.
+        features: [images, tokens, token_width], from the image encoder.
+        asked: what was read, and the answer.
 
     Returns:
         [layers, image_tokens]; a row adds up to the share of the attention that the image has.
     """
     # What is written last is predicted and not read.
-    ids = torch.tensor([[*asked.prompt, bos, *asked.written.ids]], device=features.device)
-    image = model.embed_image(features[None])
-    text = model.decoder.get_input_embeddings()(ids)  # [1, seq, width]
-    writing = len(asked.written.ids) + 1
+    ids = [*asked.talk.ids, *asked.written.ids]
+    inputs = embed_talks(model, features, [Talk(ids, asked.talk.images)])
+    first = ids.index(IMAGE_ID)
+    places = slice(first, first + model.image_tokens)
     layers: list[Tensor] = []
-    with AttentionWatch(model, partial(_keep, layers, writing, model.image_tokens)):
-        model.decoder.model(
-            inputs_embeds=torch.cat([image.to(text.dtype), text], dim=1), use_cache=False
-        )
+    with AttentionWatch(model, partial(_keep, layers, len(asked.written.ids) + 1, places)):
+        model.decoder.model(inputs_embeds=inputs, use_cache=False)
     if not layers:
         return np.zeros((0, model.image_tokens), np.float32)
     stacked: Floats = torch.stack(layers).cpu().numpy()
@@ -121,7 +145,7 @@ def look(model: Vlm, features: Tensor, asked: Asked, bos: int) -> Floats:
 
 
 def _keep(
-    layers: list[Tensor], writing: int, image_tokens: int, module: nn.Module, weights: Tensor
+    layers: list[Tensor], writing: int, places: slice, module: nn.Module, weights: Tensor
 ) -> None:
     """Take from weights [1, heads, queries, keys] what the last `writing` queries see."""
-    layers.append(weights[0, :, -writing:, :image_tokens].float().mean(dim=(0, 1)))
+    layers.append(weights[0, :, -writing:, places].float().mean(dim=(0, 1)))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from plumbline.errors import DataError
 from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
 from plumbline.kinds.vlm.answers import answer_figures, by_prompt
-from plumbline.kinds.vlm.attention import Asked, attention_arrays
+from plumbline.kinds.vlm.attention import Asked, ask_about, attention_arrays
 from plumbline.kinds.vlm.evaluate_talks import evaluate_talks
 from plumbline.kinds.vlm.features import BATCH_IMAGES, encode_images
 from plumbline.kinds.vlm.generation import Written, answer_nll, write_answers
@@ -18,7 +18,6 @@ from plumbline.kinds.vlm.settings import VlmEvaluationConfig
 from plumbline.kinds.vlm.train import say_cut_texts
 from plumbline.loading.cache_reader import MediaRows, TrainingCache
 from plumbline.loading.inputs import left_to_resize
-from plumbline.loading.transforms import fit_images, resize_images
 from plumbline.metrics.rouge import rouge
 from plumbline.metrics.text_overlap import (
     corpus_bleu,
@@ -27,7 +26,6 @@ from plumbline.metrics.text_overlap import (
 )
 
 Ids = list[int]
-Arrays = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,10 @@ class VlmEvaluator:
             metrics |= figures
         if not predictions:
             raise DataError(f"split {self._config.split!r} has neither questions nor captions")
-        arrays, looked = self._look([one.correct for one in predictions[: len(self._asked)]])
+        correct = [one.correct for one in predictions[: len(self._asked)]]
+        arrays, looked = attention_arrays(
+            self._stored, self._cache, self._features, self._asked, correct
+        )
         return Evaluation(
             metrics,
             [asdict(prediction) for prediction in predictions],
@@ -142,8 +143,10 @@ class VlmEvaluator:
         prompts = [cache.ids(int(q))[:limit].tolist() for q in pairs[:, 0]]
         answers = [cache.ids(int(a))[:limit].tolist() for a in pairs[:, 1]]
         written, predicted = self._write(at, prompts)
+        tokens, bos = self._stored.model.image_tokens, self._stored.spec.special_ids.bos
         self._asked += [
-            Asked(i, prompt, answer) for i, prompt, answer in zip(at, prompts, written, strict=True)
+            Asked(ask_about(tokens, prompt, bos, i), self._rows[i].number, answer)
+            for i, prompt, answer in zip(at, prompts, written, strict=True)
         ]
         questions = [cache.text(int(q)) for q in pairs[:, 0]]
         references = [cache.text(int(a)) for a in pairs[:, 1]]
@@ -173,22 +176,6 @@ class VlmEvaluator:
             batch_size=self._config.batch_size,
         )
         return predictions, answer_figures(predicted, references, guesses, (total, count))
-
-    def _look(self, correct: list[bool]) -> tuple[Arrays, dict[str, object]]:
-        """Where some answers look, with the images as the encoder has them."""
-        spec = self._stored.spec
-        arrays, details = attention_arrays(
-            self._stored.model, self._features, self._asked, correct, spec.special_ids.bos
-        )
-        if not arrays:
-            return {}, {}
-        numbers = [self._rows[self._asked[i].image].number for i in arrays["attention_of"]]
-        images = torch.from_numpy(np.array(self._cache.images[numbers]))
-        size = spec.image_encoder.image_size
-        fitted = fit_images(images, size, left_to_resize(spec.images, self._cache))
-        seen = resize_images(fitted.permute(0, 3, 1, 2), size)  # [chosen, channels, size, size]
-        shown: NDArray[np.uint8] = seen.permute(0, 2, 3, 1).contiguous().numpy()
-        return {**arrays, "attention_images": shown}, details
 
     def _guess(self, questions: list[str]) -> list[str]:
         """The best answers that can be had without looking: what training says most often."""

@@ -9,6 +9,7 @@ import torch
 from plumbline.data.turns import Turn, show_places
 from plumbline.evaluation.result import Evaluation, EvaluationJob
 from plumbline.kinds.vlm.answers import answer_figures, by_prompt
+from plumbline.kinds.vlm.attention import Asked, attention_arrays
 from plumbline.kinds.vlm.features import BATCH_IMAGES, encode_images
 from plumbline.kinds.vlm.model import StoredVlm
 from plumbline.kinds.vlm.settings import VlmEvaluationConfig
@@ -128,10 +129,11 @@ def evaluate_talks(job: EvaluationJob) -> Evaluation:
         make_prompt(spec, stored.text, model.image_tokens, question.turns) for question in questions
     ]
     shown = [seen.find(question.known.images) for question in questions]
+    talks = [Talk(ids, images) for ids, images in zip(asked, shown, strict=True)]
     written = write_talks(
         model,
         seen.features,
-        [Talk(ids, images) for ids, images in zip(asked, shown, strict=True)],
+        talks,
         eos=spec.special_ids.eos,
         max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size,
@@ -157,13 +159,20 @@ def evaluate_talks(job: EvaluationJob) -> Evaluation:
         )
         for question, text, answer in zip(questions, predicted, written, strict=True)
     ]
+    looked = [
+        Asked(talk, next(iter(question.known.images), None), answer)
+        for talk, question, answer in zip(talks, questions, written, strict=True)
+    ]
+    correct = [prediction.correct for prediction in predictions]
+    arrays, said = attention_arrays(stored, cache, seen.features, looked, correct)
     guesses = _guess(stored, cache, [question.asked for question in questions])
     return Evaluation(
         answer_figures(predicted, references, guesses, nll),
         [asdict(prediction) for prediction in predictions],
         {"by_prompt": by_prompt(predictions)},
         # Of captions, which conversations have none of; the page reads it.
-        {"bleu_signature": None},
+        {"bleu_signature": None, **said},
+        arrays,
     )
 
 

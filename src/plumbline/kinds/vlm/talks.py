@@ -44,8 +44,17 @@ def make_prompt(
     return whole
 
 
-def _embed(model: Vlm, features: Tensor, talks: Sequence[Talk]) -> Tensor:
-    """Embeddings [batch, seq, width] of conversations of equal length."""
+def embed_talks(model: Vlm, features: Tensor, talks: Sequence[Talk]) -> Tensor:
+    """Embed conversations of equal length.
+
+    Args:
+        model: whose decoder reads them.
+        features: [images, tokens, token_width], from the image encoder.
+        talks: as the decoder reads them.
+
+    Returns:
+        [batch, seq, width].
+    """
     ids = torch.tensor([talk.ids for talk in talks], device=features.device)  # [batch, seq]
     places = ids == IMAGE_ID
     # [images of all, tokens, token_width]: rows may show more or fewer than others.
@@ -95,7 +104,7 @@ def write_talks(
     answers: dict[int, Written] = {}
     batches = equal_batches([len(talk.ids) for talk in talks], batch_size)
     for rows in tracked(batches, "answering", len(talks), "prompts", len):
-        inputs = _embed(model, features, [talks[row] for row in rows])
+        inputs = embed_talks(model, features, [talks[row] for row in rows])
         decoded = continue_rows(model, inputs, eos, max_new_tokens)
         answers.update(zip(rows, decoded, strict=True))
     return [answers[row] for row in range(len(talks))]
@@ -108,7 +117,7 @@ def answer_logits(model: Vlm, features: Tensor, talks: Sequence[Talk], answered:
     seen = [Talk(talk.ids[:-1], talk.images) for talk in talks]
     # Without a cache, which a bundle's own is compared with.
     hidden = model.decoder.model(
-        inputs_embeds=_embed(model, features, seen), use_cache=False
+        inputs_embeds=embed_talks(model, features, seen), use_cache=False
     ).last_hidden_state
     return model.logits(hidden[:, -answered:])
 
