@@ -11,6 +11,7 @@ from plumbline.evaluation.result import Evaluation, EvaluationJob
 from plumbline.kinds.vlm.answers import answer_figures, by_prompt
 from plumbline.kinds.vlm.attention import Asked, attention_arrays
 from plumbline.kinds.vlm.features import BATCH_IMAGES, encode_images
+from plumbline.kinds.vlm.generation import Written
 from plumbline.kinds.vlm.model import StoredVlm
 from plumbline.kinds.vlm.settings import VlmEvaluationConfig
 from plumbline.kinds.vlm.talk_rows import TalkSource
@@ -148,15 +149,7 @@ def evaluate_talks(job: EvaluationJob) -> Evaluation:
     )
     references = [question.answer for question in questions]
     predictions = [
-        Prediction(
-            "question",
-            question.sample_id,
-            question.asked,
-            [question.answer],
-            text,
-            normalize_answer(text) == normalize_answer(question.answer),
-            round(answer.confidence, 6),
-        )
+        _as_prediction(question, text, answer)
         for question, text, answer in zip(questions, predicted, written, strict=True)
     ]
     looked = [
@@ -173,6 +166,18 @@ def evaluate_talks(job: EvaluationJob) -> Evaluation:
         # Of captions, which conversations have none of; the page reads it.
         {"bleu_signature": None, **said},
         arrays,
+    )
+
+
+def _as_prediction(question: Question, text: str, written: Written) -> Prediction:
+    return Prediction(
+        "question",
+        question.sample_id,
+        question.asked,
+        [question.answer],
+        text,
+        normalize_answer(text) == normalize_answer(question.answer),
+        round(written.confidence, 6),
     )
 
 
