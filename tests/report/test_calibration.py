@@ -18,6 +18,16 @@ def test_the_error_is_that_of_the_metric() -> None:
     assert calibration.error == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_confidence_on_an_edge_is_in_the_bin_below_it_as_in_the_metric() -> None:
+    probabilities = np.array([[0.2, 0.2, 0.2, 0.2, 0.2], [0.21, 0.2, 0.2, 0.2, 0.19]])
+    calibration = Calibration()
+    calibration.add(0.2, right=True)
+    calibration.add(0.21, right=False)
+    assert calibration.error == pytest.approx((0.8 + 0.21) / 2)
+    expected = expected_calibration_error(probabilities, np.array([0, 1]))
+    assert calibration.error == pytest.approx(expected, abs=1e-12)
+
+
 def test_what_is_right_as_often_as_it_claims_has_no_error() -> None:
     calibration = Calibration()
     for right in (True, True, True, False):

@@ -74,9 +74,18 @@ def test_an_older_quarantine_has_no_content(project) -> None:
     assert [row.content for row in found["empty_text"]] == [[], []]
 
 
-def test_no_more_rows_are_shown_than_the_settings_say(project) -> None:
+def test_the_first_rows_of_every_reason_are_shown_however_many_another_has(project) -> None:
     folder = Path("work/quarantine/scenes")
-    assert (
-        len(choose_rejected(folder, {"empty_text": 2}, ReportSettings(samples=1))["empty_text"])
-        == 1
-    )
+    row = {"file": "rows.parquet", "sample_id": None, "detail": None, "sha256": "0" * 64}
+    reasons = ["bad_image"] * 6 + ["empty_text"]
+    rows = [{**row, "row": at, "reason": reason} for at, reason in enumerate(reasons)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
+    counts = {"empty_text": 1, "bad_image": 6}
+    found = choose_rejected(folder, counts, ReportSettings())
+    assert {reason: [one.row for one in rows] for reason, rows in found.items()} == {
+        "bad_image": [0, 1, 2],
+        "empty_text": [6],
+    }
+    assert list(found) == ["bad_image", "empty_text"]
+    fewer = choose_rejected(folder, counts, ReportSettings(samples=1))
+    assert [len(rows) for rows in fewer.values()] == [1, 1]
