@@ -8,8 +8,10 @@ from sacrebleu.metrics.bleu import BLEU
 
 from plumbline.evaluation.result import Evaluation
 from plumbline.files import write_digests
+from plumbline.kinds.vlm.attention import Asked, ask_about, attention_arrays
 from plumbline.kinds.vlm.evaluate import VlmEvaluator
 from plumbline.kinds.vlm.features import encode_images
+from plumbline.kinds.vlm.generation import Written
 from plumbline.kinds.vlm.model import StoredVlm
 from plumbline.kinds.vlm.settings import VlmConfig, VlmEvaluationConfig, VlmTaskConfig
 from plumbline.kinds.vlm.train import build
@@ -60,6 +62,9 @@ def test_figures_of_answers_are_those_of_the_predictions(
     assert [p["correct"] for p in asked] == hits
     assert result.metrics["exact_match"] == pytest.approx(sum(hits) / 40, rel=1e-12)
     assert 0 < sum(hits) < 40
+    assert result.metrics["exact_match_low"] <= sum(hits) / 40 <= result.metrics["exact_match_high"]
+    assert all(0 <= p["confidence"] <= 1 for p in result.predictions)
+    assert len({p["confidence"] for p in asked}) > 20
     overlap = [shared_words(p["prediction"], p["references"][0]) for p in asked]
     assert result.metrics["token_f1"] == pytest.approx(sum(overlap) / 40, rel=1e-12)
     by_prompt = {row["question"]: row for row in result.tables["by_prompt"]}
@@ -67,6 +72,27 @@ def test_figures_of_answers_are_those_of_the_predictions(
     for start, row in by_prompt.items():
         of_start = [h for h, p in zip(hits, asked, strict=True) if p["prompt"].startswith(start)]
         assert row["exact_match"] == pytest.approx(sum(of_start) / row["count"], rel=1e-12)
+
+
+def test_attention_is_kept_of_some_answers_with_what_the_encoder_saw(
+    stored: StoredVlm, scenes_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = evaluate(stored, scenes_cache)
+    maps, of, images = (result.arrays[f"attention{end}"] for end in ("", "_of", "_images"))
+    side = math.isqrt(stored.model.image_tokens)
+    assert maps.shape == (len(of), 1, side, side)
+    assert 0 < len(of) <= 8
+    cached = TrainingCache(scenes_cache).images
+    for number, image in zip(of.tolist(), images, strict=True):
+        asked = result.predictions[number]
+        assert asked["kind"] == "question"
+        assert (cached[asked["image"]] == image).all()  # of the encoder's own size
+    assert result.details["attention"]["tokens"] == side**2
+    # Three tokens are no square: there is no map to draw.
+    monkeypatch.setattr(stored.model, "image_tokens", 3)
+    one = Asked(ask_about(3, [5], 1, 0), 0, Written([5], 0.5))
+    cache = TrainingCache(scenes_cache)
+    assert attention_arrays(stored, cache, torch.zeros(1, 1, 1), [one], [True]) == ({}, {})
 
 
 def test_figures_of_captions_are_those_of_the_libraries(
@@ -95,7 +121,11 @@ def test_figures_do_not_depend_on_the_batch_size(stored: StoredVlm, scenes_cache
     first, *others = (evaluate(stored, scenes_cache, size) for size in (64, 1, 7))
     for other in others:
         assert other.metrics == pytest.approx(first.metrics, rel=1e-6)
-        assert other.predictions == first.predictions
+        without = [[{**p, "confidence": None} for p in r.predictions] for r in (other, first)]
+        assert without[0] == without[1]
+        # Of a sum of floats, whose order depends on the batch.
+        sure, expected = ([p["confidence"] for p in r.predictions] for r in (other, first))
+        assert sure == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_perplexity_is_that_of_the_answers_scored_one_by_one(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plumbline.kinds.vlm.generation import answer_nll, generate_answers
+from plumbline.kinds.vlm.generation import answer_nll, generate_answers, write_answers
 from plumbline.kinds.vlm.model import Vlm
 from plumbline.kinds.vlm.settings import VlmConfig
 from plumbline.losses.language import token_cross_entropy
@@ -86,6 +86,33 @@ def test_answers_are_those_of_decoding_without_a_cache(
     expected = slowly(model, features, limit)
     assert len({tuple(answer) for answer in expected}) > 1
     assert generate(model, features, limit, batch_size) == expected
+
+
+@pytest.mark.parametrize(("limit", "batch_size"), [(1, 2), (9, 2), (9, 256)])
+def test_a_confidence_is_the_probability_of_all_that_was_written(
+    model: Vlm, features: Tensor, limit: int, batch_size: int
+) -> None:
+    """What ends an answer is written too, where the limit leaves room for it."""
+    eos = generate(model, features, 9)[0][2]
+    written = write_answers(
+        model,
+        features,
+        IMAGES,
+        PROMPTS,
+        bos=BOS,
+        eos=eos,
+        max_new_tokens=limit,
+        batch_size=batch_size,
+    )
+    assert [answer.ids for answer in written] == generate(model, features, limit, eos=eos)
+    ended = 0
+    for image, prompt, answer in zip(IMAGES, PROMPTS, written, strict=True):
+        ended += len(answer.ids) < limit
+        said = [*answer.ids, eos] if len(answer.ids) < limit else answer.ids
+        logits = scores(model, features, image, [*prompt, BOS, *said[:-1]])[-len(said) :]
+        chosen = logits.double().log_softmax(-1).gather(1, torch.tensor(said)[:, None])
+        assert answer.confidence == pytest.approx(float(chosen.sum().exp()), rel=1e-4)
+    assert limit == 1 or 0 < ended < len(written)
 
 
 def test_an_answer_ends_before_eos_while_others_go_on(model: Vlm, features: Tensor) -> None:

@@ -109,6 +109,7 @@ def every_kind() -> dict[str, Any]:
         "datasets": {**smoke["datasets"], **DATASETS, **MORE_DATASETS},
         "align": {**smoke["align"], **ALIGN},
         "tasks": {**smoke["tasks"], **TASKS},
+        "report": smoke["report"],
     }
     params = json.loads(json.dumps(params))  # tasks share parts, which deepcopy would keep
     for name in TASKS:

@@ -14,6 +14,7 @@ from plumbline.cli.main import call
 from plumbline.errors import PlumblineError
 from plumbline.files import read_json
 from tests.pipeline.checkout import Checkout
+from tests.report.outline import Outline
 
 
 @dataclass
@@ -132,6 +133,15 @@ def test_a_run_checks_says_how_far_it_is_and_what_came_of_it(ask: Ask, own: Chec
     assert recall.count(" to ") == 3  # its name, and an interval on both sides
     compared = json.loads(ask(own, "compare", "HEAD", "short", "--json").stdout)
     assert compared["settings"] == [["tasks.vqa.evaluate.max_new_tokens", 32, 8]]
+    versions = ("HEAD", "short", "workspace")
+    assert "--html FILE shows up to 5" in ask(own, "compare", *versions).error
+    said_page = ask(own, "compare", *versions, "--html", "compared.html").stdout
+    assert said_page.startswith("compared.html: 3 versions, ")
+    page = Outline((own.folder / "compared.html").read_text(encoding="utf-8"))
+    assert ["tasks.vqa.evaluate.max_new_tokens", "32", "8", "8"] in page.rows
+    # Three curves of each of two trainings.
+    assert page.text.count("short: from") == 6
+    assert "finetune@vqa" in (own.folder / ".plumbline/stage_times.svg").read_text("utf-8")
 
 
 def test_an_experiment_runs_again_under_the_lock_of_another_machine(

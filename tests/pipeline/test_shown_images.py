@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -139,6 +140,9 @@ def test_a_model_of_several_images_is_trained_asked_and_bundled(
     assert 0 < figures["answer_perplexity"] < VOCAB
     assert figures["questions"] > 2
     assert math.isfinite(figures["exact_match"])
+    maps = np.load(paths.task_evaluation("talk") / "attention.npy")
+    assert maps.ndim == 4
+    assert 0 < maps.sum(axis=(2, 3)).min() < maps.sum(axis=(2, 3)).max() < 1
     formats = read_json(paths.export("talk") / "metadata.json")["formats"]
     assert formats["onnx"]["parity"]["token_agreement"] == 1.0
     compare_answers(paths.finetuned("talk"), paths.export("talk"))

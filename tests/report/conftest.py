@@ -43,7 +43,7 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.selection = {"weights": {}, "datasets": {}, "align": {}, "tasks": {}}
+        self.selection: dict[str, Any] = {"weights": {}, "datasets": {}, "align": {}, "tasks": {}}
 
     def write(self, folder: str, files: dict[str, str | bytes]) -> None:
         place = self.root / folder
@@ -77,7 +77,10 @@ class Project:
             "warnings": [warning],
         }
         row = {"file": "rows.parquet", "sample_id": sample_id, "reason": "empty_text"}
-        rows = [{**row, "row": at, "detail": "answer: only blanks"} for at in range(2)]
+        rows = [
+            {**row, "row": at, "detail": "answer: only blanks", "sha256": "0" * 64}
+            for at in range(2)
+        ]
         folder = f"work/quarantine/{name}"
         (self.root / folder).mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(rows), self.root / folder / "rows.parquet")

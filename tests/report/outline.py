@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 
 ATTACK = "<img src=x onerror=alert(1)>\"'&"
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "link", "input", "hr", "wbr"}
 
 
 class Outline(HTMLParser):
@@ -14,6 +14,8 @@ class Outline(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
+        self.broken = False
+        """A word goes on behind the tag that allows a line break in it."""
         self.rows: list[list[str]] = []
         """Texts of the cells of all table rows."""
         self.feed(page)
@@ -21,6 +23,7 @@ class Outline(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.broken = tag == "wbr"
         if tag == "tr":
             self.rows.append([])
         if tag in ("th", "td"):
@@ -35,7 +38,9 @@ class Outline(HTMLParser):
         words = " ".join(data.split())
         self.text += f"{words} "
         if {"th", "td"} & set(self.open) and words:
-            self.rows[-1][-1] = f"{self.rows[-1][-1]} {words}".strip()
+            between = "" if self.broken else " "
+            self.rows[-1][-1] = f"{self.rows[-1][-1]}{between}{words}".strip()
+        self.broken = False
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag, tag

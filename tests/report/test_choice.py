@@ -1,6 +1,9 @@
 from plumbline.report.blocks import Shown
-from plumbline.report.choice import SHOWN, Sample, Surest
+from plumbline.report.choice import Sample, Surest
 from plumbline.report.samples import Key
+from plumbline.report.settings import MOST_SAMPLES
+
+SHOWN = 8
 
 
 def offer(sample: Sample, image: int, prompt: str) -> None:
@@ -13,7 +16,7 @@ def test_groups_take_turns_and_images_do_not_repeat() -> None:
     for image in range(20):
         for prompt in ("what color is it?", "is there a cat?", "how many are there?"):
             offer(sample, image, prompt)
-    chosen = sample.chosen()
+    chosen = sample.chosen(SHOWN)
     assert sample.count == 60
     assert len(chosen) == SHOWN
     assert len({one.key for one in chosen}) == SHOWN
@@ -25,7 +28,7 @@ def test_few_predictions_are_all_shown_even_of_one_image() -> None:
     sample = Sample()
     for prompt in ("what is it?", "what is red?", "where is it?"):
         offer(sample, 0, prompt)
-    assert [one.prompt for one in sample.chosen()] == ["what is it?", "where is it?"]
+    assert [one.prompt for one in sample.chosen(SHOWN)] == ["what is it?", "where is it?"]
     assert sample.count == 3
 
 
@@ -33,8 +36,8 @@ def test_what_is_kept_does_not_grow_with_the_predictions() -> None:
     sample = Sample()
     for number in range(5000):
         offer(sample, number, f"kind{number} is it?")
-    assert sum(len(kept) for kept in sample._by_group.values()) <= 64 * 2 * SHOWN
-    assert len(sample.chosen()) == SHOWN
+    assert sum(len(kept) for kept in sample._by_group.values()) <= 64 * 2 * MOST_SAMPLES
+    assert len(sample.chosen(SHOWN)) == SHOWN
 
 
 def test_the_surest_come_first_and_of_equal_ones_the_first() -> None:
@@ -43,6 +46,6 @@ def test_the_surest_come_first_and_of_equal_ones_the_first() -> None:
         confidence = 0.9 if number in (3, 5) else number / 200
         surest.offer(Shown(Key("sample_id", str(number)), "no", confidence=confidence))
     surest.offer(Shown(Key("sample_id", "unknown"), "no"))
-    chosen = [shown.key.value for shown in surest.chosen()]
+    chosen = [shown.key.value for shown in surest.chosen(SHOWN)]
     assert chosen[:4] == ["3", "5", "99", "98"]
     assert len(chosen) == SHOWN

@@ -5,12 +5,17 @@ import pytest
 from plumbline.errors import CheckpointError
 from plumbline.files import write_digests
 from plumbline.report.collect import (
+    Wanted,
     collect_alignment,
     collect_dataset,
     collect_export,
     collect_task,
     recall_tables,
 )
+from plumbline.report.rows import ShownRows
+from plumbline.report.settings import ReportSettings
+
+WANTED = Wanted(ReportSettings(), ShownRows("data-0"))
 
 
 def test_recalls_are_sorted_by_direction_width_and_k() -> None:
@@ -37,7 +42,7 @@ def test_a_changed_file_is_refused(project) -> None:
     file = Path("work/evaluation/align/image/examples.json")
     file.write_text(file.read_text(encoding="utf-8").replace("a dog", "a fox"), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"examples\.json: not as it was written"):
-        collect_alignment("image", "scenes")
+        collect_alignment("image", "scenes", WANTED)
 
 
 def test_a_predictions_table_that_is_none_is_named(project) -> None:
@@ -45,21 +50,21 @@ def test_a_predictions_table_that_is_none_is_named(project) -> None:
     (folder / "predictions.parquet").write_text("nothing", encoding="utf-8")
     write_digests(folder)
     with pytest.raises(CheckpointError, match=r"predictions\.parquet: not readable"):
-        collect_task("vqa", "scenes", "task-0")
+        collect_task("vqa", "scenes", "task-0", WANTED)
 
 
 def test_a_few_rejected_rows_of_each_reason_are_read(project) -> None:
-    dataset = collect_dataset("scenes")
+    dataset = collect_dataset("scenes", WANTED.settings)
     assert dataset.reasons == {"empty_text": 2}
-    assert [row["row"] for row in dataset.rejected["empty_text"]] == [0, 1]
+    assert [row.row for row in dataset.rejected["empty_text"]] == [0, 1]
 
 
 def test_answers_are_ranked_by_how_often_they_occur(project) -> None:
-    assert list(collect_dataset("scenes").answers) == ["yes", "no"]
+    assert list(collect_dataset("scenes", WANTED.settings).answers) == ["yes", "no"]
 
 
 def test_training_figures_are_printed_and_curves_read(project) -> None:
-    training = collect_task("vqa", "scenes", "task-0").training
+    training = collect_task("vqa", "scenes", "task-0", WANTED).training
     assert ("Best validation", "0.75 in epoch 2") in training.facts
     assert training.steps["loss"].values.tolist() == [2.0, 0.5]
     assert training.weights_bytes == 400

@@ -5,7 +5,7 @@ import pytest
 
 from plumbline.errors import CheckpointError
 from plumbline.files import dump_json, read_json
-from plumbline.report.page import render_page
+from plumbline.report.page import TIMES, render_page
 from tests.report.outline import ATTACK, Outline
 
 
@@ -42,7 +42,7 @@ def test_the_page_is_well_formed_and_its_links_lead_somewhere(project) -> None:
 def test_every_picture_has_a_text_and_every_column_a_header(project) -> None:
     outline = Outline(render_page(project.chosen()))
     pictures = [attrs for tag, attrs in outline.tags if tag == "img"]
-    assert len(pictures) == 4
+    assert len(pictures) == 5  # the last one shows stage times
     assert all(picture["alt"] for picture in pictures)
     assert all("scope" in attrs for tag, attrs in outline.tags if tag == "th")
 
@@ -50,9 +50,10 @@ def test_every_picture_has_a_text_and_every_column_a_header(project) -> None:
 def test_the_page_loads_and_runs_nothing(project) -> None:
     page = render_page(project.chosen())
     assert not re.search(r"https?:|<script|<link|@import|javascript:|\son\w+=", page)
-    assert set(re.findall(r'src="([a-z]+):', page)) == {"data"}
-    assert page.count(" src=") == page.count(' src="data:image/png;base64,')
-    assert "default-src 'none'" in page
+    beside = [src for src in re.findall(r' src="([^"]*)"', page) if not src.startswith("data:")]
+    assert beside == [TIMES]
+    assert page.count(" src=") == page.count(' src="data:image/png;base64,') + 1
+    assert "default-src 'none'; img-src data: 'self'; media-src data:; style-src" in page
 
 
 def test_html_in_data_is_shown_and_not_obeyed(empty_project) -> None:
@@ -61,8 +62,9 @@ def test_html_in_data_is_shown_and_not_obeyed(empty_project) -> None:
     empty_project.add_task("vqa", "scenes", text=ATTACK)
     page = render_page(empty_project.chosen())
     assert "<img src=x" not in page
-    # found text; question twice, wrong answer; caption and reference; warning; two ids
-    assert page.count("&lt;img src=x onerror=alert(1)&gt;&#34;&#39;&amp;") == 9
+    # found text; question twice, wrong answer; caption and reference; warning, also in the card;
+    # two ids
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;&#34;&#39;&amp;") == 10
     Outline(page)
 
 

@@ -18,7 +18,7 @@ def test_a_sample_is_found_by_its_id(project) -> None:
 def test_a_clip_is_named_by_the_first_row_that_has_it(empty_project) -> None:
     empty_project.add_dataset("fsdd", images=False, text="seven, by nicolas")
     found = open_samples("fsdd").subject(Key("audio", 1))
-    assert found == Subject("s1", None, "seven, by nicolas")
+    assert found == Subject("s1", None, "seven, by nicolas", 1)
 
 
 def test_what_the_cache_does_not_know_keeps_its_name(project) -> None:

@@ -19,11 +19,11 @@ def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_stage_writes_one_page_and_the_same_again(project) -> None:
-    params = {"seed": 0, **project.selection}
+    params = {"seed": 0, "report": {}, **project.selection}
     (project.root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     report.main([])
     folder = project.root / "report"
-    names = ["config.json", "digests.json", "index.html"]
+    names = ["cards", "config.json", "digests.json", "index.html"]
     assert sorted(path.name for path in folder.iterdir()) == names
     first = verify_digests(folder)
     report.main([])
@@ -31,7 +31,9 @@ def test_the_stage_writes_one_page_and_the_same_again(project) -> None:
 
 
 def test_the_stage_needs_neither_torch_nor_pyplot(project) -> None:
-    (project.root / "params.yaml").write_text(yaml.safe_dump(project.selection), encoding="utf-8")
+    (project.root / "params.yaml").write_text(
+        yaml.safe_dump({"report": {}, **project.selection}), encoding="utf-8"
+    )
     code = (
         "import json, sys; from plumbline.stages import report;"
         "early = 'matplotlib' in sys.modules;"

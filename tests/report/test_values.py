@@ -1,7 +1,9 @@
 import numpy as np
 
 from plumbline.report.samples import Key
-from plumbline.report.values import LARGEST, POINTS, Values
+from plumbline.report.values import POINTS, Values
+
+LARGEST = 8
 
 
 def test_points_are_thinned_evenly_and_the_words_count_all() -> None:
@@ -19,6 +21,6 @@ def test_the_largest_errors_come_first_whatever_their_sign() -> None:
     values = Values()
     for at, error in enumerate([0.5, -3.0, 2.0, *[0.0] * 20, 3.0]):
         values.add(Key("sample_id", str(at)), 1.0, 1.0 + error)
-    largest = values.largest()
+    largest = values.largest(LARGEST)
     assert [error.key.value for error in largest[:3]] == ["1", "23", "2"]
     assert len(largest) == LARGEST

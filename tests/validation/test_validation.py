@@ -70,6 +70,32 @@ def test_a_planted_fault_costs_its_row_and_no_other(name: str, run: Run) -> None
     assert run.report["examples"][reason][0]["row"] == 3
 
 
+def test_the_first_rejected_rows_are_kept_with_what_they_hold(run: Run) -> None:
+    """Five of a reason, texts and pictures up to a limit; the same whatever a batch holds."""
+    rows = [good(number, caption="", question="q" * 1000) for number in range(8)]
+    rows += [good(number) for number in range(8, 24)]
+    rows[1]["image"] = png(1) + b"0" * 2**16
+    run.write(rows).validate(split=NO_VAL, batch_rows=3)
+    cells = pq.read_table(run.quarantine / "examples.parquet").to_pylist()
+    assert sorted({cell["row"] for cell in cells}) == [0, 1, 2, 3, 4]
+    by_column = {cell["column"]: cell for cell in cells if cell["row"] == 0}
+    assert (by_column["caption"]["text"], by_column["caption"]["size"]) == ("", 0)
+    assert (by_column["question"]["text"], by_column["question"]["size"]) == ("q" * 400, 1000)
+    assert by_column["image"]["medium"] == rows[0]["image"]
+    (large,) = [c for c in cells if c["row"] == 1 and c["column"] == "image"]
+    assert (large["medium"], large["size"]) == (None, len(rows[1]["image"]))
+    other = Run(run.raw.parent / "other").write(rows)
+    other.validate(split=NO_VAL, batch_rows=100)
+    first, second = ((one.quarantine / "examples.parquet").read_bytes() for one in (run, other))
+    assert first == second
+
+
+def test_bytes_that_are_no_text_are_kept_as_far_as_they_can_be_read(run: Run) -> None:
+    run.write([good(0), good(1, caption=b"caf\xe9")]).validate(split=NO_VAL)
+    cells = pq.read_table(run.quarantine / "examples.parquet").to_pylist()
+    assert [c["text"] for c in cells if c["column"] == "caption"] == ["caf\ufffd"]
+
+
 @pytest.mark.parametrize(
     "sample_id",
     ["../../escape", "/srv/absolute", 'a,b;"c"\nd', "nul\x00inside", "x" * 5000, "\u4f60\u597d"],
@@ -247,7 +273,8 @@ def test_each_distinct_image_is_decoded_once(run: Run, monkeypatch: pytest.Monke
 def test_nothing_but_the_tables_is_left_behind(run: Run) -> None:
     run.write([good(n) for n in range(30)]).validate()
     assert sorted(path.name for path in run.clean.iterdir()) == ["train.parquet", "val.parquet"]
-    assert [path.name for path in run.quarantine.iterdir()] == ["rows.parquet"]
+    names = sorted(path.name for path in run.quarantine.iterdir())
+    assert names == ["examples.parquet", "rows.parquet"]
     schema = pq.read_schema(run.clean / "train.parquet")
     names = ["sample_id", "group", "image", "caption", "question", "answer"]
     assert schema.equals(pa.schema([(name, CANONICAL[name]) for name in names]))

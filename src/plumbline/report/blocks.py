@@ -13,7 +13,7 @@ from plumbline.report.samples import Key, Samples, Subject
 class Block:
     """A piece of a task's section."""
 
-    template: Literal["cards", "grid", "confusion", "scatter", "texts"]
+    template: Literal["cards", "grid", "confusion", "scatter", "reliability", "texts", "looks"]
     """templates/block_<this>.html.j2 draws it."""
     title: str
     content: object
@@ -33,6 +33,8 @@ class Scene:
     """Where the whole of what is shown in part stands."""
     samples: Samples
     details: Details
+    shown: int = 8
+    """Predictions of each sort."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Shown:
     def card(self, samples: Samples, *, told: bool = True) -> Card:
         """Look up what it is about; `told` says that right and wrong are marked."""
         return Card(
-            subject=samples.subject(self.key),
+            subject=samples.subject(self.key, self.prompt),
             prompt=self.prompt,
             prediction=self.prediction,
             references=self.references,

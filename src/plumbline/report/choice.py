@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 from plumbline.report.blocks import Shown
 from plumbline.report.samples import Key
+from plumbline.report.settings import MOST_SAMPLES
 
-SHOWN = 8
-"""Predictions shown of each sort."""
 GROUPS = 64
 """Groups of which predictions are kept."""
 
@@ -35,21 +34,21 @@ class Sample:
         self.count += 1
         known = group in self._by_group or len(self._by_group) < GROUPS
         kept = self._by_group.setdefault(group, {}) if known else {}
-        if len(kept) < 2 * SHOWN:
+        if len(kept) < 2 * MOST_SAMPLES:
             kept.setdefault(shown.key, shown)
 
-    def chosen(self) -> list[Shown]:
+    def chosen(self, limit: int) -> list[Shown]:
         """Take one of each group in turn, a sample that is not yet shown where there is one."""
         groups = [list(kept.values()) for kept in self._by_group.values()]
         chosen: list[Shown] = []
         keys: set[Key] = set()
-        while len(chosen) < SHOWN and any(groups):
+        while len(chosen) < limit and any(groups):
             for group in filter(None, groups):
                 best = next((s for s in group if s.key not in keys), group[0])
                 group.remove(best)
                 keys.add(best.key)
                 chosen.append(best)
-        return chosen[:SHOWN]
+        return chosen[:limit]
 
 
 class Surest:
@@ -66,11 +65,11 @@ class Surest:
         if shown.confidence is None:
             return
         entry = (shown.confidence, -self._offered, shown)  # no two have the same second member
-        if len(self._heap) < SHOWN:
+        if len(self._heap) < MOST_SAMPLES:
             heapq.heappush(self._heap, entry)
         else:
             heapq.heappushpop(self._heap, entry)
 
-    def chosen(self) -> list[Shown]:
+    def chosen(self, limit: int) -> list[Shown]:
         """The surest first."""
-        return [shown for _, _, shown in sorted(self._heap, reverse=True)]
+        return [shown for _, _, shown in sorted(self._heap, reverse=True)][:limit]

@@ -5,28 +5,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-import pyarrow as pa
-
 from plumbline import paths
-from plumbline.data.parquet import iter_table
-from plumbline.errors import CheckpointError, DataError
+from plumbline.errors import CheckpointError
 from plumbline.files import DIGESTS, read_digests, read_json, sha256_file
 from plumbline.report.blocks import Block, Scene
 from plumbline.report.figures import label, number
 from plumbline.report.first_figures import DETAILS, RECALL, Details
 from plumbline.report.history import Series, read_series
 from plumbline.report.labels import LabelCounts, label_counts
+from plumbline.report.looks import wanted_rows
 from plumbline.report.predictions import prediction_blocks
+from plumbline.report.rejected import Rejected, choose_rejected
+from plumbline.report.retrieval import Search, text_searches
+from plumbline.report.rows import ShownRows
 from plumbline.report.samples import Samples
+from plumbline.report.settings import ReportSettings
 from plumbline.report.tables import table_blocks
 from plumbline.shapes.described import Shapes
 from plumbline.shapes.repeats import describe_repeats
 from plumbline.tokenization.facts import CacheFacts
 from plumbline.training.figures import ParameterCounts, TrainingFigures
 from plumbline.validation.report import Report
-
-REJECTED_SHOWN = 3
-"""Rejected rows shown for each reason."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,7 @@ class Alignment:
     modality: str
     """What meets the texts, as the names of the figures have it: image or audio."""
     samples: Samples
+    searches: list[Search]
     embed_dim: int | None
     training: Training
 
@@ -119,7 +119,7 @@ class Dataset:
     """The account of validation (report.json)."""
     reasons: dict[str, int]
     """Rejected rows by reason, the most frequent first."""
-    rejected: dict[str, list[dict[str, object]]]
+    rejected: dict[str, list[Rejected]]
     """A few rejected rows by reason."""
     shapes: Shapes
     answers: dict[str, int]
@@ -157,7 +157,16 @@ def verified(folder: Path, name: str) -> Path:
     return file
 
 
-def collect_alignment(name: str, data: str) -> Alignment:
+@dataclass(frozen=True)
+class Wanted:
+    """How much is read of an entry, and where the rows that it names are kept."""
+
+    settings: ReportSettings
+    rows: ShownRows
+    """Of its dataset."""
+
+
+def collect_alignment(name: str, data: str, wanted: Wanted) -> Alignment:
     """Read everything about the alignment `name` on the dataset `data`.
 
     Raises:
@@ -170,14 +179,19 @@ def collect_alignment(name: str, data: str) -> Alignment:
     embed_dim = _reach(training.settings, "train", "model", "embed_dim")
     split = str(_reach(_settings(folder), "evaluate", "split"))
     recalls = recall_tables(metrics)
+    modality = next((t.medium for t in recalls if t.medium), "image")
+    for file in (file for file in read_digests(folder) if file.endswith(".npy")):
+        verified(folder, file)
+    samples, shown = Samples(paths.cache(data), split, wanted.rows), wanted.settings.samples
     return Alignment(
         split=split,
         metrics=metrics,
         details=details,
         recalls=recalls,
-        examples=read_json(verified(folder, "examples.json")),
-        modality=next((t.medium for t in recalls if t.medium), "image"),
-        samples=Samples(paths.cache(data), split),
+        examples=read_json(verified(folder, "examples.json"))[:shown],
+        modality=modality,
+        samples=samples,
+        searches=text_searches(folder, samples, modality, shown),
         embed_dim=embed_dim if isinstance(embed_dim, int) else None,
         training=training,
     )
@@ -202,13 +216,14 @@ def recall_tables(metrics: Mapping[str, float]) -> list[RecallTable]:
     ]
 
 
-def collect_task(name: str, data: str, anchor: str) -> TaskResult:
+def collect_task(name: str, data: str, anchor: str, wanted: Wanted) -> TaskResult:
     """Read everything about the task `name` on the dataset `data`.
 
     Args:
         name: of the task.
         data: its dataset.
         anchor: unique on the page, letters, digits and dashes.
+        wanted: how much of it is shown.
 
     Raises:
         CheckpointError: an output is missing or damaged.
@@ -216,13 +231,17 @@ def collect_task(name: str, data: str, anchor: str) -> TaskResult:
     folder = paths.task_evaluation(name)
     settings, digests = _settings(folder), read_digests(folder)
     split, details = str(_reach(settings, "evaluate", "split")), collect_details(folder)
-    scene = Scene(anchor, folder, Samples(paths.cache(data), split), details)
+    samples = Samples(paths.cache(data), split, wanted.rows)
+    scene = Scene(anchor, folder, samples, details, wanted.settings.samples)
     tables = sorted(file for file in digests if file.endswith(".csv"))
     for file in tables:
         verified(folder, file)
     blocks = table_blocks(tables, folder, scene)
     if "predictions.parquet" in digests:
-        blocks += prediction_blocks(verified(folder, "predictions.parquet"), scene)
+        for file in (file for file in digests if file.startswith("attention")):
+            verified(folder, file)
+        looked = wanted_rows(folder, list(digests))
+        blocks += prediction_blocks(verified(folder, "predictions.parquet"), scene, looked)
     return TaskResult(
         kind=str(details.get("title") or settings.get("kind", "")),
         split=split,
@@ -302,7 +321,7 @@ def collect_training(folder: Path) -> Training:
     )
 
 
-def collect_dataset(name: str) -> Dataset:
+def collect_dataset(name: str, settings: ReportSettings) -> Dataset:
     """Read everything about the dataset `name`.
 
     Raises:
@@ -315,7 +334,7 @@ def collect_dataset(name: str) -> Dataset:
     return Dataset(
         account=account,
         reasons=_ranked(account["reasons"]),
-        rejected=_rejected(quarantine / "rows.parquet", account["reasons"]),
+        rejected=choose_rejected(quarantine, account["reasons"], settings),
         shapes=shapes,
         answers=_ranked(answers),
         repeats=list(describe_repeats(shapes)),
@@ -326,26 +345,6 @@ def collect_dataset(name: str) -> Dataset:
 
 def _ranked(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _rejected(file: Path, reasons: Mapping[str, int]) -> dict[str, list[dict[str, object]]]:
-    """The first rejected rows of each reason; reading ends when every reason has its few."""
-    wanted = {reason: min(count, REJECTED_SHOWN) for reason, count in reasons.items()}
-    rows: dict[str, list[dict[str, object]]] = {reason: [] for reason in _ranked(reasons)}
-    missing = sum(wanted.values())
-    if not missing:
-        return rows
-    try:
-        for batch in iter_table(file, ["file", "row", "sample_id", "reason", "detail"]):
-            for row in batch.to_pylist():
-                if len(rows[row["reason"]]) < wanted[row["reason"]]:
-                    rows[row["reason"]].append(row)
-                    missing -= 1
-            if not missing:
-                break
-    except (DataError, pa.ArrowException, KeyError) as error:
-        raise CheckpointError(f"{file}: not readable as a quarantine ({error})") from None
-    return rows
 
 
 def collect_export(task: str) -> Export | None:

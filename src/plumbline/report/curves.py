@@ -17,7 +17,7 @@ class Curve:
     title: str
     svg: Markup
     legend: list[tuple[str, str]]
-    """Role of a line (`first`, `second`) and what it is; empty for a single one."""
+    """Role of a line (`first`, `second`, ...) and what it is; empty for a single one."""
     caption: str
     """What the plot shows in figures, also for who cannot see it."""
 
@@ -47,7 +47,7 @@ def training_curves(training: Training, name: str) -> list[Curve]:
     curves: list[Curve] = []
     for title, unit, lines in plans:
         if drawn := [line for line in lines if line is not None]:
-            curves.append(_curve(title, unit, drawn, f"{name}-{len(curves)}"))
+            curves.append(overlaid(title, unit, drawn, f"{name}-{len(curves)}"))
     return curves
 
 
@@ -58,20 +58,30 @@ def _line(series: Series | None, name: str, role: str) -> Line | None:
     return Line(name, series, "second" if second else "first", marked=second)
 
 
-def _curve(title: str, unit: str, lines: list[Line], name: str) -> Curve:
+def overlaid(title: str, unit: str, lines: list[Line], name: str) -> Curve:
+    """Some lines in one plot, each in words as well.
+
+    Args:
+        title: of the plot.
+        unit: of its values.
+        lines: at least one.
+        name: unique on the page, letters, digits and dashes.
+    """
     thinned, texts = [], []
     for line in lines:
         series, width = line.series.thinned()
         thinned.append(Line(line.name, series, line.role, line.marked and width == 1))
-        text = _describe(line.series, lowest=title == "Loss")
+        text = _describe(line.series, lowest=title.endswith(("Loss", "loss")))
         if width > 1:
             text += f"; each point is the mean of {width} steps"
-        texts.append(f"{line.name} {text}." if len(lines) > 1 else f"{text}.")
+        # The names of versions stay as they are.
+        said = f"{line.name}: {text}." if len(lines) > 1 else f"{text[0].upper()}{text[1:]}."
+        texts.append(said)
     return Curve(
         title=title,
         svg=line_plot(thinned, name=name, y_label=unit),
         legend=[(line.role, line.name) for line in lines] if len(lines) > 1 else [],
-        caption=" ".join(text[0].upper() + text[1:] for text in texts),
+        caption=" ".join(texts),
     )
 
 

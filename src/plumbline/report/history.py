@@ -68,6 +68,25 @@ def read_series(file: Path) -> dict[str, Series]:
     return series
 
 
+def parse_curve(text: str) -> Series | None:
+    """A curve as `write_curves` writes it; None without a point that is finite.
+
+    A cell that is no number is left out with its step.
+    """
+    points = []
+    for row in list(csv.reader(io.StringIO(text)))[1:]:
+        try:
+            step, value = (float(cell) for cell in row)
+        except ValueError:  # empty, as of a skipped step
+            continue
+        if np.isfinite(step) and np.isfinite(value):
+            points.append((step, value))
+    if not points:
+        return None
+    steps, values = np.array(points, np.float64).T
+    return Series(steps, values)
+
+
 def write_curves(model: Path, out: Path) -> None:
     """Write each curve of a model's history as a table; one without values has its header."""
     for name, (table, column) in CURVES.items():

@@ -11,21 +11,22 @@ from plumbline.errors import CheckpointError
 from plumbline.files import read_json
 from plumbline.tokenization.facts import CacheFacts
 
-MAX_SIDE = 160
-"""Pixels of the longer side; larger images are reduced to it."""
-
 
 class Pictures:
     """The images of one dataset, memory-mapped; only those that are shown are read."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the images of the cache in `folder`.
+    def __init__(self, folder: Path, side: int) -> None:
+        """Open the images of a cache.
+
+        Args:
+            folder: of the cache.
+            side: pixels of the longer side; larger images are reduced to it.
 
         Raises:
             CheckpointError: the cache is missing, or its images are shorter than it says.
         """
         facts: CacheFacts = read_json(folder / "cache.json")
-        self._pixels = None
+        self._pixels, self._side = None, side
         if facts.get("image_shape") and facts["images"]:
             shape = (facts["images"], *facts["image_shape"])
             file = folder / "images.bin"
@@ -42,8 +43,8 @@ class Pictures:
 
         pixels = np.asarray(self._pixels[number])
         image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-        if max(image.size) > MAX_SIDE:
-            image.thumbnail((MAX_SIDE, MAX_SIDE))
+        if max(image.size) > self._side:
+            image.thumbnail((self._side, self._side))
         buffer = io.BytesIO()
         image.save(buffer, "PNG", optimize=True)
         return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -23,8 +23,21 @@ _INKS = {
     "#010102": "var(--line)",
     "#010103": "var(--first)",
     "#010104": "var(--second)",
+    "#010105": "var(--third)",
+    "#010106": "var(--fourth)",
+    "#010107": "var(--fifth)",
 }
-_MUTED, _LINE, _FIRST, _SECOND = _INKS
+_MUTED, _LINE, _FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH = _INKS
+
+Role = Literal["first", "second", "third", "fourth", "fifth"]
+"""Of a line: the name of its colour."""
+ROLES: dict[Role, str] = {
+    "first": _FIRST,
+    "second": _SECOND,
+    "third": _THIRD,
+    "fourth": _FOURTH,
+    "fifth": _FIFTH,
+}
 
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font and can be selected
@@ -54,7 +67,7 @@ class Line:
 
     name: str
     series: Series
-    role: Literal["first", "second"] = "first"
+    role: Role = "first"
     marked: bool = False
     """Every point gets a dot: for the few points of a validation."""
 
@@ -75,7 +88,7 @@ def line_plot(lines: list[Line], *, name: str, y_label: str) -> Markup:
             axes.plot(
                 line.series.steps,
                 line.series.values,
-                color=_FIRST if line.role == "first" else _SECOND,
+                color=ROLES[line.role],
                 linewidth=1.8,
                 marker="o" if line.marked or len(line.series.steps) == 1 else None,
                 markersize=4,
@@ -108,6 +121,32 @@ def scatter_plot(true: Floats, said: Floats, *, name: str) -> Markup:
         axes.set_xlabel("true")
         axes.set_ylabel("predicted")
         axes.grid(visible=True, axis="x")
+        axes.xaxis.set_major_locator(_ticks())
+        svg = _write(axes)
+    return Markup(_fit_into_page(svg, name))  # noqa: S704 - numbers and our words
+
+
+def reliability_plot(accuracy: Floats, weights: Floats, *, name: str) -> Markup:
+    """Draw the accuracy of bins of confidence as bars, and how many predictions each has.
+
+    Args:
+        accuracy: [bins] from 0 to 1, NaN of a bin without predictions.
+        weights: [bins], shares of the predictions.
+        name: as in `line_plot`.
+
+    Returns:
+        One `<svg>`, as `line_plot` gives it.
+    """
+    width = 1 / len(accuracy)
+    middles = (np.arange(len(accuracy)) + 0.5) * width
+    filled = np.isfinite(accuracy)
+    with _drawing(name) as axes:
+        axes.bar(middles[filled], accuracy[filled], width * 0.86, color=_FIRST, alpha=0.8)
+        axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1.2, dashes=(4, 3))
+        axes.plot(middles, weights, color=_SECOND, linewidth=1.6, marker="o", markersize=3)
+        axes.set_axisbelow(True)  # the grid lies behind the bars
+        axes.set_xlabel("confidence")
+        axes.set_ylim(0, 1)
         axes.xaxis.set_major_locator(_ticks())
         svg = _write(axes)
     return Markup(_fit_into_page(svg, name))  # noqa: S704 - numbers and our words

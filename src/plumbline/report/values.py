@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 
 from plumbline.report.figures import number
 from plumbline.report.samples import Key
+from plumbline.report.settings import MOST_SAMPLES
 
 POINTS = 600
 """The most points that are drawn."""
-LARGEST = 8
-"""Errors listed."""
-
 Floats = NDArray[np.float64]
 
 
@@ -40,7 +38,7 @@ class Values:
         self._true.append(true)
         self._said.append(said)
         entry = (abs(said - true), -len(self._true), Error(key, true, said))
-        if len(self._heap) < LARGEST:
+        if len(self._heap) < MOST_SAMPLES:
             heapq.heappush(self._heap, entry)
         else:
             heapq.heappushpop(self._heap, entry)
@@ -58,6 +56,6 @@ class Values:
             words += f" One in {number(step)} is drawn."
         return true[::step], said[::step], words
 
-    def largest(self) -> list[Error]:
+    def largest(self, limit: int) -> list[Error]:
         """The largest errors first; of equal ones the first."""
-        return [error for _, _, error in sorted(self._heap, reverse=True)]
+        return [error for _, _, error in sorted(self._heap, reverse=True)][:limit]

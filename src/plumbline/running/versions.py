@@ -1,7 +1,7 @@
 """Two versions of a project side by side: settings that differ, figures with their intervals."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -14,6 +14,7 @@ from plumbline.params import entries_of, list_differences
 from plumbline.report.figure_table import interval_of, is_bound
 from plumbline.report.figures import full_label
 from plumbline.report.first_figures import DETAILS, printed
+from plumbline.report.history import CURVES, Series, parse_curve
 from plumbline.running.checks import nearest
 from plumbline.waiting import run_command
 
@@ -31,10 +32,12 @@ class Version:
     """`task vqa` or `alignment image` -> the figures that Git records of it."""
     figures: Mapping[str, Mapping[str, float]]
     """The same with all figures, intervals among them, where the cache of DVC has them."""
+    commit: str | None = None
+    """Of Git; None: the files on disk."""
 
 
 class FigurePair(TypedDict):
-    """One figure of two versions."""
+    """One figure of two or more versions."""
 
     entry: str
     name: str
@@ -42,7 +45,7 @@ class FigurePair(TypedDict):
     """None: a version has not got it."""
     intervals: list[tuple[float, float] | None]
     apart: bool | None
-    """Whether the intervals have no value in common; None where one is missing."""
+    """Whether some interval has no value in common with the first; None where one is missing."""
 
 
 def read_version(root: Path, name: str) -> Version:
@@ -73,7 +76,7 @@ def read_version(root: Path, name: str) -> Version:
         whole = _read_output(root, commit, details / DETAILS)
         known = _as_figures(whole, f"{details} of {name}", "figures") if whole else {}
         figures[entry] = {**known, **listed[entry]}
-    return Version(name, params, listed, figures)
+    return Version(name, params, listed, figures, commit)
 
 
 def _evaluated(params: Mapping[str, object]) -> Iterator[tuple[str, Path, Path]]:
@@ -136,26 +139,56 @@ def _read_output(root: Path, commit: str | None, path: Path) -> str | None:
         return None
 
 
+def read_curves(root: Path, version: Version) -> dict[str, dict[str, Series]]:
+    """The curves of each training, by their entry and then by the names of `CURVES`.
+
+    One that the cache of DVC on this machine has not, or that has no point, is left out.
+    """
+    found: dict[str, dict[str, Series]] = {}
+    for group, word, place in (
+        ("align", "alignment", paths.alignment_curves),
+        ("tasks", "task", paths.task_curves),
+    ):
+        for name in entries_of(version.params, group):
+            for curve in CURVES:
+                text = _read_output(root, version.commit, place(name) / f"{curve}.csv")
+                if text and (series := parse_curve(text)):
+                    found.setdefault(f"{word} {name}", {})[curve] = series
+    return found
+
+
 def differing_settings(one: Version, other: Version) -> list[tuple[str, object, object]]:
     """Dotted key and both values; versions of libraries among them."""
     return list_differences(one.params, other.params)
 
 
-def pair_figures(one: Version, other: Version, *, every: bool) -> list[FigurePair]:
-    """The figures of both, one below the other.
+def join_settings(versions: Sequence[Version]) -> list[tuple[str, list[object]]]:
+    """Dotted key and the value of each version, where one differs from the first."""
+    first, *others = versions
+    differing = [
+        {key: (one, other) for key, one, other in differing_settings(first, version)}
+        for version in others
+    ]
+    rows = []
+    for key in dict.fromkeys(key for found in differing for key in found):
+        own = next(found[key][0] for found in differing if key in found)
+        rows.append((key, [own, *(found.get(key, (own, own))[1] for found in differing)]))
+    return rows
+
+
+def pair_figures(*sides: Version, every: bool) -> list[FigurePair]:
+    """The figures of two or more versions, one below the other.
 
     Args:
-        one: the first version.
-        other: the second one.
+        sides: the versions.
         every: also those that Git does not record.
     """
     pairs: list[FigurePair] = []
-    sides = (one, other)
-    for entry in dict.fromkeys([*one.figures, *other.figures]):
+    for entry in dict.fromkeys(entry for side in sides for entry in side.figures):
         known = [side.figures.get(entry, {}) for side in sides]
         chosen = known if every else [side.listed.get(entry, {}) for side in sides]
         for name in dict.fromkeys(name for side in chosen for name in side):
-            if is_bound(name, {**known[0], **known[1]}):
+            if is_bound(name, {key: value for side in known for key, value in side.items()}):
                 continue
             bounds = [interval_of(name, side) for side in known]
             pairs.append(
@@ -164,20 +197,22 @@ def pair_figures(one: Version, other: Version, *, every: bool) -> list[FigurePai
                     name=name,
                     values=[side.get(name) for side in known],
                     intervals=bounds,
-                    apart=_apart(*bounds),
+                    apart=_apart(bounds),
                 )
             )
     return pairs
 
 
-def _apart(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool | None:
-    if one is None or other is None:
+def _apart(intervals: Sequence[tuple[float, float] | None]) -> bool | None:
+    known = [interval for interval in intervals if interval is not None]
+    if len(known) < len(intervals):
         return None
-    return one[1] < other[0] or other[1] < one[0]
+    first, *others = known
+    return any(first[1] < other[0] or other[1] < first[0] for other in others)
 
 
 def say_figure(pair: FigurePair) -> tuple[str, str, str, str]:
-    """A pair as the cells of a row: what it is, both figures, and what to think of it."""
+    """A figure of two versions as the cells of a row: what it is, both, and what to think of it."""
     cells, name = [], pair["name"]
     for value, interval in zip(pair["values"], pair["intervals"], strict=True):
         ends = (

@@ -15,6 +15,7 @@ from plumbline.data.byte_columns import cell_view, decode_column, distinct_cells
 from plumbline.data.columns import CANONICAL
 from plumbline.data.parquet_writer import RowGroupWriter
 from plumbline.errors import DataError
+from plumbline.validation.examples import Cell, cells_of, write_cells
 from plumbline.validation.judging import MAX_KEY_BYTES, Rules, medium_group
 from plumbline.validation.leaks import Place, SharedTexts
 from plumbline.validation.near_labels import NearLabels
@@ -57,6 +58,8 @@ class Counts:
         """Cells by column that cleaning changed, by the changes of `CleanText`."""
         self.examples: dict[str, list[dict[str, str | int]]] = {}
         """The first rows in quarantine by reason."""
+        self.cells: list[Cell] = []
+        """What these hold."""
         self.labels = NearLabels()
         """Labels of clean rows, to find those that differ in form only."""
         self.parts: dict[str, Counter[str]] = {}
@@ -101,12 +104,14 @@ class RowFiler:
         self._schema = pa.schema([(name, CANONICAL[name]) for name in (*keys, *rules.columns)])
         self._writers: dict[str, RowGroupWriter] = {}
         self._quarantine = RowGroupWriter(quarantine / QUARANTINE, _QUARANTINE_SCHEMA)
+        self._folder = quarantine
         self.counts = Counts(file_starts)
 
     def close(self) -> None:
         """Finish all tables."""
         for writer in (*self._writers.values(), self._quarantine):
             writer.close()
+        write_cells(self.counts.cells, self._folder)
 
     def file_rows(self, file: str, first_row: int, batch: pa.RecordBatch) -> None:
         """Write the next rows, which begin at row `first_row` of `file`.
@@ -220,6 +225,7 @@ class RowFiler:
             examples = self.counts.examples.setdefault(verdict.reason, [])
             if len(examples) < EXAMPLES:
                 examples.append({key: entry[key] for key in ("file", "row", "sample_id")})
+                self.counts.cells += cells_of(file, first_row + row, batch, row)
         self._quarantine.write(pa.RecordBatch.from_pylist(rows, schema=_QUARANTINE_SCHEMA))
 
     def _count_part(self, part: bytes | memoryview | None, where: str) -> None:

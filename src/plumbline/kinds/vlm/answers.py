@@ -4,9 +4,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 from plumbline.evaluation.result import Row
+from plumbline.metrics.intervals import bootstrap_interval
 from plumbline.metrics.perplexity import perplexity
-from plumbline.metrics.text_overlap import exact_match, token_f1
+from plumbline.metrics.text_overlap import exact_match, normalize_answer, token_f1
 
 
 class Answered(Protocol):
@@ -27,7 +30,7 @@ def answer_figures(
     guesses: Sequence[str],
     nll: tuple[float, int],
 ) -> dict[str, float | None]:
-    """The figures of answers.
+    """The figures of answers; exact match with the ends of its 95 % interval.
 
     Args:
         predicted: what the model says.
@@ -35,8 +38,15 @@ def answer_figures(
         guesses: the best answers that can be had without looking.
         nll: sum in nats of the known answers, and the tokens that it is over.
     """
+    hits = [
+        normalize_answer(said) == normalize_answer(known)
+        for said, known in zip(predicted, references, strict=True)
+    ]
+    low, high = bootstrap_interval(np.array(hits, np.float64), seed=0)
     return {
         "exact_match": exact_match(predicted, references),
+        "exact_match_low": low,
+        "exact_match_high": high,
         "token_f1": token_f1(predicted, references),
         "question_only_exact_match": exact_match(guesses, references),
         "answer_perplexity": perplexity(*nll),

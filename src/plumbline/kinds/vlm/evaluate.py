@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from plumbline.errors import DataError
 from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
 from plumbline.kinds.vlm.answers import answer_figures, by_prompt
+from plumbline.kinds.vlm.attention import Asked, ask_about, attention_arrays
 from plumbline.kinds.vlm.evaluate_talks import evaluate_talks
 from plumbline.kinds.vlm.features import BATCH_IMAGES, encode_images
-from plumbline.kinds.vlm.generation import answer_nll, generate_answers
+from plumbline.kinds.vlm.generation import Written, answer_nll, write_answers
 from plumbline.kinds.vlm.model import StoredVlm
 from plumbline.kinds.vlm.settings import VlmEvaluationConfig
 from plumbline.kinds.vlm.train import say_cut_texts
@@ -38,6 +39,8 @@ class Prediction:
     references: list[str]
     prediction: str
     correct: bool
+    confidence: float
+    """As `Written` has it."""
 
 
 def evaluate(job: EvaluationJob) -> Evaluation:
@@ -80,6 +83,7 @@ class VlmEvaluator:
                 for block in np.split(numbers, range(BATCH_IMAGES, len(numbers), BATCH_IMAGES))
             ]
         ).to(device)
+        self._asked: list[Asked] = []
 
     def evaluate(self) -> Evaluation:
         """Answer every question and describe every captioned image of the split.
@@ -102,17 +106,22 @@ class VlmEvaluator:
             metrics |= figures
         if not predictions:
             raise DataError(f"split {self._config.split!r} has neither questions nor captions")
+        correct = [one.correct for one in predictions[: len(self._asked)]]
+        arrays, looked = attention_arrays(
+            self._stored, self._cache, self._features, self._asked, correct
+        )
         return Evaluation(
             metrics,
             [asdict(prediction) for prediction in predictions],
             {"by_prompt": starts},
-            {"bleu_signature": signature},
+            {"bleu_signature": signature, **looked},
+            arrays,
         )
 
-    def _generate(self, at: list[int], prompts: list[Ids]) -> list[str]:
+    def _write(self, at: list[int], prompts: list[Ids]) -> tuple[list[Written], list[str]]:
         special = self._stored.spec.special_ids
         limit = self._stored.spec.max_text_tokens
-        answers = generate_answers(
+        answers = write_answers(
             self._stored.model,
             self._features,
             at,
@@ -122,7 +131,7 @@ class VlmEvaluator:
             max_new_tokens=self._config.max_new_tokens,
             batch_size=self._config.batch_size,
         )
-        return self._stored.text.decode_batch(answers)
+        return answers, self._stored.text.decode_batch([answer.ids for answer in answers])
 
     def _answer_questions(self) -> tuple[list[Prediction], dict[str, float | None]]:
         cache = self._cache
@@ -133,7 +142,12 @@ class VlmEvaluator:
         limit = self._stored.spec.max_text_tokens  # as training cut them
         prompts = [cache.ids(int(q))[:limit].tolist() for q in pairs[:, 0]]
         answers = [cache.ids(int(a))[:limit].tolist() for a in pairs[:, 1]]
-        predicted = self._generate(at, prompts)
+        written, predicted = self._write(at, prompts)
+        tokens, bos = self._stored.model.image_tokens, self._stored.spec.special_ids.bos
+        self._asked += [
+            Asked(ask_about(tokens, prompt, bos, i), self._rows[i].number, answer)
+            for i, prompt, answer in zip(at, prompts, written, strict=True)
+        ]
         questions = [cache.text(int(q)) for q in pairs[:, 0]]
         references = [cache.text(int(a)) for a in pairs[:, 1]]
         predictions = [
@@ -144,9 +158,10 @@ class VlmEvaluator:
                 [reference],
                 text,
                 normalize_answer(text) == normalize_answer(reference),
+                round(answer.confidence, 6),
             )
-            for i, question, reference, text in zip(
-                at, questions, references, predicted, strict=True
+            for i, question, reference, text, answer in zip(
+                at, questions, references, predicted, written, strict=True
             )
         ]
         guesses = self._guess(questions)
@@ -178,13 +193,21 @@ class VlmEvaluator:
         at = [i for i, row in enumerate(self._rows) if len(row.captions)]
         prompt = self._stored.spec.caption_prompt
         ids = self._stored.text.encode(prompt, add_special_tokens=False).ids
-        predicted = self._generate(at, [ids] * len(at))
+        written, predicted = self._write(at, [ids] * len(at))
         references = [self._captions(self._rows[i]) for i in at]
         bleu, signature = corpus_bleu(predicted, references, self._config.bleu_tokenizer)
         overlap = rouge(predicted, references)
         predictions = [
-            Prediction("caption", self._rows[i].number, prompt, known, text, text in known)
-            for i, known, text in zip(at, references, predicted, strict=True)
+            Prediction(
+                "caption",
+                self._rows[i].number,
+                prompt,
+                known,
+                text,
+                text in known,
+                round(answer.confidence, 6),
+            )
+            for i, known, text, answer in zip(at, references, predicted, written, strict=True)
         ]
         figures: dict[str, float | None] = {
             "caption_bleu": bleu,

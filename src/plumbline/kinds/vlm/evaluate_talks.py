@@ -9,11 +9,13 @@ import torch
 from plumbline.data.turns import Turn, show_places
 from plumbline.evaluation.result import Evaluation, EvaluationJob
 from plumbline.kinds.vlm.answers import answer_figures, by_prompt
+from plumbline.kinds.vlm.attention import Asked, attention_arrays
 from plumbline.kinds.vlm.features import BATCH_IMAGES, encode_images
+from plumbline.kinds.vlm.generation import Written
 from plumbline.kinds.vlm.model import StoredVlm
 from plumbline.kinds.vlm.settings import VlmEvaluationConfig
 from plumbline.kinds.vlm.talk_rows import TalkSource
-from plumbline.kinds.vlm.talks import Talk, answer_talks, make_prompt, talk_nll
+from plumbline.kinds.vlm.talks import Talk, make_prompt, talk_nll, write_talks
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.inputs import left_to_resize
 from plumbline.metrics.text_overlap import normalize_answer, question_only_baseline
@@ -30,6 +32,8 @@ class Prediction:
     references: list[str]
     prediction: str
     correct: bool
+    confidence: float
+    """As `plumbline.kinds.vlm.generation.Written` has it."""
 
 
 @dataclass(frozen=True)
@@ -126,15 +130,16 @@ def evaluate_talks(job: EvaluationJob) -> Evaluation:
         make_prompt(spec, stored.text, model.image_tokens, question.turns) for question in questions
     ]
     shown = [seen.find(question.known.images) for question in questions]
-    written = answer_talks(
+    talks = [Talk(ids, images) for ids, images in zip(asked, shown, strict=True)]
+    written = write_talks(
         model,
         seen.features,
-        [Talk(ids, images) for ids, images in zip(asked, shown, strict=True)],
+        talks,
         eos=spec.special_ids.eos,
         max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size,
     )
-    predicted = stored.text.decode_batch(written)
+    predicted = stored.text.decode_batch([answer.ids for answer in written])
     nll = talk_nll(
         model,
         seen.features,
@@ -144,23 +149,35 @@ def evaluate_talks(job: EvaluationJob) -> Evaluation:
     )
     references = [question.answer for question in questions]
     predictions = [
-        Prediction(
-            "question",
-            question.sample_id,
-            question.asked,
-            [question.answer],
-            text,
-            normalize_answer(text) == normalize_answer(question.answer),
-        )
-        for question, text in zip(questions, predicted, strict=True)
+        _as_prediction(question, text, answer)
+        for question, text, answer in zip(questions, predicted, written, strict=True)
     ]
+    looked = [
+        Asked(talk, next(iter(question.known.images), None), answer)
+        for talk, question, answer in zip(talks, questions, written, strict=True)
+    ]
+    correct = [prediction.correct for prediction in predictions]
+    arrays, said = attention_arrays(stored, cache, seen.features, looked, correct)
     guesses = _guess(stored, cache, [question.asked for question in questions])
     return Evaluation(
         answer_figures(predicted, references, guesses, nll),
         [asdict(prediction) for prediction in predictions],
         {"by_prompt": by_prompt(predictions)},
         # Of captions, which conversations have none of; the page reads it.
-        {"bleu_signature": None},
+        {"bleu_signature": None, **said},
+        arrays,
+    )
+
+
+def _as_prediction(question: Question, text: str, written: Written) -> Prediction:
+    return Prediction(
+        "question",
+        question.sample_id,
+        question.asked,
+        [question.answer],
+        text,
+        normalize_answer(text) == normalize_answer(question.answer),
+        round(written.confidence, 6),
     )
 
 

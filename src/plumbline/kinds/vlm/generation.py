@@ -1,6 +1,7 @@
 """Greedy decoding in batches, with a key-value cache."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +12,16 @@ from plumbline.losses.language import token_cross_entropy
 from plumbline.tracking.progress import tracked
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Written:
+    """An answer, and how sure the model was of it."""
+
+    ids: list[int]
+    """Without what ends it."""
+    confidence: float
+    """Probability of all its tokens, what ends it among them, each given those before it."""
+
+
 def generate_answers(
     model: Vlm,
     image_features: Tensor,
@@ -23,6 +33,32 @@ def generate_answers(
     max_new_tokens: int,
     batch_size: int = 256,
 ) -> list[list[int]]:
+    """As `write_answers`: the token ids alone."""
+    written = write_answers(
+        model,
+        image_features,
+        image_of_prompt,
+        prompts,
+        bos=bos,
+        eos=eos,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+    return [answer.ids for answer in written]
+
+
+@torch.inference_mode()
+def write_answers(
+    model: Vlm,
+    image_features: Tensor,
+    image_of_prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    *,
+    bos: int,
+    eos: int,
+    max_new_tokens: int,
+    batch_size: int = 256,
+) -> list[Written]:
     """Answer each prompt about its image, greedily.
 
     Prompts are sorted into batches of equal length, so nothing is padded and an answer does not
@@ -39,9 +75,9 @@ def generate_answers(
         batch_size: prompts decoded together.
 
     Returns:
-        Token ids of each answer, in the order of the prompts.
+        The answers, in the order of the prompts.
     """
-    answers: list[list[int]] = [[] for _ in prompts]
+    answers: dict[int, Written] = {}
     batches = equal_batches([len(prompt) for prompt in prompts], batch_size)
     for rows in tracked(batches, "answering", len(prompts), "prompts", len):
         ids = torch.tensor([[*prompts[i], bos] for i in rows], device=image_features.device)
@@ -50,9 +86,8 @@ def generate_answers(
         # The image comes first, once: after the prompt the cache holds what it said.
         inputs = torch.cat([image.to(text.dtype), text], dim=1)
         decoded = continue_rows(model, inputs, eos, max_new_tokens)
-        for row, answer in zip(rows, decoded, strict=True):
-            answers[row] = answer
-    return answers
+        answers.update(zip(rows, decoded, strict=True))
+    return [answers[row] for row in range(len(prompts))]
 
 
 def equal_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -68,23 +103,30 @@ def equal_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]
 
 
 @torch.inference_mode()
-def continue_rows(model: Vlm, inputs: Tensor, eos: int, max_new_tokens: int) -> list[list[int]]:
-    """Go on greedily from embeddings [batch, seq, width]; ids of each row without eos."""
+def continue_rows(model: Vlm, inputs: Tensor, eos: int, max_new_tokens: int) -> list[Written]:
+    """Go on greedily from embeddings [batch, seq, width]."""
     cache = DynamicCache()
     tokens: list[Tensor] = []
     ended = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
+    likelihood = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)  # [batch]
     for _ in range(max_new_tokens):
         hidden = model.decoder.model(
             inputs_embeds=inputs, past_key_values=cache, use_cache=True
         ).last_hidden_state
-        token = model.logits(hidden[:, -1]).argmax(dim=-1)  # [batch]
+        logits = model.logits(hidden[:, -1])  # [batch, vocab]
+        token = logits.argmax(dim=-1)  # [batch]
         tokens.append(token)
+        # In float32 whatever the model computes in, and of rows that have not ended yet.
+        scores = logits.float().log_softmax(dim=-1).gather(1, token[:, None]).squeeze(1)
+        likelihood += scores.double().masked_fill(ended, 0.0)
         # Rows that have ended go on with the others; what they say is cut off below.
         ended |= token == eos
         if bool(ended.all()):
             break
         inputs = model.decoder.get_input_embeddings()(token[:, None])
-    return [_until(row, eos) for row in torch.stack(tokens, dim=1).tolist()]
+    rows = torch.stack(tokens, dim=1).tolist()
+    sure = likelihood.exp().tolist()
+    return [Written(_until(row, eos), one) for row, one in zip(rows, sure, strict=True)]
 
 
 def _until(ids: list[int], eos: int) -> list[int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from plumbline.data.turns import IMAGE_ID, Turn
 from plumbline.kinds.language.chat import encode_prompt
-from plumbline.kinds.vlm.generation import continue_rows, equal_batches
+from plumbline.kinds.vlm.generation import Written, continue_rows, equal_batches
 from plumbline.kinds.vlm.model import Vlm, VlmSpec
 from plumbline.losses.language import token_cross_entropy
 from plumbline.tracking.progress import tracked
@@ -44,8 +44,17 @@ def make_prompt(
     return whole
 
 
-def _embed(model: Vlm, features: Tensor, talks: Sequence[Talk]) -> Tensor:
-    """Embeddings [batch, seq, width] of conversations of equal length."""
+def embed_talks(model: Vlm, features: Tensor, talks: Sequence[Talk]) -> Tensor:
+    """Embed conversations of equal length.
+
+    Args:
+        model: whose decoder reads them.
+        features: [images, tokens, token_width], from the image encoder.
+        talks: as the decoder reads them.
+
+    Returns:
+        [batch, seq, width].
+    """
     ids = torch.tensor([talk.ids for talk in talks], device=features.device)  # [batch, seq]
     places = ids == IMAGE_ID
     # [images of all, tokens, token_width]: rows may show more or fewer than others.
@@ -53,7 +62,6 @@ def _embed(model: Vlm, features: Tensor, talks: Sequence[Talk]) -> Tensor:
     return model.embed_rows(shown, ids.masked_fill(places, 0), places)
 
 
-@torch.inference_mode()
 def answer_talks(
     model: Vlm,
     features: Tensor,
@@ -63,6 +71,23 @@ def answer_talks(
     max_new_tokens: int,
     batch_size: int = 256,
 ) -> list[list[int]]:
+    """As `write_talks`: the token ids alone."""
+    written = write_talks(
+        model, features, talks, eos=eos, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+    return [answer.ids for answer in written]
+
+
+@torch.inference_mode()
+def write_talks(
+    model: Vlm,
+    features: Tensor,
+    talks: Sequence[Talk],
+    *,
+    eos: int,
+    max_new_tokens: int,
+    batch_size: int = 256,
+) -> list[Written]:
     """Answer each conversation, greedily.
 
     Args:
@@ -74,16 +99,15 @@ def answer_talks(
         batch_size: conversations answered together.
 
     Returns:
-        Token ids of each answer, in the order of the conversations.
+        The answers, in the order of the conversations.
     """
-    answers: list[list[int]] = [[] for _ in talks]
+    answers: dict[int, Written] = {}
     batches = equal_batches([len(talk.ids) for talk in talks], batch_size)
     for rows in tracked(batches, "answering", len(talks), "prompts", len):
-        inputs = _embed(model, features, [talks[row] for row in rows])
+        inputs = embed_talks(model, features, [talks[row] for row in rows])
         decoded = continue_rows(model, inputs, eos, max_new_tokens)
-        for row, answer in zip(rows, decoded, strict=True):
-            answers[row] = answer
-    return answers
+        answers.update(zip(rows, decoded, strict=True))
+    return [answers[row] for row in range(len(talks))]
 
 
 @torch.inference_mode()
@@ -93,7 +117,7 @@ def answer_logits(model: Vlm, features: Tensor, talks: Sequence[Talk], answered:
     seen = [Talk(talk.ids[:-1], talk.images) for talk in talks]
     # Without a cache, which a bundle's own is compared with.
     hidden = model.decoder.model(
-        inputs_embeds=_embed(model, features, seen), use_cache=False
+        inputs_embeds=embed_talks(model, features, seen), use_cache=False
     ).last_hidden_state
     return model.logits(hidden[:, -answered:])
 
