@@ -1,6 +1,6 @@
 """A declarative, reproducible pipeline for multimodal models."""
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # as type checkers read it; its import is not for nothing
 
 if TYPE_CHECKING:
     from plumbline.api.fit import fit as fit

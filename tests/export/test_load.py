@@ -101,7 +101,7 @@ def test_a_folder_that_is_no_bundle_says_what_it_is(
         plumbline.load(folder_of("text"))
     with pytest.raises(ConfigError, match="no such folder; plumbline run makes exports/<task>"):
         plumbline.load(tmp_path / "vqa")
-    with pytest.raises(ConfigError, match="no bundle: contract.json and runtime/ are missing"):
+    with pytest.raises(ConfigError, match=r"no bundle: contract\.json and runtime/ are missing"):
         plumbline.load(tmp_path)
     (tmp_path / "0a/step-3").mkdir(parents=True)
     (tmp_path / "0a/step-3/state.json").touch()

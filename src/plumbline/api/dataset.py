@@ -190,8 +190,8 @@ def _tensor(name: str, value: object) -> Tensor:
         except (ValueError, TypeError, RuntimeError):
             pass
     raise DataError(
-        f"fit: key {name!r} holds a {type(value).__name__}: give tensors, arrays, numbers or texts, "
-        "or give fit a collate function"
+        f"fit: key {name!r} holds a {type(value).__name__}: give tensors, arrays, numbers or "
+        "texts, or give fit a collate function"
     )
 
 

@@ -109,48 +109,57 @@ def fit(
             padded where they differ in length.
         metrics: of a model, measured at each validation; `trainer.monitor` may name one.
         on_log: hears of every optimiser step and validation: (global_step, values).
-        **settings: `seed`, `threads`, `freeze`, `loader`, `trainer` and `allow_unused`: names and
-            defaults as in the section `train` of params.yaml.
+        **settings: `Settings`; `loader` and `trainer` as in a section `train` of params.yaml.
 
     Returns:
         The trained model with its history.
 
     Raises:
-        ConfigError: a setting, the loss or the model does not fit; says what to do.
-        DataError: the dataset's samples make no batch.
-        TrainingError: a step failed or was not finite.
-        OutputError: another process trains the same in this folder, or it cannot be written.
+        PlumblineError: a setting, the loss, the model or the data does not fit, a step failed, or
+            another process trains the same in this folder.
         KeyboardInterrupt: the state is saved; the same call goes on from it.
     """
     allow_unused = settings.pop("allow_unused", False)
     config = read_settings(dict(settings), threads=torch.get_num_threads())
-    if threading.current_thread() is not threading.main_thread():
-        raise ConfigError("fit: call it from the main thread, which alone hears of Ctrl-C")
     config = config if validation is not None else _without_validation(config, settings)
-    if together := rank() is not None:
-        enter_process(config.train.trainer.processes)
     make = collate_with(collate)
     work = _Work(
         model=_copied(model),
         task=Task("fit", make, summed(loss), validation_metrics=metrics or no_metrics),
         train=open_source(data, config.seed, "data"),
-        validation=None if validation is None else open_source(validation, config.seed, "validation"),
+        validation=_validation(validation, config.seed),
         config=config,
-        machine=decide_machine(config, together=together),
+        machine=_machine(config),
     )
-    # Of what was given, before anything moves to a device or is frozen.
-    inputs = {
+    # Of what was given: nothing of it is on a device or frozen.
+    inputs = _inputs(model, work, {"loss": loss, "collate": collate, "metrics": metrics})
+    _check(work, allow_unused=allow_unused)
+    identity = _identity(work, inputs, libraries_of(model, data, validation))
+    return _train(work, identity, Path(state), on_log)
+
+
+def _validation(data: Dataset | None, seed: int) -> MapSource | None:
+    return None if data is None else open_source(data, seed, "validation")
+
+
+def _inputs(model: nn.Module, work: _Work, code: Mapping[str, object]) -> dict[str, str]:
+    """The digests of what a caller gave, by the name of the argument."""
+    return {
         "model": structure_of(model),
         "weights": weights_of(model),
-        "loss": code_of(loss),
-        "collate": code_of(collate),
-        "metrics": code_of(metrics),
+        **{name: code_of(each) for name, each in code.items()},
         "data": data_of(work.train),
         "validation": "" if work.validation is None else data_of(work.validation),
     }
-    libraries = libraries_of(model, data, validation)
-    _check(work, allow_unused=allow_unused)
-    return _train(work, _identity(work, inputs, libraries), Path(state), on_log)
+
+
+def _machine(config: FitConfig) -> Machine:
+    """What this process computes on, and whom it trains with."""
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigError("fit: call it from the main thread, which alone hears of Ctrl-C")
+    if together := rank() is not None:
+        enter_process(config.train.trainer.processes)
+    return decide_machine(config, together=together)
 
 
 def _without_validation(config: FitConfig, given: Settings) -> FitConfig:
@@ -222,9 +231,7 @@ def _identity(
     }
 
 
-def _train(
-    work: _Work, identity: dict[str, object], root: Path, on_log: OnLog | None
-) -> Fitted:
+def _train(work: _Work, identity: dict[str, object], root: Path, on_log: OnLog | None) -> Fitted:
     config, processes = work.config, work.machine.processes
     fingerprint = fingerprint_run(identity)
     with _held_state(root, fingerprint[:16], processes) as folder:
