@@ -80,7 +80,7 @@ report: $(READY)  ## Build the report and say where it is
 	@plumbline repro report
 
 mlflow: $(READY)  ## Open the live view on 127.0.0.1:5000
-	python -m plumbline.tracking.mlflow_forwarder --once
+	python -m plumbline.tracking.forwarder --once
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port 5000
 
 verify: $(READY)  ## Rerun the commit in a clean clone, compare with its record; PRESET=smoke: two clones

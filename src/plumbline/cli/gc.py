@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
     if waiting := records_ahead(Path()):
         print(
             f"kept: {len(waiting)} run records that MLflow has not had; "
-            "python -m plumbline.tracking.mlflow_forwarder --once copies them"
+            "python -m plumbline.tracking.forwarder --once copies them"
         )
     if not options.yes:
         print("and what no branch, tag or experiment uses of DVC's cache; --yes --experiments also")
