@@ -79,9 +79,8 @@ lock:  ## Write requirements.lock from pyproject.toml, with hashes; keeps versio
 report: $(READY)  ## Build the report and say where it is
 	@plumbline repro report
 
-mlflow: $(READY)  ## Open the live view on 127.0.0.1:5000
-	python -m plumbline.tracking.forwarder --once
-	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port 5000
+mlflow: $(READY)  ## Open the live view of the project's runs, on PORT=5000
+	@python -m plumbline.tracking.live_view $(if $(PORT),--port $(PORT))
 
 verify: $(READY)  ## Rerun the commit in a clean clone, compare with its record; PRESET=smoke: two clones
 	plumbline verify $(if $(PRESET),--preset $(PRESET))

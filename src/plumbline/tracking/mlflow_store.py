@@ -95,6 +95,11 @@ class MlflowStore:
         self._client = client
         self._experiment_id = experiment_id
 
+    @property
+    def experiment_id(self) -> str:
+        """Of the experiment that all runs are in."""
+        return self._experiment_id
+
     def open_run(
         self, name: str, tags: Mapping[str, str], start_ms: int, parent: str | None
     ) -> str:

@@ -81,7 +81,12 @@ def describe(error: BaseException) -> str:
     """One line of text for the log, without the credentials that an address may hold."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0] if lines else ''}"
-    return re.sub(r"//[^/@\s]+@", "//***@", shown(text))[:300]
+    return without_credentials(shown(text))[:300]
+
+
+def without_credentials(text: str) -> str:
+    """A text without the credentials that the addresses in it hold."""
+    return re.sub(r"//[^/@\s]+@", "//***@", text)
 
 
 _ON_DISK = ("sqlite", "tensorboard", "wandb")
