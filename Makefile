@@ -3,7 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # One more than the cores of a small machine: many tests wait for processes that they start.
 WORKERS ?= 3
-VENV := $(CURDIR)/.venv
+# An image has it elsewhere: the checkout may be mounted.
+VENV := $(or $(PLUMBLINE_VENV),$(CURDIR)/.venv)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
@@ -22,7 +23,7 @@ setup: $(READY)  ## The environment: .venv from requirements.lock
 $(READY): requirements.lock pyproject.toml tools/check_machine.py
 	@$(PYTHON) tools/check_machine.py $(CURDIR)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing requirements.lock into .venv (about 7 GB, some minutes)"
+	@echo "installing requirements.lock into $(VENV) (about 7 GB, some minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@# Another Python than that of the record is another key; with the same one nothing changes.
