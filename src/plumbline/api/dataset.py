@@ -95,7 +95,7 @@ def open_source(data: object, seed: int, name: str) -> MapSource:
             f"fit: {name}: {type(data).__name__} has no length or no item by number: give a "
             "map-style dataset (__len__ and __getitem__), or list(...) of a small stream"
         )
-    source = MapSource(data, seed, name)  # type: ignore[arg-type]  # its items are looked at below
+    source = MapSource(data, seed, name)
     if not len(source):
         return source  # the trainer says what an empty split means
     first, again = (source.sample(0, 0)["sample"] for _ in range(2))
