@@ -144,7 +144,7 @@ class _Described:
         return ["object", self.describe(type(value)), self.plain_values(value)]
 
     def _members(self, kind: type) -> list[object]:
-        found = []
+        found: list[object] = []
         for name, member in sorted(vars(kind).items()):
             inner = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
             if isinstance(inner, (FunctionType, *_PLAIN)) and name not in _OF_THE_PLACE:

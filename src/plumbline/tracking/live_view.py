@@ -52,7 +52,10 @@ def say_what_waits(root: Path, address: str) -> int:
 
 def _copier(root: Path) -> str:
     """The pid of the process that copies records; "": there is none."""
-    with contextlib.suppress(FileNotFoundError), (root / _TRACKER.lock).open() as lock:
+    with (
+        contextlib.suppress(FileNotFoundError),
+        (root / _TRACKER.lock).open(encoding="utf-8") as lock,
+    ):
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
