@@ -198,6 +198,19 @@ def test_a_mean_a_pair_and_a_loss_sum_are_the_same_training(tmp_path: Path) -> N
     assert [row["count"] for row in runs[0].history.micro][:6] == [6, 6, 6, 6, 6, 2]
 
 
+def test_a_loss_may_hand_the_whole_batch_to_the_model(tmp_path: Path) -> None:
+    class Scored(Net):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return nn.functional.mse_loss(super().forward(x), y)
+
+    torch.manual_seed(1)
+    whole = plumbline.fit(
+        Scored(), lambda model, batch: model(**batch), Points(32), state=tmp_path / "a", **RUN
+    )
+    named = plumbline.fit(net(), squared, Points(32), state=tmp_path / "b", **RUN)
+    assert whole.history == named.history
+
+
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     own_code()
 

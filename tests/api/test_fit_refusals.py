@@ -71,6 +71,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ([{"x": object()}, {"x": 1}], "key 'x' holds a object: give tensors, arrays, numbers"),
         ([{"x": torch.ones(2, 3)}, {"x": torch.ones(2, 4)}], "shapes [2, 3] and [2, 4] make no"),
         ([{"x": 1.0}, {"y": 1.0}], "key 'x': not in every sample"),
+        ([{"sample_index": 1.0}], "a batch has the key 'sample_index', which the trainer needs"),
     ],
 )
 def test_data_that_makes_no_batch(data: Any, said: str) -> None:

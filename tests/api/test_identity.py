@@ -151,6 +151,21 @@ def test_data_is_known_by_length_code_and_samples() -> None:
     assert len({found(each) for each in [Points(40), *others]}) == 7
 
 
+def test_what_a_wrapper_takes_its_samples_from_counts() -> None:
+    class Other(Points):
+        pass
+
+    class Renamed(Points):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return {**super().__getitem__(index)}
+
+    def found(data: Any) -> str:
+        return data_of(MapSource(torch.utils.data.Subset(data, range(9)), 0, "data"))
+
+    assert found(Points(40)) == found(Points(40))
+    assert len({found(kind(40)) for kind in (Points, Other, Renamed)}) == 3
+
+
 def test_libraries_are_those_of_the_objects() -> None:
     import torchvision
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plumbline.api.dataset import NUMBERS
 from plumbline.batch import Batch, LossSum
 from plumbline.errors import ConfigError
 from plumbline.models.device import autocast, to_device
@@ -26,7 +27,9 @@ def summed(loss: Loss) -> Callable[[nn.Module, Batch], LossSum]:
     """
 
     def compute(model: nn.Module, batch: Batch) -> LossSum:
-        return as_sum(loss(model, batch), len(batch["sample_index"]))
+        # Without the numbers, which are the trainer's: a loss may be `model(**batch)`.
+        given = {name: value for name, value in batch.items() if name != NUMBERS}
+        return as_sum(loss(model, given), len(batch[NUMBERS]))
 
     return compute
 

@@ -15,6 +15,9 @@ from plumbline.batch import IGNORE_INDEX, Batch, Sample, sample_numbers
 from plumbline.errors import DataError
 from plumbline.loading.random import keyed_seed
 
+NUMBERS = "sample_index"
+"""Key of a batch: the numbers of its samples, for the record of a step that went wrong."""
+
 LABELS = "labels"
 """Rows of this name are padded with `IGNORE_INDEX`, all others with 0."""
 
@@ -138,7 +141,11 @@ def collate_with(own: Collate | None) -> Callable[[Sequence[Sample]], Batch]:
                 f"fit: collate returned a {type(batch).__name__}: a batch is a dict of tensors "
                 "[batch, ...]"
             )
-        return {**batch, "sample_index": torch.from_numpy(sample_numbers(samples))}
+        if NUMBERS in batch:
+            raise DataError(
+                f"fit: a batch has the key {NUMBERS!r}, which the trainer needs: rename it"
+            )
+        return {**batch, NUMBERS: torch.from_numpy(sample_numbers(samples))}
 
     return collate
 

@@ -71,8 +71,17 @@ def data_of(source: MapSource) -> str:
     places = sorted({int(at) for at in np.linspace(0, count - 1, PROBES)}) if count else []
     # As epoch 0 sees them: what is drawn for a sample is drawn from its own seed.
     samples = [described.values(source.sample(at, 0)["sample"]) for at in places]
-    kind = described.describe(type(source.data))
-    return digest_of([count, own if isinstance(own, str) else None, kind, samples])
+    kinds = [described.describe(type(each)) for each in _layers(source.data)]
+    return digest_of([count, own if isinstance(own, str) else None, kinds, samples])
+
+
+def _layers(data: object) -> Iterator[object]:
+    """A dataset, and those that it takes its samples from, as torch's own wrappers name them."""
+    yield data
+    inner = getattr(data, "datasets", None) or [getattr(data, "dataset", None)]
+    for each in inner if isinstance(inner, list) else []:
+        if each is not None and each is not data:
+            yield from _layers(each)
 
 
 def libraries_of(*objects: object) -> dict[str, str]:
