@@ -75,7 +75,7 @@ LOCKED = --universal --python-version 3.11 --generate-hashes --no-strip-extras -
 lock:  ## Write requirements.lock from pyproject.toml, with hashes; keeps versions that fit (needs uv)
 	uv pip compile pyproject.toml $(addprefix --extra ,s3 sweep vision adapters tensorboard dev) $(LOCKED) -o requirements.lock
 	echo 'datasets>=4' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-hub.lock
-	echo 'wandb>=0.21' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-wandb.lock
+	echo 'wandb>=0.31' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-wandb.lock
 
 report: $(READY)  ## Build the report and say where it is
 	@plumbline repro report

@@ -122,6 +122,7 @@ def test_parameters_without_a_gradient_are_named_and_can_be_frozen_or_allowed(
         ({"trainer": {"processes": 2}}, "trainer.processes = 2: a notebook is one process; start"),
         ({"trainer": {"micro_batch_size": 5}}, "trainer.micro_batch_size 5 is a part of a batch"),
         ({"trainer": {"early_stopping": {"patience": 1}, "epochs": 9}}, "needs validation: give "),
+        ({"trainer": {"schedule": {"name": "plateau"}}}, "schedule plateau needs validation"),
         ({"trainer": {"validate_every_epochs": 1}}, "trainer.validate_every_epochs: no validatio"),
         ({"freeze": ["encoder"]}, "freeze: no part 'encoder'"),
         ({"data": []}, "no training sample"),

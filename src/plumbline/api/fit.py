@@ -108,7 +108,8 @@ def fit(
         collate: samples -> a batch, a dict of tensors [batch, ...]; None: they are stacked, and
             padded where they differ in length.
         metrics: of a model, measured at each validation; `trainer.monitor` may name one.
-        on_log: hears of every optimiser step and validation: (global_step, values).
+        on_log: hears of every optimiser step and validation: (global_step, values); of several
+            processes in the first one.
         **settings: `Settings`; `loader` and `trainer` as in a section `train` of params.yaml.
 
     Returns:
@@ -120,8 +121,8 @@ def fit(
         KeyboardInterrupt: the state is saved; the same call goes on from it.
     """
     allow_unused = settings.pop("allow_unused", False)
-    config = read_settings(dict(settings), threads=torch.get_num_threads())
-    config = config if validation is not None else _without_validation(config, settings)
+    threads = torch.get_num_threads()
+    config = read_settings(dict(settings), threads=threads, validates=validation is not None)
     make = collate_with(collate)
     work = _Work(
         model=_copied(model),
@@ -160,19 +161,6 @@ def _machine(config: FitConfig) -> Machine:
     if together := rank() is not None:
         enter_process(config.train.trainer.processes)
     return decide_machine(config, together=together)
-
-
-def _without_validation(config: FitConfig, given: Settings) -> FitConfig:
-    """Settings with which nothing is validated, unless the caller asked for it."""
-    asked = given.get("trainer", {})
-    if {"validate_every_epochs", "validate_every_steps"} & asked.keys():
-        return config  # the trainer says that there is no split
-    for name in ("early_stopping", "monitor"):
-        if name in asked:
-            raise ConfigError(f"trainer.{name} needs validation: give fit a validation dataset")
-    trainer = config.train.trainer.model_copy(update={"validate_every_epochs": 0})
-    train = config.train.model_copy(update={"trainer": trainer})
-    return config.model_copy(update={"train": train})
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -255,7 +243,7 @@ def _train(work: _Work, identity: dict[str, object], root: Path, on_log: OnLog |
             store=store,
             seed=config.seed,
             frozen=config.train.freeze,
-            on_log=on_log,
+            on_log=on_log if processes.is_main else None,
         )
         result = _run(trainer, root, alone=processes.count == 1)
         # The main process has its weights by now, and those of all are the same.

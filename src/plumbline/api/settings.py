@@ -52,12 +52,13 @@ class FitConfig(TrainingConfig):
         return Kind("fit", "plumbline.api")
 
 
-def read_settings(given: Mapping[str, object], *, threads: int) -> FitConfig:
+def read_settings(given: Mapping[str, object], *, threads: int, validates: bool) -> FitConfig:
     """Check what a caller gave.
 
     Args:
         given: by the names of `Settings`.
         threads: compute threads where none are asked for.
+        validates: whether there is a validation dataset.
 
     Raises:
         ConfigError: one line with the key, its value, the rule and the nearest valid name; or the
@@ -67,6 +68,8 @@ def read_settings(given: Mapping[str, object], *, threads: int) -> FitConfig:
     started = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else None
     if started is not None and isinstance(trainer, Mapping):
         trainer = {"processes": started, **trainer}
+    if not validates and isinstance(trainer, Mapping):
+        trainer = _without_validation(trainer)
     values = {"seed": 0, "threads": threads, "freeze": [], "loader": {}, **given}
     values["trainer"] = trainer
     read = check_config(_Given, {name: name for name in values}, values)
@@ -88,3 +91,17 @@ def read_settings(given: Mapping[str, object], *, threads: int) -> FitConfig:
         message = error.errors(include_url=False)[0]["msg"]
         raise ConfigError(message.removeprefix("Value error, ")) from None
     return FitConfig(seed=read.seed, threads=read.threads, train=train)
+
+
+def _without_validation(trainer: Mapping[str, object]) -> Mapping[str, object]:
+    """Settings with which nothing is validated, unless they ask for it.
+
+    Raises:
+        ConfigError: one needs a validation.
+    """
+    if {"validate_every_epochs", "validate_every_steps"} & trainer.keys():
+        return trainer  # the trainer says that there is no split
+    for name in ("early_stopping", "monitor"):
+        if trainer.get(name) is not None:
+            raise ConfigError(f"trainer.{name} needs validation: give fit a validation dataset")
+    return {**trainer, "validate_every_epochs": 0}
