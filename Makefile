@@ -3,7 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # One more than the cores of a small machine: many tests wait for processes that they start.
 WORKERS ?= 3
-VENV := $(CURDIR)/.venv
+# An image has it elsewhere: the checkout may be mounted.
+VENV := $(or $(PLUMBLINE_VENV),$(CURDIR)/.venv)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
@@ -22,7 +23,7 @@ setup: $(READY)  ## The environment: .venv from requirements.lock
 $(READY): requirements.lock pyproject.toml tools/check_machine.py
 	@$(PYTHON) tools/check_machine.py $(CURDIR)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing requirements.lock into .venv (about 7 GB, some minutes)"
+	@echo "installing requirements.lock into $(VENV) (about 7 GB, some minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@# Another Python than that of the record is another key; with the same one nothing changes.
@@ -87,16 +88,16 @@ docs: $(DOCS)/.ready  ## The docs as a site; offline, a warning or a dead link f
 
 LOCKED = --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --quiet
 lock:  ## Write requirements.lock from pyproject.toml, with hashes; keeps versions that fit (needs uv)
-	uv pip compile pyproject.toml $(addprefix --extra ,s3 sweep vision adapters dev) $(LOCKED) -o requirements.lock
+	uv pip compile pyproject.toml $(addprefix --extra ,s3 sweep vision adapters tensorboard dev) $(LOCKED) -o requirements.lock
 	echo 'datasets>=4' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-hub.lock
 	printf 'furo>=2025.9\nmyst-parser>=5\nsphinx>=9\n' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-docs.lock
+	echo 'wandb>=0.31' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-wandb.lock
 
 report: $(READY)  ## Build the report and say where it is
 	@plumbline repro report
 
-mlflow: $(READY)  ## Open the live view on 127.0.0.1:5000
-	python -m plumbline.tracking.mlflow_forwarder --once
-	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port 5000
+mlflow: $(READY)  ## Open the live view of the project's runs, on PORT=5000
+	@python -m plumbline.tracking.live_view $(if $(PORT),--port $(PORT))
 
 verify: $(READY)  ## Rerun the commit in a clean clone, compare with its record; PRESET=smoke: two clones
 	plumbline verify $(if $(PRESET),--preset $(PRESET))

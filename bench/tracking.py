@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 from plumbline.files import read_digests
-from plumbline.tracking.record import RUNS
+from plumbline.tracking.forwarders import RUNS
 from tests.pipeline.checkout import ENVIRONMENT, Checkout, make_checkout
 
 MAX_SLOWER = 1.05
@@ -135,7 +135,7 @@ def end_forwarder(checkout: Checkout) -> None:
     for place in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             words = place.read_bytes().decode(errors="replace").split("\0")
-            if "plumbline.tracking.mlflow_forwarder" in words and root in words:
+            if "plumbline.tracking.forwarder" in words and root in words:
                 os.kill(int(place.parent.name), signal.SIGKILL)
     (checkout.folder / ".plumbline/forwarder-state.json").unlink(missing_ok=True)
 

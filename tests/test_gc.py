@@ -8,8 +8,8 @@ import pytest
 
 from plumbline.files import STATE_DIR, exclusive_lock, write_json
 from plumbline.gc import removable
-from plumbline.tracking.forwarder_state import STATE
-from plumbline.tracking.record import RUNS
+from plumbline.tracking.forwarders import RUNS
+from plumbline.tracking.trackers import TRACKERS
 
 
 def state(root: Path, run: str, *steps: str) -> Path:
@@ -50,7 +50,7 @@ def test_records_that_the_tracker_has_not_had_stay(
         f"{folder.name}/finetune@vqa-1.jsonl": {"offset": 1, "status": status}
         for folder, status in ((had, "ok"), (under_way, None), (newest, "ok"))
     }
-    write_json(tmp_path / STATE, {"store": {"records": copied, "pipelines": {}}})
+    write_json(tmp_path / TRACKERS["mlflow"].state, {"store": {"records": copied, "pipelines": {}}})
     assert list(removable(tmp_path)) == [had]
     monkeypatch.setenv("PLUMBLINE_TRACKING", "off")  # there is nobody to have them
     assert list(removable(tmp_path)) == [had, under_way, unknown]

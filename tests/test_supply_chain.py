@@ -11,6 +11,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
+EXTRA = ("requirements-docs.lock", "requirements-hub.lock", "requirements-wandb.lock")
+"""Of extras that are no part of the environment."""
 LINE = re.compile(r"^([A-Za-z0-9._-]+)(\[[^]]*\])?==([^ ;\\]+)", re.MULTILINE)
 
 
@@ -40,13 +42,14 @@ def test_the_lock_holds_what_the_project_needs_in_a_version_that_fits() -> None:
     optional = project["optional-dependencies"].items()
     extras = [names for extra, names in optional if extra != "deepspeed"]
     wanted = [*project["dependencies"], *(text for extra in extras for text in extra)]
-    packages = {**locked("requirements-docs.lock"), **locked("requirements-hub.lock"), **locked()}
+    locks = [locked(file) for file in (*EXTRA, "requirements.lock")]
+    packages = {name: entry for lock in locks for name, entry in lock.items()}
     for requirement in map(Requirement, wanted):
         version, _ = packages[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), requirement
 
 
-@pytest.mark.parametrize("file", ["requirements-docs.lock", "requirements-hub.lock"])
+@pytest.mark.parametrize("file", EXTRA)
 def test_the_lock_of_an_extra_goes_with_that_of_the_project(file: str) -> None:
     packages, extra = locked(), locked(file)
     assert [name for name, (_, digests) in extra.items() if not digests] == []

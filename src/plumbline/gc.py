@@ -1,7 +1,6 @@
 """What can go of caches, old training states and experiments."""
 
 import fcntl
-import os
 import re
 import subprocess
 import sys
@@ -11,7 +10,8 @@ from pathlib import Path
 from plumbline.files import STATE_DIR
 from plumbline.heal import heal
 from plumbline.tracking.forwarder_state import read_stores
-from plumbline.tracking.record import RUNS
+from plumbline.tracking.forwarders import RUNS
+from plumbline.tracking.trackers import selected
 from plumbline.waiting import command_timeout_s, too_long
 
 
@@ -43,16 +43,15 @@ def _progress(folder: Path) -> int:
 
 
 def records_ahead(root: Path) -> set[Path]:
-    """Run records of which the tracker has not had everything; none where there is no tracker."""
-    if os.environ.get("PLUMBLINE_TRACKING") == "off":
-        return set()
+    """Run records of which a tracker has not had everything; none where there is no tracker."""
     runs = root / RUNS
     behind: set[Path] = set()
-    stores = list(read_stores(root).values())
-    for record in sorted(runs.glob("*/*.jsonl")):
-        name = record.relative_to(runs).as_posix()
-        if not any(records.get(name, {}).get("status") for records in stores):
-            behind.add(record.parent)
+    for tracker in selected().values():
+        stores = list(read_stores(root, tracker).values())
+        for record in sorted(runs.glob("*/*.jsonl")):
+            name = record.relative_to(runs).as_posix()
+            if not any(records.get(name, {}).get("status") for records in stores):
+                behind.add(record.parent)
     return behind
 
 

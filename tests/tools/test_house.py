@@ -167,6 +167,27 @@ def test_an_init_with_an_import_is_named() -> None:
     assert figure == Figure(1, ["src/plumbline/y/__init__.py"])
 
 
+LAZY = """
+if TYPE_CHECKING:
+    from plumbline.api.fit import fit
+def __getattr__(name):
+    import importlib
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "counted"),
+    [
+        (LAZY, "__init__.py", 0),
+        (LAZY + "import importlib\n", "__init__.py", 1),
+        (LAZY + "try:\n    import torch\nexcept ImportError:\n    pass\n", "__init__.py", 1),
+        (LAZY, "x/__init__.py", 1),
+    ],
+)
+def test_the_door_alone_may_import_what_is_asked_for(text: str, place: str, counted: int) -> None:
+    assert house.measure_inits([module(text, f"src/plumbline/{place}")]).value == counted
+
+
 def test_a_figure_may_be_better_than_what_is_held_and_not_worse() -> None:
     least, most = Held("", 2, 4), Held("", 2, 0, least=False)
     assert [fell_behind(Figure(value), least) for value in (1.9, 2, 3)] == [True, False, False]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plumbline.tracking.forwarder_state import STATE
-from plumbline.tracking.mlflow_forwarder import main
+from plumbline.tracking.forwarder import main
 from plumbline.tracking.mlflow_store import EXPERIMENT
 from plumbline.tracking.record import record_run
+from plumbline.tracking.trackers import TRACKERS
 
 
 def recorded_series(path: Path, name: str) -> list[tuple[int, float]]:
@@ -46,7 +46,7 @@ def test_mlflow_holds_the_parameters_and_series_of_the_record(
         run.artifact(tmp_path / "absent.txt")
     for _ in range(2):  # the second has lost its state and sends everything again
         assert main(["--root", str(tmp_path), "--once"]) == 0
-        (tmp_path / STATE).unlink()
+        (tmp_path / TRACKERS["mlflow"].state).unlink()
 
     from mlflow import MlflowClient  # takes seconds: only when the test is selected
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from plumbline.tracking.forwarders import RUNS
 from plumbline.tracking.past_runs import newest_runs
-from plumbline.tracking.record import RUNS, record_run
+from plumbline.tracking.record import record_run
 
 
 def write(root: Path, pipeline: str, stage: str, key: str, *events: dict[str, object]) -> Path:

@@ -17,15 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plumbline.tracking import record
-from plumbline.tracking.record import (
-    FORWARDER_LOCK,
-    RUNS,
-    RunRecord,
-    ensure_forwarder,
-    pipeline_id,
-    record_run,
-)
+from plumbline.tracking import forwarders, record
+from plumbline.tracking.forwarders import RUNS, ensure_forwarder
+from plumbline.tracking.record import RunRecord, pipeline_id, record_run
+from plumbline.tracking.trackers import TRACKERS, Tracker
+
+MLFLOW = TRACKERS["mlflow"]
 
 
 @pytest.fixture(autouse=True)
@@ -309,19 +306,19 @@ def test_a_shell_that_speaks_of_dvc_is_not_dvc(tmp_path: Path) -> None:
 
 
 def test_no_second_forwarder_is_started(checkout: Path) -> None:
-    (checkout / FORWARDER_LOCK).parent.mkdir()
-    with (checkout / FORWARDER_LOCK).open("a") as file:
+    (checkout / MLFLOW.lock).parent.mkdir()
+    with (checkout / MLFLOW.lock).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert ensure_forwarder(checkout) is None
+        assert ensure_forwarder(checkout, "mlflow", MLFLOW) is None
 
 
 def test_a_forwarder_that_cannot_be_started_is_only_a_warning(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (checkout / FORWARDER_LOCK).parent.mkdir()
+    (checkout / MLFLOW.lock).parent.mkdir()
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with caplog.at_level(logging.WARNING):
-        assert ensure_forwarder(checkout) is None
+        assert ensure_forwarder(checkout, "mlflow", MLFLOW) is None
     assert "its record is kept" in caplog.text
 
 
@@ -331,13 +328,13 @@ def test_a_stage_with_a_dead_tracking_server_loses_less_than_half_a_second(
     monkeypatch.setenv("PLUMBLINE_TRACKING", "mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     started: list[int] = []
-    spawn = record._spawn_forwarder
+    spawn = forwarders._spawn_forwarder
 
-    def noted_spawn(root: Path) -> int:
-        started.append(spawn(root))
+    def noted_spawn(root: Path, name: str, tracker: Tracker) -> int:
+        started.append(spawn(root, name, tracker))
         return started[-1]
 
-    monkeypatch.setattr(record, "_spawn_forwarder", noted_spawn)
+    monkeypatch.setattr(forwarders, "_spawn_forwarder", noted_spawn)
     try:
         start = time.perf_counter()
         with record_run(stage="align", config={"seed": 0}) as run:

@@ -26,8 +26,8 @@ def run(options: argparse.Namespace) -> None:
     print(f"{total / 1e6:10.1f} MB  {done}")
     if waiting := records_ahead(Path()):
         print(
-            f"kept: {len(waiting)} run records that MLflow has not had; "
-            "python -m plumbline.tracking.mlflow_forwarder --once copies them"
+            f"kept: {len(waiting)} run records that a tracker has not had; "
+            "python -m plumbline.tracking.forwarder --once --tracker NAME copies them"
         )
     if not options.yes:
         print("and what no branch, tag or experiment uses of DVC's cache; --yes --experiments also")

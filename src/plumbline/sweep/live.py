@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from plumbline.sweep.config import SweepConfig
-from plumbline.tracking.record import RUNS, file_name
+from plumbline.tracking.forwarders import RUNS
+from plumbline.tracking.record import file_name
 
 
 class LiveValues:

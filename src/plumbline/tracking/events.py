@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeGuard
 
-from plumbline.tracking.mlflow_store import Metric, as_text, flatten
+from plumbline.tracking.run_store import Metric, as_text, flatten
 
 
 def read_events(path: Path, offset: int) -> Iterator[tuple[dict[str, object], int]]:

@@ -1,4 +1,4 @@
-"""How far the records of a checkout have been copied, kept in `.plumbline/forwarder-state.json`."""
+"""How far the records of a checkout have been copied, kept in a file for each tracker."""
 
 import json
 from collections.abc import Mapping
@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from plumbline.files import STATE_DIR, digest_of, write_json
-from plumbline.tracking.mlflow_store import database_of
-from plumbline.tracking.record import RUNS
-
-STATE = STATE_DIR / "forwarder-state.json"
+from plumbline.files import digest_of, write_json
+from plumbline.tracking.forwarders import RUNS
+from plumbline.tracking.run_store import place_of
+from plumbline.tracking.trackers import Tracker
 
 
 @dataclass
@@ -65,11 +64,11 @@ class Progress:
     pipelines: dict[str, PipelineProgress] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, root: Path, uri: str) -> "Progress":
-        """Read the state for `uri`; an unreadable state is none: runs are found by their tag."""
-        progress = cls(root / STATE, digest_of(uri)[:16])  # a digest: addresses hold passwords
-        database = database_of(uri)
-        if database and not (root / database).exists():
+    def load(cls, root: Path, tracker: Tracker, address: str) -> "Progress":
+        """Read the state of a store; an unreadable state is none: runs are found by their tag."""
+        progress = cls(root / tracker.state, _key(address))
+        place = place_of(address)
+        if place and not (root / place).exists():
             return progress  # deleted: all records go into the new one
         with suppress(LookupError, TypeError, AttributeError):
             known = _read_state(progress.path)[progress.store]
@@ -77,6 +76,9 @@ class Progress:
             pipelines = {k: PipelineProgress(**v) for k, v in known["pipelines"].items()}
             runs = root / RUNS
             progress.records = {k: v for k, v in records.items() if (runs / k).exists()}
+            if tracker.rewrites:
+                # Of what is not done nobody knows how much is there: it is written from its start.
+                progress.records = {k: v for k, v in progress.records.items() if v.status}
             progress.pipelines = {k: v for k, v in pipelines.items() if (runs / k).exists()}
         return progress
 
@@ -89,10 +91,28 @@ class Progress:
         write_json(self.path, {**_read_state(self.path), self.store: mine})
 
 
-def read_stores(root: Path) -> dict[str, Mapping[str, Mapping[str, object]]]:
-    """By store, how far each record of the checkout in `root` has come there."""
-    state = _read_state(root / STATE)
+def read_stores(root: Path, tracker: Tracker) -> dict[str, Mapping[str, Mapping[str, object]]]:
+    """By store of a tracker, how far each record of the checkout in `root` has come there."""
+    state = _read_state(root / tracker.state)
     return {name: entry.get("records", {}) for name, entry in state.items()}
+
+
+def waiting(root: Path, tracker: Tracker, address: str) -> list[str]:
+    """The records of which a store has not had all that is written."""
+    known = read_stores(root, tracker).get(_key(address), {})
+    found = []
+    for path in sorted((root / RUNS).glob("*/*.jsonl")):
+        name = path.relative_to(root / RUNS).as_posix()
+        record = known.get(name, {})
+        offset = record.get("offset", 0)
+        if not record.get("status") and isinstance(offset, int) and offset < path.stat().st_size:
+            found.append(name)
+    return found
+
+
+def _key(address: str) -> str:
+    """The name of a store in the state: a digest, for addresses hold passwords."""
+    return digest_of(address)[:16]
 
 
 def _read_state(path: Path) -> dict[str, StoreState]:

@@ -4,27 +4,28 @@ Only the forwarder's process uses this module, and mlflow (seconds) is imported 
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from plumbline.errors import PlumblineError
 from plumbline.text import shown
+from plumbline.tracking.run_store import (
+    ARTIFACT_BYTES,
+    RECORD_TAG,
+    Metric,
+    RejectedError,
+    UnavailableError,
+    describe,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "plumbline"
-RECORD_TAG = "plumbline.record"
-
-ARTIFACT_BYTES = 5_000_000
-"""Files from this size on are not copied: they lie in the outs, by their digest."""
 
 # Source: mlflow.utils.validation, version 3.17.
 _METRICS_A_CALL = 1000
@@ -54,53 +55,6 @@ _REFUSALS = frozenset(
 ItemT = TypeVar("ItemT")
 
 
-class UnavailableError(PlumblineError):
-    """The store does not answer now; the same call may succeed later."""
-
-
-class RejectedError(PlumblineError):
-    """The store refuses this one call, and would refuse it again."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One point of a series; `time_ms` since 1970, `step` in optimiser steps."""
-
-    name: str
-    value: float
-    time_ms: int
-    step: int
-
-
-class RunStore(Protocol):
-    """The forwarder's needs of a tracker; calls raise `UnavailableError` or `RejectedError`."""
-
-    def open_run(
-        self, name: str, tags: Mapping[str, str], start_ms: int, parent: str | None
-    ) -> str:
-        """Return the id of the run whose `RECORD_TAG` is that of `tags`, created if need be."""
-        ...
-
-    def log(
-        self,
-        run: str,
-        *,
-        metrics: Sequence[Metric] = (),
-        params: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        """Add to a run; what it has already is not doubled."""
-        ...
-
-    def log_artifact(self, run: str, path: Path) -> None:
-        """Copy one file to a run."""
-        ...
-
-    def set_status(self, run: str, status: str, end_ms: int | None) -> None:
-        """Set RUNNING, FINISHED, FAILED or KILLED."""
-        ...
-
-
 def clean_name(name: str) -> str:
     """A metric, parameter or tag name that MLflow takes: `recall@10` becomes `recall_at_10`.
 
@@ -113,27 +67,6 @@ def clean_name(name: str) -> str:
         return cleaned
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{cleaned[: _KEY_LENGTH - 9]}-{digest}"
-
-
-def flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the leaves of nested settings or figures by dotted key; a list is one leaf."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def as_text(value: object) -> str:
-    """A setting or fact as MLflow keeps it: text as it is, anything else in JSON."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def describe(error: BaseException) -> str:
-    """One line of text for the log, without the credentials that an address may hold."""
-    lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0] if lines else ''}"
-    return re.sub(r"//[^/@\s]+@", "//***@", shown(text))[:300]
 
 
 def _groups(items: Sequence[ItemT], size: int) -> Iterator[Sequence[ItemT]]:
@@ -161,6 +94,11 @@ class MlflowStore:
     def __init__(self, client: "MlflowClient", experiment_id: str) -> None:
         self._client = client
         self._experiment_id = experiment_id
+
+    @property
+    def experiment_id(self) -> str:
+        """Of the experiment that all runs are in."""
+        return self._experiment_id
 
     def open_run(
         self, name: str, tags: Mapping[str, str], start_ms: int, parent: str | None
@@ -232,7 +170,7 @@ def _clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
     return {clean_name(key): shown(value)[:_TAG_LENGTH] for key, value in tags.items()}
 
 
-def tracking_uri(root: Path) -> str:
+def address_of(root: Path) -> str:
     """Where MLflow keeps its runs: `MLFLOW_TRACKING_URI`, else a database in the checkout."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db"
 

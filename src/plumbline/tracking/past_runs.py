@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plumbline.tracking.events import read_events, step_of
-from plumbline.tracking.record import RUNS
+from plumbline.tracking.forwarders import RUNS
 
 STATUSES = ("ok", "failed", "running", "killed")
 

@@ -1,8 +1,8 @@
-"""The record of a run: one file of JSON lines per stage, copied live to MLflow.
+"""The record of a run: one file of JSON lines per stage, copied live to the trackers.
 
-The file is the record, MLflow a view of it. A call of the stage only appends to a list in memory;
-a thread writes the list out once a second, and a process of its own (`mlflow_forwarder`) copies
-the files to MLflow. So a tracker that is dead, slow or hanging costs a stage nothing.
+The file is the record, a tracker a view of it. A call of the stage only appends to a list in
+memory; a thread writes the list out once a second, and for each tracker a process of its own
+(`forwarder`) copies the files. So one that is dead, slow or hanging costs a stage nothing.
 
 Records lie in `.plumbline/runs/<pipeline>/<stage>@<key>-<pid>.jsonl` below `$DVC_ROOT`, outside
 every out: they hold times, hosts and paths. Their events are `start`, `metrics`, `facts`,
@@ -19,7 +19,6 @@ import platform
 import re
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -27,18 +26,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from plumbline.files import STATE_DIR
-
-RUNS = STATE_DIR / "runs"
-FORWARDER_LOCK = STATE_DIR / "forwarder.lock"
-FORWARDER_LOG = STATE_DIR / "forwarder.log"
+from plumbline.tracking.forwarders import RUNS, ensure_forwarders
+from plumbline.tracking.trackers import selected
 
 FLUSH_S = 1.0
 """The longest time that an event stays in memory."""
 
 _CLOSE_S = 5.0  # a disk that hangs longer than this loses the last second of the record
 _BACKLOG_BYTES = 64 * 2**20  # what a full disk may make us keep in memory
-_LOG_BYTES = 2**20
 _GIT_S = 2.0
 
 _PACKAGES = (
@@ -80,12 +75,12 @@ class RunRecord:
     def facts(self, values: Mapping[str, object]) -> None:
         """Record what holds for the whole run: counts, sizes, device, digests of the inputs.
 
-        In MLflow a number becomes a metric below `facts/`, anything else a tag.
+        For trackers a number is a metric below `facts/`, anything else a tag.
         """
         self._put("facts", values=_plain(values))
 
     def artifact(self, path: Path) -> None:
-        """Name a file that MLflow shall show; it is copied if it is small (`mlflow_store`)."""
+        """Name a file that trackers shall show; it is copied if it is small (`run_store`)."""
         self._put("artifact", path=str(path.absolute()))
 
     def _put(self, event: str, **fields: object) -> None:
@@ -104,19 +99,21 @@ class RunRecord:
 def record_run(
     *, stage: str, key: str | None = None, config: Mapping[str, object]
 ) -> Iterator[RunRecord]:
-    """Record one run of a stage, and keep MLflow fed with it unless `PLUMBLINE_TRACKING=off`.
+    """Record one run of a stage, and keep the trackers that are selected fed with it.
 
     Args:
         stage: the stage's name, e.g. `finetune`.
         key: its entry of the `foreach`, e.g. `vqa`.
         config: the resolved settings of the stage, as plain mappings, lists and scalars.
+
+    Raises:
+        ConfigError: `PLUMBLINE_TRACKING` names an unknown tracker.
     """
-    root = Path(os.environ.get("DVC_ROOT") or Path.cwd())
-    tracked = os.environ.get("PLUMBLINE_TRACKING", "mlflow") != "off"
+    root, trackers = Path(os.environ.get("DVC_ROOT") or Path.cwd()), selected()
     run = RunRecord(_create(root, stage, key, config))
-    tracked = tracked and run.path is not None
-    if tracked:
-        ensure_forwarder(root)
+    if run.path is None:
+        trackers = {}
+    ensure_forwarders(root, trackers)
     try:
         yield run
     except BaseException as error:
@@ -125,8 +122,7 @@ def record_run(
     else:
         run._finish(None)
     finally:
-        if tracked:
-            ensure_forwarder(root)  # the one from the start may have been killed meanwhile
+        ensure_forwarders(root, trackers)  # those from the start may have been killed meanwhile
 
 
 def _describe_exit(error: BaseException) -> str | None:
@@ -351,46 +347,3 @@ def _peak_rss_bytes() -> int | None:
         )
         return int(peak[1]) * 1024 if peak else None
     return None
-
-
-def ensure_forwarder(root: Path) -> int | None:
-    """Start the process that copies records to MLflow, unless one is at work for `root`.
-
-    Call it when the record's file is there: a forwarder that is about to end looks once more for
-    files after it has given its lock back. Takes milliseconds and imports nothing.
-
-    Returns:
-        The pid of the new process; None when one is at work, or when none could be started.
-    """
-    try:
-        with (root / FORWARDER_LOCK).open("a", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return _spawn_forwarder(root)
-    except BlockingIOError:
-        return None
-    except OSError as error:
-        _logger.warning("MLflow gets no copy of this run (%s); its record is kept", error)
-        return None
-
-
-def _spawn_forwarder(root: Path) -> int:
-    source = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    log = root / FORWARDER_LOG
-    full = log.exists() and log.stat().st_size > _LOG_BYTES
-    # -P: nothing that lies in the working folder is imported by accident.
-    command = [sys.executable, "-P", "-m", "plumbline.tracking.mlflow_forwarder"]
-    with log.open("wb" if full else "ab") as output:
-        process = subprocess.Popen(
-            [*command, "--root", str(root.resolve())],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=root,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C in the terminal is not for it
-            close_fds=True,
-        )
-    # It outlives the stage on purpose; unset, the interpreter warns of a child left running.
-    process.returncode = 0
-    return process.pid

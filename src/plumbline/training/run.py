@@ -40,7 +40,7 @@ from plumbline.training.machine import Machine
 from plumbline.training.memory_estimate import Estimator
 from plumbline.training.processes import Processes, UntoldError
 from plumbline.training.progress import OnLog
-from plumbline.training.sections import TrainingConfig
+from plumbline.training.sections import SHAPE_NOTHING, TrainingConfig
 from plumbline.training.task import JobContext, TrainingJob
 from plumbline.training.trainer import Trainer
 from plumbline.weights.checkpoint import Base, known_as
@@ -239,7 +239,7 @@ def _prepared(
 ) -> Iterator[Trainer]:
     """A trainer that holds its training state."""
     settings = {
-        **config.model_dump(mode="json", exclude=_SHAPE_NOTHING),
+        **config.model_dump(mode="json", exclude=SHAPE_NOTHING),
         # Not its number: a training may go on with another GPU of the machine.
         "device": machine.device.type,
         "precision": machine.precision,
@@ -266,15 +266,6 @@ def _prepared(
             validation_task=job.validation_task,
             on_log=on_log,
         )
-
-
-_SHAPE_NOTHING = {
-    "train": {
-        "loader": {"workers", "cache_mb", "timeout_s"},
-        "trainer": {"timeout_s", "checkpoint"},
-    }
-}
-"""Settings under any value of which a training goes on from its state."""
 
 
 def _training_loader(config: TrainingConfig, job: TrainingJob, machine: Machine) -> Loader:

@@ -15,6 +15,14 @@ from plumbline.training.task_config import TaskConfig
 TRAINS = ("settings", "model", "train")
 """The roles of its kind that a training runs."""
 
+SHAPE_NOTHING = {
+    "train": {
+        "loader": {"workers", "cache_mb", "timeout_s"},
+        "trainer": {"timeout_s", "checkpoint"},
+    }
+}
+"""Settings under any value of which a training goes on from its state."""
+
 
 class TrainSection(Config):
     """Section `train` of a task or an alignment."""

@@ -12,25 +12,28 @@ from typing import Any
 import pytest
 
 from plumbline.files import sha256_file
-from plumbline.tracking.forwarder_state import STATE, Progress
-from plumbline.tracking.mlflow_forwarder import (
+from plumbline.tracking.forwarder import (
     ATTEMPTS,
     Forwarder,
     follow,
     forward_once,
     main,
 )
-from plumbline.tracking.mlflow_store import (
+from plumbline.tracking.forwarder_state import Progress
+from plumbline.tracking.forwarders import RUNS
+from plumbline.tracking.mlflow_store import clean_name
+from plumbline.tracking.run_store import (
     RECORD_TAG,
     Metric,
     RejectedError,
     UnavailableError,
     as_text,
-    clean_name,
     describe,
     flatten,
 )
-from plumbline.tracking.record import FORWARDER_LOCK, RUNS
+from plumbline.tracking.trackers import TRACKERS
+
+MLFLOW = TRACKERS["mlflow"]
 
 URI = "http://user:secret@example.org"
 PIPELINE = "20260102-131415-repro-4711"
@@ -114,7 +117,7 @@ def store() -> FakeStore:
 
 
 def forwarder_of(root: Path, store: FakeStore, uri: str = URI) -> Forwarder:
-    return Forwarder(root, Progress.load(root, uri), lambda: store)
+    return Forwarder(root, Progress.load(root, MLFLOW, uri), lambda: store)
 
 
 def start_event(key: str = "vqa") -> Event:
@@ -278,7 +281,7 @@ def test_whatever_call_fails_the_next_forwarder_delivers_the_rest_once(
 def test_runs_are_found_again_when_the_state_is_lost(tmp_path: Path, store: FakeStore) -> None:
     write_record(tmp_path, start_event(), metrics_event(1, loss=3.0), end_event())
     forward_once(forwarder_of(tmp_path, store))
-    (tmp_path / STATE).write_text('{"cut', encoding="utf-8")
+    (tmp_path / MLFLOW.state).write_text('{"cut', encoding="utf-8")
     forward_once(forwarder_of(tmp_path, store))
     assert [run.name for run in store.runs] == [PIPELINE, "finetune@vqa"]
 
@@ -290,7 +293,7 @@ def test_each_store_gets_everything_once(tmp_path: Path, store: FakeStore) -> No
         forward_once(forwarder_of(tmp_path, store))
         forward_once(forwarder_of(tmp_path, other, "http://b.example.org"))
     assert store.series("finetune@vqa", "loss") == other.series("finetune@vqa", "loss")
-    assert "secret" not in (tmp_path / STATE).read_text(encoding="utf-8")
+    assert "secret" not in (tmp_path / MLFLOW.state).read_text(encoding="utf-8")
 
 
 def test_a_deleted_database_is_filled_again(tmp_path: Path) -> None:
@@ -468,10 +471,10 @@ def test_a_record_that_came_at_the_last_moment_is_noticed(tmp_path: Path, store:
 def test_a_second_forwarder_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     path = write_record(tmp_path, start_event(), end_event())
-    (tmp_path / FORWARDER_LOCK).touch()
-    with writer_of(tmp_path / FORWARDER_LOCK):
+    (tmp_path / MLFLOW.lock).touch()
+    with writer_of(tmp_path / MLFLOW.lock):
         assert main(["--root", str(tmp_path), "--once"]) == 0
-    assert not (tmp_path / STATE).exists()
+    assert not (tmp_path / MLFLOW.state).exists()
     assert path.exists()
 
 

@@ -1,10 +1,10 @@
-"""The process that copies run records to MLflow: `python -m plumbline.tracking.mlflow_forwarder`.
+"""The process that copies run records to a tracker: `python -m plumbline.tracking.forwarder`.
 
-A stage starts it when none is at work for the checkout (`record.ensure_forwarder`). It follows the
-records below `.plumbline/runs`, notes in `.plumbline/forwarder-state.json` how far each has been
-copied, and ends when there has been nothing to do for `PLUMBLINE_FORWARDER_IDLE_S` seconds. What it
-cannot deliver stays where it is and goes out the next time. One pipeline run becomes a parent run
-in MLflow, each stage's record a child of it.
+A stage starts it when none is at work for checkout and tracker (`forwarders`). It follows the
+records below `.plumbline/runs`, notes in a file how far each has been copied, and ends when there
+has been nothing to do for `PLUMBLINE_FORWARDER_IDLE_S` seconds. What it cannot deliver stays where
+it is and goes out the next time. One pipeline run becomes a parent run, each stage's record a child
+of it.
 """
 
 import argparse
@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from plumbline.errors import PlumblineError
-from plumbline.files import STATE_DIR
+from plumbline.errors import ConfigError, PlumblineError
 from plumbline.tracking.events import (
     mapping_of,
     metrics_of,
@@ -30,7 +29,8 @@ from plumbline.tracking.events import (
     time_ms,
 )
 from plumbline.tracking.forwarder_state import PipelineProgress, Progress, RecordProgress
-from plumbline.tracking.mlflow_store import (
+from plumbline.tracking.forwarders import RUNS
+from plumbline.tracking.run_store import (
     RECORD_TAG,
     Metric,
     RejectedError,
@@ -39,23 +39,25 @@ from plumbline.tracking.mlflow_store import (
     as_text,
     describe,
     flatten,
-    open_store,
-    tracking_uri,
 )
-from plumbline.tracking.record import FORWARDER_LOCK, RUNS
+from plumbline.tracking.trackers import TRACKERS, Tracker
 from plumbline.waiting import patient_lock
 
-STORE_LOCK = STATE_DIR / "mlflow-store.lock"
-"""Held while a database may be in creation: two creators at once leave it unusable."""
 _CREATION_S = 600.0
 
+NICENESS = 5
+"""Of the process that follows: beside a busy thread it has a quarter of their core, so the 4 CPU
+seconds that MLflow takes to load and to make its database are over in 4 s and 12 more for each such
+thread. At 19 it had 1.4 %, and on a busy machine nothing came for half an hour."""
 POLL_S = 1.0
 ATTEMPTS = 3
 """Failed attempts in a row after which nothing but a living stage keeps the forwarder going."""
 
 _BATCH = 1000  # metrics sent and noted at once
 _LONGEST_PAUSE_S = 30.0
-_MLFLOW_STATUS = {"ok": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+_STATUS = {"ok": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+
+_UNANSWERED = "the tracker does not answer; the records wait in %s (%s)"
 
 _logger = logging.getLogger("plumbline.forwarder")
 
@@ -115,7 +117,7 @@ class Forwarder:
             worst = next((s for s in ("failed", "killed") if s in statuses), "ok")
             end_ms = max((record.end_ms for record in records), default=0)
             with _refusal_noted(pipeline):
-                self.connect().set_status(parent.run, _MLFLOW_STATUS[worst], end_ms)
+                self.connect().set_status(parent.run, _STATUS[worst], end_ms)
             parent.closed = True
             self._progress.save()
 
@@ -210,7 +212,7 @@ class Forwarder:
         record = self._progress.records[name]
         if record.run:
             with _refusal_noted(name):
-                self.connect().set_status(record.run, _MLFLOW_STATUS[status], end_ms)
+                self.connect().set_status(record.run, _STATUS[status], end_ms)
         record.status = status if record.run else "rejected"
         record.end_ms = end_ms
         _logger.info("%s: %s", name, record.status)
@@ -223,7 +225,7 @@ def _refusal_noted(name: str) -> Iterator[None]:
     try:
         yield
     except RejectedError as error:
-        _logger.warning("%s: MLflow refuses a part of it (%s)", name, error)
+        _logger.warning("%s: the tracker refuses a part of it (%s)", name, error)
 
 
 def _is_being_written(path: Path) -> bool:
@@ -270,7 +272,7 @@ def follow(
             failures += 1
             pause = min(2.0**failures, _LONGEST_PAUSE_S)
             if failures == 1:
-                _logger.warning("MLflow does not answer; the records wait in %s (%s)", RUNS, error)
+                _logger.warning(_UNANSWERED, RUNS, error)
             if failures >= ATTEMPTS and not forwarder.has_live_writers():
                 return False
         sleep(pause)
@@ -283,15 +285,15 @@ def forward_once(forwarder: Forwarder) -> bool:
         forwarder.forward_pending()
         forwarder.close_pipelines()
     except UnavailableError as error:
-        _logger.warning("MLflow does not answer; the records wait in %s (%s)", RUNS, error)
+        _logger.warning(_UNANSWERED, RUNS, error)
         return False
     return True
 
 
 @contextmanager
-def _single_instance(root: Path) -> Iterator[bool]:
-    """Yield whether this is the only forwarder of the checkout."""
-    with (root / FORWARDER_LOCK).open("a+", encoding="utf-8") as file:
+def _single_instance(lock: Path) -> Iterator[bool]:
+    """Yield whether this is the only forwarder of checkout and tracker."""
+    with lock.open("a+", encoding="utf-8") as file:
         for _ in range(20):  # a stage that looks whether one is at work holds it for a moment
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -308,39 +310,52 @@ def _single_instance(root: Path) -> Iterator[bool]:
 
 
 def _step_back() -> None:
-    """Take only the CPU time that no stage wants."""
-    os.nice(19)
+    """Let stages go first, by a share that still brings the records within a minute or two."""
+    os.nice(NICENESS)
     # With autogroups, as on desktops, niceness counts only within the session: ours is our own.
     with suppress(OSError):
-        Path("/proc/self/autogroup").write_text("19", encoding="utf-8")
+        Path("/proc/self/autogroup").write_text(str(NICENESS), encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Forward once or follow; the exit code is 0 when all was delivered."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="mlflow_forwarder")
+    parser = argparse.ArgumentParser(description=__doc__, prog="forwarder")
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("DVC_ROOT") or "."))
+    parser.add_argument("--tracker", default="mlflow", help=", ".join(TRACKERS))
     parser.add_argument("--once", action="store_true", help="forward what is there, then end")
     options = parser.parse_args(arguments)
     root: Path = options.root.resolve()
-    uri = tracking_uri(root)
+    tracker = TRACKERS[options.tracker]
+    if lacking := tracker.missing():
+        raise ConfigError(f"tracker {options.tracker}: {lacking}")
+    if not options.once:
+        _step_back()
+    return copy_records(root, tracker, once=options.once)
+
+
+def copy_records(root: Path, tracker: Tracker, *, once: bool) -> int:
+    """Copy the records of a checkout to a tracker, what is there or what comes.
+
+    Returns:
+        0 when all was delivered, or when another process is at it.
+    """
+    address, open_store = tracker.address_of(root), tracker.open_store
     (root / RUNS).mkdir(parents=True, exist_ok=True)
 
     def open_run_store() -> RunStore:
-        with patient_lock(root / STORE_LOCK, idle_s=_CREATION_S):
-            return open_store(uri, root)
+        with patient_lock(root / tracker.store_lock, idle_s=_CREATION_S):
+            return open_store(address, root)
 
-    if not options.once:
-        _step_back()
     while True:
-        with _single_instance(root) as alone:
+        with _single_instance(root / tracker.lock) as alone:
             if not alone:
-                with patient_lock(
-                    root / STORE_LOCK, idle_s=_CREATION_S
-                ):  # who called may open the database: let it be complete
+                # Who called may open the database: let it be complete.
+                with patient_lock(root / tracker.store_lock, idle_s=_CREATION_S):
                     return 0
-            forwarder = Forwarder(root, Progress.load(root, uri), open_run_store)
+            progress = Progress.load(root, tracker, address)
+            forwarder = Forwarder(root, progress, open_run_store)
             idle_s = float(os.environ.get("PLUMBLINE_FORWARDER_IDLE_S", "20"))
-            done = forward_once(forwarder) if options.once else follow(forwarder, idle_s)
+            done = forward_once(forwarder) if once else follow(forwarder, idle_s)
         # A stage that started just now has seen the lock and relies on this forwarder.
         if not forwarder.has_new_records():
             return 0 if done else 1

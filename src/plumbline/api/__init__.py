@@ -1,0 +1,1 @@
+"""The door for notebooks and scripts: `plumbline.fit` and `plumbline.load`."""
