@@ -317,6 +317,7 @@ def _metadata(
 ) -> dict[str, object]:
     stored, cache = plan.stored, plan.cache
     media = [name for name in cache.digests if name.endswith(".bin")]
+    provenance = plan.source.provenance
     packages = {*COMMON_PACKAGES, *plan.packages, *BUILD_PACKAGES, *_packages(formats)}
     return {
         "task": stored.spec.kind,
@@ -333,6 +334,7 @@ def _metadata(
             }
             for name, result in formats.items()
         },
+        **({"provenance": provenance.model_dump(mode="json")} if provenance else {}),
         "source": {
             "model": stored.digests,
             "cache": {name: cache.digests[name] for name in sorted(("cache.json", *media))},

@@ -11,6 +11,7 @@ from plumbline.config import Config, fix_threads
 from plumbline.errors import ConfigError
 from plumbline.export.config import ExportConfig
 from plumbline.export.formats import FORMATS
+from plumbline.export.provenance import Name, describe_provenance
 from plumbline.files import read_json, staged_output
 from plumbline.imports import importing
 from plumbline.kind import KINDS
@@ -71,7 +72,10 @@ def main(arguments: Sequence[str]) -> None:
         staged_output(out) as partial,
     ):
         call.store(partial)
-        facts = _write(call, partial) if call.config.export.enabled else {}
+        facts = {}
+        if call.config.export.enabled:
+            # Overrides behind the key are in no file: those settings have no digest.
+            facts = _write(call, partial, overridden=len(arguments) > 1)
         run.facts(facts)
     if call.config.export.enabled:
         call.report(*_figures(facts["parity"], call.config.export), see=out / "README.md")
@@ -79,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
         call.report("no bundle (export.enabled is false)", see=out / CONFIG)
 
 
-def _write(call: Call[ExportModelConfig], out: Path) -> dict[str, Any]:
+def _write(call: Call[ExportModelConfig], out: Path, *, overridden: bool) -> dict[str, Any]:
     """Write the bundle; facts for the run record."""
     fix_threads(call.config.threads)
     with importing():
@@ -98,8 +102,22 @@ def _write(call: Call[ExportModelConfig], out: Path) -> dict[str, Any]:
         training=read_json(model / "config.json"),
         threads=call.config.threads,
         adapters=model / ADAPTERS if (model / ADAPTERS).is_dir() else None,
+        provenance=describe_provenance(f"{SPEC.name}@{call.key}", _inputs(call, overridden)),
     )
     return {**write_bundle(source, call.config.export, out)}
+
+
+def _inputs(call: Call[ExportModelConfig], overridden: bool) -> dict[Name, Path]:
+    """What the stage depends on in dvc.yaml."""
+    inputs: dict[Name, Path] = {
+        "data": paths.cache(call.config.data),
+        "settings": paths.settings(SPEC.name, call.key),
+        "code": paths.code(SPEC.name, call.config.kind),
+        "model": paths.finetuned(call.key),
+    }
+    if overridden:
+        del inputs["settings"]
+    return inputs
 
 
 def _figures(parities: Mapping[str, Mapping[str, float]], config: ExportConfig) -> Iterator[str]:
