@@ -18,7 +18,8 @@ PERFECT = Parity(
     decisions=50,
     agreement=1.0,
     metric="exact_match",
-    metric_difference=0.0,
+    metric_known=0.5,
+    metric_found=0.5,
     max_input_difference=0.0,
     max_logits_difference=1e-6,
 )
@@ -42,7 +43,7 @@ def test_agreement_passes() -> None:
         ({"max_input_difference": 1e-3}, "max_input_difference is 0.001, allowed is 1e-06"),
         ({"max_logits_difference": 0.5}, "max_logits_difference is 0.5, allowed is 0.001"),
         ({"max_logits_difference": float("nan")}, "max_logits_difference is nan"),
-        ({"metric_difference": 0.1}, "exact_match_difference is 0.1, allowed is 0.001"),
+        ({"metric_found": 0.6}, "exact_match_difference is 0.1, allowed is 0.001"),
         ({"agreement": 0.98}, "token_agreement is 0.9800, at least 1 is required"),
     ],
 )

@@ -127,7 +127,7 @@ def find_commits(clone: Path, bundle: Path, limit: int = LIMIT) -> Finding:
         ConfigError: the folder is in no git checkout.
     """
     provenance = read_provenance(bundle)
-    own = dvc_md5(bundle)
+    own = dvc_md5(bundle)  # as an output of the stage would have it
     matches: list[Match] = []
     last_seen: dict[Name, Commit] = {}
     looked_at = 0
@@ -179,6 +179,7 @@ def _commits(clone: Path, limit: int) -> list[Commit]:
 def _locks(clone: Path, commits: list[Commit]) -> Iterator[tuple[str, list[Commit]]]:
     """Text of each distinct dvc.lock with the commits that have it, newest first."""
     prefix = call(clone, "git", "rev-parse", "--show-prefix").strip()
+    # Most commits leave the lock as it was: each text is read once.
     by_lock: dict[str, list[Commit]] = {}
     for commit, lock in zip(commits, _objects(clone, commits, f"{prefix}{LOCK}"), strict=True):
         if lock is not None:

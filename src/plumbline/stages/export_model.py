@@ -10,7 +10,7 @@ from plumbline import paths
 from plumbline.config import Config, fix_threads
 from plumbline.errors import ConfigError
 from plumbline.export.config import ExportConfig
-from plumbline.export.formats import FORMATS
+from plumbline.export.formats import FORMATS, check_order
 from plumbline.export.provenance import Name, describe_provenance
 from plumbline.files import read_json, staged_output
 from plumbline.imports import importing
@@ -33,6 +33,7 @@ class ExportModelConfig(Config):
     def _known_formats(cls, export: ExportConfig) -> ExportConfig:
         # Here and not in the section's class, which is part of a training's code.
         check_known(FORMATS, *export.formats)
+        check_order(export.formats)
         return export
 
 
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
             facts = _write(call, partial, overridden=len(arguments) > 1)
         run.facts(facts)
     if call.config.export.enabled:
-        call.report(*_figures(facts["parity"], call.config.export), see=out / "README.md")
+        call.report(*_figures(facts, call.config.export), see=out / "README.md")
     else:
         call.report("no bundle (export.enabled is false)", see=out / CONFIG)
 
@@ -120,14 +121,26 @@ def _inputs(call: Call[ExportModelConfig], overridden: bool) -> dict[Name, Path]
     return inputs
 
 
-def _figures(parities: Mapping[str, Mapping[str, float]], config: ExportConfig) -> Iterator[str]:
+def _figures(facts: Mapping[str, Any], config: ExportConfig) -> Iterator[str]:
     """What is said of a bundle."""
     if not config.formats:
         yield "weights alone"
     for name in config.formats:
-        if (parity := parities.get(name)) is None:
+        if cost := facts["cost"].get(name):
+            figure = f"{cost['metric'].replace('_', ' ')} {cost['value']:g}"
+            yield f"{name} ({figure}, the model itself {cost['checkpoint']:g}{_size(facts, name)})"
+            continue
+        if (parity := facts["parity"].get(name)) is None:
             yield f"{name} failed"
             continue
         agreement = next(f"{k} {v:g}" for k, v in parity.items() if k.endswith("_agreement"))
         difference = parity["max_logits_difference"]
-        yield f"{name} ({agreement.replace('_', ' ')}, logits within {difference:g})"
+        said = f"{agreement.replace('_', ' ')}, logits within {difference:g}"
+        yield f"{name} ({said}{_size(facts, name)})"
+
+
+def _size(facts: Mapping[str, Any], name: str) -> str:
+    """Size and speed of a format, where there are some to choose from."""
+    if name not in facts["answer_ms"]:
+        return ""
+    return f", {facts['bytes'][name] / 1e6:.2f} MB, {facts['answer_ms'][name]:g} ms an answer"

@@ -180,7 +180,8 @@ def measure_parity(
         decisions=total,
         agreement=equal / total,
         metric="exact_match",
-        metric_difference=abs(_match(texts, samples) - _match(reference.texts, samples)),
+        metric_known=_match(reference.texts, samples),
+        metric_found=_match(texts, samples),
         max_input_difference=_pixel_difference(stored, cache, samples, pixels),
         max_logits_difference=worst,
     )
