@@ -13,6 +13,7 @@ model that it was made of. Exit 1: a file is damaged, or no commit matches.
 import argparse
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _verify_bundle(
-    root: Path, bundle: Path | None, limit: int | None, others: dict[str, Any]
+    root: Path, bundle: Path | None, limit: int | None, others: Mapping[str, object]
 ) -> None:
     if bundle is None:
         raise ConfigError("--limit: is for a bundle; name its folder")

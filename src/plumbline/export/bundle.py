@@ -16,7 +16,7 @@ from plumbline.export.bundled_code import bundled_code
 from plumbline.export.config import ExportConfig
 from plumbline.export.format_writers import FormatResult, reader_of, size_of, write_formats
 from plumbline.export.formats import FORMATS
-from plumbline.export.parity import Parity, check_inputs, check_parity
+from plumbline.export.parity import Cost, Parity, check_inputs, check_parity
 from plumbline.export.plan import BundlePlan, BundleSource, GraphPlan, check_split
 from plumbline.export.readme import readme_text
 from plumbline.export.runtime.files import InputError
@@ -41,7 +41,7 @@ class BundleFacts(TypedDict):
     export_seconds: dict[str, float]
     """With `total`, of everything."""
     parity: dict[str, dict[str, float]]
-    cost: dict[str, dict[str, object]]
+    cost: dict[str, Cost]
     """Of those of lower precision."""
     bytes: dict[str, int]
     answer_ms: dict[str, float]
@@ -149,7 +149,7 @@ def _prove(
         parity, result = _measure(plan, name, opened(name)), formats[name]
         if FORMATS[name].loses:
             check_inputs(name, parity)
-            result.cost = {**parity.cost(), "split": config.split}
+            result.cost = parity.cost(config.split)
         else:
             check_parity(name, parity, config)
             result.parity = parity.facts()

@@ -13,6 +13,7 @@ from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
 from plumbline.export.formats import FORMATS, ExportFormat
 from plumbline.export.graphs import ConvertGraphs, GraphSpec, WriteGraphs, Written
+from plumbline.export.parity import Cost
 from plumbline.export.plan import GraphPlan, module_of
 from plumbline.export.runtime.files import OpenGraph
 from plumbline.registry import load_attribute
@@ -28,7 +29,7 @@ class FormatResult:
     seconds: float
     error: str | None = None
     parity: dict[str, float] | None = None
-    cost: dict[str, object] | None = None
+    cost: Cost | None = None
     """In place of parity, of a format of lower precision."""
     answer_ms: float | None = None
 

@@ -3,11 +3,27 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
+
+
+class Cost(TypedDict):
+    """What a format of lower precision costs: its figure beside that of the checkpoint."""
+
+    metric: str
+    value: float
+    checkpoint: float
+    decision: str
+    agreement: float
+    """Share of the checkpoint's decisions that it made too."""
+    max_logits_difference: float
+    samples: int
+    decisions: int
+    split: str
 
 
 @dataclass(frozen=True)
@@ -47,22 +63,22 @@ class Parity:
             "max_logits_difference": self.max_logits_difference,
         }
         rounded = {name: float(f"{value:.3g}") for name, value in figures.items()}
-        return {**rounded, **self._counts()}
-
-    def cost(self) -> dict[str, object]:
-        """What a format of lower precision costs: its figure beside that of the checkpoint."""
-        figures = {
-            "value": self.metric_found,
-            "checkpoint": self.metric_known,
-            f"{self.decision}_agreement": self.agreement,
-            "max_logits_difference": self.max_logits_difference,
-        }
-        rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
-        return {"metric": self.metric, **rounded, **self._counts()}
-
-    def _counts(self) -> dict[str, int]:
         count = "classes" if self.decision == "class" else f"{self.decision}s"
-        return {"samples": self.samples, count: self.decisions}
+        return {**rounded, "samples": self.samples, count: self.decisions}
+
+    def cost(self, split: str) -> Cost:
+        """What a format of lower precision costs; `split` is that of the samples."""
+        return {
+            "metric": self.metric,
+            "value": float(f"{self.metric_found:.4g}"),
+            "checkpoint": float(f"{self.metric_known:.4g}"),
+            "decision": self.decision,
+            "agreement": float(f"{self.agreement:.4g}"),
+            "max_logits_difference": float(f"{self.max_logits_difference:.4g}"),
+            "samples": self.samples,
+            "decisions": self.decisions,
+            "split": split,
+        }
 
 
 def check_parity(name: str, parity: Parity, config: ExportConfig) -> None:

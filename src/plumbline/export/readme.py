@@ -64,21 +64,21 @@ def _precision(formats: Mapping[str, FormatResult], bundle: Path) -> Iterator[st
     if not costs:
         return
     first = next(iter(costs.values()))
-    metric = str(first["metric"])
-    decision = next(name for name in first if name.endswith("_agreement"))
-    words = [name.replace("_", " ") for name in (metric, decision)]
+    metric, agreement = first["metric"].replace("_", " "), f"{first['decision']}_agreement"
     yield "## Smaller graphs"
     yield "A smaller format answers otherwise now and then. What that costs was measured through"
     yield f"`inference.py` on {first['samples']} samples of the split `{first['split']}`, of which"
-    yield f"the model itself has {words[0]} {first['checkpoint']}:"
+    yield f"the model itself has {metric} {first['checkpoint']}:"
     yield ""
-    yield f"| `--format` | bytes | {words[0]} | {words[1]} |"
+    yield f"| `--format` | bytes | {metric} | {first['decision']} agreement |"
     yield "|---|---|---|---|"
     for name, result in formats.items():
-        facts: Mapping[str, object] = result.cost or result.parity or {}
-        found = facts.get("value", f"within {facts.get(f'{metric}_difference')}")
-        size = size_of(result.written, bundle)
-        yield f"| `{name}` | {size:,} | {found} | {facts.get(decision)} |"
+        row = f"| `{name}` | {size_of(result.written, bundle):,} |"
+        if cost := result.cost:
+            yield f"{row} {cost['value']} | {cost['agreement']} |"
+        elif parity := result.parity:
+            difference = parity[f"{first['metric']}_difference"]
+            yield f"{row} within {difference:g} | {parity[agreement]} |"
     yield ""
     yield from (f"`{name}`: {FORMATS[name].loses}." for name in costs)
     yield ""

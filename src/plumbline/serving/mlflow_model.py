@@ -6,15 +6,17 @@ A row of the input is a request, with a column a field; the answers come in the 
 import base64
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Protocol
 
-import mlflow.pyfunc
+import numpy as np
 import pandas as pd
-from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc.model import PythonModel
 
 FILES = ("file", "files")
 
@@ -32,18 +34,25 @@ def load_bundle(folder: Path) -> ModuleType:
     return module
 
 
-class BundleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class Context(Protocol):
+    """What MLflow opens a model with."""
+
+    artifacts: Mapping[str, str]
+    model_config: Mapping[str, str] | None
+
+
+class BundleModel(PythonModel):
     """A bundle as a model of MLflow."""
 
-    def load_context(self, context: Any) -> None:
+    def load_context(self, context: Context) -> None:
         """Open the bundle among the artifacts, in the format that was chosen when it was logged."""
         folder = Path(context.artifacts["bundle"])
         self.script = load_bundle(folder)
         self.model = self.script.Model(folder, format=(context.model_config or {}).get("format"))
 
     def predict(
-        self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
+        self, context: Context | None, model_input: pd.DataFrame, params: object = None
+    ) -> list[dict[str, object]]:
         """Answer the rows of a data frame.
 
         Raises:
@@ -58,22 +67,22 @@ class BundleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
                 raise MlflowException(text, INVALID_PARAMETER_VALUE) from None
         return answers
 
-    def _request(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _request(self, row: Mapping[Hashable, object]) -> dict[str, object]:
         """The fields of a row that are there, in the types of a request."""
         fields = self.model.task.fields
         return {
-            name: self._plain(value, fields.get(name, ""))
+            str(name): self._plain(value, fields.get(name, ""))
             for name, value in row.items()
             # What another row has and this one has not is null, or no number.
             if value is not None and not (isinstance(value, float) and value != value)
         }
 
-    def _plain(self, value: Any, kind: str) -> Any:
+    def _plain(self, value: object, kind: str) -> object:
         if kind in FILES and isinstance(value, str):
             return self._decode(value)
         if isinstance(value, bytes | str):
             return value
-        if hasattr(value, "tolist"):  # numpy's arrays and scalars
+        if isinstance(value, np.ndarray | np.generic):
             value = value.tolist()
         if kind == "integer" and isinstance(value, float) and value.is_integer():
             value = int(value)  # a column with a gap in it

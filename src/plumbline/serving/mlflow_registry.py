@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plumbline.errors import OutputError
 from plumbline.files import read_json
@@ -104,7 +104,7 @@ def _log(bundle: Path, name: str, format: str | None) -> "ModelInfo":
     stored = read_json(bundle / "selftest" / "selftest.json")["answers"]
     columns = input_columns(fields, model.task.required)
     packages = (bundle / "requirements.txt").read_text(encoding="utf-8").split()
-    return mlflow.pyfunc.log_model(
+    made: ModelInfo = mlflow.pyfunc.log_model(
         name=name,
         # As code: a pickle could be loaded by plumbline alone.
         python_model=str(SCRIPT),
@@ -116,6 +116,7 @@ def _log(bundle: Path, name: str, format: str | None) -> "ModelInfo":
         metadata=_digests_of(bundle),
         registered_model_name=name,
     )
+    return made
 
 
 def _digests_of(bundle: Path) -> dict[str, str]:
@@ -125,14 +126,14 @@ def _digests_of(bundle: Path) -> dict[str, str]:
 
 
 def example_of(
-    bundle: Path, fields: Mapping[str, str], request: Mapping[str, Any]
+    bundle: Path, fields: Mapping[str, str], request: Mapping[str, object]
 ) -> dict[str, object]:
     """A stored request as a row of the input."""
     row: dict[str, object] = {}
     for name, value in request.items():
         if fields[name] == "file":
-            value = (bundle / value).read_bytes()
-        elif fields[name] == "files":
+            value = (bundle / str(value)).read_bytes()
+        elif isinstance(value, list) and fields[name] == "files":
             # MLflow decodes a column of bytes, and no list of them.
             value = [base64.b64encode((bundle / each).read_bytes()).decode() for each in value]
         row[name] = value
@@ -152,7 +153,7 @@ def signature_of(columns: list["ColSpec"], answers: list[object]) -> "ModelSigna
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that whole numbers cannot be missing: they are no input
         outputs = infer_signature(model_output=answers).outputs
-    return ModelSignature(inputs=Schema(columns), outputs=outputs)
+    return ModelSignature(inputs=Schema([*columns]), outputs=outputs)
 
 
 def input_columns(fields: Mapping[str, str], required: Collection[str]) -> list["ColSpec"]:
@@ -163,13 +164,13 @@ def input_columns(fields: Mapping[str, str], required: Collection[str]) -> list[
         required: those without which nothing can be answered.
     """
     from mlflow.types import ColSpec, DataType
-    from mlflow.types.schema import AnyType, Array
+    from mlflow.types.schema import AnyType, Array, BaseType
 
     columns: list[ColSpec] = []
     for name, kind in fields.items():
         if kind in COLUMNS:
-            type_of_column: Any = DataType[COLUMNS[kind]]
+            type_of_column: BaseType | DataType = DataType[COLUMNS[kind]]
         else:
-            type_of_column = Array(DataType.string) if kind in LISTS else AnyType()
+            type_of_column = Array(DataType.string) if kind in LISTS else AnyType()  # type: ignore[no-untyped-call]
         columns.append(ColSpec(type_of_column, name, name in required))
     return columns

@@ -10,16 +10,31 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 FILES = ("file", "files")
 TEXTS = ("text",)
 
 
+if TYPE_CHECKING:  # TorchServe wants one class in this file
+
+    class Context(Protocol):
+        """What TorchServe tells of the model, and is told of each request of a batch."""
+
+        system_properties: Mapping[str, str]
+
+        def set_response_status(self, *, code: int, phrase: str, idx: int) -> None:
+            """Set the status of one of them."""
+
+
+Request = dict[str, object]
+"""Values by field, files as bytes."""
+
+
 class BundleHandler:
     """What TorchServe calls: `initialize` once, then `handle` for each batch."""
 
-    def initialize(self, context: Any) -> None:
+    def initialize(self, context: "Context") -> None:
         """Open the bundle of the archive, in the format that model-config.yaml names.
 
         Raises:
@@ -36,13 +51,13 @@ class BundleHandler:
         self.model = inference.Model(folder, format=chosen)
         self.initialized = True
 
-    def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[str]:
+    def handle(self, data: Sequence[Mapping[str, object]], context: "Context") -> list[str]:
         """Answer a batch: a line of JSON a request, in their order."""
         return self.postprocess(self.inference(self.preprocess(data)), context)
 
-    def preprocess(self, data: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | Exception]:
+    def preprocess(self, data: Sequence[Mapping[str, object]]) -> list[Request | Exception]:
         """The requests of a batch; one that is none is the error that says so."""
-        requests: list[dict[str, Any] | Exception] = []
+        requests: list[Request | Exception] = []
         for row in data:
             try:
                 requests.append(self._read(row))
@@ -50,9 +65,9 @@ class BundleHandler:
                 requests.append(error)
         return requests
 
-    def inference(self, requests: Sequence[dict[str, Any] | Exception]) -> list[Any]:
+    def inference(self, requests: Sequence[Request | Exception]) -> list[Request | Exception]:
         """An answer for each request, or the error in its place."""
-        answers: list[Any] = []
+        answers: list[Request | Exception] = []
         for request in requests:
             if isinstance(request, Exception):
                 answers.append(request)
@@ -63,7 +78,7 @@ class BundleHandler:
                 answers.append(error)
         return answers
 
-    def postprocess(self, answers: Sequence[Any], context: Any) -> list[str]:
+    def postprocess(self, answers: Sequence[Request | Exception], context: "Context") -> list[str]:
         """JSON of each answer; a request that was refused has the status 400."""
         lines: list[str] = []
         for number, answer in enumerate(answers):
@@ -73,7 +88,7 @@ class BundleHandler:
             lines.append(json.dumps(answer, allow_nan=False))
         return lines
 
-    def _read(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _read(self, row: Mapping[str, object]) -> Request:
         """The request in what TorchServe has read of a body."""
         fields = self.model.task.fields
         whole = row.get("body", row.get("data"))
@@ -85,7 +100,7 @@ class BundleHandler:
             raise self.refused(f"expected an object of {', '.join(fields)}")
         return {name: _decoded(name, value, fields.get(name)) for name, value in whole.items()}
 
-    def _part(self, value: Any, kind: str) -> Any:
+    def _part(self, value: object, kind: str) -> object:
         """A field of a form: bytes of a file, a text, or JSON."""
         if not isinstance(value, bytes | bytearray) or kind == "file":
             return bytes(value) if isinstance(value, bytearray) else value
@@ -95,13 +110,13 @@ class BundleHandler:
         return text if kind in TEXTS else json.loads(text)
 
 
-def _decoded(name: str, value: Any, kind: str | None) -> Any:
+def _decoded(name: str, value: object, kind: str | None) -> object:
     """A field of an object, its files out of their base64."""
     if kind not in FILES or value is None:
         return value
     try:
         if isinstance(value, list):
             return [base64.b64decode(each, validate=True) for each in value]
-        return base64.b64decode(value, validate=True)
+        return base64.b64decode(str(value), validate=True)
     except (TypeError, ValueError):
         raise ValueError(f"{name}: no base64") from None

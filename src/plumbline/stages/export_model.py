@@ -1,8 +1,8 @@
 """Stage `export_model`: a task's model as a bundle that runs by itself."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field, create_model, field_validator
 
@@ -18,6 +18,9 @@ from plumbline.kind import KINDS
 from plumbline.registry import check_known
 from plumbline.stage import CONFIG, Call, StageSpec, parse_call
 from plumbline.tracking.record import record_run
+
+if TYPE_CHECKING:
+    from plumbline.export.bundle import BundleFacts
 
 
 class ExportModelConfig(Config):
@@ -73,18 +76,18 @@ def main(arguments: Sequence[str]) -> None:
         staged_output(out) as partial,
     ):
         call.store(partial)
-        facts = {}
+        facts: BundleFacts | None = None
         if call.config.export.enabled:
             # Overrides behind the key are in no file: those settings have no digest.
             facts = _write(call, partial, overridden=len(arguments) > 1)
-        run.facts(facts)
-    if call.config.export.enabled:
+        run.facts({**facts} if facts else {})
+    if facts:
         call.report(*_figures(facts, call.config.export), see=out / "README.md")
     else:
         call.report("no bundle (export.enabled is false)", see=out / CONFIG)
 
 
-def _write(call: Call[ExportModelConfig], out: Path, *, overridden: bool) -> dict[str, Any]:
+def _write(call: Call[ExportModelConfig], out: Path, *, overridden: bool) -> "BundleFacts":
     """Write the bundle; facts for the run record."""
     fix_threads(call.config.threads)
     with importing():
@@ -105,7 +108,7 @@ def _write(call: Call[ExportModelConfig], out: Path, *, overridden: bool) -> dic
         adapters=model / ADAPTERS if (model / ADAPTERS).is_dir() else None,
         provenance=describe_provenance(f"{SPEC.name}@{call.key}", _inputs(call, overridden)),
     )
-    return {**write_bundle(source, call.config.export, out)}
+    return write_bundle(source, call.config.export, out)
 
 
 def _inputs(call: Call[ExportModelConfig], overridden: bool) -> dict[Name, Path]:
@@ -121,7 +124,7 @@ def _inputs(call: Call[ExportModelConfig], overridden: bool) -> dict[Name, Path]
     return inputs
 
 
-def _figures(facts: Mapping[str, Any], config: ExportConfig) -> Iterator[str]:
+def _figures(facts: "BundleFacts", config: ExportConfig) -> Iterator[str]:
     """What is said of a bundle."""
     if not config.formats:
         yield "weights alone"
@@ -139,7 +142,7 @@ def _figures(facts: Mapping[str, Any], config: ExportConfig) -> Iterator[str]:
         yield f"{name} ({said}{_size(facts, name)})"
 
 
-def _size(facts: Mapping[str, Any], name: str) -> str:
+def _size(facts: "BundleFacts", name: str) -> str:
     """Size and speed of a format, where there are some to choose from."""
     if name not in facts["answer_ms"]:
         return ""
