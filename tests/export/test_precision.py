@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -29,9 +31,11 @@ from plumbline.export.plan import BundleSource
 from plumbline.export.runtime.files import BundleError
 from plumbline.export.runtime.model import Model, selftest
 from plumbline.files import dump_json, read_json, staged_folder, verify_digests, write_digests
-from plumbline.stages.export_model import schema_of_kind
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.stages.export_model import main, schema_of_kind
 from tests.export import opening
 from tests.export.conftest import settings_of
+from tests.tiny import CASES
 
 FORMATS_OF = ("onnx", "onnx_fp16", "onnx_int8")
 BundleOf = Callable[..., Path]
@@ -236,6 +240,34 @@ def test_the_scripts_take_the_format_without_torch_and_plumbline(bundle_of: Bund
         )
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["format"] == format
+
+
+def test_the_stage_says_size_speed_and_cost_and_writes_the_same_bytes_again(
+    folder_of: Callable[[str], Path],
+    caches: Callable[[str], TrainingCache],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    case = CASES["features"]
+    export = settings_of("features", formats=["onnx", "onnx_int8"]).model_dump(mode="json")
+    task = {"kind": case.kind, "data": case.data, "export": export}
+    written = []
+    for turn in ("one", "two"):
+        (tmp_path / turn).mkdir()
+        monkeypatch.chdir(tmp_path / turn)
+        shutil.copytree(folder_of("features"), "models/tasks/any")
+        shutil.copytree(caches(case.data).folder, f"work/cache/{case.data}")
+        params = dump_json({"threads": 1, "tasks": {"any": task}})
+        Path("params.yaml").write_text(params, encoding="utf-8")
+        with caplog.at_level(logging.INFO, "plumbline.stage"):
+            main(["any"])
+        written.append(verify_digests(Path("exports/any")))
+    assert written[0] == written[1]
+    (line, _) = [r.getMessage() for r in caplog.records if "export_model any: " in r.getMessage()]
+    figure = r"[\w ]+ [\d.]+, the model itself [\d.]+, [\d.]+ MB, [\d.]+ ms an answer"
+    assert re.search(r"onnx \(.* logits within \S+, [\d.]+ MB, [\d.]+ ms an answer\)", line)
+    assert re.search(rf"onnx_int8 \({figure}\)", line)
 
 
 def test_the_answers_that_a_format_is_held_to_are_its_own(

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -199,8 +201,11 @@ def test_torchserve_answers_as_the_bundle_does(bundle: Path, tmp_path: Path) -> 
     server = subprocess.Popen(
         ["torchserve", "--foreground", "--ts-config", "config.properties", "--disable-token-auth"],
         cwd=made.config.parent,
+        # Where it notes its process: another one that runs is none of ours.
+        env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         image = {"image": (bundle / "selftest/0.png").read_bytes()}
@@ -222,6 +227,6 @@ def test_torchserve_answers_as_the_bundle_does(bundle: Path, tmp_path: Path) -> 
                 assert server.poll() is None, "it ended"
                 time.sleep(2)
     finally:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGTERM)  # with Java, which outlives its parent
         server.wait(60)
     assert answer == ask(bundle, "--image", "selftest/0.png", "--question", "what?")

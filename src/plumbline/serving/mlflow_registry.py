@@ -164,12 +164,12 @@ def input_columns(fields: Mapping[str, str], required: Collection[str]) -> list[
         required: those without which nothing can be answered.
     """
     from mlflow.types import ColSpec, DataType
-    from mlflow.types.schema import AnyType, Array, BaseType
+    from mlflow.types.schema import AnyType, Array
 
     columns: list[ColSpec] = []
     for name, kind in fields.items():
         if kind in COLUMNS:
-            type_of_column: BaseType | DataType = DataType[COLUMNS[kind]]
+            type_of_column: Array | DataType | AnyType = DataType[COLUMNS[kind]]
         else:
             type_of_column = Array(DataType.string) if kind in LISTS else AnyType()  # type: ignore[no-untyped-call]
         columns.append(ColSpec(type_of_column, name, name in required))
