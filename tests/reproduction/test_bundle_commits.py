@@ -227,8 +227,9 @@ def test_a_changed_file_is_refused_and_settings_of_the_server_are_not(
     history: History, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = history.folder / "kept/first"
-    (bundle / "server.json").write_text('{"port": 1}', encoding="utf-8")
     (bundle / "notes.txt").write_text("mine", encoding="utf-8")
+    assert "other bytes" not in verify(bundle, capsys)[1]
+    (bundle / "server.json").write_text('{"port": 1}', encoding="utf-8")
     code, out = verify(bundle, capsys)
     assert (code, found(out, history)) == (0, ["after first", "first"])
     assert "note: server.json was changed after the export, as it may be" in out

@@ -6,7 +6,7 @@ of DVC, as `dvc.lock` has it; SHA-256 is what outputs here are checked by.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -56,15 +56,20 @@ def _describe(path: Path) -> Ingredient:
     return Ingredient(path=path.as_posix(), md5=dvc_md5(path), sha256=sha256_file(listed))
 
 
-def dvc_md5(path: Path) -> str:
+def dvc_md5(path: Path, names: Collection[str] | None = None) -> str:
     """What DVC 3 calls a file or a folder in `dvc.lock`.
+
+    Args:
+        path: of it.
+        names: of the files of a folder that count; None: all.
 
     Source: `dvc_data.hashfile.tree.Tree.as_bytes`.
     """
     if not path.is_dir():
         return _md5(path)
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
-    entries = [{"md5": _md5(files[name]), "relpath": name} for name in sorted(files)]
+    counted = sorted(files if names is None else files.keys() & names)
+    entries = [{"md5": _md5(files[name]), "relpath": name} for name in counted]
     listed = json.dumps(entries, sort_keys=True).encode()
     return f"{hashlib.md5(listed, usedforsecurity=False).hexdigest()}.dir"
 

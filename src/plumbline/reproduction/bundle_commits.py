@@ -127,7 +127,8 @@ def find_commits(clone: Path, bundle: Path, limit: int = LIMIT) -> Finding:
         ConfigError: the folder is in no git checkout.
     """
     provenance = read_provenance(bundle)
-    own = dvc_md5(bundle)  # as an output of the stage would have it
+    # As an output of the stage would have it, whatever lies beside its files by now.
+    own = dvc_md5(bundle, {*read_digests(bundle), DIGESTS})
     matches: list[Match] = []
     last_seen: dict[Name, Commit] = {}
     looked_at = 0
