@@ -9,7 +9,13 @@ from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
 from plumbline.export.parity import Parity, check_parity
 from plumbline.export.plan import BundleSource, max_difference
-from plumbline.kinds.vlm.export import choose_samples, measure_parity, reference_answers
+from plumbline.kinds.vlm.export import (
+    PromptSample,
+    _match,
+    choose_samples,
+    measure_parity,
+    reference_answers,
+)
 from tests.export.opening import model_of
 
 PERFECT = Parity(
@@ -93,3 +99,15 @@ def test_samples_are_spread_over_the_split_and_of_both_kinds(source: BundleSourc
 def test_a_format_named_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="named twice"):
         ExportConfig(formats=["onnx", "onnx"])
+
+
+def test_the_figure_of_a_vlm_is_that_of_its_questions() -> None:
+    """As evaluation has it: a caption in other words is no wrong answer."""
+    prompt = "describe the image"
+    samples = [
+        PromptSample(0, "what is it?", [5], ["a cat"]),
+        PromptSample(0, prompt, [6], ["a black cat"]),
+        PromptSample(1, "and this?", [7], ["dog"]),
+    ]
+    assert _match(["A cat.", "one cat", "bird"], samples, prompt) == 0.5
+    assert _match(["a black cat"], samples[1:2], prompt) == 1.0
