@@ -85,7 +85,7 @@ def measure_parts() -> None:
         import torch
         from torch.onnx._internal.exporter import _core, _fx_passes, _registration
 
-        from plumbline.export import bundle, onnx_writer, torchscript
+        from plumbline.export import bundle, format_writers, onnx_writer, torchscript
         from plumbline.kinds.vlm import export as plan
     imports = time.process_time() - began
     for holder, name, part in (
@@ -100,7 +100,7 @@ def measure_parts() -> None:
         (onnxscript.ir, "save", "save_onnx"),
         (onnx_writer, "write_onnx", "rest_of_onnx"),
         (torchscript, "write_torchscript", "torchscript"),
-        (bundle, "_try_alone", "run_alone"),
+        (format_writers, "_try_alone", "run_alone"),
         (plan, "reference_answers", "checkpoint_answers"),
         (bundle, "_prove", "parity"),
         (bundle, "write_selftest", "selftest"),

@@ -11,7 +11,15 @@ from plumbline.errors import ExportError
 from plumbline.export import onnx_writer
 from plumbline.export.bundle import write_bundle
 from plumbline.export.plan import BundleSource
-from plumbline.files import dump_json, read_digests, read_json, verify_digests, write_digests
+from plumbline.export.provenance import dvc_md5
+from plumbline.files import (
+    dump_json,
+    read_digests,
+    read_json,
+    sha256_file,
+    verify_digests,
+    write_digests,
+)
 from plumbline.kinds.vlm.export import VlmPlan
 from plumbline.kinds.vlm.settings import VlmExportConfig
 from plumbline.report.collect import collect_export
@@ -239,6 +247,56 @@ def test_the_stage_writes_a_bundle_where_paths_say(
     )
     main(["vqa"])
     assert {"config.json", "model.safetensors"} <= set(verify_digests(Path("exports/vqa")))
+
+
+def test_the_stage_names_the_digests_of_what_it_depends_on_and_nothing_of_the_machine(
+    vlm_folder: Path, scenes_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from plumbline.stage import settings_text
+    from plumbline.stages.export_model import SPEC, main
+
+    # Two clones of one commit, at different times and places.
+    made: list[bytes] = []
+    for name in ("one", "two"):
+        clone = tmp_path / name
+        clone.mkdir()
+        monkeypatch.chdir(clone)
+        shutil.copytree(vlm_folder, "models/tasks/vqa")
+        shutil.copytree(scenes_cache, "work/cache/scenes")
+        task = {"kind": "vlm", "data": "scenes", "export": {"formats": []}}
+        settings = {"threads": 1, "tasks": {"vqa": task}}
+        Path("params.yaml").write_text(dump_json(settings), encoding="utf-8")
+        inputs = {
+            "data": Path("work/cache/scenes"),
+            "settings": Path("work/settings/export_model/vqa.json"),
+            "code": Path("work/code/export_model/vlm.json"),
+            "model": Path("models/tasks/vqa"),
+        }
+        for part, text in (
+            ("settings", settings_text(SPEC, "vqa", settings, [])),
+            ("code", dump_json({"files": {}, "libraries": []})),
+        ):
+            inputs[part].parent.mkdir(parents=True)
+            inputs[part].write_text(text, encoding="utf-8")
+        main(["vqa"])
+        made.append(Path("exports/vqa/metadata.json").read_bytes())
+        said = read_json(Path("exports/vqa/metadata.json"))["provenance"]
+        assert said == {
+            "stage": "export_model@vqa",
+            "made_of": {
+                part: {
+                    "path": path.as_posix(),
+                    "md5": dvc_md5(path),
+                    "sha256": sha256_file(path / "digests.json" if path.is_dir() else path),
+                }
+                for part, path in inputs.items()
+            },
+        }
+    assert made[0] == made[1]
+    # What is behind the key is in no file, so no digest of one is true of it.
+    main(["vqa", "+tasks.vqa.export.split=val"])
+    said = read_json(Path("exports/vqa/metadata.json"))["provenance"]
+    assert sorted(said["made_of"]) == ["code", "data", "model"]
 
 
 def test_a_switched_off_export_leaves_its_settings_and_no_bundle(

@@ -9,7 +9,13 @@ from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
 from plumbline.export.parity import Parity, check_parity
 from plumbline.export.plan import BundleSource, max_difference
-from plumbline.kinds.vlm.export import choose_samples, measure_parity, reference_answers
+from plumbline.kinds.vlm.export import (
+    PromptSample,
+    _match,
+    choose_samples,
+    measure_parity,
+    reference_answers,
+)
 from tests.export.opening import model_of
 
 PERFECT = Parity(
@@ -18,7 +24,8 @@ PERFECT = Parity(
     decisions=50,
     agreement=1.0,
     metric="exact_match",
-    metric_difference=0.0,
+    metric_known=0.5,
+    metric_found=0.5,
     max_input_difference=0.0,
     max_logits_difference=1e-6,
 )
@@ -42,7 +49,7 @@ def test_agreement_passes() -> None:
         ({"max_input_difference": 1e-3}, "max_input_difference is 0.001, allowed is 1e-06"),
         ({"max_logits_difference": 0.5}, "max_logits_difference is 0.5, allowed is 0.001"),
         ({"max_logits_difference": float("nan")}, "max_logits_difference is nan"),
-        ({"metric_difference": 0.1}, "exact_match_difference is 0.1, allowed is 0.001"),
+        ({"metric_found": 0.6}, "exact_match_difference is 0.1, allowed is 0.001"),
         ({"agreement": 0.98}, "token_agreement is 0.9800, at least 1 is required"),
     ],
 )
@@ -92,3 +99,15 @@ def test_samples_are_spread_over_the_split_and_of_both_kinds(source: BundleSourc
 def test_a_format_named_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="named twice"):
         ExportConfig(formats=["onnx", "onnx"])
+
+
+def test_the_figure_of_a_vlm_is_that_of_its_questions() -> None:
+    """As evaluation has it: a caption in other words is no wrong answer."""
+    prompt = "describe the image"
+    samples = [
+        PromptSample(0, "what is it?", [5], ["a cat"]),
+        PromptSample(0, prompt, [6], ["a black cat"]),
+        PromptSample(1, "and this?", [7], ["dog"]),
+    ]
+    assert _match(["A cat.", "one cat", "bird"], samples, prompt) == 0.5
+    assert _match(["a black cat"], samples[1:2], prompt) == 1.0

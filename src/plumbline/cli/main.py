@@ -61,6 +61,8 @@ COMMANDS = {
     "compare": Command("settings and figures of two versions, side by side"),
     "figures": Command("print the headline figures", plugins=True),
     "try": Command("ask a task's bundle in a browser", file="try_bundle"),
+    "register": Command("log and register a task's bundle as a model of MLflow"),
+    "archive": Command("write a task's bundle as an archive for TorchServe"),
     "predict": Command("ask a trained model", plugins=True, leaves=True),
     "evaluate": Command("measure a stored model on a dataset", plugins=True),
     "inspect": Command("look at a training before it runs", plugins=True),

@@ -9,11 +9,8 @@ import argparse
 import subprocess
 import sys
 import webbrowser
-from pathlib import Path
 
-from plumbline import paths
-from plumbline.errors import ConfigError
-from plumbline.running.checks import nearest
+from plumbline.serving.bundles import find_bundle
 
 LISTENING = "listening on "
 
@@ -32,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
         ConfigError: there is no such bundle.
         SystemExit: with the code of the server, where it ended by itself.
     """
-    script = _find(options.task) / "server.py"
+    script = find_bundle(options.task) / "server.py"
     command = [sys.executable, str(script), "--host", "127.0.0.1", "--port", str(options.port)]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace")
     assert server.stderr is not None
@@ -51,16 +48,3 @@ def run(options: argparse.Namespace) -> None:
             server.wait()
     if code:
         raise SystemExit(code)
-
-
-def _find(task: str) -> Path:
-    """The folder of a bundle that has a server."""
-    for folder in (paths.export(task), Path(task)):
-        if (folder / "server.py").is_file():
-            return folder
-    exports = paths.export(task).parent
-    known = sorted(file.parent.name for file in exports.glob("*/server.py"))
-    if paths.export(task).is_dir():
-        raise ConfigError(f"{paths.export(task)}: weights alone; set export.formats for a server")
-    there = f" (there is {', '.join(known)})" if known else f"; plumbline run makes {exports}/"
-    raise ConfigError(f"{task}: no bundle{nearest(task, known)}{there}")

@@ -2,54 +2,37 @@
 
 import html
 import importlib.metadata
-import json
-import logging
-import re
-import shlex
 import shutil
-import string
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
 import torch
 
 from plumbline.config import without_folders
-from plumbline.disk_errors import refused_write
 from plumbline.errors import ExportError
 from plumbline.export.bundled_code import bundled_code
 from plumbline.export.config import ExportConfig
+from plumbline.export.format_writers import FormatResult, reader_of, size_of, write_formats
 from plumbline.export.formats import FORMATS
-from plumbline.export.graphs import GraphSpec, WriteGraphs, Written
-from plumbline.export.parity import check_parity
-from plumbline.export.plan import (
-    FILE,
-    BundlePlan,
-    BundleSource,
-    GraphPlan,
-    Readme,
-    check_split,
-    module_of,
-)
-from plumbline.export.runtime.files import OpenGraph
+from plumbline.export.parity import Cost, Parity, check_inputs, check_parity
+from plumbline.export.plan import BundlePlan, BundleSource, GraphPlan, check_split
+from plumbline.export.readme import readme_text
+from plumbline.export.runtime.files import InputError
 from plumbline.export.runtime.model import CONTRACT_VERSION, Model
-from plumbline.export.selftest import write_selftest
+from plumbline.export.selftest import time_answers, write_own_answers, write_selftest
 from plumbline.files import dump_json, write_digests
 from plumbline.kind import known_kinds
 from plumbline.models.pretrained import save_architectures
 from plumbline.models.stored import ADAPTERS, SPEC
 from plumbline.models.weights import WEIGHTS, save_weights
-from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import FILE_NAME
 
 RUNTIME = Path(__file__).parent / "runtime"
 SCRIPTS = ("inference.py", "server.py", "Dockerfile")
 COMMON_PACKAGES = ("numpy",)
 BUILD_PACKAGES = ("onnx", "onnxscript", "safetensors", "torch", "torchvision", "transformers")
-
-_logger = logging.getLogger(__name__)
 
 
 class BundleFacts(TypedDict):
@@ -58,6 +41,11 @@ class BundleFacts(TypedDict):
     export_seconds: dict[str, float]
     """With `total`, of everything."""
     parity: dict[str, dict[str, float]]
+    cost: dict[str, Cost]
+    """Of those of lower precision."""
+    bytes: dict[str, int]
+    answer_ms: dict[str, float]
+    """Of a stored sample, in the middle; measured where there is a format of lower precision."""
 
 
 def write_bundle(source: BundleSource, config: ExportConfig, out: Path) -> BundleFacts:
@@ -79,7 +67,7 @@ def write_bundle(source: BundleSource, config: ExportConfig, out: Path) -> Bundl
     _write_weights(source, out)
     # A checkpoint in half precision is computed in float32 from here on, on both sides.
     source.stored.model.float().cpu().eval()
-    formats = _write_formats(graphs, config, out) if graphs else {}
+    formats = write_formats(graphs, config, out) if graphs else {}
     _write_json(out / "contract.json", _contract(plan, config, formats))
     if graphs:
         write_digests(out)  # the bundle's own script is what parity is measured with
@@ -88,10 +76,14 @@ def write_bundle(source: BundleSource, config: ExportConfig, out: Path) -> Bundl
     _write_json(out / "metadata.json", _metadata(plan, formats))
     seconds: dict[str, float] = {name: result.seconds for name, result in formats.items()}
     seconds["total"] = round(time.monotonic() - started, 3)
-    parity: dict[str, dict[str, float]] = {
-        name: result.parity for name, result in formats.items() if result.parity
+    good = _good(formats)
+    return {
+        "export_seconds": seconds,
+        "parity": {name: result.parity for name, result in good.items() if result.parity},
+        "cost": {name: result.cost for name, result in good.items() if result.cost},
+        "bytes": {name: size_of(result.written, out) for name, result in good.items()},
+        "answer_ms": {n: result.answer_ms for n, result in good.items() if result.answer_ms},
     }
-    return {"export_seconds": seconds, "parity": parity}
 
 
 def _graph_plan(plan: BundlePlan[ExportConfig]) -> GraphPlan[ExportConfig]:
@@ -103,19 +95,9 @@ def _graph_plan(plan: BundlePlan[ExportConfig]) -> GraphPlan[ExportConfig]:
     )
 
 
-@dataclass
-class FormatResult:
-    """What became of one format."""
-
-    written: Written
-    seconds: float
-    error: str | None = None
-    parity: dict[str, float] | None = None
-
-
-def _good(formats: Mapping[str, FormatResult]) -> dict[str, Written]:
+def _good(formats: Mapping[str, FormatResult]) -> dict[str, FormatResult]:
     """The formats that were written; the first is the default of the bundle."""
-    return {name: result.written for name, result in formats.items() if not result.error}
+    return {name: result for name, result in formats.items() if not result.error}
 
 
 def _write_weights(source: BundleSource, out: Path) -> None:
@@ -132,78 +114,6 @@ def _write_weights(source: BundleSource, out: Path) -> None:
         shutil.copytree(source.adapters, out / ADAPTERS)
 
 
-def _write_formats(
-    plan: GraphPlan[ExportConfig], config: ExportConfig, out: Path
-) -> dict[str, FormatResult]:
-    """Write every format; one that fails is reported and does not lose the others.
-
-    Raises:
-        ExportError: all of them failed.
-    """
-    writers = {name: FORMATS[name].writer for name in config.formats}
-    specs = plan.graphs()
-    results: dict[str, FormatResult] = {}
-    for name, writer in writers.items():
-        started = time.monotonic()
-        # A folder of its own, so that whatever a format leaves that fails is known to be its own.
-        folder = out / f"{name}.partial"
-        folder.mkdir()
-        try:
-            write: WriteGraphs = load_attribute(writer)
-            written, error = write(specs, folder), None
-            _try_alone(specs, written.parts, name, folder)
-            _move_files(folder, out)
-        except Exception as caught:  # exporters raise whatever a model's own code leads them to
-            if refused_write(caught) is not None:
-                raise  # no fault of the format: a bundle without it would be half a bundle
-            written, error = Written(), _describe_error(caught)
-            _logger.warning("export to %s failed: %s", name, error)
-        finally:
-            shutil.rmtree(folder)
-        seconds = round(time.monotonic() - started, 3)
-        results[name] = FormatResult(written, seconds, error)
-    if all(result.error for result in results.values()):
-        errors = "; ".join(f"{name}: {result.error}" for name, result in results.items())
-        raise ExportError(
-            f"no format could be written: {errors}; with formats: [] the weights alone are exported"
-        )
-    return results
-
-
-def _move_files(folder: Path, out: Path) -> None:
-    for file in sorted(folder.iterdir()):
-        if (out / file.name).exists():
-            raise ExportError(f"{file.name}: the bundle has another file of the name")
-        file.rename(out / file.name)
-
-
-def _reader(format: str) -> OpenGraph:
-    """What opens the graphs of a format here, as its copy does in a bundle."""
-    open_graph: OpenGraph = load_attribute(f"{module_of(FORMATS[format].reader)}:open_graph")
-    return open_graph
-
-
-def _try_alone(specs: dict[str, GraphSpec], files: dict[str, str], format: str, out: Path) -> None:
-    """Run every graph on a batch of one: what was fixed to that of the examples fails here."""
-    open_graph = _reader(format)
-    for part, spec in specs.items():
-        run = open_graph(out / files[part], 1)
-        inputs = []
-        for name, example in spec.inputs.items():
-            # Of keys and values the batch is not the first axis.
-            axis = next(axis for axis, word in spec.dynamic[name].items() if word == "batch")
-            inputs.append(example.narrow(axis, 0, 1).numpy())
-        run(inputs)
-
-
-def _describe_error(error: Exception) -> str:
-    """One line without paths, so that it is the same on every machine."""
-    lines = str(error).strip().splitlines()
-    # A path would differ from machine to machine, and bundles with it.
-    text = re.sub(r"(?:/[\w.+@-]+)+/", "", lines[0] if lines else "")
-    return f"{type(error).__name__}: {text[:300]}".rstrip(": ")
-
-
 def _contract(
     plan: BundlePlan[ExportConfig], config: ExportConfig, formats: Mapping[str, FormatResult]
 ) -> dict[str, object]:
@@ -213,7 +123,7 @@ def _contract(
         "contract_version": CONTRACT_VERSION,
         "threads": plan.source.threads,
         "limits": config.limits.model_dump(mode="json"),
-        "formats": {name: written.files for name, written in good.items()},
+        "formats": {name: result.written.files for name, result in good.items()},
         "default_format": next(iter(good), None),
     }
 
@@ -231,21 +141,40 @@ def _prove(
     """
 
     def opened(name: str) -> Model:
-        task_class, open_graph = plan.task_class(), _reader(name)
+        task_class, open_graph = plan.task_class(), reader_of(name)
         return Model(out, format=name, task_class=task_class, open_graph=open_graph)
 
     good = _good(formats)
     for name in good:
-        parity = plan.measure(opened(name))
-        check_parity(name, parity, config)
-        formats[name].parity = parity.facts()
+        parity, result = _measure(plan, name, opened(name)), formats[name]
+        if FORMATS[name].loses:
+            check_inputs(name, parity)
+            result.cost = parity.cost(config.split)
+        else:
+            check_parity(name, parity, config)
+            result.parity = parity.facts()
     write_selftest(opened(next(iter(good))), plan, out / "selftest")
+    if not any(FORMATS[name].loses for name in good):
+        return
+    write_digests(out)  # the samples are read again, checked as in a bundle
+    for name in good:
+        model = opened(name)
+        if FORMATS[name].loses:
+            write_own_answers(model, out / "selftest")
+        formats[name].answer_ms = time_answers(model)
+
+
+def _measure(plan: GraphPlan[ExportConfig], name: str, exported: Model) -> Parity:
+    try:
+        return plan.measure(exported)
+    except InputError as error:  # of samples that the pipeline takes: the graphs are at fault
+        raise ExportError(f"{name}: {error}") from None
 
 
 def _write_runtime(
     plan: GraphPlan[ExportConfig],
     config: ExportConfig,
-    formats: Mapping[str, Written],
+    formats: Mapping[str, FormatResult],
     out: Path,
 ) -> None:
     """Copy the scripts as they are, and write the settings and requirements beside them."""
@@ -257,7 +186,7 @@ def _write_runtime(
     page = (RUNTIME / "page.html").read_text(encoding="utf-8")
     page = page.replace("{{title}}", html.escape(plan.readme.title))
     (out / "runtime" / "page.html").write_text(page, encoding="utf-8")
-    (out / "README.md").write_text(_readme(plan.readme, formats), encoding="utf-8")
+    (out / "README.md").write_text(readme_text(plan.readme, formats, out), encoding="utf-8")
     _write_json(out / "server.json", config.server.model_dump(mode="json"))
     # Pinned: another version may decode or sum otherwise, and the self-test would say so.
     packages = sorted({*COMMON_PACKAGES, *plan.packages, *_packages(formats)})
@@ -269,54 +198,12 @@ def _packages(formats: Iterable[str]) -> set[str]:
     return {package for name in formats for package in FORMATS[name].packages}
 
 
-def _readme(readme: Readme, formats: Mapping[str, Written]) -> str:
-    """The README of a bundle; its words come from the kind of model, never from the data."""
-    place = f"selftest/0{readme.suffix}"
-    places: dict[object, object] = {FILE: place, (FILE,): [place]}
-    example = {
-        name: places.get(tuple(value) if isinstance(value, list) else value, value)
-        for name, value in readme.example.items()
-    }
-    flags = [
-        f"--{name.replace('_', '-')} {shlex.quote(place if value == [place] else str(value))}"
-        for name, value in example.items()
-    ]
-    named = json.dumps(place)
-    code = {
-        how: ", ".join(
-            f'"{name}": {json.dumps(value).replace(named, form)}' for name, value in example.items()
-        )
-        for how, form in (
-            ("python", f"Path({named}).read_bytes()"),
-            ("json", f"base64.b64encode(Path({named}).read_bytes()).decode()"),
-        )
-    }
-    return string.Template((RUNTIME / "README.md").read_text(encoding="utf-8")).substitute(
-        title=readme.title,
-        answer=readme.answer,
-        commands=f"python inference.py {' '.join(flags)}",
-        line=json.dumps(example),
-        python=f"{{{code['python']}}}",
-        json=f"{{{code['json']}}}",
-        graphs="\n".join(_rows(readme.graphs, formats)),
-    )
-
-
-def _rows(graphs: Mapping[str, str], formats: Mapping[str, Written]) -> Iterator[str]:
-    """What the README says of the files of each format: of the default what each graph does."""
-    default, *others = formats
-    for part, text in graphs.items():
-        yield f"| `{formats[default].parts[part]}` | {text} |"
-    for name in others:
-        files = ", ".join(f"`{file}`" for file in formats[name].parts.values())
-        yield f"| {files} | the same in another format: `--format {name}` |"
-
-
 def _metadata(
     plan: BundlePlan[ExportConfig], formats: Mapping[str, FormatResult]
 ) -> dict[str, object]:
     stored, cache = plan.stored, plan.cache
     media = [name for name in cache.digests if name.endswith(".bin")]
+    provenance = plan.source.provenance
     packages = {*COMMON_PACKAGES, *plan.packages, *BUILD_PACKAGES, *_packages(formats)}
     return {
         "task": stored.spec.kind,
@@ -330,9 +217,11 @@ def _metadata(
                 **({"error": result.error} if result.error else {}),
                 **result.written.description,
                 **({"parity": result.parity} if result.parity else {}),
+                **({"cost": result.cost} if result.cost else {}),
             }
             for name, result in formats.items()
         },
+        **({"provenance": provenance.model_dump(mode="json")} if provenance else {}),
         "source": {
             "model": stored.digests,
             "cache": {name: cache.digests[name] for name in sorted(("cache.json", *media))},

@@ -44,9 +44,12 @@ def bundled_code(runtime: Sequence[str], formats: Iterable[str]) -> dict[str, st
     names = {place: _name_in_bundle(place) for place in places}
     # The first of the kind's own files has its `TASK`; a bundle finds it as runtime/task.py.
     names[module_of(runtime[0])] = "task"
-    names |= {module_of(FORMATS[name].reader): f"format_{name}" for name in formats}
+    # Formats with one reader have a copy each: a bundle finds it by the name of the format.
+    readers = [(module_of(FORMATS[name].reader), f"format_{name}") for name in formats]
+    copies = [*names.items(), *readers]
+    names |= dict(readers)
     modules: dict[str, str] = {}
-    for place, name in names.items():
+    for place, name in copies:
         if name in modules:
             raise ExportError(f"{place}: a bundle has another module of the name {name}")
         file = Path(str(importlib.import_module(place).__file__))

@@ -4,7 +4,7 @@ Each is traced once, for any batch and any length: shapes are only ever read fro
 never compared.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +49,9 @@ class Written:
 
 WriteGraphs = Callable[[dict[str, GraphSpec], Path], Written]
 """What writes one format: the graphs by the names of their parts, into an empty folder."""
+
+ConvertGraphs = Callable[[Mapping[str, Path], Path], Written]
+"""What makes one format of another: its files by the names of their parts, as `WriteGraphs`."""
 
 
 @dataclass(frozen=True)

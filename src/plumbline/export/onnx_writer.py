@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,11 @@ def write_graphs(specs: dict[str, GraphSpec], out: Path) -> Written:
     """Write the format `onnx`: a `WriteGraphs`."""
     parts = {part: f"{part}.onnx" for part in specs}
     description = {part: write_onnx(spec, out / parts[part]) for part, spec in specs.items()}
+    return written_graphs(parts, out, description)
+
+
+def written_graphs(parts: dict[str, str], out: Path, description: Mapping[str, object]) -> Written:
+    """What was written into `out`, with the files that the graphs refer to."""
     names = [external_name(out / file) for file in parts.values()]
     external = [name for name in names if (out / name).exists()]
     return Written(parts, external, {**description})
@@ -53,14 +58,20 @@ def write_onnx(spec: GraphSpec, path: Path) -> dict[str, object]:
             verbose=False,
         )
     assert program is not None
-    _clear_origin(program.model)
-    held = [value.const_value for value in program.model.graph.initializers.values()]
+    program.model.producer_version = torch.__version__.split("+")[0]
+    return save_graph(program.model, path)
+
+
+def save_graph(model: ir.Model, path: Path) -> dict[str, object]:
+    """Save a graph and check the file; results and errors as `write_onnx`."""
+    _clear_origin(model)
+    held = [value.const_value for value in model.graph.initializers.values()]
     weights = sum(value.nbytes for value in held if value is not None)
     external = external_name(path) if weights > EXTERNAL_BYTES else None
-    ir.save(program.model, path, external_data=external)
+    ir.save(model, path, external_data=external)
     # By path, since weights in a file beside it are found in no other way.
     onnx.checker.check_model(str(path), full_check=True)
-    return _describe(program.model)
+    return _describe(model)
 
 
 def external_name(path: Path) -> str:
@@ -78,8 +89,7 @@ class _Described(Protocol):
 
 
 def _clear_origin(model: ir.Model) -> None:
-    """Remove stack traces and source paths, and the build of torch from its version."""
-    model.producer_version = torch.__version__.split("+")[0]
+    """Remove stack traces and source paths."""
     holders: list[_Described] = [model, model.graph, *model.graph.inputs]
     holders += model.graph.initializers.values()
     for node in model.graph.all_nodes():

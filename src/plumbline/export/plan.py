@@ -15,6 +15,7 @@ from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
 from plumbline.export.graphs import GraphSpec
 from plumbline.export.parity import Parity, larger
+from plumbline.export.provenance import Provenance
 from plumbline.export.runtime.contract import Contract
 from plumbline.export.runtime.files import Array
 from plumbline.export.runtime.inputs import Request as Request
@@ -67,6 +68,8 @@ class BundleSource(Generic[ModelT, SpecT]):
     threads: int
     adapters: Path | None = None
     """Folder with the adapters that were merged into the model, where there are some."""
+    provenance: Provenance | None = None
+    """Digests of what it is made from; None: it is no stage that exports."""
 
 
 @dataclass(frozen=True)

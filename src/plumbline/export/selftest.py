@@ -1,15 +1,23 @@
 """The samples in a bundle by which it proves itself where it runs."""
 
+import json
+import statistics
+import time
 from pathlib import Path
 
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
 from plumbline.export.plan import GraphPlan, Request
-from plumbline.export.runtime.model import Model, agree
-from plumbline.files import dump_json
+from plumbline.export.runtime.model import Model, agree, stored_request
+from plumbline.files import dump_json, read_json
+
+SELFTEST = "selftest.json"
 
 TOLERANCE = 1e-3
 """Of answers, absolute or relative to figures above 1: another processor sums in another order."""
+
+TIMED = 5
+"""Rounds in which answers are timed."""
 
 INPUT_TOLERANCE = 1e-4
 """Of inputs that are not the same bits everywhere."""
@@ -45,7 +53,36 @@ def write_selftest(model: Model, plan: GraphPlan[ExportConfig], out: Path) -> No
         "tolerance": TOLERANCE,
         "input_tolerance": INPUT_TOLERANCE,
     }
-    (out / "selftest.json").write_text(dump_json(expected), encoding="utf-8")
+    (out / SELFTEST).write_text(dump_json(expected), encoding="utf-8")
+
+
+def write_own_answers(model: Model, out: Path) -> None:
+    """Store what a format of lower precision answers to the samples that `write_selftest` stored.
+
+    Args:
+        model: the bundle in this format, its digests written.
+        out: `selftest` in the bundle.
+    """
+    stored = read_json(out / SELFTEST)
+    answers = [
+        {**sample, "answer": _rounded(model.predict(stored_request(model, sample)))}
+        for sample in stored["answers"]
+    ]
+    own = {**stored, "answers": answers}
+    (out / f"{model.format}.json").write_text(dump_json(own), encoding="utf-8")
+
+
+def time_answers(model: Model) -> float:
+    """Milliseconds of an answer to a stored sample, in the middle of `TIMED` rounds over all."""
+    stored = json.loads(model.files.read(f"selftest/{SELFTEST}"))
+    requests = [stored_request(model, sample) for sample in stored["answers"]]
+    took: list[float] = []  # seconds
+    for _ in range(TIMED):
+        for request in requests:
+            began = time.perf_counter()
+            model.predict(request)
+            took.append(time.perf_counter() - began)
+    return round(statistics.median(took) * 1000, 3)
 
 
 def _store(model: Model, request: Request, out: Path, name: str) -> dict[str, object]:

@@ -88,7 +88,8 @@ class ForecastPlan(GraphPlan[ExportConfig, Forecaster, ForecastSpec]):
             decisions=len(chosen),
             agreement=equal / len(chosen),
             metric="mse",
-            metric_difference=outputs**2,
+            metric_known=0.0,  # against the checkpoint itself
+            metric_found=outputs**2,
             max_input_difference=inputs,
             max_logits_difference=outputs,
         )

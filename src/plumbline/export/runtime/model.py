@@ -284,9 +284,12 @@ def selftest(model: Model) -> dict[str, object]:
     for name in model.files.digests:
         if name != "server.json":  # its settings are for whoever runs the server to change
             model.files.check(name)
-    with _readable("selftest/selftest.json"):
-        stored: StoredSamples = json.loads(model.files.read("selftest/selftest.json"))
-    check_shape(stored, SELFTEST, "selftest/selftest.json")
+    # A format of lower precision has answers of its own.
+    own = f"selftest/{model.format}.json"
+    name = own if own in model.files.digests else "selftest/selftest.json"
+    with _readable(name):
+        stored: StoredSamples = json.loads(model.files.read(name))
+    check_shape(stored, SELFTEST, name)
     # Inputs first: where they differ, so do answers, and the reason is plain.
     for sample in [*stored["preprocessing"], *stored["answers"]]:
         with blamed(sample["name"]):
@@ -301,7 +304,7 @@ def selftest(model: Model) -> dict[str, object]:
             raise BundleError(f"{sample['name']}: answered {said}, expected {wanted}")
     answers, preprocessing = len(stored["answers"]), len(stored["preprocessing"])
     if not answers:
-        raise BundleError("selftest/selftest.json: holds no answer; copy the whole bundle")
+        raise BundleError(f"{name}: holds no answer; copy the whole bundle")
     counts = {"preprocessing": preprocessing, "answers": answers}
     return {"selftest": "ok", "format": model.format, **counts}
 

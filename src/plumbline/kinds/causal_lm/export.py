@@ -208,7 +208,8 @@ class CausalPlan(LanguagePlan[CausalLmExportConfig, CausalLm, CausalLmSpec]):
             decisions=total,
             agreement=equal / total,
             metric="loss",
-            metric_difference=abs(float(np.mean(losses[0])) - float(np.mean(losses[1]))),
+            metric_known=float(np.mean(losses[0])),
+            metric_found=float(np.mean(losses[1])),
             max_input_difference=self._prompt_difference(task),
             max_logits_difference=worst,
         )

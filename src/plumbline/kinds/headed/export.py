@@ -256,7 +256,8 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
             decisions=decisions,
             agreement=agreement,
             metric=self.metric,
-            metric_difference=abs(figures[0] - figures[1]),
+            metric_known=figures[0],
+            metric_found=figures[1],
             max_input_difference=input_difference,
             max_logits_difference=max_difference(
                 list(known.values()), [got[name] for name in known]

@@ -119,7 +119,8 @@ class MaskedPlan(LanguagePlan[MaskedLmExportConfig, MaskedLm, MaskedLmSpec]):
             decisions=len(equal),
             agreement=float(np.mean(equal)) if equal else 1.0,
             metric="loss",
-            metric_difference=abs(float(np.mean(losses[0])) - float(np.mean(losses[1]))),
+            metric_known=float(np.mean(losses[0])),
+            metric_found=float(np.mean(losses[1])),
             max_input_difference=self._text_difference(task.text, "text"),
             max_logits_difference=worst,
         )

@@ -201,7 +201,8 @@ class Seq2SeqPlan(GraphPlan[Seq2SeqExportConfig, Seq2Seq, Seq2SeqSpec]):
             decisions=total,
             agreement=equal / total,
             metric="bleu",
-            metric_difference=abs(bleu[0] - bleu[1]),
+            metric_known=bleu[0],
+            metric_found=bleu[1],
             max_input_difference=self._source_difference(task, pairs, places),
             max_logits_difference=worst,
         )

@@ -180,7 +180,8 @@ def measure_parity(
         decisions=total,
         agreement=equal / total,
         metric="exact_match",
-        metric_difference=abs(_match(texts, samples) - _match(reference.texts, samples)),
+        metric_known=_match(reference.texts, samples, stored.spec.caption_prompt),
+        metric_found=_match(texts, samples, stored.spec.caption_prompt),
         max_input_difference=_pixel_difference(stored, cache, samples, pixels),
         max_logits_difference=worst,
     )
@@ -217,10 +218,13 @@ def _pixel_difference(
     return float(np.abs(known - pixels).max())
 
 
-def _match(texts: Sequence[str], samples: Sequence[PromptSample]) -> float:
+def _match(texts: Sequence[str], samples: Sequence[PromptSample], caption_prompt: str) -> float:
+    """Exact match of the questions, as evaluation has it; of captions where nothing is asked."""
+    pairs = list(zip(texts, samples, strict=True))
+    asked = [pair for pair in pairs if pair[1].text != caption_prompt]
     hits = [
         normalize_answer(text) in {normalize_answer(known) for known in sample.references}
-        for text, sample in zip(texts, samples, strict=True)
+        for text, sample in asked or pairs
     ]
     return sum(hits) / len(hits)
 

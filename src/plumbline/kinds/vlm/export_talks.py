@@ -174,7 +174,8 @@ class TalkPlan(GraphPlan[VlmExportConfig, Vlm, VlmSpec]):
             decisions=total,
             agreement=equal / total,
             metric="exact_match",
-            metric_difference=abs(_match(texts, questions) - _match(known, questions)),
+            metric_known=_match(known, questions),
+            metric_found=_match(texts, questions),
             max_input_difference=inputs,
             max_logits_difference=worst,
         )

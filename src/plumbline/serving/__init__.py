@@ -1,0 +1,1 @@
+"""A bundle in the servers of others: MLflow and TorchServe."""
