@@ -1,7 +1,5 @@
 """Settings of a causal decoder. No torch here."""
 
-from typing import Any
-
 from pydantic import (
     Field,
     JsonValue,
@@ -54,8 +52,8 @@ class DecoderConfig(Config):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Leave out what is of modules alone: other models stay the bytes that they were."""
-        plain: dict[str, Any] = handler(self)
+        plain: dict[str, object] = handler(self)
         own = () if self.module else ("module", "options")
         return {name: value for name, value in plain.items() if name not in own}

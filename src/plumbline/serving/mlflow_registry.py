@@ -13,13 +13,8 @@ from plumbline.errors import OutputError
 from plumbline.files import read_json
 from plumbline.scratch import scratch_folder
 from plumbline.serving.bundles import check_format, copy_bundle
-from plumbline.tracking.mlflow_store import (
-    EXPERIMENT,
-    UnavailableError,
-    describe,
-    open_store,
-    tracking_uri,
-)
+from plumbline.tracking.mlflow_store import EXPERIMENT, address_of, open_store
+from plumbline.tracking.run_store import UnavailableError, describe
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -68,7 +63,7 @@ def register_bundle(bundle: Path, root: Path, name: str, format: str | None = No
         OutputError: MLflow refuses, or does not answer.
     """
     check_format(bundle, format)
-    uri = tracking_uri(root)
+    uri = address_of(root)
     try:
         open_store(uri, root)  # makes the database and the experiment, and quietens MLflow
     except UnavailableError as error:

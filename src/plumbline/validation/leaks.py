@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from plumbline.config import Config
 from plumbline.data.columns import SHOWN, SPLITS, TEXTS
 
+EXAMPLES = 5
+"""Rows that are named of a pair of splits."""
+
 Policy = Literal["report", "drop", "refuse"]
 
 
@@ -156,18 +159,20 @@ SPLIT_PAIRS = (("test", "val"), ("test", "train"), ("val", "train"))
 """Splits in which a row should meet nothing of the other one."""
 
 
-def describe_leaks(
-    what: str, shared: Iterable[SharedRows], place: Callable[[int], Place]
-) -> Iterator[Leak]:
-    """What is counted of rows, for the report.
+def find_leaks(
+    find: Callable[[str], Iterable[SharedRows]],
+    texts: SharedTexts,
+    place: Callable[[int], Place],
+) -> list[Leak]:
+    """What stands in several splits once all rows are where they belong.
 
     Args:
-        what: `media` or `texts`.
-        shared: counts and examples by pair of splits.
+        find: from `media` or `texts` to counts and examples by pair of splits.
+        texts: has seen all clean rows.
         place: from a row's number to where it stands.
     """
-    for found in shared:
-        yield Leak(
+    rows = [
+        Leak(
             what=what,
             split=found.split,
             other=found.other,
@@ -175,6 +180,10 @@ def describe_leaks(
             of=found.of,
             examples=[Example(row=place(one), other=place(other)) for one, other in found.examples],
         )
+        for what in LeakConfig.model_fields
+        for found in find(what)
+    ]
+    return [*rows, *texts.leaks()]
 
 
 def tell_leaks(leaks: Sequence[Leak]) -> Iterator[str]:

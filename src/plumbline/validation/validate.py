@@ -35,10 +35,10 @@ from plumbline.validation.audio_check import AudioLimits
 from plumbline.validation.cells import make_cell_rules
 from plumbline.validation.faults import Fault, Level
 from plumbline.validation.features_check import FeatureLimits
-from plumbline.validation.filing import EXAMPLES, Counts, RowFiler
+from plumbline.validation.filing import Counts, RowFiler
 from plumbline.validation.image_check import ImageLimits
 from plumbline.validation.judging import RowJudge, Rules, medium_group
-from plumbline.validation.leaks import Leak, LeakConfig, SharedTexts, describe_leaks, tell_leaks
+from plumbline.validation.leaks import Leak, LeakConfig, SharedTexts, find_leaks, tell_leaks
 from plumbline.validation.report import Report
 from plumbline.validation.splits import PRIORITY, hash_unit
 from plumbline.validation.target_check import clean_label
@@ -196,13 +196,9 @@ def validate(
         VerdictStore(Path(folder)) as store,
     ):
         judge = RowJudge(rules, store)
-        lines = library_lines()
-        starts = _judge_rows(paths, names, judge, store, batch_rows)
-        lines = library_lines() - lines
+        starts, told = _judge_rows(paths, names, judge, store, batch_rows)
         given = judge.splits_seen | declared_splits(paths)
-        warnings = _settle(store, config, given)
-        if lines:
-            warnings.append(f"decoders wrote {lines} lines about media to stderr, not shown here")
+        warnings = [*_settle(store, config, given), *told]
         has_parts = bool(judge.parts_seen)
         with (
             closing(SharedTexts(Path(folder) / "texts.sqlite", columns)) as texts,
@@ -211,26 +207,14 @@ def validate(
             ) as filer,
         ):
             _file_rows(paths, names, filer, batch_rows)
-            leaks = _find_leaks(store, texts, filer)
+            leaks = find_leaks(store.find_shared, texts, filer.place)
         warnings += filer.counts.labels.warnings() + _alike_parts(judge.parts_seen)
-        report = _describe(config, filer.counts, store, [*warnings, *tell_leaks(leaks)])
-        if leaks:
-            report["leaks"] = leaks
+        report = _describe(config, filer.counts, store, warnings, leaks)
         _check_sums(report, store.count_rows(), raw)
     unknown = sorted(set(config.labels) - {""} - judge.parts_seen)
     if problem := _find_problem(report, config, given, unknown):
         raise ValidationFailed(f"{raw}: {problem}", report)
     return report
-
-
-def _find_leaks(store: VerdictStore, texts: SharedTexts, filer: RowFiler) -> list[Leak]:
-    """What stands in several splits once all rows are where they belong."""
-    rows = [
-        leak
-        for what in LeakConfig.model_fields
-        for leak in describe_leaks(what, store.find_shared(what, EXAMPLES), filer.place)
-    ]
-    return [*rows, *texts.leaks()]
 
 
 def _alike_parts(parts: AbstractSet[str]) -> list[str]:
@@ -255,17 +239,19 @@ def _make_rules(config: ValidationConfig, columns: Sequence[str]) -> Rules:
 
 def _judge_rows(
     paths: Sequence[Path], names: Sequence[str], judge: RowJudge, store: VerdictStore, rows: int
-) -> dict[str, int]:
-    """Run pass one, and return the number of each file's first row."""
+) -> tuple[dict[str, int], list[str]]:
+    """Run pass one; the number of each file's first row, and what the user should know."""
     starts: dict[str, int] = {}
-    total = 0
+    total, lines = 0, library_lines()
     for path in paths:
         starts[path.name] = total
         batches = iter_encoded_batches(path, names, rows)
         for batch in tracked(batches, f"judging {path.name}", _count_rows(path), "rows", len):
             store.add_rows(list(judge.judge(batch)))
             total += batch.num_rows
-    return starts
+    lines = library_lines() - lines
+    told = f"decoders wrote {lines} lines about media to stderr, not shown here"
+    return starts, [told] if lines else []
 
 
 def _count_rows(path: Path) -> int:
@@ -311,7 +297,11 @@ def _settle(store: VerdictStore, rules: ValidationConfig, given: AbstractSet[str
 
 
 def _describe(
-    config: ValidationConfig, counts: Counts, store: VerdictStore, warnings: list[str]
+    config: ValidationConfig,
+    counts: Counts,
+    store: VerdictStore,
+    warnings: Sequence[str],
+    leaks: list[Leak],
 ) -> Report:
     view_rows: dict[str, Counter[str]] = {view: Counter() for view in config.views}
     for code, mask, rows in store.count_views():
@@ -335,8 +325,10 @@ def _describe(
         "views": {view: dict(rows) for view, rows in view_rows.items()},
         "blanked": dict(counts.blanked),
         "cleaned": {name: dict(changes) for name, changes in counts.cleaned.items() if changes},
-        "warnings": [*warnings, *sorted(missing)],
+        "warnings": [*warnings, *tell_leaks(leaks), *sorted(missing)],
     }
+    if leaks:
+        report["leaks"] = leaks
     if counts.parts:
         report["parts"] = {part: dict(rows) for part, rows in counts.parts.items()}
     return report

@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 from plumbline.data.columns import MEDIA
 from plumbline.validation.faults import Fault, Reason
-from plumbline.validation.leaks import SPLIT_PAIRS, SharedRows
+from plumbline.validation.leaks import EXAMPLES, SPLIT_PAIRS, SharedRows
 from plumbline.validation.splits import PRIORITY, hash_unit
 
 SPLIT_CODES: Mapping[str, int] = {name: code for code, name in enumerate(PRIORITY)}
@@ -313,12 +313,11 @@ class VerdictStore:
         self._db.execute(_MOVE_DRAWN, {**train, "to": SPLIT_CODES[split]})
         return taken
 
-    def find_shared(self, what: str, examples: int) -> Iterator[SharedRows]:
+    def find_shared(self, what: str) -> Iterator[SharedRows]:
         """Find good rows of one split whose content is in another one, by pair of splits.
 
         Args:
             what: `media` or `texts`.
-            examples: how many rows are named of a pair.
         """
         self._db.execute("DELETE FROM firsts")
         self._db.execute(_FIND_FIRSTS, {"what": what})
@@ -329,7 +328,7 @@ class VerdictStore:
                 "other": SPLIT_CODES[other],
             }
             found = self._db.execute(_SHARED, codes)
-            if named := found.fetchmany(examples):
+            if named := found.fetchmany(EXAMPLES):
                 rows = len(named) + sum(1 for _ in found)
                 yield SharedRows(one, other, rows, self._one(_COUNT_HELD, codes), named)
 

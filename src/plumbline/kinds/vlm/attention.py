@@ -58,6 +58,7 @@ def choose(asked: Sequence[Asked], correct: Sequence[bool]) -> list[int]:
 
 def _of_distinct_images(asked: Sequence[Asked], order: Sequence[int]) -> list[int]:
     """The first of each image."""
+    # One picture of several mistakes says no more than of one.
     found: dict[int, int] = {}
     for i in order:
         image = asked[i].image
@@ -97,6 +98,7 @@ def attention_arrays(
         return {}, {}  # a decoder that tells no weights
     numbers = [image for i in chosen if (image := asked[i].image) is not None]
     arrays: Arrays = {
+        # [chosen, layers, image_tokens]: tokens come row by row, as the encoder's patches do.
         "attention": np.stack(maps).reshape(len(chosen), -1, side, side),
         "attention_of": np.array(chosen, np.int64),
         "attention_images": _as_seen(stored, cache, numbers),
@@ -133,6 +135,7 @@ def look(model: Vlm, features: Tensor, asked: Asked) -> Floats:
     # What is written last is predicted and not read.
     ids = [*asked.talk.ids, *asked.written.ids]
     inputs = embed_talks(model, features, [Talk(ids, asked.talk.images)])
+    # An id that no text has stands at each token of an image, so the first begins the image.
     first = ids.index(IMAGE_ID)
     places = slice(first, first + model.image_tokens)
     layers: list[Tensor] = []
@@ -148,4 +151,5 @@ def _keep(
     layers: list[Tensor], writing: int, places: slice, module: nn.Module, weights: Tensor
 ) -> None:
     """Take from weights [1, heads, queries, keys] what the last `writing` queries see."""
+    # In float32, since a mean over many heads in half precision would lose the small ones.
     layers.append(weights[0, :, -writing:, places].float().mean(dim=(0, 1)))
