@@ -9,9 +9,10 @@ from typing import Literal, NamedTuple, TypedDict
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
 from plumbline.config import Config
-from plumbline.data.columns import SHOWN, SPLITS, TEXTS
+from plumbline.data.columns import MEDIA, SHOWN, SPLITS, TEXTS
 
 Policy = Literal["report", "drop", "refuse"]
 
@@ -27,6 +28,25 @@ class LeakConfig(Config):
     """About an image, clip or array; one that is shown in turns too."""
     texts: Policy = "report"
     """About rows without one of which all texts are equal."""
+    near_images: Policy | None = None
+    """About images that were encoded again, resized, mirrored or cropped by up to a tenth; null
+    does not look for them."""
+    near_texts: Policy | None = None
+    """About rows without a medium whose texts differ in case, punctuation or a few words; null
+    does not look for them."""
+    near_match: float = Field(default=0.98, gt=0.5, le=1.0)
+    """Least correlation of brightness between near duplicates of an image."""
+    near_overlap: float = Field(default=0.8, ge=0.5, le=1.0)
+    """Least share of the runs of five characters of two near duplicates that both have."""
+
+    def refuses(self, what: str) -> bool:
+        """Whether content of a kind that stands in several splits ends the stage."""
+        return bool(getattr(self, what, None) == "refuse")
+
+
+def medium_digest(column: str, value: bytes) -> bytes:
+    """Digest of an image, clip or array, which begins with a byte for the column."""
+    return bytes([MEDIA.index(column)]) + hashlib.blake2b(value, digest_size=16).digest()
 
 
 class Place(TypedDict):
@@ -47,7 +67,7 @@ class Leak(TypedDict):
     """Rows of one split whose content is in another one too."""
 
     what: str
-    """`media`, `texts` (all of a row's), or the column whose cells are compared alone."""
+    """`media`, `texts` (all of a row's), `near_images`, `near_texts`, or the column whose cells are compared alone."""
     split: str
     other: str
     rows: int
@@ -162,7 +182,7 @@ def describe_leaks(
     """What is counted of rows, for the report.
 
     Args:
-        what: `media` or `texts`.
+        what: `media`, `texts`, `near_images` or `near_texts`.
         shared: counts and examples by pair of splits.
         place: from a row's number to where it stands.
     """

@@ -39,6 +39,7 @@ from plumbline.validation.filing import EXAMPLES, Counts, RowFiler
 from plumbline.validation.image_check import ImageLimits
 from plumbline.validation.judging import RowJudge, Rules, medium_group
 from plumbline.validation.leaks import Leak, LeakConfig, SharedTexts, describe_leaks, tell_leaks
+from plumbline.validation.near import NearRows
 from plumbline.validation.report import Report
 from plumbline.validation.splits import PRIORITY, hash_unit
 from plumbline.validation.target_check import clean_label
@@ -138,6 +139,11 @@ class ValidationConfig(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> "ValidationConfig":
         used = {name for columns in self.views.values() for name in columns}
+        if self.leaks.near_images and self.level != "full":
+            raise ValueError(
+                f"leaks.near_images compares decoded images, and level {self.level} decodes none: "
+                "set level full, or leaks.near_images null"
+            )
         if self.labels and "label" not in used:
             raise ValueError("labels are given, but no view has the column label")
         if self.channels and "features" not in used:
@@ -189,18 +195,20 @@ def validate(
     required = {name: CANONICAL[name] for name in ("sample_id", *columns)}
     optional = {name: CANONICAL[name] for name in KEYS if name != "sample_id"}
     present = check_schema(paths, required, optional)
-    rules = _make_rules(config, columns)
     names = [name for name in (*KEYS, *columns) if name in present]
     with (
         TemporaryDirectory(prefix=".verdicts-", dir=quarantine) as folder,
         VerdictStore(Path(folder)) as store,
     ):
-        judge = RowJudge(rules, store)
+        near = NearRows(store, config.leaks)
+        rules = _make_rules(config, columns, near)
+        judge = RowJudge(rules, store, near)
         lines = library_lines()
         starts = _judge_rows(paths, names, judge, store, batch_rows)
         lines = library_lines() - lines
         given = judge.splits_seen | declared_splits(paths)
         warnings = _settle(store, config, given)
+        near.settle()
         if lines:
             warnings.append(f"decoders wrote {lines} lines about media to stderr, not shown here")
         has_parts = bool(judge.parts_seen)
@@ -211,7 +219,7 @@ def validate(
             ) as filer,
         ):
             _file_rows(paths, names, filer, batch_rows)
-            leaks = _find_leaks(store, texts, filer)
+            leaks = [*_find_leaks(store, texts, filer), *near.leaks(EXAMPLES, filer.place)]
         warnings += filer.counts.labels.warnings() + _alike_parts(judge.parts_seen)
         report = _describe(config, filer.counts, store, [*warnings, *tell_leaks(leaks)])
         if leaks:
@@ -227,7 +235,7 @@ def _find_leaks(store: VerdictStore, texts: SharedTexts, filer: RowFiler) -> lis
     """What stands in several splits once all rows are where they belong."""
     rows = [
         leak
-        for what in LeakConfig.model_fields
+        for what in ("media", "texts")
         for leak in describe_leaks(what, store.find_shared(what, EXAMPLES), filer.place)
     ]
     return [*rows, *texts.leaks()]
@@ -240,10 +248,12 @@ def _alike_parts(parts: AbstractSet[str]) -> list[str]:
     ]
 
 
-def _make_rules(config: ValidationConfig, columns: Sequence[str]) -> Rules:
+def _make_rules(config: ValidationConfig, columns: Sequence[str], near: NearRows) -> Rules:
     level = config.level
     kinds = make_cell_rules(
-        ImageLimits(level, config.min_side_px, config.max_pixels, config.max_image_bytes),
+        ImageLimits(
+            level, config.min_side_px, config.max_pixels, config.max_image_bytes, near.look
+        ),
         AudioLimits(level, config.min_audio_s, config.max_audio_s, config.max_audio_bytes),
         FeatureLimits(level, config.max_steps, config.max_features_bytes),
         config.max_text_chars,
@@ -285,7 +295,7 @@ def _settle(store: VerdictStore, rules: ValidationConfig, given: AbstractSet[str
     """Decide splits, repeated ids and leaks; return what the user should know of it."""
     warnings: list[str] = []
     config = rules.split
-    drop = {what: policy == "drop" for what, policy in rules.leaks}
+    drop = {"media": rules.leaks.media == "drop", "texts": rules.leaks.texts == "drop"}
     store.join_places(lambda medium: hash_unit(medium_group(medium), config.seed))
     pooled = store.pool_unsplit_rows()
     if given and pooled:
@@ -390,7 +400,7 @@ def _find_problem(
             return f"view {view} has no valid row ({why})"
     lost = report["rows_quarantined"] - report["reasons"].get("duplicate_id", 0)
     for leak in report.get("leaks", []):
-        if dict(config.leaks).get(leak["what"]) == "refuse":
+        if config.leaks.refuses(leak["what"]):
             one, other = leak["examples"][0]["row"], leak["examples"][0]["other"]
             return (
                 f"{leak['what']} of {leak['rows']} of {leak['of']} rows of {leak['split']} are in "

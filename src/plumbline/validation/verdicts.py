@@ -198,6 +198,11 @@ class VerdictStore:
         )
         self._db.execute("BEGIN")
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """To the file, for what else is remembered of rows."""
+        return self._db
+
     def __enter__(self) -> Self:
         """Return the store itself."""
         return self
@@ -320,8 +325,7 @@ class VerdictStore:
             what: `media` or `texts`.
             examples: how many rows are named of a pair.
         """
-        self._db.execute("DELETE FROM firsts")
-        self._db.execute(_FIND_FIRSTS, {"what": what})
+        self.find_firsts(what)
         for one, other in SPLIT_PAIRS:
             codes: dict[str, int | str] = {
                 "what": what,
@@ -331,7 +335,16 @@ class VerdictStore:
             found = self._db.execute(_SHARED, codes)
             if named := found.fetchmany(examples):
                 rows = len(named) + sum(1 for _ in found)
-                yield SharedRows(one, other, rows, self._one(_COUNT_HELD, codes), named)
+                yield SharedRows(one, other, rows, self.count_held(what, one), named)
+
+    def find_firsts(self, what: str) -> None:
+        """Fill the table `firsts`: the first good row of each content and split."""
+        self._db.execute("DELETE FROM firsts")
+        self._db.execute(_FIND_FIRSTS, {"what": what})
+
+    def count_held(self, what: str, split: str) -> int:
+        """Count the good rows of a split that have such content."""
+        return self._one(_COUNT_HELD, {"what": what, "split": SPLIT_CODES[split]})
 
     def count_rows(self) -> int:
         """Count all rows, good and bad."""
