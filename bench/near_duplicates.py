@@ -32,22 +32,20 @@ from plumbline.validation.validate import SplitConfig, ValidationConfig, validat
 
 PLANTED = 500
 """Rows of test of which each change plants a copy."""
-WORDS = (
-    "a the man woman child dog cat horse boat street river blue red green small large old young "
-    "stands walks runs sits holds near under behind with from into two three some bright dark "
-    "house bridge garden market window table ball bicycle hat coat rain snow sun night crowd"
-).split()
+WORDS = tuple(f"word{number}" for number in range(100))
 
 Row = dict[str, Any]
 
 
 def encode(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    """The bytes of an image in a format."""
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
 def scale(image: Image.Image, by: float) -> Image.Image:
+    """Both sides times a factor."""
     size = (round(image.width * by), round(image.height * by))
     return image.resize(size, Image.Resampling.BICUBIC)
 
@@ -60,6 +58,7 @@ def crop(image: Image.Image, draw: random.Random) -> Image.Image:
 
 
 def mirror(image: Image.Image) -> Image.Image:
+    """Left for right."""
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
@@ -126,19 +125,23 @@ def text_rows(split: str, count: int) -> Iterator[Row]:
 
 
 def plant_images(rows: list[Row], change: str, draw: random.Random) -> Iterator[Row]:
+    """Changed copies of images."""
     for row in rows:
         image = Image.open(io.BytesIO(row["image"])).convert("RGB")
         yield {"image": IMAGE_CHANGES[change](image, draw)}
 
 
 def plant_texts(rows: list[Row], change: str, draw: random.Random) -> Iterator[Row]:
+    """Changed copies of pairs of texts."""
     for row in rows:
         yield {name: TEXT_CHANGES[change](row[name], draw) for name in ("source", "target")}
 
 
 def write(path: Path, rows: list[Row], split: str) -> None:
     """Write rows with ids and splits of their own."""
-    filled = [{**row, "sample_id": f"{path.stem}-{at}", "split": split} for at, row in enumerate(rows)]
+    filled = [
+        {**row, "sample_id": f"{path.stem}-{at}", "split": split} for at, row in enumerate(rows)
+    ]
     columns = {}
     for name in filled[0]:
         cells = [each[name] for each in filled]

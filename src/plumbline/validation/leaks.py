@@ -67,7 +67,8 @@ class Leak(TypedDict):
     """Rows of one split whose content is in another one too."""
 
     what: str
-    """`media`, `texts` (all of a row's), `near_images`, `near_texts`, or the column whose cells are compared alone."""
+    """`media`, `texts` (all of a row's), `near_images`, `near_texts`, or the column whose cells
+    are compared alone."""
     split: str
     other: str
     rows: int

@@ -51,7 +51,7 @@ def _frequencies(start: float, share: float) -> Floats:
     lines[np.arange(SIDE), left + 1] += part
     cosines = np.cos(np.pi * (np.arange(SIDE) + 0.5) * np.arange(_LOW)[:, None] / SIDE)
     cosines[0] /= np.sqrt(2)
-    return (cosines @ lines * np.sqrt(2 / SIDE)).astype(np.float32)
+    return np.asarray(cosines @ lines * np.sqrt(2 / SIDE), np.float32)
 
 
 def _windows(steps: int) -> list[tuple[Floats, Floats]]:
@@ -177,7 +177,9 @@ class NearImages:
                 (self._crops, whole, (True, False)),
                 (self._whole, crops, (False, True)),
             ):
-                codes = [here % count * theirs + there % theirs for here, there in index.find(wanted)]
+                codes = [
+                    here % count * theirs + there % theirs for here, there in index.find(wanted)
+                ]
                 pairs = np.unique(np.concatenate([np.zeros(0, np.int64), *map(np.unique, codes)]))
                 for start in range(0, len(pairs), _PAIRS // 64):
                     here, there = np.divmod(pairs[start : start + _PAIRS // 64], theirs)

@@ -40,7 +40,7 @@ from plumbline.validation.image_check import ImageLimits
 from plumbline.validation.judging import RowJudge, Rules, medium_group
 from plumbline.validation.leaks import Leak, LeakConfig, SharedTexts, describe_leaks, tell_leaks
 from plumbline.validation.near import NearRows
-from plumbline.validation.report import Report
+from plumbline.validation.report import Report, check_sums
 from plumbline.validation.splits import PRIORITY, hash_unit
 from plumbline.validation.target_check import clean_label
 from plumbline.validation.verdicts import VerdictStore
@@ -203,12 +203,9 @@ def validate(
         near = NearRows(store, config.leaks)
         rules = _make_rules(config, columns, near)
         judge = RowJudge(rules, store, near)
-        lines = library_lines()
-        starts = _judge_rows(paths, names, judge, store, batch_rows)
-        lines = library_lines() - lines
+        starts, lines = _judge_rows(paths, names, judge, store, batch_rows)
         given = judge.splits_seen | declared_splits(paths)
-        warnings = _settle(store, config, given)
-        near.settle()
+        warnings = _settle(store, near, config, given)
         if lines:
             warnings.append(f"decoders wrote {lines} lines about media to stderr, not shown here")
         has_parts = bool(judge.parts_seen)
@@ -221,10 +218,8 @@ def validate(
             _file_rows(paths, names, filer, batch_rows)
             leaks = [*_find_leaks(store, texts, filer), *near.leaks(EXAMPLES, filer.place)]
         warnings += filer.counts.labels.warnings() + _alike_parts(judge.parts_seen)
-        report = _describe(config, filer.counts, store, [*warnings, *tell_leaks(leaks)])
-        if leaks:
-            report["leaks"] = leaks
-        _check_sums(report, store.count_rows(), raw)
+        report = _describe(config, filer.counts, store, leaks, warnings)
+        check_sums(report, store.count_rows(), raw)
     unknown = sorted(set(config.labels) - {""} - judge.parts_seen)
     if problem := _find_problem(report, config, given, unknown):
         raise ValidationFailed(f"{raw}: {problem}", report)
@@ -265,8 +260,9 @@ def _make_rules(config: ValidationConfig, columns: Sequence[str], near: NearRows
 
 def _judge_rows(
     paths: Sequence[Path], names: Sequence[str], judge: RowJudge, store: VerdictStore, rows: int
-) -> dict[str, int]:
-    """Run pass one, and return the number of each file's first row."""
+) -> tuple[dict[str, int], int]:
+    """Run pass one: the number of each file's first row, and lines that decoders wrote."""
+    before = library_lines()
     starts: dict[str, int] = {}
     total = 0
     for path in paths:
@@ -275,7 +271,7 @@ def _judge_rows(
         for batch in tracked(batches, f"judging {path.name}", _count_rows(path), "rows", len):
             store.add_rows(list(judge.judge(batch)))
             total += batch.num_rows
-    return starts
+    return starts, library_lines() - before
 
 
 def _count_rows(path: Path) -> int:
@@ -291,7 +287,9 @@ def _file_rows(paths: Sequence[Path], names: Sequence[str], filer: RowFiler, row
             row += batch.num_rows
 
 
-def _settle(store: VerdictStore, rules: ValidationConfig, given: AbstractSet[str]) -> list[str]:
+def _settle(
+    store: VerdictStore, near: NearRows, rules: ValidationConfig, given: AbstractSet[str]
+) -> list[str]:
     """Decide splits, repeated ids and leaks; return what the user should know of it."""
     warnings: list[str] = []
     config = rules.split
@@ -315,13 +313,18 @@ def _settle(store: VerdictStore, rules: ValidationConfig, given: AbstractSet[str
         count += drawn
     if count:
         store.drop_conflicts(**drop)  # of two groups with one image, one may have been drawn
+    near.settle()
     if shared := store.count_shared_groups():
         warnings.append(f"groups with rows in more than one of the given splits: {shared}")
     return warnings
 
 
 def _describe(
-    config: ValidationConfig, counts: Counts, store: VerdictStore, warnings: list[str]
+    config: ValidationConfig,
+    counts: Counts,
+    store: VerdictStore,
+    leaks: list[Leak],
+    warnings: list[str],
 ) -> Report:
     view_rows: dict[str, Counter[str]] = {view: Counter() for view in config.views}
     for code, mask, rows in store.count_views():
@@ -345,32 +348,13 @@ def _describe(
         "views": {view: dict(rows) for view, rows in view_rows.items()},
         "blanked": dict(counts.blanked),
         "cleaned": {name: dict(changes) for name, changes in counts.cleaned.items() if changes},
-        "warnings": [*warnings, *sorted(missing)],
+        "warnings": [*warnings, *tell_leaks(leaks), *sorted(missing)],
     }
+    if leaks:
+        report["leaks"] = leaks
     if counts.parts:
         report["parts"] = {part: dict(rows) for part, rows in counts.parts.items()}
     return report
-
-
-def _check_sums(report: Report, judged: int, raw: Path) -> None:
-    """Every row that came in went to exactly one place, in total and for every file.
-
-    Raises:
-        DataError: fewer rows came in than were judged.
-    """
-    if report["rows_in"] != judged:
-        raise DataError(f"{raw}: changed while it was validated; run again")
-    for where in (*report["files"].values(), _totals(report)):
-        if where["rows_in"] != where["rows_clean"] + where["rows_quarantined"]:
-            raise AssertionError(f"rows do not add up: {where}")
-
-
-def _totals(report: Report) -> dict[str, int]:
-    return {
-        "rows_in": report["rows_in"],
-        "rows_clean": sum(report["rows_clean"].values()),
-        "rows_quarantined": report["rows_quarantined"],
-    }
 
 
 def _find_problem(
