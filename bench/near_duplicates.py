@@ -28,11 +28,16 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from plumbline.data.columns import CANONICAL
-from plumbline.validation.validate import SplitConfig, ValidationConfig, validate
+from plumbline.validation.validate import ValidationConfig, validate
 
 PLANTED = 500
 """Rows of test of which each change plants a copy."""
-WORDS = tuple(f"word{number}" for number in range(100))
+TEXT = (
+    "a the man woman child dog cat horse boat street river blue red green small large old young "
+    "stands walks runs sits holds near under behind with from into two three some bright dark "
+    "house bridge garden market window table ball bicycle hat coat rain snow sun night crowd"
+)
+WORDS = TEXT.split()
 
 Row = dict[str, Any]
 
@@ -163,12 +168,13 @@ def measure(kind: str, folder: Path) -> dict[str, Any]:
     for change in changes:
         copies = list(plant(chosen, change, draw))
         write(folder / "raw" / f"planted-{change}.parquet", copies, "train")
-    config = ValidationConfig(
-        views={"all": columns},
-        max_dropped_share=1.0,
-        leaks={f"near_{kind}": "drop"},
-        split=SplitConfig(val=0.0),
-    )
+    settings = {
+        "views": {"all": columns},
+        "max_dropped_share": 1.0,
+        "leaks": {f"near_{kind}": "drop"},
+        "split": {"val": 0.0},
+    }
+    config = ValidationConfig.model_validate(settings)
     began = time.monotonic()
     validate(folder / "raw", folder / "clean", folder / "quarantine", config)
     seconds = time.monotonic() - began
