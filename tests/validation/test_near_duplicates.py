@@ -157,15 +157,18 @@ def test_a_val_row_that_goes_takes_no_row_of_train_with_it(run: Run) -> None:
 
 
 def test_flat_images_match_nothing() -> None:
-    flat = [Image.new("RGB", (20, 20), (level, level, level)) for level in (10, 10, 200)]
+    slope = np.repeat(np.arange(20)[:, None] // 3, 20, axis=1)  # of the same form at any level
+    flat = [Image.fromarray((slope + level).astype(np.uint8)).convert("RGB") for level in (10, 200)]
+    flat.append(Image.new("RGB", (20, 20)))
     block = make_block([fingerprint(image) for image in flat])
     assert NearImages(block, 0.98).find(block) == set()
 
 
 def test_an_image_in_other_colours_is_another_one() -> None:
-    image = picture(0)
-    red, green, blue = image.split()
-    blocks = [make_block([fingerprint(i)]) for i in (image, Image.merge("RGB", (blue, green, red)))]
+    luma = picture(0).convert("L").point([64 + level // 2 for level in range(256)])  # no clipping
+    planes = [Image.new("L", luma.size, level) for level in (108, 148)]
+    images = [Image.merge("YCbCr", (luma, *both)).convert("RGB") for both in (planes, planes[::-1])]
+    blocks = [make_block([fingerprint(image)]) for image in images]
     assert NearImages(blocks[0], 0.98).find(blocks[0]) == {(0, 0)}
     assert NearImages(blocks[0], 0.98).find(blocks[1]) == set()
 
