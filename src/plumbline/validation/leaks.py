@@ -21,7 +21,8 @@ class LeakConfig(Config):
     """What is done about content that stands in more than one split.
 
     `drop` takes the rows from train before val before test, `report` counts them, and `refuse` ends
-    the stage. A split that is drawn here has none: rows of equal content share a place in the draw.
+    the stage. A split that is drawn here has none: rows of equal content share a place in the draw,
+    near duplicates may be drawn apart.
     """
 
     media: Policy = "drop"
