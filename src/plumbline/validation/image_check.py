@@ -1,11 +1,15 @@
 """Is an image cell usable? Limits are checked on the container, before any pixel is decoded."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from plumbline.data.image_headers import sniff_format
 from plumbline.data.image_parts import check_image_cost
 from plumbline.data.undecodable import TooCostlyError, UndecodableError
 from plumbline.validation.faults import Fault, Level
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class ImageLimits(NamedTuple):
@@ -15,6 +19,8 @@ class ImageLimits(NamedTuple):
     min_side_px: int
     max_pixels: int
     max_bytes: int
+    look: "Callable[[bytes, Image.Image], None] | None" = None
+    """Is shown what is decoded: the bytes, and the image of mode RGB."""
 
 
 def check_image(data: bytes, limits: ImageLimits) -> Fault | None:
@@ -39,7 +45,9 @@ def check_image(data: bytes, limits: ImageLimits) -> Fault | None:
         if limits.level == "full":
             from plumbline.data.images import decode_parts  # only this level needs Pillow
 
-            decode_parts(parts)
+            image = decode_parts(parts)
+            if limits.look:
+                limits.look(data, image)
     except TooCostlyError as error:
         return Fault("image_too_large", str(error))
     except UndecodableError as error:

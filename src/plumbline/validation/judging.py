@@ -20,7 +20,8 @@ from plumbline.names import RULE, is_name
 from plumbline.validation.cells import CellRules, judge_texts
 from plumbline.validation.faults import Fault
 from plumbline.validation.features_check import find_other_widths
-from plumbline.validation.leaks import content_digests
+from plumbline.validation.leaks import content_digests, medium_digest
+from plumbline.validation.near import NearRows
 from plumbline.validation.shown_check import (
     check_images,
     check_places,
@@ -78,6 +79,11 @@ class _Column(NamedTuple):
         by_value = [_GOOD if fault is None else _FAULTY for fault in self.faults[:-1]]
         return np.array([*by_value, _NULL])[self.rows]
 
+    def good(self, row: int) -> bytes | None:
+        """The text of a row; None where it is of no use."""
+        at = int(self.rows[row])
+        return None if self.digests[at] is None else self.values[at]
+
     def row_faults(self) -> Iterator[Fault | None]:
         return map(self.faults.__getitem__, self.rows.tolist())
 
@@ -85,8 +91,9 @@ class _Column(NamedTuple):
 class RowJudge:
     """Judges batches of raw rows; each distinct medium is decoded once over all batches."""
 
-    def __init__(self, rules: Rules, store: VerdictStore) -> None:
-        """Judge by `rules`; `store` remembers the media that have been looked at."""
+    def __init__(self, rules: Rules, store: VerdictStore, near: NearRows | None = None) -> None:
+        """Judge by `rules`; `store` remembers the media that have been looked at, `near` texts."""
+        self._near = near
         self._rules = rules
         self._store = store
         self._view_masks = [
@@ -112,8 +119,9 @@ class RowJudge:
         views, blank = self._find_masks(ranks)
         codes = self._split_codes(splits)
         media = _Media(content, ranks)
-        texts = [column for name, column in content.items() if name in SAID]
-        said = list(content_digests([c.digests for c in texts], [c.rows for c in texts]))
+        texts = {name: column for name, column in content.items() if name in SAID}
+        columns = texts.values()
+        said = list(content_digests([c.digests for c in columns], [c.rows for c in columns]))
         identities = self._identify(ids, groups, parts, media, said or [None] * batch.num_rows)
         shown = _Shown(content, ranks)
         keys = (column.row_faults() for column in (ids, splits, groups, parts))
@@ -129,6 +137,8 @@ class RowJudge:
             if fault is None and (others := shown.others(row)):
                 self._store.add_more_media(self._next_number, others)
             digest, medium, place, text, grouped = identity
+            if fault is None and self._near:
+                self._near.see_texts(text, {name: c.good(row) for name, c in texts.items()})
             verdict = RowVerdict(
                 *(self._next_number, codes[row], digest, medium, place),
                 *(views[row], blank[row], text, grouped),
@@ -337,11 +347,6 @@ class _Shown:
 def _first_digest(cell: bytes | None) -> bytes | None:
     images = [image for image in split_images(cell) if image]
     return medium_digest("image", images[0]) if images else None
-
-
-def medium_digest(column: str, value: bytes) -> bytes:
-    """Digest of an image, clip or array, which begins with a byte for the column."""
-    return bytes([MEDIA.index(column)]) + _digest(value)
 
 
 def medium_group(digest: bytes) -> str:

@@ -9,12 +9,10 @@ from typing import Literal, NamedTuple, TypedDict
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
 from plumbline.config import Config
-from plumbline.data.columns import SHOWN, SPLITS, TEXTS
-
-EXAMPLES = 5
-"""Rows that are named of a pair of splits."""
+from plumbline.data.columns import MEDIA, SHOWN, SPLITS, TEXTS
 
 Policy = Literal["report", "drop", "refuse"]
 
@@ -23,13 +21,33 @@ class LeakConfig(Config):
     """What is done about content that stands in more than one split.
 
     `drop` takes the rows from train before val before test, `report` counts them, and `refuse` ends
-    the stage. A split that is drawn here has none: rows of equal content share a place in the draw.
+    the stage. A split that is drawn here has none: rows of equal content share a place in the draw,
+    near duplicates may be drawn apart.
     """
 
     media: Policy = "drop"
     """About an image, clip or array; one that is shown in turns too."""
     texts: Policy = "report"
     """About rows without one of which all texts are equal."""
+    near_images: Policy | None = None
+    """About images that were encoded again, resized, mirrored or cropped by up to a tenth; null
+    does not look for them."""
+    near_texts: Policy | None = None
+    """About rows without a medium whose texts differ in case, punctuation or a few words; null
+    does not look for them."""
+    near_match: float = Field(default=0.98, gt=0.5, le=1.0)
+    """Least correlation of brightness between near duplicates of an image."""
+    near_overlap: float = Field(default=0.8, ge=0.5, le=1.0)
+    """Least share of the runs of five characters of two near duplicates that both have."""
+
+    def refuses(self, what: str) -> bool:
+        """Whether content of a kind that stands in several splits ends the stage."""
+        return bool(getattr(self, what, None) == "refuse")
+
+
+def medium_digest(column: str, value: bytes) -> bytes:
+    """Digest of an image, clip or array, which begins with a byte for the column."""
+    return bytes([MEDIA.index(column)]) + hashlib.blake2b(value, digest_size=16).digest()
 
 
 class Place(TypedDict):
@@ -50,7 +68,8 @@ class Leak(TypedDict):
     """Rows of one split whose content is in another one too."""
 
     what: str
-    """`media`, `texts` (all of a row's), or the column whose cells are compared alone."""
+    """`media`, `texts` (all of a row's), `near_images`, `near_texts`, or the column whose cells
+    are compared alone."""
     split: str
     other: str
     rows: int
@@ -159,20 +178,18 @@ SPLIT_PAIRS = (("test", "val"), ("test", "train"), ("val", "train"))
 """Splits in which a row should meet nothing of the other one."""
 
 
-def find_leaks(
-    find: Callable[[str], Iterable[SharedRows]],
-    texts: SharedTexts,
-    place: Callable[[int], Place],
-) -> list[Leak]:
-    """What stands in several splits once all rows are where they belong.
+def describe_leaks(
+    what: str, shared: Iterable[SharedRows], place: Callable[[int], Place]
+) -> Iterator[Leak]:
+    """What is counted of rows, for the report.
 
     Args:
-        find: from `media` or `texts` to counts and examples by pair of splits.
-        texts: has seen all clean rows.
+        what: `media`, `texts`, `near_images` or `near_texts`.
+        shared: counts and examples by pair of splits.
         place: from a row's number to where it stands.
     """
-    rows = [
-        Leak(
+    for found in shared:
+        yield Leak(
             what=what,
             split=found.split,
             other=found.other,
@@ -180,10 +197,6 @@ def find_leaks(
             of=found.of,
             examples=[Example(row=place(one), other=place(other)) for one, other in found.examples],
         )
-        for what in LeakConfig.model_fields
-        for found in find(what)
-    ]
-    return [*rows, *texts.leaks()]
 
 
 def tell_leaks(leaks: Sequence[Leak]) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """What report.json in the quarantine holds: the account of a validation."""
 
+from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from plumbline.errors import DataError
 from plumbline.validation.leaks import Leak
 
 
@@ -26,3 +28,24 @@ class Report(TypedDict):
     """Content that stands in several splits, where there is any."""
     parts: NotRequired[dict[str, dict[str, int]]]
     """Part -> split -> rows, where the data has parts."""
+
+
+def check_sums(report: Report, judged: int, raw: Path) -> None:
+    """Every row that came in went to exactly one place, in total and for every file.
+
+    Raises:
+        DataError: fewer rows came in than were judged.
+    """
+    if report["rows_in"] != judged:
+        raise DataError(f"{raw}: changed while it was validated; run again")
+    for where in (*report["files"].values(), _totals(report)):
+        if where["rows_in"] != where["rows_clean"] + where["rows_quarantined"]:
+            raise AssertionError(f"rows do not add up: {where}")
+
+
+def _totals(report: Report) -> dict[str, int]:
+    return {
+        "rows_in": report["rows_in"],
+        "rows_clean": sum(report["rows_clean"].values()),
+        "rows_quarantined": report["rows_quarantined"],
+    }

@@ -35,11 +35,12 @@ from plumbline.validation.audio_check import AudioLimits
 from plumbline.validation.cells import make_cell_rules
 from plumbline.validation.faults import Fault, Level
 from plumbline.validation.features_check import FeatureLimits
-from plumbline.validation.filing import Counts, RowFiler
+from plumbline.validation.filing import EXAMPLES, Counts, RowFiler
 from plumbline.validation.image_check import ImageLimits
 from plumbline.validation.judging import RowJudge, Rules, medium_group
-from plumbline.validation.leaks import Leak, LeakConfig, SharedTexts, find_leaks, tell_leaks
-from plumbline.validation.report import Report
+from plumbline.validation.leaks import Leak, LeakConfig, SharedTexts, describe_leaks, tell_leaks
+from plumbline.validation.near import NearRows
+from plumbline.validation.report import Report, check_sums
 from plumbline.validation.splits import PRIORITY, hash_unit
 from plumbline.validation.target_check import clean_label
 from plumbline.validation.verdicts import VerdictStore
@@ -138,6 +139,11 @@ class ValidationConfig(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> "ValidationConfig":
         used = {name for columns in self.views.values() for name in columns}
+        if self.leaks.near_images and self.level != "full":
+            raise ValueError(
+                f"leaks.near_images compares decoded images, and level {self.level} decodes none: "
+                "set level full, or leaks.near_images null"
+            )
         if self.labels and "label" not in used:
             raise ValueError("labels are given, but no view has the column label")
         if self.channels and "features" not in used:
@@ -189,16 +195,19 @@ def validate(
     required = {name: CANONICAL[name] for name in ("sample_id", *columns)}
     optional = {name: CANONICAL[name] for name in KEYS if name != "sample_id"}
     present = check_schema(paths, required, optional)
-    rules = _make_rules(config, columns)
     names = [name for name in (*KEYS, *columns) if name in present]
     with (
         TemporaryDirectory(prefix=".verdicts-", dir=quarantine) as folder,
         VerdictStore(Path(folder)) as store,
     ):
-        judge = RowJudge(rules, store)
-        starts, told = _judge_rows(paths, names, judge, store, batch_rows)
+        near = NearRows(store, config.leaks)
+        rules = _make_rules(config, columns, near)
+        judge = RowJudge(rules, store, near)
+        starts, lines = _judge_rows(paths, names, judge, store, batch_rows)
         given = judge.splits_seen | declared_splits(paths)
-        warnings = [*_settle(store, config, given), *told]
+        warnings = _settle(store, near, config, given)
+        if lines:
+            warnings.append(f"decoders wrote {lines} lines about media to stderr, not shown here")
         has_parts = bool(judge.parts_seen)
         with (
             closing(SharedTexts(Path(folder) / "texts.sqlite", columns)) as texts,
@@ -207,14 +216,24 @@ def validate(
             ) as filer,
         ):
             _file_rows(paths, names, filer, batch_rows)
-            leaks = find_leaks(store.find_shared, texts, filer.place)
+            leaks = [*_find_leaks(store, texts, filer), *near.leaks(EXAMPLES, filer.place)]
         warnings += filer.counts.labels.warnings() + _alike_parts(judge.parts_seen)
-        report = _describe(config, filer.counts, store, warnings, leaks)
-        _check_sums(report, store.count_rows(), raw)
+        report = _describe(config, filer.counts, store, leaks, warnings)
+        check_sums(report, store.count_rows(), raw)
     unknown = sorted(set(config.labels) - {""} - judge.parts_seen)
     if problem := _find_problem(report, config, given, unknown):
         raise ValidationFailed(f"{raw}: {problem}", report)
     return report
+
+
+def _find_leaks(store: VerdictStore, texts: SharedTexts, filer: RowFiler) -> list[Leak]:
+    """What stands in several splits once all rows are where they belong."""
+    rows = [
+        leak
+        for what in ("media", "texts")
+        for leak in describe_leaks(what, store.find_shared(what, EXAMPLES), filer.place)
+    ]
+    return [*rows, *texts.leaks()]
 
 
 def _alike_parts(parts: AbstractSet[str]) -> list[str]:
@@ -224,10 +243,12 @@ def _alike_parts(parts: AbstractSet[str]) -> list[str]:
     ]
 
 
-def _make_rules(config: ValidationConfig, columns: Sequence[str]) -> Rules:
+def _make_rules(config: ValidationConfig, columns: Sequence[str], near: NearRows) -> Rules:
     level = config.level
     kinds = make_cell_rules(
-        ImageLimits(level, config.min_side_px, config.max_pixels, config.max_image_bytes),
+        ImageLimits(
+            level, config.min_side_px, config.max_pixels, config.max_image_bytes, near.look
+        ),
         AudioLimits(level, config.min_audio_s, config.max_audio_s, config.max_audio_bytes),
         FeatureLimits(level, config.max_steps, config.max_features_bytes),
         config.max_text_chars,
@@ -239,19 +260,18 @@ def _make_rules(config: ValidationConfig, columns: Sequence[str]) -> Rules:
 
 def _judge_rows(
     paths: Sequence[Path], names: Sequence[str], judge: RowJudge, store: VerdictStore, rows: int
-) -> tuple[dict[str, int], list[str]]:
-    """Run pass one; the number of each file's first row, and what the user should know."""
+) -> tuple[dict[str, int], int]:
+    """Run pass one: the number of each file's first row, and lines that decoders wrote."""
+    before = library_lines()
     starts: dict[str, int] = {}
-    total, lines = 0, library_lines()
+    total = 0
     for path in paths:
         starts[path.name] = total
         batches = iter_encoded_batches(path, names, rows)
         for batch in tracked(batches, f"judging {path.name}", _count_rows(path), "rows", len):
             store.add_rows(list(judge.judge(batch)))
             total += batch.num_rows
-    lines = library_lines() - lines
-    told = f"decoders wrote {lines} lines about media to stderr, not shown here"
-    return starts, [told] if lines else []
+    return starts, library_lines() - before
 
 
 def _count_rows(path: Path) -> int:
@@ -267,11 +287,13 @@ def _file_rows(paths: Sequence[Path], names: Sequence[str], filer: RowFiler, row
             row += batch.num_rows
 
 
-def _settle(store: VerdictStore, rules: ValidationConfig, given: AbstractSet[str]) -> list[str]:
+def _settle(
+    store: VerdictStore, near: NearRows, rules: ValidationConfig, given: AbstractSet[str]
+) -> list[str]:
     """Decide splits, repeated ids and leaks; return what the user should know of it."""
     warnings: list[str] = []
     config = rules.split
-    drop = {what: policy == "drop" for what, policy in rules.leaks}
+    drop = {"media": rules.leaks.media == "drop", "texts": rules.leaks.texts == "drop"}
     store.join_places(lambda medium: hash_unit(medium_group(medium), config.seed))
     pooled = store.pool_unsplit_rows()
     if given and pooled:
@@ -291,6 +313,7 @@ def _settle(store: VerdictStore, rules: ValidationConfig, given: AbstractSet[str
         count += drawn
     if count:
         store.drop_conflicts(**drop)  # of two groups with one image, one may have been drawn
+    near.settle()
     if shared := store.count_shared_groups():
         warnings.append(f"groups with rows in more than one of the given splits: {shared}")
     return warnings
@@ -300,8 +323,8 @@ def _describe(
     config: ValidationConfig,
     counts: Counts,
     store: VerdictStore,
-    warnings: Sequence[str],
     leaks: list[Leak],
+    warnings: list[str],
 ) -> Report:
     view_rows: dict[str, Counter[str]] = {view: Counter() for view in config.views}
     for code, mask, rows in store.count_views():
@@ -334,27 +357,6 @@ def _describe(
     return report
 
 
-def _check_sums(report: Report, judged: int, raw: Path) -> None:
-    """Every row that came in went to exactly one place, in total and for every file.
-
-    Raises:
-        DataError: fewer rows came in than were judged.
-    """
-    if report["rows_in"] != judged:
-        raise DataError(f"{raw}: changed while it was validated; run again")
-    for where in (*report["files"].values(), _totals(report)):
-        if where["rows_in"] != where["rows_clean"] + where["rows_quarantined"]:
-            raise AssertionError(f"rows do not add up: {where}")
-
-
-def _totals(report: Report) -> dict[str, int]:
-    return {
-        "rows_in": report["rows_in"],
-        "rows_clean": sum(report["rows_clean"].values()),
-        "rows_quarantined": report["rows_quarantined"],
-    }
-
-
 def _find_problem(
     report: Report,
     config: ValidationConfig,
@@ -382,7 +384,7 @@ def _find_problem(
             return f"view {view} has no valid row ({why})"
     lost = report["rows_quarantined"] - report["reasons"].get("duplicate_id", 0)
     for leak in report.get("leaks", []):
-        if dict(config.leaks).get(leak["what"]) == "refuse":
+        if config.leaks.refuses(leak["what"]):
             one, other = leak["examples"][0]["row"], leak["examples"][0]["other"]
             return (
                 f"{leak['what']} of {leak['rows']} of {leak['of']} rows of {leak['split']} are in "

@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 from plumbline.data.columns import MEDIA
 from plumbline.validation.faults import Fault, Reason
-from plumbline.validation.leaks import EXAMPLES, SPLIT_PAIRS, SharedRows
+from plumbline.validation.leaks import SPLIT_PAIRS, SharedRows
 from plumbline.validation.splits import PRIORITY, hash_unit
 
 SPLIT_CODES: Mapping[str, int] = {name: code for code, name in enumerate(PRIORITY)}
@@ -198,6 +198,11 @@ class VerdictStore:
         )
         self._db.execute("BEGIN")
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """To the file, for what else is remembered of rows."""
+        return self._db
+
     def __enter__(self) -> Self:
         """Return the store itself."""
         return self
@@ -313,14 +318,14 @@ class VerdictStore:
         self._db.execute(_MOVE_DRAWN, {**train, "to": SPLIT_CODES[split]})
         return taken
 
-    def find_shared(self, what: str) -> Iterator[SharedRows]:
+    def find_shared(self, what: str, examples: int) -> Iterator[SharedRows]:
         """Find good rows of one split whose content is in another one, by pair of splits.
 
         Args:
             what: `media` or `texts`.
+            examples: how many rows are named of a pair.
         """
-        self._db.execute("DELETE FROM firsts")
-        self._db.execute(_FIND_FIRSTS, {"what": what})
+        self.find_firsts(what)
         for one, other in SPLIT_PAIRS:
             codes: dict[str, int | str] = {
                 "what": what,
@@ -328,9 +333,18 @@ class VerdictStore:
                 "other": SPLIT_CODES[other],
             }
             found = self._db.execute(_SHARED, codes)
-            if named := found.fetchmany(EXAMPLES):
+            if named := found.fetchmany(examples):
                 rows = len(named) + sum(1 for _ in found)
-                yield SharedRows(one, other, rows, self._one(_COUNT_HELD, codes), named)
+                yield SharedRows(one, other, rows, self.count_held(what, one), named)
+
+    def find_firsts(self, what: str) -> None:
+        """Fill the table `firsts`: the first good row of each content and split."""
+        self._db.execute("DELETE FROM firsts")
+        self._db.execute(_FIND_FIRSTS, {"what": what})
+
+    def count_held(self, what: str, split: str) -> int:
+        """Count the good rows of a split that have such content."""
+        return self._one(_COUNT_HELD, {"what": what, "split": SPLIT_CODES[split]})
 
     def count_rows(self) -> int:
         """Count all rows, good and bad."""
