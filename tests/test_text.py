@@ -14,7 +14,7 @@ import pytest
 
 from plumbline.data.csv_writer import write_csv
 from plumbline.errors import DataError
-from plumbline.report.page import _environment
+from plumbline.report.page import environment
 from plumbline.report.tables import read_table
 from plumbline.stage import PlainFormatter, run_stage
 from plumbline.text import csv_cell, from_csv_cell, one_line, shown
@@ -120,7 +120,7 @@ def test_a_log_line_and_an_error_are_one_line_each_whatever_data_says(
 
 
 def test_the_page_shows_what_would_act_and_escapes_what_is_markup() -> None:
-    page = _environment().from_string("<b>{{ name }}</b>{{ name|safe }}{{ 3 }}")
+    page = environment().from_string("<b>{{ name }}</b>{{ name|safe }}{{ 3 }}")
     assert page.render(name=f"<i>{TURNED}") == (
         "<b>&lt;i&gt;\\u202egnp.exe</b><i>\u202egnp.exe3"  # markup is ours, and stays
     )

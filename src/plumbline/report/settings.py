@@ -11,12 +11,15 @@ class CardSettings(Config):
     """What a model card says that no stage can know."""
 
     intended_use: str = ""
+    """What the model is for, and for whom."""
     out_of_scope: str = ""
+    """What it must not be used for."""
     limits: str = ""
     """Beside those that the figures show."""
     licence: str = ""
     """Of the weights: an SPDX identifier or a name."""
     contact: str = ""
+    """Where to ask about the model."""
 
 
 class ReportSettings(Config):

@@ -84,12 +84,11 @@ def root_schema(describer: Describer) -> Schema:
         group: {**describer.mapping(entry), "description": text, "default": {}}
         for group, (entry, text) in _groups(describer).items()
     }
-    alone = [spec for spec in specs() if spec.group in ("align", "tasks")]
     settings = {
         place: describer.setting(_schema(spec, next(iter(KINDS))), field)
-        for spec in alone
+        for spec in specs()
         for field, place in spec.sections(_KEY).items()
-        if "." not in place
+        if "." not in place and place not in groups
     }
     return describer.of_settings({"versions": _VERSIONS, **groups, **settings})
 

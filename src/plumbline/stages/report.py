@@ -21,6 +21,7 @@ class ReportConfig(Config):
     align: dict[str, object]
     tasks: dict[str, object]
     report: ReportSettings
+    """How much the page shows, and what model cards say."""
 
     @field_validator("report")
     @classmethod
