@@ -209,7 +209,7 @@ def test_a_small_number_is_the_same_in_file_and_on_the_command_line(
 
 def test_a_file_of_conf_is_held_to_the_same_rules(project: Project) -> None:
     project.edit("conf/optim/adamw.yaml", "lr: 1.0e-3", "lr: 010")
-    assert "conf/optim/adamw.yaml, line 2: 010 is an octal" in project.refusal(
+    assert "conf/optim/adamw.yaml, line 3: 010 is an octal" in project.refusal(
         check_params.main, "--write"
     )
 

@@ -44,7 +44,8 @@ NOT_RUN = {
 
 def commands() -> list[str]:
     """Each command line of the README once: in blocks as a whole, within a sentence between ``."""
-    blocks = re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    blocks = [block for language, block in fenced if not language]
     prose = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
     lines = [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
     lines += re.findall(r"`([^`\n]+)`", prose)
