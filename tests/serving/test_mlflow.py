@@ -181,6 +181,27 @@ def test_a_server_that_does_not_answer_is_one_line_without_its_password(
     assert "\n" not in str(refused.value)
 
 
+def test_a_registered_version_has_signature_example_and_what_made_it(
+    named: Path, vlm_folder: Path, tmp_path: Path
+) -> None:
+    made = [register_bundle(named, tmp_path, "vqa", format) for format in (None, "torchscript")]
+    assert [(each.name, each.version) for each in made] == [("vqa", "1"), ("vqa", "2")]
+    assert made[0].uri == "models:/vqa/1"
+    import mlflow
+
+    loaded = mlflow.pyfunc.load_model(made[1].uri)
+    inputs = {column.name: column.required for column in loaded.metadata.signature.inputs}
+    assert inputs.pop("image") is True
+    assert not any(inputs.values())
+    tags = mlflow.MlflowClient().get_model_version("vqa", "1").tags
+    assert tags["plumbline.model"] == loaded.metadata.metadata["plumbline.model"]
+    assert tags["plumbline.model"] == dvc_md5(vlm_folder)
+    stored = read_json(named / "selftest/selftest.json")["answers"][0]
+    assert set(loaded.metadata.signature.outputs.input_names()) == set(stored["answer"])
+    (answer,) = loaded.predict(loaded.input_example)
+    assert answer["answer"] == stored["answer"]["answer"]
+
+
 @pytest.mark.slow
 def test_mlflow_serves_the_answers_of_the_task_without_plumbline_and_torch(
     named: Path, vlm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

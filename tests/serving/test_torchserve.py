@@ -12,17 +12,18 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from plumbline.cli.main import call
-from plumbline.errors import CheckpointError, ConfigError
+from plumbline.errors import CheckpointError, ConfigError, OutputError
 from plumbline.files import read_json
-from plumbline.serving import torchserve_archive
+from plumbline.serving import torchserve_archive, torchserve_handler
 from plumbline.serving.torchserve_archive import HANDLER, find_archiver, write_archive
+from plumbline.serving.torchserve_handler import BundleHandler
 
 DRIVER = """
 import base64, importlib, inspect, json, sys
@@ -99,6 +100,121 @@ def test_a_batch_is_answered_as_the_bundle_answers_without_torch_and_plumbline(
     assert errors[2] == "expected an object of image, question, describe"
     assert errors[3] == "image: missing"
     assert errors[4].startswith("image: cannot be decoded")
+
+
+class Context:
+    """What TorchServe hands a handler."""
+
+    def __init__(self, folder: Path, format: str) -> None:
+        self.system_properties = {"model_dir": str(folder)}
+        self.model_yaml_config = {"handler": {"format": format}}
+        self.statuses: dict[int, int] = {}
+
+    def set_response_status(self, *, code: int, phrase: str, idx: int) -> None:
+        self.statuses[idx] = code
+
+
+@pytest.fixture
+def own_path() -> Iterator[None]:
+    """A handler imports its bundle's scripts from the top of the path."""
+    path, known = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - known:
+        if name.partition(".")[0] in ("inference", "runtime"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+def test_requests_of_a_batch_are_answered_or_refused_each_for_itself(
+    bundle: Path, tmp_path: Path, own_path: None, format: str
+) -> None:
+    context = Context(lay_out(bundle, tmp_path / "model"), format)
+    handler = BundleHandler()
+    handler.initialize(context)
+    assert handler.model.format == format
+    png, question = (bundle / "selftest/0.png").read_bytes(), "what color is it?"
+    rows: list[dict[str, object]] = [
+        {"body": {"image": base64.b64encode(png).decode(), "question": question}},
+        {"image": bytearray(png), "question": bytearray(question.encode())},
+        {"image": bytearray(png), "describe": bytearray(b"true")},
+        {"body": [1]},
+        {"body": {"image": "no base64!", "question": question}},
+        {"image": bytearray(b"none"), "question": bytearray(b"what?")},
+        {"image": bytearray(png), "question": bytearray(b"\xff")},
+    ]
+    said = [json.loads(line) for line in handler.handle(rows, context)]
+    known = handler.model.predict({"image": png, "question": question})
+    assert said[:2] == [known, known]
+    assert said[2] == handler.model.predict({"image": png, "describe": True})
+    assert context.statuses == dict.fromkeys((3, 4, 5, 6), 400)
+    assert [list(answer) for answer in said[3:]] == [["error"]] * 4
+
+
+def test_files_in_lists_are_decoded_one_by_one(own_path: None) -> None:
+    two = [base64.b64encode(each).decode() for each in (b"one", b"two")]
+    assert torchserve_handler._decoded("images", two, "files") == [b"one", b"two"]
+    assert torchserve_handler._decoded("image", None, "file") is None
+    assert torchserve_handler._decoded("top_k", 3, "integer") == 3
+    with pytest.raises(ValueError, match="images: no base64"):
+        torchserve_handler._decoded("images", [3], "files")
+
+
+def archiver(folder: Path, ending: str) -> str:
+    """A program that takes what torch-model-archiver takes, and packs as little."""
+    lines = (
+        f"#!{sys.executable}",
+        "import pathlib, sys, zipfile",
+        "given = dict(zip(sys.argv[1::2], sys.argv[2::2]))",
+        "top = pathlib.Path(given['--extra-files'])",
+        "out = pathlib.Path(given['--export-path'], given['--model-name'] + '.mar')",
+        "with zipfile.ZipFile(out, 'w') as archive:",
+        "    for path in top.rglob('*'):",
+        "        archive.write(path, path.relative_to(top))",
+        "    for name in ('--handler', '--config-file', '--requirements-file'):",
+        "        archive.write(given[name], pathlib.Path(given[name]).name)",
+        ending,
+    )
+    program = folder / "archiver"
+    program.write_text("\n".join(lines), encoding="utf-8")
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_what_the_archiver_is_given_is_published_beside_its_settings(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torchserve_archive, "find_archiver", lambda: archiver(tmp_path, ""))
+    call(["archive", str(bundle), "--into", str(tmp_path / "store"), "--name", "vqa"])
+    store = tmp_path / "store"
+    assert sorted(path.name for path in store.iterdir()) == ["config.properties", "vqa.mar"]
+    with zipfile.ZipFile(store / "vqa.mar") as archive:
+        archive.extractall(tmp_path / "model")
+    held = {
+        path.relative_to(tmp_path / "model/bundle").as_posix()
+        for path in (tmp_path / "model/bundle").rglob("*")
+        if path.is_file()
+    }
+    assert held == {*read_json(bundle / "digests.json"), "digests.json"}
+    assert (tmp_path / "model" / HANDLER.name).read_bytes() == HANDLER.read_bytes()
+    settings = read_json(bundle / "server.json")
+    model = (tmp_path / "model/model-config.yaml").read_text(encoding="utf-8")
+    assert f"maxWorkers: {settings['max_concurrent']}\n" in model
+    assert "handler:" not in model, "no format was chosen"
+    served = (store / "config.properties").read_text(encoding="utf-8")
+    assert "load_models=vqa.mar\n" in served
+    assert f"inference_address=http://127.0.0.1:{settings['port']}\n" in served
+    assert f"management_address=http://127.0.0.1:{settings['port'] + 1}\n" in served
+
+
+def test_an_archiver_that_fails_is_one_line_and_publishes_nothing(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = archiver(tmp_path, "sys.exit('first line\\nno space left')")
+    monkeypatch.setattr(torchserve_archive, "find_archiver", lambda: failing)
+    with pytest.raises(OutputError, match=r"^torch-model-archiver: no space left$"):
+        write_archive(bundle, tmp_path / "store", "vqa")
+    assert not list((tmp_path / "store").iterdir())
 
 
 def test_a_handler_runs_no_code_that_the_bundle_does_not_name(bundle: Path, tmp_path: Path) -> None:
