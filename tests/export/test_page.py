@@ -1,6 +1,5 @@
 """The page of a bundle's server, in a real browser: what it shows, and what one can do there."""
 
-import shutil
 import subprocess
 import sys
 import time
@@ -12,41 +11,17 @@ import pytest
 from PIL import Image
 
 from plumbline.files import read_json
+from tests.browser import IN_CHROMIUM, Browser, chromium
 from tests.export.test_server import start
 
-webdriver = pytest.importorskip("selenium.webdriver")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
-]
-QUIET = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-"""Nothing of the browser's own asks the network."""
-
+pytestmark = IN_CHROMIUM
 BundleOf = Callable[..., Path]
-Browser = Any
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    driver.set_window_size(1280, 900)
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("browser"), "browser") as driver:
+        yield driver
 
 
 @pytest.fixture
