@@ -99,6 +99,13 @@ def _band(hashes: NDArray[np.uint64], number: int) -> NDArray[np.uint64]:
     return key
 
 
+_BAND_MASKS = [
+    np.uint64(sum(1 << (at * _BANDS + (number + at) % _BANDS) for at in range(_BAND_BITS)))
+    for number in range(_BANDS)
+]
+"""Places of the signs of each band."""
+
+
 class _Index:
     """Hashes by their bands."""
 
@@ -119,8 +126,10 @@ class _Index:
                 pair = np.arange(start, min(start + _PAIRS, int(ends[-1])))
                 there = np.searchsorted(ends, pair, "right")
                 here = order[first[there] + pair - (ends[there] - counts[there])]
-                other = np.bitwise_count(self._hashes[here] ^ hashes[there])
-                near = other <= _MOST_SIGNS
+                other = self._hashes[here] ^ hashes[there]
+                near = np.bitwise_count(other) <= _MOST_SIGNS
+                for earlier in _BAND_MASKS[:number]:
+                    near &= other & earlier != 0  # else it has come by that band
                 yield here[near], there[near]
 
 
@@ -162,14 +171,17 @@ class NearImages:
         self._whole = _Index(self._hashes[0])
         self._crops = _Index(np.concatenate(self._hashes[1:]))
 
-    def find(self, others: Block) -> set[tuple[int, int]]:
-        """Pairs of near duplicates: places among the block's images, and among the others."""
+    def find(self, others: Block) -> Iterator[tuple[int, int]]:
+        """Pairs of near duplicates: places among the block's images, and among the others.
+
+        A pair may come again. Of thousands of images that are all alike nearly every pair is one,
+        so as many are held as `_PAIRS` says, and no more.
+        """
         count, theirs = len(self._block.places), len(others.places)
         if not count or not theirs:
-            return set()
+            return
         luma = others.planes[:, 0]
         hashes = [_signs(_low(luma, window)) for window in _COARSE]
-        found: set[tuple[int, int]] = set()
         for mask, mirror in ((np.uint64(0), False), (_MIRROR_MASK, True)):
             whole, crops = hashes[0] ^ mask, np.concatenate(hashes[1:]) ^ mask
             for index, wanted, crop in (
@@ -177,16 +189,14 @@ class NearImages:
                 (self._crops, whole, (True, False)),
                 (self._whole, crops, (False, True)),
             ):
-                codes = [
-                    here % count * theirs + there % theirs for here, there in index.find(wanted)
-                ]
-                pairs = np.unique(np.concatenate([np.zeros(0, np.int64), *map(np.unique, codes)]))
-                for start in range(0, len(pairs), _PAIRS // 64):
-                    here, there = np.divmod(pairs[start : start + _PAIRS // 64], theirs)
-                    good = self._compare(here, others.planes[there], crop, mirror=mirror)
-                    mine, other = self._block.places[here[good]], others.places[there[good]]
-                    found.update(zip(mine.tolist(), other.tolist(), strict=True))
-        return found
+                for places in index.find(wanted):
+                    # Hashes of crops stand behind each other: the image is the rest.
+                    pairs = np.unique(places[0] % count * theirs + places[1] % theirs)
+                    for start in range(0, len(pairs), _PAIRS // 64):
+                        here, there = np.divmod(pairs[start : start + _PAIRS // 64], theirs)
+                        good = self._compare(here, others.planes[there], crop, mirror=mirror)
+                        mine, other = self._block.places[here[good]], others.places[there[good]]
+                        yield from zip(mine.tolist(), other.tolist(), strict=True)
 
     def _compare(
         self, here: Longs, other: Floats, crop: tuple[bool, bool], *, mirror: bool
