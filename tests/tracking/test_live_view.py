@@ -100,6 +100,79 @@ def test_a_port_that_is_taken_is_said_with_another_one(checkout: Path) -> None:
             raise AssertionError
 
 
+def started(code: str) -> "subprocess.Popen[bytes]":
+    """A process that stands for a server, in a session of its own as one is."""
+    return subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+
+
+def test_a_server_that_ends_before_it_answers_is_said_with_its_log(checkout: Path) -> None:
+    server = started("raise SystemExit(3)")
+    with pytest.raises(live_view.ConfigError, match=r"^mlflow server ended; .*x\.log says why$"):
+        live_view._await(server, free_port(), checkout / "x.log")
+
+
+def test_one_that_never_answers_is_waited_for_no_longer_than_said(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_view, "STARTUP_S", 1.0)
+    server = started("import time; time.sleep(600)")
+    try:
+        with pytest.raises(live_view.ConfigError, match="has not answered within 1 s"):
+            live_view._await(server, free_port(), checkout / "x.log")
+    finally:
+        live_view._end(server)
+    assert server.returncode == -signal.SIGTERM
+
+
+def test_a_server_that_does_not_hear_is_killed_with_what_it_started(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_view, "_END_S", 0.5)
+    code = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); pid = os.fork(); "
+        "pid and open('child', 'w').write(str(pid)); time.sleep(600)"
+    )
+    server = started(code)
+    until = time.monotonic() + 30
+    while not (checkout / "child").exists() or not (checkout / "child").read_text(encoding="utf-8"):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    child = int((checkout / "child").read_text(encoding="utf-8"))
+    live_view._end(server)
+    assert server.returncode == -signal.SIGKILL
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until + 30
+        time.sleep(0.02)
+
+
+@pytest.mark.filterwarnings("ignore")  # those of mlflow's own database code
+def test_a_page_says_its_address_and_what_waits_until_it_is_ended(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server is a stand-in here, which Ctrl-C ends; the real one has a test of its own."""
+    write_run()
+    opened: list[str] = []
+
+    class Ended:
+        def wait(self) -> None:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def serving(root: Path, address: str, port: int) -> Iterator[Ended]:
+        assert (root, address) == (checkout, f"sqlite:///{checkout}/mlflow.db")
+        yield Ended()
+
+    monkeypatch.setattr(live_view, "serving", serving)
+    monkeypatch.setattr(live_view.webbrowser, "open", opened.append)
+    live_view.main(["--port", "5123"])
+    lines = capsys.readouterr().out.splitlines()
+    page = r"http://127\.0\.0\.1:5123/#/experiments/\d+/runs"
+    assert re.fullmatch(rf"runs of {checkout.name} \(experiment plumbline\): {page}", lines[0])
+    assert [bool(re.fullmatch(page, address)) for address in opened] == [True]
+    assert lines[-3:] == ["all run records are in it", "Ctrl-C ends it", ""]
+    assert waiting(checkout, MLFLOW, address_of(checkout)) == []
+
+
 def test_the_forwarder_leaves_stages_the_most_and_itself_a_quarter_of_a_core() -> None:
     done = subprocess.run(
         [
