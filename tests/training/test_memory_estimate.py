@@ -20,7 +20,7 @@ from plumbline.training.adapters import attach_adapters
 from plumbline.training.checkpoint import optimizer_tensors
 from plumbline.training.fitting import Fitting, fit_into_memory
 from plumbline.training.flops import count_step
-from plumbline.training.memory_estimate import Estimator, MemoryNeed
+from plumbline.training.memory_estimate import MAPPED_BYTES, Estimator, MemoryNeed, _Live
 from plumbline.training.optim import build_optimizer
 from plumbline.training.processes import Processes
 from plumbline.training.task import Task, TrainingJob
@@ -67,14 +67,47 @@ def test_a_chain_takes_what_is_counted_by_hand() -> None:
     assert found.weights == found.gradients == DEPTH * WEIGHT
     assert found.optimizer == pytest.approx(2 * DEPTH * WEIGHT, abs=4 * DEPTH)  # and its steps
     assert found.copies == found.weights + found.optimizer
-    peak = (1 + DEPTH) * STATE + STATE + WEIGHT
+    # The heap gives no room of activations to the gradients of the layers before.
+    peak = (1 + DEPTH) * STATE + STATE + DEPTH * WEIGHT
     assert found.gradients + found.activations == pytest.approx(peak, abs=8 * 512)
 
 
-def test_a_second_micro_batch_finds_the_gradients_of_the_first() -> None:
+def test_a_second_micro_batch_adds_a_gradient_to_the_one_of_the_first() -> None:
     one, two = need_of(Chain()), need_of(Chain(), count=2)
-    more = two.total - one.total
-    assert more == pytest.approx(DEPTH * WEIGHT, abs=8 * 512)
+    assert two.total - one.total == pytest.approx(WEIGHT, abs=8 * 512)
+
+
+def test_what_is_given_back_is_taken_again_except_by_gradients_from_a_heap() -> None:
+    weight = nn.Parameter(torch.zeros(3, 1024))
+    with _Live([weight]) as live:
+        kept = torch.zeros(8, 1024)
+        del kept
+        weight.grad = torch.zeros_like(weight)
+        other = torch.zeros(7, 1024)
+        del other
+        large = torch.empty(MAPPED_BYTES // 4 + 1024)
+        del large
+    row = 1024 * 4
+    assert live.peak() == 3 * row + MAPPED_BYTES + row
+    assert live.peak_of_heap([weight.grad]) == live.peak() + 8 * row
+
+
+class Twice(nn.Module):
+    """Uses one large weight twice, as a language model does that of its vocabulary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3000, 3000))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight @ self.weight
+
+
+def test_gradients_that_meet_are_added_in_place() -> None:
+    estimator = Estimator(model := Twice(), CHAIN, settings().train, ALONE)
+    found = estimator.need({"x": torch.zeros(1, 3000), "sample_index": [0]}, 1)
+    assert found.gradients == model.weight.nbytes > MAPPED_BYTES
+    assert found.activations == pytest.approx(model.weight.nbytes, rel=0.01)  # one beside, not two
 
 
 def test_layers_computed_again_keep_their_inputs_alone() -> None:
@@ -138,7 +171,7 @@ def test_every_kind_of_task_is_estimated_and_left_as_it_was(
     one, two = (estimator.need(batch_of(job), count) for count in (1, 3))
     assert torch.equal(torch.get_rng_state(), before)
     assert one.weights == two.weights > 0
-    assert two.total > one.total > 3 * one.weights  # gradients or not: moments, activations
+    assert two.total >= one.total > 3 * one.weights  # gradients or not: moments, activations
     for name, tensor in job.model.state_dict().items():
         torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
     assert all(p.grad is None for p in job.model.parameters())

@@ -6,6 +6,7 @@ masks, are real, so that all of a batch is as large as it will be.
 """
 
 import copy
+import itertools
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +32,8 @@ from plumbline.training.task import Embedded, Task, WindowLoss
 GIB = 2**30
 BLOCK_BYTES = 512
 """Of PyTorch's allocator for GPUs, which rounds up to it."""
+MAPPED_BYTES = 32 * 2**20
+"""The most that the C library takes from its heap, once a process has given back as much."""
 Tree = TypeVar("Tree")
 
 
@@ -71,14 +74,19 @@ def as_text(size: int) -> str:
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no types
-    """Counts the bytes of tensors that are made within it, until they are gone."""
+    """Notes when memory is taken for tensors that are made within it, and when it is given back."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         """Count from 0, beside what is there already."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._seen = weakref.WeakSet(tensor.untyped_storage() for tensor in known)
-        self.now = 0
-        self.peak = 0
+        self._next = itertools.count()
+        self._numbers = weakref.WeakKeyDictionary(
+            {tensor.untyped_storage(): next(self._next) for tensor in known}
+        )
+        self._changes: list[tuple[int, int]] = []
+        """The number of a storage, and its bytes: negative where they are given back."""
+        self._sums: list[tuple[int, int]] = []
+        """What is taken once its summands have been given back."""
 
     def __torch_dispatch__(
         self,
@@ -89,25 +97,64 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has 
     ) -> object:
         if func is torch.ops.aten._fused_adamw_.default:
             return None  # in place, and without a kernel for shapes alone
+        self._end_sums()
         made = func(*args, **(kwargs or {}))
-        self.take(made)
+        is_sum = func is torch.ops.aten.add.Tensor and _is_of_the_engine()
+        self._note(made, self._sums if is_sum else self._changes)
         return made
 
-    def take(self, made: object) -> None:
-        """Count the tensors in a result, or wherever else they come from."""
+    def take(self, tensors: object) -> None:
+        """Note tensors that come from elsewhere."""
+        self._note(tensors, self._changes)
+
+    def _note(self, made: object, into: list[tuple[int, int]]) -> None:
         for tensor in tree_leaves(made):
             if not isinstance(tensor, Tensor):
                 continue
             storage = tensor.untyped_storage()
-            if storage not in self._seen:  # a view has the one of its base
-                self._seen.add(storage)
+            if storage not in self._numbers:  # a view has the one of its base
+                number = self._numbers[storage] = next(self._next)
                 size = -(-storage.nbytes() // BLOCK_BYTES) * BLOCK_BYTES
-                self.now += size
-                weakref.finalize(storage, self._release, size)
-        self.peak = max(self.peak, self.now)
+                into.append((number, size))
+                weakref.finalize(storage, self._changes.append, (number, -size))
 
-    def _release(self, size: int) -> None:
-        self.now -= size
+    def _end_sums(self) -> None:
+        self._changes += self._sums
+        self._sums.clear()
+
+    def peak(self) -> int:
+        """The most bytes at once so far."""
+        self._end_sums()
+        return max(itertools.accumulate((size for _, size in self._changes), initial=0))
+
+    def peak_of_heap(self, gradients: Iterable[Tensor]) -> int:
+        """The most bytes that a process has held so far, of what it takes from its heap.
+
+        Gradients lie as long as the step, between what other tensors leave, and find little of
+        their room: it stays with the process, for what is alike in the next layer or step. What
+        is large is mapped by itself and is given back at once.
+        """
+        self._end_sums()
+        lasting = {self._numbers[gradient.untyped_storage()] for gradient in gradients}
+        mapped = of_gradients = others = most_of_others = peak = 0
+        for number, size in self._changes:
+            if abs(size) > MAPPED_BYTES:
+                mapped += size
+            elif number in lasting:
+                of_gradients += size
+            else:
+                others += size
+                most_of_others = max(most_of_others, others)
+            peak = max(peak, mapped + of_gradients + most_of_others)
+        return peak
+
+
+def _is_of_the_engine() -> bool:
+    """Whether an operation is the sum of gradients that meet in a backward pass.
+
+    The engine adds to the first of them in place, but not where it has no memory.
+    """
+    return torch._C._current_graph_task_id() != -1 and not torch.is_grad_enabled()
 
 
 class _Answers(TorchFunctionMode):
@@ -169,16 +216,18 @@ class Estimator:
                 for _ in range(min(count, 2)):
                     self._run(batch)
             gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
-            # In an update there are no activations, and what it needs beside goes with it.
-            of_passes, live.peak = live.peak, live.now
+            of_gradients = _bytes(gradients)
+            is_cpu = self._machine.device.type == "cpu"
+            of_passes = live.peak_of_heap(gradients) if is_cpu else live.peak()
             if gradients:
                 optimizer.step()  # the first one makes the state, which then stays
             state = _bytes(tree_leaves(list(optimizer.state.values())))
-        # From the second step on the passes have the state beside them, as the update has.
-        peak = max(of_passes, live.peak - state)
-        weights, of_gradients = _bytes(held), _bytes(gradients)
-        copies = weights + state if self._machine.device.type == "cpu" else 0
-        return MemoryNeed(weights, of_gradients, state, peak - of_gradients, copies)
+            # From the second step on the passes have the state beside them, as the update has.
+            of_update = live.peak() - state
+        weights = _bytes(held)
+        activations = max(of_passes, of_update) - of_gradients
+        copies = weights + state if is_cpu else 0
+        return MemoryNeed(weights, of_gradients, state, activations, copies)
 
     def flops(self, batch: Batch) -> StepFlops:
         """As `count_step`, without its memory."""
