@@ -21,7 +21,9 @@ from plumbline.data.columns import CANONICAL
 from plumbline.data.parquet import check_schema, declare_splits, iter_batches, list_parquet
 from plumbline.data.parquet_writer import RowGroupWriter
 from plumbline.errors import DataError
-from plumbline.validation.validate import Report, ValidationConfig, ValidationFailed, validate
+from plumbline.validation.report import Report
+from plumbline.validation.settings import ValidationConfig
+from plumbline.validation.validate import ValidationFailed, validate
 
 COLUMNS = {
     "sample_id": "sample_id",

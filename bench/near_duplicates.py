@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from plumbline.data.columns import CANONICAL
-from plumbline.validation.validate import ValidationConfig, validate
+from plumbline.validation.settings import ValidationConfig
+from plumbline.validation.validate import validate
 
 PLANTED = 500
 """Rows of test of which each change plants a copy."""

@@ -89,7 +89,8 @@ def _prepare(source: dict[str, object]) -> Callable[[Path, Path], None]:
 
 
 def _validate(raw: Path, out: Path) -> None:
-    from plumbline.validation.validate import ValidationConfig, validate
+    from plumbline.validation.settings import ValidationConfig
+    from plumbline.validation.validate import validate
 
     for name in ("clean", "quarantine"):
         (out / name).mkdir()

@@ -32,7 +32,8 @@ from plumbline.errors import DataError, PlumblineError
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.sources.registry import SOURCES, write_raw
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
-from plumbline.validation.validate import ValidationConfig, ValidationFailed, validate
+from plumbline.validation.settings import ValidationConfig
+from plumbline.validation.validate import ValidationFailed, validate
 from tests.peak import ROOT, peak_mb
 from tests.tiny import DIGITS, WORDS, picture
 

@@ -20,7 +20,8 @@ from plumbline.sources import registry
 from plumbline.sources.registry import SOURCES, Source, write_raw
 from plumbline.sources.scenes import ScenesSource
 from plumbline.stages.prepare import PrepareConfig
-from plumbline.validation.validate import ValidationConfig, validate
+from plumbline.validation.settings import ValidationConfig
+from plumbline.validation.validate import validate
 from tests.validation.validation_run import png
 
 
@@ -189,7 +190,8 @@ class CountingSource(Source):
 
 SOURCES.register("counting", CountingSource)
 
-from plumbline.validation.validate import ValidationConfig, validate
+from plumbline.validation.settings import ValidationConfig
+from plumbline.validation.validate import validate
 from plumbline.stages.prepare import PrepareConfig
 from tests.validation.validation_run import png
 

@@ -16,8 +16,8 @@ from plumbline.errors import ConfigError
 from plumbline.sources.jsonl import JsonlSource
 from plumbline.sources.parquet import ParquetSource
 from plumbline.validation.faults import Fault
+from plumbline.validation.settings import ValidationConfig
 from plumbline.validation.turns_check import clean_turns
-from plumbline.validation.validate import ValidationConfig
 from tests.tiny import picture
 from tests.validation.validation_run import Run
 

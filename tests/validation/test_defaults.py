@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from plumbline.validation.validate import ValidationConfig
+from plumbline.validation.settings import ValidationConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 

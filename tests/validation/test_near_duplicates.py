@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from plumbline.validation.near_images import NearImages, fingerprint, make_block
 from plumbline.validation.near_texts import MIN_CHARS, NearTexts, normalise
-from plumbline.validation.validate import SplitConfig, ValidationConfig
+from plumbline.validation.settings import SplitConfig, ValidationConfig
 from tests.validation.validation_run import Row, Run, failure
 
 IMAGE_VIEW = {"all": ["image"]}

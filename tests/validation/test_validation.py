@@ -13,7 +13,8 @@ from plumbline.config import Config, check_config
 from plumbline.data.columns import CANONICAL
 from plumbline.errors import ConfigError, DataError
 from plumbline.validation import validate as validation
-from plumbline.validation.validate import Report, ValidationConfig
+from plumbline.validation.report import Report
+from plumbline.validation.settings import ValidationConfig
 from tests.validation.validation_run import (
     ALL_VIEW,
     NO_VAL,

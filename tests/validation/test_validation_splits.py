@@ -4,8 +4,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from plumbline.data.parquet import declare_splits
+from plumbline.validation.settings import SplitConfig
 from plumbline.validation.splits import hash_unit
-from plumbline.validation.validate import SplitConfig
 from tests.validation.validation_run import NO_VAL, Run, failure, good, png
 
 

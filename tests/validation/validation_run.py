@@ -10,13 +10,9 @@ import pytest
 from PIL import Image
 
 from plumbline.data.columns import CANONICAL
-from plumbline.validation.validate import (
-    Report,
-    SplitConfig,
-    ValidationConfig,
-    ValidationFailed,
-    validate,
-)
+from plumbline.validation.report import Report
+from plumbline.validation.settings import SplitConfig, ValidationConfig
+from plumbline.validation.validate import ValidationFailed, validate
 
 Row = dict[str, Any]
 

@@ -21,7 +21,8 @@ from plumbline.stages.prepare import PrepareConfig
 from plumbline.stages.validate import ValidateConfig
 from plumbline.validation.filing import QUARANTINE
 from plumbline.validation.report import Report
-from plumbline.validation.validate import ValidationConfig, ValidationFailed, validate
+from plumbline.validation.settings import ValidationConfig
+from plumbline.validation.validate import ValidationFailed, validate
 
 TRIED_ROWS = 2000
 TRIED_BYTES = 2**26

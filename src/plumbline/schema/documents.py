@@ -20,7 +20,7 @@ from plumbline.schema.describe import Describer, Schema
 from plumbline.stage import StageSpec
 from plumbline.stages.specs import specs
 from plumbline.training.config import OptimConfig, TrainerConfig
-from plumbline.validation.validate import ValidationConfig
+from plumbline.validation.settings import ValidationConfig
 
 FOLDER = "schema"
 """Where a project has them, beside conf/."""

@@ -20,7 +20,7 @@ from plumbline.stages.validate import ValidateConfig
 from plumbline.tokenization.cache import TokenizeConfig
 from plumbline.tokenization.media import CHANNELS
 from plumbline.training.sections import TrainingConfig, TrainSection
-from plumbline.validation.validate import ValidationConfig
+from plumbline.validation.settings import ValidationConfig
 from plumbline.weights.named import named_checkpoints
 from plumbline.weights.settings import WeightsEntry
 

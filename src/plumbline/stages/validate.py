@@ -9,7 +9,8 @@ from plumbline.errors import DataError
 from plumbline.files import dump_json, read_json, staged_output, write_json
 from plumbline.stage import StageSpec, count, each, parse_call
 from plumbline.tracking.record import record_run
-from plumbline.validation.validate import ValidationConfig, ValidationFailed, validate
+from plumbline.validation.settings import ValidationConfig
+from plumbline.validation.validate import ValidationFailed, validate
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,10 @@ from plumbline.data.columns import CANONICAL
 from plumbline.data.parquet_writer import RowGroupWriter
 from plumbline.errors import DataError
 from plumbline.validation.examples import Cell, cells_of, write_cells
-from plumbline.validation.judging import MAX_KEY_BYTES, Rules, medium_group
+from plumbline.validation.judging import MAX_KEY_BYTES, medium_group
 from plumbline.validation.leaks import Place, SharedTexts
 from plumbline.validation.near_labels import NearLabels
+from plumbline.validation.rules import Rules
 from plumbline.validation.splits import PRIORITY
 from plumbline.validation.text_check import CleanText
 from plumbline.validation.verdicts import FinalVerdict

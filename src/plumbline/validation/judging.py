@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from plumbline.data.byte_columns import DistinctCells, distinct_cells
-from plumbline.data.columns import CONTENT, KEYS, MEDIA, SHOWN, TEXTS, Kind
+from plumbline.data.columns import CONTENT, KEYS, MEDIA, SHOWN, TEXTS
 from plumbline.errors import DataError
 from plumbline.names import RULE, is_name
 from plumbline.validation.cells import CellRules, judge_texts
@@ -22,6 +22,7 @@ from plumbline.validation.faults import Fault
 from plumbline.validation.features_check import find_other_widths
 from plumbline.validation.leaks import content_digests, medium_digest
 from plumbline.validation.near import NearRows
+from plumbline.validation.rules import Rules
 from plumbline.validation.shown_check import (
     check_images,
     check_places,
@@ -41,25 +42,6 @@ SAID = (*TEXTS, "turns")
 """Columns of which all together are what a row without a medium is about."""
 
 _GOOD, _NULL, _FAULTY = 0, 1, 2
-
-
-class Rules(NamedTuple):
-    """What rows are judged by."""
-
-    columns: Sequence[str]
-    """Content columns, in canonical order; bit i of a mask stands for the i-th."""
-    views: Mapping[str, Sequence[str]]
-    """View name -> the columns it needs; bit i of a mask stands for the i-th."""
-    kinds: Mapping[Kind, CellRules]
-    labels: Mapping[str, frozenset[str]]
-    """Part -> the labels that it may have; a part that is not named may have any."""
-    channels: int | None
-    """Channels of features; None for those of the first row."""
-    seed: int
-
-    def of(self, column: str) -> CellRules:
-        """What is asked of the cells of a content column."""
-        return self.kinds[CONTENT[column]]
 
 
 class _Column(NamedTuple):
