@@ -61,8 +61,9 @@ def removable(root: Path) -> Iterator[Path]:
     Of each stage's training states the one that has come furthest stays: a run that was stopped
     goes on from it. So do the newest run record, and those that the tracker has not had.
     """
-    features = (root / STATE_DIR / "features").glob("[!.]*")
-    yield from sorted(path for path in features if path.is_dir())
+    for kept in ("features", "validated"):
+        folders = (root / STATE_DIR / kept).glob("[!.]*")
+        yield from sorted(path for path in folders if path.is_dir())
     kept = records_ahead(root)
     records = sorted((root / RUNS).glob("[!.]*"))[:-1]
     yield from (path for path in records if path not in kept)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from plumbline.data.columns import CANONICAL
+from plumbline.validation.kept import Kept
 from plumbline.validation.report import Report
 from plumbline.validation.settings import SplitConfig, ValidationConfig
 from plumbline.validation.validate import ValidationFailed, validate
@@ -60,10 +61,21 @@ class Run:
         pq.write_table(pa.table(columns), self.raw / f"{file}.parquet", **options)
         return self
 
-    def validate(self, batch_rows: int = 100, **settings: Any) -> "Run":
+    def validate(
+        self,
+        batch_rows: int = 100,
+        workers: int | None = None,
+        kept: Kept | None = None,
+        **settings: Any,
+    ) -> "Run":
         settings = {"views": ALL_VIEW, "max_dropped_share": 1.0, **settings}
         config = ValidationConfig(**settings)
-        self.report = validate(self.raw, self.clean, self.quarantine, config, batch_rows=batch_rows)
+        self.report = validate(
+            *(self.raw, self.clean, self.quarantine, config),
+            batch_rows=batch_rows,
+            workers=workers,
+            kept=kept,
+        )
         return self
 
     def rows(self, split: str) -> list[Row]:

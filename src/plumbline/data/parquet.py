@@ -282,9 +282,14 @@ def column_names(path: Path) -> list[str]:
 
 
 def iter_encoded_batches(
-    path: Path, columns: Sequence[str], batch_rows: int = BATCH_ROWS
+    path: Path,
+    columns: Sequence[str],
+    batch_rows: int = BATCH_ROWS,
+    groups: range | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """As `iter_batches`, with text and binary columns as dictionaries of `binary` values.
+
+    Of the row groups with numbers `groups` alone, where they are given.
 
     A value that many rows share is in memory once, so that a batch stays small even where a tiny
     file repeats a huge cell. Where cells are large, a value may be in the dictionary twice.
@@ -294,9 +299,10 @@ def iter_encoded_batches(
             name for name in columns if is_byte_type(find_type(plain.schema_arrow, name))
         ]
         with open_parquet(path, byte_columns) as encoded:
-            group = row = 0
+            group = first = groups.start if groups else 0
+            row = sum(int(encoded.metadata.row_group(at).num_rows) for at in range(first))
             try:
-                for group, chunks in enumerate(read_chunks(path, columns)):
+                for group, chunks in enumerate(read_chunks(path, columns, groups), first):
                     count = int(encoded.metadata.row_group(group).num_rows)
                     rows, together = _plan(chunks, count, batch_rows)
                     for batch in (encoded if together else plain).iter_batches(

@@ -57,8 +57,15 @@ class BadPage(ValueError):  # noqa: N818  (what is bad is the file)
     """A page that is not read, because of what it would take; the text says which."""
 
 
-def read_chunks(path: Path, columns: Sequence[str]) -> Iterator[list[Chunk]]:
+def read_chunks(
+    path: Path, columns: Sequence[str], groups: range | None = None
+) -> Iterator[list[Chunk]]:
     """Measure what the columns take in each row group; a name stands for all that is below it.
+
+    Args:
+        path: the file.
+        columns: names in its schema.
+        groups: numbers of the row groups; None for all.
 
     Raises:
         ValueError: footer or headers are damaged.
@@ -72,7 +79,7 @@ def read_chunks(path: Path, columns: Sequence[str]) -> Iterator[list[Chunk]]:
             footer = _Reader(_read(file, size - 8 - length, length)).struct()
         except IndexError:
             raise ValueError("a footer without end") from None
-        for group in _list(footer, 4):
+        for group in _list(footer, 4)[slice(groups.start, groups.stop) if groups else slice(None)]:
             rows = max(1, _int(group, 3))
             named = ((_name(facts), facts) for facts in map(_facts, _list(group, 1)))
             yield [

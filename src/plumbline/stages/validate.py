@@ -1,14 +1,25 @@
 """Stage `validate`: every row is clean or in quarantine with its reason."""
 
 import logging
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from plumbline import paths
 from plumbline.config import Config
 from plumbline.errors import DataError
-from plumbline.files import dump_json, read_json, staged_output, write_json
+from plumbline.files import (
+    STATE_DIR,
+    digest_of,
+    dump_json,
+    read_json,
+    staged_output,
+    write_json,
+)
+from plumbline.params import installed_versions
 from plumbline.stage import StageSpec, count, each, parse_call
 from plumbline.tracking.record import record_run
+from plumbline.validation.kept import Kept
 from plumbline.validation.settings import ValidationConfig
 from plumbline.validation.validate import ValidationFailed, validate
 
@@ -30,6 +41,18 @@ SPEC = StageSpec(
 )
 
 
+def _kept(dataset: str) -> Kept | None:
+    """Where rows that have been judged are remembered, with the code that judged them."""
+    code = paths.code(SPEC.name)
+    if not code.is_file():  # run by hand, before `digest_code`
+        return None
+    root = Path(os.environ.get("DVC_ROOT", "."))
+    ran = read_json(code)
+    versions = installed_versions()
+    libraries = {name: versions[name] for name in ran["libraries"]}
+    return Kept(root / STATE_DIR / "validated" / dataset, digest_of([ran["files"], libraries]))
+
+
 def main(arguments: Sequence[str]) -> None:
     """Write `work/clean/<dataset>` and `work/quarantine/<dataset>`."""
     call = parse_call(SPEC, arguments)
@@ -43,7 +66,10 @@ def main(arguments: Sequence[str]) -> None:
         # The account of a failed validation lies beside the output, which does not come to be.
         failed = paths.quarantine(call.key).with_suffix(".failed.json")
         try:
-            report = validate(paths.raw(call.key), clean, quarantine, call.config.validate_)
+            report = validate(
+                *(paths.raw(call.key), clean, quarantine, call.config.validate_),
+                kept=_kept(call.key),
+            )
         except ValidationFailed as error:
             write_json(failed, {**error.report, **source})
             raise DataError(f"{error}; the account is in {failed}") from None

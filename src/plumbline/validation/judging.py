@@ -6,6 +6,7 @@ for the null cell, so that the row value -1 picks it.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import NamedTuple
 
@@ -15,13 +16,16 @@ from numpy.typing import NDArray
 
 from plumbline.data.byte_columns import DistinctCells, distinct_cells
 from plumbline.data.columns import CONTENT, KEYS, MEDIA, SHOWN, TEXTS
+from plumbline.data.library_lines import library_lines
 from plumbline.errors import DataError
 from plumbline.names import RULE, is_name
 from plumbline.validation.cells import CellRules, judge_texts
 from plumbline.validation.faults import Fault
 from plumbline.validation.features_check import find_other_widths
 from plumbline.validation.leaks import content_digests, medium_digest
-from plumbline.validation.near import NearRows
+from plumbline.validation.memo import JudgedMedium, MediaMemo
+from plumbline.validation.near import Prints
+from plumbline.validation.notes import Notes
 from plumbline.validation.rules import Rules
 from plumbline.validation.shown_check import (
     check_images,
@@ -31,7 +35,7 @@ from plumbline.validation.shown_check import (
 )
 from plumbline.validation.splits import hash_unit
 from plumbline.validation.text_check import CleanText, is_blank
-from plumbline.validation.verdicts import SPLIT_CODES, RowVerdict, VerdictStore
+from plumbline.validation.verdicts import SPLIT_CODES, RowVerdict
 
 MAX_KEY_BYTES = 2**16
 """A longer sample_id, group or part is refused; ids of some thousand characters are not."""
@@ -70,30 +74,37 @@ class _Column(NamedTuple):
         return map(self.faults.__getitem__, self.rows.tolist())
 
 
+def check_parts(parts: AbstractSet[str]) -> None:
+    """Refuse more parts than a dataset can have.
+
+    Raises:
+        DataError: another column may have been meant.
+    """
+    if len(parts) > MAX_PARTS:
+        raise DataError(f"column part has more than {MAX_PARTS} names: is it the right column?")
+
+
 class RowJudge:
     """Judges batches of raw rows; each distinct medium is decoded once over all batches."""
 
-    def __init__(self, rules: Rules, store: VerdictStore, near: NearRows | None = None) -> None:
-        """Judge by `rules`; `store` remembers the media that have been looked at, `near` texts."""
-        self._near = near
+    def __init__(self, rules: Rules, memo: MediaMemo, prints: Prints) -> None:
+        """Judge by `rules`; `memo` remembers the media that have been looked at."""
         self._rules = rules
-        self._store = store
+        self._memo = memo
+        self._prints = prints
         self._view_masks = [
             sum(1 << rules.columns.index(name) for name in view) for view in rules.views.values()
         ]
-        self._next_number = 0
-        self.splits_seen: set[str] = set()
-        """Splits that some row names, good or bad."""
-        self.parts_seen: set[str] = set()
-        """Parts that some row names, good or bad."""
-        self._channels = rules.channels
+        self.notes = Notes()
+        """Of all rows that have been judged."""
 
-    def judge(self, batch: pa.RecordBatch) -> Iterator[RowVerdict]:
+    def judge(self, batch: pa.RecordBatch) -> None:
         """Judge the next rows; `batch` has the columns as `iter_encoded_batches` gives them.
 
         Raises:
             DataError: there are more parts than a dataset can have.
         """
+        notes = self.notes
         ids, groups, splits, parts = (_judge_keys(batch, name) for name in KEYS)
         self._note_parts(parts)
         content = {name: self._judge_content(batch, name, parts) for name in self._rules.columns}
@@ -116,24 +127,24 @@ class RowJudge:
                 fault = Fault("two_media", f"a row has one of {', '.join(MEDIA)} at most")
             if fault is None:
                 fault = shown.fault(row)
-            if fault is None and (others := shown.others(row)):
-                self._store.add_more_media(self._next_number, others)
             digest, medium, place, text, grouped = identity
-            if fault is None and self._near:
-                self._near.see_texts(text, {name: c.good(row) for name, c in texts.items()})
+            number = len(notes.rows)
+            if fault is None:
+                notes.more += [(number, other) for other in shown.others(row)]
+                good = {name: column.good(row) for name, column in texts.items()}
+                notes.prints += [(number, value) for value in self._prints.of_texts(text, good)]
             verdict = RowVerdict(
-                *(self._next_number, codes[row], digest, medium, place),
+                *(number, codes[row], digest, medium, place),
                 *(views[row], blank[row], text, grouped),
             )
-            yield verdict if fault is None else verdict.reject(fault)
-            self._next_number += 1
+            notes.rows.append(verdict if fault is None else verdict.reject(fault))
+        self._memo.save()
 
     def _note_parts(self, parts: _Column) -> None:
         for value, fault in zip(parts.values, parts.faults, strict=True):
             if value and fault is None:
-                self.parts_seen.add(value.decode())
-        if len(self.parts_seen) > MAX_PARTS:
-            raise DataError(f"column part has more than {MAX_PARTS} names: is it the right column?")
+                self.notes.parts.add(value.decode())
+        check_parts(self.notes.parts)
 
     def _judge_content(self, batch: pa.RecordBatch, name: str, parts: _Column) -> _Column:
         rules = self._rules.of(name)
@@ -170,11 +181,15 @@ class RowJudge:
                 yield self._judge_once(value, digest, rules)
 
     def _judge_once(self, value: bytes, digest: bytes, rules: CellRules) -> Fault | None:
-        known, fault = self._store.find_medium(digest)
-        if not known:
+        found = self._memo.find(digest)
+        if found is None:
+            before = library_lines()
             fault = rules.check(value)
-            self._store.add_medium(digest, fault)
-        return fault
+            found = JudgedMedium(fault, library_lines() - before, self._prints.take())
+            self._memo.add(digest, found)
+        if found.lines:
+            self.notes.lines[digest] = found.lines
+        return found.fault
 
     def _judge_image(self, value: bytes) -> Fault | None:
         """Judge an image of turns as one of the column `image`, once over all rows."""
@@ -189,7 +204,7 @@ class RowJudge:
         self, cells: DistinctCells, faults: Sequence[Fault | None]
     ) -> list[Fault | None]:
         good = [None if fault else value for value, fault in zip(cells.values, faults, strict=True)]
-        others, self._channels = find_other_widths(good, cells.row_value.tolist(), self._channels)
+        others, _ = find_other_widths(good, cells.row_value.tolist(), self._rules.channels)
         return [others.get(place, fault) for place, fault in enumerate(faults)]
 
     def _judge_labels(
@@ -224,7 +239,7 @@ class RowJudge:
 
     def _split_codes(self, splits: _Column) -> list[int | None]:
         names = [(value or b"").decode("ascii", "replace") for value in splits.values]
-        self.splits_seen.update(name for name in names if name in SPLIT_CODES)
+        self.notes.splits.update(name for name in names if name in SPLIT_CODES)
         codes = [SPLIT_CODES.get(name) for name in names]
         return [codes[value] for value in splits.rows.tolist()]
 

@@ -2,7 +2,7 @@
 
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,6 @@ from plumbline.validation.leaks import (
     Place,
     SharedRows,
     describe_leaks,
-    medium_digest,
 )
 from plumbline.validation.verdicts import SPLIT_CODES, VerdictStore
 
@@ -52,6 +51,44 @@ _Pairs = Iterator[tuple[bytes, bytes]]
 _DETAILS = {"media": "nearly the same image", "texts": "nearly the same texts"}
 
 
+class Prints:
+    """What is remembered of contents in pass one, by the settings that are on."""
+
+    def __init__(self, config: LeakConfig) -> None:
+        """Remember nothing yet."""
+        self._images, self._texts = bool(config.near_images), bool(config.near_texts)
+        self._seen: bytes | None = None
+
+    @property
+    def look(self) -> "Callable[[bytes, Image.Image], None] | None":
+        """What is to be shown each distinct image as it is decoded; None: none."""
+        return self._see if self._images else None
+
+    def _see(self, data: bytes, image: "Image.Image") -> None:
+        from plumbline.validation.near_images import fingerprint  # needs Pillow
+
+        self._seen = fingerprint(image)
+
+    def take(self) -> bytes | None:
+        """What is to be remembered of the image that has just been shown; None: none was."""
+        seen, self._seen = self._seen, None
+        return seen
+
+    def of_texts(self, content: bytes | None, cells: Mapping[str, bytes | None]) -> list[bytes]:
+        """What is to be remembered of the texts of a good row.
+
+        Args:
+            content: digest of them all; None: the row is not one of texts.
+            cells: by column; None where there is none, or none of use.
+        """
+        if content is None or not self._texts:
+            return []
+        return [
+            zlib.compress(text.encode("utf-8", "surrogatepass"), 1)
+            for text in near_texts.long_enough(chain.from_iterable(_said(cells)))
+        ]
+
+
 class NearRows:
     """Near duplicates between splits, by the settings that are on; with none it does nothing."""
 
@@ -69,30 +106,10 @@ class NearRows:
             for statement in _SCHEMA:
                 self._db.execute(statement)
 
-    @property
-    def look(self) -> "Callable[[bytes, Image.Image], None] | None":
-        """What is to be shown each distinct image as it is decoded; None: none."""
-        return self._see_image if "media" in self._on else None
-
-    def _see_image(self, data: bytes, image: "Image.Image") -> None:
-        from plumbline.validation.near_images import fingerprint  # needs Pillow
-
-        self._remember(medium_digest("image", data), fingerprint(image))
-
-    def see_texts(self, content: bytes | None, cells: Mapping[str, bytes | None]) -> None:
-        """Remember the texts of a good row.
-
-        Args:
-            content: digest of them all; None: the row is not one of texts.
-            cells: by column; None where there is none, or none of use.
-        """
-        if content is None or "texts" not in self._on:
-            return
-        for text in near_texts.long_enough(chain.from_iterable(_said(cells))):
-            self._remember(content, zlib.compress(text.encode("utf-8", "surrogatepass"), 1))
-
-    def _remember(self, content: bytes, value: bytes) -> None:
-        self._db.execute("INSERT OR IGNORE INTO prints VALUES (?, ?)", (content, value))
+    def remember(self, prints: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take what `Prints` gave, by digest of the content; of one content the first counts."""
+        if self._on:
+            self._db.executemany("INSERT OR IGNORE INTO prints VALUES (?, ?)", prints)
 
     def settle(self) -> None:
         """Find near duplicates among good rows, and drop those that may not stay."""

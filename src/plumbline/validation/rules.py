@@ -25,7 +25,7 @@ class Rules(NamedTuple):
     labels: Mapping[str, frozenset[str]]
     """Part -> the labels that it may have; a part that is not named may have any."""
     channels: int | None
-    """Channels of features; None for those of the first row."""
+    """Channels of features; None where there are none."""
     seed: int
 
     def of(self, column: str) -> CellRules:

@@ -1,8 +1,9 @@
 """Sort every row of a raw table into clean tables or quarantine, and account for each of them.
 
-Two passes stream the input. The first judges each row on its own and notes a verdict on disk; SQL
-then settles splits, repeated ids and leaks between splits; the second writes the tables. So memory
-does not grow with the number of rows, and the output does not depend on how rows are batched.
+Two passes stream the input. The first judges each row on its own, in several processes, and notes a
+verdict on disk; SQL then settles splits, repeated ids and leaks between splits; the second writes
+the tables. So memory does not grow with the number of rows, and the output depends neither on how
+rows are batched nor on how many processes judge them.
 """
 
 from collections import Counter
@@ -12,13 +13,11 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pyarrow.parquet as pq
-
 from plumbline.data.columns import CANONICAL, CONTENT, KEYS
-from plumbline.data.library_lines import library_lines
 from plumbline.data.parquet import (
     BATCH_ROWS,
     check_schema,
+    count_rows,
     declared_splits,
     iter_encoded_batches,
     list_parquet,
@@ -27,12 +26,16 @@ from plumbline.errors import DataError
 from plumbline.names import alike
 from plumbline.tracking.progress import tracked
 from plumbline.validation.filing import EXAMPLES, Counts, RowFiler
-from plumbline.validation.judging import RowJudge, medium_group
+from plumbline.validation.judging import check_parts, medium_group
+from plumbline.validation.kept import Kept, forget_others, notes_folder
 from plumbline.validation.leaks import Leak, SharedTexts, describe_leaks, tell_leaks
 from plumbline.validation.near import NearRows
+from plumbline.validation.notes import Notes
+from plumbline.validation.pass_one import PassOne, count_workers, first_channels
 from plumbline.validation.report import Report, check_sums
 from plumbline.validation.rules import make_rules
 from plumbline.validation.settings import ValidationConfig
+from plumbline.validation.shards import cut_shards
 from plumbline.validation.splits import PRIORITY, hash_unit
 from plumbline.validation.verdicts import VerdictStore
 
@@ -53,6 +56,8 @@ def validate(
     config: ValidationConfig,
     *,
     batch_rows: int = BATCH_ROWS,
+    workers: int | None = None,
+    kept: Kept | None = None,
 ) -> Report:
     """Write `clean/<split>.parquet` and `quarantine/rows.parquet`, and return the report.
 
@@ -67,6 +72,8 @@ def validate(
         quarantine: an existing, empty folder; working files lie below it while this runs.
         config: the rules.
         batch_rows: the most rows to hold at a time; the output does not depend on it.
+        workers: processes that judge rows; None for as many as pay.
+        kept: where to look for rows that an earlier run has judged; None: nowhere.
 
     Raises:
         ValidationFailed: no valid row, a given split or a view without one, or too many faults.
@@ -83,26 +90,32 @@ def validate(
         VerdictStore(Path(folder)) as store,
     ):
         near = NearRows(store, config.leaks)
-        rules = make_rules(config, columns, near.look)
-        judge = RowJudge(rules, store, near)
-        starts, lines = _judge_rows(paths, names, judge, store, batch_rows)
-        given = judge.splits_seen | declared_splits(paths)
+        channels = first_channels(paths, config, columns, batch_rows)
+        config = config.model_copy(update={"channels": channels})
+        with notes_folder(kept, config, Path(folder)) as place:
+            judging = PassOne(names, columns, config, place, batch_rows)
+            seen = _judge_rows(paths, judging, workers, store, near)
+        given = seen.splits | declared_splits(paths)
         warnings = _settle(store, near, config, given)
-        if lines:
+        if lines := sum(seen.lines.values()):
             warnings.append(f"decoders wrote {lines} lines about media to stderr, not shown here")
-        has_parts = bool(judge.parts_seen)
+        has_parts = bool(seen.parts)
         with (
             closing(SharedTexts(Path(folder) / "texts.sqlite", columns)) as texts,
             closing(
-                RowFiler(clean, quarantine, rules, store.read(), starts, texts, has_parts=has_parts)
+                RowFiler(
+                    *(clean, quarantine, make_rules(config, columns), store.read()),
+                    *(_file_starts(paths), texts),
+                    has_parts=has_parts,
+                )
             ) as filer,
         ):
             _file_rows(paths, names, filer, batch_rows)
             leaks = [*_find_leaks(store, texts, filer), *near.leaks(EXAMPLES, filer.place)]
-        warnings += filer.counts.labels.warnings() + _alike_parts(judge.parts_seen)
+        warnings += filer.counts.labels.warnings() + _alike_parts(seen.parts)
         report = _describe(config, filer.counts, store, leaks, warnings)
         check_sums(report, store.count_rows(), raw)
-    unknown = sorted(set(config.labels) - {""} - judge.parts_seen)
+    unknown = sorted(set(config.labels) - {""} - seen.parts)
     if problem := _find_problem(report, config, given, unknown):
         raise ValidationFailed(f"{raw}: {problem}", report)
     return report
@@ -126,30 +139,55 @@ def _alike_parts(parts: AbstractSet[str]) -> list[str]:
 
 
 def _judge_rows(
-    paths: Sequence[Path], names: Sequence[str], judge: RowJudge, store: VerdictStore, rows: int
-) -> tuple[dict[str, int], int]:
-    """Run pass one: the number of each file's first row, and lines that decoders wrote."""
-    before = library_lines()
-    starts: dict[str, int] = {}
-    total = 0
+    paths: Sequence[Path],
+    judging: PassOne,
+    workers: int | None,
+    store: VerdictStore,
+    near: NearRows,
+) -> Notes:
+    """Run pass one into the store; what it noted of all rows together."""
+    shards = [shard for path in paths for shard in cut_shards(path)]
+    files = judging.run(shards, workers or count_workers(len(shards)))
+    pairs = zip(shards, files, strict=True)
+    rows = sum(shard.rows for shard in shards)
+    seen, used, start = Notes(), [], 0
+    for shard, file in tracked(pairs, "judging", rows, "rows", lambda pair: pair[0].rows):
+        notes = Notes.read(file)
+        if notes is None or len(notes.rows) != shard.rows:
+            raise DataError(f"{shard.path}: changed while it was validated; run again")
+        _store_notes(notes, start, store, near)
+        seen.splits |= notes.splits
+        seen.parts |= notes.parts
+        seen.lines |= notes.lines
+        check_parts(seen.parts)
+        used.append(file)
+        start += shard.rows
+    near.remember(judging.image_prints())
+    forget_others(used, judging.folder)
+    return seen
+
+
+def _store_notes(notes: Notes, start: int, store: VerdictStore, near: NearRows) -> None:
+    store.add_rows(notes.rows, start)
+    store.add_more_media((start + number, digest) for number, digest in notes.more)
+    contents = [row.content for row in notes.rows]
+    near.remember((contents[number] or b"", value) for number, value in notes.prints)
+
+
+def _file_starts(paths: Sequence[Path]) -> dict[str, int]:
+    """The number of each file's first row."""
+    starts, total = {}, 0
     for path in paths:
         starts[path.name] = total
-        batches = iter_encoded_batches(path, names, rows)
-        for batch in tracked(batches, f"judging {path.name}", _count_rows(path), "rows", len):
-            store.add_rows(list(judge.judge(batch)))
-            total += batch.num_rows
-    return starts, library_lines() - before
-
-
-def _count_rows(path: Path) -> int:
-    return int(pq.read_metadata(path).num_rows)
+        total += count_rows(path)
+    return starts
 
 
 def _file_rows(paths: Sequence[Path], names: Sequence[str], filer: RowFiler, rows: int) -> None:
     for path in paths:
         row = 0
         batches = iter_encoded_batches(path, names, rows)
-        for batch in tracked(batches, f"filing {path.name}", _count_rows(path), "rows", len):
+        for batch in tracked(batches, f"filing {path.name}", count_rows(path), "rows", len):
             filer.file_rows(path.name, row, batch)
             row += batch.num_rows
 

@@ -28,7 +28,6 @@ CREATE TABLE rows (
     views INTEGER, blank INTEGER, content BLOB, grouped INTEGER, reason TEXT, detail TEXT,
     other INTEGER
 );
-CREATE TABLE media (digest BLOB PRIMARY KEY, reason TEXT, detail TEXT) WITHOUT ROWID;
 CREATE TABLE more_media (
     number INTEGER, medium BLOB, PRIMARY KEY (number, medium)
 ) WITHOUT ROWID;
@@ -218,26 +217,15 @@ class VerdictStore:
         with closing(sqlite3.connect(":memory:")) as other:
             other.execute("PRAGMA temp_store_directory = ''")
 
-    def find_medium(self, digest: bytes) -> tuple[bool, Fault | None]:
-        """Look up a medium by digest: whether it has been judged, and its fault."""
-        row = self._db.execute(
-            "SELECT reason, detail FROM media WHERE digest = ?", (digest,)
-        ).fetchone()
-        return row is not None, Fault(*row) if row and row[0] else None
+    def add_more_media(self, media: Iterable[tuple[int, bytes]]) -> None:
+        """Store the media of good rows behind their first ones: (number, digest)."""
+        self._db.executemany("INSERT OR IGNORE INTO more_media VALUES (?, ?)", media)
 
-    def add_medium(self, digest: bytes, fault: Fault | None) -> None:
-        """Remember the judgement of a medium."""
-        self._db.execute("INSERT INTO media VALUES (?, ?, ?)", (digest, *(fault or (None, None))))
-
-    def add_more_media(self, number: int, digests: Iterable[bytes]) -> None:
-        """Store the media of a good row behind its first one."""
-        rows = ((number, digest) for digest in digests)
-        self._db.executemany("INSERT OR IGNORE INTO more_media VALUES (?, ?)", rows)
-
-    def add_rows(self, rows: Iterable[RowVerdict]) -> None:
-        """Store the verdicts of pass one."""
+    def add_rows(self, rows: Iterable[RowVerdict], start: int = 0) -> None:
+        """Store the verdicts of pass one; their numbers count from `start`."""
         self._db.executemany(
-            "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", rows
+            f"INSERT INTO rows VALUES (? + {start:d}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",  # noqa: S608
+            rows,
         )
 
     def join_places(self, place_of: Callable[[bytes], float]) -> None:

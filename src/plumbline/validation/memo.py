@@ -1,0 +1,95 @@
+"""What was found out about each distinct medium, shared by the processes that judge rows."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from plumbline.validation.faults import Fault
+
+_WAIT_S = 600.0
+"""For another process to save a batch, which takes milliseconds."""
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS media (
+    digest BLOB PRIMARY KEY, reason TEXT, detail TEXT, lines INTEGER, print BLOB
+) WITHOUT ROWID
+"""
+
+
+class JudgedMedium(NamedTuple):
+    """What a look at a medium came to: a pure function of its bytes and the rules."""
+
+    fault: Fault | None
+    lines: int
+    """That decoders wrote about it."""
+    print: bytes | None
+    """By which near duplicates are found; None where none are looked for."""
+
+
+class MediaMemo:
+    """Media by digest, in a SQLite file that several processes may have open.
+
+    Two of them may judge one medium at the same moment; they find the same.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, and create it where there is none; what cannot be read begins anew."""
+        try:
+            self._db = _connect(path)
+        except sqlite3.DatabaseError:  # after a loss of power; never because it is in use
+            for file in path.parent.glob(f"{path.name}*"):
+                file.unlink(missing_ok=True)
+            self._db = _connect(path)
+        self._new: dict[bytes, JudgedMedium] = {}
+
+    def find(self, digest: bytes) -> JudgedMedium | None:
+        """What is known of a medium; None: nothing."""
+        if (found := self._new.get(digest)) is not None:
+            return found
+        row = self._db.execute(
+            "SELECT reason, detail, lines, print FROM media WHERE digest = ?", (digest,)
+        ).fetchone()
+        if row is None:
+            return None
+        reason, detail, lines, value = row
+        return JudgedMedium(Fault(reason, detail) if reason else None, lines, value)
+
+    def add(self, digest: bytes, judged: JudgedMedium) -> None:
+        """Remember a medium, for others from the next `save` on."""
+        self._new[digest] = judged
+
+    def save(self) -> None:
+        """Let all processes, and a later run, know what has been added."""
+        if not self._new:
+            return
+        rows = [
+            (digest, *(judged.fault or (None, None)), judged.lines, judged.print)
+            for digest, judged in self._new.items()
+        ]
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany("INSERT OR IGNORE INTO media VALUES (?, ?, ?, ?, ?)", rows)
+        self._db.execute("COMMIT")
+        self._new.clear()
+
+    def prints(self) -> Iterator[tuple[bytes, bytes]]:
+        """Digests and prints of all media that have one."""
+        return self._db.execute("SELECT digest, print FROM media WHERE print IS NOT NULL")
+
+    def close(self) -> None:
+        """Release the file."""
+        self._db.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")  # readers do not wait for who saves
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute(_SCHEMA)
+        with closing(database.execute("SELECT * FROM media LIMIT 1")) as rows:
+            rows.fetchone()
+    except BaseException:
+        database.close()
+        raise
+    return database
