@@ -269,17 +269,26 @@ def _new_partial(out: Path, *, alone: bool = False) -> Path:
     return out.with_name(f".{out.name}.partial-{os.getpid()}")
 
 
-def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write one file so that a reader sees the old content or the new one, never a part."""
+def atomic_write(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Write one file so that a reader sees the old content or the new one, never a part.
+
+    Args:
+        path: of the file.
+        content: text is written as UTF-8.
+        durable: whether it must outlast a loss of power; a reader that can tell what is damaged,
+            and make it anew, spares the wait for the disk.
+    """
     data = content.encode() if isinstance(content, str) else content
     partial = _new_partial(path)
     try:
         with partial.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
-        _sync(path.parent)
+        if durable:
+            _sync(path.parent)
     except OSError as error:
         raise describe_os_error(error, path) from error
     finally:

@@ -1,5 +1,6 @@
 """What pass one notes of a shard of rows, and the file that keeps it."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ _SCHEMA = pa.schema(
     ]
 )
 _FACTS = b"plumbline.facts"
+_DIGEST_BYTES = 20
+"""In front of a file, which is not waited for until it lies on the disk."""
 
 
 @dataclass
@@ -61,20 +64,24 @@ class Notes:
         }
         schema = _SCHEMA.with_metadata({_FACTS: json.dumps(facts).encode()})
         sink = pa.BufferOutputStream()
-        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
         with pa.ipc.new_file(sink, schema, options=options) as file:
             file.write(pa.RecordBatch.from_pydict(columns, schema))
-        atomic_write(path, sink.getvalue().to_pybytes())
+        data = sink.getvalue().to_pybytes()
+        atomic_write(path, _digest(data) + data, durable=False)
 
     @classmethod
     def read(cls, path: Path) -> "Notes | None":
         """What such a file holds; None where there is none, or none that can be read."""
         try:
-            with pa.OSFile(str(path)) as file:
-                table = pa.ipc.open_file(file).read_all()
+            content = path.read_bytes()
+            digest, data = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+            if _digest(data) != digest:
+                return None
+            table = pa.ipc.open_file(data).read_all()
             facts = json.loads(table.schema.metadata[_FACTS])
             columns = {name: table.column(name).to_pylist() for name in _SCHEMA.names}
-        except (OSError, pa.ArrowException, ValueError, TypeError, KeyError):
+        except OSError:
             return None
         verdicts = zip(*(columns[name] for name in RowVerdict._fields), strict=True)
         return cls(
@@ -85,6 +92,10 @@ class Notes:
             set(facts["parts"]),
             {bytes.fromhex(digest): lines for digest, lines in facts["lines"].items()},
         )
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
 
 
 def _by_row(pairs: Iterable[tuple[int, bytes]], rows: int) -> list[list[bytes] | None]:
