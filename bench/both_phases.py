@@ -18,7 +18,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -215,7 +214,6 @@ def open_checkout(folder: Path, side: str, epochs: int) -> Checkout:
 
 def reproduce(checkout: Checkout) -> dict[str, Any]:
     """Run all stages and the bundle's self-test; what came out."""
-    began = time.monotonic()
     # Progress goes to stderr; a checkout's own `run` gives up after a quarter of an hour.
     subprocess.run(
         ("dvc", "repro"),
@@ -224,7 +222,6 @@ def reproduce(checkout: Checkout) -> dict[str, Any]:
         stdout=sys.stderr,
         check=True,
     )
-    minutes = (time.monotonic() - began) / 60
     bundle = checkout.folder / paths.export("vqa")
     checkout.run(sys.executable, str(bundle / "inference.py"), "--selftest")
     formats = read_json(bundle / "metadata.json")["formats"]
@@ -233,7 +230,6 @@ def reproduce(checkout: Checkout) -> dict[str, Any]:
     training = read_json(checkout.folder / paths.finetuned("vqa") / "metrics.json")
     return {
         "exact_match": round(metrics["exact_match"], 4),
-        "minutes": round(minutes, 1),
         "parity": parity,
         "adapter": training.get("adapters", {}).get("decoder"),
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from bench import both_phases
 from plumbline.tokenization.tokenizer import BOS, EOS, PAD, TokenizerConfig, train_tokenizer
@@ -22,7 +22,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def greedy(model: both_phases.Qwen3ForCausalLM, prompt: list[int], eos: int) -> list[int]:
+def greedy(model: Qwen3ForCausalLM, prompt: list[int], eos: int) -> list[int]:
     said: list[int] = []
     while len(said) < 12 and (not said or said[-1] != eos):
         logits = model(input_ids=torch.tensor([[*prompt, *said]])).logits
@@ -35,7 +35,7 @@ def test_exact_match_is_that_of_greedy_decoding(monkeypatch: pytest.MonkeyPatch)
     tokenizer = make_tokenizer()
     model = both_phases.make_decoder(tokenizer)
     ids, labels = both_phases.frame(ROWS, tokenizer)
-    both_phases.learn_words(model, ids[:2].repeat(640, 1), labels[:2].repeat(640, 1))
+    both_phases.learn_words(model, ids[:2].repeat(320, 1), labels[:2].repeat(320, 1))
     eos = tokenizer.eos_token_id
     right = 0
     for question, answer in ROWS:
