@@ -274,12 +274,18 @@ def test_the_decoder_sees_neither_metadata_nor_further_pages(
     more = {"save_all": True, "append_images": [picture().rotate(90)]}
     seen: list[bytes] = []
     real: Callable[..., Any] = Image.open
+    codec: Callable[..., Any] = Image.frombytes
 
     def note(file: io.BytesIO, **options: Any) -> Any:
         seen.append(file.getvalue())
         return real(file, **options)
 
+    def note_directly(mode: str, size: tuple[int, int], data: bytes, *options: Any) -> Any:
+        seen.append(data)
+        return codec(mode, size, data, *options)
+
     monkeypatch.setattr(Image, "open", note)
+    monkeypatch.setattr(Image, "frombytes", note_directly)
     for form in ("JPEG", "PNG"):
         decode_image(encode(picture(), form, exif=exif, icc_profile=b"a profile"))
         assert not any(word in seen[-1] for word in (b"a maker", b"a profile", b"eXIf", b"APP2"))

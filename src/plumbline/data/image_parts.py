@@ -11,6 +11,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from typing import Literal
 
 from .avif_parts import avif_parts
 from .image_headers import read_header, sniff_format
@@ -172,13 +173,16 @@ class _PngText:
 
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 """Neither an escaped byte of pixel data, nor a restart, nor a fill byte."""
+_PLAIN_MARKERS = frozenset((0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD, 0xE0, 0xEE))
+"""Frames, tables, a restart interval, the first scan, and what says how colours are meant."""
+_JPEG_MODES: dict[int, Literal["RGB", "L"]] = {1: "L", 3: "RGB"}
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def _jpeg_parts(data: bytes) -> Parts:
     kept, markers = [data[:2]], _Counted(MAX_PARTS, "segments")
     position, scans, scan_at, frame = 2, 0, len(data), b""
-    exif, xmp = list[bytes](), b""
+    exif, xmp, is_plain = list[bytes](), b"", True
     while found := _JPEG_MARKER.search(data, position):
         markers.add()
         marker, position = data[found.end() - 1], found.end()
@@ -203,6 +207,7 @@ def _jpeg_parts(data: bytes) -> Parts:
         is_kept = marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE)
         if not scans and is_kept:
             kept.append(data[found.start() : end])
+            is_plain &= marker in _PLAIN_MARKERS
         position = end
     if len(frame) < 7 or not scans:
         raise UndecodableError("JPEG: no picture, or cut off before its first scan")
@@ -216,6 +221,7 @@ def _jpeg_parts(data: bytes) -> Parts:
         memory=max(needed, 8) * pixels,
         work_ns=work,
         why=f" in {scans} scans",
+        codec_mode=_JPEG_MODES.get(components) if is_plain and frame[1] == 8 else None,
         exif=b"".join(exif),
         xmp=xmp,
     )

@@ -1,6 +1,6 @@
 """What of an encoded image reaches the decoder."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Parts(NamedTuple):
@@ -26,5 +26,7 @@ class Parts(NamedTuple):
     """A TIFF structure with the orientation, or nothing."""
     xmp: bytes = b""
     """XML that may hold the orientation, or nothing."""
+    codec_mode: Literal["RGB", "L"] | None = None
+    """What the codec makes of `data` itself; None where more of it must be understood first."""
     why: str = ""
     """What makes it costly, for a message."""
