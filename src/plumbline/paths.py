@@ -62,6 +62,11 @@ def quarantine(dataset: str) -> Path:
     return Path("work/quarantine", dataset)
 
 
+def data_metrics(dataset: str) -> Path:
+    """Counts of rows, by where they went and why, and of leaks: `validate`."""
+    return Path("metrics/data", f"{dataset}.json")
+
+
 def shapes(dataset: str) -> Path:
     """Folder of shapes.json: `detect_shapes`."""
     return Path("work/shapes", dataset)

@@ -45,7 +45,7 @@ PLACES = {
     "check_params": {paths.SETTINGS},
     "resolve_weights": {paths.weights("S") / "K.json", paths.tokenizers("S") / "K.json"},
     "prepare": {paths.raw("K")},
-    "validate": {paths.clean("K"), paths.quarantine("K")},
+    "validate": {paths.clean("K"), paths.quarantine("K"), paths.data_metrics("K")},
     "detect_shapes": {paths.shapes("K")},
     "tokenize_text": {paths.cache("K")},
     "pretrain_alignment": {paths.aligned("K")},

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from plumbline.validation.report import counts_of
 from tests.validation.validation_run import NO_VAL, Row, Run, failure, good
 
 TEXTS: dict[str, list[str]] = {
@@ -69,6 +70,17 @@ def test_planted_texts_are_counted_between_given_splits(
         "(validate.leaks.texts: drop takes them from val)"
     )
     assert len(told) == 3
+    alone = columns if len(columns) > 1 else []  # else the cell is the row
+    assert counts_of(run.report) == {
+        "rows": 29,
+        "clean": {"train": 20, "val": 5, "test": 4},
+        "quarantined": {},
+        "leaks": {
+            f"{what}_of_{one}_in_{other}": rows
+            for what in ("texts", *alone)
+            for (one, other), (rows, _) in PLANTED.items()
+        },
+    }
     (leak,) = [
         leak
         for leak in run.report["leaks"]
@@ -78,7 +90,7 @@ def test_planted_texts_are_counted_between_given_splits(
         "row": {"file": "part-0.parquet", "row": 20},
         "other": {"file": "part-0.parquet", "row": 1},
     }
-    for column in columns if len(columns) > 1 else []:  # else the cell is the row
+    for column in alone:
         assert found(run, column) == PLANTED
 
 

@@ -30,6 +30,20 @@ class Report(TypedDict):
     """Part -> split -> rows, where the data has parts."""
 
 
+def counts_of(report: Report) -> dict[str, object]:
+    """What of a report DVC compares between commits: counts alone, by name."""
+    leaks = {
+        f"{leak['what']}_of_{leak['split']}_in_{leak['other']}": leak["rows"]
+        for leak in report.get("leaks", [])
+    }
+    return {
+        "rows": report["rows_in"],
+        "clean": report["rows_clean"],
+        "quarantined": report["reasons"],
+        "leaks": leaks,
+    }
+
+
 def check_sums(report: Report, judged: int, raw: Path) -> None:
     """Every row that came in went to exactly one place, in total and for every file.
 
