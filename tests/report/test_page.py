@@ -151,3 +151,33 @@ def test_the_page_shows_what_was_passed_over_before_there_were_rows(project) -> 
     )
     page = render_page(project.chosen())
     assert "1,234 files passed over: ending none, the first: a\\u202e&lt;b&gt;; rename them" in page
+
+
+def test_the_page_shows_which_rows_stand_in_several_splits(project) -> None:
+    place = project.root / "work/quarantine/scenes"
+    account = read_json(place / "report.json")
+    where = {
+        "row": {"file": "part-0.parquet", "row": 1207},
+        "other": {"file": "b.parquet", "row": 3},
+    }
+    leaks = [
+        {
+            "what": "texts",
+            "split": "val",
+            "other": "train",
+            "rows": 5,
+            "of": 20,
+            "examples": [where],
+        },
+        {"what": "answer", "split": "test", "other": "val", "rows": 2, "of": 8, "examples": []},
+    ]
+    project.write("work/quarantine/scenes", {"report.json": dump_json(account | {"leaks": leaks})})
+    page = render_page(project.chosen())
+    assert "Content in several splits (2)" in page
+    rows = Outline(page).rows
+    assert [
+        "Texts val in train",
+        "5 of 20 (25 %)",
+        "part-0.parquet row 1,207 is b.parquet row 3",
+    ] in rows
+    assert ["Answer test in val", "2 of 8 (25 %)", "counted alone"] in rows
