@@ -302,6 +302,25 @@ def test_a_process_that_is_killed_gives_one_line_and_loses_nothing(
     assert again.files() == run(tmp_path / "plain", rows).files()
 
 
+def test_a_process_that_is_stopped_is_waited_for_within_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pass_one, "SHARD_S", 3.0)
+    kept = Kept(tmp_path / "kept", "code")
+
+    def stop() -> None:
+        eventually(lambda: bool(list(kept.folder.glob("*/*.arrow"))))
+        for worker in workers_of(os.getpid()):
+            worker.suspend()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises(DataError, match="no rows were judged for 3 s"):
+        run(tmp_path / "stopped", mixed(240), kept=kept, workers=2)
+    stopper.join()
+    eventually(lambda: not workers_of(os.getpid()))
+
+
 def test_no_process_outlives_the_one_that_it_works_for(tmp_path: Path) -> None:
     made = Run(tmp_path).write(mixed(240), row_group_size=GROUP)
     code = f"""

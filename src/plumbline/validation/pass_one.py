@@ -31,6 +31,8 @@ from plumbline.validation.shards import Shard
 WORKERS = "PLUMBLINE_WORKERS"
 """Names the number of processes, which changes no result and so is no setting."""
 MEMO, NOTES = "media.sqlite", ".arrow"
+SHARD_S = 1800.0
+"""The longest wait for the next shard, which takes seconds, or minutes of the worst images."""
 _SHARDS_A_WORKER = 4
 """Fewer are judged before the processes have come up."""
 
@@ -57,7 +59,7 @@ class PassOne:
             workers: processes; 1 for this one alone.
 
         Raises:
-            DataError: a file is damaged, or a process was ended from outside.
+            DataError: a file is damaged, or a process was ended or stopped from outside.
         """
         if workers == 1:
             yield from map(self.judge, shards)
@@ -67,11 +69,19 @@ class PassOne:
         context.set_forkserver_preload([__name__])
         with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
             try:
-                yield from pool.map(self.judge, shards)
+                for shard in [pool.submit(self.judge, shard) for shard in shards]:
+                    yield shard.result(SHARD_S)
             except BrokenProcessPool:
                 raise DataError(
                     "a process that judged rows was ended from outside, as the system does where "
                     f"memory is short: run again, what is judged is kept; {WORKERS}=1 takes less"
+                ) from None
+            except TimeoutError:
+                for process in multiprocessing.active_children():
+                    process.kill()  # or its end would be waited for
+                raise DataError(
+                    f"no rows were judged for {SHARD_S:,.0f} s: has a process been stopped? run "
+                    "again, what is judged is kept"
                 ) from None
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
