@@ -68,9 +68,11 @@ class ShapesConfig(Config):
         return features
 
 
-class _Probe(Protocol):
+class _Look(Protocol):
     def add(self, split: str, batch: pa.RecordBatch) -> None: ...
 
+
+class _Probe(_Look, Protocol):
     def describe(self) -> Described: ...
 
 
@@ -128,9 +130,10 @@ def look_at(clean: Path, config: ShapesConfig, views: Mapping[str, Sequence[str]
         spread, targets = Views(views, disk), Targets(disk.values)
         try:
             probes = [*_make_probes(columns, config, _Stores(seen, sizes, answers, media)), repeats]
+            looks: list[_Look] = [parts, *probes, spread, targets]
             batches, total = _batches(clean, columns), sum(rows.values())
             for split, batch in tracked(batches, "looking", total, "rows", lambda b: len(b[1])):
-                for look in (parts, *probes, spread, targets):
+                for look in looks:
                     look.add(split, batch)
                 media.release()
             parts.check()

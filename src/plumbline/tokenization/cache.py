@@ -262,20 +262,14 @@ class _CacheWriter:
             if sink is None:
                 sink = pa.ipc.new_file(str(self._out / f"{split}.arrow"), _schema(batch))
             numbered = self._number_batch(batch)
-            self._count(split, numbered)
+            constant = {name: media.take_constant() for name, media in self._media.items()}
+            self.spread.add(split, numbered, constant)  # also of rows that will be left out
             numbered = self._leave_out_lost(numbered, split)
             sink.write_batch(numbered)
             rows += numbered.num_rows
         if sink is not None:
             sink.close()
         return rows
-
-    def _count(self, split: str, batch: pa.RecordBatch) -> None:
-        """Count tokens and media that say nothing, also of rows that will be left out."""
-        self.spread.add(split, batch)
-        for name, media in self._media.items():
-            rows = batch.column("sample_id").take(pa.array(media.take_constant(), pa.int32()))
-            self.spread.add_constant(name, split, rows.to_pylist())
 
     def _number_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         present = batch.schema.names

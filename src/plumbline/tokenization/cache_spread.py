@@ -76,8 +76,17 @@ class SpreadOfCache:
         self._tokens: dict[str, dict[str, IntegerCounts]] = {}
         self._constant: dict[str, dict[str, ConstantMedia]] = {}
 
-    def add(self, split: str, batch: pa.RecordBatch) -> None:
-        """Count the tokens of the rows of a batch, whose texts stand as numbers."""
+    def add(self, split: str, batch: pa.RecordBatch, constant: Mapping[str, Sequence[int]]) -> None:
+        """Count the tokens and the media that say nothing in a batch.
+
+        Args:
+            split: of the batch.
+            batch: rows whose texts and media stand as numbers.
+            constant: column -> rows of the batch that are the first with such a medium.
+        """
+        for column, rows in constant.items():
+            ids = batch.column("sample_id").take(pa.array(rows, pa.int32())).to_pylist()
+            self._add_constant(column, split, ids)
         there = {
             name: batch.column(name).is_valid().to_numpy(zero_copy_only=False)
             for name in (*TEXTS, "turns")
@@ -94,14 +103,13 @@ class SpreadOfCache:
         for pair, names in PAIRS.items():
             if set(names) <= set(there):
                 rows = np.logical_and.reduce([there[name] for name in names])
-                self._count(split, pair, sum(tokens[name] for name in names)[rows])
+                self._count(split, pair, np.add.reduce([tokens[name] for name in names])[rows])
 
     def _count(self, split: str, what: str, tokens: NDArray[np.int64]) -> None:
         if len(tokens):
             self._tokens.setdefault(split, {}).setdefault(what, IntegerCounts()).add(tokens)
 
-    def add_constant(self, column: str, split: str, sample_ids: Sequence[str]) -> None:
-        """Count media in which nothing changes, by the rows that they are first met in."""
+    def _add_constant(self, column: str, split: str, sample_ids: Sequence[str]) -> None:
         if sample_ids:
             nothing: ConstantMedia = {"media": 0, "first": sample_ids[0]}
             found = self._constant.setdefault(column, {}).setdefault(split, nothing)
