@@ -133,7 +133,7 @@ def test_the_page_shows_figures_proposals_and_warnings_as_text(project: Project)
     assert "96 x 96" in section
     assert "of a typical image &lt;b&gt;" in section
     assert "labels are imbalanced: &#39;cat&#39; has 100 training rows" in section
-    assert "2 images of one colour in train, the first in row row&lt;7&gt;" in section
+    assert "images of one colour in train: 2, the first in row row&lt;7&gt;" in section
     assert "100 % of the training rows have the same text" in section
     assert "question and answer" in section.lower()
 

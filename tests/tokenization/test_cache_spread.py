@@ -128,8 +128,8 @@ def test_images_of_one_colour_are_told_by_split_with_their_first_row(tmp_path: P
         }
     }
     assert list(describe_constant(found)) == [
-        "2 images of one colour in train, the first in row train-1: nothing can be learned of them",
-        "1 images of one colour in val, the first in row val-2: nothing can be learned of them",
+        f"images of one colour in {split}; nothing can be learned of them"
+        for split in ("train: 2, the first in row train-1", "val: 1, the first in row val-2")
     ]
 
 

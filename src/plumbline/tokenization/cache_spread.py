@@ -138,6 +138,6 @@ def describe_constant(found: CacheSpread) -> Iterator[str]:
     for column, by_split in found["constant"].items():
         for split, constant in by_split.items():
             yield (
-                f"{constant['media']:,} {names[column]} in {split}, the first in row "
-                f"{one_line(constant['first'])}: nothing can be learned of them"
+                f"{names[column]} in {split}: {constant['media']:,}, the first in row "
+                f"{one_line(constant['first'])}; nothing can be learned of them"
             )
