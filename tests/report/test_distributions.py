@@ -66,7 +66,8 @@ def test_rows_are_those_of_training_with_the_medians_of_other_splits() -> None:
             }
         },
     }
-    shown = data_spread(clean, {**CACHED, "tokens": {"train": {"question": spread(1, 2, 3)}}})  # type: ignore[typeddict-item]
+    tokens = {"train": {"question": spread(1, 2, 3)}, "test": {"question": spread(4)}}
+    shown = data_spread(clean, {**CACHED, "tokens": tokens})  # type: ignore[typeddict-item]
     assert [row.what for row in shown.rows] == [
         "Image: width",
         "Image: height",
@@ -75,6 +76,7 @@ def test_rows_are_those_of_training_with_the_medians_of_other_splits() -> None:
         "Question: length",
     ]
     assert [row.unit for row in shown.rows[-2:]] == ["characters", "tokens"]
+    assert shown.rows[-1].others == {"test": 4}
     width, question = shown.rows[0], shown.rows[3]
     assert (width.spread["p50"], width.others) == (20, {"val": 15})
     assert (question.spread["p50"], question.others) == (6, {"val": 9})

@@ -134,6 +134,7 @@ def test_labels_that_are_written_almost_alike_are_a_pair(one: str, other: str) -
         ("C#", "C"),
         (":)", ":("),
         ("class_1", "class_2"),
+        ("crane", "crate"),
         ("hepatitis a", "hepatitis b"),
         ("left hand", "right hand"),
         ("elephant", "elefant"),
