@@ -14,6 +14,7 @@ REPORT_READS = tuple(
         "exports",
         "models",
         "work/cache",
+        "work/distributions",
         "work/evaluation",
         "work/quarantine",
         "work/shapes",
@@ -70,6 +71,16 @@ def data_metrics(dataset: str) -> Path:
 def shapes(dataset: str) -> Path:
     """Folder of shapes.json: `detect_shapes`."""
     return Path("work/shapes", dataset)
+
+
+def distributions(dataset: str) -> Path:
+    """How the clean rows are distributed: `detect_shapes`."""
+    return Path("work/distributions/clean", dataset)
+
+
+def cache_distributions(dataset: str) -> Path:
+    """How what the cache holds is distributed: `tokenize_text`."""
+    return Path("work/distributions/cache", dataset)
 
 
 def cache(dataset: str) -> Path:

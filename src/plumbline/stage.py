@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -91,9 +91,15 @@ class Call(Generic[ConfigT]):
         """The resolved settings as plain JSON types: what is stored with the outputs."""
         return self.config.model_dump(mode="json")
 
-    def store(self, out: Path) -> None:
-        """Put the settings beside what was made with them; nothing in them is of this machine."""
-        (out / CONFIG).write_text(dump_json(without_folders(self.plain)), encoding="utf-8")
+    def store(self, out: Path, *, without: Container[str] = ()) -> None:
+        """Put the settings beside what was made with them; nothing in them is of this machine.
+
+        Args:
+            out: the folder.
+            without: sections that shape nothing in it, so that another value changes no byte.
+        """
+        stored = {name: value for name, value in self.plain.items() if name not in without}
+        (out / CONFIG).write_text(dump_json(without_folders(stored)), encoding="utf-8")
 
     def report(self, *figures: str, see: Path) -> None:
         """Say in one line what the stage did, once its outputs stand."""

@@ -100,9 +100,11 @@ def _validate(raw: Path, out: Path) -> None:
 
 def _detect_shapes(clean: Path, out: Path) -> None:
     from plumbline.files import write_json
-    from plumbline.shapes.detect import ShapesConfig, detect_shapes
+    from plumbline.shapes.detect import ShapesConfig, look_at
 
-    write_json(out / "shapes.json", detect_shapes(clean, ShapesConfig()))
+    found = look_at(clean, ShapesConfig(), {"pair": ["image", "caption"]})
+    write_json(out / "shapes.json", found.shapes)
+    write_json(out / "distributions.json", found.distributions)
 
 
 def _tokenize_text(clean: Path, out: Path) -> None:

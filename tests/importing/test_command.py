@@ -195,3 +195,16 @@ def test_the_same_data_gives_the_same_files(project: Path) -> None:
             for name in ("one", "two")
         )
         assert one == two
+
+
+def test_uneven_classes_are_said_and_weighed(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"a text of row {at},{'rare' if at % 30 == 0 else 'common'}" for at in range(600)]
+    (tmp_path / "mails.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    call(["import", str(tmp_path / "mails.csv"), "--name", "mails"])
+    said = capsys.readouterr().out
+    assert "labels are imbalanced: 'common' has" in said
+    assert "classes weighed to balance" in said
+    task = yaml.safe_load((project / "conf/tasks/mails.yaml").read_text(encoding="utf-8"))
+    assert task["mails"]["train"]["task"]["class_weights"] == "balanced"

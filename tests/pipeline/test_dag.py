@@ -46,8 +46,8 @@ PLACES = {
     "resolve_weights": {paths.weights("S") / "K.json", paths.tokenizers("S") / "K.json"},
     "prepare": {paths.raw("K")},
     "validate": {paths.clean("K"), paths.quarantine("K"), paths.data_metrics("K")},
-    "detect_shapes": {paths.shapes("K")},
-    "tokenize_text": {paths.cache("K")},
+    "detect_shapes": {paths.shapes("K"), paths.distributions("K")},
+    "tokenize_text": {paths.cache("K"), paths.cache_distributions("K")},
     "pretrain_alignment": {paths.aligned("K")},
     "evaluate_alignment": {
         paths.alignment_evaluation("K"),

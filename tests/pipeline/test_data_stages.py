@@ -134,3 +134,56 @@ def test_sounds_that_were_never_scaled_are_said(
     tokenize_text.main(["reviews"])
     lines = [line for line in said.messages if "go far beyond -1..1" in line]
     assert [line.startswith("tokenize_text reviews: 1 clip") for line in lines] == [True] * warns
+
+
+def test_uneven_data_is_warned_of_by_the_stage_that_sees_it(
+    said: pytest.LogCaptureFixture,
+) -> None:
+    configure({}, {"views": {"see": ["image", "label"]}})
+    Path("work/clean/reviews").mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    rows: dict[str, Any] = {"sample_id": [], "image": [], "label": []}
+    for at in range(60):
+        buffer = io.BytesIO()
+        pixels = draw.integers(0, 256, (4, 4, 3), np.uint8) if at != 7 else np.zeros((4, 4, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+        rows["sample_id"].append(f"row-{at}")
+        rows["image"].append(buffer.getvalue())
+        rows["label"].append("rare" if at % 20 == 0 else "common")
+    pq.write_table(pa.table(rows), "work/clean/reviews/train.parquet")
+    detect_shapes.main(["reviews"])
+    assert said.messages[:2] == [
+        "reviews: labels are imbalanced: 'common' has 57 training rows, 'rare' 3; weigh the "
+        "classes, and look at macro F1 beside accuracy",
+        "reviews: 1 of 2 classes have fewer than 10 training rows",
+    ]
+    tokenize_text.main(["reviews"])
+    assert (
+        "tokenize_text reviews: images of one colour in train: 1, the first in row row-7; nothing "
+        "can be learned of them"
+    ) in said.messages
+    clean, cached = (
+        json.loads(Path(f"work/distributions/{of}/reviews/distributions.json").read_text("utf-8"))
+        for of in ("clean", "cache")
+    )
+    assert [one["value"] for one in clean["proposals"]] == [[32, 32], 8, "balanced"]
+    assert cached["constant"] == {"image": {"train": {"media": 1, "first": "row-7"}}}
+
+
+def test_views_of_another_name_change_nothing_that_trainings_read(
+    said: pytest.LogCaptureFixture,
+) -> None:
+    """Else words for people would train everything again."""
+    digests = []
+    for name in ("classify", "judge"):
+        configure({"encoding": "latin-1"}, {"views": {name: ["text", "label"]}})
+        for stage in (prepare, validate, detect_shapes, tokenize_text):
+            stage.main(["reviews"])
+        places = ("shapes", "cache", "distributions/clean")
+        digests.append(
+            {place: Path(f"work/{place}/reviews/digests.json").read_bytes() for place in places}
+        )
+    before, after = digests
+    assert before["shapes"] == after["shapes"]
+    assert before["cache"] == after["cache"]
+    assert before["distributions/clean"] != after["distributions/clean"]

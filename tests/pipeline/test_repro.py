@@ -98,7 +98,7 @@ def test_the_settings_of_every_stage_are_stored_beside_the_digests_of_its_output
     copies = {
         "prepare": "work/raw/{}/config.json",
         "validate": "work/quarantine/{}/config.json",
-        "detect_shapes": "work/shapes/{}/config.json",
+        "detect_shapes": "work/distributions/clean/{}/config.json",
         "tokenize_text": "work/cache/{}/config.json",
         "pretrain_alignment": "models/align/{}/config.json",
         "evaluate_alignment": "work/evaluation/align/{}/config.json",

@@ -11,6 +11,7 @@ import pytest
 
 from plumbline.files import dump_json, write_digests
 from plumbline.report.selection import Selection
+from plumbline.shapes.distributed import DISTRIBUTIONS
 
 Row = dict[str, Any]
 
@@ -29,6 +30,11 @@ PARITY = {
     "token_agreement": 1.0,
     "exact_match_difference": 0.0,
 }
+
+
+CLEAN: dict[str, Any] = {"views": {}, "labels": {}, "values": {}, "proposals": []}
+"""Distributions of a dataset of which nobody asks."""
+CACHED: dict[str, Any] = {"tokens": {}, "constant": {}, "proposals": []}
 
 
 def _ipc(table: pa.Table) -> bytes:
@@ -63,6 +69,8 @@ class Project:
         parts: tuple[str, ...] = ("",),
         images: bool = True,
         shapes: dict[str, Any] | None = None,
+        clean: dict[str, Any] | None = None,
+        cached: dict[str, Any] | None = None,
     ) -> None:
         """A dataset whose every split has the same four samples: s0 to s3 of images 0 to 3."""
         self.selection["datasets"][name] = {"path": "data/.gitkeep"}
@@ -94,6 +102,8 @@ class Project:
         self.write(
             f"work/shapes/{name}", {"shapes.json": dump_json(shapes if shapes else described)}
         )
+        self.write(f"work/distributions/clean/{name}", {DISTRIBUTIONS: dump_json(clean or CLEAN)})
+        self.write(f"work/distributions/cache/{name}", {DISTRIBUTIONS: dump_json(cached or CACHED)})
         cache = {
             **({"image_shape": [6, 8, 3], "images": 4} if images else {}),
             "rows": {"train": 7, "test": 3},

@@ -14,6 +14,7 @@ from plumbline.tracking.past_runs import PastRun
 from tests.browser import IN_CHROMIUM, Browser, chromium
 from tests.report.conftest import Project
 from tests.report.test_comparison import compared
+from tests.report.test_distributions import add_uneven
 from tests.report.test_kinds import classified
 
 pytestmark = IN_CHROMIUM
@@ -58,6 +59,7 @@ def page(project: Project) -> Path:
     add_sound(project, LONG)
     rows, tables, figures = classified(["zero", "one", "two"])
     project.add_evaluated("spoken", LONG, "classification", figures, rows, tables)
+    add_uneven(project, "uneven")
     (project.root / "report").mkdir()
     file = project.root / "report/index.html"
     file.write_text(render_page(project.chosen()), encoding="utf-8")

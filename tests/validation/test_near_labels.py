@@ -1,11 +1,14 @@
 """Labels that a reader takes for one class are merged at their ends and warned of in between."""
 
+import itertools
+import random
 from pathlib import Path
 
 import pytest
 
+from plumbline.data.near_names import fold, near_pairs
 from plumbline.validation import near_labels
-from plumbline.validation.near_labels import NearLabels, fold
+from plumbline.validation.near_labels import NearLabels
 from tests.validation.validation_run import NO_VAL, Row, Run
 
 
@@ -105,3 +108,66 @@ def test_the_labels_that_are_compared_are_bounded(monkeypatch: pytest.MonkeyPatc
     (line, more) = near.warnings()
     assert "'A' (1 rows), 'a' (2 rows); 'B' (1 rows), 'b' (1 rows)" in line
     assert more == "more than 4 labels: only the first were compared"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("caf\u00e9 table", "cafe table"),
+        ("ice-cream", "ice cream"),
+        ("ice_cream", "icecream"),
+        ("traffic light.", "Traffic Light"),
+        ("sunflower", "sunflowers"),
+        ("red mushroom", "red mushrom"),
+        ("elephant", "elephent"),
+    ],
+)
+def test_labels_that_are_written_almost_alike_are_a_pair(one: str, other: str) -> None:
+    assert near_pairs([other, one, "something else"]) == [tuple(sorted((one, other)))]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("cat", "cats"),
+        ("-1", "1"),
+        ("C#", "C"),
+        (":)", ":("),
+        ("class_1", "class_2"),
+        ("crane", "crate"),
+        ("hepatitis a", "hepatitis b"),
+        ("left hand", "right hand"),
+        ("elephant", "elefant"),
+        ("\u304b\u3093\u3058", "\u304c\u3093\u3058"),
+        ("Positive", "positive"),
+    ],
+)
+def test_labels_that_a_reader_tells_apart_are_none(one: str, other: str) -> None:
+    assert near_pairs([one, other]) == []
+
+
+def test_pairs_are_those_of_a_comparison_of_all_with_all() -> None:
+    """The candidates miss none: a thousand names of three letters in six to eight places."""
+    draw = random.Random(0)
+    names = sorted({"".join(draw.choices("abc", k=draw.randint(6, 8))) for _ in range(1000)})
+
+    def is_near(one: str, other: str) -> bool:
+        short, long = sorted((one, other), key=len)
+        if len(short) == len(long):
+            return sum(a != b for a, b in zip(short, long, strict=True)) == 1
+        return any(long[:at] + long[at + 1 :] == short for at in range(len(long)))
+
+    expected = [pair for pair in itertools.combinations(names, 2) if is_near(*pair)]
+    assert len(expected) > 1000
+    assert near_pairs(names) == expected
+
+
+def test_near_classes_are_warned_of_with_their_rows(run: Run) -> None:
+    labels = ["sunflower", "daffodil", "sunflowers", "d\u00e4ffodil"]
+    run.write([review(at, labels[at % 4]) for at in range(40)])
+    run.validate(views=CLASSIFY, split=NO_VAL)
+    assert run.report["warnings"] == [
+        "labels that differ by accents, punctuation or one letter only: 'daffodil' (10 rows), "
+        "'d\u00e4ffodil' (10 rows); 'sunflower' (10 rows), 'sunflowers' (10 rows); if they are one "
+        "class, write them alike"
+    ]

@@ -1,6 +1,7 @@
 """Numbering and counting of distinct byte strings that do not grow in memory."""
 
 import sqlite3
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -48,10 +49,14 @@ class DiskCounter:
 
     def add(self, key: bytes, count: int = 1) -> None:
         """Count a key."""
-        self._db.execute(
+        self.add_many([(key, count)])
+
+    def add_many(self, counts: Iterable[tuple[bytes, int]]) -> None:
+        """Count keys, each so often."""
+        self._db.executemany(
             "INSERT INTO counts VALUES (?, ?) "
             "ON CONFLICT (key) DO UPDATE SET count = count + excluded.count",
-            (key, count),
+            counts,
         )
 
     def most_frequent(self, limit: int) -> list[tuple[bytes, int]]:
@@ -59,6 +64,13 @@ class DiskCounter:
         return self._db.execute(
             "SELECT key, count FROM counts ORDER BY count DESC, key LIMIT ?", (limit,)
         ).fetchall()
+
+    def in_order(self, start: bytes) -> Iterator[tuple[bytes, int]]:
+        """The keys that begin with some bytes, the last below 255, with their counts, in order."""
+        end = start[:-1] + bytes([start[-1] + 1])
+        yield from self._db.execute(
+            "SELECT key, count FROM counts WHERE key >= ? AND key < ? ORDER BY key", (start, end)
+        )
 
     def close(self) -> None:
         """Release the file."""

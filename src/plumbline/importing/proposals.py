@@ -178,8 +178,11 @@ def _headed(subject: Subject, task: Settings) -> Proposal:
 
 def classification(subject: Subject) -> Proposal:
     """A classifier from new weights."""
-    task = {"loss": "cross_entropy", "label_smoothing": 0.1, "class_weights": "none"}
-    return _headed(subject, task)
+    how = subject.sizes.class_weights
+    task = {"loss": "cross_entropy", "label_smoothing": 0.1, "class_weights": how}
+    proposal = _headed(subject, task)
+    weighed = ", classes weighed to balance" if how == "balanced" else ""
+    return replace(proposal, words=f"{proposal.words}{weighed}")
 
 
 def regression(subject: Subject) -> Proposal:

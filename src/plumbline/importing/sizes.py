@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Literal
 
 from plumbline.importing.trial import Trial
-from plumbline.shapes.described import SizeCount
+from plumbline.shapes.described import Shapes, SizeCount
+from plumbline.shapes.distributed import ColumnSpread
+from plumbline.shapes.proposals import (
+    SIDES,
+    batch_size,
+    class_weights,
+    context_tokens,
+    image_side,
+)
 from plumbline.training.machine import count_gpus
 
-SIDES = (32, 48, 64, 96, 128, 160, 224)
-"""Sides of square images that models here are given, in pixels."""
 CPU_SIDE, CPU_SIDE_OF_MANY = 96, 64
 MANY_ROWS = 5000
+MAX_TOKENS = 512
+FRAME = 8
+"""Tokens around a text, of a tokenizer that is not there yet."""
 GPU_FACTOR = 40
 """How much more a GPU is given to do."""
 DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -67,9 +76,8 @@ class Sizes:
 
     @property
     def batch(self) -> int:
-        """Samples of a step: a power of two, and a few steps an epoch at least."""
-        fourth = max(2, self.train_rows // 4)
-        return int(min(128, 2 ** (fourth.bit_length() - 1)))
+        """Samples of a step."""
+        return batch_size(self.train_rows)
 
     def epochs(self, what: Worked) -> int:
         """Passes over the data: as many as the machine has time for, within 2 and 60."""
@@ -81,16 +89,11 @@ class Sizes:
     @property
     def side(self) -> int:
         """Of the square images, in pixels: no larger than they are, and than the machine bears."""
-        most = 224
+        most = SIDES[-1]
         if not self.machine.gpus:
             most = CPU_SIDE_OF_MANY if self.train_rows > MANY_ROWS else CPU_SIDE
-        shortest = sorted(
-            min(size["height"], size["width"])
-            for size in self._image_sizes
-            for _ in range(min(size["images"], 1000))
-        )
-        median = shortest[len(shortest) // 2] if shortest else most
-        return max((side for side in SIDES if side <= min(most, median)), default=SIDES[0])
+        image = self._column("image")
+        return image_side(image["short_side"]["p50"] if image else most, most)
 
     @property
     def one_size(self) -> bool:
@@ -100,8 +103,26 @@ class Sizes:
 
     @property
     def _image_sizes(self) -> list[SizeCount]:
-        shapes = self.trial.shapes
-        return shapes["image"]["sizes"] if shapes and "image" in shapes else []
+        shapes = self._shapes
+        return shapes["image"]["sizes"] if "image" in shapes else []
+
+    @property
+    def _shapes(self) -> Shapes:
+        return self.trial.looked.shapes if self.trial.looked else {"rows": {}}
+
+    def _column(self, name: str) -> ColumnSpread | None:
+        """How a column is distributed in the training rows of the first view that has it."""
+        views = self.trial.looked.distributions["views"] if self.trial.looked else {}
+        trained = (
+            by_split["train"]["columns"] for by_split in views.values() if "train" in by_split
+        )
+        return next((columns[name] for columns in trained if name in columns), None)
+
+    @property
+    def class_weights(self) -> str:
+        """How classes weigh in the loss: by the part whose labels are the most uneven."""
+        labels = self.trial.looked.distributions["labels"] if self.trial.looked else {}
+        return class_weights(max((part["imbalance"] for part in labels.values()), default=1.0))
 
     @property
     def small(self) -> bool:
@@ -109,13 +130,11 @@ class Sizes:
         return self.train_rows < 2000
 
     def tokens(self, *columns: str, per_char: float = 0.4) -> int:
-        """Tokens of the longest of these texts, framed, as a multiple of 32 up to 512."""
-        shapes = self.trial.shapes
-        texts = shapes["texts"] if shapes and "texts" in shapes else {}
-        chars = max(
-            (texts[name]["longest_chars"] for name in columns if name in texts), default=100
-        )
-        return min(512, 32 * -(-int(chars * per_char + 8) // 32))
+        """Tokens to make room for in these texts, framed, by their characters; at most 512."""
+        spreads = [column["chars"] for name in columns if (column := self._column(name))]
+        usual = max((spread["p99"] for spread in spreads), default=100)
+        longest = max((spread["max"] for spread in spreads), default=100)
+        return context_tokens(usual * per_char + FRAME, longest * per_char + FRAME, MAX_TOKENS)
 
     @property
     def vocabulary(self) -> int:
@@ -125,5 +144,5 @@ class Sizes:
     @property
     def clip_seconds(self) -> float:
         """Length of the longest clip."""
-        shapes = self.trial.shapes
-        return shapes["audio"]["longest_s"] if shapes and "audio" in shapes else 10.0
+        shapes = self._shapes
+        return shapes["audio"]["longest_s"] if "audio" in shapes else 10.0

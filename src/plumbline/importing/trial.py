@@ -11,8 +11,8 @@ from plumbline.config import check_config
 from plumbline.data.parquet import iter_table, list_parquet
 from plumbline.errors import DataError
 from plumbline.scratch import scratch_folder
-from plumbline.shapes.described import Shapes
-from plumbline.shapes.detect import ShapesConfig, detect_shapes
+from plumbline.shapes.detect import Looked, ShapesConfig, look_at
+from plumbline.shapes.remarks import describe_distributions
 from plumbline.shapes.repeats import describe_repeats
 from plumbline.sources.account import count_passed_over
 from plumbline.sources.base import Source
@@ -49,7 +49,8 @@ class Trial:
     """Reason -> the first rows that are, by id, with what is the matter."""
     problem: str
     """Why validation or what comes behind it would fail; empty where it would not."""
-    shapes: Shapes | None
+    looked: Looked | None
+    """What the clean rows look like; None: they cannot be trained on."""
     share: float
     """Of rows that are drawn for val and for test."""
     said: list[str]
@@ -92,7 +93,7 @@ def try_rows(path: Path, prepare: Mapping[str, object], rules: Mapping[str, obje
         trial.rows, trial.whole = rows, first_rows.whole
         trial.first = _read_first(folder / "raw")
         trial.said = [*said, *trial.said]
-        if not trial.whole and trial.shapes is None:
+        if not trial.whole and trial.looked is None:
             trial.problem = ""  # such as one label alone: the rows behind may have the others
         return trial
 
@@ -128,20 +129,21 @@ def _judge(folder: Path, raw: Path, rules: Mapping[str, object], share: float) -
     clean.mkdir(parents=True)
     quarantine.mkdir()
     config = _rules({**rules, "split": {"val": share, "test": share}})
-    problem, shapes = "", None
+    problem, looked = "", None
     try:
         report = validate(raw, clean, quarantine, config)
     except ValidationFailed as error:
         report, problem = error.report, str(error).partition(": ")[2]
     else:
         try:
-            shapes = detect_shapes(clean, ShapesConfig())
+            looked = look_at(clean, ShapesConfig(), config.views)
         except DataError as error:
             problem = str(error).partition(": ")[2]
     said = [line for line in report["warnings"] if "drawn for" not in line]
-    said += describe_repeats(shapes) if shapes else []
+    if looked:
+        said += [*describe_repeats(looked.shapes), *describe_distributions(looked.distributions)]
     rejected = _read_rejected(quarantine)
-    return Trial(0, True, [], report, rejected, problem, shapes, share, said)
+    return Trial(0, True, [], report, rejected, problem, looked, share, said)
 
 
 def _read_rejected(quarantine: Path) -> dict[str, list[str]]:

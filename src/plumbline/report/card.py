@@ -106,7 +106,7 @@ def _figures(result: TaskResult) -> CardPart:
 
 def _limits(name: str, result: TaskResult, dataset: Dataset, said: CardSettings) -> CardPart:
     texts = [said.limits or _not_said(name, "limits")]
-    texts += [f"Of the data: {line}." for line in (*dataset.account["warnings"], *dataset.repeats)]
+    texts += [f"Of the data: {line}." for line in (*dataset.account["warnings"], *dataset.remarks)]
     left_out = result.details.get("left_out")
     if isinstance(left_out, Mapping):
         texts += [f"{full_label(figure)} is left out: {why}." for figure, why in left_out.items()]

@@ -9,6 +9,7 @@ from plumbline import paths
 from plumbline.errors import CheckpointError
 from plumbline.files import DIGESTS, read_digests, read_json, sha256_file
 from plumbline.report.blocks import Block, Scene
+from plumbline.report.distributions import DataSpread, data_spread
 from plumbline.report.figures import label, number
 from plumbline.report.first_figures import DETAILS, RECALL, Details
 from plumbline.report.history import Series, read_series
@@ -22,7 +23,10 @@ from plumbline.report.samples import Samples
 from plumbline.report.settings import ReportSettings
 from plumbline.report.tables import table_blocks
 from plumbline.shapes.described import Shapes
+from plumbline.shapes.distributed import DISTRIBUTIONS, Distributions
+from plumbline.shapes.remarks import describe_distributions
 from plumbline.shapes.repeats import describe_repeats
+from plumbline.tokenization.cache_spread import CacheSpread, describe_constant
 from plumbline.tokenization.facts import CacheFacts
 from plumbline.training.figures import ParameterCounts, TrainingFigures
 from plumbline.validation.report import Report
@@ -124,8 +128,9 @@ class Dataset:
     shapes: Shapes
     answers: dict[str, int]
     """The most frequent answers of training."""
-    repeats: list[str]
-    """Lines about rows that repeat another one, and inputs with several labels or values."""
+    remarks: list[str]
+    """Lines about repeats and contradictions, distributions, and media that say nothing."""
+    spread: DataSpread
     labels: list[LabelCounts]
     cache: CacheFacts
 
@@ -330,6 +335,8 @@ def collect_dataset(name: str, settings: ReportSettings) -> Dataset:
     quarantine = paths.quarantine(name)
     account: Report = read_json(verified(quarantine, "report.json"))
     shapes: Shapes = read_json(verified(paths.shapes(name), "shapes.json"))
+    clean: Distributions = read_json(verified(paths.distributions(name), DISTRIBUTIONS))
+    cached: CacheSpread = read_json(verified(paths.cache_distributions(name), DISTRIBUTIONS))
     answers = shapes["answers"]["most_frequent"] if "answers" in shapes else {}
     return Dataset(
         account=account,
@@ -337,7 +344,12 @@ def collect_dataset(name: str, settings: ReportSettings) -> Dataset:
         rejected=choose_rejected(quarantine, account["reasons"], settings),
         shapes=shapes,
         answers=_ranked(answers),
-        repeats=list(describe_repeats(shapes)),
+        remarks=[
+            *describe_repeats(shapes),
+            *describe_distributions(clean),
+            *describe_constant(cached),
+        ],
+        spread=data_spread(clean, cached),
         labels=label_counts(shapes),
         cache=read_json(verified(paths.cache(name), "cache.json")),
     )

@@ -125,7 +125,9 @@ def _entry(describer: Describer, group: str, kind: str = "") -> Schema:
             if place == f"{group}.{_KEY}":
                 return describer.setting(schema, field)
             section = place.removeprefix(f"{group}.{_KEY}.")
-            if section != place and section not in found:
+            if section.partition(".")[0] in found:
+                continue  # what a stage before it has, whole, is described there
+            if section != place:
                 found[section] = describer.setting(schema, field)
     return describer.of_settings(found)
 

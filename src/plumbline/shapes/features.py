@@ -9,8 +9,9 @@ from plumbline.data.clean_media import decoding
 from plumbline.data.columns import SPLITS
 from plumbline.data.disk_index import DiskIndex
 from plumbline.errors import DataError
+from plumbline.shapes.batch_media import BatchMedia
 from plumbline.shapes.described import Described, FeatureShape
-from plumbline.shapes.media import new_cells
+from plumbline.shapes.media import new_media
 from plumbline.shapes.moments import Moments, rounded
 from plumbline.shapes.sources import Shape, find_shape
 
@@ -22,9 +23,11 @@ class FeatureShapes:
 
     column = "features"
 
-    def __init__(self, seen: DiskIndex, declared: Sequence[int | None] | None) -> None:
+    def __init__(
+        self, seen: DiskIndex, media: BatchMedia, declared: Sequence[int | None] | None
+    ) -> None:
         """`declared` is [time or None, channels], which every array must have."""
-        self._seen = seen
+        self._seen, self._media = seen, media
         self._declared: Shape | None = None if declared is None else tuple(declared)
         self._shapes: dict[str, Shape] = {}
         self._moments: dict[str, Moments] = {}
@@ -38,9 +41,9 @@ class FeatureShapes:
         Raises:
             DataError: one is not of the declared shape, or has other channels than those before.
         """
-        for cell in new_cells(self.column, batch, self._seen):
-            with decoding("feature array", cell):
-                array = decode_features(cell)
+        for medium in new_media(self.column, batch, self._seen, self._media):
+            with decoding("feature array", medium.data):
+                array = decode_features(medium.data)
             steps, channels = array.shape
             self._check(split, steps, channels)
             same = self._shapes.get(split, (steps, channels))[0] == steps

@@ -1,17 +1,13 @@
 """Sizes of images and lengths of clips, from their headers; each distinct file counts once."""
 
-import hashlib
 import struct
 from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
 
-from plumbline.data.clean_media import decoding
-from plumbline.data.columns import MEDIA
 from plumbline.data.disk_index import DiskCounter, DiskIndex
-from plumbline.data.image_lists import clean_images
-from plumbline.data.images import read_size
+from plumbline.shapes.batch_media import BatchMedia, Medium
 from plumbline.shapes.described import AudioShape, Described, SizeCount
 
 MAX_SIZES = 1000
@@ -20,13 +16,13 @@ MAX_SIZES = 1000
 _SIZE = struct.Struct(">II")  # packed so, sizes sort as numbers do
 
 
-def new_cells(column: str, batch: pa.RecordBatch, seen: DiskIndex) -> Iterator[bytes]:
+def new_media(
+    column: str, batch: pa.RecordBatch, seen: DiskIndex, media: BatchMedia
+) -> Iterator[Medium]:
     """The distinct media of a column that no batch before had, in row order."""
-    cells = batch.column(column).drop_null().dictionary_encode().dictionary.to_pylist()
-    kind = MEDIA.index("image" if column == "images" else column)
-    for cell in cells:
-        for medium in clean_images(cell) if column == "images" else (cell,):
-            _, new = seen.number(bytes([kind]) + hashlib.sha256(medium).digest())
+    for cell in media.cells(column, batch).media:
+        for medium in cell:
+            _, new = seen.number(medium.key)
             if new:
                 yield medium
 
@@ -36,18 +32,17 @@ class ImageShapes:
 
     columns = ("image", "images")
 
-    def __init__(self, seen: DiskIndex, sizes: DiskCounter) -> None:
+    def __init__(self, seen: DiskIndex, sizes: DiskCounter, media: BatchMedia) -> None:
         """`seen` is shared with the other media, `sizes` is for the images alone."""
-        self._seen = seen
+        self._seen, self._media = seen, media
         self._sizes = sizes
 
     def add(self, split: str, batch: pa.RecordBatch) -> None:
         """Look at the images of a batch."""
         for column in [name for name in self.columns if name in batch.schema.names]:
-            for cell in new_cells(column, batch, self._seen):
-                with decoding("image", cell):
-                    size = read_size(cell)
-                self._sizes.add(_SIZE.pack(*size))
+            for medium in new_media(column, batch, self._seen, self._media):
+                image = self._media.image(medium)
+                self._sizes.add(_SIZE.pack(image.height, image.width))
 
     def describe(self) -> Described:
         """The most frequent sizes with their number of images; nothing where there is none."""
@@ -63,9 +58,9 @@ class AudioShapes:
 
     column = "audio"
 
-    def __init__(self, seen: DiskIndex) -> None:
+    def __init__(self, seen: DiskIndex, media: BatchMedia) -> None:
         """`seen` is shared with the other media."""
-        self._seen = seen
+        self._seen, self._media = seen, media
         self._rates: Counter[int] = Counter()
         self._channels: Counter[int] = Counter()
         self._seconds = 0.0
@@ -73,11 +68,8 @@ class AudioShapes:
 
     def add(self, split: str, batch: pa.RecordBatch) -> None:
         """Look at the clips of a batch."""
-        from plumbline.data.audio import read_audio_header  # only clips need libsndfile
-
-        for cell in new_cells(self.column, batch, self._seen):
-            with decoding("clip", cell):
-                header = read_audio_header(cell)
+        for medium in new_media(self.column, batch, self._seen, self._media):
+            header = self._media.clip(medium)
             self._rates[header.rate] += 1
             self._channels[header.channels] += 1
             self._seconds += header.seconds

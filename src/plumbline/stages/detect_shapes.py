@@ -7,7 +7,9 @@ from plumbline import paths
 from plumbline.config import Config
 from plumbline.files import dump_json, staged_output
 from plumbline.shapes.described import Shapes
-from plumbline.shapes.detect import ShapesConfig, detect_shapes
+from plumbline.shapes.detect import ShapesConfig, look_at
+from plumbline.shapes.distributed import DISTRIBUTIONS, Distributions
+from plumbline.shapes.remarks import describe_distributions
 from plumbline.shapes.repeats import describe_repeats
 from plumbline.stage import StageSpec, count, each, parse_call
 from plumbline.tracking.record import record_run
@@ -20,13 +22,18 @@ class DetectShapesConfig(Config):
 
     detect_shapes: ShapesConfig
     """What the clean rows must offer to be worth training on."""
+    views: dict[str, list[str]]
+    """Those of `validate`, for which distributions are described."""
 
 
 SPEC = StageSpec(
     name="detect_shapes",
     schema=DetectShapesConfig,
     group="datasets",
-    sections=lambda key: {"detect_shapes": f"datasets.{key}.detect_shapes"},
+    sections=lambda key: {
+        "detect_shapes": f"datasets.{key}.detect_shapes",
+        "views": f"datasets.{key}.validate.views",
+    },
 )
 
 
@@ -46,18 +53,36 @@ def _of_inputs(shapes: Shapes) -> Iterator[str]:
         yield f"texts of up to {max(t['longest_chars'] for t in texts.values()):,} characters"
 
 
+def _facts(found: Distributions) -> Iterator[tuple[str, float]]:
+    """A few figures for the trackers."""
+    for part, labels in found["labels"].items():
+        place = f"labels/{part}" if part else "labels"
+        yield f"{place}/classes", labels["classes"]
+        yield f"{place}/imbalance", labels["imbalance"]
+    for part, by_split in found["values"].items():
+        if "train" in by_split:
+            place = f"values/{part}" if part else "values"
+            yield f"{place}/outliers", by_split["train"]["outliers"]
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Write `work/shapes/<dataset>`."""
+    """Write `work/shapes/<dataset>` and `work/distributions/clean/<dataset>`."""
     call = parse_call(SPEC, arguments)
     with (
         record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
+        staged_output(paths.distributions(call.key)) as spread,
         staged_output(paths.shapes(call.key)) as out,
     ):
-        shapes = detect_shapes(paths.clean(call.key), call.config.detect_shapes)
+        config = call.config
+        shapes, found = look_at(paths.clean(call.key), config.detect_shapes, config.views)
+        # Not in `out`, which stages behind this one read: figures for people shall not rerun them.
+        (spread / DISTRIBUTIONS).write_text(dump_json(found), encoding="utf-8")
+        call.store(spread)
         (out / "shapes.json").write_text(dump_json(shapes), encoding="utf-8")
-        call.store(out)
+        call.store(out, without=("views",))
         run.facts({f"rows/{split}": rows for split, rows in shapes["rows"].items()})
-    for line in describe_repeats(shapes):
+        run.facts(dict(_facts(found)))
+    for line in (*describe_repeats(shapes), *describe_distributions(found)):
         logger.warning("%s: %s", call.key, line)
     rows = shapes["rows"]
     call.report(

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from plumbline import paths
 from plumbline.config import Config
 from plumbline.data.columns import SPLITS
-from plumbline.files import read_json, staged_output
+from plumbline.files import dump_json, read_json, staged_output
+from plumbline.shapes.distributed import DISTRIBUTIONS
 from plumbline.stage import StageSpec, count, each, parse_call
 from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.cache_spread import describe_constant
 from plumbline.tracking.record import record_run
 
 if TYPE_CHECKING:
@@ -44,15 +46,19 @@ SPEC = StageSpec(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write `work/cache/<dataset>`."""
+    """Write `work/cache/<dataset>` and `work/distributions/cache/<dataset>`."""
     call = parse_call(SPEC, arguments)
     with (
         record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
+        staged_output(paths.cache_distributions(call.key)) as spread,
         staged_output(paths.cache(call.key)) as out,
     ):
         shapes: Shapes = read_json(paths.shapes(call.key) / "shapes.json")
         weights = Path(call.config.weights)
-        build_cache(paths.clean(call.key), out, call.config.tokenize, shapes, weights)
+        found = build_cache(paths.clean(call.key), out, call.config.tokenize, shapes, weights)
+        # Not in `out`, which trainings read: figures for people shall not train anything again.
+        (spread / DISTRIBUTIONS).write_text(dump_json(found), encoding="utf-8")
+        call.store(spread)
         call.store(out)
         facts: CacheFacts = read_json(out / "cache.json")
         run.facts({f"cache/{k}": v for k, v in facts.items()})
@@ -69,6 +75,8 @@ def main(arguments: Sequence[str]) -> None:
             "never scaled do: divide them by their full scale",
             *(call.key, count(loud, "clip")),
         )
+    for line in describe_constant(found):
+        logger.warning("tokenize_text %s: %s", call.key, line)
     rows = {split: facts["rows"][split] for split in SPLITS if split in facts["rows"]}
     lost, cut = sum(facts["lost_labels"].values()), sum(facts["cut_answers"].values())
     call.report(

@@ -15,12 +15,10 @@ A cache folder holds, of what the dataset has,
   cache.json      counts, sizes, classes
 """
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -39,6 +37,7 @@ from plumbline.data.resizing import Resize
 from plumbline.data.turns import IMAGE_MARK, parse_turns
 from plumbline.errors import DataError
 from plumbline.files import dump_json
+from plumbline.tokenization.cache_spread import CacheSpread, SpreadOfCache
 from plumbline.tokenization.chat_checkpoint import read_chat_format
 from plumbline.tokenization.chat_template import CHAT_TOKENS, OWN_TEMPLATE
 from plumbline.tokenization.facts import CacheFacts, ChatFormat, Ids, WrittenFacts
@@ -138,7 +137,7 @@ def build_cache(
     config: TokenizeConfig,
     shapes: "Shapes",
     weights: Path = Path(NOWHERE),
-) -> None:
+) -> CacheSpread:
     """Write the cache of a cleaned dataset into the empty folder `out`, streaming.
 
     Args:
@@ -147,6 +146,9 @@ def build_cache(
         config: tokenizer, image size and channels, sample rate.
         shapes: content of shapes.json: sizes of the media, classes of the labels.
         weights: folder with the records of tokenizers of others.
+
+    Returns:
+        how what it holds is distributed, for people; no file of the cache depends on it.
 
     Raises:
         DataError: there is no cleaned dataset, images differ in size and no `image_size` is set, a
@@ -165,6 +167,7 @@ def build_cache(
         tokenizer.save(str(out / FILE_NAME))
     writer = _CacheWriter(out, tokenizer, config, shapes, chat)
     rows = {split: writer.write_split(clean, split) for split in SPLITS}
+    spread = writer.spread.describe()
     facts = writer.close()
     description: CacheFacts = {
         "rows": {split: count for split, count in rows.items() if count},
@@ -176,6 +179,7 @@ def build_cache(
         **facts,
     }
     (out / "cache.json").write_text(dump_json(description), encoding="utf-8")
+    return spread
 
 
 def _chat_format(folder: Path | None, config: TokenizeConfig) -> ChatFormat:
@@ -240,11 +244,11 @@ class _CacheWriter:
         self._texts = self._files.enter_context(
             pa.ipc.new_file(str(out / "texts.arrow"), TEXT_SCHEMA)
         )
+        self.spread = SpreadOfCache(out, self._files)
         self._turns: TurnsFile | None = None
         if chat and tokenizer:
-            self._turns = TurnsFile(out, tokenizer, chat, self._files)
+            self._turns = TurnsFile(out, tokenizer, chat, self.spread.turns, self._files)
         self._longest = 0
-        self._lengths = self._files.enter_context(TemporaryFile(dir=out))  # noqa: SIM115
         self._lost_file: CsvWriter | None = None
         self._lost: Counter[str] = Counter()
         self._cut: Counter[str] = Counter()
@@ -257,7 +261,10 @@ class _CacheWriter:
         for batch in tracked(batches, f"caching {split}", total, "rows", len):
             if sink is None:
                 sink = pa.ipc.new_file(str(self._out / f"{split}.arrow"), _schema(batch))
-            numbered = self._leave_out_lost(self._number_batch(batch), split)
+            numbered = self._number_batch(batch)
+            constant = {name: media.take_constant() for name, media in self._media.items()}
+            self.spread.add(split, numbered, constant)  # also of rows that will be left out
+            numbered = self._leave_out_lost(numbered, split)
             sink.write_batch(numbered)
             rows += numbered.num_rows
         if sink is not None:
@@ -324,9 +331,7 @@ class _CacheWriter:
                 lengths.append(len(encoding))
                 values.append(np.array(encoding.ids, np.int32))
         self._longest = max(self._longest, *lengths)
-        if self._limit is not None:
-            self._lengths.seek(0, 2)
-            self._lengths.write(np.array(lengths, np.int32).tobytes())
+        self.spread.texts.append(lengths)
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
         ids = pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(values)))
         self._texts.write_batch(pa.RecordBatch.from_arrays([column, ids], schema=TEXT_SCHEMA))
@@ -349,24 +354,19 @@ class _CacheWriter:
         """Take out the rows whose question alone fills `max_tokens`: no label would be left."""
         if self._limit is None:
             return batch
-        keep, entries = [], []
+        keep, entries, lengths = [], [], self.spread.texts
         columns = (batch.column(n).to_pylist() for n in ("sample_id", "question", "answer"))
         for sample_id, question, answer in zip(*columns, strict=True):
             lost = False
             if question is not None and answer is not None:
-                asked = self._length(question) + 1
+                asked = lengths.one(question) + 1
                 lost = asked >= self._limit
-                self._cut[split] += not lost and asked + self._length(answer) + 1 > self._limit
+                self._cut[split] += not lost and asked + lengths.one(answer) + 1 > self._limit
                 if lost:
                     entries.append({"split": split, "sample_id": sample_id, "tokens": asked})
             keep.append(not lost)
         self._note_lost(split, entries)
         return batch.filter(pa.array(keep))
-
-    def _length(self, text: int) -> int:
-        """Tokens of a text by its number; on disk, as there is one for every distinct text."""
-        self._lengths.seek(4 * text)
-        return int.from_bytes(self._lengths.read(4), sys.byteorder)
 
     def _note_lost(self, split: str, entries: list[dict[str, object]]) -> None:
         if not entries:

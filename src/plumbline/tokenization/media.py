@@ -32,8 +32,8 @@ CHANNELS: dict[ImageMode, int] = {"rgb": 3, "gray": 1}
 class MediaFile(Protocol):
     """Receives the distinct media of one column, in the order of their numbers."""
 
-    def append(self, data: bytes) -> None:
-        """Decode one medium and write it.
+    def append(self, data: bytes) -> bool:
+        """Decode one medium and write it; whether it says nothing, which only decoding shows.
 
         Raises:
             DataError: it cannot be decoded, though validation let it pass.
@@ -51,23 +51,32 @@ class NumberedMedia:
     def __init__(self, index: DiskIndex, file: MediaFile) -> None:
         """Number by `index`, and write to `file`."""
         self._index, self._file = index, file
+        self._constant: list[int] = []
         self.facts = file.facts
 
     def number(self, column: pa.Array) -> pa.Array:
         """The numbers of the media of a batch: int32 [rows]."""
-        cells = column.to_pylist()
-        return pa.array([c if c is None else self._number(c) for c in cells], pa.int32())
+        cells = enumerate(column.to_pylist())
+        return pa.array([c if c is None else self._number(c, at) for at, c in cells], pa.int32())
 
     def number_lists(self, column: pa.Array) -> pa.Array:
         """The numbers of the images that turns show: a list of them a row."""
         cells = [cell and clean_images(cell) for cell in column.to_pylist()]
-        numbers = [images and list(map(self._number, images)) for images in cells]
+        numbers = [
+            images and [self._number(image, row) for image in images]
+            for row, images in enumerate(cells)
+        ]
         return pa.array(numbers, pa.list_(pa.int32()))
 
-    def _number(self, data: bytes) -> int:
+    def take_constant(self) -> list[int]:
+        """The rows of the batch in which new media say nothing, each as often as it has one."""
+        rows, self._constant = self._constant, []
+        return rows
+
+    def _number(self, data: bytes, row: int) -> int:
         number, new = self._index.number(hashlib.sha256(data).digest())
-        if new:
-            self._file.append(data)
+        if new and self._file.append(data):
+            self._constant.append(row)
         return number
 
 
@@ -82,8 +91,8 @@ class ImageFile:
         self._resize, self._options = resize, (resize or Resize()).model_dump()
         self._darkest, self._brightest = 255, 0
 
-    def append(self, data: bytes) -> None:
-        """See `MediaFile`."""
+    def append(self, data: bytes) -> bool:
+        """See `MediaFile`: whether the cached pixels have one colour."""
         with decoding("image", data):
             image = decode_image(data, _MODES[self._mode])
             pixels = resize_image(image, *self._size, **self._options)
@@ -91,6 +100,8 @@ class ImageFile:
         self._count += 1
         self._darkest = min(self._darkest, int(pixels.min()))
         self._brightest = max(self._brightest, int(pixels.max()))
+        # Two corners tell most images apart from one colour.
+        return bool((pixels[0, 0] == pixels[-1, -1]).all() and (pixels == pixels[0, 0]).all())
 
     def facts(self) -> MediaFacts:
         """See `MediaFile`."""
@@ -113,6 +124,8 @@ class ImageFile:
         return facts
 
 
+QUIET = 1e-4
+"""Of full scale, some three steps of 16 bits: what changes by less is silence."""
 MOST_LEVEL = 2.0
 """Samples lie in -1..1, and what decoding and resampling add is less than as much again."""
 
@@ -141,14 +154,15 @@ class AudioFile(_RaggedFile):
         super().__init__(out, offsets)
         self._sample_rate, self._beyond_range = sample_rate, 0
 
-    def append(self, data: bytes) -> None:
-        """See `MediaFile`."""
+    def append(self, data: bytes) -> bool:
+        """See `MediaFile`: whether the clip is silent."""
         from plumbline.data.audio import decode_mono  # data without audio needs no libsndfile
 
         with decoding("clip", data):
             samples = decode_mono(data, self._sample_rate)
         self._beyond_range += bool(np.abs(samples).max() > MOST_LEVEL)
         self._write(samples)
+        return bool(np.ptp(samples) < QUIET)
 
     def facts(self) -> MediaFacts:
         """See `MediaFile`."""
@@ -170,13 +184,14 @@ class FeatureFile(_RaggedFile):
         super().__init__(out, offsets)
         self._shape = shape
 
-    def append(self, data: bytes) -> None:
-        """See `MediaFile`."""
+    def append(self, data: bytes) -> bool:
+        """See `MediaFile`; of features `detect_shapes` has told."""
         with decoding("feature array", data):
             array = decode_features(data)
             if array.shape[1] != self._shape["channels"]:
                 raise UndecodableError(f"{array.shape[1]} channels")
         self._write(array)
+        return False
 
     def facts(self) -> MediaFacts:
         """See `MediaFile`."""

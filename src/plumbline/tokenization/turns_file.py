@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from plumbline.data.disk_index import DiskIndex
 from plumbline.data.turns import parse_turns
 from plumbline.errors import DataError
+from plumbline.tokenization.cache_spread import Lengths
 from plumbline.tokenization.chat_template import ChatError, ChatTemplate
 from plumbline.tokenization.chat_tokens import ChatEncoder
 from plumbline.tokenization.facts import ChatFacts, ChatFormat
@@ -34,8 +35,15 @@ _BATCH = 256
 class TurnsFile:
     """Writes conversations in the order in which they are met."""
 
-    def __init__(self, out: Path, tokenizer: Tokenizer, chat: ChatFormat, files: ExitStack) -> None:
-        """Open the file in the folder `out`.
+    def __init__(
+        self,
+        out: Path,
+        tokenizer: Tokenizer,
+        chat: ChatFormat,
+        lengths: Lengths,
+        files: ExitStack,
+    ) -> None:
+        """Open the file in the folder `out`; `lengths` gets the tokens of each conversation.
 
         Raises:
             DataError: the template cannot be used.
@@ -51,7 +59,7 @@ class TurnsFile:
         files.callback(index.unlink)
         files.callback(self._index.close)
         self._sink = files.enter_context(pa.ipc.new_file(str(out / TURNS), TURNS_SCHEMA))
-        self._longest = 0
+        self._lengths, self._longest = lengths, 0
 
     def number(self, sample_ids: pa.Array, column: pa.Array) -> pa.Array:
         """Number the conversations of a batch, and write those that are new.
@@ -88,6 +96,7 @@ class TurnsFile:
                 f"say {wrong[1][:80]!r}: this tokenizer and this chat template do not go together"
             )
         self._longest = max(self._longest, len(encoded.ids))
+        self._lengths.append([len(encoded.ids)])
         answers = [place for answer in encoded.answers for place in answer]
         return {"turns": text, "ids": encoded.ids, "answers": answers}
 

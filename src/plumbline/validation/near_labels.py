@@ -1,8 +1,9 @@
-"""Classes that a reader would take for one: they differ by case, blanks or Unicode form only."""
+"""Classes that a reader would take for one, by how they are written."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+
+from plumbline.data.near_names import fold, near_pairs
 
 MAX_LABELS = 10_000
 """Labels of all parts that are compared; with more, labels are hardly the names of classes."""
@@ -24,26 +25,34 @@ class NearLabels:
         else:
             self._full = True
 
-    def groups(self) -> list[tuple[str, dict[str, int]]]:
-        """Part, and labels with their rows, of each group that folds to one; sorted."""
-        folded: dict[tuple[str, str], dict[str, int]] = {}
-        for (part, label), rows in sorted(self._rows.items()):
-            folded.setdefault((part, fold(label)), {})[label] = rows
-        return [(part, labels) for (part, _), labels in folded.items() if len(labels) > 1]
-
     def warnings(self) -> list[str]:
-        """A line for each part that has such labels: how many groups, and examples with rows."""
-        by_part: dict[str, list[dict[str, int]]] = {}
-        for part, labels in self.groups():
-            by_part.setdefault(part, []).append(labels)
-        warnings = [
-            f"labels{f' of part {part}' if part else ''} that differ by case, blanks or Unicode "
-            f"form only: {_describe(groups)}; if they are one class, write them alike"
-            for part, groups in by_part.items()
-        ]
+        """Lines for each part that has such labels: how many groups, and examples with rows."""
+        by_part: dict[str, dict[str, int]] = {}
+        for (part, label), rows in sorted(self._rows.items()):
+            by_part.setdefault(part, {})[label] = rows
+        warnings = []
+        for part, labels in by_part.items():
+            of_part = f" of part {part}" if part else ""
+            pairs = [{name: labels[name] for name in pair} for pair in near_pairs(labels)]
+            for how, groups in (
+                ("differ by case, blanks or Unicode form only", _written_alike(labels)),
+                ("differ by accents, punctuation or one letter only", pairs),
+            ):
+                if groups:
+                    warnings.append(
+                        f"labels{of_part} that {how}: {_describe(groups)}; if they are one class, "
+                        "write them alike"
+                    )
         if self._full:
             warnings.append(f"more than {MAX_LABELS} labels: only the first were compared")
         return warnings
+
+
+def _written_alike(labels: dict[str, int]) -> list[dict[str, int]]:
+    folded: dict[str, dict[str, int]] = {}
+    for label, rows in labels.items():
+        folded.setdefault(fold(label), {})[label] = rows
+    return [group for group in folded.values() if len(group) > 1]
 
 
 def _describe(groups: Sequence[dict[str, int]]) -> str:
@@ -53,10 +62,3 @@ def _describe(groups: Sequence[dict[str, int]]) -> str:
     ]
     more = f" (and {len(groups) - _EXAMPLES} more)" if len(groups) > _EXAMPLES else ""
     return "; ".join(examples) + more
-
-
-def fold(label: str) -> str:
-    """What a label has in common with those that a reader would take for it."""
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
-    seen = "".join(char for char in plain if unicodedata.category(char) != "Cf")
-    return " ".join(seen.split())
