@@ -64,7 +64,7 @@ def quarantine(dataset: str) -> Path:
 
 
 def data_metrics(dataset: str) -> Path:
-    """Counts of rows, by where they went and why, and of leaks: `validate`."""
+    """Rows that stand in several splits: `validate`."""
     return Path("metrics/data", f"{dataset}.json")
 
 

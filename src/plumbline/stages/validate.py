@@ -20,7 +20,7 @@ from plumbline.params import installed_versions
 from plumbline.stage import StageSpec, count, each, parse_call
 from plumbline.tracking.record import record_run
 from plumbline.validation.kept import Kept
-from plumbline.validation.report import counts_of
+from plumbline.validation.report import counts_of_leaks
 from plumbline.validation.settings import ValidationConfig
 from plumbline.validation.validate import ValidationFailed, validate
 
@@ -55,7 +55,7 @@ def _kept(dataset: str) -> Kept | None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write clean and quarantined rows, and how many there are of each."""
+    """Write clean and quarantined rows, and how many stand in several splits."""
     call = parse_call(SPEC, arguments)
     with (
         record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
         (quarantine / "report.json").write_text(dump_json({**report, **source}), encoding="utf-8")
         # Not in `clean`, which only training reads: rules that change no row shall not retrain.
         call.store(quarantine)
-        write_json(paths.data_metrics(call.key), counts_of(report))
+        write_json(paths.data_metrics(call.key), {"leaks": counts_of_leaks(report)})
         facts = ("rows_in", "rows_quarantined", "reasons")
         run.facts({name: value for name, value in report.items() if name in facts})
     for warning in report["warnings"]:
