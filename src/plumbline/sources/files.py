@@ -106,6 +106,13 @@ def _has_pattern(name: str, pattern: str) -> bool:
     )
 
 
+def is_within(name: str, places: Sequence[str]) -> bool:
+    """Whether a file is one of several places, or below one: files, folders or patterns."""
+    parts = PurePosixPath(name).parts
+    tops = [parts[:end] for end in range(1, len(parts) + 1)]
+    return any(_are_alike(top, PurePosixPath(place).parts) for place in places for top in tops)
+
+
 def _are_alike(parts: Sequence[str], patterns: Sequence[str]) -> bool:
     # Part by part: over a whole path the star of fnmatch would run over folders.
     if not patterns:
