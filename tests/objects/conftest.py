@@ -99,11 +99,13 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """
     import fsspec
 
-    monkeypatch.setitem(stores.STORES, "memory", Store("fsspec", "", credentials="nobody"))
-    store = fsspec.filesystem("memory")
-    store.store.clear()
-    yield store
-    store.store.clear()
+    monkeypatch.setitem(
+        stores.STORES, "memory", Store("fsspec", "", credentials="nobody", address="none")
+    )
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    yield files
+    files.store.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -83,7 +83,7 @@ def test_a_dataset_in_a_bucket_goes_through_dvc(bucket: Bucket, tmp_path: Path) 
 
     # The listing of a commit comes back with the commit, and its copy is still there.
     here.run("git", "stash", "-q")
-    here.run("dvc", "checkout")
+    here.run("dvc", "checkout", "list_objects@mine")
     assert sha256_file(listing) == first
 
     # No secret, no address of a server in what git has.

@@ -1,6 +1,7 @@
 """The object stores that there are, opened through fsspec, and what they refuse, in one line."""
 
 import importlib
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,9 +20,11 @@ class Store:
     package: str
     """What speaks it; imported where it is used."""
     extra: str
-    """What installs that package; empty where every installation has it."""
+    """What installs that package; empty: every installation has it."""
     credentials: str
     """Where they come from, for messages."""
+    address: str
+    """The environment variable that names another server."""
     anonymous: Mapping[str, object] = field(default_factory=dict)
     """Options that ask without credentials."""
     options: Mapping[str, object] = field(default_factory=dict)
@@ -35,6 +38,7 @@ STORES: dict[str, Store] = {
         package="s3fs",
         extra="s3",
         credentials="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, ~/.aws or a role",
+        address="AWS_ENDPOINT_URL",
         anonymous={"anon": True},
         options={"config_kwargs": {"connect_timeout": 10, "read_timeout": 60}},
         errors=("botocore.exceptions:BotoCoreError", "botocore.exceptions:ClientError"),
@@ -43,6 +47,7 @@ STORES: dict[str, Store] = {
         package="gcsfs",
         extra="gs",
         credentials="GOOGLE_APPLICATION_CREDENTIALS or gcloud auth application-default login",
+        address="STORAGE_EMULATOR_HOST",
         anonymous={"token": "anon"},
         errors=(
             "aiohttp:ClientError",
@@ -55,6 +60,7 @@ STORES: dict[str, Store] = {
         package="huggingface_hub",
         extra="",
         credentials="HF_TOKEN or hf auth login",
+        address="HF_ENDPOINT",
         anonymous={"token": False},
         errors=("httpx:HTTPError", "httpx2:HTTPError"),  # by version
     ),
@@ -89,13 +95,14 @@ def open_store(url: str, *, anonymous: bool = False) -> "AbstractFileSystem":
     store = STORES[scheme_of(url)]
     try:
         importlib.import_module(store.package)
-    except ImportError:
+    except ImportError as error:
         raise ConfigError(
-            f"{url}: the package {store.package} is not installed; "
+            f"{url}: the package {store.package} cannot be imported ({error}); "
             f"pip install 'plumbline[{store.extra}]'"
         ) from None
     import fsspec
 
+    logging.getLogger(store.package).setLevel(logging.CRITICAL)  # what it logs it raises as well
     with explained(url):
         return fsspec.filesystem(
             scheme_of(url),
@@ -159,6 +166,6 @@ def _explain(error: Exception, url: str) -> PlumblineError:
     ):
         return ConfigError(
             f"{url}: not to be reached ({reason}); check the network, and where the server is not "
-            "the provider's its address (AWS_ENDPOINT_URL)"
+            f"the provider's its address ({store.address})"
         )
     return DataError(f"{url}: the store refuses ({reason}); run again, or look at it there")
