@@ -50,6 +50,7 @@ def data_stages(checkout: Checkout, *command: str) -> list[str]:
 @pytest.mark.slow
 def test_a_dataset_in_a_bucket_goes_through_dvc(bucket: Bucket, tmp_path: Path) -> None:
     bucket.put_all({"x/data.csv": table(200), "x/README.md": b"about it"})
+    bucket.put_all({"x/dvc.yaml": b"stages: {"})  # of somebody else, and not of this pipeline
     checkout = make_checkout(tmp_path / "project")
     here = Checkout(checkout.folder, environment(bucket.endpoint))
     away = Checkout(checkout.folder, environment(NOWHERE))
