@@ -13,6 +13,7 @@ from plumbline.config import compose_yaml
 from plumbline.errors import ConfigError
 from plumbline.files import sha256_file
 from plumbline.params import write_params
+from plumbline.running.checks import compose_run
 from plumbline.stages import list_objects, prepare
 from tests.importing import layouts
 from tests.objects.conftest import Bucket
@@ -90,7 +91,9 @@ def test_one_object_is_imported_as_the_file_that_it_is(project: Path, bucket: Bu
     call(["import", bucket.url("x/mine.tsv")])
     experiment = yaml.safe_load((project / "conf/experiment/mine.yaml").read_text("utf-8"))
     assert experiment["objects"]["mine"]["url"] == bucket.url("x/mine.tsv")
-    write_params(project, compose_yaml(project / "conf", "config", ["experiment=mine"]))
+    shutil.copy(ROOT / "dvc.yaml", project)
+    params = compose_run(project, "mine", [])  # the listing is one that a stage makes
+    write_params(project, params)
     list_objects.main(["mine"])
     prepare.main(["mine"])
 

@@ -14,7 +14,7 @@ from plumbline.errors import CheckpointError, DataError
 from plumbline.files import atomic_write
 from plumbline.objects.settings import ObjectsConfig
 from plumbline.objects.stores import explained, open_store
-from plumbline.sources.files import is_within
+from plumbline.sources.patterns import is_within
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
