@@ -33,6 +33,8 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
 @pytest.fixture
 def project(working_folder: Path) -> Path:
     shutil.copytree(ROOT / "conf", working_folder / "conf")
+    (working_folder / "data").mkdir()
+    (working_folder / "data/.gitkeep").touch()
     return working_folder
 
 
