@@ -60,7 +60,11 @@ def settings(project: Path, name: str) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+QUICK = ("class folders", "tables by split")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS if name not in QUICK]
+
+
+@pytest.mark.parametrize("layout", [*QUICK, *SLOW])
 def test_a_dataset_in_a_bucket_is_that_of_a_folder(
     project: Path, bucket: Bucket, capsys: pytest.CaptureFixture[str], layout: str
 ) -> None:
