@@ -90,6 +90,7 @@ LOCKED = --universal --python-version 3.11 --generate-hashes --no-strip-extras -
 lock:  ## Write requirements.lock from pyproject.toml, with hashes; keeps versions that fit (needs uv)
 	uv pip compile pyproject.toml $(addprefix --extra ,s3 sweep vision adapters tensorboard dev) $(LOCKED) -o requirements.lock
 	echo 'datasets>=4' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-hub.lock
+	echo 'gcsfs>=2025.9' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-gs.lock
 	printf 'furo>=2025.9\nmyst-parser>=5\nsphinx>=9\n' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-docs.lock
 	echo 'wandb>=0.31' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-wandb.lock
 

@@ -30,7 +30,7 @@ class Page:
 
 
 PAGES = (
-    Page("data", "Data", r"(weights|datasets)\b", "Where checkpoints and rows come from."),
+    Page("data", "Data", r"(objects|weights|datasets)\b", "Where checkpoints and rows come from."),
     Page("export", "Export", r".*\.export\b", "What a bundle holds, accepts and serves."),
     Page(
         "training",
@@ -60,7 +60,8 @@ its default, and what it means. Change `conf/`, or set one for a run:
 refused in one line before any work starts; what contradicts is listed in
 [contradictions](../contradictions.md).
 
-`<name>` stands for a name of your own: a key of `weights`, `datasets`, `align` or `tasks`.
+`<name>` stands for a name of your own: a key of `objects`, `weights`, `datasets`, `align` or
+`tasks`.
 
 {pages}
 

@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 from plumbline.errors import ConfigError
 from plumbline.names import check_keys
 from plumbline.registry import OneOf
+from plumbline.text import without_credentials
 
 
 class Config(BaseModel):
@@ -299,7 +300,7 @@ def _describe_validation(
     message = message[0].lower() + message[1:]
     value = first["input"]
     shown = "" if isinstance(value, dict | list) and value else f" = {value!r}"
-    return f"{path}{shown}: {message}{more}"
+    return f"{path}{without_credentials(shown)}: {message}{more}"
 
 
 _Location = Sequence[int | str]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from plumbline.files import STATE_DIR
 from plumbline.heal import heal
+from plumbline.objects.mirror import unneeded
 from plumbline.tracking.forwarder_state import read_stores
 from plumbline.tracking.forwarders import RUNS
 from plumbline.tracking.trackers import selected
@@ -59,11 +60,13 @@ def removable(root: Path) -> Iterator[Path]:
     """Folders that no output needs, and that nobody is writing.
 
     Of each stage's training states the one that has come furthest stays: a run that was stopped
-    goes on from it. So do the newest run record, and those that the tracker has not had.
+    goes on from it. So do the newest run record, those that the tracker has not had, and copies of
+    objects by the listings that are in use.
     """
-    for kept in ("features", "validated"):
-        folders = (root / STATE_DIR / kept).glob("[!.]*")
+    for kept_apart in ("features", "validated"):
+        folders = (root / STATE_DIR / kept_apart).glob("[!.]*")
         yield from sorted(path for path in folders if path.is_dir())
+    yield from unneeded(root)
     kept = records_ahead(root)
     records = sorted((root / RUNS).glob("[!.]*"))[:-1]
     yield from (path for path in records if path not in kept)

@@ -9,7 +9,7 @@ MAX_NAME_CHARS = 100
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{MAX_NAME_CHARS - 1}}}")
 RULE = f"letters, digits, _ and - only, a letter or digit first, at most {MAX_NAME_CHARS}"
 
-GROUPS = ("weights", "datasets", "align", "tasks")
+GROUPS = ("objects", "weights", "datasets", "align", "tasks")
 """The mappings whose keys dvc.yaml makes stages of."""
 
 

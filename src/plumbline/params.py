@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from plumbline.config import compose_yaml
 from plumbline.errors import ConfigError
 from plumbline.files import atomic_write
+from plumbline.text import without_credentials
 
 PACKAGES = (
     "bitsandbytes",
@@ -143,7 +144,7 @@ def describe_differences(differences: Sequence[Difference], first: str, second: 
 
 
 def _shorten(value: object) -> str:
-    text = repr(value)
+    text = without_credentials(repr(value))
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 

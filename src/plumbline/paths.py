@@ -33,6 +33,11 @@ def settings(stage: str, key: str = "") -> Path:
     return SETTINGS / stage / f"{key}.json" if key else SETTINGS / f"{stage}.json"
 
 
+def objects(name: str) -> Path:
+    """What lies below a URL in an object store, by object: `list_objects`; a dataset's path."""
+    return Path("work/objects", f"{name}.jsonl")
+
+
 def weights(name: str) -> Path:
     """Files of the checkpoints of a set, by name of the checkpoint: `resolve_weights`."""
     return Path("work/weights", name)

@@ -217,6 +217,13 @@ def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[Confi
     return call
 
 
+_NOISY = (
+    *("absl", "aiobotocore", "botocore", "hydra", "httpx", "httpx2", "matplotlib"),
+    *("onnxscript", "torch.onnx"),
+)
+"""Loggers of libraries that say at `INFO` what nobody asked."""
+
+
 class PlainFormatter(logging.Formatter):
     """Writes a record in one line, with what would act on a terminal written out."""
 
@@ -230,7 +237,7 @@ def run_stage(main: Callable[[Sequence[str]], None]) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for noisy in ("absl", "hydra", "httpx", "matplotlib", "torch.onnx", "onnxscript"):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # It sets its own level when it is imported, later, by the stages that need it.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -13,6 +13,7 @@ _ACTING = re.compile(
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_CREDENTIALS = re.compile(r"(\w://)[^/@\s]*:[^/@\s]*@")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
@@ -36,6 +37,15 @@ def _escape(match: re.Match[str]) -> str:
         return f"\\u{code:04x}"
     code -= 0x10000
     return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
+
+
+def without_credentials(text: str) -> str:
+    """Leave out what stands before an @ in a URL, as `s3://key:secret@bucket` has it.
+
+    >>> without_credentials("s3://key:secret@bucket/a@b")
+    's3://...@bucket/a@b'
+    """
+    return _CREDENTIALS.sub(r"\1...@", text)
 
 
 def csv_cell(text: str) -> str:

@@ -105,6 +105,7 @@ def every_kind() -> dict[str, Any]:
         "versions": installed_versions(),
         "seed": 0,
         "threads": 1,
+        "objects": {},
         "weights": {},
         "datasets": {**smoke["datasets"], **DATASETS, **MORE_DATASETS},
         "align": {**smoke["align"], **ALIGN},

@@ -56,6 +56,18 @@ CONTRADICTIONS: dict[str, tuple[list[str], str]] = {
         ["tasks.vqa.data=scnes"],
         "tasks.vqa.data = 'scnes': no such dataset is selected; datasets are scenes",
     ),
+    "a listing that nothing makes": (
+        [
+            "+objects.photos={url: 's3://bucket/photos'}",
+            "datasets.scenes.path=work/objects/photo.jsonl",
+        ],
+        "datasets.scenes.path = 'work/objects/photo.jsonl': no such entry of objects; there is "
+        "photos",
+    ),
+    "a url in the place of a listing": (
+        ["datasets.scenes.path='s3://bucket/photos'"],
+        "datasets.scenes.path = 's3://bucket/photos': a path is expected, since DVC compares files",
+    ),
     "a start that nothing makes": (
         ["tasks.vqa.start=models/align/imgae"],
         "tasks.vqa.start = 'models/align/imgae': nothing makes it; there will be "

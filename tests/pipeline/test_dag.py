@@ -43,6 +43,7 @@ def test_stages_are_those_with_settings_and_the_two_that_write_what_they_depend_
 PLACES = {
     "digest_code": {paths.CODE},
     "check_params": {paths.SETTINGS},
+    "list_objects": {paths.objects("K")},
     "resolve_weights": {paths.weights("S") / "K.json", paths.tokenizers("S") / "K.json"},
     "prepare": {paths.raw("K")},
     "validate": {paths.clean("K"), paths.quarantine("K"), paths.data_metrics("K")},

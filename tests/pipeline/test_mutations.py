@@ -131,8 +131,9 @@ def test_every_module_invalidates_the_stages_that_run_it_and_no_other(graph: Gra
             expected = {name for name in graph.stages if file.as_posix() in runs_it[name]}
             # `check_params` reads all of work/code.
             known = any(file.as_posix() in files for files in runs_it.values())
-            # No checkpoint is selected, but the code of its stage is digested all the same.
-            known |= file.as_posix() == "stages/resolve_weights.py" and line == STATEMENT
+            # No checkpoint and no object store is selected, but their code is digested as well.
+            unselected = ("stages/list_objects.py", "stages/resolve_weights.py")
+            known |= file.as_posix() in unselected and line == STATEMENT
             found = mutate_files(graph, [file], line)
             if found != expected | {CODE} | ({CHECK} if known else set()):
                 wrong[file.as_posix(), line] = (expected - found, found - expected)
@@ -193,7 +194,7 @@ def test_only_names_of_data_starts_and_checkpoints_are_part_of_the_graph() -> No
     """So another value of any other key leaves the stages and their inputs as they are."""
     text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
     used = set(re.findall(r"\$\{([^}]+)\}", text))
-    groups = {"weights", "datasets", "align", "tasks"}
+    groups = {"objects", "weights", "datasets", "align", "tasks"}
     fields = {"path", "data", "kind", "start", "set", "weights"}
     assert used == {"key"} | groups | {f"item.{name}" for name in fields}
 

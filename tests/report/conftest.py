@@ -49,7 +49,8 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.selection: dict[str, Any] = {"weights": {}, "datasets": {}, "align": {}, "tasks": {}}
+        groups = ("objects", "weights", "datasets", "align", "tasks")
+        self.selection: dict[str, Any] = {group: {} for group in groups}
 
     def write(self, folder: str, files: dict[str, str | bytes]) -> None:
         place = self.root / folder

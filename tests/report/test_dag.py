@@ -15,6 +15,7 @@ KEEPS_BOOKS = {"check_params", "digest_code"}
 
 NONE = "data/.gitkeep"
 PARAMS = {
+    "objects": {"bucket": {"url": "s3://photos"}},
     "weights": {
         "siglip": {"set": "theirs", "path": "checkpoints/siglip"},
         "qwen": {"set": "theirs", "path": NONE},
@@ -22,6 +23,7 @@ PARAMS = {
     },
     "datasets": {
         "scenes": {"path": NONE, "weights": NONE},
+        "stored": {"path": "work/objects/bucket.jsonl", "weights": NONE},
         "photos": {"path": "data/photos", "weights": "work/tokenizers/theirs"},
     },
     "align": {
@@ -119,7 +121,9 @@ def test_every_stage_stands_below_what_it_depends_on() -> None:
 
 
 def test_an_empty_selection_is_drawn_too() -> None:
-    assert [box.stage for box in draw(Selection.from_params({}, {}, {}, {})).boxes] == ["report"]
+    assert [box.stage for box in draw(Selection.from_params({}, {}, {}, {}, {})).boxes] == [
+        "report"
+    ]
 
 
 def test_tasks_that_start_from_each_other_are_refused() -> None:
@@ -128,4 +132,4 @@ def test_tasks_that_start_from_each_other_are_refused() -> None:
         "b": {"data": "scenes", "start": "models/tasks/a"},
     }
     with pytest.raises(ConfigError, match="in a circle: finetune@"):
-        draw(Selection.from_params({}, {"scenes": {}}, {}, tasks))
+        draw(Selection.from_params({}, {}, {"scenes": {}}, {}, tasks))

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from plumbline.errors import DataError
-from plumbline.sources.files import find_files, is_pattern, matching, why_passed_over
+from plumbline.sources.files import find_files, matching, why_passed_over
+from plumbline.sources.patterns import is_pattern, is_within
 
 NAMES = (
     "data/train-0.csv",
@@ -54,3 +55,12 @@ def test_a_file_whose_name_has_wildcards_is_that_file(tmp_path: Path) -> None:
     assert is_pattern("a[1].csv")
     (file,) = find_files(tmp_path, {"train": "a[1].csv"}, matching("*.csv"))
     assert file.name == "a[1].csv"
+
+
+def test_what_is_within_places_is_named_by_one_or_lies_below_one() -> None:
+    assert is_within("a/b.csv", ["a"])
+    assert is_within("a/b.csv", ["c", "a/*.csv"])
+    assert is_within("a/b/c.csv", ["**/b"])
+    assert not is_within("ab/c.csv", ["a"])
+    assert not is_within("a/b/c.csv", ["a/*.csv"])
+    assert not is_within("a/b.csv", [])

@@ -9,6 +9,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from plumbline.config import check_config
 from plumbline.errors import ConfigError
 from plumbline.importing.drafts import Asked
 from plumbline.importing.importer import Import, check_written, look, name_of
@@ -17,6 +18,10 @@ from plumbline.importing.plans import KINDS
 from plumbline.importing.shown import describe
 from plumbline.importing.tables import Form, Settings
 from plumbline.importing.written import write
+from plumbline.objects.listing import list_objects
+from plumbline.objects.mirror import mirror, said_of
+from plumbline.objects.settings import ObjectsConfig, ObjectsEntry
+from plumbline.objects.stores import STORES, scheme_of
 
 ROLES = {
     "image": "images, or names of their files",
@@ -37,7 +42,7 @@ ROLES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Take the path and what is guessed wrong."""
-    parser.add_argument("path", type=Path, help="a folder or a file of data")
+    parser.add_argument("path", help="a folder, a file, or a URL such as s3://bucket/prefix")
     parser.add_argument("--name", help="of dataset, task and experiment; default: the folder's")
     parser.add_argument("--task", choices=KINDS, help="the kind of work; default: what fits")
     columns = parser.add_argument_group("columns", "a name in the files, or none")
@@ -52,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-dropped", type=float, metavar="SHARE", help="rows that may be faulty; default 0.1"
     )
+    parser.add_argument(
+        "--anonymous", action="store_true", help="ask an object store without credentials"
+    )
     parser.add_argument("--copy", action="store_true", help="copy the data to data/NAME first")
     parser.add_argument("--force", action="store_true", help="overwrite files that are there")
     parser.add_argument("--dry-run", action="store_true", help="look, and write nothing")
@@ -65,17 +73,45 @@ def run(options: argparse.Namespace) -> None:
             files of the name are there with other content.
         DataError: a file cannot be read, or validation would fail.
     """
-    project, name = Path.cwd(), options.name or name_of(options.path)
+    project = Path.cwd()
     if not (project / "conf" / "config.yaml").is_file():
         raise ConfigError(f"{project}: no conf/config.yaml here; plumbline init makes a project")
-    path: Path = options.path
+    if scheme_of(options.path) in STORES:
+        _import_objects(options, project)
+        return
+    path = Path(options.path)
+    name = options.name or name_of(path)
     if options.copy and not options.dry_run:
         path = _copy(path, project / "data" / name, project)
+    _import(path, name, options, project)
+
+
+def _import_objects(options: argparse.Namespace, project: Path) -> None:
+    """Import what lies below a URL, by its copy on this machine."""
+    if options.copy:
+        raise ConfigError(f"--copy: of {options.path} a copy is kept below .plumbline in any case")
+    values = {"url": options.path, "anonymous": options.anonymous}
+    stored = check_config(ObjectsEntry, {"objects": "path"}, {"path": values}).objects
+    listing = list_objects(stored)
+    path = mirror(listing, "run the import again")
+    name = options.name or name_of(path if listing.single else Path(stored.url))
+    with said_of(stored.url, path):
+        _import(path, name, options, project, stored)
+
+
+def _import(
+    path: Path,
+    name: str,
+    options: argparse.Namespace,
+    project: Path,
+    stored: ObjectsConfig | None = None,
+) -> None:
     rules: Settings = {}
     if options.max_dropped is not None:
         rules["max_dropped_share"] = options.max_dropped
-    found = look(path, name, _asked(options), project, rules)
-    print("\n".join(describe(found)))
+    found = look(path, name, _asked(options), project, rules, stored)
+    described = "\n".join(describe(found))
+    print(described.replace(path.as_posix(), stored.url) if stored else described)
     if {"image", "audio"} & set(found.trial.first[0]):
         page = project / ".plumbline" / "import" / f"{name}.html"
         write_page(found, page)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from plumbline import paths
 from plumbline.config import compose_yaml
 from plumbline.errors import ConfigError
 from plumbline.importing.drafts import Asked, Draft
@@ -16,6 +17,7 @@ from plumbline.importing.tables import Settings
 from plumbline.importing.trial import Trial, try_rows
 from plumbline.importing.written import written_files
 from plumbline.names import MAX_NAME_CHARS, check_name, is_name
+from plumbline.objects.settings import ObjectsConfig
 
 _UNNAMED = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -40,7 +42,14 @@ def name_of(path: Path) -> str:
     return name if is_name(name) else "imported"
 
 
-def look(path: Path, name: str, asked: Asked, project: Path, rules: Settings) -> Import:
+def look(
+    path: Path,
+    name: str,
+    asked: Asked,
+    project: Path,
+    rules: Settings,
+    stored: ObjectsConfig | None = None,
+) -> Import:
     """Recognise a dataset, try its first rows, and propose settings; nothing is written.
 
     Args:
@@ -49,6 +58,7 @@ def look(path: Path, name: str, asked: Asked, project: Path, rules: Settings) ->
         asked: what the command line says.
         project: its root; a dataset within it is named from there.
         rules: settings of validation that are asked for.
+        stored: the object store of which `path` is the copy; None: it lies where it is.
 
     Raises:
         ConfigError: no layout that is known, or nothing that can be learned.
@@ -60,6 +70,8 @@ def look(path: Path, name: str, asked: Asked, project: Path, rules: Settings) ->
             f"{path.as_posix()}: holds this project; name the folder of the data alone"
         )
     draft = recognise(path, asked)
+    if stored and draft.path != path:
+        raise ConfigError(f"{path.as_posix()}: names files beside it; import the prefix above it")
     views = view_of(draft.plan, draft.made)
     trial = try_rows(draft.path, draft.prepare, {"views": views, **rules})
     machine = this_machine()
@@ -79,7 +91,8 @@ def look(path: Path, name: str, asked: Asked, project: Path, rules: Settings) ->
         )
     subject = Subject(name, draft, sizes, split, dict(rules), validates="val" in there)
     proposal = propose(subject)
-    files = written_files(subject, proposal, place_of(draft.path, project))
+    place = paths.objects(name).as_posix() if stored else place_of(draft.path, project)
+    files = written_files(subject, proposal, place, stored)
     return Import(name, draft, trial, proposal, files, machine.words)
 
 

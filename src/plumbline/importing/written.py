@@ -11,6 +11,7 @@ from plumbline.files import atomic_write
 from plumbline.importing.plans import view_of
 from plumbline.importing.proposals import Proposal, Subject
 from plumbline.importing.tables import Settings
+from plumbline.objects.settings import ObjectsConfig
 from plumbline.weights.settings import NOWHERE
 
 WIDTH = 96
@@ -18,13 +19,16 @@ FEWEST_TOKENS = 512
 """Of a tokenizer that nothing is written with."""
 
 
-def written_files(subject: Subject, proposal: Proposal, path: str) -> dict[str, str]:
+def written_files(
+    subject: Subject, proposal: Proposal, path: str, stored: ObjectsConfig | None = None
+) -> dict[str, str]:
     """File in the project -> its text.
 
     Args:
         subject: what was imported.
         proposal: the model and the training.
         path: the dataset's path, as the project names it.
+        stored: the object store whose listing lies there; None: it is no listing.
     """
     name, draft = subject.name, subject.draft
     dataset = _dataset(subject, path)
@@ -48,7 +52,8 @@ def written_files(subject: Subject, proposal: Proposal, path: str) -> dict[str, 
                 {"override /datasets": [name]},
                 {"override /align": aligned},
                 {"override /tasks": tasks},
-            ]
+            ],
+            **({"objects": {name: stored.model_dump()}} if stored else {}),
         },
     )
     return {file: _header(file) + text for file, text in files.items()}

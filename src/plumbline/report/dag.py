@@ -15,6 +15,7 @@ from plumbline.report.selection import Selection
 
 STAGES = {
     "resolve_weights": "Which files a checkpoint of others has",
+    "list_objects": "Which objects lie below a URL in an object store",
     "prepare": "Bring a source into the canonical columns",
     "validate": "Every row is clean or in quarantine with its reason",
     "detect_shapes": "What the data looks like and whether it can be trained on",
@@ -33,6 +34,8 @@ _GAP_X, _GAP_Y, _MARGIN = 16, 26, 2
 _THREAD_WIDTH = 12  # room for an edge that passes a layer
 _SWEEPS = 8
 
+_UNREPORTED = ("list_objects@", "prepare@")
+"""What leaves nothing that the page reads."""
 Edge = tuple[str, str]
 
 
@@ -47,11 +50,11 @@ class Box:
 
     @property
     def group(self) -> str:
-        """What its key names: weights, data, align or task; nothing for a stage that runs once."""
+        """What its key names: objects, weights, data, align, task; nothing where it runs once."""
         if not self.key:
             return ""
-        if self.stage == "resolve_weights":
-            return "weights"
+        if self.stage in ("list_objects", "resolve_weights"):
+            return self.stage.rpartition("_")[2]
         if self.stage.endswith("_alignment"):
             return "align"
         return "task" if self.stage in ("finetune", "evaluate_model", "export_model") else "data"
@@ -71,8 +74,10 @@ class Drawing:
 def stage_graph(selection: Selection) -> dict[str, set[str]]:
     """Every stage of the selection with the stages that it depends on, as dvc.yaml has them."""
     graph: dict[str, set[str]] = {}
-    for name in selection.datasets:
-        graph[f"prepare@{name}"] = set()
+    for name in selection.objects:
+        graph[f"list_objects@{name}"] = set()
+    for name, objects in selection.datasets.items():
+        graph[f"prepare@{name}"] = {f"list_objects@{objects}"} if objects else set()
         graph[f"validate@{name}"] = {f"prepare@{name}"}
         graph[f"detect_shapes@{name}"] = {f"validate@{name}"}
         graph[f"tokenize_text@{name}"] = {f"validate@{name}", f"detect_shapes@{name}"}
@@ -89,7 +94,7 @@ def stage_graph(selection: Selection) -> dict[str, set[str]]:
             graph[model].add(f"finetune@{other}")
         graph[f"evaluate_model@{name}"] = {cache, model}
         graph[f"export_model@{name}"] = {cache, model}
-    graph["report"] = {node for node in graph if not node.startswith("prepare@")}
+    graph["report"] = {node for node in graph if not node.startswith(_UNREPORTED)}
     for name in selection.weights:
         graph[f"resolve_weights@{name}"] = set(selection.makers_of(name))
         for user in selection.users_of(name):

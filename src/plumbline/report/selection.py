@@ -22,7 +22,10 @@ class Selection:
 
     weights: Mapping[str, str]
     """Checkpoint -> where it lies."""
-    datasets: tuple[str, ...]
+    objects: tuple[str, ...]
+    """Listings of object stores."""
+    datasets: Mapping[str, str | None]
+    """Dataset -> the listing that it reads by; None: its path is no listing."""
     align: Mapping[str, str]
     """Alignment -> its dataset."""
     tasks: Mapping[str, Task]
@@ -34,6 +37,7 @@ class Selection:
     @classmethod
     def from_params(
         cls,
+        objects: Mapping[str, object],
         weights: Mapping[str, object],
         datasets: Mapping[str, object],
         align: Mapping[str, object],
@@ -49,7 +53,12 @@ class Selection:
             weights={name: str(_of(entry, name, "path")) for name, entry in weights.items()},
             sets={name: str(_of(entry, name, "set")) for name, entry in weights.items()},
             users=users,
-            datasets=tuple(datasets),
+            objects=tuple(objects),
+            datasets={
+                name: next((o for o in objects if str(paths.objects(o)) == path), None)
+                for name, entry in datasets.items()
+                for path in [_of(entry, name, "path")]
+            },
             align={name: str(_of(entry, name, "data")) for name, entry in align.items()},
             tasks={
                 name: Task(str(_of(entry, name, "data")), _start(entry, name, datasets))

@@ -102,6 +102,7 @@ def _groups(describer: Describer) -> dict[str, tuple[Schema, str]]:
         kinds[name] = describer.define(f"task_{name}", entry)
     data, align = _entry(describer, "datasets"), _entry(describer, "align")
     whole = {
+        "objects": (_entry(describer, "objects"), "What lies in object stores."),
         "weights": (_entry(describer, "weights"), "Checkpoints that trainings start from."),
         "datasets": (describer.define("dataset", data), "Where rows come from, how they are read."),
         "align": (
@@ -141,7 +142,7 @@ def _entries(describer: Describer) -> dict[str, Schema]:
     return {
         group: {**describer.mapping(entry), "properties": {"defaults": _DEFAULTS}}
         for group, (entry, _) in _groups(describer).items()
-        if group != "weights"
+        if group not in ("objects", "weights")
     }
 
 

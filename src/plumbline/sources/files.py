@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 from plumbline.data.columns import MAX_CELL_BYTES
 from plumbline.errors import DataError
+from plumbline.sources.patterns import has_pattern, is_pattern
 
 MAX_FILE_BYTES = MAX_CELL_BYTES
 """More of a file is not read: validation refuses a cell of this size for its length alone."""
@@ -79,18 +80,13 @@ def find_files(
             raise DataError(f"{place.as_posix()}: no such file or folder")
 
 
-def is_pattern(place: str) -> bool:
-    """Whether a place has wildcards: `*` and `?` stay within a folder, `**/` is any folders."""
-    return any(mark in place for mark in "*?[")
-
-
 def _find_alike(
     root: Path, pattern: str, split: str, wanted: Callable[[str], bool]
 ) -> Iterator[FoundFile]:
     seen = False
     for path in _walk(root, root.resolve(), wanted):
         name = path.relative_to(root).as_posix()
-        if _has_pattern(name, pattern):
+        if has_pattern(name, pattern):
             seen = True
             yield FoundFile(name, path, split)
     if not seen:
@@ -98,22 +94,6 @@ def _find_alike(
             f"{(root / pattern).as_posix()}: no file has this pattern; change the place of split "
             f"{split}, or put its files there"
         )
-
-
-def _has_pattern(name: str, pattern: str) -> bool:
-    return is_pattern(pattern) and _are_alike(
-        PurePosixPath(name).parts, PurePosixPath(pattern).parts
-    )
-
-
-def _are_alike(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    # Part by part: over a whole path the star of fnmatch would run over folders.
-    if not patterns:
-        return not parts
-    first, *rest = patterns
-    if first == "**":
-        return any(_are_alike(parts[passed:], rest) for passed in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], first) and _are_alike(parts[1:], rest)
 
 
 def matching(pattern: str) -> Callable[[str], bool]:
@@ -136,7 +116,7 @@ def why_passed_over(
     places = [PurePosixPath(place) for place in splits.values()] or [PurePosixPath()]
     if path in places:
         return None
-    alike = any(_has_pattern(name, place) for place in splits.values())
+    alike = any(has_pattern(name, place) for place in splits.values())
     if not alike and not any(path.is_relative_to(place) for place in places):
         return "passed over: in no place that splits name"
     return None if wanted(path.name) else f"passed over: {unwanted}"

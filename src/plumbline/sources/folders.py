@@ -20,12 +20,12 @@ from plumbline.sources.files import (
     FoundFile,
     check_place,
     find_files,
-    is_pattern,
     list_folders,
     name_bytes,
     read_file,
     why_passed_over,
 )
+from plumbline.sources.patterns import is_pattern
 from plumbline.sources.rows import (
     Row,
     Templates,

@@ -72,6 +72,7 @@ def check_agreement(settings: Settings) -> None:
     names = [key for stage, key in settings if stage == "prepare"]
     datasets = {name: _dataset(name, settings) for name in names}
     for dataset in datasets.values():
+        _check_objects(dataset.name, settings)
         _check_dataset(dataset)
         _check_tokenizer(dataset, settings)
     for place, training in trainings(settings):
@@ -121,6 +122,19 @@ def _splits(settings: Settings) -> Iterator[tuple[str, str, str]]:
             yield f"align.{key}.evaluate.split", config.evaluate.split, config.data
         elif isinstance(config, ExportModelConfig):
             yield f"tasks.{key}.export.split", config.export.split, config.data
+
+
+def _check_objects(name: str, settings: Settings) -> None:
+    """A dataset's path among listings is that of an entry of objects."""
+    prepare = settings["prepare", name]
+    assert isinstance(prepare, PrepareConfig)
+    listings = {paths.objects(key): key for stage, key in settings if stage == "list_objects"}
+    path = Path(prepare.path)
+    if path.parent == paths.objects("x").parent and path not in listings:
+        raise ConfigError(
+            f"datasets.{name}.path = {prepare.path!r}: no such entry of objects; there is "
+            f"{', '.join(listings.values()) or 'none'}"
+        )
 
 
 def _check_dataset(dataset: Dataset) -> None:

@@ -32,7 +32,13 @@ from plumbline.stages.specs import specs
 from plumbline.training.machine import asks_for_gpus, check_machine, count_gpus
 from plumbline.weights.settings import NOWHERE
 
-GROUPS = {"weights": "checkpoint", "datasets": "dataset", "align": "alignment", "tasks": "task"}
+GROUPS = {
+    "objects": "object store",
+    "weights": "checkpoint",
+    "datasets": "dataset",
+    "align": "alignment",
+    "tasks": "task",
+}
 """Mapping of params.yaml -> what one of its entries is called."""
 
 SAID = ("dataset", "alignment", "task")

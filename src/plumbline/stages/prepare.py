@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+from pydantic import field_validator
+
 from plumbline import paths
 from plumbline.config import Config
 from plumbline.files import staged_output
+from plumbline.objects.mirror import local_copy
+from plumbline.objects.stores import STORES, scheme_of
 from plumbline.registry import OneOf
 from plumbline.sources.account import make_account, write_account
 from plumbline.sources.registry import SOURCES, Source, write_raw
@@ -21,10 +25,20 @@ class PrepareConfig(Config):
     """Where the dataset lies and what makes rows of it."""
 
     path: str
-    """The folder or file that the source reads; for one that makes its rows, a file that never
-    changes."""
+    """The folder or file that the source reads; `work/objects/<name>.jsonl` for what an entry of
+    `objects` names; for one that makes its rows, a file that never changes."""
     prepare: Annotated[Source, OneOf(SOURCES, "source")]
     """The source: what reads rows from there."""
+
+    @field_validator("path")
+    @classmethod
+    def _is_path(cls, path: str) -> str:
+        if scheme_of(path) in STORES:
+            raise ValueError(
+                "a path is expected, since DVC compares files: name the URL in an entry of "
+                f"objects (objects.NAME.url), and {paths.objects('NAME').as_posix()} here"
+            )
+        return path
 
 
 SPEC = StageSpec(
@@ -43,10 +57,12 @@ def main(arguments: Sequence[str]) -> None:
     call = parse_call(SPEC, arguments)
     with (
         record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
+        # Before the output is begun: objects may be on their way for hours.
+        local_copy(Path(call.config.path)) as path,
         staged_output(paths.raw(call.key)) as out,
     ):
-        source, path = call.config.prepare, Path(call.config.path)
-        whose = f"dataset {call.key}, at {path.as_posix()},"
+        source = call.config.prepare
+        whose = f"dataset {call.key}, at {call.config.path},"
         rows = write_raw(source.read(path), source.given_splits, out, whose)
         account = make_account(path, source, rows)
         write_account(account, out)

@@ -14,8 +14,9 @@ from plumbline.tracking.record import record_run
 
 
 class ReportConfig(Config):
-    """The selection; of each entry the page needs the name, `data`, `start` and `weights`."""
+    """The selection; of entries the page needs name, `path`, `data`, `start` and `weights`."""
 
+    objects: dict[str, object]
     weights: dict[str, object]
     datasets: dict[str, object]
     align: dict[str, object]
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     config = call.config
     with record_run(stage=SPEC.name, config=call.plain) as run:
         with staged_output(paths.REPORT) as out:
-            selected = (config.weights, config.datasets, config.align, config.tasks)
+            selected = (config.objects, config.weights, config.datasets, config.align, config.tasks)
             rendered = render(Selection.from_params(*selected), config.report)
             (out / "index.html").write_text(rendered.page, encoding="utf-8")
             (out / "cards").mkdir()

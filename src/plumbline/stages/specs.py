@@ -7,6 +7,7 @@ from plumbline.stage import StageSpec
 
 STAGES = (
     "resolve_weights",
+    "list_objects",
     "prepare",
     "validate",
     "detect_shapes",
