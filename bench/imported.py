@@ -141,7 +141,6 @@ def characters(project: Path, dataset: str, split: str) -> int:
 
 def measure(side: Side, budget: float) -> dict[str, object]:
     """Train within the budget and evaluate."""
-    side.settle({})
     # What starts from an alignment is opened, and probed, on that of the first probe.
     few, many = ({stage: count for stage, _, _ in side.trainings} for count in PROBES)
     side.settle(few)

@@ -117,7 +117,7 @@ def test_batches_leave_a_training_a_thousand_steps_or_are_small(rows: int, batch
     sizes = Sizes(rows, TWO_CORES, None)  # type: ignore[arg-type]
     assert sizes.batch("text") == batch
     steps = sizes.epochs("text") * rows // batch
-    assert steps >= 1000 or batch == 16
+    assert steps >= 1000 or batch <= 32
     assert sizes.batch("text", 8) == 8
 
 

@@ -343,7 +343,7 @@ def vlm(subject: Subject) -> Proposal:
     if aligned is not None:
         seen = f"{aligned.words.partition(';')[0]}; then"
     words = f"{seen} a decoder 128 wide with 3 layers on these images, {epochs} epochs"
-    return Proposal(words, entry, aligned and aligned.align, {"export": "vlm"})
+    return Proposal(words, entry, None if aligned is None else aligned.align, {"export": "vlm"})
 
 
 PROPOSALS: Mapping[str, Callable[[Subject], Proposal]] = {

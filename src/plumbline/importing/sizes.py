@@ -23,8 +23,8 @@ BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 """Of x86 and of Arm."""
 DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """What drivers of GPUs put there."""
-STEPS, FEWEST_BATCH = 1000, 16
-"""Updates that a training has at least, unless batches would be smaller than that for it."""
+STEPS, FEWEST_ROWS = 1000, 32
+"""Updates that a training has at least, unless batches would be of fewer rows for it."""
 Worked = Literal["image", "audio", "features", "text", "vlm"]
 """What goes through a model."""
 CPU_PASSES: Mapping[Worked, int] = {
@@ -89,7 +89,9 @@ class Sizes:
         An epoch has a few steps at least.
         """
         fourth = max(2, self.train_rows // 4)
-        enough = max(FEWEST_BATCH, self.epochs(what) * self.samples(what) // STEPS)
+        samples = self.samples(what)
+        fewest = FEWEST_ROWS * samples // self.train_rows
+        enough = max(fewest, self.epochs(what) * samples // STEPS, 2)
         return int(2 ** (min(most, fourth, enough).bit_length() - 1))
 
     def epochs(self, what: Worked) -> int:
