@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -187,11 +187,11 @@ def open_side(root: Path, data: Path, name: str, which: str) -> Side:
         figure = one.recipe_figure or one.figure
         return Side(project, data, name, one.folder, one.task, one.align, figure)
     mine = f"my_{name}"  # the names of recipes are taken
-    aligned = mine if one.align else None
-    side = Side(project, data, mine, mine, mine, aligned, one.figure)
+    side = Side(project, data, mine, mine, mine, None, one.figure)
     said, _ = side.call("plumbline", "import", str(data / one.folder), "--name", mine)
     print(said, file=sys.stderr)
-    return side
+    aligned = (project / "conf" / "align" / f"{mine}.yaml").is_file()
+    return replace(side, align=mine if aligned else None)
 
 
 def main(arguments: Sequence[str]) -> None:
