@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from plumbline.data.columns import SPLITS
@@ -62,22 +63,14 @@ def class_folders(listing: Listing, asked: Asked) -> Draft | None:
     if splits:
         roles.append(Role("split", "folders", f"{', '.join(splits.values())} are words for splits"))
     layout = f"class folders of {'images' if medium == 'image' else 'sounds'}"
-    whole = listing.whole
-    by_split = {
-        split: sum(name.startswith(f"{top}/") for name in names) for split, top in splits.items()
-    }
-    return Draft(
-        layout,
-        root,
-        source,
-        plan,
-        roles,
-        inside,
-        whole,
-        splits=splits,
-        split_rows=by_split,
-        notes=notes,
-    )
+    draft = Draft(layout, root, source, plan, roles, inside, listing.whole, splits=splits)
+    return replace(draft, split_rows=_files_of(splits, names), notes=notes)
+
+
+def _files_of(splits: Mapping[str, str], names: Sequence[str]) -> dict[str, int]:
+    """Split -> the files in its folder."""
+    tops = Counter(PurePosixPath(name).parts[0] for name in names)
+    return {split: tops[top] for split, top in splits.items()}
 
 
 def _unwrapped(root: Path, names: list[str]) -> tuple[Path, list[str]]:
