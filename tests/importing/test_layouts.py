@@ -180,7 +180,6 @@ RIGHT: dict[str, tuple[Callable[[Path], None], str, str, dict[str, Any]]] = {
         {
             "source": "jsonl",
             "media": "path",
-            "templates": {"caption": "{question} {answer}"},
             "files": "vqa.jsonl",
             "columns": {"image": "image", "question": "question", "answer": "answer"},
         },
@@ -220,7 +219,8 @@ def test_what_is_imported_is_settings_that_every_stage_takes(
     composed = compose_yaml(project / "conf", "config", [f"experiment={name}"])
     check_settings(composed)
     groups = {group: list(composed[group]) for group in ("datasets", "align", "tasks")}  # type: ignore[call-overload]
-    made = {"alignment": (True, False), "vlm": (True, True)}.get(kind, (False, True))
+    captioned = kind == "vlm" and RIGHT[which][0] is not layouts.questions
+    made = (captioned or kind == "alignment", kind != "alignment")
     assert groups == {
         "datasets": [name],
         "align": [name] * made[0],

@@ -1,7 +1,7 @@
 """What the command line says of a dataset, and what was recognised of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from plumbline.importing.listing import places_of_splits
@@ -37,7 +37,8 @@ class Draft:
     """Canonical column -> the name in the files."""
     splits: dict[str, str] = field(default_factory=dict)
     """Split -> file, folder or pattern."""
-    templates: dict[str, str] = field(default_factory=dict)
+    split_rows: Mapping[str, int] = field(default_factory=dict)
+    """Split -> rows of its files, where `splits` names any; `rows` is of all of them."""
     unused: list[str] = field(default_factory=list)
     """Columns of the files that nothing is taken from."""
     notes: list[str] = field(default_factory=list)
@@ -45,13 +46,24 @@ class Draft:
     @property
     def prepare(self) -> Settings:
         """The section `prepare` of the dataset."""
-        named = {"splits": self.splits, "columns": self.columns, "templates": self.templates}
+        named = {"splits": self.splits, "columns": self.columns}
         return {**self.source, **{name: value for name, value in named.items() if value}}
+
+    def without_group(self, why: str) -> "Draft":
+        """The same with no column that says what must not part between splits."""
+        name = self.columns["group"]
+        return replace(
+            self,
+            columns={ours: field for ours, field in self.columns.items() if ours != "group"},
+            roles=[role for role in self.roles if role.role != "group"],
+            unused=[*self.unused, name],
+            notes=[*self.notes, f"group: not {name}, {why}"],
+        )
 
     @property
     def made(self) -> set[str]:
-        """Canonical columns that rows have, or that are made of others."""
-        return {*self.plan.needs, *self.columns, *self.templates}
+        """Canonical columns that rows have."""
+        return {*self.plan.needs, *self.columns}
 
 
 def find_splits(names: Sequence[str], notes: list[str]) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from plumbline.data.columns import SPLITS
@@ -10,7 +11,7 @@ from plumbline.errors import ConfigError
 from plumbline.importing.delimited import guess_encoding, read_start
 from plumbline.importing.drafts import Asked, Draft, find_splits
 from plumbline.importing.fields import MEDIA_SUFFIXES
-from plumbline.importing.listing import Listing, split_of
+from plumbline.importing.listing import Listing, rows_of_splits, split_of
 from plumbline.importing.plans import choose_plan
 from plumbline.importing.roles import Role
 from plumbline.importing.tables import Settings
@@ -62,8 +63,14 @@ def class_folders(listing: Listing, asked: Asked) -> Draft | None:
     if splits:
         roles.append(Role("split", "folders", f"{', '.join(splits.values())} are words for splits"))
     layout = f"class folders of {'images' if medium == 'image' else 'sounds'}"
-    whole = listing.whole
-    return Draft(layout, root, source, plan, roles, inside, whole, splits=splits, notes=notes)
+    draft = Draft(layout, root, source, plan, roles, inside, listing.whole, splits=splits)
+    return replace(draft, split_rows=_files_of(splits, names), notes=notes)
+
+
+def _files_of(splits: Mapping[str, str], names: Sequence[str]) -> dict[str, int]:
+    """Split -> the files in its folder."""
+    tops = Counter(PurePosixPath(name).parts[0] for name in names)
+    return {split: tops[top] for split, top in splits.items()}
 
 
 def _unwrapped(root: Path, names: list[str]) -> tuple[Path, list[str]]:
@@ -105,14 +112,17 @@ def of_texts(listing: Listing, names: Sequence[str], asked: Asked, path: Path) -
         encoding = guess.value
         notes.append(f"encoding {encoding}: {guess.reason}")
     lines = read_start(listing.root / names[0], encoding)
-    size = sum((listing.root / name).stat().st_size for name in names)
+    sizes = {name: (listing.root / name).stat().st_size for name in names}
+    size = sum(sizes.values())
     blank = sum(not line.strip() for line in lines)
     unit = "paragraph" if blank > len(lines) / 20 else "line"
     if unit == "line" and size / max(1, len(lines)) > 2000:
         unit = "file"
     start = sum(len(line.encode("utf-8", "replace")) for line in lines) or 1
     count = max(1, blank if unit == "paragraph" else len(lines))
-    rows = math.ceil(count * size / start) if unit != "file" else len(names)
+    by_file = {
+        name: 1 if unit == "file" else math.ceil(count * one / start) for name, one in sizes.items()
+    }
     source: Settings = {"source": "text", "unit": unit}
     source |= {"encoding": encoding} if encoding != "utf-8" else {}
     splits = {} if path.is_file() else find_splits(names, notes)
@@ -123,4 +133,9 @@ def of_texts(listing: Listing, names: Sequence[str], asked: Asked, path: Path) -
     why = {"line": "no blank lines", "paragraph": "blank lines part them", "file": "long lines"}
     roles = [Role("text", unit, f"a row for each {unit}: {why[unit]}")]
     layout = f"text ({names[0] if len(names) == 1 else f'{len(names)} files'})"
-    return Draft(layout, path, source, plan, roles, rows, exact=False, splits=splits, notes=notes)
+    return Draft(
+        *(layout, path, source, plan, roles, sum(by_file.values()), False),
+        splits=splits,
+        split_rows=rows_of_splits(by_file) if splits else {},
+        notes=notes,
+    )

@@ -72,16 +72,19 @@ def look(
     draft = recognise(path, asked)
     if stored and draft.path != path:
         raise ConfigError(f"{path.as_posix()}: names files beside it; import the prefix above it")
-    views = view_of(draft.plan, draft.made)
-    trial = try_rows(draft.path, draft.prepare, {"views": views, **rules})
+    trial = _try(draft, rules)
+    if trial.parted_groups and "group" in draft.columns and "group" not in asked.roles:
+        # The data's own split mixes them: a validation split that holds whole ones out would
+        # measure what the test does not, and keep them from the training.
+        parted = f"{trial.parted_groups} of its values stand in several of the given splits"
+        draft = draft.without_group(parted)
+        trial = _try(draft, rules)
     machine = this_machine()
     if trial.problem:
         return Import(name, draft, trial, None, {}, machine.words)
     if trial.whole:
         draft = replace(draft, rows=trial.rows, exact=True)
-    clean = sum(trial.splits.values()) / max(1, trial.rows)
-    share = trial.splits.get("train", 0) / max(1, sum(trial.splits.values()))
-    sizes = Sizes(max(1, int(draft.rows * clean * share)), machine, trial)
+    sizes = Sizes(train_rows(draft, trial), machine, trial)
     there = _splits(draft, trial)
     split = next(one for one in ("test", "val", "train") if one in there)
     if split == "train":
@@ -94,6 +97,27 @@ def look(
     place = paths.objects(name).as_posix() if stored else place_of(draft.path, project)
     files = written_files(subject, proposal, place, stored)
     return Import(name, draft, trial, proposal, files, machine.words)
+
+
+def _try(draft: Draft, rules: Settings) -> Trial:
+    views = view_of(draft.plan, draft.made)
+    return try_rows(draft.path, draft.prepare, {"views": views, **rules})
+
+
+def train_rows(draft: Draft, trial: Trial) -> int:
+    """Clean rows that there will be to train on, at least one.
+
+    Of splits that files say, as many rows of each were tried, however many there are: only what is
+    drawn from the rest, such as a validation split that no file has, is a share of the trial.
+    """
+    trained = trial.splits.get("train", 0)
+    if trial.whole:
+        return max(1, trained)
+    clean = sum(trial.splits.values()) / max(1, trial.rows)
+    drawn = sum(rows for split, rows in trial.splits.items() if split not in draft.split_rows)
+    before = trained + drawn if draft.split_rows else sum(trial.splits.values())
+    rows = draft.split_rows.get("train", draft.rows)
+    return max(1, int(rows * clean * trained / max(1, before)))
 
 
 def _splits(draft: Draft, trial: Trial) -> set[str]:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, takewhile
@@ -96,6 +96,19 @@ def split_of_name(name: str) -> str | None:
         if split := split_of(word):
             return split
     return None
+
+
+def rows_of_splits(rows_of: Mapping[str, int]) -> dict[str, int]:
+    """Rows of the files whose names say each split.
+
+    Args:
+        rows_of: file -> its rows.
+    """
+    found: dict[str, int] = {}
+    for name, rows in rows_of.items():
+        if split := split_of_name(name):
+            found[split] = found.get(split, 0) + rows
+    return found
 
 
 def places_of_splits(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -1,15 +1,21 @@
 """The model and the training that are proposed for a kind of work, as settings of a task."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from plumbline.importing.drafts import Draft
+from plumbline.importing.encoders import (
+    MAX_STEPS,
+    audio_inputs,
+    audio_steps,
+    image_encoder,
+    image_inputs,
+    steps_encoder,
+    text_encoder,
+    vit,
+)
 from plumbline.importing.sizes import Sizes, Worked
 from plumbline.importing.tables import Settings
-
-MAX_STEPS = 4096
-"""Of feature sequences; longer ones are cut."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,8 @@ class Proposal:
     align: Settings | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     """Group of `conf/` that a section of the task begins with -> its file."""
+    optim: str = "adamw"
+    """The file of `conf/optim` that the task's training begins with."""
 
 
 @dataclass(frozen=True)
@@ -46,86 +54,38 @@ def propose(subject: Subject) -> Proposal:
     return replace(proposal, task=task)
 
 
+@dataclass(frozen=True)
+class _Training:
+    """How a network learns from nothing."""
+
+    optim: str
+    """A file of `conf/optim`."""
+    trainer: Settings
+    norm: str = "group"
+    """Of convolutions on images; by group norm no sample depends on its batch."""
+
+
+_BY_ADAMW = _Training("adamw", {"optim": {"lr": 1.0e-3, "weight_decay": 0.05}})
+FEWEST_OF_BATCH_NORM = 64
+"""Samples of a batch whose means say enough for batch norm."""
+
+
+def _training_of_images(batch: int) -> _Training:
+    """That of a residual network that tells classes apart.
+
+    In large batches batch norm and SGD in one cycle learn in a few epochs what group norm and
+    AdamW take many for. Source: Smith and Topin 2017, arXiv:1708.07120.
+    """
+    if batch < FEWEST_OF_BATCH_NORM:
+        return _BY_ADAMW
+    optim = {"lr": 0.2 * batch / 128, "weight_decay": 5.0e-4}
+    cycle = {"name": "one_cycle", "warmup_share": 0.3}
+    return _Training("sgd", {"max_grad_norm": None, "optim": optim, "schedule": cycle}, "batch")
+
+
 def _trainer(subject: Subject, epochs: int, **more: object) -> Settings:
     every = max(1, epochs // 5) if subject.validates else 0
     return {"epochs": epochs, "validate_every_epochs": every, **more}
-
-
-def _image_encoder(sizes: Sizes) -> tuple[Settings, int]:
-    """Residual blocks and the last width; by group norm no sample depends on its batch."""
-    widths = (32, 64, 128) if sizes.small and not sizes.machine.gpus else (64, 128, 256)
-    encoder: Settings = {
-        "name": "resnet",
-        "image_size": sizes.side,
-        "channels": 3,
-        "stem_channels": 32,
-        "stem_stride": 1 if sizes.side <= 48 else 2,
-        "stages": [{"channels": width, "blocks": 1, "stride": 2} for width in widths],
-        "norm": "group",
-    }
-    return encoder, widths[-1]
-
-
-def _steps_encoder(sizes: Sizes, max_steps: int) -> Settings:
-    width = 64 if sizes.small else 128
-    strides = (2, 2, 1)
-    return {
-        "name": "sequence",
-        "convs": [{"channels": width, "kernel": 5, "stride": stride} for stride in strides],
-        "width": width,
-        "layers": 0,
-        "heads": 4,
-        "mlp_width": 2 * width,
-        "dropout": 0.1,
-        "max_steps": max_steps,
-        "pooling": "mean",
-        "flatten": False,
-    }
-
-
-def _text_encoder(sizes: Sizes, tokens: int) -> Settings:
-    return {
-        "name": "transformer",
-        "pretrained": None,
-        "width": 64 if sizes.small else 128,
-        "layers": 1 if sizes.small else 2,
-        "heads": 4,
-        "mlp_width": 256 if sizes.small else 512,
-        "max_tokens": tokens + 2,
-        "dropout": 0.2,
-        "pooling": "mean",
-    }
-
-
-def _image_inputs(sizes: Sizes, *, augment: bool) -> Settings:
-    crop = {"enlarge": 0, "padding": sizes.side // 16 if augment else 0, "flip": 0.0}
-    return {
-        "modality": "image",
-        "normalize": {"preset": "half", "mean": None, "std": None},
-        "resize": None,
-        "augment": {**crop, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0},
-    }
-
-
-def _audio_inputs() -> Settings:
-    masks = {"time_masks": 0, "time_width": 0, "time_share": 1.0, "mel_masks": 0, "mel_width": 0}
-    return {
-        "modality": "audio",
-        "sample_rate": 16000,
-        "n_mels": 64,
-        "window_ms": 25.0,
-        "hop_ms": 10.0,
-        "fft": 400,
-        "edges": "reflect",
-        "normalize": "clip",
-        "scale": "log",
-        "augment": {"shift_ms": 0.0, "gain_db": 0.0, **masks},
-    }
-
-
-def _audio_steps(sizes: Sizes) -> int:
-    """Frames of the longest clip, with room for one that is half as long again."""
-    return 256 * math.ceil(150 * max(sizes.clip_seconds, 1.0) / 256)
 
 
 @dataclass(frozen=True)
@@ -138,62 +98,78 @@ class _Reader:
     words: str
 
 
-def _reader(subject: Subject) -> _Reader:
+def _reader(subject: Subject, norm: str) -> _Reader:
     sizes, medium = subject.sizes, subject.draft.plan.needs[0]
     if medium == "image":
-        encoder, last = _image_encoder(sizes)
+        encoder, last = image_encoder(sizes, norm)
         words = f"a residual network of {last} channels on {sizes.side} x {sizes.side} pixels"
-        return _Reader("image", encoder, _image_inputs(sizes, augment=True), words)
+        return _Reader("image", encoder, image_inputs(sizes, augment=True), words)
     if medium == "text":
         tokens = sizes.tokens("text")
-        encoder = _text_encoder(sizes, tokens)
+        encoder = text_encoder(sizes, tokens)
         words = f"a transformer {encoder['width']} wide, {encoder['layers']} deep"
         inputs: Settings = {"modality": "text", "column": "text", "max_tokens": tokens}
         return _Reader("text", encoder, {**inputs, "word_dropout": 0.1}, words)
-    steps = _audio_steps(sizes) if medium == "audio" else MAX_STEPS
-    encoder = _steps_encoder(sizes, steps)
+    steps = audio_steps(sizes) if medium == "audio" else MAX_STEPS
+    encoder = steps_encoder(sizes, steps)
     words = f"convolutions of {encoder['width']} channels over time"
     if medium == "audio":
-        return _Reader("audio", encoder, _audio_inputs(), words)
+        return _Reader("audio", encoder, audio_inputs(), words)
     inputs = {"modality": "features", "standardize": True, "max_steps": MAX_STEPS}
     return _Reader("features", encoder, inputs, words)
 
 
-def _headed(subject: Subject, task: Settings) -> Proposal:
-    reader, sizes = _reader(subject), subject.sizes
-    epochs = sizes.epochs(reader.what)
+def _headed(subject: Subject, task: Settings, training: _Training) -> Proposal:
+    reader, sizes = _reader(subject, training.norm), subject.sizes
+    epochs, batch = sizes.epochs(reader.what), sizes.batch(reader.what)
     train: Settings = {
         "freeze": [],
         "adapters": {},
         "model": {"encoder": reader.encoder, "head_dropout": 0.1, "num_classes": {}},
         "task": {"inputs": reader.inputs, **task},
-        "loader": {"batch_size": sizes.batch},
-        "trainer": _trainer(subject, epochs, optim={"lr": 1.0e-3, "weight_decay": 0.05}),
+        # A last batch of a few samples would have other means than all others.
+        "loader": {"batch_size": batch, "drop_last": training.norm == "batch"},
+        "trainer": _trainer(subject, epochs, **training.trainer),
     }
     evaluate: Settings = {"split": subject.split, "batch_size": 256, "metrics": []}
-    words = f"{reader.words}, {epochs} epochs in batches of {sizes.batch}"
+    words = f"{reader.words}, {epochs} epochs in batches of {batch}"
     entry: Settings = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
-    return Proposal(words, entry, groups={"export": "default"})
+    return Proposal(words, entry, groups={"export": "default"}, optim=training.optim)
 
 
 def classification(subject: Subject) -> Proposal:
     """A classifier from new weights."""
     how = subject.sizes.class_weights
     task = {"loss": "cross_entropy", "label_smoothing": 0.1, "class_weights": how}
-    proposal = _headed(subject, task)
+    is_image = subject.draft.plan.needs[0] == "image"
+    training = _training_of_images(subject.sizes.batch("image")) if is_image else _BY_ADAMW
+    proposal = _headed(subject, task, training)
     weighed = ", classes weighed to balance" if how == "balanced" else ""
     return replace(proposal, words=f"{proposal.words}{weighed}")
 
 
 def regression(subject: Subject) -> Proposal:
     """A regressor from new weights."""
-    return _headed(subject, {"loss": "squared_error", "row_weights": False})
+    return _headed(subject, {"loss": "squared_error", "row_weights": False}, _BY_ADAMW)
 
 
-def _decoder(sizes: Sizes, positions: int) -> Settings:
+def _language_optim(sizes: Sizes, width: int, adamw: Settings) -> tuple[str, Settings]:
+    """The optimiser of a language model from nothing: its file in `conf/optim`, and its settings.
+
+    Muon learns more from a step than AdamW, and its iterations are in bf16: without units for it
+    they take longer than the step. Its rate goes down as matrices become wider.
+    """
+    if sizes.small or not sizes.machine.bf16:
+        return "adamw", adamw
+    rate = round(0.01 * 128 / width, 4)
+    return "muon", {**adamw, "lr": rate, "muon": {"adamw_lr_ratio": 0.4}}
+
+
+def _decoder(sizes: Sizes, positions: int) -> tuple[Settings, int]:
+    """A decoder and its width."""
     width, layers = (128, 3) if sizes.small or not sizes.machine.gpus else (384, 6)
     shape = {"width": width, "layers": layers, "heads": 4, "kv_heads": 4, "mlp_width": 3 * width}
-    return {"pretrained": None, **shape, "max_positions": positions}
+    return {"pretrained": None, **shape, "max_positions": positions}, width
 
 
 def causal_lm(subject: Subject) -> Proposal:
@@ -202,7 +178,8 @@ def causal_lm(subject: Subject) -> Proposal:
     text = {"turns": "turns", "text": "text", "question": "question_answer"}[needs[0]]
     block = 128 if text == "text" else sizes.tokens(*needs)
     block = max(block, 128)
-    decoder, epochs = _decoder(sizes, block), sizes.epochs("text")
+    (decoder, width), epochs = _decoder(sizes, block), sizes.epochs("text")
+    optim = _language_optim(sizes, width, {"lr": 2.0e-3, "weight_decay": 0.1})
     sampling = {"max_new_tokens": 50, "temperature": 0.0, "top_k": None, "top_p": None}
     train: Settings = {
         "freeze": [],
@@ -215,8 +192,8 @@ def causal_lm(subject: Subject) -> Proposal:
             "loss": "cross_entropy",
             "label_smoothing": 0.0,
         },
-        "loader": {"batch_size": min(32, sizes.batch)},
-        "trainer": _trainer(subject, epochs, optim={"lr": 2.0e-3, "weight_decay": 0.1}),
+        "loader": {"batch_size": sizes.batch("text", 32)},
+        "trainer": _trainer(subject, epochs, optim=optim[1]),
     }
     evaluate: Settings = {
         "metrics": [],
@@ -226,27 +203,30 @@ def causal_lm(subject: Subject) -> Proposal:
         "sampling": {**sampling, "stop": [], "seed": 0},
     }
     entry: Settings = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
-    words = f"a decoder {decoder['width']} wide with {decoder['layers']} layers, blocks of {block}"
-    return Proposal(f"{words} tokens, {epochs} epochs", entry, groups={"export": "causal_lm"})
+    words = f"a decoder {width} wide with {decoder['layers']} layers, blocks of {block}"
+    return Proposal(
+        f"{words} tokens, {epochs} epochs", entry, groups={"export": "causal_lm"}, optim=optim[0]
+    )
 
 
 def masked_lm(subject: Subject) -> Proposal:
     """An encoder that guesses hidden tokens."""
     sizes = subject.sizes
     epochs = sizes.epochs("text")
+    optim = _language_optim(sizes, 128, {"lr": 1.0e-3, "weight_decay": 0.1})
     shape = {"width": 128, "layers": 3, "heads": 4, "mlp_width": 512, "max_positions": 128}
     train: Settings = {
         "freeze": [],
         "adapters": {},
         "model": {"pretrained": None, **shape, "dropout": 0.0},
         "task": {"block_size": 128, "rows": "auto", "masked_share": 0.15, "loss": "cross_entropy"},
-        "loader": {"batch_size": min(32, sizes.batch)},
-        "trainer": _trainer(subject, epochs, optim={"lr": 1.0e-3, "weight_decay": 0.1}),
+        "loader": {"batch_size": sizes.batch("text", 32)},
+        "trainer": _trainer(subject, epochs, optim=optim[1]),
     }
     evaluate: Settings = {"split": subject.split, "batch_size": 64, "metrics": []}
     entry: Settings = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
     words = f"an encoder 128 wide with 3 layers, {epochs} epochs"
-    return Proposal(words, entry, groups={"export": "masked_lm"})
+    return Proposal(words, entry, groups={"export": "masked_lm"}, optim=optim[0])
 
 
 def seq2seq(subject: Subject) -> Proposal:
@@ -254,6 +234,7 @@ def seq2seq(subject: Subject) -> Proposal:
     sizes = subject.sizes
     read, written, epochs = sizes.tokens("source"), sizes.tokens("target"), sizes.epochs("text")
     width = 128 if sizes.small else 256
+    optim = _language_optim(sizes, width, {"lr": 1.0e-3, "weight_decay": 0.05})
     shape = {"width": width, "encoder_layers": 2, "decoder_layers": 2, "heads": 4}
     positions = {"mlp_width": 2 * width, "max_positions": max(read, written) + 4, "dropout": 0.1}
     train: Settings = {
@@ -267,32 +248,15 @@ def seq2seq(subject: Subject) -> Proposal:
             "loss": "cross_entropy",
             "label_smoothing": 0.1,
         },
-        "loader": {"batch_size": min(64, sizes.batch), "bucket_by_length": True},
-        "trainer": _trainer(subject, epochs, optim={"lr": 1.0e-3, "weight_decay": 0.05}),
+        "loader": {"batch_size": sizes.batch("text", 64), "bucket_by_length": True},
+        "trainer": _trainer(subject, epochs, optim=optim[1]),
     }
     beams = {"beams": 4, "length_penalty": 1.0, "max_new_tokens": min(written, 100)}
     evaluate: Settings = {"split": subject.split, "batch_size": 64, **beams}
     evaluate |= {"bleu_tokenizer": "auto", "metrics": []}
     entry: Settings = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
     words = f"an encoder-decoder {width} wide with 2 + 2 layers, {epochs} epochs"
-    return Proposal(words, entry, groups={"export": "seq2seq"})
-
-
-def _vit(sizes: Sizes) -> Settings:
-    strides = [32, 64, 128, 128]
-    return {
-        "name": "vit",
-        "image_size": sizes.side,
-        "channels": 3,
-        "patch_size": 16,
-        "width": 128,
-        "layers": 2 if sizes.small else 4,
-        "heads": 4,
-        "mlp_width": 384,
-        "dropout": 0.0,
-        "conv_stem": [{"channels": width, "stride": 2, "kernel": 3} for width in strides],
-        "feature_layers": [0, -1],
-    }
+    return Proposal(words, entry, groups={"export": "seq2seq"}, optim=optim[0])
 
 
 def alignment(subject: Subject) -> Proposal:
@@ -301,14 +265,14 @@ def alignment(subject: Subject) -> Proposal:
     is_image = medium == "image"
     tokens = min(sizes.tokens("caption"), 126)
     epochs = sizes.epochs("vlm" if is_image else "audio")
-    inputs = _image_inputs(sizes, augment=False) if is_image else _audio_inputs()
+    inputs = image_inputs(sizes, augment=False) if is_image else audio_inputs()
     # Every pair of a step is told from the others: the last few pairs alone would say little.
     batch = max(2, min(128, sizes.train_rows // 2))
     train: Settings = {
         "model": {
-            "image_encoder": _vit(sizes) if is_image else None,
-            "audio_encoder": None if is_image else _steps_encoder(sizes, _audio_steps(sizes)),
-            "text_encoder": _text_encoder(sizes, tokens),
+            "image_encoder": vit(sizes) if is_image else None,
+            "audio_encoder": None if is_image else steps_encoder(sizes, audio_steps(sizes)),
+            "text_encoder": text_encoder(sizes, tokens),
             "embed_dim": 64,
             "initial_temperature": 0.07,
             "min_temperature": 0.01,
@@ -339,15 +303,21 @@ def alignment(subject: Subject) -> Proposal:
 
 
 def vlm(subject: Subject) -> Proposal:
-    """An alignment of images and texts, and a decoder on its image encoder."""
-    sizes, aligned, columns = subject.sizes, alignment(subject), subject.draft.columns
-    asks, captioned = ("question" in columns, "caption" in columns)
+    """A decoder that sees images: through the encoder of an alignment where they have captions.
+
+    Questions alone give an alignment nothing to tell images apart by, so the encoder learns from
+    their answers, with the decoder.
+    """
+    sizes, columns = subject.sizes, subject.draft.columns
+    captioned = "caption" in columns
+    aligned = alignment(subject) if captioned else None
     epochs, tokens = sizes.epochs("vlm"), min(sizes.tokens("caption", "question", "answer"), 126)
     shape = {"width": 128, "layers": 3, "heads": 4, "kv_heads": 4, "mlp_width": 384}
     train: Settings = {
-        "freeze": ["image_encoder"],
+        "freeze": ["image_encoder"] if captioned else [],
         "adapters": {},
         "model": {
+            "image_encoder": None if captioned else vit(sizes),
             "projector": {"name": "mlp", "width": 256},
             "decoder": {"pretrained": None, **shape, "max_positions": 1024},
         },
@@ -356,12 +326,13 @@ def vlm(subject: Subject) -> Proposal:
             "block_size": 512,
             "caption_prompt": "describe the image",
             "captions_per_image": 1 if captioned else 0,
-            "questions_per_image": None if asks else 0,
+            "questions_per_image": None if "question" in columns else 0,
             "max_text_tokens": tokens,
             "rows": "padded",
+            "inputs": None if captioned else image_inputs(sizes, augment=False),
             "loss": "cross_entropy",
         },
-        "loader": {"batch_size": min(32, sizes.batch)},
+        "loader": {"batch_size": sizes.batch("vlm", 32)},
         "trainer": _trainer(subject, epochs, optim={"lr": 2.0e-3, "weight_decay": 0.05}),
     }
     evaluate: Settings = {
@@ -371,13 +342,11 @@ def vlm(subject: Subject) -> Proposal:
     }
     evaluate |= {"bleu_tokenizer": "auto", "metrics": []}
     entry: Settings = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
-    words = aligned.words.partition(";")[0]
-    return Proposal(
-        f"{words}; then a decoder 128 wide with 3 layers on these images, {epochs} epochs",
-        entry,
-        aligned.align,
-        {"export": "vlm"},
-    )
+    seen = f"an encoder of {sizes.side} x {sizes.side} pixels and"
+    if aligned is not None:
+        seen = f"{aligned.words.partition(';')[0]}; then"
+    words = f"{seen} a decoder 128 wide with 3 layers on these images, {epochs} epochs"
+    return Proposal(words, entry, None if aligned is None else aligned.align, {"export": "vlm"})
 
 
 PROPOSALS: Mapping[str, Callable[[Subject], Proposal]] = {

@@ -1,7 +1,9 @@
 """How large a model, and how long its training: from the data and this machine, by stated rules."""
 
 import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,8 +27,13 @@ FRAME = 8
 """Tokens around a text, of a tokenizer that is not there yet."""
 GPU_FACTOR = 40
 """How much more a GPU is given to do."""
+CPU_FACTS = Path("/proc/cpuinfo")
+BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
+"""Of x86 and of Arm."""
 DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """What drivers of GPUs put there."""
+STEPS, FEWEST_ROWS = 1000, 32
+"""Updates that a training has at least, unless batches would be of fewer rows for it."""
 Worked = Literal["image", "audio", "features", "text", "vlm"]
 """What goes through a model."""
 CPU_PASSES: Mapping[Worked, int] = {
@@ -45,6 +52,8 @@ class Machine:
 
     cores: int
     gpus: int
+    bf16: bool = False
+    """Whether it has units for bfloat16."""
 
     @property
     def words(self) -> str:
@@ -63,7 +72,16 @@ def this_machine() -> Machine:
     """The one that this runs on."""
     # Asking torch takes seconds, which a machine without any device of a driver can do without.
     drivers = any(Path(device).exists() for device in DEVICES)
-    return Machine(len(os.sched_getaffinity(0)), count_gpus() if drivers else 0)
+    gpus = count_gpus() if drivers else 0
+    return Machine(len(os.sched_getaffinity(0)), gpus, bf16=bool(gpus) or _processor_has_bf16())
+
+
+def _processor_has_bf16() -> bool:
+    """Whether the kernel says so of the processor; false where it says nothing."""
+    with suppress(OSError):
+        words = re.split(r"\W+", CPU_FACTS.read_text(encoding="utf-8", errors="replace"))
+        return not BF16_FLAGS.isdisjoint(words)
+    return False
 
 
 @dataclass(frozen=True)
@@ -74,17 +92,30 @@ class Sizes:
     machine: Machine
     trial: Trial
 
-    @property
-    def batch(self) -> int:
-        """Samples of a step."""
-        return batch_size(self.train_rows)
+    def batch(self, what: Worked, most: int = 128) -> int:
+        """Samples of a step: a power of two, and as many steps as a training from nothing takes.
+
+        No more than the data alone says.
+        """
+        samples = self.samples(what)
+        fewest = FEWEST_ROWS * samples // self.train_rows
+        enough = max(fewest, self.epochs(what) * samples // STEPS, 2)
+        return int(2 ** (min(most, batch_size(self.train_rows), enough).bit_length() - 1))
 
     def epochs(self, what: Worked) -> int:
         """Passes over the data: as many as the machine has time for, within 2 and 60."""
         passes = CPU_PASSES[what] * self.machine.factor
         if what in ("image", "vlm"):
             passes = int(passes * (48 / self.side) ** 2)
-        return max(2, min(60, passes // max(1, self.train_rows)))
+        return max(2, min(60, passes // self.samples(what)))
+
+    def samples(self, what: Worked) -> int:
+        """Samples of an epoch: all questions and captions of an image are one."""
+        if what != "vlm":
+            return self.train_rows
+        images = sum(size["images"] for size in self._image_sizes)
+        tried = sum(self.trial.splits.values())
+        return max(1, self.train_rows * min(images, tried) // max(1, tried))
 
     @property
     def side(self) -> int:

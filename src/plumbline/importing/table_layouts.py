@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from plumbline.errors import ConfigError
 from plumbline.importing.drafts import Asked, Draft, find_splits
-from plumbline.importing.listing import Listing
+from plumbline.importing.listing import Listing, rows_of_splits
 from plumbline.importing.media import MediaColumn, find_media
 from plumbline.importing.plans import KEPT, choose_plan
 from plumbline.importing.roles import Role, find_dialect, find_roles
@@ -84,10 +84,6 @@ def of_table(
         columns = _without_needless_group(columns, table, media)
     if table.source == "webdataset":
         columns = {ours: name for ours, name in columns.items() if ours != "sample_id"}
-    templates = dict[str, str]()
-    if plan.kind == "vlm" and "caption" not in columns and "question" in columns:
-        templates["caption"] = "{question} {answer}"
-        notes.append("caption: of question and answer, since images are aligned with captions")
     names_files = media is not None and media.settings.get("media") == "path"
     path = only if only and not names_files else listing.root
     source |= _files(table.source, names, path, split=bool(splits))
@@ -102,7 +98,7 @@ def of_table(
         exact=table.exact,
         columns=columns,
         splits=splits,
-        templates=templates,
+        split_rows=rows_of_splits(table.rows_of) if splits else {},
         unused=[one.name for one in table.fields if one.name not in used],
         notes=notes,
     )
@@ -206,6 +202,7 @@ def _of_chat(
     return Draft(
         f"conversations, dialect {dialect} ({names[0] if len(names) == 1 else len(names)})",
         *(path, source, plan, roles, table.rows, table.exact, columns, splits),
+        split_rows=rows_of_splits(table.rows_of) if splits else {},
         notes=notes,
     )
 

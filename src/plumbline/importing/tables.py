@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice, pairwise
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -42,12 +42,17 @@ class Table:
     settings: Settings
     """Of the source, but for its columns."""
     fields: list[Field]
-    rows: int
-    """Of all files, by their footers, or by their bytes and those of the sample."""
+    rows_of: Mapping[str, int]
+    """File -> its rows, by its footer, or by its bytes and those of the sample."""
     exact: bool
-    """Whether that is the number itself."""
+    """Whether these are the numbers themselves."""
     notes: list[str] = field(default_factory=list)
     """What was guessed of its form, and why."""
+
+    @property
+    def rows(self) -> int:
+        """Of all files."""
+        return sum(self.rows_of.values())
 
     def field(self, name: str) -> Field | None:
         """A field by its name."""
@@ -69,12 +74,19 @@ def _fields_of(records: Sequence[Mapping[str, object]]) -> list[Field]:
     return [Field(name, [record.get(name) for record in records]) for name in names]
 
 
-def _estimate(paths: Sequence[Path], rows: int, size: int) -> tuple[int, bool]:
-    """Rows of the files by those of a sample of `size` bytes."""
-    total = sum(path.stat().st_size for path in paths)
-    if size >= total or not rows:
-        return rows, True
-    return int(rows * total / size), False
+def _estimate(
+    root: Path, names: Sequence[str], rows: int, size: int
+) -> tuple[dict[str, int], bool]:
+    """Rows of each file by those of a sample of `size` bytes."""
+    sizes = {name: (root / name).stat().st_size for name in names}
+    total = sum(sizes.values())
+    exact = size >= total or not rows
+    whole = rows if exact else int(rows * total / size)
+    # Of what comes before and with each file, so that they add up to the whole.
+    ends = [whole * before // max(1, total) for before in accumulate(sizes.values(), initial=0)]
+    return {
+        name: end - start for name, (start, end) in zip(names, pairwise(ends), strict=True)
+    }, exact
 
 
 def read_csv(root: Path, names: Sequence[str], form: Form) -> Table:
@@ -113,9 +125,9 @@ def read_csv(root: Path, names: Sequence[str], form: Form) -> Table:
         settings["quotes"] = False
         records = _csv_records(path, lines, settings)
     size = sum(len(cell.encode("utf-8", "replace")) + 1 for r in records for cell in r.values())
-    rows, exact = _estimate([root / name for name in names], len(records), size)
+    rows, exact = _estimate(root, names, len(records), size)
     if len(names) == 1 and len(records) < SAMPLED:
-        rows, exact = len(records), True
+        rows, exact = {names[0]: len(records)}, True
     return Table("csv", root, settings, _fields_of(records), rows, exact, notes)
 
 
@@ -179,7 +191,7 @@ def read_jsonl(root: Path, names: Sequence[str], form: Form) -> Table:
             f"{path.as_posix()}: no line of it is a JSON object; JSON Lines have one a line (of a "
             "list, `jq -c '.[]'` makes them)"
         )
-    rows, exact = _estimate([root / name for name in names], len(records), size)
+    rows, exact = _estimate(root, names, len(records), size)
     settings: Settings = {"encoding": encoding} if encoding != "utf-8" else {}
     return Table("jsonl", root, settings, _fields_of(_opened(records)), rows, exact)
 
@@ -219,7 +231,7 @@ def read_parquet(root: Path, names: Sequence[str], form: Form) -> Table:
         Field(name, _arrow_values(paths[0], schema.field(name)), classes.get(name, []))
         for name in columns
     ]
-    rows = sum(map(count_rows, paths))
+    rows = {name: count_rows(path) for name, path in zip(names, paths, strict=True)}
     notes = [
         f"names of {name}: {', '.join(classes[name])[:60]}" for name in columns if name in classes
     ]
@@ -266,7 +278,7 @@ def read_tar(root: Path, names: Sequence[str], form: Form) -> Table:
         records.append(dict(_of_members(members)))
         if size > SAMPLED_BYTES:
             break
-    rows, exact = _estimate([root / name for name in names], len(records), size)
+    rows, exact = _estimate(root, names, len(records), size)
     return Table("webdataset", root, {}, _fields_of(records), rows, exact and len(names) == 1)
 
 

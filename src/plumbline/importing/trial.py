@@ -1,6 +1,7 @@
 """The first rows through the real source, validator and look at shapes, in a temporary folder."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -55,6 +56,8 @@ class Trial:
     """Of rows that are drawn for val and for test."""
     said: list[str]
     """What the source and the validation have to say."""
+    parted_groups: int = 0
+    """Groups with rows in several splits, as given ones may part them."""
 
     @property
     def splits(self) -> dict[str, int]:
@@ -142,8 +145,18 @@ def _judge(folder: Path, raw: Path, rules: Mapping[str, object], share: float) -
     said = [line for line in report["warnings"] if "drawn for" not in line]
     if looked:
         said += [*describe_repeats(looked.shapes), *describe_distributions(looked.distributions)]
+    parted = _count_parted(clean, report["rows_clean"])
     rejected = _read_rejected(quarantine)
-    return Trial(0, True, [], report, rejected, problem, looked, share, said)
+    return Trial(0, True, [], report, rejected, problem, looked, share, said, parted)
+
+
+def _count_parted(clean: Path, splits: Iterable[str]) -> int:
+    """Groups that stand in several of the splits."""
+    times = Counter[str]()
+    for split in splits:
+        batches = iter_table(clean / f"{split}.parquet", ("group",))
+        times.update({one for batch in batches for one in batch.column(0).to_pylist()})
+    return sum(count > 1 for count in times.values())
 
 
 def _read_rejected(quarantine: Path) -> dict[str, list[str]]:

@@ -103,7 +103,8 @@ def _dataset(subject: Subject, path: str) -> Settings:
 
 
 def _training(name: str, group: str, proposal: Proposal, words: str) -> str:
-    groups = {"loader": "default", "trainer": "default", "trainer.optim": "adamw"}
+    optim = proposal.optim if group == "tasks" else "adamw"
+    groups = {"loader": "default", "trainer": "default", "trainer.optim": optim}
     defaults: list[object] = [
         {f"/{section.rpartition('.')[2]}@{name}.train.{section}": file}
         for section, file in groups.items()

@@ -1,0 +1,202 @@
+"""Models and trainings follow from how much there is to train on, and from what the machine has."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from plumbline.importing.drafts import Asked
+from plumbline.importing.importer import look, train_rows
+from plumbline.importing.layouts import recognise
+from plumbline.importing.proposals import Proposal
+from plumbline.importing.sizes import Machine, Sizes, this_machine
+from plumbline.importing.trial import try_rows
+from tests.importing import layouts
+
+TWO_CORES = Machine(2, 0)
+
+
+def proposed(path: Path, machine: Machine = TWO_CORES, **asked: Any) -> Proposal:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("plumbline.importing.importer.this_machine", lambda: machine)
+        found = look(path, "x", Asked(**asked), path.parent / "project", {})
+    assert found.proposal is not None
+    return found.proposal
+
+
+def train_of(proposal: Proposal) -> Any:
+    assert proposal.task is not None
+    return proposal.task["train"]
+
+
+def review(number: int, split: str) -> str:
+    return f"{split:-<5} film {number:05} is {'good' if number % 2 else 'poor'}"
+
+
+def parquet_splits(root: Path, rows: dict[str, int]) -> None:
+    root.mkdir()
+    for split, count in rows.items():
+        texts = [review(number, split) for number in range(count)]
+        table = {"sentence": texts, "label": [number % 2 for number in range(count)]}
+        pq.write_table(pa.table(table), root / f"{split}.parquet")
+
+
+def csv_splits(root: Path, rows: dict[str, int]) -> None:
+    for split, count in rows.items():
+        body = "".join(f"{review(number, split)}\t{number % 2}\n" for number in range(count))
+        layouts.put(root / f"{split}.tsv", "sentence\tlabel\n" + body)
+
+
+def text_splits(root: Path, rows: dict[str, int]) -> None:
+    for split, count in rows.items():
+        layouts.put(root / f"{split}.txt", "".join(f"{review(n, split)}\n" for n in range(count)))
+
+
+@pytest.mark.parametrize("make", [parquet_splits, csv_splits, text_splits])
+@pytest.mark.parametrize(
+    ("rows", "trained"),
+    [
+        ({"train": 9000, "dev": 600, "test": 400}, 9000),
+        ({"train": 9000, "test": 3000}, 8100),  # a tenth is drawn for validation
+    ],
+    ids=["three splits", "two splits"],
+)
+def test_rows_to_train_on_are_those_of_the_split_and_not_of_the_trial(
+    tmp_path: Path,
+    make: Callable[[Path, dict[str, int]], None],
+    rows: dict[str, int],
+    trained: int,
+) -> None:
+    make(tmp_path / "data", rows)
+    draft = recognise(tmp_path / "data", Asked())
+    views = {"views": {draft.plan.view: list(draft.plan.needs)}}
+    trial = try_rows(draft.path, draft.prepare, views)
+    assert not trial.whole
+    # Rows of text files are estimated by their bytes, a drawn split by the rows tried.
+    assert train_rows(draft, trial) == pytest.approx(trained, rel=0.03)
+
+
+def test_rows_to_train_on_of_class_folders_are_counted_by_split(tmp_path: Path) -> None:
+    layouts.split_class_folders(tmp_path / "data")
+    draft = recognise(tmp_path / "data", Asked())
+    folders = {"train": "train", "val": "validation", "test": "test"}
+    counted = {
+        split: sum(path.is_file() for path in (tmp_path / "data" / folder).rglob("*"))
+        for split, folder in folders.items()
+    }
+    assert draft.split_rows == counted
+
+
+def grouped(root: Path, apart: bool) -> None:
+    root.mkdir()
+    for start, split in ((0, "train"), (6 * apart, "test")):
+        people = [f"p{start + number % 6}" for number in range(60)]
+        table = {"text": [review(n, split) for n in range(60)], "label": [0, 1] * 30}
+        pq.write_table(pa.table({**table, "speaker": people}), root / f"{split}.parquet")
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_group_that_the_given_splits_part_keeps_nobody_out_of_training(
+    tmp_path: Path, apart: bool
+) -> None:
+    data = tmp_path / "data"
+    grouped(data, apart)
+    found = look(data, "x", Asked(), tmp_path / "project", {})
+    assert ("group" in found.draft.columns) == apart
+    assert ("speaker" in found.draft.unused) == (not apart)
+    assert any("6 of its values stand in several" in note for note in found.draft.notes) != apart
+    asked = look(data, "x", Asked(roles={"group": "speaker"}), tmp_path / "project", {})
+    assert asked.draft.columns["group"] == "speaker"
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(100, 16), (1000, 32), (7000, 32), (500_000, 128)])
+def test_batches_leave_a_training_a_thousand_steps_or_are_small(rows: int, batch: int) -> None:
+    sizes = Sizes(rows, TWO_CORES, None)  # type: ignore[arg-type]
+    assert sizes.batch("text") == batch
+    steps = sizes.epochs("text") * rows // batch
+    assert steps >= 1000 or batch <= 32
+    assert sizes.batch("text", 8) == 8
+
+
+@pytest.mark.parametrize(
+    ("machine", "rows", "optim"),
+    [
+        (Machine(2, 0, bf16=True), 3000, "muon"),
+        (Machine(2, 0, bf16=False), 3000, "adamw"),
+        (Machine(2, 0, bf16=True), 300, "adamw"),
+    ],
+)
+def test_language_models_take_muon_where_its_iterations_are_cheap(
+    tmp_path: Path, machine: Machine, rows: int, optim: str
+) -> None:
+    text_splits(tmp_path / "data", {"train": rows, "test": 300})
+    for task in ("causal_lm", "masked_lm"):
+        assert proposed(tmp_path / "data", machine, task=task).optim == optim
+    pairs = "".join(f"ein Satz {n}\ta sentence {n}\n" for n in range(rows * 5 // 4))
+    layouts.put(tmp_path / "pairs.tsv", f"de\ten\n{pairs}")
+    assert proposed(tmp_path / "pairs.tsv", machine).optim == optim
+
+
+def test_units_for_bfloat16_are_told_by_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = tmp_path / "cpuinfo"
+    monkeypatch.setattr("plumbline.importing.sizes.CPU_FACTS", facts)
+    monkeypatch.setattr("plumbline.importing.sizes.DEVICES", ())
+    found = []
+    for flags in ("fpu avx2 avx512_bf16_no", "fpu avx512_bf16 amx_int8", "asimd bf16 i8mm"):
+        facts.write_text(f"flags\t\t: {flags}\n", encoding="utf-8")
+        found.append(this_machine().bf16)
+    facts.unlink()
+    assert (*found, this_machine().bf16) == (False, True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("machine", "norm", "optim"), [(TWO_CORES, "group", "adamw"), (Machine(2, 1), "batch", "sgd")]
+)
+def test_batch_norm_and_sgd_are_for_classes_of_images_in_large_batches(
+    tmp_path: Path, machine: Machine, norm: str, optim: str
+) -> None:
+    layouts.class_folders(tmp_path / "data", rows=1500)
+    found = proposed(tmp_path / "data", machine)
+    train = train_of(found)
+    assert (train["model"]["encoder"]["norm"], found.optim) == (norm, optim)
+    assert train["loader"]["drop_last"] == (norm == "batch")
+    assert (train["loader"]["batch_size"] >= 64) == (norm == "batch")
+
+
+def asked_images(root: Path, each: int) -> None:
+    records = []
+    for number in range(40):
+        layouts.put(root / f"{number}.jpg", layouts.jpeg(number, layouts.colour_of(number)))
+        record = {"image": f"{number}.jpg", "answer": layouts.colour_of(number)}
+        records += [{**record, "question": f"which colour, {n}?"} for n in range(each)]
+    layouts.put(root / "vqa.jsonl", layouts.lines(*records))
+
+
+def test_questions_without_captions_train_the_image_encoder_by_their_answers(
+    tmp_path: Path,
+) -> None:
+    asked_images(tmp_path / "data", 2)
+    found = proposed(tmp_path / "data")
+    train = train_of(found)
+    assert found.align is None
+    assert train["freeze"] == []
+    assert train["model"]["image_encoder"]["name"] == "vit"
+    assert train["task"]["captions_per_image"] == 0
+    layouts.images_and_csv(tmp_path / "captioned")
+    captioned = proposed(tmp_path / "captioned")
+    assert captioned.align is not None
+    assert train_of(captioned)["freeze"] == ["image_encoder"]
+    assert train_of(captioned)["model"]["image_encoder"] is None
+
+
+def test_an_epoch_of_questions_is_as_long_as_its_images(tmp_path: Path) -> None:
+    epochs = []
+    for each in (1, 40):
+        asked_images(tmp_path / f"{each}", each)
+        epochs.append(train_of(proposed(tmp_path / f"{each}"))["trainer"]["epochs"])
+    assert epochs[0] == epochs[1]
