@@ -128,16 +128,18 @@ def count_workers(shards: int) -> int:
     return max(1, min(int(given or cores), shards if given else shards // _SHARDS_A_WORKER))
 
 
-def first_channels(
+def with_channels(
     paths: Sequence[Path], config: ValidationConfig, columns: Sequence[str], batch_rows: int
-) -> int | None:
-    """Channels that all features must have: as set, or those of the first row with good ones.
+) -> ValidationConfig:
+    """Settings with the channels that features must have: those of the first row with good ones.
+
+    As they are where that is set, or there are no features.
 
     Raises:
         DataError: a file is damaged.
     """
     if config.channels or "features" not in columns:
-        return config.channels
+        return config
     rules = make_rules(config, columns).of("features")
     for path in paths:
         for batch in iter_encoded_batches(path, ["features"], batch_rows):
@@ -145,8 +147,8 @@ def first_channels(
             good = [None if v is None or rules.check(v) else v for v in cells.values]
             _, channels = find_other_widths(good, cells.row_value.tolist(), None)
             if channels is not None:
-                return channels
-    return None
+                return config.model_copy(update={"channels": channels})
+    return config
 
 
 def _begin() -> None:

@@ -31,7 +31,7 @@ from plumbline.validation.kept import Kept, forget_others, notes_folder
 from plumbline.validation.leaks import Leak, SharedTexts, describe_leaks, tell_leaks
 from plumbline.validation.near import NearRows
 from plumbline.validation.notes import Notes
-from plumbline.validation.pass_one import PassOne, count_workers, first_channels
+from plumbline.validation.pass_one import PassOne, count_workers, with_channels
 from plumbline.validation.report import Report, check_sums
 from plumbline.validation.rules import make_rules
 from plumbline.validation.settings import ValidationConfig
@@ -80,33 +80,24 @@ def validate(
         DataError: the input is missing, unreadable or lacks a column; nothing has been judged.
     """
     paths = list_parquet(raw)
-    columns = [name for name in CONTENT if any(name in view for view in config.views.values())]
-    required = {name: CANONICAL[name] for name in ("sample_id", *columns)}
-    optional = {name: CANONICAL[name] for name in KEYS if name != "sample_id"}
-    present = check_schema(paths, required, optional)
-    names = [name for name in (*KEYS, *columns) if name in present]
+    columns, names = _columns(paths, config)
     with (
         TemporaryDirectory(prefix=".verdicts-", dir=quarantine) as folder,
         VerdictStore(Path(folder)) as store,
     ):
         near = NearRows(store, config.leaks)
-        channels = first_channels(paths, config, columns, batch_rows)
-        config = config.model_copy(update={"channels": channels})
+        config = with_channels(paths, config, columns, batch_rows)
         with notes_folder(kept, config, Path(folder)) as place:
             judging = PassOne(names, columns, config, place, batch_rows)
             seen = _judge_rows(paths, judging, workers, store, near)
-        given = seen.splits | declared_splits(paths)
-        warnings = _settle(store, near, config, given)
-        if lines := sum(seen.lines.values()):
-            warnings.append(f"decoders wrote {lines} lines about media to stderr, not shown here")
-        has_parts = bool(seen.parts)
+        warnings = [*_settle(store, near, config, seen.splits), *_tell_lines(seen)]
         with (
             closing(SharedTexts(Path(folder) / "texts.sqlite", columns)) as texts,
             closing(
                 RowFiler(
                     *(clean, quarantine, make_rules(config, columns), store.read()),
                     *(_file_starts(paths), texts),
-                    has_parts=has_parts,
+                    has_parts=bool(seen.parts),
                 )
             ) as filer,
         ):
@@ -115,10 +106,18 @@ def validate(
         warnings += filer.counts.labels.warnings() + _alike_parts(seen.parts)
         report = _describe(config, filer.counts, store, leaks, warnings)
         check_sums(report, store.count_rows(), raw)
-    unknown = sorted(set(config.labels) - {""} - seen.parts)
-    if problem := _find_problem(report, config, given, unknown):
+    if problem := _find_problem(report, config, seen):
         raise ValidationFailed(f"{raw}: {problem}", report)
     return report
+
+
+def _columns(paths: Sequence[Path], config: ValidationConfig) -> tuple[list[str], list[str]]:
+    """Columns of content that a view needs, and those to read: with the keys that are there."""
+    columns = [name for name in CONTENT if any(name in view for view in config.views.values())]
+    required = {name: CANONICAL[name] for name in ("sample_id", *columns)}
+    optional = {name: CANONICAL[name] for name in KEYS if name != "sample_id"}
+    present = check_schema(paths, required, optional)
+    return columns, [name for name in (*KEYS, *columns) if name in present]
 
 
 def _find_leaks(store: VerdictStore, texts: SharedTexts, filer: RowFiler) -> list[Leak]:
@@ -129,6 +128,11 @@ def _find_leaks(store: VerdictStore, texts: SharedTexts, filer: RowFiler) -> lis
         for leak in describe_leaks(what, store.find_shared(what, EXAMPLES), filer.place)
     ]
     return [*rows, *texts.leaks()]
+
+
+def _tell_lines(seen: Notes) -> list[str]:
+    lines = sum(seen.lines.values())
+    return [f"decoders wrote {lines} lines about media to stderr, not shown here"] * bool(lines)
 
 
 def _alike_parts(parts: AbstractSet[str]) -> list[str]:
@@ -145,12 +149,12 @@ def _judge_rows(
     store: VerdictStore,
     near: NearRows,
 ) -> Notes:
-    """Run pass one into the store; what it noted of all rows together."""
+    """Run pass one into the store; what it noted of all rows together, and files of splits."""
     shards = [shard for path in paths for shard in cut_shards(path)]
     files = judging.run(shards, workers or count_workers(len(shards)))
     pairs = zip(shards, files, strict=True)
     rows = sum(shard.rows for shard in shards)
-    seen, used, start = Notes(), [], 0
+    seen, used, start = Notes(splits=set(declared_splits(paths))), [], 0
     for shard, file in tracked(pairs, "judging", rows, "rows", lambda pair: pair[0].rows):
         notes = Notes.read(file)
         if notes is None or len(notes.rows) != shard.rows:
@@ -265,8 +269,7 @@ def _describe(
 def _find_problem(
     report: Report,
     config: ValidationConfig,
-    given: AbstractSet[str],
-    unknown_parts: Sequence[str],
+    seen: Notes,
 ) -> str | None:
     """Say why the data as a whole cannot be used; None where it can."""
     rows = report["rows_in"]
@@ -274,11 +277,11 @@ def _find_problem(
     why = f"{rows} rows read; in quarantine: {reasons or 'none'}"
     if not report["rows_clean"]:
         return f"no valid rows ({why})"
-    if unknown_parts:
+    if unknown_parts := sorted(set(config.labels) - {""} - seen.parts):
         there = ", ".join(report.get("parts", {})) or "none"
         return f"labels names part {unknown_parts[0]!r}, but no row does; the parts are: {there}"
     # An empty validation split is fine for someone who has switched validation off.
-    needed = given if config.split.val else given - {"val"}
+    needed = seen.splits if config.split.val else seen.splits - {"val"}
     if empty := sorted(needed - set(report["rows_clean"])):
         return (
             f"split {empty[0]} is given but has no valid row ({why}); mend it, "
