@@ -32,7 +32,7 @@ from plumbline.inspection.target import open_target, read_call
 from plumbline.loading.loader import Loader
 from plumbline.training.length import epoch_ends
 
-PROBES = (4, 20)
+PROBES = (8, 40)
 """Steps of the two trainings whose difference says what a step costs."""
 CHARACTERS = "nats per character"
 
@@ -148,6 +148,8 @@ def measure(side: Side, budget: float) -> dict[str, object]:
     side.settle(many)
     probed = side.train()
     cost = {stage: (probed[stage] - start[stage]) / (PROBES[1] - PROBES[0]) for stage in start}
+    if min(cost.values()) <= 0:
+        raise SystemExit(f"{side.experiment}: other processes hide what a step costs; run it alone")
     side.settle({})
     whole = lengths(side)
     opening = sum(start[stage] - PROBES[0] * cost[stage] for stage in start)
