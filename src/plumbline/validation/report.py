@@ -6,6 +6,9 @@ from typing import NotRequired, TypedDict
 from plumbline.errors import DataError
 from plumbline.validation.leaks import Leak
 
+WHOLE = ("media", "texts", "near_images", "near_texts")
+"""Leaks of all that a row is about; others are of one column."""
+
 
 class Report(TypedDict):
     """What `validate` finds, in JSON types."""
@@ -33,12 +36,13 @@ class Report(TypedDict):
 def counts_of_leaks(report: Report) -> dict[str, int]:
     """What of a report DVC compares between commits.
 
-    Leaks alone, which should be none: each further count is a column of `dvc metrics show`, where
-    evaluations would not be seen for them.
+    Leaks of whole rows alone, which should be none: each further count is a column of `dvc metrics
+    show`, where evaluations would not be seen for them. Cells of one column may well repeat.
     """
     return {
         f"{leak['what']}_of_{leak['split']}_in_{leak['other']}": leak["rows"]
         for leak in report.get("leaks", [])
+        if leak["what"] in WHOLE
     }
 
 
