@@ -60,7 +60,12 @@ class Target:
 
 TARGETS = (
     Target("prepare", "scenes", ("work/raw/scenes",)),
-    Target("validate", "scenes", ("work/clean/scenes", "work/quarantine/scenes")),
+    Target(
+        "validate",
+        "scenes",
+        ("work/clean/scenes", "work/quarantine/scenes"),
+        ("metrics/data/scenes.json",),
+    ),
     Target("detect_shapes", "scenes", ("work/shapes/scenes", "work/distributions/clean/scenes")),
     Target("tokenize_text", "scenes", ("work/cache/scenes", "work/distributions/cache/scenes")),
     Target("pretrain_alignment", "image", ("models/align/image",), group="align"),
