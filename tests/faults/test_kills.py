@@ -8,7 +8,7 @@ import pytest
 from tests.faults.kills import TARGETS, Tally, Target, attack
 from tests.pipeline.checkout import Checkout
 
-SHORT = {"prepare": 3, "tokenize_text": 2, "pretrain_alignment": 8}
+SHORT = {"prepare": 3, "validate": 3, "tokenize_text": 2, "pretrain_alignment": 8}
 
 
 @pytest.mark.parametrize("target", [t for t in TARGETS if t.stage in SHORT], ids=lambda t: t.stage)
