@@ -3,11 +3,13 @@
 import io
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from plumbline.errors import ConfigError, DataError
-from plumbline.validation import image_check, judging, pass_one, shards
+from plumbline.validation import image_check, judging, memo, pass_one, shards
 from plumbline.validation.judging import RowJudge
 from plumbline.validation.kept import Kept
 from plumbline.validation.pass_one import MEMO, WORKERS, count_workers
@@ -175,6 +177,23 @@ def test_what_is_kept_and_cannot_be_read_is_made_anew(tmp_path: Path, what: str)
     for path in kept.folder.glob("*/*-wal"):
         path.unlink()
     assert run(tmp_path / "after", kept=kept).files() == plain.files()
+
+
+def test_a_memo_that_is_in_use_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memo, "_WAIT_S", 0.1)
+    path = tmp_path / MEMO
+    with closing(memo.MediaMemo(path)) as first:
+        first.add(b"digest", memo.JudgedMedium(None, 2, b"print"))
+        first.save()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            memo.MediaMemo(path)
+    with closing(memo.MediaMemo(path)) as again:
+        assert again.find(b"digest") == memo.JudgedMedium(None, 2, b"print")
 
 
 def test_a_medium_is_decoded_once_over_all_shards(

@@ -4,6 +4,7 @@ Media are measured by what their headers say; features, which hold nothing but n
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -165,7 +166,7 @@ def _beginning(*names: str) -> bytes:
     return b"".join(name.encode() + _END for name in names)
 
 
-class _Media:
+class _Media(ABC):
     """What is shared: each distinct medium of the column is measured once."""
 
     def __init__(self, name: str, start: bytes, disk: Disk) -> None:
@@ -180,8 +181,9 @@ class _Media:
                     self._distinct += 1
                     self._measure(medium)
 
+    @abstractmethod
     def _measure(self, medium: Medium) -> None:
-        raise NotImplementedError
+        """Take a medium that was not there before."""
 
 
 class _Images(_Media):

@@ -34,10 +34,12 @@ class MediaMemo:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, and create it where there is none; what cannot be read begins anew."""
+        """Open the file, and create it where there is none; what is damaged begins anew."""
         try:
             self._db = _connect(path)
-        except sqlite3.DatabaseError:  # after a loss of power; never because it is in use
+        except sqlite3.OperationalError:  # it is in use, or the disk fails
+            raise
+        except sqlite3.DatabaseError:  # no such file any more, as after a loss of power
             for file in path.parent.glob(f"{path.name}*"):
                 file.unlink(missing_ok=True)
             self._db = _connect(path)

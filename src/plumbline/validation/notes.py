@@ -70,19 +70,19 @@ class Notes:
         data = sink.getvalue().to_pybytes()
         atomic_write(path, _digest(data) + data, durable=False)
 
+    @staticmethod
+    def is_whole(path: Path) -> bool:
+        """Whether there is such a file, and `read` would read it."""
+        return _content(path) is not None
+
     @classmethod
     def read(cls, path: Path) -> "Notes | None":
         """What such a file holds; None where there is none, or none that can be read."""
-        try:
-            content = path.read_bytes()
-            digest, data = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-            if _digest(data) != digest:
-                return None
-            table = pa.ipc.open_file(data).read_all()
-            facts = json.loads(table.schema.metadata[_FACTS])
-            columns = {name: table.column(name).to_pylist() for name in _SCHEMA.names}
-        except OSError:
+        if (data := _content(path)) is None:
             return None
+        table = pa.ipc.open_file(data).read_all()
+        facts = json.loads(table.schema.metadata[_FACTS])
+        columns = {name: table.column(name).to_pylist() for name in _SCHEMA.names}
         verdicts = zip(*(columns[name] for name in RowVerdict._fields), strict=True)
         return cls(
             [RowVerdict._make(row) for row in verdicts],
@@ -92,6 +92,16 @@ class Notes:
             set(facts["parts"]),
             {bytes.fromhex(digest): lines for digest, lines in facts["lines"].items()},
         )
+
+
+def _content(path: Path) -> bytes | None:
+    """What was written behind its digest; None where it is not there, or no longer so."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    data = content[_DIGEST_BYTES:]
+    return data if _digest(data) == content[:_DIGEST_BYTES] else None
 
 
 def _digest(data: bytes) -> bytes:

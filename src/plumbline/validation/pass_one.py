@@ -61,6 +61,8 @@ class PassOne:
         Raises:
             DataError: a file is damaged, or a process was ended or stopped from outside.
         """
+        # Before others do: a file that is new or damaged is made by one process.
+        MediaMemo(self.folder / MEMO).close()
         if workers == 1:
             yield from map(self.judge, shards)
             return
@@ -93,7 +95,7 @@ class PassOne:
             DataError: the file is damaged.
         """
         path = self.folder / f"{shard.digest(self.names)}{NOTES}"
-        if Notes.read(path) is None:
+        if not Notes.is_whole(path):
             self._judge(shard).write(path)
         return path
 
