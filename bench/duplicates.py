@@ -38,7 +38,8 @@ from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.models.stored import Stored
 from plumbline.sources.scenes import SCHEMA, ScenesConfig, scene_rows
-from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.cache import build_cache
+from plumbline.tokenization.settings import TokenizeConfig
 from plumbline.tokenization.tokenizer import TokenizerConfig
 from plumbline.training.task import JobContext
 

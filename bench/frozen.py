@@ -51,7 +51,8 @@ from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.sources.scenes import SCHEMA, ScenesConfig, scene_rows
-from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.cache import build_cache
+from plumbline.tokenization.settings import TokenizeConfig
 from plumbline.tokenization.tokenizer import TokenizerConfig
 from plumbline.training.checkpoint import CheckpointStore
 from plumbline.training.config import TrainerConfig

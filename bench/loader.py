@@ -44,7 +44,8 @@ from plumbline.loading.loader_config import LoaderConfig
 from plumbline.loading.random import keyed_generator
 from plumbline.loading.transform_config import AugmentConfig
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
-from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.cache import build_cache
+from plumbline.tokenization.settings import TokenizeConfig
 
 ROUNDS, SEED = 5, 0
 COLOURS = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}

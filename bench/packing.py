@@ -39,7 +39,8 @@ from plumbline.kinds.causal_lm.model import CausalLm
 from plumbline.kinds.causal_lm.settings import CausalLmTaskConfig
 from plumbline.loading.loader import pad_rows
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
-from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.cache import build_cache
+from plumbline.tokenization.settings import TokenizeConfig
 from plumbline.training.launch import decide_machine
 from plumbline.training.run import open_job, train_to_folder
 from plumbline.training.task import TrainingJob

@@ -35,7 +35,8 @@ from plumbline.models.encoder_config import VitConfig
 from plumbline.models.encoders import build_encoder
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.sources.scenes import ScenesConfig, read_scenes
-from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.cache import build_cache
+from plumbline.tokenization.settings import TokenizeConfig
 from plumbline.tokenization.tokenizer import SpecialIds, TokenizerConfig
 
 IMAGES, REPEATS, THREADS = 32, 7, 1

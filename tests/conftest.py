@@ -111,7 +111,8 @@ def scenes_cache(scenes_clean: Path) -> Path:
     """The training cache of `scenes_clean`; tests only read it."""
     from plumbline.files import write_digests
     from plumbline.shapes.detect import ShapesConfig, detect_shapes
-    from plumbline.tokenization.cache import TokenizeConfig, build_cache
+    from plumbline.tokenization.cache import build_cache
+    from plumbline.tokenization.settings import TokenizeConfig
     from plumbline.tokenization.tokenizer import TokenizerConfig
 
     out = scenes_clean.parent / "cache"

@@ -185,7 +185,8 @@ def make_cache(
     from plumbline.files import write_digests
     from plumbline.loading.cache_reader import TrainingCache
     from plumbline.shapes.detect import ShapesConfig, detect_shapes
-    from plumbline.tokenization.cache import TokenizeConfig, build_cache
+    from plumbline.tokenization.cache import build_cache
+    from plumbline.tokenization.settings import TokenizeConfig
 
     out = folder / "cache"
     out.mkdir()

@@ -24,7 +24,8 @@ from plumbline.models.encoder_config import TorchvisionConfig
 from plumbline.models.encoders import build_encoder
 from plumbline.models.stored import Stored
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
-from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.cache import build_cache
+from plumbline.tokenization.settings import TokenizeConfig
 from plumbline.tokenization.tokenizer import SpecialIds, TokenizerConfig, load_tokenizer
 from tests.models.test_module_decoder import NETS
 

@@ -109,7 +109,8 @@ def _detect_shapes(clean: Path, out: Path) -> None:
 
 def _tokenize_text(clean: Path, out: Path) -> None:
     from plumbline.files import read_json
-    from plumbline.tokenization.cache import TokenizeConfig, build_cache
+    from plumbline.tokenization.cache import build_cache
+    from plumbline.tokenization.settings import TokenizeConfig
 
     shapes = read_json(clean.parents[1] / "detect_shapes/shapes.json")
     build_cache(clean, out, TokenizeConfig(max_tokens=64), shapes)

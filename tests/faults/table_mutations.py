@@ -31,7 +31,8 @@ from plumbline.data.arrays import encode_array
 from plumbline.errors import DataError, PlumblineError
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.sources.registry import SOURCES, write_raw
-from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.cache import build_cache
+from plumbline.tokenization.settings import TokenizeConfig
 from plumbline.validation.settings import ValidationConfig
 from plumbline.validation.validate import ValidationFailed, validate
 from tests.peak import ROOT, peak_mb

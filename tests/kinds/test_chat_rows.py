@@ -24,8 +24,8 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.turns_reader import CachedTurns
 from plumbline.models.stored import load_model
 from plumbline.predict import add_options, predict
-from plumbline.tokenization.cache import TokenizeConfig
 from plumbline.tokenization.chat_template import OWN_TEMPLATE
+from plumbline.tokenization.settings import TokenizeConfig
 from plumbline.tokenization.tokenizer import load_tokenizer
 from plumbline.training.task import TrainingJob
 from tests.chat_checkpoints import CHECKPOINTS, write_checkpoint

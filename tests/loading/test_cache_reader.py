@@ -43,7 +43,8 @@ def test_ids_decode_to_their_text(cache: TrainingCache) -> None:
 
 
 def test_images_are_mapped_and_read_only(cache: TrainingCache) -> None:
-    assert isinstance(cache.images, np.memmap)
+    assert isinstance(cache.images, np.ndarray)
+    assert isinstance(cache.images.base, np.memmap)
     assert cache.images.shape == (40, 16, 16, 3)
     assert not cache.images.flags.writeable
 

@@ -34,8 +34,9 @@ from plumbline.loading.input_config import ImageInputConfig
 from plumbline.loading.transforms import fit_images, normalize_images
 from plumbline.models.encoder_config import TransformersImageConfig
 from plumbline.models.processor import read_resize, settle
-from plumbline.tokenization.cache import TokenizeConfig
 from plumbline.tokenization.media import ImageFile
+from plumbline.tokenization.settings import TokenizeConfig
+from plumbline.tokenization.stores import DecodedStore
 from plumbline.weights.checkpoint import Checkpoint
 
 SIDE = 32
@@ -103,9 +104,7 @@ def prepared(data: bytes, size: int, inputs: ImageInputConfig, folder: Path) -> 
     image = decode_image(data)
     resize = inputs.settled
     assert resize is not None
-    written = io.BytesIO()
-    ImageFile(written, (size, size), "rgb", resize).append(data)
-    cached = np.frombuffer(written.getvalue(), np.uint8).reshape(size, size, 3)
+    cached = ImageFile(DecodedStore(io.BytesIO()), (size, size), "rgb", resize).decode(data)
     loaded = fit_images(torch.from_numpy(np.array(image))[None], size, resize)
     loaded = loaded.permute(0, 3, 1, 2)
     (folder / "asked.png").write_bytes(data)

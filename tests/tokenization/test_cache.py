@@ -21,7 +21,8 @@ from plumbline.files import digest_of, read_json, sha256_file, write_digests
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.tokenization import cache as token_cache
-from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.cache import build_cache
+from plumbline.tokenization.settings import TokenizeConfig
 from plumbline.tokenization.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from plumbline.weights.settings import NOWHERE
 from tests.checkpoints import record_checkpoint
@@ -202,7 +203,8 @@ import json, sys
 from pathlib import Path
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
 from plumbline.tokenization import cache as token_cache
-from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.cache import build_cache
+from plumbline.tokenization.settings import TokenizeConfig
 clean, out = Path(sys.argv[1]), Path(sys.argv[2])
 out.mkdir()
 build_cache(clean, out, TokenizeConfig(), detect_shapes(clean, ShapesConfig()))

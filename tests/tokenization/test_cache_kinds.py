@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import random
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.loader import Loader
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.tokenization.media import open_media
+from plumbline.tokenization.stores import Stores
 from plumbline.training.task import TrainingJob
 from tests.tiny import (
     DATA,
@@ -187,25 +189,29 @@ def test_a_row_may_have_a_label_and_no_medium(tmp_path: Path) -> None:
 
 MEDIA = {
     "image": {"image": {"sizes": [{"height": 8, "width": 8, "images": 1}]}},
-    "audio": {"audio": {"clips": 1}},
+    "audio": {"audio": {"clips": 1, "mean_s": 1.0}},
     "features": {"features": {"channels": 3}},
 }
+
+
+def stores(folder: Path, files: ExitStack) -> Stores:
+    return Stores(folder, files, limit_bytes=math.inf, shard_bytes=1)
 
 
 @pytest.mark.parametrize("name", MEDIA)
 def test_a_medium_that_cannot_be_decoded_is_named(tmp_path: Path, name: str) -> None:
     with ExitStack() as files:
-        medium = open_media(tmp_path, None, None, "rgb", RATE, MEDIA[name], files)[name]
+        medium = open_media(stores(tmp_path, files), None, None, "rgb", RATE, MEDIA[name])[name]
         with pytest.raises(DataError, match=r"SHA-256 f2f25635fefda19b.* set validate\.level"):
-            medium.append(b"not a medium")
+            medium.decode(b"not a medium")
 
 
 def test_an_array_of_other_channels_is_refused(tmp_path: Path) -> None:
     with ExitStack() as files:
         shapes = {"features": {"channels": 4}}
-        medium = open_media(tmp_path, None, None, "rgb", RATE, shapes, files)["features"]
+        opened = open_media(stores(tmp_path, files), None, None, "rgb", RATE, shapes)
         with pytest.raises(DataError, match=r"cannot be decoded .*3 channels"):
-            medium.append(array(0))
+            opened["features"].decode(array(0))
 
 
 def test_the_tiny_datasets_have_settings_that_exist() -> None:

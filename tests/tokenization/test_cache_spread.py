@@ -15,8 +15,9 @@ from plumbline.data.turns import dump_turns
 from plumbline.files import write_digests
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
-from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.cache import build_cache
 from plumbline.tokenization.cache_spread import CacheSpread, describe_constant
+from plumbline.tokenization.settings import TokenizeConfig
 
 MEDIA = ("image", "audio", "features")
 

@@ -7,6 +7,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
+from plumbline.data.png import encode_png, to_image
 from plumbline.errors import ExportError
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import FeaturesInputConfig, ImageInputConfig
@@ -24,15 +25,6 @@ def encode_medium(cache: TrainingCache, modality: str, number: int) -> bytes | s
     if modality == "features":
         return encode_npy(cache.features(number))
     return cache.text(number)
-
-
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode [height, width, 3] or [height, width, 1] uint8 without loss and without metadata."""
-    return _encoded(_image(pixels), compress_level=6)
-
-
-def _image(pixels: NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
 def _encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -70,7 +62,7 @@ def image_turns(pixels: NDArray[np.uint8]) -> dict[str, bytes]:
         File name -> bytes: of another size and oblong, with transparency in full colour, in gray,
         by a palette and by a colour key, of 16 bits and of 12, and turned by EXIF.
     """
-    image = _image(pixels).convert("RGB")
+    image = to_image(pixels).convert("RGB")
     oblong = image.resize((image.width * 2 + 7, image.height + 5), Image.Resampling.BILINEAR)
     gray = oblong.convert("L")
     clear = oblong.copy()

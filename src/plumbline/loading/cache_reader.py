@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from plumbline.data.resizing import Resize
 from plumbline.errors import DataError
 from plumbline.files import read_digests, read_json, verify_digests
 from plumbline.loading.digest_check import DigestCheck, large_files
+from plumbline.loading.media_reader import Clips, EncodedImages, Images, open_images
 
 if TYPE_CHECKING:
     # Only there, so that a field more of cache.json reruns no training of what does not read it.
@@ -66,7 +68,6 @@ class TrainingCache:
         ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
         self._offsets: Int32 = ids.offsets.to_numpy()  # [texts + 1] into the ids of all texts
         self._ids: Int32 = ids.values.to_numpy()
-        self._ragged: dict[str, tuple[Floats, NDArray[np.int64]]] = {}
 
     def confirm(self) -> None:
         """Wait until all files are known to be as they were written.
@@ -82,15 +83,16 @@ class TrainingCache:
         """Names of the splits that have rows."""
         return sorted(self.facts["rows"])
 
-    @property
-    def images(self) -> NDArray[np.uint8]:
-        """[images, height, width, channels] uint8, memory-mapped; 3 channels, or 1."""
-        shape = self.facts.get("image_shape")
-        if shape is None:
+    @cached_property
+    def images(self) -> Images:
+        """[images, height, width, channels] uint8, of 3 channels, or 1.
+
+        Memory-mapped, or decoded as they are read.
+        """
+        images = open_images(self.folder, self.facts)
+        if images is None:
             raise DataError(f"{self.folder}: this dataset has no images")
-        return np.memmap(
-            self.folder / "images.bin", np.uint8, "r", shape=(self.facts["images"], *shape)
-        )
+        return images
 
     @property
     def image_resize(self) -> Resize | None:
@@ -98,30 +100,49 @@ class TrainingCache:
         made = self.facts.get("image_resize")
         return None if made is None else Resize.model_validate(made)
 
+    def media_files(self, column: str) -> list[str]:
+        """Files that decide what the images (`images`) or clips (`audio`) are."""
+        return [name for name in self.digests if name.startswith(f"{column}.")]
+
+    def shards(self, column: str, numbers: NDArray[np.integer]) -> NDArray[np.int64] | None:
+        """Which shard each of some media lies in: [media]; None: they lie in no shards.
+
+        Args:
+            column: `image` or `audio`; of others there are none.
+            numbers: [media] of the media.
+        """
+        if column == "image" and isinstance(self.images, EncodedImages):
+            return self.images.shards_of(numbers)
+        return self.clips.shards_of(numbers) if column == "audio" else None
+
+    @cached_property
+    def clips(self) -> Clips:
+        """The clips, memory-mapped, or decoded as they are read."""
+        if "audio" not in self.facts:
+            raise DataError(f"{self.folder}: this dataset has no audio")
+        return Clips(self.folder, self.facts)
+
     def audio(self, number: int) -> Floats:
         """The samples of a clip: float32 [samples], mono, at `facts["audio"]["sample_rate"]` Hz."""
-        return self._ragged_row("audio", number)[:, 0]
+        return self.clips[number]
+
+    @cached_property
+    def _features(self) -> tuple[Floats, NDArray[np.int64]]:
+        """[steps of all, channels], rows end to end; and [arrays + 1], where each begins."""
+        if "features" not in self.facts:
+            raise DataError(f"{self.folder}: this dataset has no features")
+        channels = self.facts["features"]["channels"]
+        values = np.memmap(self.folder / "features.bin", np.float32, "r").reshape(-1, channels)
+        return values, np.fromfile(self.folder / "features.offsets.bin", np.int64)
 
     def features(self, number: int) -> Floats:
         """A feature array: float32 [steps, channels]."""
-        return self._ragged_row("features", number)
-
-    def _ragged_row(self, name: str, number: int) -> Floats:
-        if name not in self._ragged:
-            if name not in self.facts:
-                raise DataError(f"{self.folder}: this dataset has no {name}")
-            # [steps of all, channels], rows end to end; offsets [media + 1] say where each begins.
-            channels = self.facts["features"]["channels"] if name == "features" else 1
-            values = np.memmap(self.folder / f"{name}.bin", np.float32, "r").reshape(-1, channels)
-            offsets = np.fromfile(self.folder / f"{name}.offsets.bin", np.int64)
-            self._ragged[name] = values, offsets
-        values, offsets = self._ragged[name]
+        values, offsets = self._features
         return values[offsets[number] : offsets[number + 1]]
 
     def lengths(self, name: str) -> NDArray[np.int64]:
         """Length of every clip in samples (`audio`) or array in steps (`features`): [media]."""
-        self._ragged_row(name, 0)
-        return np.diff(self._ragged[name][1])
+        return np.diff(self.clips.offsets if name == "audio" else self._features[1])
 
     def text_lengths(self) -> Int32:
         """Token count of every text: [texts]."""

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from plumbline.loading.media_reader import Images
+
 
 @dataclass(frozen=True)
 class CachedImages(Sequence[NDArray[np.generic]]):
     """Images of a cache by their numbers, copied where they are needed."""
 
-    images: NDArray[np.uint8]
+    images: Images
     """[images, height, width, channels]: all of the cache."""
     numbers: NDArray[np.integer]
 
@@ -31,8 +33,7 @@ class CachedImages(Sequence[NDArray[np.generic]]):
         """An image, or those of a part."""
         if isinstance(at, slice):
             return CachedImages(self.images, self.numbers[at])
-        image: NDArray[np.generic] = self.images[self.numbers[at]]
-        return image
+        return self.images[int(self.numbers[at])]
 
     def pixels(self) -> torch.Tensor:
         """Copies, [images, height, width, channels]."""

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Collection
 from pathlib import Path
 
+from plumbline.data.media_shards import SUFFIX
 from plumbline.errors import DamagedInputError, PlumblineError
 from plumbline.files import verify_digests
 
@@ -12,9 +13,16 @@ LARGE_BYTES = 64 << 20
 
 
 def large_files(folder: Path, names: Collection[str]) -> list[str]:
-    """Those of a folder's files that are worth no wait; one that is not there is none."""
+    """Those of a folder's files that are worth no wait; one that is not there is none.
+
+    A shard is no large file, but there are many.
+    """
     there = [name for name in names if (folder / name).is_file()]
-    return [name for name in there if (folder / name).stat().st_size > LARGE_BYTES]
+    return [
+        name
+        for name in there
+        if name.endswith(SUFFIX) or (folder / name).stat().st_size > LARGE_BYTES
+    ]
 
 
 class DigestCheck:

@@ -32,13 +32,13 @@ from plumbline.loading.input_config import (
     TextInputConfig,
 )
 from plumbline.loading.kept_memory import KeptMemory
-from plumbline.loading.loader import pad_rows
 from plumbline.loading.masks import padding_mask
+from plumbline.loading.media_reader import EncodedImages
 from plumbline.loading.memory_cache import MemoryCache
 from plumbline.loading.random import keyed_generator
+from plumbline.loading.text_batches import collate_texts
 from plumbline.loading.transforms import UNCHANGED, RawImages, fit_images, stack_images
 from plumbline.registry import load_attribute
-from plumbline.tokenization.framing import frame_ids
 from plumbline.tokenization.tokenizer import SpecialIds
 
 Value = NDArray[np.generic]
@@ -76,6 +76,13 @@ class Input(ABC):
     def length(self, number: int) -> int:
         """How much work a value is, in steps or tokens; 1 where all are equal."""
         return 1
+
+    def shards(self, numbers: NDArray[np.integer]) -> NDArray[np.int64] | None:
+        """The shard that each of the values with these numbers is read from: [values].
+
+        None: they lie in no shards.
+        """
+        return None
 
     def say_cut(  # noqa: B027 - most inputs cut nothing
         self, split: str, numbers: NDArray[np.integer]
@@ -139,7 +146,6 @@ class ImageInput(Input):
     """pixel_values [batch, channels, size, size], float32."""
 
     names = ("pixel_values",)
-    files = ("images.bin",)
 
     def __init__(
         self,
@@ -147,15 +153,19 @@ class ImageInput(Input):
         cache: TrainingCache,
         *,
         image_size: int,
+        memory: MemoryCache | None = None,
         as_asked: bool = False,
         **others: object,
     ) -> None:
-        """Read from the cache's images, which the operating system keeps in memory by itself.
+        """Read from the cache's images; decoded ones are kept in memory by the operating system.
 
         Raises:
             DataError: there are none, or the settings' statistics are for other channels.
         """
-        self._config, self._images, self._size = config, np.asarray(cache.images), image_size
+        self._config, self._images, self._size = config, cache.images, image_size
+        if memory is not None and isinstance(self._images, EncodedImages):
+            self._images = self._images.keeping(memory)
+        self._cache, self.files = cache, tuple(cache.media_files("images"))
         config.normalize.check_channels(self._images.shape[-1])
         self._none = RawImages.of(
             torch.empty(0, *self._images.shape[1:]), config.normalize, image_size, config.augment
@@ -171,6 +181,10 @@ class ImageInput(Input):
     def fetch_all(self, numbers: NDArray[np.integer]) -> Sequence[Value]:
         """See `Input`."""
         return CachedImages(self._images, numbers)
+
+    def shards(self, numbers: NDArray[np.integer]) -> NDArray[np.int64] | None:
+        """See `Input`."""
+        return self._cache.shards("image", numbers)
 
     def draws(self, samples: Sequence[Sample], seed: int) -> list[Generator] | None:
         """See `Input`."""
@@ -204,7 +218,6 @@ class AudioInput(Input):
     """steps [batch, steps, channels] float32 and mask [batch, steps] bool."""
 
     names = ("steps", "mask")
-    files = ("audio.bin", "audio.offsets.bin")
 
     def __init__(
         self,
@@ -220,6 +233,7 @@ class AudioInput(Input):
             ConfigError: the cache holds another sample rate than the settings.
         """
         self._config, self._cache, self._memory = config, cache, memory
+        self.files = tuple(cache.media_files("audio"))
         rate = cache.facts.get("audio", {}).get("sample_rate", config.sample_rate)
         if rate != config.sample_rate:
             raise ConfigError(
@@ -234,6 +248,10 @@ class AudioInput(Input):
     def length(self, number: int) -> int:
         """Frames, or samples of a waveform."""
         return self._config.count_steps(int(self._cache.lengths("audio")[number]))
+
+    def shards(self, numbers: NDArray[np.integer]) -> NDArray[np.int64] | None:
+        """See `Input`."""
+        return self._cache.shards("audio", numbers)
 
     def say_cut(self, split: str, numbers: NDArray[np.integer]) -> None:
         """See `Input`."""
@@ -374,15 +392,3 @@ class TextInput(Input):
             pairs = zip(values, draws, strict=True)
             values = [value[random.random(len(value)) < keep] for value, random in pairs]
         return collate_texts(values, self._special_ids, self._config.max_tokens)
-
-
-def collate_texts(texts: Sequence[Value], special_ids: SpecialIds, max_tokens: int) -> Batch:
-    """Frame and pad token ids: input_ids and attention_mask [batch, seq], int64."""
-    # [batch][tokens + 2], cut to max_tokens before bos and eos are put around.
-    framed = [frame_ids(ids, special_ids.bos, special_ids.eos, max_tokens) for ids in texts]
-    input_ids = pad_rows(framed, special_ids.pad)
-    lengths = torch.tensor([len(ids) for ids in framed])
-    return {
-        "input_ids": torch.from_numpy(input_ids),
-        "attention_mask": padding_mask(lengths, input_ids.shape[1]).long(),
-    }

@@ -17,6 +17,7 @@ from plumbline.errors import ConfigError
 from plumbline.loading.ahead import lane_to, one_ahead
 from plumbline.loading.keys import Indices, Keys, SampleKey, Share
 from plumbline.loading.loader_config import LoaderConfig
+from plumbline.loading.order import by_window
 from plumbline.loading.pool import WorkerPool
 from plumbline.loading.random import keyed_generator
 
@@ -52,6 +53,15 @@ class GatheringSource(SampleSource, Protocol):
 
     def samples(self, indices: Indices, epoch: int) -> Columns:
         """What `sample` gives for each of indices [samples], by column."""
+        ...
+
+
+@runtime_checkable
+class ShardedSource(SampleSource, Protocol):
+    """A source whose samples may be read from shards, which are best read one after the other."""
+
+    def shards(self) -> Indices | None:
+        """The shard of each sample: [samples]; None: they lie in no shards."""
         ...
 
 
@@ -138,6 +148,7 @@ class Loader:
         self._device, self._lane, self._confirm = device, lane_to(device), confirm
         self._pool: WorkerPool | None = None
         self._lengths = _find_lengths(source, config)
+        self._shards = source.shards() if isinstance(source, ShardedSource) else None
 
     def __len__(self) -> int:
         """Number of batches in the first epoch; a short last one counts unless it is dropped."""
@@ -242,7 +253,11 @@ class Loader:
         if not self._shuffle:
             return np.arange(count)
         # Keyed by epoch alone: a run that goes on from step n cuts the same order and starts at n.
-        return keyed_generator(self._seed, "order", epoch).permutation(count)
+        random = keyed_generator(self._seed, "order", epoch)
+        order = random.permutation(count)
+        if self._shards is None:
+            return order
+        return by_window(order, self._shards, self._config.shuffle_shards, random)
 
     def plan(self, epoch: int) -> list[Indices]:
         """The sample indices [samples] of each batch of an epoch, for all processes together."""

@@ -23,6 +23,9 @@ class LoaderConfig(Config):
     """Put samples of similar length together, so that there is less padding."""
     max_tokens: int | None = Field(None, ge=1)
     """Limit on a batch's longest length times its samples, padding included."""
+    shuffle_shards: int = Field(16, ge=1)
+    """Shards of encoded media (`tokenize.decoded_gb`) that samples are shuffled within: each epoch
+    draws the order of the shards, and reads so many of them at a time. Decoded ones lie in none."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Loader processes; the batches are the same for any number. auto: none beside a CPU that
     trains, up to 8 beside a GPU. They live as long as the training."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from plumbline.errors import CheckpointError
 from plumbline.files import read_json
+from plumbline.loading.media_reader import open_images
 from plumbline.tokenization.facts import CacheFacts
 
 
@@ -26,13 +26,7 @@ class Pictures:
             CheckpointError: the cache is missing, or its images are shorter than it says.
         """
         facts: CacheFacts = read_json(folder / "cache.json")
-        self._pixels, self._side = None, side
-        if facts.get("image_shape") and facts["images"]:
-            shape = (facts["images"], *facts["image_shape"])
-            file = folder / "images.bin"
-            if not file.is_file() or file.stat().st_size < np.prod(shape, dtype=np.int64):
-                raise CheckpointError(f"{file}: missing or cut short; run dvc repro")
-            self._pixels = np.memmap(file, np.uint8, "r", shape=shape)
+        self._pixels, self._side = open_images(folder, facts), side
         self.uri = cache(self._encode)
 
     def _encode(self, number: int) -> str | None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbline.errors import CheckpointError
 from plumbline.files import read_json
+from plumbline.loading.media_reader import Clips
 from plumbline.report.figures import number
 from plumbline.tokenization.facts import CacheFacts
 
@@ -61,6 +61,7 @@ class Sounds:
         """
         self._folder, self._seconds = folder, seconds
         self._facts: CacheFacts = read_json(folder / "cache.json")
+        self._clips: Clips | None = None
         self.clip = cache(self._clip)
 
     def _clip(self, at: int) -> Clip | None:
@@ -72,17 +73,10 @@ class Sounds:
         facts = self._facts.get("audio")
         if facts is None or not 0 <= at < facts["clips"]:
             return None
-        file = self._folder / "audio.bin"
-        try:
-            begin, end = np.fromfile(
-                self._folder / "audio.offsets.bin", np.int64, count=2, offset=8 * at
-            ).tolist()
-            samples = np.memmap(file, np.float32, "r")[begin:end]
-        except (OSError, ValueError):
-            raise CheckpointError(f"{file}: missing or cut short; run dvc repro") from None
-        if len(samples) < end - begin:
-            raise CheckpointError(f"{file}: missing or cut short; run dvc repro")
-        rate, whole = facts["sample_rate"], (end - begin) / facts["sample_rate"]
+        if self._clips is None:
+            self._clips = Clips(self._folder, self._facts)
+        samples = self._clips[at]
+        rate, whole = facts["sample_rate"], len(samples) / facts["sample_rate"]
         first = samples[: int(self._seconds * rate)].astype(np.float64)
         kept, rate = reduce_rate(np.nan_to_num(first, posinf=1.0, neginf=-1.0), rate)
         shown = len(kept) / rate

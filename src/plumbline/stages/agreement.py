@@ -17,8 +17,8 @@ from plumbline.stages.export_model import ExportModelConfig
 from plumbline.stages.prepare import PrepareConfig
 from plumbline.stages.tokenize_text import TokenizeTextConfig
 from plumbline.stages.validate import ValidateConfig
-from plumbline.tokenization.cache import TokenizeConfig
 from plumbline.tokenization.media import CHANNELS
+from plumbline.tokenization.settings import TokenizeConfig
 from plumbline.training.sections import TrainingConfig, TrainSection
 from plumbline.validation.settings import ValidationConfig
 from plumbline.weights.named import named_checkpoints

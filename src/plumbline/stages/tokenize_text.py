@@ -11,13 +11,14 @@ from plumbline.data.columns import SPLITS
 from plumbline.files import dump_json, read_json, staged_output
 from plumbline.shapes.distributed import DISTRIBUTIONS
 from plumbline.stage import StageSpec, count, each, parse_call
-from plumbline.tokenization.cache import TokenizeConfig, build_cache
+from plumbline.tokenization.cache import build_cache
 from plumbline.tokenization.cache_spread import describe_constant
+from plumbline.tokenization.settings import TokenizeConfig
 from plumbline.tracking.record import record_run
 
 if TYPE_CHECKING:
     from plumbline.shapes.described import Shapes
-    from plumbline.tokenization.facts import CacheFacts
+    from plumbline.tokenization.facts import CacheFacts, ShardFacts
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,14 @@ SPEC = StageSpec(
         "tokenize": f"datasets.{key}.tokenize",
     },
 )
+
+
+def _media(number: int, what: str, shards: "ShardFacts | None") -> str:
+    """How many there are, and how they lie where that is not decoded."""
+    if shards is None:
+        return count(number, what)
+    reduced = "reduced and " if shards["form"] == "png" else ""
+    return f"{count(number, what)} {reduced}encoded in {count(len(shards['starts']), 'shard')}"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -90,8 +99,12 @@ def main(arguments: Sequence[str]) -> None:
         f"vocabulary of {facts['vocab_size']:,}"
         if "chat" in facts
         else "",
-        count(facts["images"], "distinct image") if "images" in facts else "",
-        count(facts["audio"]["clips"], "distinct clip") if "audio" in facts else "",
+        _media(facts["images"], "distinct image", facts.get("image_shards"))
+        if "images" in facts
+        else "",
+        _media(facts["audio"]["clips"], "distinct clip", facts["audio"].get("shards"))
+        if "audio" in facts
+        else "",
         count(facts["features"]["arrays"], "distinct array") if "features" in facts else "",
         f"{count(lost, 'row')} left out (longer than max_tokens)" if lost else "",
         f"{count(cut, 'answer')} cut to max_tokens" if cut else "",

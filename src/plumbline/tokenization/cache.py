@@ -3,6 +3,7 @@
 A cache folder holds, of what the dataset has,
   images.bin      uint8 [images, height, width, channels], row-major, memory-mapped
   audio.bin       float32 samples of all clips one after another, mono at `sample_rate`
+  *.shard         images or clips that would be too large so, encoded: see `media_shards`
   features.bin    float32 [steps of all arrays, channels]
   *.offsets.bin   int64 [clips + 1] in samples, or [arrays + 1] in steps: where each one begins
   texts.arrow     text, ids: each distinct text beside its token ids, uncut and without bos or eos
@@ -19,21 +20,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
 from tokenizers import Tokenizer
 
-from plumbline.config import Config
-from plumbline.data.audio_headers import MAX_SAMPLE_RATE
 from plumbline.data.byte_columns import cut_rows
 from plumbline.data.columns import CONTENT, MEDIA, SPLITS, TEXTS
 from plumbline.data.csv_writer import CsvWriter
 from plumbline.data.disk_index import DiskIndex
 from plumbline.data.parquet import column_names, count_rows, iter_table
-from plumbline.data.resizing import Resize
 from plumbline.data.turns import IMAGE_MARK, parse_turns
 from plumbline.errors import DataError
 from plumbline.files import dump_json
@@ -41,10 +38,11 @@ from plumbline.tokenization.cache_spread import CacheSpread, SpreadOfCache
 from plumbline.tokenization.chat_checkpoint import read_chat_format
 from plumbline.tokenization.chat_template import CHAT_TOKENS, OWN_TEMPLATE
 from plumbline.tokenization.facts import CacheFacts, ChatFormat, Ids, WrittenFacts
-from plumbline.tokenization.media import ImageMode, NumberedMedia, open_media
+from plumbline.tokenization.media import NumberedMedia, open_media
+from plumbline.tokenization.settings import TokenizeConfig
+from plumbline.tokenization.stores import Stores
 from plumbline.tokenization.tokenizer import (
     FILE_NAME,
-    TokenizerConfig,
     load_tokenizer,
     special_ids,
     train_tokenizer,
@@ -71,40 +69,6 @@ OPTIONAL = {"weight": pa.float64(), "turns": pa.int32(), "images": pa.list_(pa.i
 LOST_SCHEMA = pa.schema(
     [("split", pa.string()), ("sample_id", pa.string()), ("tokens", pa.int32())]
 )
-
-
-class TokenizeConfig(Config):
-    """Section `tokenize` of a dataset."""
-
-    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
-    """Where the tokenizer comes from."""
-    image_size: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=2, max_length=2)
-    """Height and width of the cached images, in pixels; None: the one size that all have."""
-    image_resize: Resize | None = None
-    """How they get it; None: both sides are stretched by a bicubic filter."""
-    image_mode: ImageMode = "rgb"
-    """Channels of the cached images: three, or one with the luma of ITU-R 601."""
-    sample_rate: int = Field(16_000, ge=1000, le=MAX_SAMPLE_RATE)
-    """Of the cached audio, in Hz; other rates are resampled."""
-    max_tokens: int | None = Field(None, ge=2)
-    """Longest question and answer together with what frames them; None: no limit here."""
-    chat_template: str | None = None
-    """In Jinja, in place of the one that the folder of `tokenizer.pretrained` has."""
-
-    @model_validator(mode="after")
-    def _resizes_to_a_size(self) -> "TokenizeConfig":
-        if self.image_resize is not None:
-            self.image_resize.check_size(self.image_size)
-        return self
-
-    @model_validator(mode="after")
-    def _template_has_its_tokens(self) -> "TokenizeConfig":
-        if self.chat_template is not None and not self.tokenizer.pretrained:
-            raise ValueError(
-                "chat_template is set, but tokenizer.pretrained is not: a tokenizer that is "
-                "trained here has the special tokens of its own template alone"
-            )
-        return self
 
 
 def _read_split(clean: Path, split: str, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -227,10 +191,11 @@ class _CacheWriter:
         }
         self._parts = list(dict.fromkeys([*self._labels, *shapes.get("values", {})])) or [""]
         self._files = ExitStack()
+        stores = Stores(out, self._files, config.decoded_bytes, config.shard_mb * 2**20)
         media = open_media(
-            *(out, config.image_size, config.image_resize, config.image_mode, config.sample_rate),
-            shapes=shapes,
-            files=self._files,
+            *(stores, config.image_size, config.image_resize, config.image_mode),
+            config.sample_rate,
+            shapes,
         )
         self._indexes = {}
         for name in (*media, "texts"):

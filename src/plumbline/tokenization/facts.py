@@ -1,6 +1,6 @@
 """What cache.json holds: what a reader of the training cache must know of it."""
 
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 if TYPE_CHECKING:
     from plumbline.shapes.described import LabelShape, ValueShape
@@ -15,8 +15,17 @@ class Ids(TypedDict):
     eos: int
 
 
+class ShardFacts(TypedDict):
+    """Where media lie that are encoded."""
+
+    form: Literal["source", "png"]
+    """As they came; or resized already, as PNG."""
+    starts: list[int]
+    """[shards] the number of the first medium of each."""
+
+
 class AudioFacts(TypedDict):
-    """Of audio.bin."""
+    """Of the clips."""
 
     clips: int
     sample_rate: int
@@ -24,6 +33,8 @@ class AudioFacts(TypedDict):
     longest_samples: int
     beyond_range: NotRequired[int]
     """Clips whose samples go far beyond -1..1, as floats that were never scaled do."""
+    shards: NotRequired[ShardFacts]
+    """Not there: they are decoded, in audio.bin."""
 
 
 class FeatureFacts(TypedDict):
@@ -56,6 +67,8 @@ class MediaFacts(TypedDict, total=False):
     """The darkest and the brightest of 0 to 255."""
     image_resize: ResizeFacts
     """How they were made; not there: they are as they were, or stretched by a bicubic filter."""
+    image_shards: ShardFacts
+    """Not there: they are decoded, in images.bin."""
     audio: AudioFacts
     features: FeatureFacts
 

@@ -1,9 +1,7 @@
 """The decoded-media files of a training cache: one writer per kind of medium."""
 
 import hashlib
-from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,27 +15,35 @@ from plumbline.data.images import Mode, decode_image, resize_image
 from plumbline.data.resizing import Resize
 from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import DataError
-from plumbline.tokenization.facts import FeatureFacts, MediaFacts
+from plumbline.tokenization.facts import AudioFacts, FeatureFacts, MediaFacts
+from plumbline.tokenization.settings import ImageMode
+from plumbline.tokenization.stores import Store, Stores
 
 if TYPE_CHECKING:
     from plumbline.shapes.described import FeatureShape, Shapes
 
-ImageMode = Literal["rgb", "gray"]
 _MODES: dict[ImageMode, Mode] = {"rgb": "RGB", "gray": "L"}
 
 CHANNELS: dict[ImageMode, int] = {"rgb": 3, "gray": 1}
 """Setting `tokenize.image_mode` -> channels of the cached images."""
 
+Decoded = NDArray[Any]
+"""uint8 of images, else float32."""
+
 
 class MediaFile(Protocol):
     """Receives the distinct media of one column, in the order of their numbers."""
 
-    def append(self, data: bytes) -> bool:
-        """Decode one medium and write it; whether it says nothing, which only decoding shows.
+    def decode(self, data: bytes) -> Decoded:
+        """What a model is given of a medium, which depends on nothing but its bytes.
 
         Raises:
             DataError: it cannot be decoded, though validation let it pass.
         """
+        ...
+
+    def write(self, data: bytes, decoded: Decoded) -> bool:
+        """Write the next one; whether it says nothing, which only decoding shows."""
         ...
 
     def facts(self) -> MediaFacts:
@@ -75,33 +81,38 @@ class NumberedMedia:
 
     def _number(self, data: bytes, row: int) -> int:
         number, new = self._index.number(hashlib.sha256(data).digest())
-        if new and self._file.append(data):
+        if new and self._file.write(data, self._file.decode(data)):
             self._constant.append(row)
         return number
 
 
 class ImageFile:
-    """images.bin."""
+    """Images, as they are stored."""
 
     def __init__(
-        self, out: BinaryIO, size: tuple[int, int], mode: ImageMode, resize: Resize | None = None
+        self, store: Store, size: tuple[int, int], mode: ImageMode, resize: Resize | None = None
     ) -> None:
-        """Write images of `size`, height and width in pixels, into `out`."""
-        self._out, self._size, self._mode, self._count = out, size, mode, 0
+        """Write images of `size`, height and width in pixels, into `store`."""
+        self._store, self._size, self._mode, self._count = store, size, mode, 0
         self._resize, self._options = resize, (resize or Resize()).model_dump()
         self._darkest, self._brightest = 255, 0
 
-    def append(self, data: bytes) -> bool:
-        """See `MediaFile`: whether the cached pixels have one colour."""
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """See `MediaFile`: pixels [height, width, channels]."""
         with decoding("image", data):
-            image = decode_image(data, _MODES[self._mode])
-            pixels = resize_image(image, *self._size, **self._options)
-        self._out.write(pixels.tobytes())
+            return resize_image(
+                decode_image(data, _MODES[self._mode]), *self._size, **self._options
+            )
+
+    def write(self, data: bytes, decoded: Decoded) -> bool:
+        """See `MediaFile`: whether the pixels have one colour."""
+        self._store.add(data, decoded)
         self._count += 1
-        self._darkest = min(self._darkest, int(pixels.min()))
-        self._brightest = max(self._brightest, int(pixels.max()))
+        self._darkest = min(self._darkest, int(decoded.min()))
+        self._brightest = max(self._brightest, int(decoded.max()))
         # Two corners tell most images apart from one colour.
-        return bool((pixels[0, 0] == pixels[-1, -1]).all() and (pixels == pixels[0, 0]).all())
+        first = decoded[0, 0]
+        return bool((first == decoded[-1, -1]).all() and (decoded == first).all())
 
     def facts(self) -> MediaFacts:
         """See `MediaFile`."""
@@ -121,6 +132,8 @@ class ImageFile:
             }
             if made.longest_edge is not None:
                 facts["image_resize"]["longest_edge"] = made.longest_edge
+        if shards := self._store.facts():
+            facts["image_shards"] = shards
         return facts
 
 
@@ -131,15 +144,15 @@ MOST_LEVEL = 2.0
 
 
 class _RaggedFile:
-    """Arrays of unequal length one after another, and where each begins."""
+    """Arrays of unequal length, and where each would begin, were they laid end to end."""
 
-    def __init__(self, out: BinaryIO, offsets: BinaryIO) -> None:
-        self._out, self._offsets = out, offsets
+    def __init__(self, store: Store, offsets: BinaryIO) -> None:
+        self._store, self._offsets = store, offsets
         self._offsets.write(np.int64(0).tobytes())
         self._end = self._count = self._longest = 0
 
-    def _write(self, array: NDArray[np.float32]) -> None:
-        self._out.write(array.tobytes())
+    def _write(self, data: bytes, array: Decoded) -> None:
+        self._store.add(data, array)
         self._end += len(array)
         self._offsets.write(np.int64(self._end).tobytes())
         self._count += 1
@@ -147,50 +160,58 @@ class _RaggedFile:
 
 
 class AudioFile(_RaggedFile):
-    """audio.bin and its offsets."""
+    """Clips, as they are stored, and their offsets in samples."""
 
-    def __init__(self, out: BinaryIO, offsets: BinaryIO, sample_rate: int) -> None:
+    def __init__(self, store: Store, offsets: BinaryIO, sample_rate: int) -> None:
         """Write clips at `sample_rate` Hz."""
-        super().__init__(out, offsets)
+        super().__init__(store, offsets)
         self._sample_rate, self._beyond_range = sample_rate, 0
 
-    def append(self, data: bytes) -> bool:
-        """See `MediaFile`: whether the clip is silent."""
+    def decode(self, data: bytes) -> NDArray[np.float32]:
+        """See `MediaFile`: samples [samples]."""
         from plumbline.data.audio import decode_mono  # data without audio needs no libsndfile
 
         with decoding("clip", data):
-            samples = decode_mono(data, self._sample_rate)
-        self._beyond_range += bool(np.abs(samples).max() > MOST_LEVEL)
-        self._write(samples)
-        return bool(np.ptp(samples) < QUIET)
+            return decode_mono(data, self._sample_rate)
+
+    def write(self, data: bytes, decoded: Decoded) -> bool:
+        """See `MediaFile`: whether the clip is silent."""
+        self._beyond_range += bool(np.abs(decoded).max() > MOST_LEVEL)
+        self._write(data, decoded)
+        return bool(np.ptp(decoded) < QUIET)
 
     def facts(self) -> MediaFacts:
         """See `MediaFile`."""
-        return {
-            "audio": {
-                "clips": self._count,
-                "sample_rate": self._sample_rate,
-                "longest_samples": self._longest,
-                "beyond_range": self._beyond_range,
-            }
+        audio: AudioFacts = {
+            "clips": self._count,
+            "sample_rate": self._sample_rate,
+            "longest_samples": self._longest,
+            "beyond_range": self._beyond_range,
         }
+        if shards := self._store.facts():
+            audio["shards"] = shards
+        return {"audio": audio}
 
 
 class FeatureFile(_RaggedFile):
     """features.bin and its offsets."""
 
-    def __init__(self, out: BinaryIO, offsets: BinaryIO, shape: "FeatureShape") -> None:
+    def __init__(self, store: Store, offsets: BinaryIO, shape: "FeatureShape") -> None:
         """Write arrays of `shape["channels"]` channels; `shape` is that of shapes.json."""
-        super().__init__(out, offsets)
+        super().__init__(store, offsets)
         self._shape = shape
 
-    def append(self, data: bytes) -> bool:
-        """See `MediaFile`; of features `detect_shapes` has told."""
+    def decode(self, data: bytes) -> NDArray[np.float32]:
+        """See `MediaFile`: [steps, channels]."""
         with decoding("feature array", data):
             array = decode_features(data)
             if array.shape[1] != self._shape["channels"]:
                 raise UndecodableError(f"{array.shape[1]} channels")
-        self._write(array)
+        return array
+
+    def write(self, data: bytes, decoded: Decoded) -> bool:
+        """See `MediaFile`; of features `detect_shapes` has told."""
+        self._write(data, decoded)
         return False
 
     def facts(self) -> MediaFacts:
@@ -206,13 +227,12 @@ class FeatureFile(_RaggedFile):
 
 
 def open_media(
-    out: Path,
+    stores: Stores,
     image_size: list[int] | None,
     image_resize: Resize | None,
     image_mode: ImageMode,
     sample_rate: int,
     shapes: "Shapes",
-    files: ExitStack,
 ) -> dict[str, MediaFile]:
     """Open the files of the media that a dataset has, by column.
 
@@ -220,17 +240,16 @@ def open_media(
         DataError: images differ in size and no size is set.
     """
     media: dict[str, MediaFile] = {}
-
-    def create(name: str) -> BinaryIO:
-        return files.enter_context((out / name).open("wb"))
-
     if size := _image_size(image_size, shapes):
-        media["image"] = ImageFile(create("images.bin"), size, image_mode, image_resize)
+        store = stores.of_images((*size, CHANNELS[image_mode]), shapes["image"]["sizes"])
+        media["image"] = ImageFile(store, size, image_mode, image_resize)
     if "audio" in shapes:
-        media["audio"] = AudioFile(create("audio.bin"), create("audio.offsets.bin"), sample_rate)
+        store = stores.of_clips(shapes["audio"], sample_rate)
+        media["audio"] = AudioFile(store, stores.create("audio.offsets.bin"), sample_rate)
     if "features" in shapes:
-        offsets = create("features.offsets.bin")
-        media["features"] = FeatureFile(create("features.bin"), offsets, shapes["features"])
+        offsets = stores.create("features.offsets.bin")
+        store = stores.decoded("features")
+        media["features"] = FeatureFile(store, offsets, shapes["features"])
     return media
 
 

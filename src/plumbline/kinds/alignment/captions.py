@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from plumbline.batch import Batch, Column, Columns, Sample, column
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.feed import Feed
-from plumbline.loading.inputs import collate_texts
 from plumbline.loading.kept_features import KEPT, KeptFeatures
+from plumbline.loading.text_batches import collate_texts
 from plumbline.tokenization.tokenizer import SpecialIds
 
 DROPPED = -1

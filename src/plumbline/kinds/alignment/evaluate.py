@@ -11,7 +11,8 @@ from plumbline.evaluation.result import Evaluation, EvaluationJob, Row
 from plumbline.kinds.alignment.model import StoredDualEncoder
 from plumbline.kinds.alignment.settings import AlignmentEvaluationConfig
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.loading.inputs import Input, build_input, collate_texts
+from plumbline.loading.inputs import Input, build_input
+from plumbline.loading.text_batches import collate_texts
 from plumbline.metrics.classification import accuracy
 from plumbline.metrics.retrieval import (
     class_embeddings,

@@ -82,6 +82,10 @@ class PairSource:
         """Steps of a sample's medium."""
         return self._inputs.length(int(self.media[index]))
 
+    def shards(self) -> NDArray[np.int64] | None:
+        """The shard of each sample's medium: [samples]; None: they lie in no shards."""
+        return self._inputs.shards(self.media)
+
     def fed_by(self, inputs: Input, captions: Captions) -> "PairSource":
         """The same samples, as another input and these captions give them."""
         other = copy.copy(self)  # rows are found once, and shared

@@ -86,7 +86,7 @@ def headed_inputs(
 
     from plumbline.data.audio import decode_mono
     from plumbline.loading.audio_transforms import audio_steps, fill_with_silence
-    from plumbline.loading.inputs import collate_texts
+    from plumbline.loading.text_batches import collate_texts
     from plumbline.loading.transforms import normalize_images
 
     spec = stored.spec

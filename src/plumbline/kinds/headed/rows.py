@@ -77,6 +77,10 @@ class HeadedRows:
         """Steps or tokens of a sample."""
         return self._inputs.length(int(self.numbers[index]))
 
+    def shards(self) -> NDArray[np.int64] | None:
+        """The shard of each sample: [samples]; None: they lie in no shards."""
+        return self._inputs.shards(self.numbers)
+
     def fetch(self, index: int, epoch: int) -> Sample:
         """A sample without its targets."""
         value = self._inputs.fetch(int(self.numbers[index]))

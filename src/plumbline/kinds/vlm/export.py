@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from plumbline.data.png import encode_png
 from plumbline.errors import ExportError
 from plumbline.export.graphs import GraphSpec, decoder_sizes
-from plumbline.export.media import check_image_size, encode_png, image_contract, image_turns
+from plumbline.export.media import check_image_size, image_contract, image_turns
 from plumbline.export.parity import Parity, common_prefix, larger, until
 from plumbline.export.plan import (
     FILE,

@@ -48,7 +48,7 @@ class TalkSource:
             DataError: there is no conversation, or none whose first exchange fits.
         """
         self.talks = ChatRows(cache, split, block_size, image_tokens=image_tokens)
-        self._image_tokens, self._features = image_tokens, features
+        self._cache, self._image_tokens, self._features = cache, image_tokens, features
         self._images = cache.images if features is None else None
         self._shown, self._begins = cache.shown(split)
 
@@ -67,6 +67,17 @@ class TalkSource:
         # No image is cut: what is read ends with an answer, and users alone show images.
         count = int((ids == IMAGE_ID).sum()) // self._image_tokens
         return self._shown[begin : begin + count]
+
+    def shards(self) -> NDArray[np.int64] | None:
+        """The shard of each conversation's first image, or of any: [conversations].
+
+        None: none is read from a shard.
+        """
+        if self._images is None:
+            return None
+        shown = [self.images(index)[:1] for index in range(len(self))]
+        first = np.array([images[0] if len(images) else 0 for images in shown])
+        return self._cache.shards("image", first)
 
     def sample(self, index: int, epoch: int) -> Sample:
         """A conversation: ids, labels [tokens], and what its images are, in their order."""

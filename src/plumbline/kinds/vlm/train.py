@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -83,6 +84,12 @@ class DialogueSource:
     def __len__(self) -> int:
         """Number of images."""
         return len(self._rows)
+
+    def shards(self) -> NDArray[np.int64] | None:
+        """The shard of each image: [images]; None: none of them is read from a shard."""
+        if self._images is None:
+            return None
+        return self._cache.shards("image", np.array([row.number for row in self._rows]))
 
     def sample(self, index: int, epoch: int) -> Sample:
         """An image with this epoch's segments."""

@@ -1,0 +1,123 @@
+"""How media lie in a training cache: decoded, or in shards, encoded, where they are too many."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plumbline.data.media_shards import ShardWriter
+from plumbline.data.png import encode_png
+from plumbline.tokenization.facts import ShardFacts
+
+if TYPE_CHECKING:
+    from plumbline.shapes.described import AudioShape, SizeCount
+
+_FAST = 1
+"""Level of zlib: the best one saves some hundredths, and takes ten times as long."""
+_MUCH_LARGER = 4
+"""Times the pixels of a cached image from which on the image itself is not worth its decoding."""
+
+
+class Store(Protocol):
+    """Keeps media, in the order of their numbers."""
+
+    def add(self, data: bytes, decoded: NDArray[Any]) -> None:
+        """Keep the next one, of which both its bytes and what they decode to are at hand."""
+        ...
+
+    def facts(self) -> ShardFacts | None:
+        """Where encoded media lie; None: they are decoded."""
+        ...
+
+
+class DecodedStore:
+    """Decoded media end to end in one file."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        """Write into `out`."""
+        self._out = out
+
+    def add(self, data: bytes, decoded: NDArray[Any]) -> None:
+        """See `Store`."""
+        self._out.write(decoded.tobytes())
+
+    def facts(self) -> ShardFacts | None:
+        """See `Store`."""
+        return None
+
+
+class SourceStore:
+    """The bytes of the source."""
+
+    def __init__(self, shards: ShardWriter) -> None:
+        """Write into `shards`."""
+        self._shards = shards
+
+    def add(self, data: bytes, decoded: NDArray[Any]) -> None:
+        """See `Store`."""
+        self._shards.append(data)
+
+    def facts(self) -> ShardFacts | None:
+        """See `Store`."""
+        return {"form": "source", "starts": self._shards.starts}
+
+
+class ReducedStore:
+    """Images that are much larger than the model takes: what is left of them, without loss."""
+
+    def __init__(self, shards: ShardWriter) -> None:
+        """Write into `shards`."""
+        self._shards = shards
+
+    def add(self, data: bytes, decoded: NDArray[Any]) -> None:
+        """See `Store`."""
+        self._shards.append(encode_png(decoded, _FAST))
+
+    def facts(self) -> ShardFacts | None:
+        """See `Store`."""
+        return {"form": "png", "starts": self._shards.starts}
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Chooses how the media of a cache are kept."""
+
+    folder: Path
+    files: ExitStack
+    """Closes what is opened."""
+    limit_bytes: float
+    """Of the decoded images, or clips, above which they stay encoded."""
+    shard_bytes: float
+
+    def create(self, name: str) -> BinaryIO:
+        """Open a file of the cache to write."""
+        return self.files.enter_context((self.folder / name).open("wb"))
+
+    def of_images(self, shape: tuple[int, int, int], sizes: "Sequence[SizeCount]") -> Store:
+        """For images that become [height, width, channels]; `sizes` of the distinct ones."""
+        count = sum(size["images"] for size in sizes)
+        if count * float(np.prod(shape)) <= self.limit_bytes:
+            return self.decoded("images")
+        pixels = sum(size["images"] * size["height"] * size["width"] for size in sizes)
+        shards = self._shards("images")
+        if pixels > _MUCH_LARGER * count * shape[0] * shape[1]:
+            return ReducedStore(shards)
+        return SourceStore(shards)
+
+    def of_clips(self, audio: "AudioShape", sample_rate: int) -> Store:
+        """For clips of these lengths."""
+        seconds = audio["clips"] * audio["mean_s"]
+        if seconds * sample_rate * np.float32().nbytes <= self.limit_bytes:
+            return self.decoded("audio")
+        return SourceStore(self._shards("audio"))
+
+    def decoded(self, name: str) -> Store:
+        """For media of any kind and size."""
+        return DecodedStore(self.create(f"{name}.bin"))
+
+    def _shards(self, column: str) -> ShardWriter:
+        return ShardWriter(self.folder, column, self.shard_bytes, self.files)
