@@ -81,7 +81,7 @@ def feed_of(
     """
     distinct = np.unique(numbers).astype(np.int64)
     lengths = np.array([inputs.length(int(number)) for number in distinct])
-    files = inputs.files or tuple(cache.digests)
+    files = cache.media_files(inputs.media) if inputs.media else list(cache.digests)
 
     def collate(wanted: Numbers) -> Batch:
         return inputs.collate_raw(inputs.fetch_all(wanted), wanted.tolist(), None)

@@ -49,8 +49,8 @@ class Input(ABC):
 
     names: tuple[str, ...]
     """Keys of what `collate` gives."""
-    files: tuple[str, ...] = ()
-    """Files of the cache that decide its values; none named: any of them may."""
+    media: str | None = None
+    """Whose files of the cache decide its values, see `TrainingCache.media_files`; None: any."""
 
     @abstractmethod
     def fetch(self, number: int) -> Value:
@@ -146,6 +146,7 @@ class ImageInput(Input):
     """pixel_values [batch, channels, size, size], float32."""
 
     names = ("pixel_values",)
+    media = "images"
 
     def __init__(
         self,
@@ -165,7 +166,7 @@ class ImageInput(Input):
         self._config, self._images, self._size = config, cache.images, image_size
         if memory is not None and isinstance(self._images, EncodedImages):
             self._images = self._images.keeping(memory)
-        self._cache, self.files = cache, tuple(cache.media_files("images"))
+        self._cache = cache
         config.normalize.check_channels(self._images.shape[-1])
         self._none = RawImages.of(
             torch.empty(0, *self._images.shape[1:]), config.normalize, image_size, config.augment
@@ -175,8 +176,7 @@ class ImageInput(Input):
 
     def fetch(self, number: int) -> Value:
         """See `Input`."""
-        image: Value = self._images[number]
-        return image
+        return self._images[number]
 
     def fetch_all(self, numbers: NDArray[np.integer]) -> Sequence[Value]:
         """See `Input`."""
@@ -218,6 +218,7 @@ class AudioInput(Input):
     """steps [batch, steps, channels] float32 and mask [batch, steps] bool."""
 
     names = ("steps", "mask")
+    media = "audio"
 
     def __init__(
         self,
@@ -233,7 +234,6 @@ class AudioInput(Input):
             ConfigError: the cache holds another sample rate than the settings.
         """
         self._config, self._cache, self._memory = config, cache, memory
-        self.files = tuple(cache.media_files("audio"))
         rate = cache.facts.get("audio", {}).get("sample_rate", config.sample_rate)
         if rate != config.sample_rate:
             raise ConfigError(

@@ -85,6 +85,7 @@ class EncodedImages:
         if isinstance(wanted, slice):
             wanted = np.arange(*wanted.indices(len(self)))
         numbers = np.asarray(wanted, np.int64)
+        # [images, height, width, channels]
         pixels = np.empty((len(numbers), *self.shape[1:]), np.uint8)
         for at, number in enumerate(numbers.tolist()):
             pixels[at] = self._image(number)

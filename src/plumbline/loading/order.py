@@ -16,6 +16,8 @@ def by_window(order: Indices, shards: Indices, window: int, random: Generator) -
         window: shards that are read at a time; where there are no more, nothing is sorted.
         random: draws which shards share a window.
     """
+    # Shards of this split alone: the others count for no window.
     there, of_sample = np.unique(shards, return_inverse=True)
     windows = random.permutation(len(there)) // window  # [shards]
+    # Stable: what stands in a window keeps the order that was drawn for all.
     return order[np.argsort(windows[of_sample[order]], kind="stable")]

@@ -1,7 +1,7 @@
 """The decoded-media files of a training cache: one writer per kind of medium."""
 
 import hashlib
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import DataError
 from plumbline.tokenization.facts import AudioFacts, FeatureFacts, MediaFacts
 from plumbline.tokenization.settings import ImageMode
-from plumbline.tokenization.stores import Store, Stores
+from plumbline.tokenization.stores import Decoded, Store, Stores
 
 if TYPE_CHECKING:
     from plumbline.shapes.described import FeatureShape, Shapes
@@ -26,9 +26,6 @@ _MODES: dict[ImageMode, Mode] = {"rgb": "RGB", "gray": "L"}
 
 CHANNELS: dict[ImageMode, int] = {"rgb": 3, "gray": 1}
 """Setting `tokenize.image_mode` -> channels of the cached images."""
-
-Decoded = NDArray[Any]
-"""uint8 of images, else float32."""
 
 
 class MediaFile(Protocol):
@@ -176,9 +173,9 @@ class AudioFile(_RaggedFile):
 
     def write(self, data: bytes, decoded: Decoded) -> bool:
         """See `MediaFile`: whether the clip is silent."""
-        self._beyond_range += bool(np.abs(decoded).max() > MOST_LEVEL)
+        self._beyond_range += float(np.abs(decoded).max()) > MOST_LEVEL
         self._write(data, decoded)
-        return bool(np.ptp(decoded) < QUIET)
+        return float(np.ptp(decoded)) < QUIET
 
     def facts(self) -> MediaFacts:
         """See `MediaFile`."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from plumbline.tokenization.facts import ShardFacts
 if TYPE_CHECKING:
     from plumbline.shapes.described import AudioShape, SizeCount
 
+Decoded = NDArray[np.uint8] | NDArray[np.float32]
+"""Pixels [height, width, channels], samples [samples], or features [steps, channels]."""
+
 _FAST = 1
 """Level of zlib: the best one saves some hundredths, and takes ten times as long."""
 _MUCH_LARGER = 4
@@ -25,7 +28,7 @@ _MUCH_LARGER = 4
 class Store(Protocol):
     """Keeps media, in the order of their numbers."""
 
-    def add(self, data: bytes, decoded: NDArray[Any]) -> None:
+    def add(self, data: bytes, decoded: Decoded) -> None:
         """Keep the next one, of which both its bytes and what they decode to are at hand."""
         ...
 
@@ -41,7 +44,7 @@ class DecodedStore:
         """Write into `out`."""
         self._out = out
 
-    def add(self, data: bytes, decoded: NDArray[Any]) -> None:
+    def add(self, data: bytes, decoded: Decoded) -> None:
         """See `Store`."""
         self._out.write(decoded.tobytes())
 
@@ -57,7 +60,7 @@ class SourceStore:
         """Write into `shards`."""
         self._shards = shards
 
-    def add(self, data: bytes, decoded: NDArray[Any]) -> None:
+    def add(self, data: bytes, decoded: Decoded) -> None:
         """See `Store`."""
         self._shards.append(data)
 
@@ -73,9 +76,9 @@ class ReducedStore:
         """Write into `shards`."""
         self._shards = shards
 
-    def add(self, data: bytes, decoded: NDArray[Any]) -> None:
+    def add(self, data: bytes, decoded: Decoded) -> None:
         """See `Store`."""
-        self._shards.append(encode_png(decoded, _FAST))
+        self._shards.append(encode_png(decoded.astype(np.uint8, copy=False), _FAST))
 
     def facts(self) -> ShardFacts | None:
         """See `Store`."""
