@@ -181,7 +181,7 @@ def test_a_shard_that_is_gone_or_cut_is_named(tmp_path: Path, rows: list[Row], d
         shard.unlink()
     shards = encoded.shards(name.removesuffix("s"), np.arange(len(rows)))
     assert shards is not None
-    last = int(np.flatnonzero(shards == 1)[-1])
+    last = int(np.flatnonzero(shards.of_sample == 1)[-1])
     with pytest.raises(CheckpointError, match=rf"{name}\.00001\.shard: missing or cut short"):
         encoded.images[last] if rows is PICTURES else encoded.audio(last)
 

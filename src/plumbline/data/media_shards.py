@@ -6,6 +6,7 @@
 
 import mmap
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
@@ -33,16 +34,33 @@ def places_name(column: str) -> str:
 class ShardWriter:
     """Writes the media of a column, in the order of their numbers."""
 
-    def __init__(self, folder: Path, column: str, shard_bytes: float, files: ExitStack) -> None:
-        """Write into `folder`; a shard is full where the next medium would make it larger."""
+    def __init__(
+        self,
+        folder: Path,
+        column: str,
+        shard_bytes: float,
+        files: ExitStack,
+        put: Callable[[Path], str] | None = None,
+    ) -> None:
+        """Write into a folder.
+
+        Args:
+            folder: of the cache.
+            column: what the files are called.
+            shard_bytes: a shard is full where the next medium would make it larger.
+            files: closes what is opened.
+            put: keeps a shard that is full elsewhere and gives its name there; None: it stays.
+        """
         self._folder, self._column, self._limit = folder, column, shard_bytes
-        self._files = files
+        self._files, self._put = files, put
         self._places = files.enter_context((folder / places_name(column)).open("wb"))
         self._places.write(np.int64(0).tobytes())
         self._shard: BinaryIO | None = None
         self._end = self._begin = self._count = 0
         self.starts: list[int] = []
         """[shards] the number of the first medium of each."""
+        self.names: list[str] = []
+        """[shards] what each is called elsewhere; none where they stay."""
 
     def append(self, data: bytes) -> None:
         """Write the next medium."""
@@ -54,9 +72,20 @@ class ShardWriter:
         self._count += 1
         self._places.write(np.int64(self._end).tobytes())
 
+    def finish(self) -> None:
+        """Close the last shard, and keep it where the others are."""
+        if self._shard is None:
+            return
+        self._shard.close()
+        self._shard = None
+        if self._put is not None:
+            # One at a time: the disk need not hold them all.
+            path = self._folder / shard_name(self._column, len(self.starts) - 1)
+            self.names.append(self._put(path))
+            path.unlink()
+
     def _next_shard(self) -> None:
-        if self._shard is not None:
-            self._shard.close()
+        self.finish()
         path = self._folder / shard_name(self._column, len(self.starts))
         self._shard = self._files.enter_context(path.open("wb"))
         self.starts.append(self._count)
@@ -66,13 +95,25 @@ class ShardWriter:
 class ShardReader:
     """Reads the media of a column by number; processes that are forked from this one may go on."""
 
-    def __init__(self, folder: Path, column: str, starts: list[int]) -> None:
-        """Open the shards of `folder`, whose first media have the numbers `starts`.
+    def __init__(
+        self,
+        folder: Path,
+        column: str,
+        starts: list[int],
+        bring: Callable[[int], Path] | None = None,
+    ) -> None:
+        """Open the shards of a cache.
+
+        Args:
+            folder: of the cache.
+            column: what the files are called.
+            starts: [shards] the number of the first medium of each.
+            bring: the file of a shard that lies elsewhere; None: they lie in the folder.
 
         Raises:
             CheckpointError: the file of places is missing.
         """
-        self._folder, self._column = folder, column
+        self._folder, self._column, self.bring = folder, column, bring
         self._starts = np.array(starts, np.int64)
         try:
             self._places = np.fromfile(folder / places_name(column), np.int64)
@@ -100,12 +141,17 @@ class ShardReader:
         ).tolist()
         data = self._map(shard)[begin:end]
         if len(data) < end - begin:
-            raise _missing(self._folder / shard_name(self._column, shard))
+            raise _missing(self._path(shard))
         return data
+
+    def _path(self, shard: int) -> Path:
+        if self.bring is not None:
+            return self.bring(shard)
+        return self._folder / shard_name(self._column, shard)
 
     def _map(self, shard: int) -> mmap.mmap:
         if shard not in self._maps:
-            path = self._folder / shard_name(self._column, shard)
+            path = self._path(shard)
             try:
                 with path.open("rb") as file:
                     self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

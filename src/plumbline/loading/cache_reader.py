@@ -12,11 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from plumbline.data.media_shards import ShardReader
 from plumbline.data.resizing import Resize
 from plumbline.errors import DataError
 from plumbline.files import read_digests, read_json, verify_digests
 from plumbline.loading.digest_check import DigestCheck, large_files
 from plumbline.loading.media_reader import Clips, EncodedImages, Images, open_images
+from plumbline.loading.order import SampleShards
 
 if TYPE_CHECKING:
     # Only there, so that a field more of cache.json reruns no training of what does not read it.
@@ -102,18 +104,25 @@ class TrainingCache:
 
     def media_files(self, column: str) -> list[str]:
         """Files that decide what the images (`images`) or clips (`audio`) are."""
-        return [name for name in self.digests if name.startswith(f"{column}.")]
+        shards = self._shards_of("image" if column == "images" else column)
+        # The digests of shards that lie in an object store stand there.
+        facts = ["cache.json"] if shards is not None and shards.bring is not None else []
+        return facts + [name for name in self.digests if name.startswith(f"{column}.")]
 
-    def shards(self, column: str, numbers: NDArray[np.integer]) -> NDArray[np.int64] | None:
-        """Which shard each of some media lies in: [media]; None: they lie in no shards.
+    def shards(self, column: str, numbers: NDArray[np.integer]) -> SampleShards | None:
+        """Where some media are read from; None: they lie in no shards.
 
         Args:
             column: `image` or `audio`; of others there are none.
             numbers: [media] of the media.
         """
+        shards = self._shards_of(column)
+        return None if shards is None else SampleShards(shards.shards_of(numbers), shards.bring)
+
+    def _shards_of(self, column: str) -> ShardReader | None:
         if column == "image" and isinstance(self.images, EncodedImages):
-            return self.images.shards_of(numbers)
-        return self.clips.shards_of(numbers) if column == "audio" else None
+            return self.images.shards
+        return self.clips.shards if column == "audio" else None
 
     @cached_property
     def clips(self) -> Clips:

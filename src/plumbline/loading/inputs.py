@@ -35,6 +35,7 @@ from plumbline.loading.kept_memory import KeptMemory
 from plumbline.loading.masks import padding_mask
 from plumbline.loading.media_reader import EncodedImages
 from plumbline.loading.memory_cache import MemoryCache
+from plumbline.loading.order import SampleShards
 from plumbline.loading.random import keyed_generator
 from plumbline.loading.text_batches import collate_texts
 from plumbline.loading.transforms import UNCHANGED, RawImages, fit_images, stack_images
@@ -77,11 +78,8 @@ class Input(ABC):
         """How much work a value is, in steps or tokens; 1 where all are equal."""
         return 1
 
-    def shards(self, numbers: NDArray[np.integer]) -> NDArray[np.int64] | None:
-        """The shard that each of the values with these numbers is read from: [values].
-
-        None: they lie in no shards.
-        """
+    def shards(self, numbers: NDArray[np.integer]) -> SampleShards | None:
+        """Where the values with these numbers [values] are read from; None: from no shards."""
         return None
 
     def say_cut(  # noqa: B027 - most inputs cut nothing
@@ -182,7 +180,7 @@ class ImageInput(Input):
         """See `Input`."""
         return CachedImages(self._images, numbers)
 
-    def shards(self, numbers: NDArray[np.integer]) -> NDArray[np.int64] | None:
+    def shards(self, numbers: NDArray[np.integer]) -> SampleShards | None:
         """See `Input`."""
         return self._cache.shards("image", numbers)
 
@@ -249,7 +247,7 @@ class AudioInput(Input):
         """Frames, or samples of a waveform."""
         return self._config.count_steps(int(self._cache.lengths("audio")[number]))
 
-    def shards(self, numbers: NDArray[np.integer]) -> NDArray[np.int64] | None:
+    def shards(self, numbers: NDArray[np.integer]) -> SampleShards | None:
         """See `Input`."""
         return self._cache.shards("audio", numbers)
 

@@ -17,7 +17,7 @@ from plumbline.errors import ConfigError
 from plumbline.loading.ahead import lane_to, one_ahead
 from plumbline.loading.keys import Indices, Keys, SampleKey, Share
 from plumbline.loading.loader_config import LoaderConfig
-from plumbline.loading.order import by_window
+from plumbline.loading.order import SampleShards, bringing_ahead, by_window
 from plumbline.loading.pool import WorkerPool
 from plumbline.loading.random import keyed_generator
 
@@ -60,8 +60,8 @@ class GatheringSource(SampleSource, Protocol):
 class ShardedSource(SampleSource, Protocol):
     """A source whose samples may be read from shards, which are best read one after the other."""
 
-    def shards(self) -> Indices | None:
-        """The shard of each sample: [samples]; None: they lie in no shards."""
+    def shards(self) -> SampleShards | None:
+        """Where samples are read from; None: from no shards."""
         ...
 
 
@@ -257,7 +257,8 @@ class Loader:
         order = random.permutation(count)
         if self._shards is None:
             return order
-        return by_window(order, self._shards, self._config.shuffle_shards, random)
+        shards = self._shards.of_sample
+        return by_window(order, shards, self._config.shuffle_shards, random)
 
     def plan(self, epoch: int) -> list[Indices]:
         """The sample indices [samples] of each batch of an epoch, for all processes together."""
@@ -308,11 +309,17 @@ class Loader:
     ) -> Generator[list[Batch]]:
         """Yield the same batches, each collated in micro-batches of up to `size` samples."""
         # Before any worker reads: which process makes which batch decides nothing.
-        cut = [self._share.cut(batch, epoch, size) for batch in self.plan(epoch)[start:]]
+        plan = self.plan(epoch)[start:]
+        cut = [self._share.cut(batch, epoch, size) for batch in plan]
         # To loader processes each piece is a batch, which they collate and hand over on its own.
-        with closing(self._made([keys for pieces in cut for keys in pieces])) as made:
+        with (
+            closing(self._made([keys for pieces in cut for keys in pieces])) as made,
+            bringing_ahead(self._shards, plan, self._config.shuffle_shards) as step,
+        ):
             batches = (list(itertools.islice(made, len(pieces))) for pieces in cut)
-            yield from batches if self._lane is None else one_ahead(batches, self._lane)
+            for batch in batches if self._lane is None else one_ahead(batches, self._lane):
+                step()
+                yield batch
         if self._confirm is not None:
             self._confirm()
 

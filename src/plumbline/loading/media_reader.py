@@ -16,7 +16,7 @@ from plumbline.loading.memory_cache import MemoryCache
 
 if TYPE_CHECKING:
     # Only there, so that a field more of cache.json reruns no training of what does not read it.
-    from plumbline.tokenization.facts import CacheFacts
+    from plumbline.tokenization.facts import CacheFacts, ShardFacts
 
 Pixels = NDArray[np.uint8]
 Samples = NDArray[np.float32]
@@ -54,9 +54,9 @@ class EncodedImages:
         Raises:
             CheckpointError: a file is missing.
         """
-        self._shards = ShardReader(folder, "images", facts["image_shards"]["starts"])
+        self.shards = _open_shards(folder, "images", facts["image_shards"])
+        """Where they lie."""
         self.shape: tuple[int, ...] = (facts["images"], *facts["image_shape"])
-        self.shards_of = self._shards.shards_of
         # Those that were reduced already are not cut once more.
         made = facts.get("image_resize") if facts["image_shards"]["form"] == "source" else None
         self._options = Resize.model_validate(made or {}).model_dump()
@@ -101,7 +101,7 @@ class EncodedImages:
 
         height, width, channels = self.shape[1:]
         try:
-            image = decode_image(self._shards.read(number), "L" if channels == 1 else "RGB")
+            image = decode_image(self.shards.read(number), "L" if channels == 1 else "RGB")
         except UndecodableError as error:
             raise _damaged(self._folder, "image", number, error) from None
         return resize_image(image, height, width, **self._options)
@@ -136,19 +136,17 @@ class Clips:
         """
         self._folder, self._rate = folder, facts["audio"]["sample_rate"]
         samples = folder / "audio.bin"
-        self._shards, self._samples = None, np.zeros(0, np.float32)
+        self._samples: Samples = np.zeros(0, np.float32)
+        self.shards: ShardReader | None = None
+        """Where they lie; None: they are decoded."""
         try:
             self.offsets = np.fromfile(folder / "audio.offsets.bin", np.int64)
             if shards := facts["audio"].get("shards"):
-                self._shards = ShardReader(folder, "audio", shards["starts"])
+                self.shards = _open_shards(folder, "audio", shards)
             else:
                 self._samples = np.asarray(np.memmap(samples, np.float32, "r"))
         except (OSError, ValueError):  # an empty file has no map
             raise CheckpointError(f"{samples}: missing or cut short; run dvc repro") from None
-
-    def shards_of(self, numbers: NDArray[np.integer]) -> NDArray[np.int64] | None:
-        """The shard that each of some clips lies in: [clips]; None: they are decoded."""
-        return None if self._shards is None else self._shards.shards_of(numbers)
 
     def __getitem__(self, number: int) -> Samples:
         """The samples of a clip.
@@ -158,8 +156,8 @@ class Clips:
             DamagedInputError: a clip is not as it was written.
         """
         begin, end = self.offsets[number : number + 2].tolist()
-        if self._shards is not None:
-            return self._decode(self._shards.read(number), number)
+        if self.shards is not None:
+            return self._decode(self.shards.read(number), number)
         clip = self._samples[begin:end]
         if len(clip) < end - begin:
             path = self._folder / "audio.bin"
@@ -173,6 +171,16 @@ class Clips:
             return decode_mono(data, self._rate)
         except UndecodableError as error:
             raise _damaged(self._folder, "clip", number, error) from None
+
+
+def _open_shards(folder: Path, column: str, facts: "ShardFacts") -> ShardReader:
+    """The shards of a cache, which lie in its folder or in an object store."""
+    if "store" not in facts:
+        return ShardReader(folder, column, facts["starts"])
+    from plumbline.objects.shards import ShardStore  # with what speaks to object stores
+
+    store, digests = ShardStore(facts["store"]), facts["digests"]
+    return ShardReader(folder, column, facts["starts"], lambda shard: store.bring(digests[shard]))
 
 
 def _damaged(folder: Path, what: str, number: int, error: Exception) -> DamagedInputError:

@@ -191,7 +191,10 @@ class _CacheWriter:
         }
         self._parts = list(dict.fromkeys([*self._labels, *shapes.get("values", {})])) or [""]
         self._files = ExitStack()
-        stores = Stores(out, self._files, config.decoded_bytes, config.shard_mb * 2**20)
+        stores = Stores(
+            *(out, self._files, config.decoded_bytes, config.shard_mb * 2**20),
+            shards_at=config.shards_at,
+        )
         media = open_media(
             *(stores, config.image_size, config.image_resize, config.image_mode),
             config.sample_rate,

@@ -22,6 +22,10 @@ class ShardFacts(TypedDict):
     """As they came; or resized already, as PNG."""
     starts: list[int]
     """[shards] the number of the first medium of each."""
+    store: NotRequired[str]
+    """URL of the folder of an object store that they lie in; not there: they lie in the cache."""
+    digests: NotRequired[list[str]]
+    """[shards] SHA-256 of each, which is its name there."""
 
 
 class AudioFacts(TypedDict):

@@ -3,11 +3,13 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from plumbline.config import Config
 from plumbline.data.audio_headers import MAX_SAMPLE_RATE
 from plumbline.data.resizing import Resize
+from plumbline.objects.settings import ObjectsConfig
+from plumbline.objects.stores import scheme_of
 from plumbline.tokenization.tokenizer import TokenizerConfig
 
 ImageMode = Literal["rgb", "gray"]
@@ -35,6 +37,17 @@ class TokenizeConfig(Config):
     in shards, and are decoded each time by who reads them; None: never."""
     shard_mb: float = Field(64.0, gt=0.0)
     """Size of such a shard, in MiB; the loader shuffles within `loader.shuffle_shards` of them."""
+
+    shards_at: str | None = None
+    """Where such shards lie: `s3://bucket/prefix` or `gs://bucket/prefix`, as of `objects`. A
+    training copies those that it needs next; None: in the cache."""
+
+    @field_validator("shards_at")
+    @classmethod
+    def _can_be_written(cls, url: str | None) -> str | None:
+        if url is not None and scheme_of(ObjectsConfig(url=url).url) == "hf":
+            raise ValueError("shards are not written to hf://")
+        return url
 
     @property
     def decoded_bytes(self) -> float:

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plumbline.data.media_shards import ShardWriter
 from plumbline.data.png import encode_png
+from plumbline.objects.shards import ShardStore
 from plumbline.tokenization.facts import ShardFacts
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Store(Protocol):
         ...
 
     def facts(self) -> ShardFacts | None:
-        """Where encoded media lie; None: they are decoded."""
+        """Finish, and tell where encoded media lie; None: they are decoded."""
         ...
 
 
@@ -56,9 +57,9 @@ class DecodedStore:
 class SourceStore:
     """The bytes of the source."""
 
-    def __init__(self, shards: ShardWriter) -> None:
-        """Write into `shards`."""
-        self._shards = shards
+    def __init__(self, shards: ShardWriter, url: str | None) -> None:
+        """Write into `shards`, which are put below `url`; None: they stay."""
+        self._shards, self._url = shards, url
 
     def add(self, data: bytes, decoded: Decoded) -> None:
         """See `Store`."""
@@ -66,15 +67,15 @@ class SourceStore:
 
     def facts(self) -> ShardFacts | None:
         """See `Store`."""
-        return {"form": "source", "starts": self._shards.starts}
+        return _facts_of(self._shards, "source", self._url)
 
 
 class ReducedStore:
     """Images that are much larger than the model takes: what is left of them, without loss."""
 
-    def __init__(self, shards: ShardWriter) -> None:
-        """Write into `shards`."""
-        self._shards = shards
+    def __init__(self, shards: ShardWriter, url: str | None) -> None:
+        """Write into `shards`, which are put below `url`; None: they stay."""
+        self._shards, self._url = shards, url
 
     def add(self, data: bytes, decoded: Decoded) -> None:
         """See `Store`."""
@@ -82,7 +83,13 @@ class ReducedStore:
 
     def facts(self) -> ShardFacts | None:
         """See `Store`."""
-        return {"form": "png", "starts": self._shards.starts}
+        return _facts_of(self._shards, "png", self._url)
+
+
+def _facts_of(shards: ShardWriter, form: Literal["source", "png"], url: str | None) -> ShardFacts:
+    shards.finish()
+    facts: ShardFacts = {"form": form, "starts": shards.starts}
+    return facts if url is None else {**facts, "store": url, "digests": shards.names}
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,8 @@ class Stores:
     limit_bytes: float
     """Of the decoded images, or clips, above which they stay encoded."""
     shard_bytes: float
+    shards_at: str | None = None
+    """URL of the folder of an object store that shards are put into; None: they stay."""
 
     def create(self, name: str) -> BinaryIO:
         """Open a file of the cache to write."""
@@ -108,19 +117,20 @@ class Stores:
         pixels = sum(size["images"] * size["height"] * size["width"] for size in sizes)
         shards = self._shards("images")
         if pixels > _MUCH_LARGER * count * shape[0] * shape[1]:
-            return ReducedStore(shards)
-        return SourceStore(shards)
+            return ReducedStore(shards, self.shards_at)
+        return SourceStore(shards, self.shards_at)
 
     def of_clips(self, audio: "AudioShape", sample_rate: int) -> Store:
         """For clips of these lengths."""
         seconds = audio["clips"] * audio["mean_s"]
         if seconds * sample_rate * np.float32().nbytes <= self.limit_bytes:
             return self.decoded("audio")
-        return SourceStore(self._shards("audio"))
+        return SourceStore(self._shards("audio"), self.shards_at)
 
     def decoded(self, name: str) -> Store:
         """For media of any kind and size."""
         return DecodedStore(self.create(f"{name}.bin"))
 
     def _shards(self, column: str) -> ShardWriter:
-        return ShardWriter(self.folder, column, self.shard_bytes, self.files)
+        put = None if self.shards_at is None else ShardStore(self.shards_at).put
+        return ShardWriter(self.folder, column, self.shard_bytes, self.files, put)

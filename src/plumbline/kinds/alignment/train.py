@@ -24,6 +24,7 @@ from plumbline.loading.feed import feed_of
 from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input
 from plumbline.loading.kept_features import KeptInput
+from plumbline.loading.order import SampleShards
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.contrastive import PairLoss, matryoshka, shared_positives
 from plumbline.models.encoders import check_longest
@@ -82,8 +83,8 @@ class PairSource:
         """Steps of a sample's medium."""
         return self._inputs.length(int(self.media[index]))
 
-    def shards(self) -> NDArray[np.int64] | None:
-        """The shard of each sample's medium: [samples]; None: they lie in no shards."""
+    def shards(self) -> SampleShards | None:
+        """See `ShardedSource`: of the media."""
         return self._inputs.shards(self.media)
 
     def fed_by(self, inputs: Input, captions: Captions) -> "PairSource":

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from plumbline.batch import Column, Sample
 from plumbline.loading.cache_reader import TrainingCache, group_samples
 from plumbline.loading.inputs import Input
+from plumbline.loading.order import SampleShards
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +78,8 @@ class HeadedRows:
         """Steps or tokens of a sample."""
         return self._inputs.length(int(self.numbers[index]))
 
-    def shards(self) -> NDArray[np.int64] | None:
-        """The shard of each sample: [samples]; None: they lie in no shards."""
+    def shards(self) -> SampleShards | None:
+        """See `ShardedSource`."""
         return self._inputs.shards(self.numbers)
 
     def fetch(self, index: int, epoch: int) -> Sample:

@@ -18,6 +18,7 @@ from plumbline.kinds.language.chat_rows import ChatRows
 from plumbline.kinds.vlm.rows import Ids, join_places
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.kept_features import KeptFeatures, as_tensor
+from plumbline.loading.order import SampleShards
 from plumbline.loading.packing import Layout
 from plumbline.loading.transform_config import Normalization
 from plumbline.loading.transforms import RawImages, fit_images
@@ -68,11 +69,8 @@ class TalkSource:
         count = int((ids == IMAGE_ID).sum()) // self._image_tokens
         return self._shown[begin : begin + count]
 
-    def shards(self) -> NDArray[np.int64] | None:
-        """The shard of each conversation's first image, or of any: [conversations].
-
-        None: none is read from a shard.
-        """
+    def shards(self) -> SampleShards | None:
+        """See `ShardedSource`: of the first image of each, or of any."""
         if self._images is None:
             return None
         shown = [self.images(index)[:1] for index in range(len(self))]

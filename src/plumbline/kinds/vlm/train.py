@@ -11,7 +11,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from plumbline.loading.cache_reader import MediaRows, TrainingCache
 from plumbline.loading.inputs import left_to_resize
 from plumbline.loading.kept_features import KeptFeatures, widen
 from plumbline.loading.loader import SampleSource
+from plumbline.loading.order import SampleShards
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.language import TokenLoss, token_cross_entropy
 from plumbline.models.lm_head import at_places, chunked_loss
@@ -85,8 +85,8 @@ class DialogueSource:
         """Number of images."""
         return len(self._rows)
 
-    def shards(self) -> NDArray[np.int64] | None:
-        """The shard of each image: [images]; None: none of them is read from a shard."""
+    def shards(self) -> SampleShards | None:
+        """See `ShardedSource`."""
         if self._images is None:
             return None
         return self._cache.shards("image", np.array([row.number for row in self._rows]))
