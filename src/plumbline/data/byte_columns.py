@@ -95,7 +95,7 @@ class DistinctCells(NamedTuple):
 
     def views(self, places: NDArray[np.int64]) -> Iterator[memoryview]:
         """Look at some values, one after the other, without copying them."""
-        view = memoryview(self.data)
+        view = self.data.data
         bounds = map(slice, self.starts[places].tolist(), self.ends[places].tolist())
         return map(view.__getitem__, bounds)
 

@@ -300,7 +300,7 @@ def iter_encoded_batches(
         byte_columns = [
             name for name in columns if is_byte_type(find_type(plain.schema_arrow, name))
         ]
-        files = {(): plain}
+        files: dict[tuple[str, ...], pq.ParquetFile] = {(): plain}
         group = first = groups.start if groups else 0
         row = sum(int(plain.metadata.row_group(at).num_rows) for at in range(first))
         try:

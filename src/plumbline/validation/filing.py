@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +16,11 @@ from plumbline.data.byte_columns import cell_view, decode_column, distinct_cells
 from plumbline.data.columns import CANONICAL, MEDIA
 from plumbline.data.parquet_writer import RowGroupWriter
 from plumbline.validation.cells import clean_cells
+from plumbline.validation.counts import Counts, read_counts
 from plumbline.validation.digests import name_groups
-from plumbline.validation.examples import Cell, cells_of, write_cells
+from plumbline.validation.examples import cells_of, write_cells
 from plumbline.validation.judged_keys import MAX_KEY_BYTES, has_group
 from plumbline.validation.leaks import Place
-from plumbline.validation.near_labels import NearLabels
 from plumbline.validation.notes import REASONS
 from plumbline.validation.rules import Rules
 from plumbline.validation.splits import PRIORITY
@@ -44,37 +44,6 @@ _MAX_SHOWN_ID_CHARS = 200
 _QUARANTINED = -1
 
 
-class Counts:
-    """What pass two counts for the report."""
-
-    def __init__(self, files: Iterable[str]) -> None:
-        """Begin at zero for all of the files."""
-        self.clean: Counter[str] = Counter()
-        """Rows by split."""
-        self.reasons: Counter[str] = Counter()
-        """Rows in quarantine by reason."""
-        zero = {"rows_in": 0, "rows_clean": 0, "rows_quarantined": 0}
-        self.files: dict[str, Counter[str]] = {file: Counter(zero) for file in files}
-        """Rows by file and by where they went."""
-        self.blanked: Counter[str] = Counter()
-        """Faulty cells by column that became null in rows that some other view can use."""
-        self.cleaned: dict[str, Counter[str]] = {}
-        """Cells by column that cleaning changed, by the changes of `CleanText`."""
-        self.examples: dict[str, list[dict[str, str | int]]] = {}
-        """The first rows in quarantine by reason."""
-        self.cells: list[Cell] = []
-        """What these hold."""
-        self.labels = NearLabels()
-        """Labels of clean rows, to find those that differ in form only."""
-        self.views: Counter[tuple[str, int]] = Counter()
-        """Clean rows by split and mask of views."""
-        self.parts: dict[str, Counter[str]] = {}
-        """Rows by part and by split or `quarantined`, where the data has parts.
-
-        A row in quarantine counts for the part that it names, if that is a name.
-        """
-
-
 class RowFiler:
     """Writes `<split>.parquet` and the quarantine table from raw rows and their verdicts."""
 
@@ -86,6 +55,7 @@ class RowFiler:
         file_starts: dict[str, int],
         *,
         has_parts: bool,
+        begun: Path | None = None,
     ) -> None:
         """Write below the two folders.
 
@@ -95,6 +65,7 @@ class RowFiler:
             rules: those of pass one.
             file_starts: file name -> number of its first row, in order.
             has_parts: whether clean tables have the column `part`.
+            begun: a folder of `filed` with tables and counts to go on with; None: begin anew.
         """
         self._clean = clean
         self._rules = rules
@@ -104,15 +75,25 @@ class RowFiler:
         keys = ("sample_id", "group", *(("part",) if has_parts else ()))
         self._schema = pa.schema([(name, CANONICAL[name]) for name in (*keys, *rules.columns)])
         self._writers: dict[str, RowGroupWriter] = {}
-        self._quarantine = RowGroupWriter(quarantine / QUARANTINE, _QUARANTINE_SCHEMA)
-        self._folder = quarantine
-        self.counts = Counts(file_starts)
+        self._begun, self._folder = begun, quarantine
+        self._quarantine = RowGroupWriter(
+            quarantine / QUARANTINE, _QUARANTINE_SCHEMA, begun=begun and begun / QUARANTINE
+        )
+        self.counts = read_counts(begun, file_starts) if begun else Counts(file_starts)
+        for split in self.counts.clean:
+            self._open(split)
 
     def close(self) -> None:
         """Finish all tables."""
         for writer in (*self._writers.values(), self._quarantine):
             writer.close()
         write_cells(self.counts.cells, self._folder)
+
+    def _open(self, split: str) -> None:
+        name = f"{split}.parquet"
+        begun = self._begun and self._begun / name
+        there = begun if begun and begun.is_file() else None
+        self._writers[split] = RowGroupWriter(self._clean / name, self._schema, begun=there)
 
     def file_rows(
         self, file: str, first_row: int, batch: pa.RecordBatch, notes: pa.Table, decided: Slice
@@ -158,12 +139,11 @@ class RowFiler:
             columns[name] = self._clean_column(name, batch.column(name), faulty)
         if "label" in columns:
             self._count_labels(columns)
-        views, rows = np.unique(notes.column("views").to_numpy(), return_counts=True)
-        for mask, count in zip(views.tolist(), rows.tolist(), strict=True):
+        masks, uses = np.unique(notes.column("views").to_numpy(), return_counts=True)
+        for mask, count in zip(masks.tolist(), uses.tolist(), strict=True):
             self.counts.views[split, mask] += count
         if split not in self._writers:
-            path = self._clean / f"{split}.parquet"
-            self._writers[split] = RowGroupWriter(path, self._schema)
+            self._open(split)
         self._writers[split].write(pa.RecordBatch.from_pydict(columns))
         self.counts.clean[split] += batch.num_rows
 
@@ -177,11 +157,11 @@ class RowFiler:
         pairs = places[0].astype(np.int64) * max(1, len(label.dictionary)) + places[1]
         _, firsts, rows = np.unique(pairs, return_index=True, return_counts=True)
         for at in np.argsort(firsts).tolist():
-            names = (
+            names = [
                 each.dictionary[int(place[firsts[at]])].as_py().decode()
                 for each, place in zip((part, label), places, strict=True)
-            )
-            self.counts.labels.add(*names, int(rows[at]))
+            ]
+            self.counts.labels.add(names[0], names[1], int(rows[at]))
 
     def _clean_column(
         self, name: str, column: pa.DictionaryArray, faulty: NDArray[np.bool_]
@@ -221,7 +201,7 @@ class RowFiler:
     ) -> None:
         rows = []
         for row, split, reason, said, other in found:
-            entry = {
+            entry: dict[str, Any] = {
                 "file": file,
                 "row": first_row + row,
                 "sample_id": _shown_id(cell_view(batch.column("sample_id"), row)),

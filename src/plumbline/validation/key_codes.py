@@ -68,7 +68,9 @@ class KeyCodes:
             found ^= found >> np.uint64(32)
         return found
 
-    def distinct(self, codes: Longs) -> Iterator[pa.FixedSizeBinaryArray]:
+    def distinct(
+        self, codes: NDArray[np.int32] | NDArray[np.int64]
+    ) -> Iterator[pa.FixedSizeBinaryArray]:
         """Write each key's number to its place in `codes`; yield the distinct keys, in order."""
         count = 0
         for file in self._files:

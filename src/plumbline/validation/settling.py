@@ -5,6 +5,7 @@ from collections.abc import Set as AbstractSet
 
 import numpy as np
 
+from plumbline.validation.digests import Bools
 from plumbline.validation.leaks import SPLIT_PAIRS, Leak, SharedRows
 from plumbline.validation.near import NearRows
 from plumbline.validation.settings import ValidationConfig
@@ -17,6 +18,7 @@ from plumbline.validation.verdicts import (
     SAME_MEDIUM,
     SAME_TEXTS,
     Contents,
+    Numbers,
     Verdicts,
 )
 
@@ -113,7 +115,7 @@ def drop_conflicts(verdicts: Verdicts, *, media: bool = True, texts: bool = Fals
         (verdicts.media, SAME_MEDIUM, media),
         (verdicts.texts, SAME_TEXTS, texts),
     )
-    kept = [np.full(contents.count, NONE, verdicts.other.dtype) for contents, _, _ in leaks]
+    kept = [np.full(contents.distinct, NONE, verdicts.other.dtype) for contents, _, _ in leaks]
     for code in sorted(SPLIT_CODES.values()):
         chosen = verdicts.in_split(code)
         if not chosen.any():
@@ -136,7 +138,7 @@ def drop_conflicts(verdicts: Verdicts, *, media: bool = True, texts: bool = Fals
             _keep_first(verdicts.texts, kept[2], chosen)
 
 
-def _keep_first(contents: Contents, kept: np.ndarray, chosen: np.ndarray) -> None:
+def _keep_first(contents: Contents, kept: Numbers, chosen: Bools) -> None:
     firsts = contents.firsts(chosen)
     np.copyto(kept, firsts, where=kept < 0)
 

@@ -1,44 +1,39 @@
 """Sort every row of a raw table into clean tables or quarantine, and account for each of them.
 
-Two passes stream the input. The first judges each row on its own, in several processes, and notes a
-verdict on disk; SQL then settles splits, repeated ids and leaks between splits; the second writes
-the tables. So memory does not grow with the number of rows, and the output depends neither on how
-rows are batched nor on how many processes judge them.
+Two passes stream the input. The first judges each row on its own, column by column, in several
+processes, and notes columns of verdicts on disk; arrays of some 40 bytes a row then settle splits,
+repeated ids and leaks between splits; the second writes the tables. The output depends neither on
+how rows are batched, nor on how many processes judge them, nor on what an earlier run has done.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing
-from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-import pyarrow as pa
 
 from plumbline.data.columns import CANONICAL, CONTENT, KEYS
 from plumbline.data.parquet import (
     BATCH_ROWS,
     check_schema,
-    declared_splits,
-    iter_encoded_batches,
     list_parquet,
 )
 from plumbline.errors import DataError
 from plumbline.names import alike
-from plumbline.tracking.progress import tracked
-from plumbline.validation.filing import EXAMPLES, Counts, RowFiler
-from plumbline.validation.judging import check_parts
-from plumbline.validation.kept import Kept, forget_others, notes_folder
+from plumbline.validation.counts import Counts
+from plumbline.validation.filed import FOLDER, find_filed, keep_filed
+from plumbline.validation.filing import EXAMPLES, RowFiler
+from plumbline.validation.kept import Kept, notes_folder
 from plumbline.validation.leaks import Leak, compared_texts, describe_leaks, tell_leaks
 from plumbline.validation.near import NearRows
 from plumbline.validation.notes import Notes
-from plumbline.validation.pass_one import PassOne, count_workers, with_channels
+from plumbline.validation.pass_one import PassOne, with_channels
+from plumbline.validation.raw_table import RawTable
 from plumbline.validation.report import Report, check_sums
 from plumbline.validation.rules import make_rules
 from plumbline.validation.settings import ValidationConfig
 from plumbline.validation.settling import find_shared, find_shared_cells, settle
-from plumbline.validation.shards import Shard, cut_shards
 from plumbline.validation.splits import SPLIT_CODES
 from plumbline.validation.verdicts import Verdicts
 
@@ -91,14 +86,24 @@ def validate(
         closing(NearRows(Path(folder), config.leaks)) as near,
     ):
         judging = PassOne(names, columns, config, place, batch_rows)
-        table = _Table(paths, Path(folder), compared_texts(columns))
+        table = RawTable(paths, Path(folder), compared_texts(columns))
         seen = table.judge(judging, workers, near)
         warnings = [*settle(table.verdicts, near, config, seen.splits), *_tell_lines(seen)]
-        rules = make_rules(config, columns)
-        with closing(
-            RowFiler(clean, quarantine, rules, table.starts, has_parts=bool(seen.parts))
-        ) as filer:
-            table.file(names, filer, batch_rows)
+        has_parts = bool(seen.parts)
+        filed = place / FOLDER if kept else None
+        marks = table.marks()
+        done = find_filed(filed, marks, has_parts=has_parts) if filed else 0
+        begun = filed if done else None
+        filer = RowFiler(
+            *(clean, quarantine, make_rules(config, columns), table.starts),
+            has_parts=has_parts,
+            begun=begun,
+        )
+        with closing(filer):
+            table.file(names, filer, batch_rows, done)
+        if filed:
+            tables = [path for each in (clean, quarantine) for path in each.glob("*.parquet")]
+            keep_filed(filed, marks, tables, filer.counts, has_parts=has_parts)
         leaks = [
             *_find_leaks(table.verdicts, compared_texts(columns), filer),
             *near.leaks(EXAMPLES, filer.place),
@@ -141,66 +146,6 @@ def _alike_parts(parts: AbstractSet[str]) -> list[str]:
         f"parts {one} and {other} differ by case only: some file systems keep one file for both"
         for one, other in alike(parts)
     ]
-
-
-class _Table:
-    """A raw table on its way through both passes, shard by shard."""
-
-    def __init__(self, paths: Sequence[Path], folder: Path, texts: Sequence[str]) -> None:
-        self._shards = [shard for path in paths for shard in cut_shards(path)]
-        self._files: list[Path] = []
-        """Notes of each shard."""
-        self._given = declared_splits(paths)
-        rows = Counter({path.name: 0 for path in paths})
-        for shard in self._shards:
-            rows[shard.path.name] += shard.rows
-        ends = accumulate(rows.values())
-        self.starts = {name: end - rows[name] for name, end in zip(rows, ends, strict=True)}
-        """The number of each file's first row."""
-        self.verdicts = Verdicts(folder, rows.total(), texts)
-
-    def judge(self, judging: PassOne, workers: int | None, near: NearRows) -> Notes:
-        """Run pass one; what it noted of all rows together, and files of splits."""
-        files = judging.run(self._shards, workers or count_workers(len(self._shards)))
-        pairs = zip(self._shards, files, strict=True)
-        seen, start = Notes(pa.table({}), splits=set(self._given)), 0
-        rows = self.verdicts.rows
-        for shard, file in tracked(pairs, "judging", rows, "rows", lambda pair: pair[0].rows):
-            notes = _read(shard, file)
-            self.verdicts.add(notes.rows)
-            near.add(notes.rows, start)
-            seen.splits |= notes.splits
-            seen.parts |= notes.parts
-            seen.lines |= notes.lines
-            check_parts(seen.parts)
-            self._files.append(file)
-            start += shard.rows
-        near.remember(judging.image_prints())
-        forget_others(self._files, judging.folder)
-        return seen
-
-    def file(self, names: Sequence[str], filer: RowFiler, batch_rows: int) -> None:
-        """Run pass two."""
-        pairs = zip(self._shards, self._files, strict=True)
-        start, file, row = 0, Path(), 0
-        for shard, noted in tracked(
-            pairs, "filing", self.verdicts.rows, "rows", lambda pair: pair[0].rows
-        ):
-            notes, at = _read(shard, noted).rows, 0
-            file, row = shard.path, row if shard.path == file else 0
-            for batch in iter_encoded_batches(file, names, batch_rows, shard.groups):
-                stop = at + batch.num_rows
-                decided = self.verdicts.slice(start + at, start + stop)
-                filer.file_rows(*(file.name, row, batch, notes.slice(at, batch.num_rows), decided))
-                at, row = stop, row + batch.num_rows
-            start += shard.rows
-
-
-def _read(shard: Shard, file: Path) -> Notes:
-    notes = Notes.read(file)
-    if notes is None or len(notes.rows) != shard.rows:
-        raise DataError(f"{shard.path}: changed while it was validated; run again")
-    return notes
 
 
 def _describe(

@@ -17,6 +17,8 @@ from plumbline.validation.key_codes import KeyCodes, row_array
 from plumbline.validation.notes import REASONS, text_key
 from plumbline.validation.splits import hash_units
 
+Numbers = NDArray[np.int32] | NDArray[np.int64]
+"""Of rows or of what they hold: as wide as there are rows."""
 NONE = -1
 LEAK, REPEATED = REASONS.index("split_leak"), REASONS.index("duplicate_id")
 
@@ -40,19 +42,19 @@ class Slice(NamedTuple):
     """[rows]: number of the reason; -1 for a good row."""
     why: NDArray[np.int8]
     """[rows]: place in `WHY`; -1 where the notes say it."""
-    other: NDArray[np.integer]
+    other: Numbers
     """[rows]: number of the row because of which this one may not stay, or -1."""
 
 
 class Contents(NamedTuple):
     """Numbers of what rows hold; one of them may hold several."""
 
-    codes: NDArray[np.integer]
+    codes: Numbers
     """[rows]: of the first; -1 for none."""
-    count: int
-    """Of all distinct ones."""
+    distinct: int
+    """How many ones."""
     units: NDArray[np.float64]
-    """[count]: places in the split hash; empty where none are asked for."""
+    """[distinct]: places in the split hash; empty where none are asked for."""
     more_rows: Longs
     """[more]: rows that hold more than one, in order, once for each of the others."""
     more_codes: Longs
@@ -70,15 +72,15 @@ class Contents(NamedTuple):
         order = np.argsort(rows, kind="stable")
         return rows[order], codes[order]
 
-    def firsts(self, chosen: Bools) -> NDArray[np.integer]:
-        """The first of the `chosen` rows [rows] that holds each; -1 where none does: [count]."""
-        found = np.full(self.count, NONE, self.codes.dtype)
+    def firsts(self, chosen: Bools) -> Numbers:
+        """The first of the `chosen` rows [rows] that holds each; -1 where none does: [distinct]."""
+        found = np.full(self.distinct, NONE, self.codes.dtype)
         rows, codes = self.held(chosen)
         found[codes[::-1]] = rows[::-1]  # of several the last that is written stays
         return found
 
-    def meet(self, first: NDArray[np.integer], rows: Longs) -> Longs:
-        """The row in `first` [count] that holds what some `rows` hold, or -1: [rows].
+    def meet(self, first: Numbers, rows: Longs) -> Longs:
+        """The row in `first` [distinct] that holds what some `rows` hold, or -1: [rows].
 
         That of what a row holds first counts, or else the first row for what else it holds.
         """
@@ -100,11 +102,11 @@ class Verdicts:
         """Expect the notes of so many rows; `texts` are columns whose cells are compared."""
         self.rows = rows
         self._folder, self._end = folder, 0
-        number = np.int32 if rows < 2**31 else np.int64
+        self._number: type[np.int32 | np.int64] = np.int32 if rows < 2**31 else np.int64
         self.split = row_array(folder, rows, np.int8, NONE)
         self.reason = row_array(folder, rows, np.int8, NONE)
         self.why = row_array(folder, rows, np.int8, NONE)
-        self.other = row_array(folder, rows, number, NONE)
+        self.other = row_array(folder, rows, self._number, NONE)
         self.place = row_array(folder, rows, np.float64, np.nan)
         """[rows]: of the row's group in the split hash, once `settle_places` has run."""
         self.grouped = row_array(folder, rows, np.bool_)
@@ -139,7 +141,8 @@ class Verdicts:
     @property
     def good(self) -> Bools:
         """Which rows may stay so far: [rows]."""
-        return np.asarray(self.reason == NONE)
+        good: Bools = self.reason == NONE
+        return good
 
     def in_split(self, code: int) -> Bools:
         """Which rows of a split may stay so far: [rows]."""
@@ -160,7 +163,7 @@ class Verdicts:
         units = {"medium": _medium_units, "content": _content_units}
         for name, keys in self._keys.items():
             behind = rows if name == "medium" else rows[:0]
-            codes = row_array(self._folder, self.rows + len(behind), self.other.dtype.type, NONE)
+            codes = row_array(self._folder, self.rows + len(behind), self._number, NONE)
             count, found = 0, [np.zeros(0)]
             for distinct in keys.distinct(codes):
                 count += len(distinct)
@@ -203,9 +206,8 @@ class Verdicts:
 
     def slice(self, start: int, stop: int) -> Slice:
         """What has been decided of some rows."""
-        return Slice(
-            *(each[start:stop] for each in (self.split, self.reason, self.why, self.other))
-        )
+        rows = slice(start, stop)
+        return Slice(self.split[rows], self.reason[rows], self.why[rows], self.other[rows])
 
 
 def _whole(notes: pa.Table, name: str) -> pa.Array:
