@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -199,10 +200,11 @@ def killed(raw: Path, kept: Path, share: float) -> None:
             process.send_signal(signal.SIGKILL)
 
 
-def level_line(raw: Path, level: str, rows: int, peers: int) -> dict[str, object]:
+def level_line(raw: Path, level: str, rows: int, peers: int) -> dict[str, Any]:
     """Both sides at a level, in turn."""
-    facts: dict[str, object] = {"level": level, "rows": rows}
-    for one, other, name in (("ours", "peer", ""), ("verdicts", "peer-verdicts", "verdicts_")):
+    facts: dict[str, Any] = {"level": level, "rows": rows}
+    alone = [("verdicts", "peer-verdicts", "verdicts_")] if level != "full" else []
+    for one, other, name in (("ours", "peer", ""), *alone):
         found = measure(one, raw, level=level, workers=1)
         loop = measure(other, raw, level=level, rows=peers)
         per_row = found["cpu_s"] / rows * 1e6, loop["cpu_s"] / peers * 1e6
@@ -215,7 +217,7 @@ def level_line(raw: Path, level: str, rows: int, peers: int) -> dict[str, object
     return facts
 
 
-def grown_line(folder: Path, images: list[bytes], rows: int, level: str) -> dict[str, object]:
+def grown_line(folder: Path, images: list[bytes], rows: int, level: str) -> dict[str, Any]:
     """Ten times the rows: seconds and memory beside those of a tenth."""
     found = []
     for count in (rows // 10, rows):
@@ -240,15 +242,16 @@ def main(arguments: argparse.Namespace) -> None:
         fresh = max(1, len(images) // (FILES + 1))  # of those that come later
         rows = arguments.rows
         write_raw(raw, images[fresh:], rows)
+        one: dict[str, Any] = {}
         for level in arguments.levels:
-            line = level_line(raw, level, rows, min(arguments.peers, rows))
-            print(json.dumps(line), flush=True)
+            one = level_line(raw, level, rows, min(arguments.peers, rows))
+            print(json.dumps(one), flush=True)
         if arguments.grown:
             line = grown_line(Path(folder), images[fresh:], arguments.grown, "cheap")
             print(json.dumps(line), flush=True)
         if "full" not in arguments.levels:
             return
-        one, two = (measure("ours", raw, level="full", workers=count) for count in (1, 2))
+        two = measure("ours", raw, level="full", workers=2)
         facts = {
             **{"workers": 2, **two, "cpu_ratio": round(two["cpu_s"] / one["cpu_s"], 3)},
             "wall_ratio": round(two["wall_s"] / one["wall_s"], 3),
@@ -268,7 +271,9 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--peers", type=int, default=20_000)
     parser.add_argument("--images", type=Path)
-    parser.add_argument("--levels", nargs="*", default=["cheap", "header", "full"])
+    parser.add_argument(
+        "--levels", nargs="*", default=["cheap", "header", "full"], help="full last"
+    )
     parser.add_argument("--grown", type=int, default=0, help="rows of the line for ten times them")
     parser.add_argument("--one")
     parser.add_argument("--level", default="full")

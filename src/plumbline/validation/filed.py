@@ -5,9 +5,11 @@ It counts only where all that was filed then stands in front and has been judged
 
 import hashlib
 import shutil
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from plumbline.errors import CheckpointError
 from plumbline.files import dump_json, read_json, staged_folder
 from plumbline.validation.counts import Counts
 from plumbline.validation.verdicts import Slice
@@ -33,18 +35,21 @@ def mark_shard(notes: Path, file: str, row: int, decided: Slice) -> str:
 
 
 def find_filed(folder: Path, marks: Sequence[str], *, has_parts: bool) -> int:
-    """How many of the first shards lie filed in a folder; 0 where others do, or none.
+    """How many of the first shards lie filed in a folder; 0 where others do, none, or damaged.
 
     Args:
         folder: that `keep_filed` wrote.
         marks: of all shards now.
         has_parts: whether tables have the column `part`.
     """
-    if not (folder / _MARKS).is_file():
+    try:
+        kept = read_json(folder / _MARKS)
+        done = [str(mark) for mark in kept["marks"]]
+        whole = kept["checksums"] == _checksums(folder) and kept["own"] == _own(done)
+    except (OSError, CheckpointError, KeyError, TypeError):
         return 0
-    kept = read_json(folder / _MARKS)
-    same = kept["has_parts"] == has_parts and kept["marks"] == list(marks[: len(kept["marks"])])
-    return len(kept["marks"]) if same else 0
+    same = kept["has_parts"] == has_parts and done == list(marks[: len(done)])
+    return len(done) if whole and same else 0
 
 
 def keep_filed(
@@ -63,5 +68,21 @@ def keep_filed(
         for table in tables:
             shutil.copyfile(table, place / table.name)
         counts.write(place)
-        facts = {"has_parts": has_parts, "marks": list(marks)}
-        (place / _MARKS).write_text(dump_json(facts), encoding="utf-8")
+        facts = {"has_parts": has_parts, "marks": list(marks), "checksums": _checksums(place)}
+        (place / _MARKS).write_text(dump_json({**facts, "own": _own(marks)}), encoding="utf-8")
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    """CRC-32 of each file, which finds what a disk has damaged."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != _MARKS:
+            found[path.name] = 0
+            with path.open("rb") as file:
+                while part := file.read(2**20):
+                    found[path.name] = zlib.crc32(part, found[path.name])
+    return found
+
+
+def _own(marks: Sequence[str]) -> int:
+    return zlib.crc32("".join(marks).encode())
