@@ -9,8 +9,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from plumbline.data import byte_columns
 from plumbline.data.byte_columns import DistinctCells, distinct_cells
 from plumbline.data.image_headers import sniff_format
+from plumbline.validation import plain_images as checked_images
 from plumbline.validation.faults import Level
 from plumbline.validation.image_check import ImageLimits, check_image
 from plumbline.validation.plain_images import plain_images
@@ -130,3 +132,13 @@ def test_labels_that_are_plain_are_good_and_clean_already() -> None:
         assert not is_plain or clean_label(value) == same
     assert plain.sum() > 30
     assert not plain_labels(cells_of([b"x" * (MAX_LABEL_CHARS + 1)])).any()
+
+
+def test_of_very_many_bytes_nothing_is_beyond_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, words = cells_of([encode("JPEG"), encode("PNG")]), cells_of([b"one", b"two"])
+    assert plain_images(images, limits("header")).any()
+    assert plain_texts(words, 9).all()
+    monkeypatch.setattr(byte_columns, "SPAN_BYTES", 5)
+    monkeypatch.setattr(checked_images, "SPAN_BYTES", 5)
+    assert not plain_images(images, limits("header")).any()
+    assert not plain_texts(words, 9).any()

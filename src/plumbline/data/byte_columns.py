@@ -8,6 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+SPAN_BYTES = 2**24
+"""Bytes of values that are looked at together: twice what a batch of rows usually has."""
+
 
 def is_byte_type(kind: pa.DataType) -> bool:
     """Whether cells of this type are text or bytes, in any of Arrow's encodings."""
@@ -114,16 +117,23 @@ class DistinctCells(NamedTuple):
         heads[np.arange(size) >= self.lengths[:, None]] = 0
         return heads
 
-    def has(self, table: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Whether a value has one of the bytes that `table` [256] marks: [values]."""
+    def may_have(self, table: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Whether a value has one of the bytes that `table` [256] marks: [values].
+
+        Of very many bytes it says so of all, for whoever asks to look at them one by one.
+        """
         if not len(self.starts):
             return np.zeros(0, bool)
-        first, last = self.starts.min(), self.ends.max()
-        marks = table[self.data[first:last]]
+        first, last = int(self.starts.min()), int(self.ends.max())
+        if last - first > SPAN_BYTES:
+            return np.ones(len(self.starts), bool)
+        marks = np.append(table[self.data[first:last]], False)
         if not marks.any():
             return np.zeros(len(self.starts), bool)
-        seen = np.concatenate(([0], np.cumsum(marks)))
-        return np.asarray(seen[self.ends - first] > seen[self.starts - first])
+        bounds = np.stack((self.starts, self.ends), axis=1).ravel() - first
+        # Every second run is what lies between two values; one without a byte has none.
+        found = np.logical_or.reduceat(marks, bounds)[::2]
+        return np.asarray(found & (self.lengths > 0))
 
     def replaced(self, values: Mapping[int, bytes]) -> "DistinctCells":
         """The same with other bytes in some places."""

@@ -7,7 +7,7 @@ nothing is said are for it to look at.
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbline.data.byte_columns import DistinctCells
+from plumbline.data.byte_columns import SPAN_BYTES, DistinctCells
 from plumbline.data.image_parts import (
     JPEG_BYTES_A_PIXEL,
     JPEG_NS_A_BYTE,
@@ -113,10 +113,11 @@ def _end_after_scan(cells: DistinctCells, at: Longs, scan: Longs) -> Bools:
     """Whether no other marker than that of the end follows the scan's data."""
     if not len(at):
         return np.zeros(0, bool)
-    first, last = cells.starts[at].min(), cells.ends[at].max()
+    first, last = int(cells.starts[at].min()), int(cells.ends[at].max())
+    if last - first > SPAN_BYTES:
+        return np.zeros(len(at), bool)
     data = cells.data[first:last]
-    found = np.flatnonzero(data[:-1] == 0xFF)
-    found = found[_MARKERS[data[found + 1]]]
+    found = np.flatnonzero((data[:-1] == 0xFF) & _MARKERS[data[1:]])
     kinds = np.append(data[found + 1], _END)
     found = np.append(found, len(data)) + first
     following = np.searchsorted(found, scan[at])

@@ -37,7 +37,7 @@ def clean_label(raw: bytes) -> CleanText | Fault:
 
 def plain_labels(cells: DistinctCells) -> NDArray[np.bool_]:
     """Which of the distinct values are good beyond doubt, and in their clean form: [values]."""
-    return plain_texts(cells, MAX_LABEL_CHARS) & ~cells.has(_BLANK_OR_POINT)
+    return plain_texts(cells, MAX_LABEL_CHARS) & ~cells.may_have(_BLANK_OR_POINT)
 
 
 def too_many_label_bytes(size: int) -> Fault:

@@ -90,7 +90,7 @@ def plain_texts(cells: DistinctCells, max_chars: int) -> NDArray[np.bool_]:
     Those of ASCII without control characters that begin with a letter or digit; `clean_text` says
     the same of them.
     """
-    plain = (cells.lengths > 0) & (cells.lengths <= max_chars) & ~cells.has(_NOT_PLAIN)
+    plain = (cells.lengths > 0) & (cells.lengths <= max_chars) & ~cells.may_have(_NOT_PLAIN)
     return np.asarray(plain & _ALPHANUMERIC[cells.heads(1)[:, 0]])
 
 
