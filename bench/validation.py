@@ -32,8 +32,8 @@ import pyarrow as pa
 from PIL import Image
 
 from plumbline.data.columns import CANONICAL
-from plumbline.data.parquet import BATCH_ROWS, iter_batches
-from plumbline.data.parquet_writer import RowGroupWriter
+from plumbline.data.parquet import iter_batches
+from plumbline.data.parquet_writer import ROW_GROUP_ROWS, RowGroupWriter
 from plumbline.validation.kept import Kept
 from plumbline.validation.near import NearRows
 from plumbline.validation.pass_one import NOTES, PassOne
@@ -118,7 +118,7 @@ def verdicts(raw: Path, out: Path, level: str) -> None:
     notes.mkdir()
     near = NearRows(out, config.leaks)
     table = RawTable(sorted(raw.iterdir()), out, columns[1:])
-    judging = PassOne(["sample_id", "split", *columns], columns, config, notes, BATCH_ROWS)
+    judging = PassOne(["sample_id", "split", *columns], columns, config, notes, ROW_GROUP_ROWS)
     seen = table.judge(judging, 1, near)
     settle(table.verdicts, near, config, seen.splits)
     assert table.verdicts.good.all(), "all images are good"

@@ -14,11 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from plumbline.data.columns import CANONICAL, CONTENT, KEYS
-from plumbline.data.parquet import (
-    BATCH_ROWS,
-    check_schema,
-    list_parquet,
-)
+from plumbline.data.parquet import check_schema, list_parquet
+from plumbline.data.parquet_writer import ROW_GROUP_ROWS
 from plumbline.errors import DataError
 from plumbline.names import alike
 from plumbline.validation.counts import Counts
@@ -53,7 +50,7 @@ def validate(
     quarantine: Path,
     config: ValidationConfig,
     *,
-    batch_rows: int = BATCH_ROWS,
+    batch_rows: int = ROW_GROUP_ROWS,
     workers: int | None = None,
     kept: Kept | None = None,
 ) -> Report:
