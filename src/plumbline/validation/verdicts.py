@@ -60,10 +60,10 @@ class Contents(NamedTuple):
     more_codes: Longs
     """[more]: what they hold."""
 
-    def held(self, chosen: Bools) -> tuple[Longs, Longs]:
+    def held(self, chosen: Bools) -> tuple[Longs, Numbers]:
         """Rows, in order, and what they hold: of the `chosen` ones [rows]."""
         rows = np.flatnonzero(chosen & (self.codes >= 0))
-        codes = self.codes[rows].astype(np.int64)
+        codes = self.codes[rows]
         if not len(self.more_rows):
             return rows, codes
         more = np.flatnonzero(chosen[self.more_rows])
