@@ -1,12 +1,14 @@
 """What validation costs beside a loop of pandas and Pillow, in two processes, ended and grown.
 
-    python -m bench.validation [--rows N] [--images FILE.parquet] [--peers N]
+    python -m bench.validation [--rows N] [--images FILE.parquet] [--peers N] [--levels L ...]
 
 Images are those of a Parquet file (column `image_bytes`), or drawn ones of 32 px: 20,000 of them,
-which repeat under new ids up to `--rows`. Each measurement is a process of its own; what it imports
-and its raw table are there before the clock starts. Prints a JSON line per level: CPU seconds of
-the whole stage, reading and writing included, and of the loop over `--peers` of the rows, per row.
-Then one for two processes, and one for a run that was killed at 60 % and for 1 % of new files.
+which repeat under new ids up to `--rows`. Each measurement is a process of its own, and both sides
+are measured in turn; what a side imports and its raw table are there before the clock starts.
+Prints a JSON line per level: CPU seconds of the whole stage, reading and writing included, and of
+the loop over `--peers` of the rows, per row; beside them those of the verdicts alone, without what
+either writes. Then one line for twice the rows, one for two processes, and one for a run that was
+killed at 60 % and for 1 % of new files.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import json
 import multiprocessing.forkserver
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +25,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,10 +33,13 @@ from PIL import Image
 
 from plumbline.data.columns import CANONICAL
 from plumbline.data.parquet import iter_batches
-from plumbline.data.parquet_writer import RowGroupWriter
+from plumbline.data.parquet_writer import ROW_GROUP_ROWS, RowGroupWriter
 from plumbline.validation.kept import Kept
-from plumbline.validation.pass_one import NOTES
+from plumbline.validation.near import NearRows
+from plumbline.validation.pass_one import NOTES, PassOne
+from plumbline.validation.raw_table import RawTable
 from plumbline.validation.settings import ValidationConfig
+from plumbline.validation.settling import settle
 from plumbline.validation.validate import validate
 
 NAMES = ("sample_id", "image", "caption", "split")
@@ -103,7 +110,21 @@ def ours(raw: Path, out: Path, level: str, workers: int, kept: Path | None) -> N
     assert report["rows_quarantined"] == 0, "all images are good"
 
 
-def peer(raw: Path, out: Path, level: str, rows: int) -> None:
+def verdicts(raw: Path, out: Path, level: str) -> None:
+    """Pass one and what is settled between all rows, and no table."""
+    columns = ["image", "caption"]
+    config = ValidationConfig.model_validate({"views": {"all": columns}, "level": level})
+    notes = out / "notes"
+    notes.mkdir()
+    near = NearRows(out, config.leaks)
+    table = RawTable(sorted(raw.iterdir()), out, columns[1:])
+    judging = PassOne(["sample_id", "split", *columns], columns, config, notes, ROW_GROUP_ROWS)
+    seen = table.judge(judging, 1, near)
+    settle(table.verdicts, near, config, seen.splits)
+    assert table.verdicts.good.all(), "all images are good"
+
+
+def peer(raw: Path, out: Path, level: str, rows: int, *, writes: bool) -> None:
     """What one writes by hand: rows of a frame, each image verified or decoded."""
     import pandas as pd
 
@@ -122,7 +143,8 @@ def peer(raw: Path, out: Path, level: str, rows: int) -> None:
                     image.verify()
             seen.add(row.sample_id)
             good.append(row)
-    pd.DataFrame(good).to_parquet(out / "clean.parquet")
+    if writes:
+        pd.DataFrame(good).to_parquet(out / "clean.parquet")
 
 
 def measured(arguments: argparse.Namespace) -> None:
@@ -132,8 +154,11 @@ def measured(arguments: argparse.Namespace) -> None:
     assert pd is not None, "imported before the clock starts"
     out = Path(arguments.out)
     before, began = _cpu(), time.monotonic()
-    if arguments.one == "peer":
-        peer(arguments.raw, out, arguments.level, arguments.rows)
+    if arguments.one.startswith("peer"):
+        writes = arguments.one == "peer"
+        peer(arguments.raw, out, arguments.level, arguments.rows, writes=writes)
+    elif arguments.one == "verdicts":
+        verdicts(arguments.raw, out, arguments.level)
     else:
         ours(arguments.raw, out, arguments.level, arguments.workers, arguments.kept)
     wall = time.monotonic() - began
@@ -175,6 +200,39 @@ def killed(raw: Path, kept: Path, share: float) -> None:
             process.send_signal(signal.SIGKILL)
 
 
+def level_line(raw: Path, level: str, rows: int, peers: int) -> dict[str, Any]:
+    """Both sides at a level, in turn."""
+    facts: dict[str, Any] = {"level": level, "rows": rows}
+    alone = [("verdicts", "peer-verdicts", "verdicts_")] if level != "full" else []
+    for one, other, name in (("ours", "peer", ""), *alone):
+        found = measure(one, raw, level=level, workers=1)
+        loop = measure(other, raw, level=level, rows=peers)
+        per_row = found["cpu_s"] / rows * 1e6, loop["cpu_s"] / peers * 1e6
+        facts |= {} if name else found
+        facts |= {
+            f"{name}us_a_row": round(per_row[0], 2),
+            f"{name}peer_us_a_row": round(per_row[1], 2),
+            f"{name}ratio": round(per_row[1] / per_row[0], 2),
+        }
+    return facts
+
+
+def grown_line(folder: Path, images: list[bytes], rows: int, level: str) -> dict[str, Any]:
+    """Ten times the rows: seconds and memory beside those of a tenth."""
+    found = []
+    for count in (rows // 10, rows):
+        raw = folder / f"raw-{count}"
+        write_raw(raw, images, count)
+        found.append(measure("ours", raw, level=level, workers=1))
+        shutil.rmtree(raw)
+    return {
+        **{"rows": rows, "level": level, **found[1]},
+        "us_a_row": round(found[1]["cpu_s"] / rows * 1e6, 2),
+        "cpu_growth": round(found[1]["cpu_s"] / found[0]["cpu_s"], 2),
+        "peak_growth": round(found[1]["peak_mb"] / found[0]["peak_mb"], 3),
+    }
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Measure all, with one thread."""
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -182,26 +240,30 @@ def main(arguments: argparse.Namespace) -> None:
         raw, kept = Path(folder, "raw"), Path(folder, "kept")
         images = images_of(arguments.images)
         fresh = max(1, len(images) // (FILES + 1))  # of those that come later
-        write_raw(raw, images[fresh:], arguments.rows)
-        rows, peers = arguments.rows, min(arguments.peers, arguments.rows)
-        full: dict[str, float] = {}
-        for level in ("cheap", "header", "full"):
-            found = measure("ours", raw, level=level, workers=1)
-            loop = measure("peer", raw, level=level, rows=peers)
-            ratio = (loop["cpu_s"] / peers) / (found["cpu_s"] / rows)
-            facts = {"level": level, "rows": rows, **found, "us_a_row": found["cpu_s"] / rows * 1e6}
-            print(json.dumps({**facts, "peer_us_a_row": loop["cpu_s"] / peers * 1e6,
-                              "ratio": round(ratio, 2)}), flush=True)  # fmt: skip
-            full = found
+        rows = arguments.rows
+        write_raw(raw, images[fresh:], rows)
+        one: dict[str, Any] = {}
+        for level in arguments.levels:
+            one = level_line(raw, level, rows, min(arguments.peers, rows))
+            print(json.dumps(one), flush=True)
+        if arguments.grown:
+            line = grown_line(Path(folder), images[fresh:], arguments.grown, "cheap")
+            print(json.dumps(line), flush=True)
+        if "full" not in arguments.levels:
+            return
         two = measure("ours", raw, level="full", workers=2)
-        print(json.dumps({"workers": 2, **two, "cpu_ratio": round(two["cpu_s"] / full["cpu_s"], 3),
-                          "wall_ratio": round(two["wall_s"] / full["wall_s"], 3)}))  # fmt: skip
+        facts = {
+            **{"workers": 2, **two, "cpu_ratio": round(two["cpu_s"] / one["cpu_s"], 3)},
+            "wall_ratio": round(two["wall_s"] / one["wall_s"], 3),
+        }
+        print(json.dumps(facts), flush=True)
         killed(raw, kept, 0.6)
         again = measure("ours", raw, level="full", workers=1, kept=kept)
         write_file(raw / "part-new.parquet", images[:fresh], range(rows, rows + rows // FILES))
         grown = measure("ours", raw, level="full", workers=1, kept=kept)
-        print(json.dumps({"after_kill": round(again["cpu_s"] / full["cpu_s"], 3),
-                          "after_growth": round(grown["cpu_s"] / full["cpu_s"], 3)}))  # fmt: skip
+        print(json.dumps({"after_kill": round(again["cpu_s"] / one["cpu_s"], 3),
+                          "after_growth": round(grown["cpu_s"] / one["cpu_s"], 4),
+                          "growth_cpu_s": grown["cpu_s"]}), flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
@@ -209,6 +271,10 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--peers", type=int, default=20_000)
     parser.add_argument("--images", type=Path)
+    parser.add_argument(
+        "--levels", nargs="*", default=["cheap", "header", "full"], help="full last"
+    )
+    parser.add_argument("--grown", type=int, default=0, help="rows of the line for ten times them")
     parser.add_argument("--one")
     parser.add_argument("--level", default="full")
     parser.add_argument("--workers", type=int, default=1)

@@ -203,12 +203,13 @@ def output_lock(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def staged_folder(out: Path) -> Iterator[Path]:
+def staged_folder(out: Path, *, digests: bool = True) -> Iterator[Path]:
     """Write the folder `out` under a temporary name and publish it whole.
 
     Yields an empty folder beside `out`. When the block ends well, the folder gets `digests.json`
     (SHA-256 of every file in it), is synced and renamed; when it fails, the folder is removed and
     whatever stood at `out` before is untouched. Only for an `out` that this process alone writes.
+    Without `digests` it gets no such file.
 
     Raises:
         OutputError: the place of `out` cannot be written.
@@ -217,7 +218,8 @@ def staged_folder(out: Path) -> Iterator[Path]:
     try:
         partial.mkdir()
         yield partial
-        write_digests(partial)
+        if digests:
+            write_digests(partial)
         _share_modes(partial)
         _sync_tree(partial)
         _publish(partial, out)

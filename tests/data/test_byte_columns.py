@@ -1,32 +1,67 @@
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from plumbline.data.byte_columns import cell_view, cut_rows, distinct_cells, row_bytes
+from plumbline.data.byte_columns import (
+    DistinctCells,
+    cell_view,
+    cut_rows,
+    distinct_cells,
+    row_bytes,
+)
 
 
 def dictionary(values: list[bytes | None]) -> pa.DictionaryArray:
     return pa.array(values, pa.binary()).dictionary_encode()
 
 
+def held(cells: DistinctCells) -> list[bytes]:
+    return [cells.value(at) for at in range(len(cells.starts))]
+
+
 def test_distinct_values_give_back_every_row() -> None:
     values = [b"b", None, b"a", b"b", b"", None, b"long value"]
-    cells = distinct_cells(dictionary(values), max_bytes=5)
-    back = [None if n < 0 else cells.values[n] for n in cells.row_value.tolist()]
-    assert back == [b"b", None, b"a", b"b", b"", None, None]
-    assert cells.row_value[6] >= 0  # too long to be copied, but not null
-    assert cells.lengths[cells.row_value[6]] == 10
+    cells = distinct_cells(dictionary(values))
+    assert [None if n < 0 else held(cells)[n] for n in cells.row_value.tolist()] == values
+    assert cells.lengths.tolist() == [1, 1, 0, 10]
+    assert list(map(bytes, cells.views(np.array([3, 0])))) == [b"long value", b"b"]
 
 
 def test_values_that_no_row_uses_are_left_out() -> None:
     column = dictionary([b"a", b"b", b"c", b"b"]).slice(1)
-    assert distinct_cells(column.take(pa.array([0, 2])), 9).values == [b"b"]
+    cells = distinct_cells(column.take(pa.array([0, 2])))
+    assert held(cells) == [b"b"]
+    assert cells.row_value.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("values", [[], [None, None]])
 def test_columns_without_values_have_no_distinct_ones(values: list[bytes | None]) -> None:
-    cells = distinct_cells(dictionary(values), 9)
-    assert cells.values == []
+    cells = distinct_cells(dictionary(values))
+    assert held(cells) == []
     assert cells.row_value.tolist() == [-1] * len(values)
+
+
+@pytest.mark.parametrize("size", [1, 4, 15, 40])
+def test_first_bytes_end_in_zeros_where_a_value_does(size: int) -> None:
+    values = [b"", b"a", b"bcd", b"efghijklm", b"n" * 30, b"", b"o\0p", b"q"]
+    for column in (dictionary(values), dictionary([b"in front", *values]).slice(1)):
+        cells = distinct_cells(column)
+        expected = [value[:size].ljust(size, b"\0") for value in held(cells)]
+        assert [bytes(head) for head in cells.heads(size)] == expected
+
+
+def test_values_with_a_byte_of_a_table_are_found() -> None:
+    table = np.zeros(256, bool)
+    table[list(b"xz")] = True
+    cells = distinct_cells(dictionary([b"xylophone", b"", b"abc", b"z", b"bz"]).slice(1))
+    assert cells.may_have(table).tolist() == [False, False, True, True]
+
+
+def test_values_are_replaced_in_their_places() -> None:
+    cells = distinct_cells(dictionary([b"one", b"two", b"three"]))
+    changed = cells.replaced({1: b"", 2: b"four"})
+    assert held(changed) == [b"one", b"", b"four"]
+    assert held(cells) == [b"one", b"two", b"three"]
 
 
 def test_a_cell_is_seen_without_a_copy_of_it() -> None:

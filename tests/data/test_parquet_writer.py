@@ -87,3 +87,22 @@ def test_pages_have_checksums(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(OSError, match="CRC"):
         pq.read_table(path, page_checksum_verification=True)
+
+
+@pytest.mark.parametrize("before", [0, 1, 49, 50, 51, 150, 170, 332, 333])
+@pytest.mark.parametrize("count", [333, 950])
+def test_a_file_that_goes_on_has_the_bytes_of_one_that_was_written_at_once(
+    before: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_writer, "ROW_GROUP_ROWS", 50)
+    data = [{**row, "image": None if at % 5 == 0 else row["image"]}
+            for at, row in enumerate(rows(count))]  # fmt: skip
+    begun = write(tmp_path / "begun.parquet", data[:before], 7)
+    with RowGroupWriter(tmp_path / "on.parquet", SCHEMA, begun=begun) as writer:
+        for start in range(before, count, 20):
+            batch = pa.RecordBatch.from_pylist(data[start : start + 20], schema=SCHEMA)
+            writer.write(batch)
+    assert writer.rows == count
+    whole = write(tmp_path / "whole.parquet", data, 33)
+    assert (tmp_path / "on.parquet").read_bytes() == whole.read_bytes()
+    assert pq.read_table(tmp_path / "on.parquet").to_pylist() == data

@@ -18,8 +18,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from plumbline.data import parquet_writer
 from plumbline.errors import ConfigError, DataError
 from plumbline.validation import image_check, judging, memo, pass_one, shards
+from plumbline.validation.filing import RowFiler
 from plumbline.validation.judging import RowJudge
 from plumbline.validation.kept import Kept
 from plumbline.validation.pass_one import MEMO, WORKERS, count_workers
@@ -364,3 +366,90 @@ if __name__ == "__main__":
     assert there
     psutil.wait_procs(there, timeout=30)
     assert not any(child.is_running() for child in there)
+
+
+@pytest.fixture
+def filed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each batch that pass two writes, in row groups of a few rows."""
+    batches: list[int] = []
+    plain = RowFiler.file_rows
+
+    def file_rows(self: RowFiler, file: str, row: int, batch: Any, *facts: Any) -> None:
+        batches.append(batch.num_rows)
+        plain(self, file, row, batch, *facts)
+
+    monkeypatch.setattr(RowFiler, "file_rows", file_rows)
+    monkeypatch.setattr(parquet_writer, "ROW_GROUP_ROWS", 5)
+    return batches
+
+
+def new(number: int, **changes: Any) -> Row:
+    return good(number, **{"group": "new", **changes})
+
+
+MORE: dict[str, tuple[list[Row], str, int]] = {
+    "rows behind the others": ([new(n) for n in range(100, 107)], "part-1", 7),
+    "bad rows": ([new(100, caption=b"\xff"), new(101, image=b"none")], "part-1", 2),
+    "a repeated id": ([new(1), new(102)], "part-1", 2),
+    "a split that there was not": ([new(100, split="test")], "part-1", 1),
+    "rows in front of the others": ([new(100), new(101)], "a-part", ROWS + 2),
+    "a row for which others go": ([new(3, sample_id="new", split="test")], "part-1", ROWS + 1),
+    "a part that there was not": ([new(100, part="A")], "part-1", ROWS + 1),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_a_table_that_has_grown_is_written_on_and_has_the_bytes_of_one_written_at_once(
+    tmp_path: Path, filed: list[int], name: str
+) -> None:
+    more, file, expected = MORE[name]
+    kept = Kept(tmp_path / "kept", "code")
+    before = mixed()
+    if "part" in more[0]:
+        before = [{**row, "part": ""} for row in before]
+    first = Run(tmp_path / "before").write(before, row_group_size=GROUP)
+    first.validate(kept=kept, workers=1)
+    filed.clear()
+    again = Run(tmp_path / "again").write(before, row_group_size=GROUP)
+    again.write(more, file, row_group_size=GROUP).validate(kept=kept, workers=1)
+    assert sum(filed) == expected
+    plain = Run(tmp_path / "plain").write(before, row_group_size=GROUP)
+    plain.write(more, file, row_group_size=GROUP).validate(workers=1)
+    assert again.files() == plain.files()
+    assert again.report == plain.report
+
+
+def test_what_was_filed_counts_for_rules_that_decide_alike(
+    tmp_path: Path, filed: list[int]
+) -> None:
+    kept = Kept(tmp_path / "kept", "code")
+    run(tmp_path / "before", kept=kept)
+    filed.clear()
+    for at, (settings, anew) in enumerate(
+        [({}, False), ({"max_dropped_share": 0.9}, False), ({"leaks": {"media": "report"}}, True)]
+    ):
+        found = run(tmp_path / f"after {at}", kept=kept, **settings)
+        assert bool(filed) == anew
+        assert found.files() == run(tmp_path / f"plain {at}", **settings).files()
+        filed.clear()
+
+
+@pytest.mark.parametrize("name", ["train.parquet", "rows.parquet", "counts.json", "marks.json"])
+@pytest.mark.parametrize("damage", ["cut off", "changed", "gone"])
+def test_what_was_filed_and_is_damaged_is_written_anew(
+    tmp_path: Path, filed: list[int], name: str, damage: str
+) -> None:
+    kept = Kept(tmp_path / "kept", "code")
+    plain = run(tmp_path / "before", kept=kept)
+    (path,) = kept.folder.glob(f"*/filed/{name}")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes({"cut off": data[:-9], "changed": data, "gone": b""}[damage])
+    if damage == "gone":
+        path.unlink()
+    filed.clear()
+    assert run(tmp_path / "after", kept=kept).files() == plain.files()
+    assert sum(filed) == ROWS
+    filed.clear()
+    assert run(tmp_path / "once more", kept=kept).files() == plain.files()
+    assert filed == []

@@ -1,7 +1,9 @@
 """Numbering and counting of distinct byte strings that do not grow in memory."""
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 
@@ -75,6 +77,35 @@ class DiskCounter:
     def close(self) -> None:
         """Release the file."""
         self._db.close()
+
+
+def open_scratch(path: Path) -> sqlite3.Connection:
+    """Open a new SQLite file that is thrown away; sorting spills into its folder."""
+    database = sqlite3.connect(path, isolation_level=None)
+    # A sort that outgrows its cache must not spill to a system folder, which may be memory.
+    # SQLite keeps this setting for the whole process, so `close_scratch` takes it back.
+    database.execute(f"PRAGMA temp_store_directory = '{_quote(path.parent)}'")
+    for setting in (
+        "journal_mode = OFF",
+        "synchronous = OFF",
+        "cache_size = -4096",
+        "temp_store = FILE",
+        "locking_mode = EXCLUSIVE",
+    ):
+        database.execute(f"PRAGMA {setting}")
+    return database
+
+
+def close_scratch(database: sqlite3.Connection) -> None:
+    """Release a file of `open_scratch`."""
+    database.close()
+    with closing(sqlite3.connect(":memory:")) as other:
+        other.execute("PRAGMA temp_store_directory = ''")
+
+
+def _quote(path: Path) -> str:
+    # SQLite takes names as UTF-8, whatever the locale makes of them.
+    return os.fsencode(path.resolve()).decode("utf-8").replace("'", "''")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

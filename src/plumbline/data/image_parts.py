@@ -171,6 +171,8 @@ class _PngText:
         return value
 
 
+JPEG_BYTES_A_PIXEL, JPEG_NS_A_PIXEL, JPEG_NS_A_BYTE = 8, 15, 20
+"""What a baseline picture takes at most."""
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 """Neither an escaped byte of pixel data, nor a restart, nor a fill byte."""
 _PLAIN_MARKERS = frozenset((0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD, 0xE0, 0xEE))
@@ -215,10 +217,12 @@ def _jpeg_parts(data: bytes) -> Parts:
     pixels, size = width * height, len(data)
     buffered = scans > 1 or frame[0] == 0xC2  # then the coefficients of the whole are in memory
     needed = (1 if components == 1 else 4) + (2 * components if buffered else 0)
-    work = pixels * (20 + scans) + 55 * size if buffered else pixels * 15 + 20 * size
+    work = pixels * JPEG_NS_A_PIXEL + JPEG_NS_A_BYTE * size
+    if buffered:
+        work = pixels * (20 + scans) + 55 * size
     return Parts(
         *("JPEG", b"".join([*kept, data[scan_at:]]), width, height),
-        memory=max(needed, 8) * pixels,
+        memory=max(needed, JPEG_BYTES_A_PIXEL) * pixels,
         work_ns=work,
         why=f" in {scans} scans",
         codec_mode=_JPEG_MODES.get(components) if is_plain and frame[1] == 8 else None,

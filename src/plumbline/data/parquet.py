@@ -11,6 +11,7 @@ header, and a page that would take far more than is stored is refused unread: se
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -291,33 +292,40 @@ def iter_encoded_batches(
 
     Of the row groups with numbers `groups` alone, where they are given.
 
-    A value that many rows share is in memory once, so that a batch stays small even where a tiny
-    file repeats a huge cell. Where cells are large, a value may be in the dictionary twice.
+    A value that the file holds once for many rows is in memory once, so that a batch stays small
+    even where a tiny file repeats a huge cell. One that it holds for each row, and any where cells
+    are large, may be in the dictionary more than once.
     """
-    with open_parquet(path) as plain:
+    with open_parquet(path) as plain, ExitStack() as others:
         byte_columns = [
             name for name in columns if is_byte_type(find_type(plain.schema_arrow, name))
         ]
-        with open_parquet(path, byte_columns) as encoded:
-            group = first = groups.start if groups else 0
-            row = sum(int(encoded.metadata.row_group(at).num_rows) for at in range(first))
-            try:
-                for group, chunks in enumerate(read_chunks(path, columns, groups), first):
-                    count = int(encoded.metadata.row_group(group).num_rows)
-                    rows, together = _plan(chunks, count, batch_rows)
-                    for batch in (encoded if together else plain).iter_batches(
-                        rows, row_groups=[group], columns=list(columns), use_threads=False
-                    ):
-                        canonical = _canonical(batch, columns)
-                        _check_cells(canonical, row)
-                        yield canonical
-                        row += batch.num_rows
-            except BadPage as error:
-                raise DataError(f"{path}: row group {group}, {error}") from None
-            except _DAMAGE as error:
-                raise DataError(
-                    f"{path}: damaged in row group {group} ({_one_line(error)})"
-                ) from None
+        files: dict[tuple[str, ...], pq.ParquetFile] = {(): plain}
+        group = first = groups.start if groups else 0
+        row = sum(int(plain.metadata.row_group(at).num_rows) for at in range(first))
+        try:
+            for group, chunks in enumerate(read_chunks(path, columns, groups), first):
+                count = int(plain.metadata.row_group(group).num_rows)
+                rows, together = _plan(chunks, count, batch_rows)
+                shared = [name for name in byte_columns if together and _is_shared(name, chunks)]
+                if tuple(shared) not in files:
+                    files[tuple(shared)] = others.enter_context(open_parquet(path, shared))
+                for batch in files[tuple(shared)].iter_batches(
+                    rows, row_groups=[group], columns=list(columns), use_threads=False
+                ):
+                    canonical = _canonical(batch, columns, encode=not together)
+                    _check_cells(canonical, row)
+                    yield canonical
+                    row += batch.num_rows
+        except BadPage as error:
+            raise DataError(f"{path}: row group {group}, {error}") from None
+        except _DAMAGE as error:
+            raise DataError(f"{path}: damaged in row group {group} ({_one_line(error)})") from None
+
+
+def _is_shared(column: str, chunks: Sequence[Chunk]) -> bool:
+    """Whether values of a column are stored once for many rows."""
+    return any(chunk.shared and f"{chunk.name}.".startswith(f"{column}.") for chunk in chunks)
 
 
 def _plan(chunks: Sequence[Chunk], group_rows: int, batch_rows: int) -> tuple[int, bool]:
@@ -351,17 +359,19 @@ def _check_cells(batch: pa.RecordBatch, first_row: int) -> None:
 
 def plain_batch(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
     """Columns of a batch, with text and bytes as `binary`; dots in a name reach into structs."""
-    picked = [decode_column(_canonical_column(pick_column(batch, name))) for name in columns]
+    picked = [decode_column(_canonical_column(pick_column(batch, name), False)) for name in columns]
     return pa.RecordBatch.from_arrays(picked, names=list(columns))
 
 
-def _canonical(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+def _canonical(batch: pa.RecordBatch, columns: Sequence[str], *, encode: bool) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
-        [_canonical_column(pick_column(batch, name)) for name in columns], names=list(columns)
+        [_canonical_column(pick_column(batch, name), encode) for name in columns],
+        names=list(columns),
     )
 
 
-def _canonical_column(column: pa.Array) -> pa.Array:
+def _canonical_column(column: pa.Array, encode: bool) -> pa.Array:
+    """Bring a column to its form; `encode` finds which of its plain values are equal."""
     if pa.types.is_null(column.type):
         indices = pa.nulls(len(column), pa.int32())
         return pa.DictionaryArray.from_arrays(indices, pa.array([], pa.binary()))
@@ -369,7 +379,7 @@ def _canonical_column(column: pa.Array) -> pa.Array:
         return column
     if not pa.types.is_dictionary(column.type):
         cells = as_bytes(column)
-        if cells.nbytes <= BATCH_BYTES:
+        if encode and cells.nbytes <= BATCH_BYTES:
             return cells.dictionary_encode()
         places = pa.array(
             np.arange(len(cells), dtype=np.int32), mask=cells.is_null().to_numpy(False)

@@ -28,6 +28,7 @@ _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT =
     *(1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
     12,
 )
+_INTEGERS = (_I32, _I64, _I16)
 _DICTIONARY_PAGE = 2
 _DICTIONARY_ENCODINGS = (2, 8)
 _DELTA_BYTE_ARRAY = 7
@@ -76,7 +77,7 @@ def read_chunks(
         size = file.seek(0, 2)
         (length,) = struct.unpack("<I", _read(file, size - 8, 4))
         try:
-            footer = _Reader(_read(file, size - 8 - length, length)).struct()
+            footer = ThriftReader(_read(file, size - 8 - length, length)).struct()
         except IndexError:
             raise ValueError("a footer without end") from None
         for group in _list(footer, 4)[slice(groups.start, groups.stop) if groups else slice(None)]:
@@ -161,7 +162,7 @@ def _page_header(file: BinaryIO, start: int) -> tuple[Struct, int]:
     window = _WINDOW_BYTES
     while True:
         data = _read(file, start, window)
-        reader = _Reader(data)
+        reader = ThriftReader(data)
         try:
             return reader.struct(), reader.place
         except IndexError:
@@ -196,33 +197,36 @@ def _field(fields: object, number: int, kind: type[Value]) -> Value | None:
     return value
 
 
-class _Reader:
+class ThriftReader:
     """Thrift's compact protocol, as far as Parquet uses it; an IndexError at the end of bytes."""
 
     def __init__(self, data: bytes) -> None:
-        self._data, self.place = data, 0
+        """Begin in front."""
+        self.data, self.place = data, 0
 
     def struct(self, depth: int = 0) -> Struct:
+        """Read a struct to its end."""
         fields: Struct = {}
         number = 0
-        while head := self._byte():
-            number = number + (head >> 4) if head >> 4 else self._zigzag()
-            fields[number] = self._value(head & 15, depth)
+        while head := self.byte():
+            number = number + (head >> 4) if head >> 4 else self.zigzag()
+            fields[number] = self.value(head & 15, depth)
         return fields
 
-    def _value(self, kind: int, depth: int) -> object:
+    def value(self, kind: int, depth: int = 0) -> object:
+        """Read a value of a type."""
         if depth > _MAX_DEPTH:
             raise ValueError("nested too deep")
+        if kind in _INTEGERS:
+            return self.zigzag()
         if kind in (_TRUE, _FALSE):
             return kind == _TRUE
         if kind == _BYTE:
-            return self._byte()
-        if kind in (_I16, _I32, _I64):
-            return self._zigzag()
+            return self.byte()
         if kind == _DOUBLE:
             return self._bytes(8)
         if kind == _BINARY:
-            return self._bytes(self._varint())
+            return self._bytes(self.varint())
         if kind in (_LIST, _SET):
             return self._list(depth + 1)
         if kind == _STRUCT:
@@ -230,29 +234,36 @@ class _Reader:
         raise ValueError(f"no type {kind} in a footer")
 
     def _list(self, depth: int) -> list[object]:
-        head = self._byte()
+        head = self.byte()
         count, kind = head >> 4, head & 15
         if count == 15:
-            count = self._varint()
+            count = self.varint()
         if kind in (_TRUE, _FALSE):  # in a list a truth value has a byte of its own
-            return [self._byte() == _TRUE for _ in range(count)]
-        return [self._value(kind, depth) for _ in range(count)]
+            return [self.byte() == _TRUE for _ in range(count)]
+        return [self.value(kind, depth) for _ in range(count)]
 
-    def _byte(self) -> int:
-        value = self._data[self.place]
+    def byte(self) -> int:
+        """Read a byte."""
+        value = self.data[self.place]
         self.place += 1
         return value
 
     def _bytes(self, count: int) -> bytes:
-        if self.place + count > len(self._data):
+        if self.place + count > len(self.data):
             raise IndexError
         self.place += count
-        return self._data[self.place - count : self.place]
+        return self.data[self.place - count : self.place]
 
-    def _varint(self) -> int:
-        number = shift = 0
+    def varint(self) -> int:
+        """Read a number without a sign."""
+        number = self.data[self.place]
+        self.place += 1
+        if number < 128:  # as most are
+            return number
+        number &= 127
+        shift = 7
         while True:
-            value = self._byte()
+            value = self.byte()
             number |= (value & 127) << shift
             if value < 128:
                 return number
@@ -260,6 +271,7 @@ class _Reader:
             if shift > 63:
                 raise ValueError("a number without end")
 
-    def _zigzag(self) -> int:
-        number = self._varint()
+    def zigzag(self) -> int:
+        """Read a number with a sign."""
+        number = self.varint()
         return (number >> 1) ^ -(number & 1)

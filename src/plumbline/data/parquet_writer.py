@@ -9,9 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from plumbline.data.byte_columns import as_bytes, decode_column, is_byte_type, row_bytes
+from plumbline.data.parquet import open_parquet
+from plumbline.data.parquet_footers import join_files
 
 ROW_GROUP_ROWS = 8192
 ROW_GROUP_BYTES = 8 * 2**20
+_MORE = ".more"
+"""Ends the name of a file with what comes behind the rows of another."""
 
 
 class RowGroupWriter:
@@ -21,11 +25,22 @@ class RowGroupWriter:
     that repeats within a row group is stored once.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        """Create `path`; `schema` names the columns to take from each batch and their types."""
+    def __init__(self, path: Path, schema: pa.Schema, *, begun: Path | None = None) -> None:
+        """Create `path`.
+
+        Args:
+            path: the file.
+            schema: the columns to take from each batch and their types.
+            begun: a file of this class with the same schema, whose rows come first: all but its
+                last row group is copied as it stands.
+
+        Raises:
+            DataError: `begun` is missing or damaged.
+        """
         self._schema = schema
+        self._path, self._begun = path, begun
         self._writer = pq.ParquetWriter(
-            path,
+            path.with_name(f"{path.name}{_MORE}") if begun else path,
             schema,
             compression="zstd",
             write_page_checksum=True,
@@ -37,6 +52,20 @@ class RowGroupWriter:
         self._pending_bytes = 0
         self.rows = 0
         """Rows accepted so far."""
+        if begun:
+            self._take(begun)
+
+    def _take(self, begun: Path) -> None:
+        """Go on behind the rows of a file, the last of which are written anew."""
+        with open_parquet(begun) as parquet:
+            metadata = parquet.metadata
+            self._kept, self._end = max(0, metadata.num_row_groups - 1), len(b"PAR1")
+            self.rows = sum(metadata.row_group(at).num_rows for at in range(self._kept))
+            if metadata.num_row_groups:
+                first = metadata.row_group(self._kept).column(0)
+                places = (first.dictionary_page_offset, first.data_page_offset)
+                self._end = min(place for place in places if place)
+                self.write(parquet.read_row_group(self._kept).combine_chunks().to_batches()[0])
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows; byte columns may be plain or dictionaries, of `string` or `binary`.
@@ -82,7 +111,14 @@ class RowGroupWriter:
     def close(self) -> None:
         """Write what is pending, and the footer."""
         self._flush()
+        self._close()
+
+    def _close(self) -> None:
         self._writer.close()
+        if self._begun:
+            more = self._path.with_name(f"{self._path.name}{_MORE}")
+            join_files(self._begun, self._kept, self._end, more, self._path)
+            more.unlink()
 
     def __enter__(self) -> Self:
         """Return the writer itself."""
@@ -97,7 +133,7 @@ class RowGroupWriter:
         """Close the file; after an error as it is, for the caller to throw away."""
         if error is None:
             self._flush()
-        self._writer.close()
+        self._close()
 
 
 def _as_type(column: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -1,9 +1,11 @@
 """How a cell is judged and cleaned, by what its column holds."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from plumbline.data.byte_columns import DistinctCells
 from plumbline.data.columns import MAX_CELL_BYTES, Kind
@@ -15,19 +17,32 @@ from plumbline.validation.features_check import (
     too_many_feature_bytes,
 )
 from plumbline.validation.image_check import ImageLimits, check_image, too_many_bytes
+from plumbline.validation.plain_images import plain_images
 from plumbline.validation.shown_check import check_images
 from plumbline.validation.target_check import (
     MAX_LABEL_CHARS,
     MAX_NUMBER_BYTES,
     clean_label,
     clean_number,
+    plain_labels,
     too_many_label_bytes,
     too_many_number_bytes,
 )
-from plumbline.validation.text_check import CleanText, clean_text, too_many_text_bytes
+from plumbline.validation.text_check import (
+    CleanText,
+    clean_text,
+    plain_texts,
+    too_many_text_bytes,
+)
 from plumbline.validation.turns_check import clean_turns
 
 Clean = Callable[[bytes], CleanText | Fault]
+Plain = Callable[[DistinctCells], NDArray[np.bool_]]
+
+
+def none_plain(cells: DistinctCells) -> NDArray[np.bool_]:
+    """Nothing is beyond doubt."""
+    return np.zeros(len(cells.starts), bool)
 
 
 class CellRules(NamedTuple):
@@ -43,6 +58,13 @@ class CellRules(NamedTuple):
     """Whether to look a verdict up is cheaper than to judge again."""
     clean: Clean | None = None
     """Brings a good cell into the form that clean tables hold; None where it stays as it is."""
+    plain: Plain = none_plain
+    """Of many values at once, those that are good beyond doubt, and in their clean form."""
+
+    def doubtful(self, cells: DistinctCells) -> list[int]:
+        """Positions of the distinct values that must be looked at one by one."""
+        plain: list[int] = np.flatnonzero(~self.plain(cells)).tolist()
+        return plain
 
 
 def make_cell_rules(
@@ -82,6 +104,7 @@ def make_cell_rules(
             4 * max_text_chars + 3,  # the longest UTF-8, and a byte order mark
             partial(too_many_text_bytes, max_chars=max_text_chars),
             partial(clean_text, max_chars=max_text_chars),
+            partial(plain_texts, max_chars=max_text_chars),
         ),
         "turns": _text_rules(
             "null_turns",
@@ -90,7 +113,11 @@ def make_cell_rules(
             partial(clean_turns, max_chars=max_text_chars, images=shown),
         ),
         "label": _text_rules(
-            "null_label", 4 * MAX_LABEL_CHARS + 3, too_many_label_bytes, clean_label
+            "null_label",
+            4 * MAX_LABEL_CHARS + 3,
+            too_many_label_bytes,
+            clean_label,
+            plain_labels,
         ),
         "number": _text_rules("null_value", MAX_NUMBER_BYTES, too_many_number_bytes, clean_number),
     }
@@ -105,6 +132,7 @@ def _image_rules(limits: ImageLimits) -> dict[Kind, CellRules]:
             too_long=partial(too_many_bytes, limits=limits),
             check=image,
             costly=limits.level == "full",
+            plain=partial(plain_images, limits=limits),
         ),
         "images": CellRules(
             null="null_images",
@@ -120,31 +148,44 @@ def _too_many_image_bytes(size: int) -> Fault:
 
 
 def _text_rules(
-    null: Reason, max_bytes: int, too_long: Callable[[int], Fault], clean: Clean
+    null: Reason,
+    max_bytes: int,
+    too_long: Callable[[int], Fault],
+    clean: Clean,
+    plain: Plain = none_plain,
 ) -> CellRules:
     def check(cell: bytes) -> Fault | None:
         found = clean(cell)
         return found if isinstance(found, Fault) else None
 
-    return CellRules(null, max_bytes, too_long, check, clean=clean)
+    return CellRules(null, max_bytes, too_long, check, clean=clean, plain=plain)
 
 
-def judge_texts(
-    cells: DistinctCells, rules: CellRules
-) -> tuple[list[Fault | None], list[bytes | None]]:
-    """Judge distinct texts: the fault of each, and the digest of its clean form where it has none.
+class CleanCells(NamedTuple):
+    """Distinct texts in the form that clean tables hold."""
 
-    Texts that differ in what cleaning takes away are one text.
-    """
+    faults: dict[int, Fault]
+    """By position; a text has a fault, or a clean form."""
+    changed: dict[int, CleanText]
+    """By position: those that were not plain."""
+
+    def bytes(self) -> dict[int, bytes]:
+        """The clean form of those that were not plain, by position."""
+        return {at: found.text.encode() for at, found in self.changed.items()}
+
+
+def clean_cells(cells: DistinctCells, rules: CellRules) -> CleanCells:
+    """Judge distinct texts, and bring them into their clean form."""
     assert rules.clean is not None, "texts have a clean form"
-    faults: list[Fault | None] = []
-    digests: list[bytes | None] = []
-    for value, length in zip(cells.values, cells.lengths, strict=True):
-        found = rules.too_long(length) if value is None else rules.clean(value)
-        if isinstance(found, Fault):
-            faults.append(found)
-            digests.append(None)
+    found = CleanCells({}, {})
+    for at in rules.doubtful(cells):
+        length = int(cells.lengths[at])
+        if length > rules.max_bytes:
+            found.faults[at] = rules.too_long(length)
+            continue
+        text = rules.clean(cells.value(at))
+        if isinstance(text, Fault):
+            found.faults[at] = text
         else:
-            faults.append(None)
-            digests.append(hashlib.blake2b(found.text.encode(), digest_size=16).digest())
-    return faults, digests
+            found.changed[at] = text
+    return found

@@ -65,3 +65,9 @@ def cells_of(file: str, row: int, batch: pa.RecordBatch, at: int) -> list[Cell]:
 def write_cells(cells: list[Cell], folder: Path) -> None:
     """Write them into the quarantine."""
     pq.write_table(pa.Table.from_pylist(cells, schema=SCHEMA), folder / FILE, compression="zstd")
+
+
+def read_cells(folder: Path) -> list[Cell]:
+    """Read what `write_cells` wrote."""
+    cells: list[Cell] = pq.read_table(folder / FILE).to_pylist()
+    return cells

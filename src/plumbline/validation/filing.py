@@ -3,26 +3,28 @@
 import hashlib
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from plumbline.data.byte_columns import cell_view, decode_column, distinct_cells
-from plumbline.data.columns import CANONICAL
+from plumbline.data.columns import CANONICAL, MEDIA
 from plumbline.data.parquet_writer import RowGroupWriter
-from plumbline.errors import DataError
-from plumbline.validation.examples import Cell, cells_of, write_cells
-from plumbline.validation.judging import MAX_KEY_BYTES, medium_group
-from plumbline.validation.leaks import Place, SharedTexts
-from plumbline.validation.near_labels import NearLabels
+from plumbline.validation.cells import clean_cells
+from plumbline.validation.counts import Counts, read_counts
+from plumbline.validation.digests import name_groups
+from plumbline.validation.examples import cells_of, write_cells
+from plumbline.validation.judged_keys import MAX_KEY_BYTES, has_group
+from plumbline.validation.leaks import Place
+from plumbline.validation.notes import REASONS
 from plumbline.validation.rules import Rules
 from plumbline.validation.splits import PRIORITY
-from plumbline.validation.text_check import CleanText
-from plumbline.validation.verdicts import FinalVerdict
+from plumbline.validation.verdicts import WHY, Slice
 
 QUARANTINE = "rows.parquet"
 EXAMPLES = 5
@@ -39,35 +41,7 @@ _QUARANTINE_SCHEMA = pa.schema(
     ]
 )
 _MAX_SHOWN_ID_CHARS = 200
-
-
-class Counts:
-    """What pass two counts for the report."""
-
-    def __init__(self, files: Iterable[str]) -> None:
-        """Begin at zero for all of the files."""
-        self.clean: Counter[str] = Counter()
-        """Rows by split."""
-        self.reasons: Counter[str] = Counter()
-        """Rows in quarantine by reason."""
-        zero = {"rows_in": 0, "rows_clean": 0, "rows_quarantined": 0}
-        self.files: dict[str, Counter[str]] = {file: Counter(zero) for file in files}
-        """Rows by file and by where they went."""
-        self.blanked: Counter[str] = Counter()
-        """Faulty cells by column that became null in rows that some other view can use."""
-        self.cleaned: dict[str, Counter[str]] = {}
-        """Cells by column that cleaning changed, by the changes of `CleanText`."""
-        self.examples: dict[str, list[dict[str, str | int]]] = {}
-        """The first rows in quarantine by reason."""
-        self.cells: list[Cell] = []
-        """What these hold."""
-        self.labels = NearLabels()
-        """Labels of clean rows, to find those that differ in form only."""
-        self.parts: dict[str, Counter[str]] = {}
-        """Rows by part and by split or `quarantined`, where the data has parts.
-
-        A row in quarantine counts for the part that it names, if that is a name.
-        """
+_QUARANTINED = -1
 
 
 class RowFiler:
@@ -78,11 +52,10 @@ class RowFiler:
         clean: Path,
         quarantine: Path,
         rules: Rules,
-        verdicts: Iterator[FinalVerdict],
         file_starts: dict[str, int],
-        texts: SharedTexts,
         *,
         has_parts: bool,
+        begun: Path | None = None,
     ) -> None:
         """Write below the two folders.
 
@@ -90,23 +63,25 @@ class RowFiler:
             clean: empty folder for the clean tables.
             quarantine: empty folder for the quarantine table.
             rules: those of pass one.
-            verdicts: of all rows, in order.
             file_starts: file name -> number of its first row, in order.
-            texts: is shown all clean rows.
             has_parts: whether clean tables have the column `part`.
+            begun: a folder of `filed` with tables and counts to go on with; None: begin anew.
         """
         self._clean = clean
         self._rules = rules
-        self._verdicts = verdicts
         self._files = list(file_starts)
         self._starts = list(file_starts.values())
-        self._has_parts, self._texts = has_parts, texts
+        self._has_parts = has_parts
         keys = ("sample_id", "group", *(("part",) if has_parts else ()))
         self._schema = pa.schema([(name, CANONICAL[name]) for name in (*keys, *rules.columns)])
         self._writers: dict[str, RowGroupWriter] = {}
-        self._quarantine = RowGroupWriter(quarantine / QUARANTINE, _QUARANTINE_SCHEMA)
-        self._folder = quarantine
-        self.counts = Counts(file_starts)
+        self._begun, self._folder = begun, quarantine
+        self._quarantine = RowGroupWriter(
+            quarantine / QUARANTINE, _QUARANTINE_SCHEMA, begun=begun and begun / QUARANTINE
+        )
+        self.counts = read_counts(begun, file_starts) if begun else Counts(file_starts)
+        for split in self.counts.clean:
+            self._open(split)
 
     def close(self) -> None:
         """Finish all tables."""
@@ -114,63 +89,79 @@ class RowFiler:
             writer.close()
         write_cells(self.counts.cells, self._folder)
 
-    def file_rows(self, file: str, first_row: int, batch: pa.RecordBatch) -> None:
-        """Write the next rows, which begin at row `first_row` of `file`.
+    def _open(self, split: str) -> None:
+        name = f"{split}.parquet"
+        begun = self._begun and self._begun / name
+        there = begun if begun and begun.is_file() else None
+        self._writers[split] = RowGroupWriter(self._clean / name, self._schema, begun=there)
 
-        Raises:
-            DataError: there are more rows than there were in pass one.
+    def file_rows(
+        self, file: str, first_row: int, batch: pa.RecordBatch, notes: pa.Table, decided: Slice
+    ) -> None:
+        """Write the next rows.
+
+        Args:
+            file: that they stand in.
+            first_row: where they begin in it.
+            batch: the rows.
+            notes: what pass one noted of them.
+            decided: what has been decided of them.
         """
-        verdicts = list(islice(self._verdicts, batch.num_rows))
-        if len(verdicts) != batch.num_rows:
-            raise DataError(f"{file}: changed while it was validated; run again")
-        codes = np.array([_code(verdict) for verdict in verdicts], np.int64)
+        where = np.where(decided.reason < 0, decided.split, _QUARANTINED)
         for code, split in enumerate(PRIORITY):
-            chosen = np.flatnonzero(codes == code)
+            chosen = np.flatnonzero(where == code)
             if chosen.size:
-                self._write_clean(split, batch, verdicts, chosen)
-        bad = np.flatnonzero(codes < 0)
+                self._write_clean(split, batch, notes, chosen)
+        bad = np.flatnonzero(where == _QUARANTINED)
         if bad.size:
-            self._write_quarantine(file, first_row, batch, verdicts, bad)
+            self._write_quarantine(file, first_row, batch, _rejections(notes, decided, bad))
         counts = self.counts.files[file]
-        counts["rows_in"] += len(verdicts)
-        counts["rows_clean"] += len(verdicts) - bad.size
+        counts["rows_in"] += batch.num_rows
+        counts["rows_clean"] += batch.num_rows - bad.size
         counts["rows_quarantined"] += bad.size
 
     def _write_clean(
-        self,
-        split: str,
-        batch: pa.RecordBatch,
-        verdicts: Sequence[FinalVerdict],
-        chosen: NDArray[np.int64],
+        self, split: str, batch: pa.RecordBatch, notes: pa.Table, chosen: NDArray[np.int64]
     ) -> None:
-        rows = batch.take(pa.array(chosen))
-        kept = [verdicts[row] for row in chosen.tolist()]
-        columns = {"sample_id": rows.column("sample_id"), "group": _groups(rows, kept)}
+        if len(chosen) < batch.num_rows:
+            places = pa.array(chosen)
+            batch, notes = batch.take(places), notes.take(places)
+        columns = {"sample_id": batch.column("sample_id"), "group": _groups(batch, notes)}
         if self._has_parts:
-            columns["part"] = decode_column(rows.column("part")).fill_null(b"")
-            for part in columns["part"].to_pylist():
-                self._count_part(part, split)
-        blank = np.array([verdict.blank for verdict in kept], np.int64)
+            columns["part"] = decode_column(batch.column("part")).fill_null(b"")
+            for part, rows in _count(columns["part"]):
+                self._count_part(part, split, rows)
+        blank = notes.column("blank").to_numpy()
         for bit, name in enumerate(self._rules.columns):
             faulty = (blank >> bit & 1).astype(bool)
             if faulty.any():
                 self.counts.blanked[name] += int(faulty.sum())
-            columns[name] = self._clean_column(name, rows.column(name), faulty)
-        self._texts.add(split, columns)
+            columns[name] = self._clean_column(name, batch.column(name), faulty)
         if "label" in columns:
             self._count_labels(columns)
+        masks, uses = np.unique(notes.column("views").to_numpy(), return_counts=True)
+        for mask, count in zip(masks.tolist(), uses.tolist(), strict=True):
+            self.counts.views[split, mask] += count
         if split not in self._writers:
-            path = self._clean / f"{split}.parquet"
-            self._writers[split] = RowGroupWriter(path, self._schema)
+            self._open(split)
         self._writers[split].write(pa.RecordBatch.from_pydict(columns))
-        self.counts.clean[split] += len(kept)
+        self.counts.clean[split] += batch.num_rows
 
     def _count_labels(self, columns: Mapping[str, pa.Array]) -> None:
-        labels = decode_column(columns["label"]).to_pylist()
-        parts = columns["part"].to_pylist() if self._has_parts else [b""] * len(labels)
-        for (part, label), rows in Counter(zip(parts, labels, strict=True)).items():
-            if label is not None:
-                self.counts.labels.add(part.decode(), label.decode(), rows)
+        """Count labels by part, in the order in which they come."""
+        label = decode_column(columns["label"]).dictionary_encode()
+        part = columns["part"] if self._has_parts else pa.array([b""] * len(label), pa.binary())
+        part = part.dictionary_encode()
+        there = np.flatnonzero(label.is_valid().to_numpy(zero_copy_only=False))
+        places = [each.indices.fill_null(0).to_numpy()[there] for each in (part, label)]
+        pairs = places[0].astype(np.int64) * max(1, len(label.dictionary)) + places[1]
+        _, firsts, rows = np.unique(pairs, return_index=True, return_counts=True)
+        for at in np.argsort(firsts).tolist():
+            names = [
+                each.dictionary[int(place[firsts[at]])].as_py().decode()
+                for each, place in zip((part, label), places, strict=True)
+            ]
+            self.counts.labels.add(names[0], names[1], int(rows[at]))
 
     def _clean_column(
         self, name: str, column: pa.DictionaryArray, faulty: NDArray[np.bool_]
@@ -184,64 +175,58 @@ class RowFiler:
         rules = self._rules.of(name)
         if rules.clean is None:
             return column
-        cells = distinct_cells(column, rules.max_bytes)
-        uses = np.bincount(cells.row_value[cells.row_value >= 0], minlength=len(cells.values))
-        texts = []
         counts = self.counts.cleaned.setdefault(name, Counter())
-        for value, used in zip(cells.values, uses.tolist(), strict=True):
-            found = rules.clean(value or b"")
-            assert isinstance(found, CleanText), "pass one found this cell good"
-            texts.append(found.text.encode())
-            for change in found.changes:
-                counts[change] += used
-        nulls = cells.row_value < 0
-        indices = pa.array(np.where(nulls, 0, cells.row_value).astype(np.int32), mask=nulls)
-        return pa.DictionaryArray.from_arrays(indices, pa.array(texts, pa.binary()))
+        cells = distinct_cells(column)
+        found = clean_cells(cells, rules)
+        assert not found.faults, "pass one found these cells good"
+        if not found.changed:
+            return column
+        rows = cells.row_value
+        uses = np.bincount(rows[rows >= 0], minlength=len(cells.starts))
+        for at, text in found.changed.items():
+            for change in text.changes:
+                counts[change] += int(uses[at])
+        # Behind the values as they came stand the clean forms of those that were not plain.
+        places = column.indices.fill_null(0).to_numpy()
+        moved = np.full(len(cells.starts) + 1, -1)
+        moved[list(found.changed)] = len(column.dictionary) + np.arange(len(found.changed))
+        places = np.where(moved[rows] < 0, places, moved[rows]).astype(np.int32)
+        values = pa.concat_arrays(
+            [column.dictionary, pa.array(found.bytes().values(), pa.binary())]
+        )
+        return pa.DictionaryArray.from_arrays(pa.array(places, mask=rows < 0), values)
 
     def _write_quarantine(
-        self,
-        file: str,
-        first_row: int,
-        batch: pa.RecordBatch,
-        verdicts: Sequence[FinalVerdict],
-        bad: NDArray[np.int64],
+        self, file: str, first_row: int, batch: pa.RecordBatch, found: Iterable["_Rejection"]
     ) -> None:
         rows = []
-        for row in bad.tolist():
-            verdict = verdicts[row]
-            assert verdict.reason is not None
-            entry = {
+        for row, split, reason, said, other in found:
+            entry: dict[str, Any] = {
                 "file": file,
                 "row": first_row + row,
                 "sample_id": _shown_id(cell_view(batch.column("sample_id"), row)),
-                "split": None if verdict.split is None else PRIORITY[verdict.split],
-                "reason": verdict.reason,
-                "detail": self._detail(verdict),
+                "split": None if split < 0 else PRIORITY[split],
+                "reason": reason,
+                "detail": said if other < 0 else f"{said} as {_shown(self.place(other))}",
                 "sha256": row_digest(batch, row),
             }
             rows.append(entry)
-            self.counts.reasons[verdict.reason] += 1
+            self.counts.reasons[reason] += 1
             if self._has_parts:
-                self._count_part(cell_view(batch.column("part"), row), "quarantined")
-            examples = self.counts.examples.setdefault(verdict.reason, [])
+                self._count_part(bytes(cell_view(batch.column("part"), row) or b""), "quarantined")
+            examples = self.counts.examples.setdefault(reason, [])
             if len(examples) < EXAMPLES:
                 examples.append({key: entry[key] for key in ("file", "row", "sample_id")})
                 self.counts.cells += cells_of(file, first_row + row, batch, row)
         self._quarantine.write(pa.RecordBatch.from_pylist(rows, schema=_QUARANTINE_SCHEMA))
 
-    def _count_part(self, part: bytes | memoryview | None, where: str) -> None:
+    def _count_part(self, part: bytes, where: str, rows: int = 1) -> None:
         try:
-            name = bytes(part or b"").decode()
+            name = part.decode()
         except UnicodeDecodeError:
             return
-        if len(part or b"") <= MAX_KEY_BYTES:
-            self.counts.parts.setdefault(name, Counter())[where] += 1
-
-    def _detail(self, verdict: FinalVerdict) -> str | None:
-        if verdict.other is None:
-            return verdict.detail
-        place = self.place(verdict.other)
-        return f"{verdict.detail} as row {place['row']} of {place['file']}"
+        if len(part) <= MAX_KEY_BYTES:
+            self.counts.parts.setdefault(name, Counter())[where] += rows
 
     def place(self, number: int) -> Place:
         """Where the row of a number stands."""
@@ -249,27 +234,50 @@ class RowFiler:
         return Place(file=self._files[file], row=number - self._starts[file])
 
 
-def _code(verdict: FinalVerdict) -> int:
-    """Where a row goes: the code of its split, or -1 for quarantine."""
-    if verdict.reason is not None:
-        return -1
-    assert verdict.split is not None, "every good row has been given a split"
-    return verdict.split
+class _Rejection(NamedTuple):
+    """A row that goes into quarantine."""
+
+    row: int
+    """In its batch."""
+    split: int
+    reason: str
+    said: str | None
+    other: int
+    """Number of the row because of which it goes, or -1."""
 
 
-def _groups(rows: pa.RecordBatch, verdicts: Sequence[FinalVerdict]) -> pa.BinaryArray:
+def _rejections(notes: pa.Table, decided: Slice, rows: NDArray[np.int64]) -> Iterator[_Rejection]:
+    places = pa.array(rows)
+    details = notes.column("detail").take(places).to_pylist()
+    media = notes.column("medium").take(places).to_pylist()
+    columns = (column[rows].tolist() for column in decided)
+    facts = zip(rows.tolist(), *columns, details, media, strict=True)
+    for row, split, reason, why, other, detail, medium in facts:
+        kind = MEDIA[medium[0]] if medium else ""
+        said = detail if why < 0 else WHY[why].format(medium=kind)
+        yield _Rejection(row, split, REASONS[reason], said, other)
+
+
+def _groups(rows: pa.RecordBatch, notes: pa.Table) -> pa.BinaryArray:
     """Name the group of every row: its own, or else that of its medium, or else its sample_id."""
-    own = decode_column(rows.column("sample_id")).to_pylist()
-    given: list[bytes | None] = [None] * len(own)
-    if "group" in rows.schema.names:
-        given = decode_column(rows.column("group")).to_pylist()
-    groups = []
-    for sample_id, group, verdict in zip(own, given, verdicts, strict=True):
-        if group and group.strip():
-            groups.append(group)
-        else:
-            groups.append(medium_group(verdict.medium).encode() if verdict.medium else sample_id)
-    return pa.array(groups, pa.binary())
+    medium = notes.column("medium").combine_chunks()
+    groups = pc.coalesce(name_groups(medium), decode_column(rows.column("sample_id")))
+    if "group" not in rows.schema.names:
+        return groups
+    given = rows.column("group")
+    cells = distinct_cells(given)
+    named = np.append(has_group(cells), False)[cells.row_value]
+    return pc.if_else(pa.array(named), decode_column(given), groups)
+
+
+def _count(column: pa.Array) -> Iterator[tuple[bytes, int]]:
+    """Distinct values and how often they stand there, in the order in which they come."""
+    for found in column.value_counts().to_pylist():
+        yield found["values"], found["counts"]
+
+
+def _shown(place: Place) -> str:
+    return f"row {place['row']} of {place['file']}"
 
 
 def _shown_id(cell: memoryview | None) -> str | None:

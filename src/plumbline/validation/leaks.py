@@ -1,18 +1,13 @@
 """What splits have in common and should not: what is done about it, and how it is told."""
 
 import hashlib
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple, TypedDict
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic import Field
 
 from plumbline.config import Config
-from plumbline.data.columns import MEDIA, SHOWN, SPLITS, TEXTS
+from plumbline.data.columns import MEDIA, SHOWN, TEXTS
 
 Policy = Literal["report", "drop", "refuse"]
 
@@ -91,87 +86,12 @@ class SharedRows(NamedTuple):
     """Numbers of rows."""
 
 
-def content_digests(
-    digests: Sequence[Sequence[bytes | None]], rows: Sequence[NDArray[np.int64]]
-) -> Iterator[bytes | None]:
-    """Digest of all texts of each row; None where it has none.
-
-    Args:
-        digests: of each column the digests of its values, None for a cell that is of no use.
-        rows: of each column [rows], the position of each row's value.
-    """
-    if len(digests) == 1:
-        yield from map(digests[0].__getitem__, rows[0].tolist())
-        return
-    columns = [
-        [known[at] for at in places.tolist()] for known, places in zip(digests, rows, strict=True)
-    ]
-    for cells in zip(*columns, strict=True):
-        marked = [bytes([at]) + cell for at, cell in enumerate(cells) if cell is not None]
-        yield hashlib.blake2b(b"".join(marked), digest_size=16).digest() if marked else None
-
-
-_SUM_BY_TEXT = """
-CREATE TABLE sums AS SELECT col, digest, split, SUM(rows) AS rows FROM texts
-GROUP BY col, digest, split ORDER BY col, digest, split
-"""
-_SUM_ROWS = "SELECT SUM(rows) FROM sums WHERE col = ? AND split = ?"
-_SUM_SHARED = """
-SELECT SUM(one.rows) FROM sums one JOIN sums other
-ON one.col = other.col AND one.digest = other.digest AND other.split = ?
-WHERE one.col = ? AND one.split = ?
-"""
-
-
-class SharedTexts:
-    """Counts cells of text columns that stand in several splits, in a temporary SQLite file."""
-
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        """Open a new, empty index at `path`; the caller removes the file."""
-        self._columns = [name for name in columns if name in TEXTS]
-        if len(self._columns) == 1 and not set(SHOWN) & set(columns):
-            self._columns = []  # the cell is all that a row says: its rows are compared
-        self._db = sqlite3.connect(path, isolation_level=None)
-        for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-4096"):
-            self._db.execute(f"PRAGMA {setting}")
-        self._db.execute(
-            "CREATE TABLE texts (col INTEGER, digest BLOB, split INTEGER, rows INTEGER)"
-        )
-        self._db.execute("BEGIN")
-
-    def add(self, split: str, columns: dict[str, pa.Array]) -> None:
-        """Count the cells of clean rows; columns are dictionaries of their distinct values."""
-        code = SPLITS.index(split)
-        for at, name in enumerate(self._columns):
-            column = columns[name]
-            used = np.bincount(
-                column.indices.drop_null().to_numpy(), minlength=len(column.dictionary)
-            )
-            self._db.executemany(
-                "INSERT INTO texts VALUES (?, ?, ?, ?)",
-                (
-                    (at, hashlib.blake2b(text.as_buffer(), digest_size=16).digest(), code, rows)
-                    for text, rows in zip(column.dictionary, used.tolist(), strict=True)
-                    if rows
-                ),
-            )
-
-    def leaks(self) -> Iterator[Leak]:
-        """Rows of each split whose cell stands in another one, column by column."""
-        self._db.execute(_SUM_BY_TEXT)
-        for at, name in enumerate(self._columns):
-            for split, other in SPLIT_PAIRS:
-                code, other_code = SPLITS.index(split), SPLITS.index(other)
-                (shared,) = self._db.execute(_SUM_SHARED, (other_code, at, code)).fetchone()
-                if shared:
-                    (rows,) = self._db.execute(_SUM_ROWS, (at, code)).fetchone()
-                    yield Leak(
-                        what=name, split=split, other=other, rows=shared, of=rows, examples=[]
-                    )
-
-    def close(self) -> None:
-        """Release the file."""
-        self._db.close()
+def compared_texts(columns: Sequence[str]) -> list[str]:
+    """Columns of texts of which cells that stand in several splits are counted."""
+    texts = [name for name in columns if name in TEXTS]
+    if len(texts) == 1 and not set(SHOWN) & set(columns):
+        return []  # the cell is all that a row says: its rows are compared
+    return texts
 
 
 SPLIT_PAIRS = (("test", "val"), ("test", "train"), ("val", "train"))

@@ -1,7 +1,7 @@
 """What was found out about each distinct medium, shared by the processes that judge rows."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,10 @@ from plumbline.validation.faults import Fault
 
 _WAIT_S = 600.0
 """For another process to save a batch, which takes milliseconds."""
+_ASKED = 500
+"""Media to a query."""
+_MOST_KNOWN = 2**14
+"""Media that are held in memory, or somewhat more."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS media (
     digest BLOB PRIMARY KEY, reason TEXT, detail TEXT, lines INTEGER, print BLOB
@@ -44,22 +48,35 @@ class MediaMemo:
                 file.unlink(missing_ok=True)
             self._db = _connect(path)
         self._new: dict[bytes, JudgedMedium] = {}
+        self._known: dict[bytes, JudgedMedium | None] = {}
+
+    def load(self, digests: Iterable[bytes]) -> None:
+        """Look up together what `find` will be asked for."""
+        if len(self._known) > _MOST_KNOWN:
+            self._known.clear()
+        wanted = [digest for digest in dict.fromkeys(digests) if digest not in self._known]
+        for start in range(0, len(wanted), _ASKED):
+            some = wanted[start : start + _ASKED]
+            self._known.update(dict.fromkeys(some))
+            places = ",".join("?" * len(some))
+            for digest, reason, detail, lines, value in self._db.execute(
+                f"SELECT * FROM media WHERE digest IN ({places})",  # noqa: S608
+                some,
+            ):
+                fault = Fault(reason, detail) if reason else None
+                self._known[digest] = JudgedMedium(fault, lines, value)
 
     def find(self, digest: bytes) -> JudgedMedium | None:
         """What is known of a medium; None: nothing."""
         if (found := self._new.get(digest)) is not None:
             return found
-        row = self._db.execute(
-            "SELECT reason, detail, lines, print FROM media WHERE digest = ?", (digest,)
-        ).fetchone()
-        if row is None:
-            return None
-        reason, detail, lines, value = row
-        return JudgedMedium(Fault(reason, detail) if reason else None, lines, value)
+        if digest not in self._known:
+            self.load([digest])
+        return self._known[digest]
 
     def add(self, digest: bytes, judged: JudgedMedium) -> None:
         """Remember a medium, for others from the next `save` on."""
-        self._new[digest] = judged
+        self._new[digest] = self._known[digest] = judged
 
     def save(self) -> None:
         """Let all processes, and a later run, know what has been added."""

@@ -1,7 +1,8 @@
 """Classes that a reader would take for one, by how they are written."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from plumbline.data.near_names import fold, near_pairs
 
@@ -17,6 +18,21 @@ class NearLabels:
         """Nothing is counted yet."""
         self._rows: Counter[tuple[str, str]] = Counter()
         self._full = False
+
+    def counted(self) -> list[list[Any]]:
+        """What has been counted, for `of`: part, label and rows of each, and whether it is all."""
+        return [[*key, rows] for key, rows in self._rows.items()] + [[]] * self._full
+
+    @classmethod
+    def of(cls, counted: Iterable[list[Any]]) -> "NearLabels":
+        """The same counts again."""
+        labels = cls()
+        for entry in counted:
+            if entry:
+                labels.add(*entry)
+            else:
+                labels._full = True
+        return labels
 
     def add(self, part: str, label: str, rows: int) -> None:
         """Count rows with a label; of more labels than are compared, the first are."""

@@ -1,48 +1,72 @@
-"""What pass one notes of a shard of rows, and the file that keeps it."""
+"""What pass one notes of a shard of rows, column by column, and the file that keeps it."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 
 from plumbline.files import atomic_write
-from plumbline.validation.verdicts import RowVerdict
+from plumbline.validation.digests import DIGEST, MEDIUM
+from plumbline.validation.faults import Reason
 
-_BYTES = pa.binary()
-_SCHEMA = pa.schema(
-    [
-        ("number", pa.int64()),
-        ("split", pa.int8()),
-        ("id", _BYTES),
-        ("medium", _BYTES),
-        ("place", pa.float64()),
-        ("views", pa.int64()),
-        ("blank", pa.int64()),
-        ("content", _BYTES),
-        ("grouped", pa.bool_()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("more", pa.list_(_BYTES)),
-        ("prints", pa.list_(_BYTES)),
-    ]
-)
+REASONS: Sequence[Reason] = get_args(Reason)
+"""The column `reason` counts them from 0."""
+
 _FACTS = b"plumbline.facts"
 _DIGEST_BYTES = 20
 """In front of a file, which is not waited for until it lies on the disk."""
 
 
+def notes_schema(texts: Sequence[str]) -> pa.Schema:
+    """Columns of what is noted of each row; a row with a reason takes no part in what follows.
+
+    Args:
+        texts: columns of which cells that stand in several splits are counted.
+    """
+    return pa.schema(
+        [
+            # Code of the split that the row brings; null where it brings none.
+            ("split", pa.int8()),
+            # Key of the sample_id within its part.
+            ("id", DIGEST),
+            # Of the image, clip or array, of several images of the first; null without any.
+            ("medium", MEDIUM),
+            # Of all texts of a row without a medium; null where it has neither.
+            ("content", DIGEST),
+            # Hash in [0, 1) by which splits are drawn, of the group or, where there is nothing
+            # else, of the id; null where it is that of the medium or the content.
+            ("place", pa.float64()),
+            # Whether the row names a group of its own.
+            ("grouped", pa.bool_()),
+            # Bit masks of the views that the row satisfies, and of cells that are faulty, not null.
+            ("views", pa.int64()),
+            ("blank", pa.int64()),
+            # Number of the reason and what it says; null where the row on its own is fine.
+            ("reason", pa.int8()),
+            ("detail", pa.string()),
+            # Media behind the first, and what near duplicates of texts are found by.
+            ("more", pa.list_(MEDIUM)),
+            ("prints", pa.list_(pa.binary())),
+            *((text_key(name), DIGEST) for name in texts),
+        ]
+    )
+
+
+def text_key(name: str) -> str:
+    """The column with keys of the clean cells of a text column."""
+    return f"text {name}"
+
+
 @dataclass
 class Notes:
-    """Of rows that are numbered 0, 1, ... within their shard."""
+    """Of the rows of a shard."""
 
-    rows: list[RowVerdict] = field(default_factory=list)
-    more: list[tuple[int, bytes]] = field(default_factory=list)
-    """Media of good rows behind their first ones: number of the row, digest."""
-    prints: list[tuple[int, bytes]] = field(default_factory=list)
-    """What near duplicates of texts are found by: number of the row, value."""
+    rows: pa.Table
+    """As `notes_schema` says, each column in one piece."""
     splits: set[str] = field(default_factory=set)
     """Splits that some row names, good or bad."""
     parts: set[str] = field(default_factory=set)
@@ -52,21 +76,16 @@ class Notes:
 
     def write(self, path: Path) -> None:
         """Write all of it as one file, or none."""
-        columns: dict[str, Sequence[object]] = {
-            name: [row[at] for row in self.rows] for at, name in enumerate(RowVerdict._fields)
-        }
-        columns["more"] = _by_row(self.more, len(self.rows))
-        columns["prints"] = _by_row(self.prints, len(self.rows))
         facts = {
             "splits": sorted(self.splits),
             "parts": sorted(self.parts),
             "lines": {digest.hex(): lines for digest, lines in sorted(self.lines.items())},
         }
-        schema = _SCHEMA.with_metadata({_FACTS: json.dumps(facts).encode()})
+        schema = self.rows.schema.with_metadata({_FACTS: json.dumps(facts).encode()})
         sink = pa.BufferOutputStream()
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         with pa.ipc.new_file(sink, schema, options=options) as file:
-            file.write(pa.RecordBatch.from_pydict(columns, schema))
+            file.write_table(self.rows.replace_schema_metadata(schema.metadata))
         data = sink.getvalue().to_pybytes()
         atomic_write(path, _digest(data) + data, durable=False)
 
@@ -82,40 +101,19 @@ class Notes:
             return None
         table = pa.ipc.open_file(data).read_all()
         facts = json.loads(table.schema.metadata[_FACTS])
-        columns = {name: table.column(name).to_pylist() for name in _SCHEMA.names}
-        verdicts = zip(*(columns[name] for name in RowVerdict._fields), strict=True)
-        return cls(
-            [RowVerdict._make(row) for row in verdicts],
-            list(_flat(columns["more"])),
-            list(_flat(columns["prints"])),
-            set(facts["splits"]),
-            set(facts["parts"]),
-            {bytes.fromhex(digest): lines for digest, lines in facts["lines"].items()},
-        )
+        lines = {bytes.fromhex(digest): lines for digest, lines in facts["lines"].items()}
+        return cls(table.combine_chunks(), set(facts["splits"]), set(facts["parts"]), lines)
 
 
-def _content(path: Path) -> bytes | None:
+def _content(path: Path) -> memoryview | None:
     """What was written behind its digest; None where it is not there, or no longer so."""
     try:
-        content = path.read_bytes()
+        content = memoryview(path.read_bytes())
     except OSError:
         return None
     data = content[_DIGEST_BYTES:]
-    return data if _digest(data) == content[:_DIGEST_BYTES] else None
+    return data if _digest(data) == bytes(content[:_DIGEST_BYTES]) else None
 
 
-def _digest(data: bytes) -> bytes:
+def _digest(data: bytes | memoryview) -> bytes:
     return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
-
-
-def _by_row(pairs: Iterable[tuple[int, bytes]], rows: int) -> list[list[bytes] | None]:
-    found: list[list[bytes] | None] = [None] * rows
-    for number, value in pairs:
-        found[number] = [*(found[number] or []), value]
-    return found
-
-
-def _flat(column: Iterable[list[bytes] | None]) -> Iterator[tuple[int, bytes]]:
-    for number, values in enumerate(column):
-        for value in values or ():
-            yield number, value

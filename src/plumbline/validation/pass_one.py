@@ -145,8 +145,12 @@ def with_channels(
     rules = make_rules(config, columns).of("features")
     for path in paths:
         for batch in iter_encoded_batches(path, ["features"], batch_rows):
-            cells = distinct_cells(batch.column("features"), rules.max_bytes)
-            good = [None if v is None or rules.check(v) else v for v in cells.values]
+            cells = distinct_cells(batch.column("features"))
+            values = (
+                cells.value(at) if length <= rules.max_bytes else None
+                for at, length in enumerate(cells.lengths.tolist())
+            )
+            good = [None if v is None or rules.check(v) else v for v in values]
             _, channels = find_other_widths(good, cells.row_value.tolist(), None)
             if channels is not None:
                 return config.model_copy(update={"channels": channels})

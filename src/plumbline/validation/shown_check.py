@@ -1,6 +1,6 @@
 """Are the images of turns usable, and is there one for each of their places?"""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 from plumbline.data.image_lists import BadImageList, unpack_images
 from plumbline.data.turns import BadTurns, count_images, parse_turns
@@ -15,6 +15,11 @@ def split_images(cell: bytes | None) -> list[bytes | None]:
         return [] if cell is None else unpack_images(cell)
     except BadImageList:
         return []
+
+
+def first_image(cell: bytes) -> bytes | None:
+    """The first image that is there."""
+    return next((image for image in split_images(cell) if image), None)
 
 
 def check_images(cell: bytes, judge: JudgeImage) -> Fault | None:
@@ -35,17 +40,9 @@ def check_images(cell: bytes, judge: JudgeImage) -> Fault | None:
     return None
 
 
-def count_places(cells: Sequence[bytes | None]) -> Iterator[int]:
-    """How many images the conversation of each cell shows; 0 where there is none to read."""
-    for cell in cells:
-        try:
-            yield 0 if cell is None else count_images(parse_turns(cell.decode("utf-8")))
-        except (UnicodeDecodeError, BadTurns):
-            yield 0
-
-
-def check_places(places: int, images: int) -> Fault | None:
-    """Compare the places of a row's turns with the images that it has."""
-    if places == images:
-        return None
-    return Fault("image_places", f"{places} places of images in the turns, {images} images")
+def count_places(cell: bytes) -> int:
+    """How many images a conversation shows; 0 where there is none to read."""
+    try:
+        return count_images(parse_turns(cell.decode("utf-8")))
+    except (UnicodeDecodeError, BadTurns):
+        return 0

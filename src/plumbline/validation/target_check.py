@@ -3,13 +3,20 @@
 import math
 import re
 
+import numpy as np
+from numpy.typing import NDArray
+
+from plumbline.data.byte_columns import DistinctCells
 from plumbline.validation.faults import Fault
-from plumbline.validation.text_check import CleanText, clean_text
+from plumbline.validation.text_check import CleanText, clean_text, plain_texts
 
 MAX_LABEL_CHARS = 256
 MAX_NUMBER_BYTES = 256
 
 _WHOLE_FLOAT = re.compile(r"(-?\d+)\.0+", re.ASCII)
+_BLANK_OR_POINT = np.zeros(256, bool)
+"""What labels may lose at their ends, and a mark of floats."""
+_BLANK_OR_POINT[list(b" \t\n.")] = True
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -26,6 +33,11 @@ def clean_label(raw: bytes) -> CleanText | Fault:
     blanks = text != found.text
     whole = _WHOLE_FLOAT.fullmatch(text)
     return found._replace(text=whole[1] if whole else text, blanks=blanks, whole=whole is not None)
+
+
+def plain_labels(cells: DistinctCells) -> NDArray[np.bool_]:
+    """Which of the distinct values are good beyond doubt, and in their clean form: [values]."""
+    return plain_texts(cells, MAX_LABEL_CHARS) & ~cells.may_have(_BLANK_OR_POINT)
 
 
 def too_many_label_bytes(size: int) -> Fault:

@@ -4,6 +4,10 @@ import re
 import unicodedata
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from plumbline.data.byte_columns import DistinctCells
 from plumbline.validation.faults import Fault
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -17,6 +21,10 @@ _INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
 _INVISIBLE_CHARACTERS = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
 )
+
+_NOT_PLAIN = np.ones(256, bool)
+_NOT_PLAIN[[*range(0x20, 0x7F), *b"\t\n"]] = False
+_ALPHANUMERIC = np.array([chr(byte).isalnum() for byte in range(128)] + [False] * 128)
 
 _LONG_TEXT = 4096
 _MAX_MARK_RUN = 256
@@ -74,6 +82,16 @@ def clean_text(raw: bytes, max_chars: int) -> CleanText | Fault:
     if is_blank(text):
         return Fault("empty_text", "empty" if not raw else "only blanks or invisible characters")
     return CleanText(text, control=control, bom=body is not original, nfc=nfc)
+
+
+def plain_texts(cells: DistinctCells, max_chars: int) -> NDArray[np.bool_]:
+    """Which of the distinct values are good beyond doubt, and in their clean form: [values].
+
+    Those of ASCII without control characters that begin with a letter or digit; `clean_text` says
+    the same of them.
+    """
+    plain = (cells.lengths > 0) & (cells.lengths <= max_chars) & ~cells.may_have(_NOT_PLAIN)
+    return np.asarray(plain & _ALPHANUMERIC[cells.heads(1)[:, 0]])
 
 
 def too_many_text_bytes(size: int, max_chars: int) -> Fault:

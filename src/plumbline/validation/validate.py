@@ -1,9 +1,9 @@
 """Sort every row of a raw table into clean tables or quarantine, and account for each of them.
 
-Two passes stream the input. The first judges each row on its own, in several processes, and notes a
-verdict on disk; SQL then settles splits, repeated ids and leaks between splits; the second writes
-the tables. So memory does not grow with the number of rows, and the output depends neither on how
-rows are batched nor on how many processes judge them.
+Two passes stream the input. The first judges each row on its own, column by column, in several
+processes, and notes columns of verdicts on disk; arrays of some 40 bytes a row then settle splits,
+repeated ids and leaks between splits; the second writes the tables. The output depends neither on
+how rows are batched, nor on how many processes judge them, nor on what an earlier run has done.
 """
 
 from collections import Counter
@@ -14,30 +14,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from plumbline.data.columns import CANONICAL, CONTENT, KEYS
-from plumbline.data.parquet import (
-    BATCH_ROWS,
-    check_schema,
-    count_rows,
-    declared_splits,
-    iter_encoded_batches,
-    list_parquet,
-)
+from plumbline.data.parquet import check_schema, list_parquet
+from plumbline.data.parquet_writer import ROW_GROUP_ROWS
 from plumbline.errors import DataError
 from plumbline.names import alike
-from plumbline.tracking.progress import tracked
-from plumbline.validation.filing import EXAMPLES, Counts, RowFiler
-from plumbline.validation.judging import check_parts, medium_group
-from plumbline.validation.kept import Kept, forget_others, notes_folder
-from plumbline.validation.leaks import Leak, SharedTexts, describe_leaks, tell_leaks
+from plumbline.validation.counts import Counts
+from plumbline.validation.filed import FOLDER, find_filed, keep_filed
+from plumbline.validation.filing import EXAMPLES, RowFiler
+from plumbline.validation.kept import Kept, notes_folder
+from plumbline.validation.leaks import Leak, compared_texts, describe_leaks, tell_leaks
 from plumbline.validation.near import NearRows
 from plumbline.validation.notes import Notes
-from plumbline.validation.pass_one import PassOne, count_workers, with_channels
+from plumbline.validation.pass_one import PassOne, with_channels
+from plumbline.validation.raw_table import RawTable
 from plumbline.validation.report import Report, check_sums
 from plumbline.validation.rules import make_rules
 from plumbline.validation.settings import ValidationConfig
-from plumbline.validation.shards import cut_shards
-from plumbline.validation.splits import PRIORITY, hash_unit
-from plumbline.validation.verdicts import VerdictStore
+from plumbline.validation.settling import find_shared, find_shared_cells, settle
+from plumbline.validation.splits import SPLIT_CODES
+from plumbline.validation.verdicts import Verdicts
 
 
 class ValidationFailed(DataError):  # noqa: N818  (pydantic has the name ValidationError)
@@ -55,7 +50,7 @@ def validate(
     quarantine: Path,
     config: ValidationConfig,
     *,
-    batch_rows: int = BATCH_ROWS,
+    batch_rows: int = ROW_GROUP_ROWS,
     workers: int | None = None,
     kept: Kept | None = None,
 ) -> Report:
@@ -81,31 +76,38 @@ def validate(
     """
     paths = list_parquet(raw)
     columns, names = _columns(paths, config)
+    config = with_channels(paths, config, columns, batch_rows)
     with (
         TemporaryDirectory(prefix=".verdicts-", dir=quarantine) as folder,
-        VerdictStore(Path(folder)) as store,
+        notes_folder(kept, config, Path(folder)) as place,
+        closing(NearRows(Path(folder), config.leaks)) as near,
     ):
-        near = NearRows(store, config.leaks)
-        config = with_channels(paths, config, columns, batch_rows)
-        with notes_folder(kept, config, Path(folder)) as place:
-            judging = PassOne(names, columns, config, place, batch_rows)
-            seen = _judge_rows(paths, judging, workers, store, near)
-        warnings = [*_settle(store, near, config, seen.splits), *_tell_lines(seen)]
-        with (
-            closing(SharedTexts(Path(folder) / "texts.sqlite", columns)) as texts,
-            closing(
-                RowFiler(
-                    *(clean, quarantine, make_rules(config, columns), store.read()),
-                    *(_file_starts(paths), texts),
-                    has_parts=bool(seen.parts),
-                )
-            ) as filer,
-        ):
-            _file_rows(paths, names, filer, batch_rows)
-            leaks = [*_find_leaks(store, texts, filer), *near.leaks(EXAMPLES, filer.place)]
+        judging = PassOne(names, columns, config, place, batch_rows)
+        table = RawTable(paths, Path(folder), compared_texts(columns))
+        seen = table.judge(judging, workers, near)
+        warnings = [*settle(table.verdicts, near, config, seen.splits), *_tell_lines(seen)]
+        has_parts = bool(seen.parts)
+        filed = place / FOLDER if kept else None
+        marks = table.marks()
+        done = find_filed(filed, marks, has_parts=has_parts) if filed else 0
+        begun = filed if done else None
+        filer = RowFiler(
+            *(clean, quarantine, make_rules(config, columns), table.starts),
+            has_parts=has_parts,
+            begun=begun,
+        )
+        with closing(filer):
+            table.file(names, filer, batch_rows, done)
+        if filed:
+            tables = [path for each in (clean, quarantine) for path in each.glob("*.parquet")]
+            keep_filed(filed, marks, tables, filer.counts, has_parts=has_parts)
+        leaks = [
+            *_find_leaks(table.verdicts, compared_texts(columns), filer),
+            *near.leaks(EXAMPLES, filer.place),
+        ]
         warnings += filer.counts.labels.warnings() + _alike_parts(seen.parts)
-        report = _describe(config, filer.counts, store, leaks, warnings)
-        check_sums(report, store.count_rows(), raw)
+        report = _describe(config, filer.counts, leaks, warnings)
+        check_sums(report, table.verdicts.rows, raw)
     if problem := _find_problem(report, config, seen):
         raise ValidationFailed(f"{raw}: {problem}", report)
     return report
@@ -120,14 +122,15 @@ def _columns(paths: Sequence[Path], config: ValidationConfig) -> tuple[list[str]
     return columns, [name for name in (*KEYS, *columns) if name in present]
 
 
-def _find_leaks(store: VerdictStore, texts: SharedTexts, filer: RowFiler) -> list[Leak]:
+def _find_leaks(verdicts: Verdicts, texts: Sequence[str], filer: RowFiler) -> list[Leak]:
     """What stands in several splits once all rows are where they belong."""
+    contents = {"media": verdicts.media, "texts": verdicts.texts}
     rows = [
         leak
-        for what in ("media", "texts")
-        for leak in describe_leaks(what, store.find_shared(what, EXAMPLES), filer.place)
+        for what, held in contents.items()
+        for leak in describe_leaks(what, find_shared(verdicts, held, EXAMPLES), filer.place)
     ]
-    return [*rows, *texts.leaks()]
+    return [*rows, *find_shared_cells(verdicts, texts)]
 
 
 def _tell_lines(seen: Notes) -> list[str]:
@@ -142,104 +145,18 @@ def _alike_parts(parts: AbstractSet[str]) -> list[str]:
     ]
 
 
-def _judge_rows(
-    paths: Sequence[Path],
-    judging: PassOne,
-    workers: int | None,
-    store: VerdictStore,
-    near: NearRows,
-) -> Notes:
-    """Run pass one into the store; what it noted of all rows together, and files of splits."""
-    shards = [shard for path in paths for shard in cut_shards(path)]
-    files = judging.run(shards, workers or count_workers(len(shards)))
-    pairs = zip(shards, files, strict=True)
-    rows = sum(shard.rows for shard in shards)
-    seen, used, start = Notes(splits=set(declared_splits(paths))), [], 0
-    for shard, file in tracked(pairs, "judging", rows, "rows", lambda pair: pair[0].rows):
-        notes = Notes.read(file)
-        if notes is None or len(notes.rows) != shard.rows:
-            raise DataError(f"{shard.path}: changed while it was validated; run again")
-        _store_notes(notes, start, store, near)
-        seen.splits |= notes.splits
-        seen.parts |= notes.parts
-        seen.lines |= notes.lines
-        check_parts(seen.parts)
-        used.append(file)
-        start += shard.rows
-    near.remember(judging.image_prints())
-    forget_others(used, judging.folder)
-    return seen
-
-
-def _store_notes(notes: Notes, start: int, store: VerdictStore, near: NearRows) -> None:
-    store.add_rows(notes.rows, start)
-    store.add_more_media((start + number, digest) for number, digest in notes.more)
-    contents = [row.content for row in notes.rows]
-    near.remember((contents[number] or b"", value) for number, value in notes.prints)
-
-
-def _file_starts(paths: Sequence[Path]) -> dict[str, int]:
-    """The number of each file's first row."""
-    starts, total = {}, 0
-    for path in paths:
-        starts[path.name] = total
-        total += count_rows(path)
-    return starts
-
-
-def _file_rows(paths: Sequence[Path], names: Sequence[str], filer: RowFiler, rows: int) -> None:
-    for path in paths:
-        row = 0
-        batches = iter_encoded_batches(path, names, rows)
-        for batch in tracked(batches, f"filing {path.name}", count_rows(path), "rows", len):
-            filer.file_rows(path.name, row, batch)
-            row += batch.num_rows
-
-
-def _settle(
-    store: VerdictStore, near: NearRows, rules: ValidationConfig, given: AbstractSet[str]
-) -> list[str]:
-    """Decide splits, repeated ids and leaks; return what the user should know of it."""
-    warnings: list[str] = []
-    config = rules.split
-    drop = {"media": rules.leaks.media == "drop", "texts": rules.leaks.texts == "drop"}
-    store.join_places(lambda medium: hash_unit(medium_group(medium), config.seed))
-    pooled = store.pool_unsplit_rows()
-    if given and pooled:
-        warnings.append(f"{pooled} rows bring no split, though others do: they count as train")
-    store.drop_conflicts(**drop)
-    count = 0
-    if not given and config.test:
-        count = store.draw_from_train("test", config.test, 0)
-        warnings.append(f"no split is given: {count} rows drawn for test by a hash of the group")
-    if "val" not in given and config.val:
-        drawn = store.draw_from_train("val", config.val, config.min_rows)
-        what = "validation split" if given else "split"
-        warning = f"no {what} is given: {drawn} rows drawn for val by a hash of the group"
-        if drawn < config.min_rows:
-            warning += f", fewer than the {config.min_rows} asked for, so that train keeps half"
-        warnings.append(warning)
-        count += drawn
-    if count:
-        store.drop_conflicts(**drop)  # of two groups with one image, one may have been drawn
-    near.settle()
-    if shared := store.count_shared_groups():
-        warnings.append(f"groups with rows in more than one of the given splits: {shared}")
-    return warnings
-
-
 def _describe(
     config: ValidationConfig,
     counts: Counts,
-    store: VerdictStore,
     leaks: list[Leak],
     warnings: list[str],
 ) -> Report:
     view_rows: dict[str, Counter[str]] = {view: Counter() for view in config.views}
-    for code, mask, rows in store.count_views():
+    by_priority = sorted(counts.views, key=lambda key: (SPLIT_CODES[key[0]], key[1]))
+    for split, mask in by_priority:
         for bit, view in enumerate(config.views):
             if mask >> bit & 1:
-                view_rows[view][PRIORITY[code]] += rows
+                view_rows[view][split] += counts.views[split, mask]
     missing = [
         f"view {view} has no row in {split}"
         for view in config.views

@@ -1,364 +1,228 @@
-"""What is remembered of every row between the two passes of validation, on disk and not in memory.
+"""What is remembered of every row between the two passes of validation: some 40 bytes.
 
-Rows are numbered in (sorted file, row) order. Pass one stores a verdict for each; the methods here
-then decide what only all rows together can tell: splits, repeated ids, and rows that would leak
-from one split into another. Pass two reads the verdicts back in order.
+Rows are numbered in (sorted file, row) order. All that is remembered is arrays; of ids and contents
+a number, which equal ones share. Arrays that outgrow memory lie in files of a private folder.
 """
 
-import os
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-from plumbline.data.columns import MEDIA
-from plumbline.validation.faults import Fault, Reason
-from plumbline.validation.leaks import SPLIT_PAIRS, SharedRows
-from plumbline.validation.splits import PRIORITY, hash_unit
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
-SPLIT_CODES: Mapping[str, int] = {name: code for code, name in enumerate(PRIORITY)}
+from plumbline.validation.digests import Bools, Bytes, Longs, from_column, name_groups
+from plumbline.validation.key_codes import KeyCodes, row_array
+from plumbline.validation.notes import REASONS, text_key
+from plumbline.validation.splits import hash_units
 
-_TRAIN = SPLIT_CODES["train"]
+Numbers = NDArray[np.int32] | NDArray[np.int64]
+"""Of rows or of what they hold: as wide as there are rows."""
+NONE = -1
+LEAK, REPEATED = REASONS.index("split_leak"), REASONS.index("duplicate_id")
 
-_SCHEMA = """
-CREATE TABLE rows (
-    number INTEGER PRIMARY KEY, split INTEGER, id BLOB, medium BLOB, place REAL,
-    views INTEGER, blank INTEGER, content BLOB, grouped INTEGER, reason TEXT, detail TEXT,
-    other INTEGER
-);
-CREATE TABLE more_media (
-    number INTEGER, medium BLOB, PRIMARY KEY (number, medium)
-) WITHOUT ROWID;
-CREATE TEMP TABLE kept_ids (id BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
-CREATE TEMP TABLE kept_media (medium BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
-CREATE TEMP TABLE kept_texts (content BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID;
-CREATE TEMP TABLE media_names (code BLOB PRIMARY KEY, name TEXT) WITHOUT ROWID;
-CREATE TEMP TABLE firsts (
-    content BLOB, split INTEGER, number INTEGER, PRIMARY KEY (content, split)
-) WITHOUT ROWID;
-CREATE TEMP VIEW held AS
-    SELECT 'texts' AS what, number, split, content FROM rows
-    WHERE reason IS NULL AND content IS NOT NULL
-    UNION ALL SELECT 'media', number, split, medium FROM rows
-    WHERE reason IS NULL AND medium IS NOT NULL
-    UNION ALL SELECT 'media', number, split, more.medium FROM more_media more
-    JOIN rows USING (number) WHERE reason IS NULL;
-CREATE TEMP TABLE joined (place REAL PRIMARY KEY, same REAL) WITHOUT ROWID;
-CREATE TEMP TABLE drawn (place REAL PRIMARY KEY) WITHOUT ROWID;
-"""
-
-_DROP_KNOWN_IDS = """
-UPDATE rows SET reason = 'split_leak', detail = 'the same sample_id',
-other = (SELECT number FROM kept_ids WHERE kept_ids.id = rows.id)
-WHERE split = :split AND reason IS NULL AND id IN (SELECT id FROM kept_ids)
-"""
-_DROP_KNOWN_MEDIA = """
-UPDATE rows SET reason = 'split_leak',
-detail = 'the same ' || (SELECT name FROM media_names WHERE code = substr(rows.medium, 1, 1)),
-other = COALESCE(
-    (SELECT number FROM kept_media WHERE kept_media.medium = rows.medium),
-    (SELECT MIN(kept_media.number) FROM more_media more JOIN kept_media USING (medium)
-    WHERE more.number = rows.number)
+WHY = (
+    "the same sample_id",
+    "the same {medium}",
+    "the same texts",
+    "nearly the same image",
+    "nearly the same texts",
 )
-WHERE split = :split AND reason IS NULL
-AND (medium IN (SELECT medium FROM kept_media) OR number IN (
-    SELECT more.number FROM more_media more JOIN kept_media USING (medium)
-))
-"""
-_FORGET_KEPT = ("DELETE FROM kept_ids", "DELETE FROM kept_media", "DELETE FROM kept_texts")
-_KEEP_FIRST_OF_EACH_ID = """
-INSERT INTO kept_ids SELECT id, MIN(number) FROM rows
-WHERE split = :split AND reason IS NULL GROUP BY id
-"""
-_DROP_REPEATED_IDS = """
-UPDATE rows SET reason = 'duplicate_id', detail = 'the same sample_id',
-other = (SELECT number FROM kept_ids WHERE kept_ids.id = rows.id)
-WHERE split = :split AND reason IS NULL
-AND number <> (SELECT number FROM kept_ids WHERE kept_ids.id = rows.id)
-"""
-_KEEP_FIRST_OF_EACH_MEDIUM = """
-INSERT OR IGNORE INTO kept_media SELECT medium, MIN(number) FROM (
-    SELECT medium, number FROM rows
-    WHERE split = :split AND reason IS NULL AND medium IS NOT NULL
-    UNION ALL SELECT more.medium, number FROM more_media more JOIN rows USING (number)
-    WHERE split = :split AND reason IS NULL
-) GROUP BY medium
-"""
-_DROP_KNOWN_TEXTS = """
-UPDATE rows SET reason = 'split_leak', detail = 'the same texts',
-other = (SELECT number FROM kept_texts WHERE kept_texts.content = rows.content)
-WHERE split = :split AND reason IS NULL AND content IN (SELECT content FROM kept_texts)
-"""
-_KEEP_FIRST_OF_EACH_TEXT = """
-INSERT OR IGNORE INTO kept_texts SELECT content, MIN(number) FROM rows
-WHERE split = :split AND reason IS NULL AND content IS NOT NULL GROUP BY content
-"""
-_SHARED = """
-SELECT one.number, MIN(other.number) FROM held one JOIN firsts other
-ON one.content = other.content AND other.split = :other
-WHERE one.what = :what AND one.split = :split
-GROUP BY one.number ORDER BY one.number
-"""
-_FIND_FIRSTS = """
-INSERT INTO firsts SELECT content, split, MIN(number) FROM held WHERE what = :what
-GROUP BY content, split
-"""
-_COUNT_HELD = "SELECT COUNT(DISTINCT number) FROM held WHERE what = :what AND split = :split"
-_ANY_GOOD = "SELECT EXISTS (SELECT 1 FROM rows WHERE split = :split AND reason IS NULL)"
-_COUNT_GOOD = "SELECT COUNT(*) FROM rows WHERE split = :split AND reason IS NULL"
-_GROUP_SIZES = """
-SELECT place, COUNT(*) FROM rows WHERE split = :split AND reason IS NULL
-GROUP BY place ORDER BY place * :direction
-"""
-_MOVE_DRAWN = """
-UPDATE rows SET split = :to WHERE split = :split AND reason IS NULL
-AND place IN (SELECT place FROM drawn)
-"""
-_MORE_MEDIA = """
-SELECT rows.place, more.medium FROM more_media more JOIN rows USING (number)
-WHERE reason IS NULL ORDER BY number, more.medium
-"""
-_JOIN_PLACES = """
-UPDATE rows SET place = (SELECT same FROM joined WHERE joined.place = rows.place)
-WHERE place IN (SELECT place FROM joined)
-"""
-_COUNT_SHARED_GROUPS = """
-SELECT COUNT(*) FROM (SELECT place FROM rows WHERE reason IS NULL AND grouped
-GROUP BY place HAVING MIN(split) <> MAX(split))
-"""
+"""Why a row may not stay beside another one; `medium` is the column of its own."""
+SAME_ID, SAME_MEDIUM, SAME_TEXTS, NEAR_IMAGE, NEAR_TEXTS = range(len(WHY))
 
 
-class RowVerdict(NamedTuple):
-    """What pass one finds out about one row."""
+class Slice(NamedTuple):
+    """What pass two needs to know of some rows, beside their notes."""
 
-    number: int
-    split: int | None
-    """Code of the split that the row brings; None where it brings none."""
-    id: bytes | None
-    """Digest of the sample_id within its part."""
-    medium: bytes | None
-    """Digest of the image, clip or array, of several images of the first; None where the row keeps
-    none."""
-    place: float | None
-    """Hash of the group in [0, 1), by which splits are drawn; stands for the group itself."""
-    views: int
-    """Bit mask of the views that the row satisfies."""
-    blank: int
-    """Bit mask of the content columns whose cell is faulty and not null."""
-    content: bytes | None = None
-    """Digest of all texts of a row without a medium; None where it has neither."""
-    grouped: bool = False
-    """Whether the row names a group of its own."""
-    reason: Reason | None = None
-    """None where the row on its own is fine."""
-    detail: str | None = None
-
-    def reject(self, fault: Fault) -> "RowVerdict":
-        """Give the reason; such a row takes no part in what all rows together decide."""
-        return self._replace(id=None, medium=None, place=None, content=None, **fault._asdict())
+    split: NDArray[np.int8]
+    """[rows]: code; -1 for a bad row that brings none."""
+    reason: NDArray[np.int8]
+    """[rows]: number of the reason; -1 for a good row."""
+    why: NDArray[np.int8]
+    """[rows]: place in `WHY`; -1 where the notes say it."""
+    other: Numbers
+    """[rows]: number of the row because of which this one may not stay, or -1."""
 
 
-class FinalVerdict(NamedTuple):
-    """What pass two needs to know of one row."""
+class Contents(NamedTuple):
+    """Numbers of what rows hold; one of them may hold several."""
 
-    split: int | None
-    medium: bytes | None
-    blank: int
-    reason: str | None
-    detail: str | None
-    other: int | None
-    """Number of the row because of which this one may not stay."""
+    codes: Numbers
+    """[rows]: of the first; -1 for none."""
+    distinct: int
+    """How many ones."""
+    units: NDArray[np.float64]
+    """[distinct]: places in the split hash; empty where none are asked for."""
+    more_rows: Longs
+    """[more]: rows that hold more than one, in order, once for each of the others."""
+    more_codes: Longs
+    """[more]: what they hold."""
+
+    def held(self, chosen: Bools) -> tuple[Longs, Numbers]:
+        """Rows, in order, and what they hold: of the `chosen` ones [rows]."""
+        rows = np.flatnonzero(chosen & (self.codes >= 0))
+        codes = self.codes[rows]
+        if not len(self.more_rows):
+            return rows, codes
+        more = np.flatnonzero(chosen[self.more_rows])
+        rows = np.concatenate((rows, self.more_rows[more]))
+        codes = np.concatenate((codes, self.more_codes[more]))
+        order = np.argsort(rows, kind="stable")
+        return rows[order], codes[order]
+
+    def firsts(self, chosen: Bools) -> Numbers:
+        """The first of the `chosen` rows [rows] that holds each; -1 where none does: [distinct]."""
+        found = np.full(self.distinct, NONE, self.codes.dtype)
+        rows, codes = self.held(chosen)
+        found[codes[::-1]] = rows[::-1]  # of several the last that is written stays
+        return found
+
+    def meet(self, first: Numbers, rows: Longs) -> Longs:
+        """The row in `first` [distinct] that holds what some `rows` hold, or -1: [rows].
+
+        That of what a row holds first counts, or else the first row for what else it holds.
+        """
+        codes = self.codes[rows]
+        met = np.where(codes >= 0, np.append(first, NONE)[codes], NONE).astype(np.int64)
+        if len(self.more_rows):
+            others = first[self.more_codes]
+            hits = np.flatnonzero((others >= 0) & np.isin(self.more_rows, rows))
+            least = np.full(len(rows), np.iinfo(np.int64).max)
+            np.minimum.at(least, np.searchsorted(rows, self.more_rows[hits]), others[hits])
+            met = np.where((met < 0) & (least < np.iinfo(np.int64).max), least, met)
+        return met
 
 
-class VerdictStore:
-    """Verdicts of all rows, in a SQLite file in a private folder that the caller removes."""
+class Verdicts:
+    """Verdicts of all rows, in the order of the rows."""
 
-    def __init__(self, folder: Path) -> None:
-        """Create an empty store; sorting spills into the same folder."""
-        self._db = sqlite3.connect(folder / "verdicts.sqlite", isolation_level=None)
-        # A sort that outgrows its cache must not spill to a system folder, which may be memory.
-        # SQLite keeps this setting for the whole process, so __exit__ takes it back.
-        self._db.execute(f"PRAGMA temp_store_directory = '{_quote(folder)}'")
-        for setting in (
-            "journal_mode = OFF",
-            "synchronous = OFF",
-            "cache_size = -4096",
-            "temp_store = FILE",
-            "locking_mode = EXCLUSIVE",
-        ):
-            self._db.execute(f"PRAGMA {setting}")
-        self._db.executescript(_SCHEMA)
-        # The first byte of a medium's digest says which column it comes from.
-        self._db.executemany(
-            "INSERT INTO media_names VALUES (?, ?)",
-            ((bytes([code]), name) for code, name in enumerate(MEDIA)),
-        )
-        self._db.execute("BEGIN")
+    def __init__(self, folder: Path, rows: int, texts: Sequence[str] = ()) -> None:
+        """Expect the notes of so many rows; `texts` are columns whose cells are compared."""
+        self.rows = rows
+        self._folder, self._end = folder, 0
+        self._number: type[np.int32 | np.int64] = np.int32 if rows < 2**31 else np.int64
+        self.split = row_array(folder, rows, np.int8, NONE)
+        self.reason = row_array(folder, rows, np.int8, NONE)
+        self.why = row_array(folder, rows, np.int8, NONE)
+        self.other = row_array(folder, rows, self._number, NONE)
+        self.place = row_array(folder, rows, np.float64, np.nan)
+        """[rows]: of the row's group in the split hash, once `settle_places` has run."""
+        self.grouped = row_array(folder, rows, np.bool_)
+        """[rows]: whether it names a group of its own."""
+        self._keys = {
+            "id": KeyCodes(folder, 16, rows),
+            "medium": KeyCodes(folder, 17, rows),
+            "content": KeyCodes(folder, 16, rows),
+            **{text_key(name): KeyCodes(folder, 16, rows) for name in texts},
+        }
+        self._more: list[tuple[Longs, Bytes]] = []
+        self._found: dict[str, Contents] = {}
+
+    def add(self, notes: pa.Table) -> None:
+        """Remember the next rows; `notes` as `notes_schema` says."""
+        start, stop = self._end, self._end + len(notes)
+        for name, missing in (("split", NONE), ("reason", NONE), ("place", np.nan)):
+            getattr(self, name)[start:stop] = _numbers(notes, name, missing)
+        self.grouped[start:stop] = _numbers(notes, "grouped", False)
+        for name, keys in self._keys.items():
+            values, there = from_column(_whole(notes, name))
+            rows = np.flatnonzero(there)
+            keys.add(rows + start, values[rows])
+        more = _whole(notes, "more")
+        if more.null_count < len(more):
+            rows = np.flatnonzero(more.is_valid().to_numpy(zero_copy_only=False))
+            lengths = more.value_lengths().fill_null(0).to_numpy()[rows]
+            values, _ = from_column(more.flatten())
+            self._more.append((np.repeat(rows + start, lengths), values))
+        self._end = stop
 
     @property
-    def connection(self) -> sqlite3.Connection:
-        """To the file, for what else is remembered of rows."""
-        return self._db
+    def good(self) -> Bools:
+        """Which rows may stay so far: [rows]."""
+        good: Bools = self.reason == NONE
+        return good
 
-    def __enter__(self) -> Self:
-        """Return the store itself."""
-        return self
+    def in_split(self, code: int) -> Bools:
+        """Which rows of a split may stay so far: [rows]."""
+        return self.good & (self.split == code)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Release the file."""
-        self._db.close()
-        with closing(sqlite3.connect(":memory:")) as other:
-            other.execute("PRAGMA temp_store_directory = ''")
-
-    def add_more_media(self, media: Iterable[tuple[int, bytes]]) -> None:
-        """Store the media of good rows behind their first ones: (number, digest)."""
-        self._db.executemany("INSERT OR IGNORE INTO more_media VALUES (?, ?)", media)
-
-    def add_rows(self, rows: Iterable[RowVerdict], start: int = 0) -> None:
-        """Store the verdicts of pass one; their numbers count from `start`."""
-        self._db.executemany(
-            f"INSERT INTO rows VALUES (? + {start:d}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",  # noqa: S608
-            rows,
-        )
-
-    def join_places(self, place_of: Callable[[bytes], float]) -> None:
-        """Give good rows that share a medium one place, through however many others they do.
+    def number_all(self, seed: int | None) -> None:
+        """Give numbers to ids and contents, once all rows are there.
 
         Args:
-            place_of: the place of rows that have a medium as their first.
+            seed: of the split hash, where rows need places in it.
         """
-        joined: dict[float, float] = {}
+        more = [np.concatenate(part) for part in zip(*self._more, strict=True)]
+        rows = more[0] if more else np.zeros(0, np.int64)
+        # Beside first media, in the same numbers; a row may have one twice.
+        if more:
+            self._keys["medium"].add(self.rows + np.arange(len(rows)), more[1])
+        self._more.clear()
+        units = {"medium": _medium_units, "content": _content_units}
+        for name, keys in self._keys.items():
+            behind = rows if name == "medium" else rows[:0]
+            codes = row_array(self._folder, self.rows + len(behind), self._number, NONE)
+            count, found = 0, [np.zeros(0)]
+            for distinct in keys.distinct(codes):
+                count += len(distinct)
+                if seed is not None and name in units:
+                    found.append(units[name](distinct, seed))
+            first, others = codes[: self.rows], codes[self.rows :].astype(np.int64)
+            self._found[name] = Contents(first, count, np.concatenate(found), behind, others)
+        if seed is not None:
+            for contents in (self.media, self.texts):
+                rows = np.flatnonzero(np.isnan(self.place) & (contents.codes >= 0))
+                self.place[rows] = contents.units[contents.codes[rows]]
 
-        def find(place: float) -> float:
-            while joined.setdefault(place, place) != place:
-                joined[place] = place = joined[joined[place]]
-            return place
+    @property
+    def has_more(self) -> bool:
+        """Whether some row has several media."""
+        return bool(self._more)
 
-        for place, medium in self._db.execute(_MORE_MEDIA):
-            one, other = find(place), find(place_of(medium))
-            joined[max(one, other)] = min(one, other)
-        # The least of several numbers is no draw between 0 and 1, but a hash of it is.
-        found = ((place, hash_unit(repr(find(place)), 0)) for place in list(joined))
-        self._db.executemany("INSERT INTO joined VALUES (?, ?)", found)
-        self._db.execute(_JOIN_PLACES)
+    @property
+    def ids(self) -> Contents:
+        """What sample_ids are the same."""
+        return self._found["id"]
 
-    def pool_unsplit_rows(self) -> int:
-        """Put the good rows that bring no split into train, for other splits to draw from."""
-        return self._db.execute(
-            "UPDATE rows SET split = ? WHERE split IS NULL AND reason IS NULL", (_TRAIN,)
-        ).rowcount
+    @property
+    def media(self) -> Contents:
+        """What images, clips and arrays are the same."""
+        return self._found["medium"]
 
-    def drop_conflicts(self, *, media: bool = True, texts: bool = False) -> None:
-        """Give every good row a reason that may not stay beside the rows before it.
+    @property
+    def texts(self) -> Contents:
+        """Of rows without a medium, which have the same texts."""
+        return self._found["content"]
 
-        Rows count in the order of their split's priority, then of their numbers. A row goes when a
-        row that stays has its id, or has its content and lies in another split. As only rows that
-        stay count, nothing is dropped for the sake of a row that goes itself.
+    def cells(self, column: str) -> Contents:
+        """What cells of a column of texts are the same."""
+        return self._found[text_key(column)]
 
-        Args:
-            media: whether a row goes for its medium.
-            texts: whether a row goes for its texts.
-        """
-        for forget in _FORGET_KEPT:
-            self._db.execute(forget)
-        for code in sorted(SPLIT_CODES.values()):
-            split = {"split": code}
-            if not self._one(_ANY_GOOD, split):
-                continue
-            self._db.execute(_DROP_KNOWN_IDS, split)
-            if media:
-                self._db.execute(_DROP_KNOWN_MEDIA, split)
-            if texts:
-                self._db.execute(_DROP_KNOWN_TEXTS, split)
-            self._db.execute(_KEEP_FIRST_OF_EACH_ID, split)
-            self._db.execute(_DROP_REPEATED_IDS, split)
-            if code != _TRAIN:  # there is no split below train that could leak from it
-                self._db.execute(_KEEP_FIRST_OF_EACH_MEDIUM, split)
-                self._db.execute(_KEEP_FIRST_OF_EACH_TEXT, split)
+    def reject(self, rows: Longs, reason: int, why: int, others: Longs) -> None:
+        """Give `rows` a reason for which they may not stay beside `others`, one for each."""
+        self.reason[rows], self.why[rows], self.other[rows] = reason, why, others
 
-    def draw_from_train(self, split: str, fraction: float, min_rows: int) -> int:
-        """Move whole groups of good rows from train to `val` or `test`, and count the rows moved.
-
-        Val takes the groups at the low end of the hash, test those at the high end: a group keeps
-        its split when rows are added, and a larger test fraction takes groups from train alone.
-        Where that gives fewer than `min_rows`, the next groups in hash order follow. A group is
-        passed over if it would take more than half of what train has.
-        """
-        low = split == "val"
-        train = {"split": _TRAIN}
-        total = self._one(_COUNT_GOOD, train)
-        self._db.execute("DELETE FROM drawn")
-        taken = 0
-        for place, rows in self._db.execute(_GROUP_SIZES, {**train, "direction": 1 if low else -1}):
-            inside = place < fraction if low else place >= 1 - fraction
-            if not inside and taken >= min_rows:
-                break
-            if 2 * (taken + rows) <= total:
-                self._db.execute("INSERT INTO drawn VALUES (?)", (place,))
-                taken += rows
-        self._db.execute(_MOVE_DRAWN, {**train, "to": SPLIT_CODES[split]})
-        return taken
-
-    def find_shared(self, what: str, examples: int) -> Iterator[SharedRows]:
-        """Find good rows of one split whose content is in another one, by pair of splits.
-
-        Args:
-            what: `media` or `texts`.
-            examples: how many rows are named of a pair.
-        """
-        self.find_firsts(what)
-        for one, other in SPLIT_PAIRS:
-            codes: dict[str, int | str] = {
-                "what": what,
-                "split": SPLIT_CODES[one],
-                "other": SPLIT_CODES[other],
-            }
-            found = self._db.execute(_SHARED, codes)
-            if named := found.fetchmany(examples):
-                rows = len(named) + sum(1 for _ in found)
-                yield SharedRows(one, other, rows, self.count_held(what, one), named)
-
-    def find_firsts(self, what: str) -> None:
-        """Fill the table `firsts`: the first good row of each content and split."""
-        self._db.execute("DELETE FROM firsts")
-        self._db.execute(_FIND_FIRSTS, {"what": what})
-
-    def count_held(self, what: str, split: str) -> int:
-        """Count the good rows of a split that have such content."""
-        return self._one(_COUNT_HELD, {"what": what, "split": SPLIT_CODES[split]})
-
-    def count_rows(self) -> int:
-        """Count all rows, good and bad."""
-        return self._one("SELECT COUNT(*) FROM rows")
-
-    def count_views(self) -> list[tuple[int, int, int]]:
-        """Count the good rows by split code and view mask: (split, views, rows)."""
-        return self._db.execute(
-            "SELECT split, views, COUNT(*) FROM rows WHERE reason IS NULL "
-            "GROUP BY split, views ORDER BY split, views"
-        ).fetchall()
-
-    def count_shared_groups(self) -> int:
-        """Count the groups that have good rows in more than one split."""
-        return self._one(_COUNT_SHARED_GROUPS)
-
-    def read(self) -> Iterator[FinalVerdict]:
-        """Read the verdicts in row order."""
-        query = "SELECT split, medium, blank, reason, detail, other FROM rows ORDER BY number"
-        return map(FinalVerdict._make, self._db.execute(query))
-
-    def _one(self, query: str, parameters: Mapping[str, int | str] | None = None) -> int:
-        (number,) = self._db.execute(query, parameters or {}).fetchone()
-        return int(number)
+    def slice(self, start: int, stop: int) -> Slice:
+        """What has been decided of some rows."""
+        rows = slice(start, stop)
+        return Slice(self.split[rows], self.reason[rows], self.why[rows], self.other[rows])
 
 
-def _quote(path: Path) -> str:
-    # SQLite takes names as UTF-8, whatever the locale makes of them.
-    return os.fsencode(path.resolve()).decode("utf-8").replace("'", "''")
+def _whole(notes: pa.Table, name: str) -> pa.Array:
+    column = notes.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _numbers(notes: pa.Table, name: str, missing: float) -> NDArray[np.generic]:
+    numbers: NDArray[np.generic] = _whole(notes, name).fill_null(missing).to_numpy(False)
+    return numbers
+
+
+def _medium_units(distinct: pa.FixedSizeBinaryArray, seed: int) -> NDArray[np.float64]:
+    return hash_units(name_groups(distinct).to_pylist(), seed)
+
+
+def _content_units(distinct: pa.FixedSizeBinaryArray, seed: int) -> NDArray[np.float64]:
+    return hash_units(distinct.to_pylist(), seed)
