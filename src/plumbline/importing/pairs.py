@@ -64,10 +64,20 @@ def _aligned(subject: Subject, tokens: int) -> Proposal:
         "batch_size": 256,
         "examples": 8,
     }
-    entry: Settings = {"train": train, "evaluate": {**evaluate, "zero_shot": [], "metrics": []}}
+    export: Settings = {
+        # Of one that a task starts from, the encoder is in the bundle of that.
+        "enabled": subject.draft.plan.kind == "alignment",
+        "split": subject.split,
+        "gallery_split": "val" if subject.validates else subject.split,
+    }
+    entry: Settings = {
+        "train": train,
+        "evaluate": {**evaluate, "zero_shot": [], "metrics": []},
+        "export": export,
+    }
     side = f" on {sizes.side} x {sizes.side} pixels" if is_image else ""
     words = f"encoders of {medium} and text in one space{side}, {epochs} epochs"
-    return Proposal(f"{words}; nothing to export", align=entry)
+    return Proposal(words, align=entry)
 
 
 def _first_aligned(subject: Subject) -> Proposal | None:
@@ -109,7 +119,7 @@ def vlm(subject: Subject) -> Proposal:
     if aligned is None:
         return proposal
     of = " by answers that few questions share" if aligned.source else ""
-    words = f"{aligned.words.partition(';')[0]}{of}; then {proposal.words}"
+    words = f"{aligned.words}{of}; then {proposal.words}"
     return replace(
         proposal, words=words, align=aligned.align, source=aligned.source, notes=aligned.notes
     )

@@ -124,6 +124,7 @@ def _training(name: str, group: str, proposal: Proposal, words: str) -> str:
         entry |= {key: value for key, value in proposal.task.items() if key != "kind"}
     else:
         assert proposal.align is not None
+        defaults.append({f"/export@{name}.export": "alignment"})
         entry |= proposal.align
     said = f"{words[0].upper()}{words[1:]}; the sizes are a proposal for the data and the machine."
     return _file([said], {"defaults": [*defaults, "_self_"], name: entry})
