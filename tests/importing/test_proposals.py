@@ -265,3 +265,11 @@ def test_a_block_has_room_for_all_images_of_a_conversation(tmp_path: Path) -> No
     # Two images of 48 x 48 pixels, a token for each 16 x 16, beside 32 tokens or more of text.
     assert train["task"]["block_size"] >= 2 * 9 + 32
     assert train["model"]["decoder"]["max_positions"] == train["task"]["block_size"]
+
+
+def test_an_alignment_is_exported_where_no_task_starts_from_it(tmp_path: Path) -> None:
+    layouts.images_and_csv(tmp_path / "data")
+    alone: Any = proposed(tmp_path / "data", task="alignment").align
+    assert alone["export"] == {"enabled": True, "split": "test", "gallery_split": "val"}
+    under: Any = proposed(tmp_path / "data").align
+    assert under["export"]["enabled"] is False
