@@ -19,7 +19,7 @@ assert _SECTION is not None
 SPEC = StageSpec(
     name="export_alignment",
     schema=create_model(
-        "ExportAlignmentConfig", __base__=ExportStageConfig, export=(_SECTION, ...)
+        "ExportAlignmentConfig", __base__=ExportStageConfig, export=(_SECTION, _SECTION())
     ),
     roles=("settings", "model", "export"),
     group="align",

@@ -98,6 +98,7 @@ class Captioned:
             raise ExportError(f"{cache.folder}: no {source} with a caption in split {split!r}")
         known = list(captions)
         media = [known[at] for at in spread(len(known), count)]
+        # In the order in which they are met, without repeats: media may share captions.
         texts = list(dict.fromkeys(text for number in media for text in captions[number]))
         place = {text: at for at, text in enumerate(texts)}
         pairs = [(at, place[t]) for at, n in enumerate(media) for t in dict.fromkeys(captions[n])]
@@ -216,6 +217,7 @@ class AlignmentPlan(GraphPlan[AlignmentExportConfig, DualEncoder, DualEncoderSpe
         for medium, text in gallery.pairs.tolist():
             texts[medium].append(text)
         media = []
+        # Files by their places, not by the numbers of the cache, which say how large that is.
         for at, number in enumerate(gallery.media):
             file = f"gallery/{at}{SUFFIXES[self.modality]}"
             data = encode_medium(self.cache, self.modality, number)
@@ -224,6 +226,7 @@ class AlignmentPlan(GraphPlan[AlignmentExportConfig, DualEncoder, DualEncoderSpe
             media.append({"file": file, "texts": texts[at]})
         listed = {"media": media, "texts": [self.cache.text(number) for number in gallery.texts]}
         (out / GALLERY["list"]).write_text(dump_json(listed), encoding="utf-8")
+        # The checkpoint's, not the graphs': what is found does not depend on the format that wrote.
         for name, vectors in zip(("media", "texts"), self._index, strict=True):
             np.save(out / GALLERY[name], vectors, allow_pickle=False)
 
@@ -257,11 +260,12 @@ class AlignmentPlan(GraphPlan[AlignmentExportConfig, DualEncoder, DualEncoderSpe
         assert isinstance(task, RetrievalTask)
         source = self.stored.spec.inputs.source
         found = Captioned.of(self.cache, self.config.split, source, self.config.parity_samples)
-        differences: list[float] = []
+        differences: list[float] = []  # of what both are given
         known: dict[str, list[Floats]] = {"media": [], "texts": []}
         got: dict[str, list[Floats]] = {"media": [], "texts": []}
         for number in tracked(found.media, "comparing media", len(found.media), "media"):
             batch = self._medium_batch(number)
+            # Encoded again and read by the bundle's own script: its decoding is compared too.
             given = task.inputs(self._request(number))
             differences.append(max_difference([v.numpy() for v in batch.values()], given))
             known["media"].append(self._embed_medium(batch))
@@ -292,7 +296,7 @@ class AlignmentPlan(GraphPlan[AlignmentExportConfig, DualEncoder, DualEncoderSpe
         media, texts = self._index
         gallery, samples = self._gallery, list[SelftestSample]()
         # Half of them by media, which find themselves and texts; half by texts, which find media.
-        half = self.config.selftest_samples // 2
+        half = self.config.selftest_samples // 2  # of texts
         lead = np.minimum(_lead(media @ media.T), _lead(media @ texts.T))
         for at in _clearest(lead, self.config.selftest_samples - half):
             request = {**self._request(gallery.media[at]), "nearest": 1}
@@ -304,7 +308,7 @@ class AlignmentPlan(GraphPlan[AlignmentExportConfig, DualEncoder, DualEncoderSpe
         return samples
 
     def _answer(self, query: Floats) -> dict[str, object]:
-        scores = self._index[0] @ query
+        scores = self._index[0] @ query  # [media]
         at, gallery = int(scores.argmax()), self._gallery
         texts = gallery.pairs[gallery.pairs[:, 0] == at, 1].tolist()
         return {
@@ -314,7 +318,7 @@ class AlignmentPlan(GraphPlan[AlignmentExportConfig, DualEncoder, DualEncoderSpe
         }
 
     def _text_answer(self, query: Floats) -> dict[str, object]:
-        scores = self._index[1] @ query
+        scores = self._index[1] @ query  # [texts]
         at = int(scores.argmax())
         return {"text": self.cache.text(self._gallery.texts[at]), "score": float(scores[at])}
 
@@ -331,14 +335,15 @@ def _agreements(ours: dict[str, Floats], theirs: dict[str, Floats]) -> NDArray[n
     """
     found = []
     for asked, other in (("media", "texts"), ("texts", "media")):
-        scores = ours[asked] @ ours[other].T
+        scores = ours[asked] @ ours[other].T  # [queries, candidates]: cosines of unit vectors
         chosen = (theirs[asked] @ theirs[other].T).argmax(axis=1)
         found.append(scores[np.arange(len(scores)), chosen] >= scores.max(axis=1) - TIED)
-    return np.concatenate(found)
+    return np.concatenate(found)  # media first
 
 
 def _recall(side: dict[str, Floats], found: Captioned) -> float:
     """Mean recall@1 of both directions; 1 where any candidate would be right."""
+    # Media that share a caption are each right for it, as in the evaluation.
     relation = relation_of_rows(found.pairs[:, 0], found.pairs[:, 1])
     report = retrieval_report(side["media"], side["texts"], relation, ks=(1,))
     return float(np.mean([1.0 if value is None else value for value in report.values()]))
@@ -348,13 +353,14 @@ def _lead(scores: Floats) -> Floats:
     """By how much the best of each row leads its second: [queries]; 2 where there is none."""
     if scores.shape[1] < 2:
         return np.full(len(scores), 2.0, np.float32)
-    best = np.sort(scores, axis=1)[:, -2:]
+    best = np.sort(scores, axis=1)[:, -2:]  # [queries, 2]: second and first
     lead: Floats = best[:, 1] - best[:, 0]
     return lead
 
 
 def _clearest(lead: Floats, count: int) -> list[int]:
     """Up to `count` queries whose first is clear, evenly spread; where none is, the clearest."""
+    # Places in the gallery, in its order.
     clear = np.flatnonzero(lead >= CLEAR)
     if not len(clear):
         clear = np.argsort(-lead, kind="stable")[:count]

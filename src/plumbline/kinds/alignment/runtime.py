@@ -95,12 +95,14 @@ class RetrievalTask(Task[RetrievalContract]):
         check_shape(listed, GALLERY, gallery["list"])
         self._media: list[GalleryMedium] = listed["media"]
         self._texts: list[str] = listed["texts"]
+        # Lists that passed the check and vectors of others: neither alone shows that.
         with blamed(gallery["list"]):
             self._media_index = self._read_index(gallery["media"], len(self._media))
             self._text_index = self._read_index(gallery["texts"], len(self._texts))
 
     def _read_index(self, name: str, rows: int) -> Floats:
         """Embeddings [rows, embed_dim] of unit length."""
+        # A pickle would run code of whoever wrote it.
         index: Floats = np.load(io.BytesIO(self.files.read(name)), allow_pickle=False)
         if index.shape != (rows, self.contract["embed_dim"]) or index.dtype != np.float32:
             raise ValueError(f"{name} is no float32 of [{rows}, {self.contract['embed_dim']}]")
@@ -112,6 +114,7 @@ class RetrievalTask(Task[RetrievalContract]):
 
     def predict(self, request: Request) -> dict[str, object]:
         """Give the nearest media; of a medium the nearest texts too. A score is a cosine."""
+        # Of what there is fewer of, all: an answer is as long as there is something to name.
         most = max(len(self._media), len(self._texts))
         count = whole_in(request, "nearest", self.contract["nearest"])
         if "nearest" in request:
@@ -143,7 +146,7 @@ class RetrievalTask(Task[RetrievalContract]):
         (embedded,) = self.graphs["text" if asked == "text" else "media"](arrays)
         if not np.isfinite(embedded).all():
             raise InputError("the model gave no finite embedding for this input")
-        vector: Floats = embedded[0]
+        vector: Floats = embedded[0]  # of [1, embed_dim]: a request is one sample
         return vector
 
     def cut_tokens(self, request: Request) -> int:
@@ -156,6 +159,7 @@ class RetrievalTask(Task[RetrievalContract]):
 
 def _nearest(scores: Floats, count: int) -> list[tuple[int, float]]:
     """Places of the largest scores, and these; of equal ones the lower place first."""
+    # [count]; stable, so that equal scores have one order on any machine
     order = np.argsort(-scores, kind="stable")[:count].tolist()
     return [(at, float(scores[at])) for at in order]
 
