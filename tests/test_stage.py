@@ -42,6 +42,30 @@ def test_a_key_and_overrides_become_settings() -> None:
     assert call.plain == {"seed": 3, "train": {"lr": 0.5}}
 
 
+class Export(Config):
+    enabled: bool = False
+
+
+class Newer(Settings):
+    export: Export = Export()
+
+
+def test_a_section_with_defaults_may_be_left_out_by_entries_older_than_it() -> None:
+    newer = StageSpec(
+        name="export_model",
+        schema=Newer,
+        group="tasks",
+        sections=lambda key: {**KEYED.sections(key), "export": f"tasks.{key}.export"},
+    )
+    assert parse_call(newer, ["vqa"]).config.export == Export()
+    assert parse_call(newer, ["vqa", "+tasks.vqa.export.enabled=true"]).config.export.enabled
+    # An entry that is not there is none that is older, and a section without defaults is needed.
+    with pytest.raises(ConfigError, match=r"tasks\.vqq.*not there; tasks holds vqa"):
+        parse_call(newer, ["vqq"])
+    with pytest.raises(ConfigError, match=r"tasks\.vqa\.train: not there"):
+        parse_call(newer, ["vqa", "~tasks.vqa.train", "+tasks.vqa.export.enabled=true"])
+
+
 def test_a_stage_without_group_takes_no_key() -> None:
     assert parse_call(SINGLE, []).key == ""
     assert parse_call(SINGLE, ["seed=1"]).plain == {}

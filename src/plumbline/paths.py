@@ -136,3 +136,8 @@ def task_evaluation(task: str) -> Path:
 def export(task: str) -> Path:
     """The bundle that runs by itself: `export_model`."""
     return Path("exports", task)
+
+
+def alignment_export(name: str) -> Path:
+    """The bundle that finds media by texts: `export_alignment`."""
+    return Path("exports/align", name)

@@ -70,12 +70,30 @@ class StageSpec(Generic[ConfigT]):
         except ConfigError as error:
             raise ConfigError(f"{self.sections(key)['kind']} = {kind!r}: {error}") from None
 
+    def sections_in(self, key: str, params: Mapping[str, object]) -> dict[str, str]:
+        """`sections`, but for those with defaults of their own that an entry leaves out.
+
+        So entries that are older than a section go on as they did.
+        """
+        fields = self.schema.model_fields
+        return {
+            field: place
+            for field, place in self.sections(key).items()
+            if not isinstance(fields[field].default, Config) or _is_there(params, place)
+        }
+
     def code(self, key: str, params: Mapping[str, object]) -> Path:
         """Where `digest_code` says which code one run has."""
         return paths.code(self.name, self._kind(key, params) if self.schema_of_kind else "")
 
     def _kind(self, key: str, params: Mapping[str, object]) -> str:
         return check_config(_Kind, {"kind": self.sections(key)["kind"]}, params).kind
+
+
+def _is_there(params: Mapping[str, object], place: str) -> bool:
+    above, _, name = place.rpartition(".")
+    holder = pick(params, above)
+    return isinstance(holder, Mapping) and name in holder
 
 
 @dataclass(frozen=True)
@@ -137,7 +155,7 @@ def settings_text(
 
     Keys keep their order: heads and parts are built in it.
     """
-    places = [*spec.sections(key).values(), *(f"versions.{name}" for name in libraries)]
+    places = [*spec.sections_in(key, params).values(), *(f"versions.{name}" for name in libraries)]
     read = {place: pick(params, place) for place in dict.fromkeys(places)}
     if named := sorted(set(_plugins_in(read))):
         tree = CodeTree(Path.cwd())
@@ -208,7 +226,7 @@ def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[Confi
         raise ConfigError(f"{flags[0]}: unknown option; overrides are key=value, and --cfg job")
     params = compose_yaml(Path.cwd(), "params", rest)
     schema = spec.schema_for(key, params)
-    call = Call(spec.name, key, check_config(schema, spec.sections(key), params))
+    call = Call(spec.name, key, check_config(schema, spec.sections_in(key, params), params))
     if show:
         print(OmegaConf.to_yaml(OmegaConf.create(call.plain)), end="")
         raise SystemExit(0)

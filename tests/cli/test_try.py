@@ -44,3 +44,21 @@ def test_what_is_no_bundle_with_a_server_is_refused(exports: Path) -> None:
     (exports / "weights").mkdir()
     with pytest.raises(ConfigError, match=r"weights: weights alone; set export\.formats"):
         call(["try", "weights"])
+
+
+def test_an_alignment_is_named_with_its_group_where_a_task_has_the_name_too(
+    exports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("mine", "other"):
+        (exports / f"align/{name}").mkdir(parents=True)
+        script = SERVER.replace("4711", f"4711/{name}")
+        (exports / f"align/{name}/server.py").write_text(script, encoding="utf-8")
+    for asked, said in (("mine", ""), ("align.mine", "/mine"), ("other", "/other")):
+        with pytest.raises(SystemExit):
+            call(["try", asked, "--no-browser"])
+        assert f"listening on http://127.0.0.1:4711{said}\n" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"othr: .*there is align\.mine, align\.other, mine\)"):
+        call(["try", "othr"])
+    (exports / "align/none").mkdir()
+    with pytest.raises(ConfigError, match=r"none: no bundle; set align\.none\.export\.enabled"):
+        call(["try", "none"])

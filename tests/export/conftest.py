@@ -12,7 +12,7 @@ from plumbline.export.bundle import write_bundle
 from plumbline.export.config import ExportConfig
 from plumbline.export.plan import BundleSource
 from plumbline.files import dump_json, staged_folder, write_digests
-from plumbline.kind import KINDS
+from plumbline.kind import known_kinds
 from plumbline.kinds.vlm.export import choose_samples, reference_answers
 from plumbline.kinds.vlm.settings import VlmConfig, VlmExportConfig, VlmTaskConfig
 from plumbline.kinds.vlm.train import build
@@ -126,7 +126,9 @@ def settings_of(name: str, **changes: Any) -> ExportConfig:
     small: dict[str, Any] = {"parity_samples": 9, "selftest_samples": 2, **changes}
     if kind == "seq2seq":
         small = {"max_new_tokens": 8, "beams": 3, **small}
-    schema = KINDS[kind].settings.export
+    if kind == "alignment":
+        small = {"enabled": True, **small}
+    schema = known_kinds()[kind].settings.export
     assert schema is not None
     return schema.model_validate(small)
 

@@ -136,7 +136,7 @@ def test_what_the_server_refuses_is_said_where_a_screen_reader_hears_it(
     assert browser.find_element("id", "answer").get_attribute("aria-live") == "polite"
 
 
-@pytest.mark.parametrize("kind", ["vlm", "text"])
+@pytest.mark.parametrize("kind", ["vlm", "text", "align_image"])
 def test_it_is_used_by_the_keyboard_alone(
     page: Callable[[str], Path], browser: Browser, kind: str
 ) -> None:
@@ -153,12 +153,12 @@ def test_it_is_used_by_the_keyboard_alone(
     assert "field-question" in reached or "field-text" in reached
     sample = browser.find_element("css selector", "#samples button")
     sample.send_keys(Keys.ENTER)
-    assert answer(browser)
+    wait(lambda: "answered in" in browser.find_element("id", "answer").text)
     for field in browser.find_elements("css selector", "input, textarea"):
         assert browser.find_elements("css selector", f"label[for={field.get_attribute('id')}]")
 
 
-@pytest.mark.parametrize("kind", ["vlm", "audio", "masked_lm_rows"])
+@pytest.mark.parametrize("kind", ["vlm", "audio", "masked_lm_rows", "align_image", "align_audio"])
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(
     page: Callable[[str], Path], browser: Browser, kind: str
 ) -> None:
@@ -169,7 +169,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(
     try:
         page(kind)
         browser.find_element("css selector", "#samples button").click()
-        assert answer(browser)
+        wait(lambda: "answered in" in browser.find_element("id", "answer").text)
         width = browser.execute_script("return document.documentElement.scrollWidth")
         assert width <= 390
     finally:
@@ -189,3 +189,53 @@ def test_try_serves_the_page_and_ends_with_it(bundle: Path, tmp_path: Path) -> N
     done = subprocess.run(wrong, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "error: min: no bundle; did you mean mine? (there is mine)\n"
+
+
+@pytest.mark.parametrize("kind", ["align_image", "align_audio"])
+def test_a_text_shows_what_lies_nearest_of_the_gallery(
+    page: Callable[[str], Path], browser: Browser, kind: str
+) -> None:
+    made = page(kind)
+    media = read_json(made / "gallery/list.json")["media"]
+    browser.find_element("id", "field-text").send_keys("to be or not\n")  # Enter asks
+    wait(lambda: "answered in" in browser.find_element("id", "answer").text)
+    items = browser.find_elements("css selector", "#answer .found li")
+    assert len(items) == min(12, len(media))
+    scores = [float(one.find_element("class name", "score").text) for one in items]
+    assert scores == sorted(scores, reverse=True)
+    shown = {"align_image": "img", "align_audio": "audio"}[kind]
+    files = [one.find_element("tag name", shown).get_attribute("src") for one in items]
+    assert len(set(files)) == len(items)
+    assert all("/gallery/" in file for file in files)
+    if kind == "align_image":
+        found = browser.find_elements("css selector", ".found img")
+        loaded = "return arguments[0].naturalWidth"
+        wait(lambda: all(browser.execute_script(loaded, image) for image in found))
+        assert all(image.get_attribute("alt") for image in found)
+
+
+def test_what_was_found_is_asked_with_in_turn_and_takes_the_place_of_the_text(
+    page: Callable[[str], Path], browser: Browser
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page("align_image")
+    text = browser.find_element("id", "field-text")
+    text.send_keys("to be\n")
+    wait(lambda: browser.find_elements("css selector", "#answer .found"))
+    button = browser.find_elements("css selector", "#answer .found button")[2]
+    caption = button.get_attribute("aria-label").removeprefix("More like number 3: ")
+    button.send_keys(Keys.ENTER)
+    wait(lambda: browser.find_elements("css selector", "#answer .texts"))
+    assert text.get_attribute("value") == ""
+    assert browser.find_elements("css selector", ".preview img")
+    first = browser.find_element("css selector", "#answer .found li")
+    assert float(first.find_element("class name", "score").text) == 1
+    assert caption in first.text
+    # A screen reader goes on at the answer, not at the top of the page.
+    wait(lambda: browser.switch_to.active_element.get_attribute("id") == "answer-title")
+    # And a text takes the place of the picture.
+    text.send_keys("not")
+    assert not browser.find_elements("css selector", ".preview img")
+    text.send_keys(Keys.ENTER)
+    wait(lambda: not browser.find_elements("css selector", "#answer .texts"))

@@ -75,6 +75,7 @@ TARGETS = (
         ("work/evaluation/align/image",),
         ("metrics/align/image.json", "work/curves/align/image/training_loss.csv"),
     ),
+    Target("export_alignment", "image", ("exports/align/image",), group="align"),
     Target("finetune", "vqa", ("models/tasks/vqa",), group="tasks"),
     Target(
         "evaluate_model",

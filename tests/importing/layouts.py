@@ -160,6 +160,42 @@ def sharegpt(root: Path) -> None:
     put(root / "sharegpt.jsonl", lines(*records))
 
 
+def messages_with_images(root: Path) -> None:
+    """Parts of messages that name files, two in every third; some rows show none."""
+    records = []
+    for n in range(60):
+        put(root / f"pictures/{n}.jpg", jpeg(n, colour_of(n)))
+        names = [n, n ^ 1] if n % 3 == 0 else [n] if n % 10 else []
+        shown = [{"type": "image_url", "image_url": {"url": f"pictures/{m}.jpg"}} for m in names]
+        asked = [*shown, {"type": "text", "text": "What colour?"}]
+        said = [("system", "Be brief."), ("user", asked), ("assistant", colour_of(n))]
+        turns = [{"role": role, "content": content} for role, content in said[n % 2 :]]
+        records.append({"id": f"talk-{n}", "messages": turns})
+    put(root / "train.jsonl", lines(*records))
+
+
+def alpaca_with_images(root: Path) -> None:
+    """A data: URL in each row."""
+    records = []
+    for n in range(60):
+        url = "data:image/jpeg;base64," + base64.b64encode(jpeg(n, colour_of(n))).decode()
+        row = {"instruction": "<image>\nWhat colour?", "input": "", "output": colour_of(n)}
+        records.append({**row, "image": url})
+    put(root / "alpaca.jsonl", lines(*records))
+
+
+def sharegpt_with_images(root: Path) -> None:
+    """Bare names of files in a folder beside, one JSON text of them all in a column of Parquet."""
+    rows: dict[str, list[object]] = {"id": [], "conversations": [], "images": []}
+    for n in range(60):
+        put(root / f"images/{n}.jpg", jpeg(n, colour_of(n)))
+        asked = {"from": "human", "value": "<image>\nWhat colour?"}
+        rows["id"].append(f"{n}")
+        rows["conversations"].append([asked, {"from": "gpt", "value": colour_of(n)}])
+        rows["images"].append([f"{n}.jpg"])
+    pq.write_table(pa.table(rows), root / "talks.parquet")
+
+
 def latin1_csv(root: Path) -> None:
     rows = "".join(f"caf\xe9 {n},b\n" if n % 4 == 0 else f"tea {n},a\n" for n in range(600))
     put(root / "latin1.csv", ("text,label\n" + rows).encode("latin-1"))
@@ -214,6 +250,23 @@ def questions(root: Path) -> None:
         record = {"image": f"shots/{number}.jpg", "question": "which colour?"}
         records.append({**record, "answer": colour_of(number)})
     put(root / "vqa.jsonl", lines(*records))
+
+
+def telling_questions(root: Path, ending: str = "jsonl") -> None:
+    """Three questions on each picture, of which one is answered by more than yes and no."""
+    records = []
+    for number in range(40):
+        put(root / f"shots/{number}.jpg", jpeg(number, colour_of(number)))
+        shot = {"image": f"shots/{number}.jpg"}
+        records.append({**shot, "question": "which number?", "answer": f"${{no. {number % 20}}}"})
+        for colour in COLOURS:
+            answer = "yes" if colour == colour_of(number) else "no"
+            records.append({**shot, "question": f"is it {colour}?", "answer": answer})
+    if ending == "jsonl":
+        put(root / "vqa.jsonl", lines(*records))
+        return
+    rows = "".join(f"{','.join(record.values())}\n" for record in records)
+    put(root / "vqa.csv", "image,question,answer\n" + rows)
 
 
 def spoken(root: Path) -> None:

@@ -136,6 +136,35 @@ RIGHT: dict[str, tuple[Callable[[Path], None], str, str, dict[str, Any]]] = {
             "columns": {"sample_id": "id"},
         },
     ),
+    "chat, messages with images in their parts": (
+        *(layouts.messages_with_images, "", "vlm"),
+        {
+            "source": "jsonl",
+            "chat": {"dialect": "messages", "images": True},
+            "files": "train.jsonl",
+            "media": "path",
+            "columns": {"sample_id": "id"},
+        },
+    ),
+    "chat, alpaca with URLs that hold images": (
+        *(layouts.alpaca_with_images, "", "vlm"),
+        {
+            "source": "jsonl",
+            "chat": {"dialect": "alpaca", "images": True},
+            "files": "alpaca.jsonl",
+            "media": "base64",
+        },
+    ),
+    "chat, sharegpt beside images": (
+        *(layouts.sharegpt_with_images, "talks.parquet", "vlm"),
+        {
+            "source": "parquet",
+            "chat": {"dialect": "sharegpt", "images": True},
+            "media": "path",
+            "media_folder": "images",
+            "columns": {"sample_id": "id"},
+        },
+    ),
     "CSV in Latin-1": (
         *(layouts.latin1_csv, "latin1.csv", "classification"),
         {"source": "csv", "encoding": "latin-1", "columns": {"label": "label", "text": "text"}},
@@ -219,7 +248,7 @@ def test_what_is_imported_is_settings_that_every_stage_takes(
     composed = compose_yaml(project / "conf", "config", [f"experiment={name}"])
     check_settings(composed)
     groups = {group: list(composed[group]) for group in ("datasets", "align", "tasks")}  # type: ignore[call-overload]
-    captioned = kind == "vlm" and RIGHT[which][0] is not layouts.questions
+    captioned = kind == "vlm" and "question" not in which and "chat" not in which
     made = (captioned or kind == "alignment", kind != "alignment")
     assert groups == {
         "datasets": [name],

@@ -7,13 +7,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from omegaconf import OmegaConf
 
+from plumbline.config import check_config
 from plumbline.importing.drafts import Asked
 from plumbline.importing.importer import look, train_rows
 from plumbline.importing.layouts import recognise
-from plumbline.importing.proposals import Proposal
 from plumbline.importing.sizes import Machine, Sizes, this_machine
+from plumbline.importing.subjects import Proposal
 from plumbline.importing.trial import try_rows
+from plumbline.stages.prepare import PrepareConfig
 from tests.importing import layouts
 
 TWO_CORES = Machine(2, 0)
@@ -200,3 +203,73 @@ def test_an_epoch_of_questions_is_as_long_as_its_images(tmp_path: Path) -> None:
         asked_images(tmp_path / f"{each}", each)
         epochs.append(train_of(proposed(tmp_path / f"{each}"))["trainer"]["epochs"])
     assert epochs[0] == epochs[1]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_images_without_captions_are_aligned_by_the_answers_that_few_questions_share(
+    tmp_path: Path, ending: str
+) -> None:
+    layouts.telling_questions(tmp_path / "data", ending)
+    found = look(tmp_path / "data", "x", Asked(), tmp_path / "project", {})
+    assert found.proposal is not None
+    assert found.proposal.align is not None
+    train = train_of(found.proposal)
+    assert train["freeze"] == ["image_encoder"]
+    assert train["model"]["image_encoder"] is None
+    assert train["task"]["captions_per_image"] == 0
+    text = found.files["conf/datasets/x.yaml"]
+    assert "but for no and yes" in text
+    # As Hydra reads it, to which a dollar before a brace means something.
+    params = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+    prepare = params["x"]["prepare"]  # type: ignore[call-overload,index]
+    sections = {"path": "path", "prepare": "prepare"}
+    source = check_config(PrepareConfig, sections, {"path": "x", "prepare": prepare}).prepare
+    rows = [row for batch in source.read(tmp_path / "data") for row in batch.to_pylist()]
+    captions = {(row["question"], row["answer"]): row["caption"] for row in rows}
+    told = [f"which number? ${{no. {number}}}" for number in range(20)]
+    assert sorted(filter(None, captions.values())) == sorted(told)
+    assert captions["is it red?", "yes"] is captions["is it blue?", "no"] is None
+
+
+def test_answers_that_all_images_share_give_no_alignment_and_a_lower_rate(tmp_path: Path) -> None:
+    layouts.questions(tmp_path / "data")
+    proposal = proposed(tmp_path / "data")
+    assert proposal.align is None
+    train = train_of(proposal)
+    assert train["freeze"] == []
+    assert train["model"]["image_encoder"]["name"] == "vit"
+    assert train["trainer"]["optim"]["lr"] == 1.0e-3
+
+
+def test_a_batch_of_an_alignment_is_no_larger_than_half_of_its_images(tmp_path: Path) -> None:
+    for number in range(20):
+        layouts.put(tmp_path / f"data/images/{number}.jpg", layouts.jpeg(number))
+    table = "".join(f"{n}.jpg,picture {n} by {m}\n" for n in range(20) for m in range(30))
+    layouts.put(tmp_path / "data/captions.csv", "file,caption\n" + table)
+    proposal: Any = proposed(tmp_path / "data")
+    assert proposal.align["train"]["loader"] == {"batch_size": 8, "drop_last": True}
+
+
+def test_conversations_are_read_without_images_where_texts_alone_are_asked_for(
+    tmp_path: Path,
+) -> None:
+    layouts.messages_with_images(tmp_path / "data")
+    draft = recognise(tmp_path / "data", Asked(task="causal_lm"))
+    assert draft.prepare["chat"] == {"dialect": "messages", "images": "ignored"}
+    assert any("a model of texts alone is asked for" in note for note in draft.notes)
+
+
+def test_a_block_has_room_for_all_images_of_a_conversation(tmp_path: Path) -> None:
+    layouts.messages_with_images(tmp_path / "data")
+    train = train_of(proposed(tmp_path / "data"))
+    # Two images of 48 x 48 pixels, a token for each 16 x 16, beside 32 tokens or more of text.
+    assert train["task"]["block_size"] >= 2 * 9 + 32
+    assert train["model"]["decoder"]["max_positions"] == train["task"]["block_size"]
+
+
+def test_an_alignment_is_exported_where_no_task_starts_from_it(tmp_path: Path) -> None:
+    layouts.images_and_csv(tmp_path / "data")
+    alone: Any = proposed(tmp_path / "data", task="alignment").align
+    assert alone["export"] == {"enabled": True, "split": "test", "gallery_split": "val"}
+    under: Any = proposed(tmp_path / "data").align
+    assert under["export"]["enabled"] is False

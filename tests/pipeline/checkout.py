@@ -28,6 +28,7 @@ STAGES = [
     "tokenize_text scenes",
     "pretrain_alignment image",
     "evaluate_alignment image",
+    "export_alignment image",
     "finetune vqa",
     "evaluate_model vqa",
     "export_model vqa",

@@ -92,7 +92,8 @@ def written_out(params: dict[str, Any]) -> dict[str, Any]:
     for spec in specs():
         for key in params[spec.group] if spec.group else []:
             sections = spec.sections(key)
-            config = check_config(spec.schema_for(key, params), sections, params)
+            given = spec.sections_in(key, params)
+            config = check_config(spec.schema_for(key, params), given, params)
             for field, dotted in sections.items():
                 put(full, dotted, plain(vars(config)[field]))
     return full

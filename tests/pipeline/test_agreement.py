@@ -40,6 +40,19 @@ CONTRADICTIONS: dict[str, tuple[list[str], str]] = {
         "tasks.shakespeare.export.split = 'test': there will be no such split: the source of "
         "datasets.tinyshakespeare gives train, val, and",
     ),
+    "the splits of an alignment's bundle": (
+        [
+            "datasets.scenes.validate.split.val=0.0",
+            "align.image.train.trainer.validate_every_epochs=0",
+            "tasks.vqa.train.trainer.validate_every_epochs=0",
+            "align.image.export.enabled=true",
+        ],
+        "align.image.export.gallery_split = 'val': there will be no such split",
+    ),
+    "a task whose bundle would hold those of alignments": (
+        ["+tasks.align=${tasks.vqa}"],
+        "tasks.align: its bundle would hold those of alignments, which lie in exports/align/; give",
+    ),
     "a test split that is drawn only where none is given": (
         [
             "experiment=shakespeare",

@@ -55,6 +55,7 @@ PLACES = {
         paths.alignment_metrics("K"),
         *(paths.alignment_curves("K") / f"{name}.csv" for name in CURVES),
     },
+    "export_alignment": {paths.alignment_export("K")},
     "finetune": {paths.finetuned("K")},
     "evaluate_model": {
         paths.task_evaluation("K"),

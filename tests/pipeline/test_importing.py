@@ -12,7 +12,19 @@ from tests.pipeline.checkout import make_checkout
 SHORT = {
     "class folders": (layouts.class_folders, "", "accuracy"),
     "images and a table": (layouts.images_and_csv, "", "caption_rouge_l"),
-    "conversations": (layouts.messages, "messages.jsonl", "perplexity"),
+    "images and their ids": (layouts.ids_without_endings, "", "accuracy"),
+    "sounds and a table": (layouts.clips_and_csv, "", "accuracy"),
+    "Parquet in folders": (layouts.nested_parquet, "", "perplexity"),
+    "Parquet of a hub": (layouts.hub_layout, "", "accuracy"),
+    "tar shards": (layouts.webdataset, "", "caption_rouge_l"),
+    "a table of whole floats": (layouts.float_labels_csv, "float_labels.csv", "accuracy"),
+    "questions on images": (layouts.telling_questions, "", "exact_match"),
+    "messages": (layouts.messages, "messages.jsonl", "perplexity"),
+    "alpaca": (layouts.alpaca, "alpaca.jsonl", "perplexity"),
+    "sharegpt": (layouts.sharegpt, "sharegpt.jsonl", "perplexity"),
+    "messages that show images": (layouts.messages_with_images, "", "exact_match"),
+    "alpaca that shows images": (layouts.alpaca_with_images, "", "exact_match"),
+    "sharegpt that shows images": (layouts.sharegpt_with_images, "", "exact_match"),
 }
 
 

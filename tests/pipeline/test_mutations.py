@@ -173,7 +173,7 @@ def flow(graph: Graph) -> set[tuple[str, str]]:
             (f"tokenize_text@{name}", f"detect_shapes@{name}"),
         }
     for group, stages in (
-        ("align", ("pretrain_alignment", "evaluate_alignment")),
+        ("align", ("pretrain_alignment", "evaluate_alignment", "export_alignment")),
         ("tasks", ("finetune", "evaluate_model", "export_model")),
     ):
         for name, entry in params[group].items():
@@ -199,16 +199,17 @@ def test_only_names_of_data_starts_and_checkpoints_are_part_of_the_graph() -> No
     assert used == {"key"} | groups | {f"item.{name}" for name in fields}
 
 
-ALIGNED = ("pretrain_alignment@image", "evaluate_alignment@image")
+ALIGNED = ("pretrain_alignment@image", "evaluate_alignment@image", "export_alignment@image")
+EXPORTS = {"export_alignment@image", "export_model@vqa"}
 EDITS = {
     "seed": {"pretrain_alignment@image", "finetune@vqa"},
     "tasks.vqa.train.trainer.optim.lr": {"finetune@vqa", "report"},
     "tasks.vqa.start": {"finetune@vqa", "report"},
     "align.image.data": {*ALIGNED, "report"},
     "datasets.scenes.path": {"prepare@scenes", "report"},
-    "versions.onnx": {"export_model@vqa"},
+    "versions.onnx": EXPORTS,
     "src/plumbline/losses/contrastive.py": {"pretrain_alignment@image"},
-    "src/plumbline/export/runtime/server.py": {"export_model@vqa"},
+    "src/plumbline/export/runtime/server.py": EXPORTS,
     "src/plumbline/tracking/record.py": set(),
     "src/plumbline/report/templates/report.css": {"report"},
 }

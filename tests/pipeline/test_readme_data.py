@@ -19,7 +19,7 @@ from tests.pipeline.checkout import ROOT, Checkout, make_checkout
 COLOURS = ("red", "green", "blue", "yellow")
 STAGES = {
     "mine": ("prepare", "validate", "detect_shapes", "tokenize_text"),
-    "image": ("pretrain_alignment", "evaluate_alignment"),
+    "image": ("pretrain_alignment", "evaluate_alignment", "export_alignment"),
     "vqa": ("finetune", "evaluate_model", "export_model"),
 }
 

@@ -102,6 +102,7 @@ def test_the_settings_of_every_stage_are_stored_beside_the_digests_of_its_output
         "tokenize_text": "work/cache/{}/config.json",
         "pretrain_alignment": "models/align/{}/config.json",
         "evaluate_alignment": "work/evaluation/align/{}/config.json",
+        "export_alignment": "exports/align/{}/config.json",
         "finetune": "models/tasks/{}/config.json",
         "evaluate_model": "work/evaluation/tasks/{}/config.json",
         "export_model": "exports/{}/config.json",

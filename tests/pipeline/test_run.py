@@ -117,8 +117,8 @@ def test_a_run_checks_says_how_far_it_is_and_what_came_of_it(ask: Ask, own: Chec
     assert refused.stdout == ""
     assert "did you mean tasks.vqa.evaluate.max_new_tokens?" in refused.error
     done = ask(own, "run", "-S", "tasks.vqa.evaluate.max_new_tokens=8", "--name", "short")
-    assert done.stderr.startswith("every setting valid: 12 stages\n")
-    assert "\nstage 10 of 12: evaluate_model@vqa, " in done.stderr
+    assert done.stderr.startswith("every setting valid: 13 stages\n")
+    assert "\nstage 11 of 13: evaluate_model@vqa, " in done.stderr
     assert "Running stage 'finetune@vqa'" not in done.stdout  # nothing of it has changed
     *_, kept, next_step = done.stdout.splitlines()
     assert kept.startswith("kept as experiment short: plumbline compare HEAD short")

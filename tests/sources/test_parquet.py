@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from plumbline.data.arrays import decode_array, encode_array
 from plumbline.data.columns import CANONICAL
 from plumbline.errors import ConfigError, DataError
-from plumbline.sources.arrow_table import CaptionRule
+from plumbline.sources.caption_rules import CaptionRule
 from plumbline.sources.parquet import ParquetSource
 
 QA = {

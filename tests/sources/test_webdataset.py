@@ -141,3 +141,15 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
 def test_columns_without_content_are_refused() -> None:
     with pytest.raises(ValidationError, match="one column with content"):
         WebDatasetSource(source="webdataset", columns={"sample_id": "json.id"})
+
+
+def test_captions_are_made_of_questions_and_answers(tmp_path: Path) -> None:
+    asked = [{"q": "what colour?", "a": "red"}, {"q": "is it red?", "a": "yes"}]
+    members = [(f"{n}.json", json.dumps(row).encode()) for n, row in enumerate(asked)]
+    put(tmp_path / "0.tar", members)
+    columns = {"question": "json.q", "answer": "json.a"}
+    rule = {"question": "what (.+)\\?", "caption": "the \\1 is {answer}"}
+    rows, _ = read_and_tell(tmp_path, columns=columns, captions=[rule])
+    assert [row["caption"] for row in rows] == ["the colour is red", None]
+    with pytest.raises(ValidationError, match="which columns has already"):
+        read_and_tell(tmp_path, columns={**columns, "caption": "txt"}, captions=[rule])

@@ -11,6 +11,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from plumbline import paths
 from plumbline.cli import figures
 from plumbline.params import entries_of
 from plumbline.reproduction.own import describe
@@ -100,3 +101,7 @@ def _say_what_next(params: dict[str, object], followed: Followed) -> None:
         )
     for task in entries_of(params, "tasks"):
         print(f"try it: plumbline try {task}; serve it: exports/{task}/README.md")
+    for name in entries_of(params, "align"):
+        bundle = paths.alignment_export(name)
+        if (bundle / "server.py").is_file():
+            print(f"try it: plumbline try align.{name}; serve it: {bundle.as_posix()}/README.md")

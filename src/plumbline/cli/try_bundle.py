@@ -1,8 +1,9 @@
-"""Try a task's bundle in a browser: `plumbline try vqa`.
+"""Try a bundle in a browser: `plumbline try vqa`.
 
-It starts the server that lies in `exports/<task>`, on the loopback interface and any free port, and
-opens its page: pick a stored sample or bring something of your own, and see the answer. Ctrl-C ends
-it. Where the bundle goes, this page goes: `python server.py` in its folder is the same.
+It starts the server that lies in `exports/<task>`, or in `exports/align/<name>` of an alignment,
+on the loopback interface and any free port, and opens its page: pick a stored sample or bring
+something of your own, and see the answer. Ctrl-C ends it. Where the bundle goes, this page goes:
+`python server.py` in its folder is the same.
 """
 
 import argparse
@@ -17,7 +18,7 @@ LISTENING = "listening on "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Take a task, and where the page is."""
-    parser.add_argument("task", help="a task of params.yaml, or the folder of a bundle")
+    parser.add_argument("task", help="a task or alignment, or the folder of a bundle")
     parser.add_argument("--port", type=int, default=0, help="default: any free one")
     parser.add_argument("--no-browser", action="store_true", help="say the address, open nothing")
 

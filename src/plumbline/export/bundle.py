@@ -70,6 +70,7 @@ def write_bundle(source: BundleSource, config: ExportConfig, out: Path) -> Bundl
     formats = write_formats(graphs, config, out) if graphs else {}
     _write_json(out / "contract.json", _contract(plan, config, formats))
     if graphs:
+        graphs.store(out)
         write_digests(out)  # the bundle's own script is what parity is measured with
         _prove(graphs, config, formats, out)
         _write_runtime(graphs, config, _good(formats), out)

@@ -80,6 +80,10 @@ class ExportConfig(Config):
             raise ValueError("a format is named twice")
         return formats
 
+    def splits(self) -> dict[str, str]:
+        """The settings that name a split, and the split."""
+        return {"split": self.split}
+
     def check_longest(self, setting: str, tokens: int) -> None:
         """Refuse answers that would break the bundle's own limit, with nothing asked for.
 

@@ -4,16 +4,35 @@ import io
 
 import numpy as np
 import soundfile
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from plumbline.data.png import encode_png, to_image
 from plumbline.errors import ExportError
+from plumbline.export.graphs import pixels_example
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.loading.input_config import FeaturesInputConfig, ImageInputConfig
+from plumbline.loading.input_config import (
+    AudioInputConfig,
+    FeaturesInputConfig,
+    ImageInputConfig,
+    InputConfig,
+)
+from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
+from plumbline.tokenization.tokenizer import SpecialIds
 
 SUFFIXES = {"image": ".png", "audio": ".wav", "features": ".npy", "text": ""}
 """Modality -> suffix of its encoded files."""
+PACKAGES = {
+    "image": ("pillow",),
+    "audio": ("soundfile", "soxr"),
+    "features": (),
+    "text": ("tokenizers",),
+}
+"""Modality -> what a bundle needs to read it."""
+SPECTROGRAM_TOLERANCE = 1e-4
+"""Of numpy's spectrograms from torch's."""
 
 
 def encode_medium(cache: TrainingCache, modality: str, number: int) -> bytes | str:
@@ -160,3 +179,64 @@ def features_contract(
         "max_steps": max_steps,
         "dtype": "float32",
     }
+
+
+def input_contract(
+    config: InputConfig, cache: TrainingCache, encoder: EncoderConfig
+) -> dict[str, object]:
+    """Section `input` of a contract for media; for others their modality alone."""
+    most = getattr(encoder, "max_steps", None)
+    if isinstance(config, ImageInputConfig):
+        assert isinstance(encoder, ImageEncoderConfig)
+        return image_contract(encoder.image_size, config)
+    if isinstance(config, AudioInputConfig):
+        # Augmentation belongs to training; all else decides what the model is given.
+        settings = config.model_dump(mode="json", exclude={"augment"})
+        return {**settings, "cut": config.max_steps, "max_steps": most, "dtype": "float32"}
+    if isinstance(config, FeaturesInputConfig):
+        return features_contract(config, cache, most)
+    return {"modality": config.modality}
+
+
+def text_contract(special_ids: SpecialIds | None, max_tokens: int) -> dict[str, object]:
+    """Section `input` of a contract for texts."""
+    special = special_ids and special_ids.model_dump()
+    return {"modality": "text", "special_ids": special, "max_tokens": max_tokens}
+
+
+Examples = tuple[dict[str, Tensor], dict[str, dict[int, str]]]
+"""Inputs of a graph by name, and their axes whose size may be another."""
+
+
+def medium_examples(config: InputConfig, encoder: EncoderConfig, channels: int | None) -> Examples:
+    """Two media as a graph takes them."""
+    if isinstance(encoder, ImageEncoderConfig):
+        pixels = pixels_example(encoder.image_size, encoder.channels)
+        return {"pixel_values": pixels}, {"pixel_values": {0: "batch"}}
+    assert channels is not None, "its encoder takes steps"
+    return _steps_examples(config, encoder, channels)
+
+
+def _steps_examples(config: InputConfig, encoder: EncoderConfig, channels: int) -> Examples:
+    """Two rows of steps and their mask."""
+    shortest, longest = config.shortest(), config.longest()
+    # Within what the encoder takes.
+    steps = max(min(9, getattr(encoder, "max_steps", 9)), 2 * shortest)
+    steps = steps if longest is None else min(steps, longest)
+    mask = torch.ones(2, steps, dtype=torch.bool)
+    # One row is padded, so that the mask is part of what is traced.
+    mask[1, steps * 2 // 3 :] = False
+    values = torch.linspace(-2, 2, 2 * steps * channels).view(2, steps, channels)
+    axes = {0: "batch"} if shortest == longest else {0: "batch", 1: "steps"}
+    return {"steps": values, "mask": mask}, {"steps": axes, "mask": axes}
+
+
+def medium_turns(cache: TrainingCache, modality: str) -> dict[str, bytes]:
+    """Files that take every turn of the preprocessing, by name; none of features and texts."""
+    if modality == "image":
+        return image_turns(cache.images[0])
+    if modality == "audio":
+        rate = cache.facts["audio"]["sample_rate"]
+        # Two seconds at most, so that a bundle stays small.
+        return audio_turns(np.array(cache.audio(0))[: rate * 2], rate)
+    return {}

@@ -3,7 +3,7 @@
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic
 
@@ -100,6 +100,8 @@ class Readme:
     """Part -> what its graph maps to what, in words."""
     suffix: str = ""
     """Of the stored files, such as .png."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """File of the kind's own -> what it holds."""
 
 
 class BundlePlan(ABC, Generic[ConfigT, ModelT, SpecT]):
@@ -144,6 +146,9 @@ class GraphPlan(BundlePlan[ConfigT, ModelT, SpecT]):
         Raises:
             ExportError: with the remedy.
         """
+
+    def store(self, out: Path) -> None:
+        """Write files of the kind's own into the bundle, where it has any beside its graphs."""
 
     @abstractmethod
     def graphs(self) -> dict[str, GraphSpec]:

@@ -42,7 +42,7 @@ def readme_text(readme: Readme, formats: Mapping[str, FormatResult], bundle: Pat
         line=json.dumps(example),
         python=f"{{{code['python']}}}",
         json=f"{{{code['json']}}}",
-        graphs="\n".join(_rows(readme.graphs, formats)),
+        graphs="\n".join([*_rows(readme.graphs, formats), *_files(readme.files)]),
         precision="".join(f"{line}\n" for line in _precision(formats, bundle)),
     )
 
@@ -56,6 +56,11 @@ def _rows(graphs: Mapping[str, str], formats: Mapping[str, FormatResult]) -> Ite
         files = ", ".join(f"`{file}`" for file in formats[name].written.parts.values())
         what = FORMATS[name].loses or "the same in another format"
         yield f"| {files} | {what}: `--format {name}` |"
+
+
+def _files(files: Mapping[str, str]) -> Iterator[str]:
+    """What the README says of files of the kind's own."""
+    yield from (f"| `{file}` | {text} |" for file, text in files.items())
 
 
 def _precision(formats: Mapping[str, FormatResult], bundle: Path) -> Iterator[str]:

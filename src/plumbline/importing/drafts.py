@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from plumbline.importing.listing import places_of_splits
 from plumbline.importing.plans import Plan
@@ -75,3 +75,14 @@ def find_splits(names: Sequence[str], notes: list[str]) -> dict[str, str]:
     if others:
         notes.append(f"{len(others)} files are in no split, such as {others[0]}: not read")
     return splits
+
+
+def files_setting(source: str, names: Sequence[str], path: Path, *, split: bool) -> Settings:
+    """The pattern of files, where that of the source would not find them, or others too."""
+    if path.is_file() or source == "parquet":
+        return {}
+    suffixes = {PurePosixPath(name).suffix for name in names}
+    usual = {"csv": ".csv", "jsonl": ".jsonl", "webdataset": ".tar"}[source]
+    if len(names) == 1 and not split:
+        return {"files": PurePosixPath(names[0]).name}
+    return {} if suffixes == {usual} else {"files": f"*{suffixes.pop()}"}

@@ -4,6 +4,7 @@ import math
 
 from plumbline.importing.sizes import Sizes
 from plumbline.importing.tables import Settings
+from plumbline.shapes.proposals import PATCH
 
 MAX_STEPS = 4096
 """Of feature sequences; longer ones are cut."""
@@ -42,7 +43,7 @@ def steps_encoder(sizes: Sizes, max_steps: int) -> Settings:
     }
 
 
-def text_encoder(sizes: Sizes, tokens: int) -> Settings:
+def text_encoder(sizes: Sizes, tokens: int, dropout: float = 0.2) -> Settings:
     """A transformer for texts of so many tokens."""
     return {
         "name": "transformer",
@@ -52,7 +53,7 @@ def text_encoder(sizes: Sizes, tokens: int) -> Settings:
         "heads": 4,
         "mlp_width": 256 if sizes.small else 512,
         "max_tokens": tokens + 2,
-        "dropout": 0.2,
+        "dropout": dropout,
         "pooling": "mean",
     }
 
@@ -90,6 +91,11 @@ def audio_steps(sizes: Sizes) -> int:
     return 256 * math.ceil(150 * max(sizes.clip_seconds, 1.0) / 256)
 
 
+def image_tokens(sizes: Sizes) -> int:
+    """Tokens of an image in a decoder behind `vit`."""
+    return (sizes.side // PATCH) ** 2
+
+
 def vit(sizes: Sizes) -> Settings:
     """Convolutions down to one token per 16 x 16 pixels, then a transformer."""
     strides = [32, 64, 128, 128]
@@ -97,7 +103,7 @@ def vit(sizes: Sizes) -> Settings:
         "name": "vit",
         "image_size": sizes.side,
         "channels": 3,
-        "patch_size": 16,
+        "patch_size": PATCH,
         "width": 128,
         "layers": 2 if sizes.small else 4,
         "heads": 4,

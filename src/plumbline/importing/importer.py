@@ -11,8 +11,9 @@ from plumbline.errors import ConfigError
 from plumbline.importing.drafts import Asked, Draft
 from plumbline.importing.layouts import recognise
 from plumbline.importing.plans import view_of
-from plumbline.importing.proposals import Proposal, Subject, propose
+from plumbline.importing.proposals import propose
 from plumbline.importing.sizes import Sizes, this_machine
+from plumbline.importing.subjects import Proposal, Subject
 from plumbline.importing.tables import Settings
 from plumbline.importing.trial import Trial, try_rows
 from plumbline.importing.written import written_files

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plumbline.errors import ConfigError
+from plumbline.importing.conversations import names_images
 from plumbline.importing.drafts import Asked, Draft
 from plumbline.importing.folder_layouts import class_folders, of_texts, texts
 from plumbline.importing.listing import Listing, list_folder
@@ -64,6 +65,6 @@ def _of_file(path: Path, asked: Asked) -> Draft:
         raise ConfigError(_unknown(path, alone))
     table = READERS[suffix](path.parent, [path.name], asked.form)
     names_files = any(one.kind in ("image name", "audio name") for one in table.fields)
-    names_files = names_files or bool({"image", "audio"} & set(asked.roles))
+    names_files = names_files or bool({"image", "audio"} & set(asked.roles)) or names_images(table)
     listing = list_folder(path.parent) if names_files else alone
     return of_table(table, [path.name], listing, asked, only=path)

@@ -24,6 +24,7 @@ class Plan:
 
 
 PLANS: tuple[Plan, ...] = (
+    Plan("vlm", ("turns", "images"), "pictures", "what an assistant answers about images"),
     Plan("causal_lm", ("turns",), "chat", "what an assistant answers"),
     Plan(
         *("vlm", ("image", "question", "answer"), "qa", "answers about an image"),
@@ -77,7 +78,7 @@ def choose_plan(there: AbstractSet[str], kind: str | None, fields: Iterable[str]
     fitting = [plan for plan in wanted if set(plan.needs) <= there]
     if fitting:
         return fitting[0]
-    named = [plan for plan in wanted if plan.needs != ("turns",)] or wanted
+    named = [plan for plan in wanted if "turns" not in plan.needs] or wanted
     nearest = min(named, key=lambda plan: len(set(plan.needs) - there))
     missing = [role for role in nearest.needs if role not in there]
     found = ", ".join(sorted(there - set(KEPT))) or "nothing"
@@ -93,6 +94,8 @@ def choose_plan(there: AbstractSet[str], kind: str | None, fields: Iterable[str]
 def view_of(plan: Plan, columns: AbstractSet[str]) -> dict[str, list[str]]:
     """The views that validation looks for, of the columns that rows have."""
     views = {plan.view: list(plan.needs)}
+    if plan.needs == ("turns", "images"):
+        views["chat"] = ["turns"]  # some show none
     if "caption" in columns and "caption" not in plan.needs:
         views["caption"] = [plan.needs[0], "caption"]
     return views

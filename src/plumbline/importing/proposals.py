@@ -1,9 +1,8 @@
 """The model and the training that are proposed for a kind of work, as settings of a task."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from plumbline.importing.drafts import Draft
 from plumbline.importing.encoders import (
     MAX_STEPS,
     audio_inputs,
@@ -12,38 +11,11 @@ from plumbline.importing.encoders import (
     image_inputs,
     steps_encoder,
     text_encoder,
-    vit,
 )
+from plumbline.importing.pairs import alignment, vlm
 from plumbline.importing.sizes import Sizes, Worked
+from plumbline.importing.subjects import Proposal, Subject, trainer
 from plumbline.importing.tables import Settings
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """Settings beside those of the dataset's source, and what they come to in words."""
-
-    words: str
-    task: Settings | None = None
-    align: Settings | None = None
-    groups: Mapping[str, str] = field(default_factory=dict)
-    """Group of `conf/` that a section of the task begins with -> its file."""
-    optim: str = "adamw"
-    """The file of `conf/optim` that the task's training begins with."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is proposed for."""
-
-    name: str
-    draft: Draft
-    sizes: Sizes
-    split: str
-    """That is measured."""
-    rules: Settings
-    """Of validation, beside views and splits."""
-    validates: bool
-    """Whether there will be a validation split."""
 
 
 def propose(subject: Subject) -> Proposal:
@@ -81,11 +53,6 @@ def _training_of_images(batch: int) -> _Training:
     optim = {"lr": 0.2 * batch / 128, "weight_decay": 5.0e-4}
     cycle = {"name": "one_cycle", "warmup_share": 0.3}
     return _Training("sgd", {"max_grad_norm": None, "optim": optim, "schedule": cycle}, "batch")
-
-
-def _trainer(subject: Subject, epochs: int, **more: object) -> Settings:
-    every = max(1, epochs // 5) if subject.validates else 0
-    return {"epochs": epochs, "validate_every_epochs": every, **more}
 
 
 @dataclass(frozen=True)
@@ -129,7 +96,7 @@ def _headed(subject: Subject, task: Settings, training: _Training) -> Proposal:
         "task": {"inputs": reader.inputs, **task},
         # A last batch of a few samples would have other means than all others.
         "loader": {"batch_size": batch, "drop_last": training.norm == "batch"},
-        "trainer": _trainer(subject, epochs, **training.trainer),
+        "trainer": trainer(subject, epochs, **training.trainer),
     }
     evaluate: Settings = {"split": subject.split, "batch_size": 256, "metrics": []}
     words = f"{reader.words}, {epochs} epochs in batches of {batch}"
@@ -193,7 +160,7 @@ def causal_lm(subject: Subject) -> Proposal:
             "label_smoothing": 0.0,
         },
         "loader": {"batch_size": sizes.batch("text", 32)},
-        "trainer": _trainer(subject, epochs, optim=optim[1]),
+        "trainer": trainer(subject, epochs, optim=optim[1]),
     }
     evaluate: Settings = {
         "metrics": [],
@@ -221,7 +188,7 @@ def masked_lm(subject: Subject) -> Proposal:
         "model": {"pretrained": None, **shape, "dropout": 0.0},
         "task": {"block_size": 128, "rows": "auto", "masked_share": 0.15, "loss": "cross_entropy"},
         "loader": {"batch_size": sizes.batch("text", 32)},
-        "trainer": _trainer(subject, epochs, optim=optim[1]),
+        "trainer": trainer(subject, epochs, optim=optim[1]),
     }
     evaluate: Settings = {"split": subject.split, "batch_size": 64, "metrics": []}
     entry: Settings = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
@@ -249,7 +216,7 @@ def seq2seq(subject: Subject) -> Proposal:
             "label_smoothing": 0.1,
         },
         "loader": {"batch_size": sizes.batch("text", 64), "bucket_by_length": True},
-        "trainer": _trainer(subject, epochs, optim=optim[1]),
+        "trainer": trainer(subject, epochs, optim=optim[1]),
     }
     beams = {"beams": 4, "length_penalty": 1.0, "max_new_tokens": min(written, 100)}
     evaluate: Settings = {"split": subject.split, "batch_size": 64, **beams}
@@ -257,96 +224,6 @@ def seq2seq(subject: Subject) -> Proposal:
     entry: Settings = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
     words = f"an encoder-decoder {width} wide with 2 + 2 layers, {epochs} epochs"
     return Proposal(words, entry, groups={"export": "seq2seq"}, optim=optim[0])
-
-
-def alignment(subject: Subject) -> Proposal:
-    """Two towers from new weights, of images or sounds and of texts."""
-    sizes, medium = subject.sizes, subject.draft.plan.needs[0]
-    is_image = medium == "image"
-    tokens = min(sizes.tokens("caption"), 126)
-    epochs = sizes.epochs("vlm" if is_image else "audio")
-    inputs = image_inputs(sizes, augment=False) if is_image else audio_inputs()
-    # Every pair of a step is told from the others: the last few pairs alone would say little.
-    batch = max(2, min(128, sizes.train_rows // 2))
-    train: Settings = {
-        "model": {
-            "image_encoder": vit(sizes) if is_image else None,
-            "audio_encoder": None if is_image else steps_encoder(sizes, audio_steps(sizes)),
-            "text_encoder": text_encoder(sizes, tokens),
-            "embed_dim": 64,
-            "initial_temperature": 0.07,
-            "min_temperature": 0.01,
-        },
-        "freeze": [],
-        "adapters": {},
-        "task": {
-            "inputs": inputs,
-            "loss": "info_nce",
-            "widths": [],
-            "sample_width": False,
-            "text_dropout": 0.0,
-            "max_text_tokens": tokens,
-        },
-        "loader": {"batch_size": batch, "drop_last": True},
-        "trainer": _trainer(subject, epochs, optim={"lr": 1.0e-3, "weight_decay": 0.05}),
-    }
-    evaluate: Settings = {
-        "split": subject.split,
-        "ks": [1, 5, 10],
-        "batch_size": 256,
-        "examples": 8,
-    }
-    entry: Settings = {"train": train, "evaluate": {**evaluate, "zero_shot": [], "metrics": []}}
-    side = f" on {sizes.side} x {sizes.side} pixels" if is_image else ""
-    words = f"encoders of {medium} and text in one space{side}, {epochs} epochs"
-    return Proposal(f"{words}; nothing to export", align=entry)
-
-
-def vlm(subject: Subject) -> Proposal:
-    """A decoder that sees images: through the encoder of an alignment where they have captions.
-
-    Questions alone give an alignment nothing to tell images apart by, so the encoder learns from
-    their answers, with the decoder.
-    """
-    sizes, columns = subject.sizes, subject.draft.columns
-    captioned = "caption" in columns
-    aligned = alignment(subject) if captioned else None
-    epochs, tokens = sizes.epochs("vlm"), min(sizes.tokens("caption", "question", "answer"), 126)
-    shape = {"width": 128, "layers": 3, "heads": 4, "kv_heads": 4, "mlp_width": 384}
-    train: Settings = {
-        "freeze": ["image_encoder"] if captioned else [],
-        "adapters": {},
-        "model": {
-            "image_encoder": None if captioned else vit(sizes),
-            "projector": {"name": "mlp", "width": 256},
-            "decoder": {"pretrained": None, **shape, "max_positions": 1024},
-        },
-        "task": {
-            "text": "question_answer",
-            "block_size": 512,
-            "caption_prompt": "describe the image",
-            "captions_per_image": 1 if captioned else 0,
-            "questions_per_image": None if "question" in columns else 0,
-            "max_text_tokens": tokens,
-            "rows": "padded",
-            "inputs": None if captioned else image_inputs(sizes, augment=False),
-            "loss": "cross_entropy",
-        },
-        "loader": {"batch_size": sizes.batch("vlm", 32)},
-        "trainer": _trainer(subject, epochs, optim={"lr": 2.0e-3, "weight_decay": 0.05}),
-    }
-    evaluate: Settings = {
-        "split": subject.split,
-        "batch_size": 64,
-        "max_new_tokens": min(tokens, 64),
-    }
-    evaluate |= {"bleu_tokenizer": "auto", "metrics": []}
-    entry: Settings = {"train": train, "evaluate": evaluate, "export": {"split": subject.split}}
-    seen = f"an encoder of {sizes.side} x {sizes.side} pixels and"
-    if aligned is not None:
-        seen = f"{aligned.words.partition(';')[0]}; then"
-    words = f"{seen} a decoder 128 wide with 3 layers on these images, {epochs} epochs"
-    return Proposal(words, entry, None if aligned is None else aligned.align, {"export": "vlm"})
 
 
 PROPOSALS: Mapping[str, Callable[[Subject], Proposal]] = {

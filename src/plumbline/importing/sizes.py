@@ -34,14 +34,15 @@ DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """What drivers of GPUs put there."""
 STEPS, FEWEST_ROWS = 1000, 32
 """Updates that a training has at least, unless batches would be of fewer rows for it."""
-Worked = Literal["image", "audio", "features", "text", "vlm"]
-"""What goes through a model."""
+Worked = Literal["image", "audio", "features", "text", "pairs", "vlm"]
+"""What goes through a model; pairs are images with a caption each, of an alignment."""
 CPU_PASSES: Mapping[Worked, int] = {
     "image": 60_000,
     "audio": 40_000,
     "features": 100_000,
     "text": 60_000,
-    "vlm": 20_000,
+    "pairs": 80_000,
+    "vlm": 35_000,
 }
 """Samples that go through a model in a training, by what they are; minutes on two cores."""
 
@@ -105,13 +106,13 @@ class Sizes:
     def epochs(self, what: Worked) -> int:
         """Passes over the data: as many as the machine has time for, within 2 and 60."""
         passes = CPU_PASSES[what] * self.machine.factor
-        if what in ("image", "vlm"):
+        if what in ("image", "pairs", "vlm"):
             passes = int(passes * (48 / self.side) ** 2)
         return max(2, min(60, passes // self.samples(what)))
 
     def samples(self, what: Worked) -> int:
         """Samples of an epoch: all questions and captions of an image are one."""
-        if what != "vlm":
+        if what not in ("pairs", "vlm") or self._column("image") is None:
             return self.train_rows
         images = sum(size["images"] for size in self._image_sizes)
         tried = sum(self.trial.splits.values())
@@ -123,8 +124,14 @@ class Sizes:
         most = SIDES[-1]
         if not self.machine.gpus:
             most = CPU_SIDE_OF_MANY if self.train_rows > MANY_ROWS else CPU_SIDE
-        image = self._column("image")
+        image = self._column("image") or self._column("images")
         return image_side(image["short_side"]["p50"] if image else most, most)
+
+    @property
+    def images_a_row(self) -> int:
+        """Most images of a conversation."""
+        images = self._column("images")
+        return int(images["images_a_row"]["max"]) if images and "images_a_row" in images else 0
 
     @property
     def one_size(self) -> bool:
@@ -154,6 +161,17 @@ class Sizes:
         """How classes weigh in the loss: by the part whose labels are the most uneven."""
         labels = self.trial.looked.distributions["labels"] if self.trial.looked else {}
         return class_weights(max((part["imbalance"] for part in labels.values()), default=1.0))
+
+    @property
+    def answers(self) -> Mapping[str, int]:
+        """The most frequent answers of the training rows that were tried, with their counts."""
+        shapes = self._shapes
+        return shapes["answers"]["most_frequent"] if "answers" in shapes else {}
+
+    @property
+    def tried_rows(self) -> int:
+        """Training rows that were tried."""
+        return self._shapes["rows"].get("train", 0)
 
     @property
     def small(self) -> bool:

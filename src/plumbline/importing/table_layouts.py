@@ -1,10 +1,11 @@
 """Layouts of tables: alone, beside the files that they name, or of conversations."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from plumbline.errors import ConfigError
-from plumbline.importing.drafts import Asked, Draft, find_splits
+from plumbline.importing.conversations import of_conversations
+from plumbline.importing.drafts import Asked, Draft, files_setting, find_splits
 from plumbline.importing.listing import Listing, rows_of_splits
 from plumbline.importing.media import MediaColumn, find_media
 from plumbline.importing.plans import KEPT, choose_plan
@@ -66,7 +67,7 @@ def of_table(
     source: Settings = {"source": table.source, **table.settings}
     notes = list(table.notes)
     if chat := find_dialect(table.fields):
-        return _of_chat(table, chat, names, listing, only)
+        return of_conversations(table, chat, names, listing, asked, only)
     given = {role: name for role, name in asked.roles.items() if name != "none"}
     _check_names(table, given)
     media, roles = _find_columns(table, listing, asked, given)
@@ -86,7 +87,7 @@ def of_table(
         columns = {ours: name for ours, name in columns.items() if ours != "sample_id"}
     names_files = media is not None and media.settings.get("media") == "path"
     path = only if only and not names_files else listing.root
-    source |= _files(table.source, names, path, split=bool(splits))
+    source |= files_setting(table.source, names, path, split=bool(splits))
     used = set(columns.values())
     return Draft(
         layout=_describe(table, names, media),
@@ -151,17 +152,6 @@ def _without_needless_group(
     return columns
 
 
-def _files(source: str, names: Sequence[str], path: Path, *, split: bool) -> Settings:
-    """The pattern of files, where that of the source would not find them, or others too."""
-    if path.is_file() or source == "parquet":
-        return {}
-    suffixes = {PurePosixPath(name).suffix for name in names}
-    usual = {"csv": ".csv", "jsonl": ".jsonl", "webdataset": ".tar"}[source]
-    if len(names) == 1 and not split:
-        return {"files": PurePosixPath(names[0]).name}
-    return {} if suffixes == {usual} else {"files": f"*{suffixes.pop()}"}
-
-
 def _describe(table: Table, names: Sequence[str], media: MediaColumn | None) -> str:
     words = {"csv": "table", "jsonl": "JSON Lines", "parquet": "Parquet", "webdataset": "tar shard"}
     what = words[table.source]
@@ -173,46 +163,3 @@ def _describe(table: Table, names: Sequence[str], media: MediaColumn | None) -> 
             f" in {folder}/" if folder else ""
         )
     return f"{what} ({files}){beside}"
-
-
-def _of_chat(
-    table: Table,
-    chat: tuple[str, str],
-    names: Sequence[str],
-    listing: Listing,
-    only: Path | None,
-) -> Draft:
-    dialect, why = chat
-    settings: Settings = {"dialect": dialect, "images": False}
-    notes = list(table.notes)
-    if shows := _shown_images(table):
-        settings["images"] = "ignored"
-        notes.append(
-            f"{shows} images: conversations are read without them; a model of images in "
-            "conversations starts from an alignment (docs/guide.md, Images in chats)"
-        )
-    ids = next((one for one in find_roles(table.fields, "", {}) if one.role == "sample_id"), None)
-    columns = {"sample_id": ids.field} if ids else {}
-    splits = {} if only else find_splits(names, notes)
-    path = only or listing.root
-    source: Settings = {"source": table.source, **table.settings, "chat": settings}
-    source |= _files(table.source, names, path, split=bool(splits))
-    roles = [Role("turns", dialect, why), *([ids] if ids else [])]
-    plan = choose_plan({"turns"}, "causal_lm", ())
-    return Draft(
-        f"conversations, dialect {dialect} ({names[0] if len(names) == 1 else len(names)})",
-        *(path, source, plan, roles, table.rows, table.exact, columns, splits),
-        split_rows=rows_of_splits(table.rows_of) if splits else {},
-        notes=notes,
-    )
-
-
-def _shown_images(table: Table) -> str:
-    """Which rows show images, in words; empty where none does."""
-    for name in ("image", "images"):
-        field = table.field(name)
-        if field is not None and field.there:
-            return f"{len(field.there)} of {len(field.values)} rows show"
-    messages = table.field("messages")
-    texts = str(messages.there[:50]) if messages is not None else ""
-    return "rows show" if "'type': 'image" in texts else ""

@@ -9,7 +9,7 @@ from plumbline.data.columns import TEXTS
 from plumbline.errors import ConfigError
 from plumbline.files import atomic_write
 from plumbline.importing.plans import view_of
-from plumbline.importing.proposals import Proposal, Subject
+from plumbline.importing.subjects import Proposal, Subject
 from plumbline.importing.tables import Settings
 from plumbline.objects.settings import ObjectsConfig
 from plumbline.weights.settings import NOWHERE
@@ -31,11 +31,16 @@ def written_files(
         stored: the object store whose listing lies there; None: it is no listing.
     """
     name, draft = subject.name, subject.draft
-    dataset = _dataset(subject, path)
+    dataset = _dataset(subject, proposal, path)
     reasons = [f"{role.role}: {role.field} ({role.reason})" for role in draft.roles]
     files = {
         f"conf/datasets/{name}.yaml": _file(
-            [f"{draft.layout}, imported; what was taken for what:", *reasons, *draft.notes],
+            [
+                f"{draft.layout}, imported; what was taken for what:",
+                *reasons,
+                *draft.notes,
+                *proposal.notes,
+            ],
             {"defaults": [{f"/validate@{name}.validate": "rows"}, "_self_"], name: dataset},
         )
     }
@@ -66,16 +71,17 @@ def _header(file: str) -> str:
     return f"{package}# yaml-language-server: $schema=../../schema/{group}.json\n"
 
 
-def _dataset(subject: Subject, path: str) -> Settings:
+def _dataset(subject: Subject, proposal: Proposal, path: str) -> Settings:
     draft, sizes, share = subject.draft, subject.sizes, subject.sizes.trial.share
-    stretched = "image" in draft.made and not sizes.one_size
+    made = {"caption"} if "captions" in proposal.source else set()
+    stretched = bool(draft.made & {"image", "images"}) and not sizes.one_size
     vocabulary = sizes.vocabulary if draft.made & {*TEXTS, "turns"} else FEWEST_TOKENS
     return {
         "path": path,
         "weights": NOWHERE,
-        "prepare": draft.prepare,
+        "prepare": {**draft.prepare, **proposal.source},
         "validate": {
-            "views": view_of(draft.plan, draft.made),
+            "views": view_of(draft.plan, draft.made | made),
             **subject.rules,
             "split": {"val": share, "test": share},
         },
@@ -118,6 +124,7 @@ def _training(name: str, group: str, proposal: Proposal, words: str) -> str:
         entry |= {key: value for key, value in proposal.task.items() if key != "kind"}
     else:
         assert proposal.align is not None
+        defaults.append({f"/export@{name}.export": "alignment"})
         entry |= proposal.align
     said = f"{words[0].upper()}{words[1:]}; the sizes are a proposal for the data and the machine."
     return _file([said], {"defaults": [*defaults, "_self_"], name: entry})

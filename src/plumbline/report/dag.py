@@ -22,6 +22,7 @@ STAGES = {
     "tokenize_text": "Tokenizer, token ids and decoded media, each distinct value once",
     "pretrain_alignment": "Images or audio and their captions learn to meet in one space",
     "evaluate_alignment": "Recall@k both ways, embeddings and examples",
+    "export_alignment": "A bundle that finds images or audio by texts, where one is asked for",
     "finetune": "A task's model learns on top of what it starts from",
     "evaluate_model": "Figures and predictions of a task's model",
     "export_model": "A bundle that runs by itself",
@@ -85,6 +86,7 @@ def stage_graph(selection: Selection) -> dict[str, set[str]]:
         cache = f"tokenize_text@{data}"
         graph[f"pretrain_alignment@{name}"] = {cache}
         graph[f"evaluate_alignment@{name}"] = {cache, f"pretrain_alignment@{name}"}
+        graph[f"export_alignment@{name}"] = {cache, f"pretrain_alignment@{name}"}
     for name, task in selection.tasks.items():
         cache, model = f"tokenize_text@{task.data}", f"finetune@{name}"
         graph[model] = {cache}

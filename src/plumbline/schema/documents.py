@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from plumbline.config import Config
 from plumbline.errors import ConfigError
 from plumbline.files import atomic_write
-from plumbline.kind import KINDS
+from plumbline.kind import KINDS, known_kinds
 from plumbline.loading.loader_config import LoaderConfig
 from plumbline.models.encoder_config import AnyEncoder
 from plumbline.names import GROUPS
@@ -148,7 +148,8 @@ def _entries(describer: Describer) -> dict[str, Schema]:
 
 def _sections(describer: Describer) -> dict[str, Schema]:
     """The folders of conf/ whose files hold one section of an entry."""
-    exports = {kind.settings.export for kind in KINDS.entries().values() if kind.settings.export}
+    kinds = known_kinds().values()
+    exports = {kind.settings.export for kind in kinds if kind.settings.export}
     by_name = sorted(exports, key=lambda cls: cls.__name__)
     settings: dict[str, Schema] = {
         "validate": describer.group(ValidationConfig),

@@ -9,24 +9,31 @@ from plumbline.files import DIGESTS, read_json, verify_digests
 from plumbline.running.checks import nearest
 
 
-def find_bundle(task: str) -> Path:
+def find_bundle(name: str) -> Path:
     """The folder of a bundle that has a server.
 
     Args:
-        task: of params.yaml, or the folder itself.
+        name: of a task or an alignment of params.yaml, as `align.image` where a task has the same
+            name; or the folder itself.
 
     Raises:
         ConfigError: there is none; the text names those that there are.
     """
-    for folder in (paths.export(task), Path(task)):
+    places = (paths.export(name), paths.alignment_export(name.removeprefix("align.")), Path(name))
+    for folder in places:
         if (folder / "server.py").is_file():
             return folder
-    exports = paths.export(task).parent
-    known = sorted(file.parent.name for file in exports.glob("*/server.py"))
-    if paths.export(task).is_dir():
-        raise ConfigError(f"{paths.export(task)}: weights alone; set export.formats for a server")
+    exports = paths.export(name).parent
+    servers = sorted([*exports.glob("*/server.py"), *exports.glob("*/*/server.py")])
+    known = [".".join(file.parent.relative_to(exports).parts) for file in servers]
+    if paths.export(name).is_dir():
+        raise ConfigError(f"{paths.export(name)}: weights alone; set export.formats for a server")
+    if paths.alignment_export(name).is_dir():
+        raise ConfigError(
+            f"{paths.alignment_export(name)}: no bundle; set align.{name}.export.enabled to true"
+        )
     there = f" (there is {', '.join(known)})" if known else f"; plumbline run makes {exports}/"
-    raise ConfigError(f"{task}: no bundle{nearest(task, known)}{there}")
+    raise ConfigError(f"{name}: no bundle{nearest(name, known)}{there}")
 
 
 def check_format(bundle: Path, format: str | None) -> None:

@@ -1,6 +1,5 @@
 """What `parquet` and `hub` share: tables of Arrow under other people's names for columns."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -8,10 +7,9 @@ from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import override
 
-from plumbline.config import Config
 from plumbline.data.columns import CANONICAL
 from plumbline.data.nested_fields import find_type
 from plumbline.data.turns import NO_TURNS
@@ -26,6 +24,7 @@ from plumbline.sources.arrow_columns import (
     read_class_names,
 )
 from plumbline.sources.base import Below, ColumnNames, Source
+from plumbline.sources.caption_rules import CaptionRules, check_captions, fill_captions
 from plumbline.sources.chat import IMAGE_FIELDS, ChatConfig
 from plumbline.sources.media_cells import load_medium
 from plumbline.sources.rows import Row, Templates, check_templates, fill_templates, from_columns
@@ -33,37 +32,6 @@ from plumbline.sources.tally import ROWS, Tally
 
 LIST_BATCH_ROWS = 128
 """Lists that repeat take next to nothing in a file, so that its size says little of theirs."""
-
-
-class CaptionRule(Config):
-    r"""Make a caption from a row whose question and answer match two patterns.
-
-    `\1` in the template is the first group of the question's pattern, `{answer}` the answer.
-    """
-
-    question: str
-    """A regular expression for the whole question."""
-    answer: str = ".+"
-    """A regular expression for the whole answer."""
-    caption: str
-    """The template of the caption."""
-
-    @field_validator("question", "answer")
-    @classmethod
-    def _compiles(cls, pattern: str) -> str:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"not a regular expression ({error})") from None
-        return pattern
-
-    @model_validator(mode="after")
-    def _groups_exist(self) -> "CaptionRule":
-        try:
-            re.compile(f"(?:{self.question})|").fullmatch("").expand(self.caption)  # type: ignore[union-attr]
-        except (re.error, IndexError) as error:
-            raise ValueError(f"caption {self.caption!r} does not fit question ({error})") from None
-        return self
 
 
 class ArrowTableSource(Source):
@@ -83,7 +51,7 @@ class ArrowTableSource(Source):
     """What is put behind names of files, such as `.jpg` where a table has bare ids."""
     class_names: bool = True
     """Whether a label that is a number becomes the name that the schema's metadata has for it."""
-    captions: list[CaptionRule] = Field(default_factory=list)
+    captions: CaptionRules = Field(default_factory=list)
     """For data without captions: the first rule that matches a row makes its caption."""
     templates: Templates = Field(default_factory=dict)
     """Text column -> a text with `{column}` where the value of another column of the row goes."""
@@ -94,8 +62,7 @@ class ArrowTableSource(Source):
     def _columns_fit(self) -> Self:
         if not (self.columns or self.chat):
             raise ValueError("columns must name one column at least")
-        if self.captions and not {"question", "answer"} <= set(self.columns):
-            raise ValueError("captions are made from question and answer: map both columns")
+        check_captions(self.captions, set(self.columns))
         made = self.chat.columns if self.chat else frozenset()
         if twice := sorted(made & set(self.columns)):
             raise ValueError(f"columns has {twice[0]}, which chat makes of other fields")
@@ -146,13 +113,12 @@ class ArrowTableSource(Source):
             ids = [rows.place(row) for row in range(batch.num_rows)]
             columns["sample_id"] = pa.array(ids, pa.binary())
         if self.chat:
-            columns |= _make_turns(batch, self.chat, rows.root)
+            columns |= _make_turns(batch, self.chat, rows.root / self.media_folder)
         for piece in part_lists(columns, rows.note):
             if split := rows.split:
                 piece["split"] = pa.array([split.encode()] * len(piece["sample_id"]), pa.binary())
-            if self.captions:
-                piece["caption"] = _make_captions(piece["question"], piece["answer"], self.captions)
-            yield fill_templates(from_columns(piece), self.templates)
+            captioned = fill_captions(from_columns(piece), self.captions)
+            yield fill_templates(captioned, self.templates)
 
 
 @dataclass(frozen=True)
@@ -199,32 +165,3 @@ def _make_turns(batch: pa.RecordBatch, chat: ChatConfig, root: Path) -> dict[str
 def _plain(value: object) -> object:
     # Text comes as bytes, which nobody has looked at: those that are no UTF-8 become surrogates.
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
-
-
-def _make_captions(
-    questions: pa.Array, answers: pa.Array, rules: list[CaptionRule]
-) -> pa.BinaryArray:
-    compiled = [(re.compile(r.question), re.compile(r.answer), r.caption) for r in rules]
-    made: dict[tuple[bytes | None, bytes | None], bytes | None] = {}
-    captions = []
-    for pair in zip(questions.to_pylist(), answers.to_pylist(), strict=True):
-        if pair not in made:
-            made[pair] = _caption_for(*pair, compiled)
-        captions.append(made[pair])
-    return pa.array(captions, pa.binary())
-
-
-def _caption_for(
-    question: bytes | None,
-    answer: bytes | None,
-    rules: list[tuple[re.Pattern[str], re.Pattern[str], str]],
-) -> bytes | None:
-    try:
-        asked, told = (question or b"").decode(), (answer or b"").decode()
-    except UnicodeDecodeError:
-        return None
-    for question_pattern, answer_pattern, template in rules:
-        match = question_pattern.fullmatch(asked)
-        if match and answer_pattern.fullmatch(told):
-            return match.expand(template).replace("{answer}", told).encode()
-    return None

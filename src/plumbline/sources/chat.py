@@ -100,18 +100,14 @@ class ChatConfig(Config):
             record: values by their names in the files.
             load: reads an image.
         """
-        named = {**self.needed, **self.optional}
-        fields = {ours: record.get(theirs) for ours, theirs in named.items()}
+        fields = self._fields(record)
         nothing: Row = dict.fromkeys(self.columns)
         if all(value is None for value in fields.values()):
             return nothing
-        dialect = DIALECTS[self.dialect]
         try:
-            turns, images = list(dialect.read(fields)), _listed(fields)
-            if images:
+            turns, images = list(DIALECTS[self.dialect].read(fields)), self.shown_images(record)
+            if _listed(fields):
                 turns = [_mark_places(turn) for turn in turns]
-            elif dialect.within:
-                images = list(dialect.within(fields))
             if self.images == "ignored":
                 turns, images = list(map(_without_images, turns)), []
             _check_images(images, turns, read=self.images is True)
@@ -119,6 +115,19 @@ class ChatConfig(Config):
             return {**nothing, "turns": encode_text(f"{NO_TURNS}{error}")}
         cells = {**nothing, "turns": encode_text(dump_turns(turns))}
         return {**cells, "images": pack_images(_load(images, load))} if images else cells
+
+    def shown_images(self, record: Mapping[str, object]) -> list[object]:
+        """What a record holds or names as the images that its turns show, in their order.
+
+        Raises:
+            BadTurns: they stand where no list is.
+        """
+        fields, dialect = self._fields(record), DIALECTS[self.dialect]
+        return _listed(fields) or list(dialect.within(fields) if dialect.within else ())
+
+    def _fields(self, record: Mapping[str, object]) -> Fields:
+        named = {**self.needed, **self.optional}
+        return {ours: record.get(theirs) for ours, theirs in named.items()}
 
     @property
     def columns(self) -> frozenset[str]:

@@ -13,6 +13,7 @@ from plumbline.data.arrays import encode_array
 from plumbline.data.columns import CANONICAL, KEYS, MEDIA, SHOWN
 from plumbline.errors import ConfigError, DataError
 from plumbline.sources.base import Below, ColumnNames, Source, SplitPlaces, require_path
+from plumbline.sources.caption_rules import CaptionRules, check_captions, fill_captions
 from plumbline.sources.encoding import Encoding, encode_text, has_stray_bytes, stray_bytes
 from plumbline.sources.files import (
     FoundFile,
@@ -62,6 +63,8 @@ class TableSource(Source):
     """The folder that names of files begin in, below the dataset's path."""
     media_ending: str = ""
     """What is put behind names of files, such as `.jpg` where a table has bare ids."""
+    captions: CaptionRules = Field(default_factory=list)
+    """For data without captions: the first rule that matches a row makes its caption."""
     templates: Templates = Field(default_factory=dict)
     """Text column -> a text with `{column}` where the value of another column of the row goes."""
     encoding: Encoding = "utf-8"
@@ -77,7 +80,9 @@ class TableSource(Source):
             raise ValueError(f"columns has {twice[0]}, which is made of other fields")
         if self.media != "path" and (self.media_folder or self.media_ending):
             raise ValueError("media_folder and media_ending are of files; media is base64")
-        check_templates(self.templates, {*self.columns, *self.made_columns, "sample_id"})
+        check_captions(self.captions, set(self.columns))
+        there = {*self.columns, *self.made_columns, *(["caption"] if self.captions else [])}
+        check_templates(self.templates, {*there, "sample_id"})
         return self
 
     @property
@@ -131,7 +136,7 @@ class TableSource(Source):
         there |= {"split"} if self.splits else set()
         columns = [name for name in CANONICAL if name in there]
         for batch in make_batches(self._rows(path), columns):
-            yield fill_templates(batch, self.templates)
+            yield fill_templates(fill_captions(batch, self.captions), self.templates)
 
     def _rows(self, root: Path) -> Iterator[Row]:
         if self._names_files and not (root / self.media_folder).is_dir():

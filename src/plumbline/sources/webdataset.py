@@ -14,6 +14,7 @@ from typing_extensions import override
 from plumbline.data.columns import CANONICAL, CONTENT, KEYS, SHOWN
 from plumbline.errors import DataError
 from plumbline.sources.base import ColumnNames, Source, SplitPlaces, require_path
+from plumbline.sources.caption_rules import CaptionRules, check_captions, fill_captions
 from plumbline.sources.encoding import has_stray_bytes, stray_bytes
 from plumbline.sources.files import (
     MAX_FILE_BYTES,
@@ -65,6 +66,8 @@ class WebDatasetSource(Source):
     columns: ColumnNames
     """Canonical column -> what follows the key: `jpg`, one of several as `jpg;jpeg;png`, or a field
     of an object as `json.caption`."""
+    captions: CaptionRules = Field(default_factory=list)
+    """For data without captions: the first rule that matches a row makes its caption."""
     templates: Templates = Field(default_factory=dict)
     """Text column -> a text with `{column}` where the value of another column of the row goes."""
 
@@ -74,7 +77,9 @@ class WebDatasetSource(Source):
             raise ValueError("columns must name one column with content")
         if self.splits and "split" in self.columns:
             raise ValueError("splits and a split column both say what is in a split")
-        check_templates(self.templates, {*self.columns, "sample_id"})
+        check_captions(self.captions, set(self.columns))
+        made = ["caption"] if self.captions else []
+        check_templates(self.templates, {*self.columns, *made, "sample_id"})
         return self
 
     @property
@@ -97,7 +102,7 @@ class WebDatasetSource(Source):
         there = {"sample_id", *self.columns, *(["split"] if self.splits else [])}
         columns = [name for name in CANONICAL if name in there]
         for batch in make_batches(self._rows(path), columns):
-            yield fill_templates(batch, self.templates)
+            yield fill_templates(fill_captions(batch, self.captions), self.templates)
 
     def _rows(self, root: Path) -> Iterator[Row]:
         places = {ours: _Place.parse(theirs) for ours, theirs in self.columns.items()}

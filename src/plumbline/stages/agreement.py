@@ -13,7 +13,7 @@ from plumbline.sources.base import Source
 from plumbline.stages.detect_shapes import DetectShapesConfig
 from plumbline.stages.evaluate_alignment import EvaluateAlignmentConfig
 from plumbline.stages.evaluate_model import EvaluateModelConfig
-from plumbline.stages.export_model import ExportModelConfig
+from plumbline.stages.export_stage import ExportStageConfig
 from plumbline.stages.prepare import PrepareConfig
 from plumbline.stages.tokenize_text import TokenizeTextConfig
 from plumbline.stages.validate import ValidateConfig
@@ -27,9 +27,18 @@ from plumbline.weights.settings import WeightsEntry
 Settings = Mapping[tuple[str, str], Config]
 """(stage, key) -> its checked settings."""
 
-_GROUPS = {"pretrain_alignment": "align", "finetune": "tasks"}
+_GROUPS = {
+    "pretrain_alignment": "align",
+    "export_alignment": "align",
+    "finetune": "tasks",
+    "export_model": "tasks",
+}
 _MAKERS = {paths.aligned("x").parent: "pretrain_alignment", paths.finetuned("x").parent: "finetune"}
 """Folder -> the stage that makes what lies in it."""
+
+
+ALIGN = paths.alignment_export("x").parent.name
+"""What no task may be called beside alignments."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,13 @@ def check_agreement(settings: Settings) -> None:
         _check_training(place, training, datasets[training.data])
         _check_checkpoints(place, training, settings, datasets[training.data])
         _check_start(place, training, settings, datasets[training.data])
+    if ("finetune", ALIGN) in settings and any(
+        stage == "export_alignment" for stage, _ in settings
+    ):
+        raise ConfigError(
+            f"tasks.{ALIGN}: its bundle would hold those of alignments, which lie in "
+            f"{paths.alignment_export('x').parent}/; give the task another name"
+        )
     for place, split, data in _splits(settings):
         if why := datasets[data].lacks(split):
             raise ConfigError(
@@ -115,13 +131,14 @@ def trainings(settings: Settings) -> Iterator[tuple[str, TrainingConfig]]:
 
 def _splits(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """Key, value and dataset of every setting that names a split."""
-    for (_, key), config in settings.items():
+    for (stage, key), config in settings.items():
         if isinstance(config, EvaluateModelConfig):
             yield f"tasks.{key}.evaluate.split", config.evaluate.split, config.data
         elif isinstance(config, EvaluateAlignmentConfig):
             yield f"align.{key}.evaluate.split", config.evaluate.split, config.data
-        elif isinstance(config, ExportModelConfig):
-            yield f"tasks.{key}.export.split", config.export.split, config.data
+        elif isinstance(config, ExportStageConfig) and config.export.enabled:
+            for name, split in config.export.splits().items():
+                yield f"{_GROUPS[stage]}.{key}.export.{name}", split, config.data
 
 
 def _check_objects(name: str, settings: Settings) -> None:

@@ -63,7 +63,7 @@ def check_settings(params: dict[str, object]) -> Settings:
         keys = [""] if spec.group is None else list(entries_of(params, spec.group))
         for key in keys:
             schema = spec.schema_for(key, params)
-            settings[spec.name, key] = check_config(schema, spec.sections(key), params)
+            settings[spec.name, key] = check_config(schema, spec.sections_in(key, params), params)
     check_agreement(settings)
     return settings
 

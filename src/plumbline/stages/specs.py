@@ -14,6 +14,7 @@ STAGES = (
     "tokenize_text",
     "pretrain_alignment",
     "evaluate_alignment",
+    "export_alignment",
     "finetune",
     "evaluate_model",
     "export_model",

@@ -43,6 +43,8 @@ class Task(ABC, Generic[ContractT]):
     fields: dict[str, str]
     """Name of a field -> one of `TYPES`."""
     required: tuple[str, ...] = ()
+    either: tuple[str, ...] = ()
+    """Fields of which a request has one."""
     exact = True
     """Whether the model's inputs are the same bits on any processor."""
     parts: frozenset[str]
@@ -153,6 +155,9 @@ class Model:
             raise InputError(f"{unknown[0][:40]}: no such field; there is {', '.join(fields)}")
         if missing := [name for name in self.task.required if name not in given]:
             raise InputError(f"{missing[0]}: missing")
+        either = self.task.either
+        if either and sum(name in given for name in either) != 1:
+            raise InputError(f"{' or '.join(either)}: give one of them")
         for name, value in given.items():
             types = TYPES[fields[name]]
             # True is an int to Python, and no number to anyone else.

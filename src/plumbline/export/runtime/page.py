@@ -10,6 +10,8 @@ from .guard import BundleError, check_file, read_digests
 
 PAGE = "runtime/page.html"
 SAMPLES = "selftest/selftest.json"
+GALLERY = "gallery/"
+"""What lies there is read when it is asked for: it may be much."""
 TYPES = {".png": "image/png", ".wav": "audio/wav"}
 """Ending of a stored file -> what a browser is told that it is; all else is bytes."""
 
@@ -23,7 +25,8 @@ class Page:
         Raises:
             BundleError: a file is missing or damaged.
         """
-        digests = read_digests(folder)
+        self._folder, self._digests = folder, read_digests(folder)
+        digests = self._digests
         html = check_file(folder, digests, PAGE).read_bytes()
         try:
             stored = json.loads(check_file(folder, digests, SAMPLES).read_bytes())
@@ -41,7 +44,15 @@ class Page:
         self._found["/samples"] = ("application/json", listed)
 
     def find(self, path: str) -> tuple[str, bytes] | None:
-        """Type and bytes of what lies at a path; None where nothing does."""
+        """Type and bytes of what lies at a path; None where nothing does.
+
+        Raises:
+            BundleError: the file is missing or has changed.
+        """
+        name = path.removeprefix("/")
+        if name.startswith(GALLERY) and name in self._digests:
+            kind = TYPES.get(Path(name).suffix, "application/octet-stream")
+            return kind, check_file(self._folder, self._digests, name).read_bytes()
         return self._found.get(path)
 
     def _keep(self, folder: Path, digests: dict[str, str], value: object) -> object:

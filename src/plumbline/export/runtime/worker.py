@@ -45,7 +45,9 @@ def _serve(channel: Connection, folder: Path) -> None:
     contract = model.files.digests["contract.json"][:12]
     _limit_memory(settings["answer_memory_bytes"])
     log = _take_stderr()
-    _say(channel, {"format": model.format, "contract": contract, "fields": model.task.fields})
+    facts = {"format": model.format, "contract": contract, "fields": model.task.fields}
+    # Of fields that exclude each other a page clears the others.
+    _say(channel, {**facts, "either": model.task.either} if model.task.either else facts)
     while True:
         body = channel.recv_bytes()
         # The server ends a worker that is late; the alarm does where the server was killed.

@@ -1,12 +1,13 @@
 """Settings of an alignment. No torch here: a wrong setting is told before it loads."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.evaluation.config import EvaluationConfig
+from plumbline.export.config import ExportConfig
 from plumbline.kind import KindSettings
 from plumbline.loading.input_config import AnyInput, InputConfig
 from plumbline.models.encoder_config import (
@@ -146,8 +147,28 @@ class AlignmentEvaluationConfig(EvaluationConfig):
     """Prompt templates, such as "a photo of a {label}": their captions classify the media."""
 
 
+class AlignmentExportConfig(ExportConfig):
+    """Section `export` of an alignment."""
+
+    enabled: bool = False
+    """Whether a bundle is written that finds media by texts and by media; without one the output
+    holds its settings alone."""
+    gallery_split: Literal["train", "val", "test"] = "val"
+    """Whose media can be found in the bundle, which holds them and their captions."""
+    gallery_media: int = Field(200, ge=1, le=10_000)
+    """How many of them, evenly spread over the split."""
+    nearest: int = Field(12, ge=1, le=10_000)
+    """How many an answer names, where a request does not say."""
+
+    @override
+    def splits(self) -> dict[str, str]:
+        return {**super().splits(), "gallery_split": self.gallery_split}
+
+
 SETTINGS = KindSettings(
+    title="Alignment",
     model=DualEncoderConfig,
     task=AlignmentTaskConfig,
     evaluate=AlignmentEvaluationConfig,
+    export=AlignmentExportConfig,
 )

@@ -11,15 +11,17 @@ from typing_extensions import override
 
 from plumbline.errors import ExportError
 from plumbline.export.config import ExportConfig
-from plumbline.export.graphs import GraphSpec, ids_examples, pixels_example
+from plumbline.export.graphs import GraphSpec, ids_examples
 from plumbline.export.media import (
+    PACKAGES,
+    SPECTROGRAM_TOLERANCE,
     SUFFIXES,
-    audio_turns,
     check_image_size,
     encode_medium,
-    features_contract,
-    image_contract,
-    image_turns,
+    input_contract,
+    medium_examples,
+    medium_turns,
+    text_contract,
 )
 from plumbline.export.parity import Parity
 from plumbline.export.plan import (
@@ -38,8 +40,6 @@ from plumbline.kinds.headed.model import Classifier, HeadedSpec
 from plumbline.kinds.headed.rows import HeadedRows
 from plumbline.kinds.headed.runtime import HeadedTask
 from plumbline.loading.input_config import (
-    AudioInputConfig,
-    FeaturesInputConfig,
     ImageInputConfig,
     InputConfig,
     TextInputConfig,
@@ -50,21 +50,12 @@ from plumbline.tracking.progress import tracked
 
 Floats = NDArray[np.float32]
 
-SPECTROGRAM_TOLERANCE = 1e-4
-"""Of numpy's spectrograms from torch's."""
-
 EXAMPLES: dict[str, str] = {"text": "a short text, as the model knows them"}
 NAMES = {
     "image": "an image",
     "audio": "a clip",
     "features": "a sequence of feature vectors (an .npy file of numbers [steps, channels])",
     "text": "a text",
-}
-PACKAGES = {
-    "image": ("pillow",),
-    "audio": ("soundfile", "soxr"),
-    "features": (),
-    "text": ("tokenizers",),
 }
 
 
@@ -154,21 +145,9 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
 
     def _input_contract(self) -> dict[str, object]:
         spec, config = self.stored.spec, self.inputs
-        encoder = spec.encoder
-        most = getattr(encoder, "max_steps", None)
-        if isinstance(config, ImageInputConfig):
-            assert isinstance(encoder, ImageEncoderConfig)
-            return image_contract(encoder.image_size, config)
-        if isinstance(config, AudioInputConfig):
-            # Augmentation belongs to training; all else decides what the model is given.
-            settings = config.model_dump(mode="json", exclude={"augment"})
-            return {**settings, "cut": config.max_steps, "max_steps": most, "dtype": "float32"}
-        if isinstance(config, FeaturesInputConfig):
-            return features_contract(config, self.cache, most)
         if isinstance(config, TextInputConfig):
-            special = spec.special_ids and spec.special_ids.model_dump()
-            return {"modality": "text", "special_ids": special, "max_tokens": config.max_tokens}
-        return {"modality": config.modality}
+            return text_contract(spec.special_ids, config.max_tokens)
+        return input_contract(config, self.cache, spec.encoder)
 
     @override
     def description(self) -> dict[str, object]:
@@ -178,32 +157,13 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
     @override
     def graphs(self) -> dict[str, GraphSpec]:
         spec, modality = self.stored.spec, self.inputs.modality
-        if modality == "image":
-            encoder = spec.encoder
-            assert isinstance(encoder, ImageEncoderConfig)
-            pixels = pixels_example(encoder.image_size, encoder.channels)
-            inputs, dynamic = {"pixel_values": pixels}, {"pixel_values": {0: "batch"}}
-        elif modality == "text":
+        if modality == "text":
             inputs, dynamic = ids_examples(spec.vocab_size)
         else:
-            assert spec.channels is not None, "its encoder takes steps"
-            inputs, dynamic = self._steps_examples(spec.channels)
+            inputs, dynamic = medium_examples(self.inputs, spec.encoder, spec.channels)
         module = HeadedGraph(self.stored.model, list(inputs)).eval()
         # Numbered, since a part may have a name that no output of a graph can have.
         return {"model": GraphSpec(module, inputs, dynamic, [f"logits_{i}" for i in self._order()])}
-
-    def _steps_examples(self, channels: int) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
-        """Two rows of steps and their mask, and the axes whose size may be another."""
-        shortest, longest = self.inputs.shortest(), self.inputs.longest()
-        # Within what the encoder takes.
-        steps = max(min(9, getattr(self.stored.spec.encoder, "max_steps", 9)), 2 * shortest)
-        steps = steps if longest is None else min(steps, longest)
-        mask = torch.ones(2, steps, dtype=torch.bool)
-        # One row is padded, so that the mask is part of what is traced.
-        mask[1, steps * 2 // 3 :] = False
-        values = torch.linspace(-2, 2, 2 * steps * channels).view(2, steps, channels)
-        axes = {0: "batch"} if shortest == longest else {0: "batch", 1: "steps"}
-        return {"steps": values, "mask": mask}, {"steps": axes, "mask": axes}
 
     def _order(self) -> range:
         return range(len(self.stored.model.heads))
@@ -298,12 +258,4 @@ class HeadedPlan(GraphPlan[ExportConfig, Classifier, SpecT], Generic[SpecT, Rows
     @override
     def preprocessing(self) -> dict[str, Request]:
         modality = self.inputs.modality
-        if modality == "image":
-            turns = image_turns(self.cache.images[0])
-        elif modality == "audio":
-            rate = self.cache.facts["audio"]["sample_rate"]
-            # Two seconds at most, so that a bundle stays small.
-            turns = audio_turns(np.array(self.cache.audio(0))[: rate * 2], rate)
-        else:
-            return {}
-        return {name: {modality: data} for name, data in turns.items()}
+        return {name: {modality: data} for name, data in medium_turns(self.cache, modality).items()}

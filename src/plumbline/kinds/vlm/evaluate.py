@@ -88,6 +88,8 @@ class VlmEvaluator:
     def evaluate(self) -> Evaluation:
         """Answer every question and describe every captioned image of the split.
 
+        A model that learned no captions is asked for none.
+
         Raises:
             DataError: there is neither.
         """
@@ -100,7 +102,7 @@ class VlmEvaluator:
             predictions += answered
             metrics |= figures
             starts = by_prompt(answered)
-        if any(len(row.captions) for row in self._rows):
+        if self._stored.spec.captions and any(len(row.captions) for row in self._rows):
             described, figures, signature = self._describe_images()
             predictions += described
             metrics |= figures

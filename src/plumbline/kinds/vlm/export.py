@@ -72,7 +72,7 @@ def choose_samples(
             ids = cache.ids(question)[:limit].tolist()
             known = [cache.text(answer)]
             every.append(PromptSample(row.number, cache.text(question), ids, known))
-        if len(row.captions):
+        if len(row.captions) and stored.spec.captions:
             known = [cache.text(int(number)) for number in row.captions]
             every.append(PromptSample(row.number, prompt, prompt_ids[:limit], known))
     if not every:

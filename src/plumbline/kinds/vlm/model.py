@@ -152,6 +152,8 @@ class VlmSpec(ModelSpec):
     """How images reach the encoder; as in the alignment that it comes from, if it does."""
     max_text_tokens: int
     caption_prompt: str
+    captions: bool = True
+    """Whether it learned to say them behind that prompt, as far as its data has any."""
     chat: ChatSpec | None = None
     """Of a model of conversations; eos is then what ends an answer in its template."""
     block_size: int | None = None
@@ -159,10 +161,11 @@ class VlmSpec(ModelSpec):
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out what models of questions do not have: they stay the bytes that they were."""
+        """Leave out what most models do not have: they stay the bytes that they were."""
         plain: dict[str, object] = handler(self)
-        talks = ("chat", "block_size")
-        return plain if self.chat else {k: v for k, v in plain.items() if k not in talks}
+        left_out = {"captions"} if self.captions else set[str]()
+        left_out |= set() if self.chat else {"chat", "block_size"}
+        return {name: value for name, value in plain.items() if name not in left_out}
 
     @property
     def images(self) -> ImageInputConfig:

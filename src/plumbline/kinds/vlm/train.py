@@ -254,6 +254,7 @@ def _make_spec(cache: TrainingCache, seen: Seen, model: VlmConfig, task: VlmTask
         inputs=seen.inputs,
         max_text_tokens=task.max_text_tokens,
         caption_prompt=task.caption_prompt,
+        captions=task.captions_per_image > 0,
         chat=chat,
         block_size=task.block_size if chat else None,
     )
