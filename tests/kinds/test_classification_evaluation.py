@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from plumbline.errors import DataError
 from plumbline.evaluation.result import Evaluation, EvaluationJob
-from plumbline.kinds.classification.evaluate import evaluate, softmax
+from plumbline.kinds.classification.evaluate import evaluate
 from plumbline.kinds.classification.model import ClassifierSpec
 from plumbline.kinds.classification.rows import LabelledRows
 from plumbline.kinds.classification.settings import ClassificationEvaluationConfig
 from plumbline.kinds.classification.train import collate
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.inputs import build_input
+from plumbline.metrics.classification import softmax
 from plumbline.metrics.known import figure_name
 from plumbline.models.stored import Stored, load_model
 from tests.tiny import CASES

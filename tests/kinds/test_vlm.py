@@ -81,6 +81,12 @@ def test_the_packed_loss_is_the_sum_over_sequences_of_one_segment(vlm: TrainingJ
     assert packed[1] == sum(count for _, count in alone)
 
 
+def test_masks_of_rows_of_one_text_look_alike_to_a_compiler_whatever_their_length() -> None:
+    masks = [text_places(np.ones((3, seq), np.int64), 4) for seq in (5, 9)]
+    assert [mask.shape for mask in masks] == [(3, 0, 2)] * 2
+    assert masks[0].stride() == masks[1].stride()
+
+
 def test_the_gradient_of_a_packed_row_is_that_of_its_segments(vlm: TrainingJob) -> None:
     (sample,) = samples(vlm, 1)
     parameters = [p for n, p in vlm.model.named_parameters() if not n.startswith("image_encoder")]

@@ -216,11 +216,14 @@ def test_a_raw_text_is_encoded_alike_in_any_company() -> None:
 def test_ngrams_are_those_of_the_framed_text() -> None:
     """They do not depend on Python's salted hash."""
     encoder = ngrams(shortest=2, longest_gram=3)
-    rows = encoder._buckets("ab")
-    assert len(rows) == 3 + 2  # \x02a ab b\x03 and \x02ab ab\x03
-    assert rows == [76, 87, 77, 67, 13]
+    read = encoder.reader()(["ab", "a"])
+    assert read["starts"].tolist() == [0, 5]
+    rows = read["ngrams"][:5]
+    # 3 + 2: \x02a ab b\x03 and \x02ab ab\x03
+    assert rows.tolist() == [76, 87, 77, 67, 13]
     mean = encoder.embeddings.weight[rows].mean(dim=0)
     torch.testing.assert_close(encoder(["ab"]).pooled[0], encoder.layers(mean))
+    assert torch.equal(encoder(**read).pooled, encoder(["ab", "a"]).pooled)
 
 
 def test_ngrams_of_no_size_are_refused() -> None:

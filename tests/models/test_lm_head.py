@@ -1,5 +1,6 @@
 """Logits are made where labels are, in chunks, and say what all of them at once say."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -132,6 +133,51 @@ def test_a_call_that_fails_leaves_the_map_as_it_was() -> None:
     with pytest.raises(RuntimeError, match="no"):
         lm_head.LmHead(net).over_labels(fail, labels, None, lambda *_: None)
     assert not net.map._forward_pre_hooks
+
+
+class Uncapped(Capped):
+    """The same without what is behind the map."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.map(self.embedding(ids))
+        return logits
+
+
+@pytest.mark.parametrize("kind", [Capped, Uncapped])
+def test_a_settled_head_gives_the_same_loss_and_lets_other_calls_see_all(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Capped]
+) -> None:
+    monkeypatch.setattr(lm_head, "rows_of", lambda weight: 2)
+    net, ids = kind(), torch.arange(10).view(2, 5)
+    labels = ids.clone()
+    labels[0, :3] = IGNORE_INDEX
+    given = labels, places(labels)
+    logits = net(ids)
+    plain = lm_head.LmHead(net).loss(lambda: net(ids), *given, token_cross_entropy)
+    head = lm_head.LmHead(net)
+    head.settle(lambda: net(ids), *given)
+    hooks = len(net.map._forward_pre_hooks)
+    copied, copied_head = copy.deepcopy((net, head))
+    for model, of_model in ((net, head), (copied, copied_head)):
+        found = of_model.loss(lambda model=model: model(ids), *given, token_cross_entropy)
+        assert torch.equal(found.total, plain.total)
+        assert torch.equal(model(ids), logits)
+        assert len(model.map._forward_pre_hooks) == hooks == 1  # there before a program is made
+    assert head._is_last == (kind is Uncapped)
+
+
+def test_a_settled_head_is_as_it_was_after_a_call_that_fails() -> None:
+    net, ids = Uncapped(), torch.arange(10).view(2, 5)
+    head = lm_head.LmHead(net)
+    head.settle(lambda: net(ids), ids, None)
+
+    def fail() -> Tensor:
+        net(ids)
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        head.over_labels(fail, ids, torch.tensor([3]), lambda *_: None)
+    assert net(ids).shape == (2, 5, 11)
 
 
 class Wrapped(nn.Module):

@@ -29,8 +29,8 @@ from tests.training.together import ALONE, MakeJob, exact, settings, train
 FEW = ("vlm", "causal_lm_rows")
 """What `make test` compiles; a program takes seconds to be made."""
 STEPS = 50
-REMADE = {"vlm_turns", "masked_lm_stream", "masked_lm_rows", "seq2seq", "align_ngrams"}
-"""Whose program is broken where labels or n-grams are chosen, with sizes that differ each time."""
+MADE = 4
+"""Programs of a form at most, those of short batches among them; the docs say so."""
 ON_GPU = (*FEW, "causal_lm_stream", "image", "align_image")
 
 
@@ -185,10 +185,7 @@ def test_losses_of_fifty_steps_are_those_of_a_plain_training(
     assert len(plain) == len(compiled) == STEPS
     assert max(abs(a - b) for a, b in zip(plain, compiled, strict=True)) <= 1e-4
     # All are made before the first step, of the sizes that the loader foresees.
-    assert 1 <= programs[0] <= PROGRAMS
-    if name in REMADE:
-        assert programs[-1] > programs[0], f"{name} is no longer one of them"
-        pytest.xfail("makes programs on the way, up to a limit: sizes behind a break are not open")
+    assert 1 <= programs[0] <= MADE
     assert programs[-1] == programs[0], "recompiled"
 
 

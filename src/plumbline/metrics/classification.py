@@ -17,6 +17,13 @@ Ints = NDArray[np.integer]
 Int64s = NDArray[np.int64]
 
 
+def softmax(logits: Floats) -> Float64s:
+    """Probabilities [rows, classes] of logits, computed so that none overflows."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    out: Float64s = shifted / shifted.sum(axis=1, keepdims=True)
+    return out
+
+
 def accuracy(predictions: Ints, labels: Ints) -> float:
     """Share of the predictions [samples] that are their labels [samples], in [0, 1].
 

@@ -1,5 +1,6 @@
 """What encoders of images, sequences and text have in common."""
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -26,6 +27,11 @@ class Encoded(NamedTuple):
     """[batch, tokens] bool, true where a token counts; None: everywhere."""
 
 
+def raw_texts(texts: Sequence[str]) -> Batch:
+    """A batch of texts as they are."""
+    return {"texts": list(texts)}
+
+
 class Encoder(nn.Module):
     """Base of the encoders: called with a batch's inputs by name, they give `Encoded`.
 
@@ -44,6 +50,10 @@ class Encoder(nn.Module):
     def architectures(self, name: str) -> "dict[str, Architecture]":
         """What a model stores beside its weights, whose encoder it is under a name."""
         return {name: self.architecture} if self.architecture else {}
+
+    def reader(self) -> Callable[[Sequence[str]], Batch]:
+        """What makes the inputs of one that takes strings; it holds no weights, for loaders."""
+        return raw_texts
 
 
 def encode(encoder: Encoder, inputs: Batch) -> Encoded:

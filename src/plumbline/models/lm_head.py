@@ -7,7 +7,6 @@ what all layers keep of it. So they are made where a label is, and a bounded num
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -40,6 +39,15 @@ class LanguageNet(Protocol):
         """Its last map: [..., width] to [..., vocab]."""
 
 
+class _Choice:
+    """A hook before the map, which is given what is chosen of its input, or all of it."""
+
+    choose: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, module: nn.Module, given: tuple[Tensor]) -> tuple[Tensor] | None:
+        return None if self.choose is None else (self.choose(given[0]),)
+
+
 class LmHead:
     """The last map of a model, which lets it be called where labels are alone."""
 
@@ -47,6 +55,7 @@ class LmHead:
         """Take a model; what it does to logits behind the map is found out when it runs."""
         self._net = net
         self._is_last: bool | None = None
+        self._kept: _Choice | None = None
 
     def loss(
         self,
@@ -90,6 +99,21 @@ class LmHead:
         """[..., width] to [..., vocab]."""
         return self._net.get_output_embeddings()
 
+    @torch.no_grad()
+    def settle(self, run: Callable[[], Tensor], labels: Tensor, labelled: Tensor | None) -> None:
+        """Do before a compiler looks what no program can: hook the map, and see what is behind it.
+
+        Args:
+            run: calls the model; its logits.
+            labels: [batch, seq], as in `over_labels`.
+            labelled: the places of those that count, or None.
+        """
+        if self._kept is None:
+            self._kept = _Choice()
+            self.map.register_forward_pre_hook(self._kept)
+        if self._is_last is None:
+            self._find_last(run, labelled)
+
     def _called(
         self, run: Callable[[], Tensor], labels: Tensor, labelled: Tensor | None
     ) -> tuple[Tensor | None, Tensor, Tensor]:
@@ -100,34 +124,54 @@ class LmHead:
             [n, vocab] else; and the labels that count, [n].
         """
         chosen = at_places(labels, labelled)
-        if len(chosen) > rows_at_a_time(self.map) and self._is_last is not False:
-            held: list[Tensor] = []
-
-            def first_alone(states: Tensor) -> Tensor:
-                held.append(at_places(states, labelled))
-                return held[0][:1]
-
-            with self._given(first_alone):
-                logits = run()
-            if self._is_last is None:
-                self._is_last = torch.equal(logits, self.map(held[0][:1]))
+        if self._holds(chosen):
+            hidden, logits = self._find_last(run, labelled)
             if self._is_last:
-                return held[0], logits, chosen
-            logger.warning(
-                "this model scales, caps or shifts its logits behind its last map, so those of a "
-                "micro-batch are made at once: where memory is short lower loader.batch_size"
-            )
-        with self._given(lambda states: at_places(states, labelled)):
-            return None, run(), chosen
+                return hidden, logits, chosen
+        return None, self._run(run, lambda states: at_places(states, labelled)), chosen
 
-    @contextmanager
-    def _given(self, choose: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Within the block, the map is given what is chosen of its input."""
-        handle = self.map.register_forward_pre_hook(lambda _, given: (choose(given[0]),))
+    def _holds(self, chosen: Tensor) -> bool:
+        """Whether hidden states of labels [n] that count are held, for logits to be made later."""
+        if torch.compiler.is_compiling():
+            return bool(self._is_last)  # for any number of them: another is no other program
+        return len(chosen) > rows_at_a_time(self.map) and self._is_last is not False
+
+    def _find_last(
+        self, run: Callable[[], Tensor], labelled: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Call the model for what the map is given [n, width], and the logits of the first.
+
+        The first time it is found out whether the model changes them behind the map.
+        """
+        held: list[Tensor] = []
+
+        def first_alone(states: Tensor) -> Tensor:
+            held.append(at_places(states, labelled))
+            return held[0][:1]
+
+        logits = self._run(run, first_alone)
+        if self._is_last is None:
+            self._is_last = torch.equal(logits, self.map(held[0][:1]))
+            if not self._is_last:
+                logger.warning(
+                    "this model scales, caps or shifts its logits behind its last map, so those of "
+                    "a micro-batch are made at once: where memory is short lower loader.batch_size"
+                )
+        return held[0], logits
+
+    def _run(self, run: Callable[[], Tensor], choose: Callable[[Tensor], Tensor]) -> Tensor:
+        """Call the model, whose map is given what is chosen of its input."""
+        kept, handle = self._kept, None
+        if kept is None:
+            kept = _Choice()
+            handle = self.map.register_forward_pre_hook(kept)
+        kept.choose = choose
         try:
-            yield
+            return run()
         finally:
-            handle.remove()
+            kept.choose = None
+            if handle is not None:
+                handle.remove()
 
 
 def at_places(tensor: Tensor, places: Tensor | None) -> Tensor:

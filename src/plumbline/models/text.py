@@ -1,13 +1,16 @@
 """Text encoders: one that takes token ids, one that takes the raw texts."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, BertModel
+from typing_extensions import override
 
+from plumbline.batch import Batch
 from plumbline.errors import ConfigError
 from plumbline.models.encoder_config import NgramEncoderConfig, TextEncoderConfig
 from plumbline.models.encoders import Encoded, Encoder, pool
@@ -90,6 +93,30 @@ def _from_sizes(config: TextEncoderConfig, vocab_size: int) -> BertModel:
     )
 
 
+def read_ngrams(texts: Sequence[str], config: NgramEncoderConfig) -> Batch:
+    """The hashed n-grams of texts, each with its ends marked, one text behind the other.
+
+    Returns:
+        ngrams [n-grams of all texts]: numbers of their buckets; starts [texts]: where each text's
+        begin. EmbeddingBag takes them so, without padding.
+    """
+    rows = [_buckets(text, config) for text in texts]
+    starts = [0]
+    for row in rows[:-1]:
+        starts.append(starts[-1] + len(row))
+    numbers = [number for row in rows for number in row]
+    return {"ngrams": torch.tensor(numbers).long(), "starts": torch.tensor(starts)}
+
+
+def _buckets(text: str, config: NgramEncoderConfig) -> list[int]:
+    framed = f"\x02{text}\x03"
+    return [
+        zlib.crc32(framed[at : at + size].encode("utf-8", "surrogatepass")) % config.buckets
+        for size in range(config.shortest, config.longest_gram + 1)
+        for at in range(len(framed) - size + 1)
+    ]
+
+
 class NgramEncoder(Encoder):
     """The mean of the embeddings of hashed character n-grams, through two layers.
 
@@ -99,29 +126,32 @@ class NgramEncoder(Encoder):
     def __init__(self, config: NgramEncoderConfig, **others: object) -> None:
         """Build with random weights; it needs no tokenizer."""
         super().__init__()
-        self._config = config
+        self._read = partial(read_ngrams, config=config)
         self.embeddings = nn.EmbeddingBag(config.buckets, config.width, mode="mean")
         self.layers = nn.Sequential(nn.GELU(), nn.Linear(config.width, config.width))
         self.width = self.token_width = config.width
 
-    def forward(self, texts: Sequence[str], **others: object) -> Encoded:
-        """Encode raw texts; the empty one is the mean of no n-gram, a vector like another."""
-        rows = [self._buckets(text) for text in texts]
-        # One flat list with where each text starts, which EmbeddingBag takes without padding.
-        starts = [0]
-        for row in rows[:-1]:
-            starts.append(starts[-1] + len(row))
-        device = self.embeddings.weight.device
-        ids = torch.tensor([i for row in rows for i in row], dtype=torch.long, device=device)
-        offsets = torch.tensor(starts, dtype=torch.long, device=device)
-        pooled = self.layers(self.embeddings(ids, offsets))
-        return Encoded(pooled.unsqueeze(1), pooled)
+    @override
+    def reader(self) -> Callable[[Sequence[str]], Batch]:
+        return self._read
 
-    def _buckets(self, text: str) -> list[int]:
-        framed = f"\x02{text}\x03"
-        return [
-            zlib.crc32(framed[at : at + size].encode("utf-8", "surrogatepass"))
-            % self._config.buckets
-            for size in range(self._config.shortest, self._config.longest_gram + 1)
-            for at in range(len(framed) - size + 1)
-        ]
+    def forward(
+        self,
+        texts: Sequence[str] | None = None,
+        ngrams: Tensor | None = None,
+        starts: Tensor | None = None,
+        **others: object,
+    ) -> Encoded:
+        """Encode texts; the empty one is the mean of no n-gram, a vector like another.
+
+        Args:
+            texts: raw; or None, and what `read_ngrams` makes of them:
+            ngrams: [n-grams], int64.
+            starts: [texts], int64.
+            others: what a batch holds beside.
+        """
+        if texts is not None:
+            read, device = self._read(texts), self.embeddings.weight.device
+            ngrams, starts = read["ngrams"].to(device), read["starts"].to(device)
+        pooled = self.layers(self.embeddings(ngrams, starts))  # [texts, width]
+        return Encoded(pooled.unsqueeze(1), pooled)

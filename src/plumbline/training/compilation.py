@@ -23,7 +23,7 @@ from plumbline.files import STATE_DIR
 from plumbline.training.compile_config import CompileConfig
 from plumbline.training.layers import stacks
 from plumbline.training.processes import Processes
-from plumbline.training.task import Task
+from plumbline.training.task import Task, nothing_to_settle
 
 PROGRAMS = 16
 """Most programs of one function, where sizes are open; else each size has its own."""
@@ -88,16 +88,28 @@ class Compilation:
             return task
         self._before = _programs()
         window = task.window and replace(task.window, embed=self.of(model, task.window.embed))
-        return replace(task, loss=self.of(model, task.loss), window=window)
+        loss = self.of(model, task.loss, task.settle)
+        return replace(task, loss=loss, window=window)
 
-    def of(self, model: nn.Module, plain: Pass[Result]) -> Pass[Result]:
-        """The same of one pass through a model: it, or what stands for it."""
+    def of(
+        self,
+        model: nn.Module,
+        plain: Pass[Result],
+        settle: Callable[[nn.Module, Batch], None] = nothing_to_settle,
+    ) -> Pass[Result]:
+        """The same of one pass through a model: it, or what stands for it.
+
+        Args:
+            model: that it goes through.
+            plain: what is computed of a batch.
+            settle: as in `Task`, of the first batch.
+        """
         if not self.is_on:
             return plain
         layers = [layer for stack in stacks(model) for layer in stack]
         self.unit = self._unit(len(layers))
         if self.unit == "whole":
-            return self._compiled(plain)
+            return self._compiled(plain, settle)
         self._layers = layers
         return plain
 
@@ -112,15 +124,20 @@ class Compilation:
         mode = None if self.mode == "default" else self.mode
         return {"mode": mode, "fullgraph": self.config.fullgraph}
 
-    def _compiled(self, plain: Pass[Result]) -> Pass[Result]:
+    def _compiled(
+        self, plain: Pass[Result], settle: Callable[[nn.Module, Batch], None]
+    ) -> Pass[Result]:
         # Open are the sizes that are marked, and no others: those found to differ on the way would
         # be so from another batch on where a run begins in the midst of an epoch.
         compiler: Callable[..., Pass[Result]] = torch.compile
         program = compiler(plain, dynamic=False, **self._options())
+        unsettled = [settle]
 
         def call(model: nn.Module, batch: Batch) -> Result:
             if not (self.is_on and self._has_program(batch)):
                 return plain(model, batch)
+            while unsettled:
+                unsettled.pop()(model, batch)
             for name, tensor in _tensors(batch):
                 for dimension in range(tensor.ndim):
                     if (name, dimension) in self._open:

@@ -10,6 +10,7 @@ Source: Rajbhandari et al. 2020, arXiv:1910.02054.
 import importlib.metadata
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,12 @@ class DeepSpeedEngine:
             return found.total, found.count
 
         def loss(model: nn.Module, batch: Batch) -> LossSum:
-            return LossSum(*self._engine(parts, batch))
+            with _for_training_too():
+                return LossSum(*self._engine(parts, batch))
 
         def metrics(model: nn.Module) -> Mapping[str, float]:
-            found: Mapping[str, float] = self._engine(task.validation_metrics)
+            with _for_training_too():
+                found: Mapping[str, float] = self._engine(task.validation_metrics)
             return found
 
         if task.validation_metrics is no_metrics:
@@ -270,6 +273,18 @@ class DeepSpeedEngine:
                 "loss_tolerance": TOLERANCE,
             }
         }
+
+
+@contextmanager
+def _for_training_too() -> Iterator[None]:
+    """A block in which tensors are none of inference alone, whatever is around.
+
+    Parameters that ZeRO-3 gathers for a pass of validation, and keeps since they are small, are
+    those of the next step.
+    """
+    graph = torch.is_grad_enabled()  # which leaving the mode would switch on
+    with torch.inference_mode(False), torch.set_grad_enabled(graph):
+        yield
 
 
 def _check_model(model: nn.Module) -> None:

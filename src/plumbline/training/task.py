@@ -42,6 +42,10 @@ def perplexity_of(loss: float) -> Mapping[str, float | None]:
     return {"perplexity": perplexity(loss, 1)}
 
 
+def nothing_to_settle(model: nn.Module, batch: Batch) -> None:
+    """What a model finds out about itself where there is nothing."""
+
+
 Embedded = Mapping[str, Tensor]
 """What a micro-batch brings to the loss of its window, by name: floating-point tensors, through
 which gradients flow, and integers that say what belongs together."""
@@ -86,6 +90,8 @@ class Task:
     one micro-batch it equals `loss`, which is then used alone."""
     collate_raw: Callable[[Sequence[Sample]], Batch] | None = None
     """As `collate`, with deferred values that `to_device` finishes; None: the task has none."""
+    settle: Callable[[nn.Module, Batch], None] = nothing_to_settle
+    """What a model finds out about itself in its first pass, before passes are compiled."""
 
     def collate_for(self, device: torch.device) -> Callable[[Sequence[Sample]], Batch]:
         """How batches are made for a device: a GPU finishes them, and gets fewer bytes."""

@@ -1,6 +1,6 @@
 """How captions reach the text encoder of an alignment."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.feed import Feed
 from plumbline.loading.kept_features import KEPT, KeptFeatures
 from plumbline.loading.text_batches import collate_texts
+from plumbline.models.encoders import raw_texts
 from plumbline.tokenization.tokenizer import SpecialIds
 
 DROPPED = -1
@@ -37,6 +38,8 @@ class Captions:
     """Longer captions are cut."""
     kept: KeptFeatures | None = None
     """What a frozen encoder has made of them before."""
+    strings: Callable[[Sequence[str]], Batch] = raw_texts
+    """What an encoder that takes strings is given of them: its `reader`."""
 
     def read(self, cache: TrainingCache, numbers: Sequence[int]) -> dict[str, Column]:
         """What `collate` needs of some captions beside their numbers: [captions] by column."""
@@ -47,16 +50,17 @@ class Captions:
         return {"ids": [ids_of(cache, number) for number in numbers]}
 
     def collate(self, samples: Sequence[Sample], chosen: Sequence[int]) -> Batch:
-        """The captions of some of the samples: input_ids, attention_mask [chosen, seq], or texts.
+        """The captions of some of the samples: input_ids, attention_mask [chosen, seq].
 
-        Of a frozen encoder what it made of them: kept [chosen, width].
+        Of an encoder that takes strings what it reads of them; of a frozen one what it made of
+        them: kept [chosen, width].
         """
         if self.kept is not None:
             # [chosen, width] in one read, however many rows that is
             return {KEPT: self.kept.gather(np.asarray(column(samples, "text_number"))[chosen])}
         if self.special_ids is None:
             texts = column(samples, "text")
-            return {"texts": [texts[at] for at in chosen]}
+            return self.strings([texts[at] for at in chosen])
         ids = column(samples, "ids")
         return collate_texts([ids[at] for at in chosen], self.special_ids, self.max_tokens)
 

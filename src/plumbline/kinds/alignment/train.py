@@ -156,7 +156,7 @@ def collate(
         raw: whether the media are left to the device to finish, where they can be.
 
     Returns:
-        media: what `inputs` collates; texts: input_ids, attention_mask [texts, seq], or texts;
+        media: what `inputs` collates; texts: what `captions` do, of each distinct one;
         text_index [batch]: the row of each medium's caption; medium_number, text_number [batch]:
         equal where medium or caption is the same, -1 for a dropped caption; widths: a list of the
         embedding widths of this batch, empty for the full one; sample_index [batch].
@@ -262,7 +262,9 @@ def build(
     model = DualEncoder(model_config, spec.vocab_size, spec.channels, sources.origins)
     check_longest(model.text_encoder, config.max_text_tokens + 2, "task.max_text_tokens")
     plain = Captions(
-        None if model_config.text_encoder.takes_strings else special_ids, config.max_text_tokens
+        None if model_config.text_encoder.takes_strings else special_ids,
+        config.max_text_tokens,
+        strings=model.text_encoder.reader(),
     )
     source = partial(PairSource, cache, inputs=inputs, config=config, seed=seed)
     train = source(split="train", training=True)

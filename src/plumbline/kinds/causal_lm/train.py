@@ -11,7 +11,7 @@ from plumbline.kinds.causal_lm.model import CausalLm, CausalLmSpec
 from plumbline.kinds.causal_lm.settings import CausalLmConfig, CausalLmTaskConfig
 from plumbline.kinds.language.chat import read_chat
 from plumbline.kinds.language.chat_rows import ChatRows
-from plumbline.kinds.language.loss import chosen_loss, language_loss
+from plumbline.kinds.language.loss import chosen_loss, language_loss, settle
 from plumbline.kinds.language.packing import Collate, join_rows, packed_collate, tried_ids
 from plumbline.kinds.language.rows import TokenBlocks, TokenRows, choose_rows
 from plumbline.loading.cache_reader import TrainingCache
@@ -108,7 +108,7 @@ def build(
     model.whole_rows = takes_whole_rows(model.decoder, spec.block_size)
     return TrainingJob(
         model=model,
-        task=Task("causal_lm", packed or bound, chosen),
+        task=Task("causal_lm", packed or bound, chosen, settle=settle),
         train=open_rows(cache, "train", spec, seed=seed, training=True),
         validation=(
             open_rows(cache, "val", spec, seed=seed, training=False)

@@ -27,8 +27,8 @@ def answer(
     stored: "Stored[nn.Module, ModelSpec]", options: Options, device: "torch.device", folder: Path
 ) -> Answer:
     """The class of each head, with the probabilities of all classes."""
-    from plumbline.kinds.classification.evaluate import softmax
     from plumbline.kinds.classification.model import ClassifierSpec
+    from plumbline.metrics.classification import softmax
 
     assert isinstance(stored.spec, ClassifierSpec)
     logits, cut = outputs_of(stored, options, device, folder)

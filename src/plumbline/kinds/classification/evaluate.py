@@ -13,7 +13,12 @@ from plumbline.kinds.classification.rows import LabelledRows
 from plumbline.kinds.classification.train import collate, evaluation_loader
 from plumbline.kinds.headed.evaluate import predict
 from plumbline.loading.inputs import build_input
-from plumbline.metrics.classification import classification_report, confusion_matrix, per_class
+from plumbline.metrics.classification import (
+    classification_report,
+    confusion_matrix,
+    per_class,
+    softmax,
+)
 from plumbline.metrics.known import figure_name
 from plumbline.models.encoder_config import ImageEncoderConfig
 
@@ -59,13 +64,6 @@ def evaluate(job: EvaluationJob) -> Evaluation:
         predictions += _predictions(part, ids, labels[known], probabilities, spec.classes[part])
     metrics["samples"] = float(len(rows))
     return Evaluation(metrics, predictions, tables, {"classes": spec.classes})
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Probabilities [rows, classes] of logits, computed so that none overflows."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    out: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-    return out
 
 
 def _measure_head(

@@ -3,11 +3,11 @@
 import numpy as np
 
 from plumbline.batch import IGNORE_INDEX
-from plumbline.kinds.classification.evaluate import softmax
 from plumbline.kinds.classification.model import ClassifierSpec
 from plumbline.kinds.classification.rows import LabelledRows
 from plumbline.kinds.headed.export import Floats, HeadedPlan
 from plumbline.loading.inputs import Input
+from plumbline.metrics.classification import softmax
 
 
 class ClassificationPlan(HeadedPlan[ClassifierSpec, LabelledRows]):

@@ -21,6 +21,13 @@ def chosen_loss(config: TokenTaskConfig) -> TokenLoss:
     return loss
 
 
+def settle(model: nn.Module, batch: Batch) -> None:
+    """Find out what no program can about a `LanguageModel`, given a batch as in `language_loss`."""
+    assert isinstance(model, LanguageModel)
+    if model.behind_map is None:
+        model.lm_head.settle(partial(model, **batch), batch["labels"], batch.get("labelled"))
+
+
 def language_loss(
     model: nn.Module,
     batch: Batch,

@@ -8,7 +8,7 @@ import torch
 
 from plumbline.batch import IGNORE_INDEX, Batch, Sample, labelled_places, sample_numbers
 from plumbline.errors import DataError
-from plumbline.kinds.language.loss import chosen_loss, language_loss
+from plumbline.kinds.language.loss import chosen_loss, language_loss, settle
 from plumbline.kinds.language.packing import Collate, join_rows, packed_collate, tried_ids
 from plumbline.kinds.language.rows import Ids, TokenBlocks, TokenRows, choose_rows
 from plumbline.kinds.masked_lm.model import MaskedLm, MaskedLmSpec
@@ -157,7 +157,7 @@ def build(
     packed = pack_rows(model, spec, seed) if rows == "packed" else None
     return TrainingJob(
         model=model,
-        task=Task("masked_lm", packed or bound, chosen),
+        task=Task("masked_lm", packed or bound, chosen, settle=settle),
         train=open_rows(cache, "train", spec, seed=seed, training=True),
         validation=(
             open_rows(cache, "val", spec, seed=seed, training=False)

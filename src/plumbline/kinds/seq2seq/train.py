@@ -8,7 +8,7 @@ import torch
 
 from plumbline.batch import IGNORE_INDEX, Batch, Sample, labelled_places, sample_numbers
 from plumbline.errors import DataError
-from plumbline.kinds.language.loss import chosen_loss, language_loss
+from plumbline.kinds.language.loss import chosen_loss, language_loss, settle
 from plumbline.kinds.language.packing import Collate, packed_collate, tried_ids
 from plumbline.kinds.language.rows import Ids
 from plumbline.kinds.seq2seq.model import Seq2Seq, Seq2SeqSpec
@@ -157,7 +157,7 @@ def build(
     packed = pack_rows(model, spec, bound) if config.rows == "packed" else None
     return TrainingJob(
         model=model,
-        task=Task("seq2seq", packed or bound, chosen),
+        task=Task("seq2seq", packed or bound, chosen, settle=settle),
         train=PairRows(cache, "train", spec),
         validation=PairRows(cache, "val", spec) if context.has_validation else None,
         spec=spec,
