@@ -30,6 +30,8 @@ from PIL import Image
 from plumbline.data.columns import CANONICAL
 from plumbline.data.parquet import iter_batches
 from plumbline.data.parquet_writer import RowGroupWriter
+from plumbline.engines.local import LocalEngine
+from plumbline.engines.local import LocalEngine
 from plumbline.validation.kept import Kept
 from plumbline.validation.pass_one import NOTES
 from plumbline.validation.settings import ValidationConfig
@@ -99,7 +101,7 @@ def ours(raw: Path, out: Path, level: str, workers: int, kept: Path | None) -> N
         {"views": {"all": ["image", "caption"]}, "level": level}
     )
     place = Kept(kept, "code") if kept else None
-    report = validate(raw, clean, quarantine, config, workers=workers, kept=place)
+    report = validate(raw, clean, quarantine, config, engine=LocalEngine(workers), kept=place)
     assert report["rows_quarantined"] == 0, "all images are good"
 
 

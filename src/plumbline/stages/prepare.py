@@ -9,6 +9,7 @@ from pydantic import field_validator
 
 from plumbline import paths
 from plumbline.config import Config
+from plumbline.engines.base import EngineName, open_engine
 from plumbline.files import staged_output
 from plumbline.objects.mirror import local_copy
 from plumbline.objects.stores import STORES, scheme_of
@@ -29,6 +30,9 @@ class PrepareConfig(Config):
     `objects` names; for one that makes its rows, a file that never changes."""
     prepare: Annotated[Source, OneOf(SOURCES, "source")]
     """The source: what reads rows from there."""
+    engine: EngineName = "local"
+    """Where the work is done: `local`, on this machine, or `ray`, on the cluster that `RAY_ADDRESS`
+    names. It changes no byte of what any stage writes, and makes no stage run again."""
 
     @field_validator("path")
     @classmethod
@@ -49,6 +53,7 @@ SPEC = StageSpec(
         "path": f"datasets.{key}.path",
         "prepare": f"datasets.{key}.prepare",
     },
+    unkeyed=lambda key: {"engine": f"datasets.{key}.engine"},
 )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from plumbline import paths
 from plumbline.config import Config
+from plumbline.engines.base import EngineName, open_engine
 from plumbline.data.columns import SPLITS
 from plumbline.files import dump_json, read_json, staged_output
 from plumbline.shapes.distributed import DISTRIBUTIONS
@@ -33,6 +34,9 @@ class TokenizeTextConfig(Config):
     """Folder with the records of tokenizers of others: work/tokenizers/<set>."""
     tokenize: TokenizeConfig
     """What trainings read of the rows: ids of texts, decoded media."""
+    engine: EngineName = "local"
+    """Where the work is done: `local`, on this machine, or `ray`, on the cluster that `RAY_ADDRESS`
+    names. It changes no byte of what any stage writes, and makes no stage run again."""
 
 
 SPEC = StageSpec(
@@ -43,6 +47,7 @@ SPEC = StageSpec(
         "weights": f"datasets.{key}.weights",
         "tokenize": f"datasets.{key}.tokenize",
     },
+    unkeyed=lambda key: {"engine": f"datasets.{key}.engine"},
 )
 
 

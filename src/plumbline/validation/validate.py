@@ -22,6 +22,8 @@ from plumbline.data.parquet import (
     iter_encoded_batches,
     list_parquet,
 )
+from plumbline.engines.base import Engine
+from plumbline.engines.local import LocalEngine
 from plumbline.errors import DataError
 from plumbline.names import alike
 from plumbline.tracking.progress import tracked
@@ -31,7 +33,7 @@ from plumbline.validation.kept import Kept, forget_others, notes_folder
 from plumbline.validation.leaks import Leak, SharedTexts, describe_leaks, tell_leaks
 from plumbline.validation.near import NearRows
 from plumbline.validation.notes import Notes
-from plumbline.validation.pass_one import PassOne, count_workers, with_channels
+from plumbline.validation.pass_one import PassOne, with_channels
 from plumbline.validation.report import Report, check_sums
 from plumbline.validation.rules import make_rules
 from plumbline.validation.settings import ValidationConfig
@@ -56,7 +58,7 @@ def validate(
     config: ValidationConfig,
     *,
     batch_rows: int = BATCH_ROWS,
-    workers: int | None = None,
+    engine: Engine | None = None,
     kept: Kept | None = None,
 ) -> Report:
     """Write `clean/<split>.parquet` and `quarantine/rows.parquet`, and return the report.
@@ -72,7 +74,7 @@ def validate(
         quarantine: an existing, empty folder; working files lie below it while this runs.
         config: the rules.
         batch_rows: the most rows to hold at a time; the output does not depend on it.
-        workers: processes that judge rows; None for as many as pay.
+        engine: where rows are judged; None: in processes of this machine, as many as pay.
         kept: where to look for rows that an earlier run has judged; None: nowhere.
 
     Raises:
@@ -89,7 +91,7 @@ def validate(
         config = with_channels(paths, config, columns, batch_rows)
         with notes_folder(kept, config, Path(folder)) as place:
             judging = PassOne(names, columns, config, place, batch_rows)
-            seen = _judge_rows(paths, judging, workers, store, near)
+            seen = _judge_rows(paths, judging, engine or LocalEngine(), store, near)
         warnings = [*_settle(store, near, config, seen.splits), *_tell_lines(seen)]
         with (
             closing(SharedTexts(Path(folder) / "texts.sqlite", columns)) as texts,
@@ -145,13 +147,13 @@ def _alike_parts(parts: AbstractSet[str]) -> list[str]:
 def _judge_rows(
     paths: Sequence[Path],
     judging: PassOne,
-    workers: int | None,
+    engine: Engine,
     store: VerdictStore,
     near: NearRows,
 ) -> Notes:
     """Run pass one into the store; what it noted of all rows together, and files of splits."""
     shards = [shard for path in paths for shard in cut_shards(path)]
-    files = judging.run(shards, workers or count_workers(len(shards)))
+    files = judging.run(shards, engine)
     pairs = zip(shards, files, strict=True)
     rows = sum(shard.rows for shard in shards)
     seen, used, start = Notes(splits=set(declared_splits(paths))), [], 0
