@@ -31,7 +31,6 @@ from plumbline.data.columns import CANONICAL
 from plumbline.data.parquet import iter_batches
 from plumbline.data.parquet_writer import RowGroupWriter
 from plumbline.engines.local import LocalEngine
-from plumbline.engines.local import LocalEngine
 from plumbline.validation.kept import Kept
 from plumbline.validation.pass_one import NOTES
 from plumbline.validation.settings import ValidationConfig

@@ -60,12 +60,12 @@ def compute(asking: bytes, function: bytes, item: bytes) -> bytes:
     """
     _check_node(asking)
     # Written by the run itself, which the cluster's nodes trust: it could run anything on them.
-    return pickle.dumps(_function(function)(pickle.loads(item)))
+    return pickle.dumps(_function(function)(pickle.loads(item)))  # noqa: S301
 
 
 @lru_cache(maxsize=1)
 def _check_node(asking: bytes) -> None:
-    run: Run = pickle.loads(asking)
+    run: Run = pickle.loads(asking)  # noqa: S301
     root, node = Path(run.root), f"node {platform.node()}"
     if not (root / run.mark).is_file():
         raise ConfigError(
@@ -91,7 +91,7 @@ def _check_node(asking: bytes) -> None:
 @lru_cache(maxsize=1)
 def _function(pickled: bytes) -> Callable[[Any], Any]:
     """The function that this process has computed last, or another one."""
-    function: Callable[[Any], Any] = pickle.loads(pickled)
+    function: Callable[[Any], Any] = pickle.loads(pickled)  # noqa: S301
     return function
 
 

@@ -1,4 +1,4 @@
-"""The engine of a Ray cluster: items are tasks, which Ray does again where a node or worker dies."""
+"""The engine of a Ray cluster: items are tasks, done again where a node or a worker dies."""
 
 import logging
 import os
@@ -85,7 +85,8 @@ def _result(ref: "ray.ObjectRef[bytes]", work: Work) -> Any:
     import ray
 
     try:
-        return pickle.loads(ray.get(ref, timeout=base.ITEM_S))
+        # Made by a task of this run.
+        return pickle.loads(ray.get(ref, timeout=base.ITEM_S))  # noqa: S301
     except ray.exceptions.GetTimeoutError:
         raise DataError(
             f"no {work.what} were {work.done} for {base.ITEM_S:,.0f} s: look at the cluster with "

@@ -15,6 +15,7 @@ from plumbline.objects.mirror import local_copy
 from plumbline.objects.stores import STORES, scheme_of
 from plumbline.registry import OneOf
 from plumbline.sources.account import make_account, write_account
+from plumbline.sources.reading import read_rows
 from plumbline.sources.registry import SOURCES, Source, write_raw
 from plumbline.stage import StageSpec, count, parse_call
 from plumbline.tracking.record import record_run
@@ -64,11 +65,12 @@ def main(arguments: Sequence[str]) -> None:
         record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
         # Before the output is begun: objects may be on their way for hours.
         local_copy(Path(call.config.path)) as path,
+        open_engine(call.config.engine) as engine,
         staged_output(paths.raw(call.key)) as out,
     ):
         source = call.config.prepare
         whose = f"dataset {call.key}, at {call.config.path},"
-        rows = write_raw(source.read(path), source.given_splits, out, whose)
+        rows = write_raw(read_rows(source, path, engine), source.given_splits, out, whose)
         account = make_account(path, source, rows)
         write_account(account, out)
         call.store(out)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from plumbline import paths
 from plumbline.config import Config
-from plumbline.engines.base import EngineName, open_engine
 from plumbline.data.columns import SPLITS
+from plumbline.engines.base import EngineName
 from plumbline.files import dump_json, read_json, staged_output
 from plumbline.shapes.distributed import DISTRIBUTIONS
 from plumbline.stage import StageSpec, count, each, parse_call

@@ -196,4 +196,3 @@ def with_channels(
             if channels is not None:
                 return config.model_copy(update={"channels": channels})
     return config
-
