@@ -13,7 +13,7 @@ from plumbline.stages.finetune import main
 from plumbline.training.window import Gradients
 from tests.training.together import exact
 
-open_job, accumulate = plumbline.training.run.open_job, Gradients.accumulate
+open_job, add = plumbline.training.run.open_job, Gradients.add
 samples = Path(os.environ["SAMPLES"]) / f"{os.environ.get('RANK', 'alone')}.txt"
 
 
@@ -21,14 +21,14 @@ def open_exactly(*arguments: Any, **options: Any) -> Any:
     return exact(open_job(*arguments, **options))
 
 
-def accumulate_noted(self: Gradients, window: Any, *rest: Any) -> Any:
+def add_noted(self: Gradients, window: Any, *rest: Any) -> Any:
     with samples.open("a", encoding="utf-8") as file:
         for batch in window:
             file.write(" ".join(str(int(i)) for i in batch["sample_index"]) + "\n")
-    return accumulate(self, window, *rest)
+    return add(self, window, *rest)
 
 
 if __name__ == "__main__":
     plumbline.training.run.open_job = open_exactly
-    Gradients.accumulate = accumulate_noted  # type: ignore[method-assign]
+    Gradients.add = add_noted  # type: ignore[method-assign]
     run_stage(main)
