@@ -32,6 +32,9 @@ class Work(NamedTuple):
     """Such as judged."""
     what: str
     """Such as rows."""
+    pays: bool = True
+    """Whether an item takes much longer than it takes to send it and its result: other processes
+    of this machine are only used for it then, or where the environment asks for them."""
 
 
 class Engine(Protocol):

@@ -39,6 +39,10 @@ class LocalEngine:
         self, function: Callable[[Item], Result], items: Iterable[Item], work: Work
     ) -> Iterator[Result]:
         """See `Engine`."""
+        asked = self._workers is not None or WORKERS in os.environ
+        if not (work.pays or asked):
+            yield from map(function, items)
+            return
         if isinstance(items, Sized):
             known, rest = len(items), iter(items)
         else:  # so many of them as decide on the number of processes
@@ -50,7 +54,7 @@ class LocalEngine:
             return
         # From a server of its own, since this process may have threads, which no copy has.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([getattr(function, "__module__", __name__)])
+        context.set_forkserver_preload([getattr(function, "__module__", None) or __name__])
         with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
             try:
                 yield from _in_order(pool, function, rest, workers)
