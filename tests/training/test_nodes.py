@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ TRAINER = {
     "optim": {"lr": 5e-3},
     "checkpoint": {"every_steps": 1},
 }
+EPOCHS = 15
 ENCODER = {"name": "transformer", "layers": 1, "max_tokens": 18, "width": 16, "heads": 2}
 
 
@@ -196,40 +198,49 @@ def test_the_stage_itself_takes_its_part_where_the_environment_says_so(project: 
     assert digests(project)
 
 
+@pytest.fixture(scope="module")
+def whole(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What a training over two nodes comes to that nothing interrupts."""
+    folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("whole") / "project"))
+    pair = Nodes(folder, by_stage=True, epochs=EPOCHS)
+    assert pair.wait() == [0, 0], pair.said(0) + pair.said(1)
+    return digests(folder)
+
+
+def send(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_node_ends_the_other_and_the_resumed_run_is_the_whole_one(
-    made: Path, tmp_path: Path, lost: int, how: signal.Signals
+    whole: Any, project: Path, lost: int, how: signal.Signals
 ) -> None:
     """Killed, as a process is; or silent, with its connections open, as without power."""
-    whole, parted = (Path(shutil.copytree(made, tmp_path / n)) for n in ("whole", "parted"))
-    pair = Nodes(whole, by_stage=True, epochs=40)
-    assert pair.wait() == [0, 0], pair.said(0) + pair.said(1)
-
-    pair = Nodes(parted, by_stage=True, epochs=40)
+    pair = Nodes(project, by_stage=True, epochs=EPOCHS)
     pair.until_saved(1)
     gone = pair.processes(lost)
     try:
-        for process in gone:
-            process.send_signal(how)
+        send(gone, how)
         began = time.monotonic()
         code = pair.nodes[1 - lost].wait(120)
         took = time.monotonic() - began
     finally:
-        for process in gone:
-            process.send_signal(signal.SIGKILL)
+        send(gone, signal.SIGKILL)
         pair.nodes[lost].wait()
     said = pair.said(1 - lost)
     assert code == 1, said
     assert took < 60
     assert "Traceback" not in said
     assert "The last checkpoint stands" in said or "the last checkpoint stands" in said
-    assert not (parted / "models/tasks/tone").exists()
+    assert not (project / "models/tasks/tone").exists()
 
-    again = Nodes(parted, by_stage=True, epochs=40)
+    again = Nodes(project, by_stage=True, epochs=EPOCHS)
     assert again.wait() == [0, 0], again.said(0) + again.said(1)
-    assert digests(parted) == digests(whole)
+    assert digests(project) == whole
 
 
 @pytest.mark.parametrize(
