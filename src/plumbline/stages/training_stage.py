@@ -12,7 +12,13 @@ from plumbline.stage import Call, StageSpec, count, parse_call
 from plumbline.tracking.record import record_run
 from plumbline.training.figures import TrainingFigures
 from plumbline.training.heartbeat import watching_nodes
-from plumbline.training.launch import decide_machine, enter_process, rank, run_processes
+from plumbline.training.launch import (
+    decide_machine,
+    enter_process,
+    quiet_backends,
+    rank,
+    run_processes,
+)
 from plumbline.training.machine import Machine, asks_for_gpus, check_machine
 from plumbline.training.nodes import is_first_here
 from plumbline.training.overfit_check import check_overfit
@@ -27,6 +33,7 @@ def run_training_stage(
     """Train what the settings say and write the folder `place(key)`."""
     call = parse_call(spec, arguments)
     fix_threads(call.config.threads)
+    quiet_backends()
     trainer, own = call.config.train.trainer, rank()
     if is_first_here():
         _check_machine(f"{spec.sections(call.key)['train']}.trainer", call.config)

@@ -31,6 +31,14 @@ def rank() -> int | None:
     return int(os.environ["RANK"]) if "RANK" in os.environ else None
 
 
+def quiet_backends() -> None:
+    """Keep what torch's parts in C++ say of a lost connection to errors; before torch loads.
+
+    It is told in one line, which they tell in forty.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def run_processes(module: str, arguments: Sequence[str], count: int) -> None:
     """Run `python -m module arguments` in `count` processes that find each other, to their end.
 
