@@ -62,6 +62,8 @@ def test_a_node_that_falls_silent_ends_the_other_with_one_line(
     threads = run(one), run(two)
     time.sleep(1.0)
     assert ends == []
+    assert int(store.get("heartbeat/node 0")) > 5
+    assert int(store.get("heartbeat/node 1")) > 5
     two.stop.set()  # as if its machine were gone: no word that it is done
     threads[1].join()
     threads[0].join(10)
@@ -74,9 +76,11 @@ def test_a_node_that_falls_silent_ends_the_other_with_one_line(
 def test_a_node_that_is_done_is_not_missed(store: TCPStore, ends: list[int]) -> None:
     with watching_nodes():
         other = _Watch(1, 2)
-        other.tell(b"done")
+        other.tell("done")
         time.sleep(1.2)
+        counted = store.get("heartbeat/node 0")
     assert ends == []
+    assert int(counted) > 5
     assert store.get("heartbeat/node 0") == b"done"
 
 
@@ -100,8 +104,10 @@ def test_the_node_that_holds_the_store_is_missed_like_any_other(
         raise RuntimeError("Connection reset by peer")
 
     monkeypatch.setattr(watch, "_store", type("Gone", (), {"set": gone, "check": gone})())
+    began = time.monotonic()
     run(watch).join(10)
     assert ends == [1]
+    assert 0.5 < time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(("nodes", "local"), [("1", "0"), ("2", "1")])

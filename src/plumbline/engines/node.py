@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import plumbline
 from plumbline.errors import ConfigError
@@ -89,9 +88,9 @@ def _check_node(asking: bytes) -> None:
 
 
 @lru_cache(maxsize=1)
-def _function(pickled: bytes) -> Callable[[Any], Any]:
+def _function(pickled: bytes) -> Callable[[object], object]:
     """The function that this process has computed last, or another one."""
-    function: Callable[[Any], Any] = pickle.loads(pickled)  # noqa: S301
+    function: Callable[[object], object] = pickle.loads(pickled)  # noqa: S301
     return function
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import plumbline
 from plumbline.engines import base
@@ -55,14 +55,14 @@ class RayEngine:
 
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(_make_task(self._run))
         shared = ray.put(pickle.dumps(function))
-        most = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        most = _AHEAD * max(1, _count_cpus())
         ahead: deque[ray.ObjectRef[bytes]] = deque()
         for item in items:
             ahead.append(task.remote(shared, pickle.dumps(item)))
             if len(ahead) >= most:
-                yield _result(ahead.popleft(), work)
+                yield pickle.loads(_fetch(ahead.popleft(), work))  # noqa: S301  (of this run)
         while ahead:
-            yield _result(ahead.popleft(), work)
+            yield pickle.loads(_fetch(ahead.popleft(), work))  # noqa: S301
 
 
 def _make_task(run: Run) -> Callable[[bytes, bytes], bytes]:
@@ -81,12 +81,11 @@ def _make_task(run: Run) -> Callable[[bytes, bytes], bytes]:
     return task
 
 
-def _result(ref: "ray.ObjectRef[bytes]", work: Work) -> Any:
+def _fetch(ref: "ray.ObjectRef[bytes]", work: Work) -> bytes:
     import ray
 
     try:
-        # Made by a task of this run.
-        return pickle.loads(ray.get(ref, timeout=base.ITEM_S))  # noqa: S301
+        return ray.get(ref, timeout=base.ITEM_S)
     except ray.exceptions.GetTimeoutError:
         raise DataError(
             f"no {work.what} were {work.done} for {base.ITEM_S:,.0f} s: look at the cluster with "
@@ -133,19 +132,24 @@ def open_ray() -> Iterator[RayEngine]:
     root = Path.cwd()
     mark = root / STATE_DIR / f"cluster-{uuid.uuid4().hex}"
     try:
-        ray.init(address, log_to_driver=False, configure_logging=False, logging_level="ERROR")
+        ray.init(address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ConfigError(f"{ADDRESS} = {address!r}: {_why(error)}") from None
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        cpus = int(ray.cluster_resources().get("CPU", 0))
-        logger.info("engine ray: %d nodes with %d CPUs", len(nodes), cpus)
+        nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+        logger.info("engine ray: %d nodes with %d CPUs", nodes, _count_cpus())
         yield RayEngine(describe_run(root, mark))
     finally:
         mark.unlink(missing_ok=True)
         ray.shutdown()
+
+
+def _count_cpus() -> int:
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
 
 
 def _address() -> str:

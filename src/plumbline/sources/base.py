@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import pyarrow as pa
 from pydantic import AfterValidator, PrivateAttr
@@ -14,7 +14,7 @@ from plumbline.errors import ConfigError
 from plumbline.registry import Registry
 from plumbline.sources.tally import Tally
 
-Piece = Any
+Piece = object
 """Which rows of a source: every source has its own way to say it."""
 
 

@@ -44,6 +44,7 @@ class FileSource(Source):
 
     @override
     def read_piece(self, path: Path, piece: Piece) -> Iterator[pa.RecordBatch]:
+        assert isinstance(piece, list), "as it was cut"
         yield from self.read_files(path, piece)
 
 

@@ -76,6 +76,9 @@ class PartsSource(Source):
 
     @override
     def pieces(self, path: Path) -> Iterator[Piece] | None:
+        return self._cut(path)
+
+    def _cut(self, path: Path) -> Iterator["_PartPiece"]:
         # What is met on the way to the first rows is counted with their piece.
         columns = _columns(_peek(n, part.apart().read(path))[0] for n, part in self.parts.items())
         for name, part in self.parts.items():
@@ -85,6 +88,7 @@ class PartsSource(Source):
 
     @override
     def read_piece(self, path: Path, piece: Piece) -> Iterator[pa.RecordBatch]:
+        assert isinstance(piece, _PartPiece), "as it was cut"
         part = self.parts[piece.part]
         whole = piece.piece is None
         for batch in part.read(path) if whole else part.read_piece(path, piece.piece):
@@ -92,6 +96,7 @@ class PartsSource(Source):
 
     @override
     def reader_of(self, piece: Piece) -> Source:
+        assert isinstance(piece, _PartPiece), "as it was cut"
         return self.parts[piece.part]
 
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:

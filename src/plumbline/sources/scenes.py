@@ -224,4 +224,5 @@ class ScenesSource(ScenesConfig, Source):
 
     @override
     def read_piece(self, path: Path, piece: Piece) -> Iterator[pa.RecordBatch]:
+        assert isinstance(piece, range), "as it was cut"
         yield from read_scenes(self, piece)

@@ -121,6 +121,7 @@ class SignalsSource(Source):
 
     @override
     def read_piece(self, path: Path, piece: Piece) -> Iterator[pa.RecordBatch]:
+        assert isinstance(piece, range), "as it was cut"
         yield from make_batches(map(self._row, piece), COLUMNS)
 
     @property

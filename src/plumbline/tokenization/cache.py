@@ -39,7 +39,6 @@ from plumbline.tokenization.cache_spread import CacheSpread, SpreadOfCache
 from plumbline.tokenization.chat_checkpoint import read_chat_format
 from plumbline.tokenization.chat_template import CHAT_TOKENS, OWN_TEMPLATE
 from plumbline.tokenization.computing import (
-    TEXT_CHUNKS,
     Chunk,
     Computing,
     Numbered,
@@ -280,7 +279,7 @@ class _CacheWriter:
         media = self._media.items()
         chunks = [chunk for name, one in media for chunk in cut_media(name, one.take_met())]
         # A batch that brings nothing new still has its turn.
-        chunks = [*chunks, *cut_texts(texts)] or [Chunk(TEXT_CHUNKS, (), ())]
+        chunks = [*chunks, *cut_texts(texts)] or [Chunk()]
         return Numbered(rows, len(chunks), {name: [] for name in self._media}), chunks
 
     def _number_texts(

@@ -7,7 +7,7 @@ before and files are written after, by one process, in the order of the rows.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,17 +25,24 @@ TEXTS_BYTES = 2**20
 MEDIA_BYTES, MEDIA_AT_ONCE = 2**18, 32
 """Of media that are decoded at once: some chunks wait, decoded, for their turn to be written."""
 
-TEXT_CHUNKS = "texts"
-
 
 class Chunk(NamedTuple):
     """Values that are computed at once."""
 
-    column: str
-    """Of media; `TEXT_CHUNKS` for texts of any column."""
-    rows: Sequence[int]
+    texts: Sequence[str] = ()
+    column: str = ""
+    """Of media."""
+    rows: Sequence[int] = ()
     """Of each medium, the row of its batch that it was met in first."""
-    values: Sequence[bytes] | Sequence[str]
+    media: Sequence[bytes] = ()
+
+
+class Computed(NamedTuple):
+    """A chunk, and what its values came to."""
+
+    chunk: Chunk
+    decoded: Sequence[Decoded]
+    ids: Sequence[NDArray[np.int32]]
 
 
 @dataclass
@@ -61,20 +68,18 @@ class Computing:
         """Decode media by column, and encode texts."""
         self._decoders, self._tokenizer = decoders, tokenizer
 
-    def __call__(self, chunk: Chunk) -> tuple[Chunk, list[Any]]:
-        """The chunk, and of each value what it is decoded or encoded to.
+    def __call__(self, chunk: Chunk) -> Computed:
+        """What each value is decoded or encoded to.
 
         Raises:
             DataError: a medium cannot be decoded, though validation let it pass.
         """
-        if chunk.column == TEXT_CHUNKS:
-            assert self._tokenizer is not None, "there is text, so shapes.json has it"
-            encoded = self._tokenizer.encode_batch_fast(
-                list(chunk.values), add_special_tokens=False
-            )
-            return chunk, [np.array(encoding.ids, np.int32) for encoding in encoded]
-        decode: Callable[[Any], Decoded] = self._decoders[chunk.column]
-        return chunk, [decode(value) for value in chunk.values]
+        decoded = [self._decoders[chunk.column](data) for data in chunk.media]
+        if not chunk.texts:
+            return Computed(chunk, decoded, [])
+        assert self._tokenizer is not None, "there is text, so shapes.json has it"
+        found = self._tokenizer.encode_batch_fast(list(chunk.texts), add_special_tokens=False)
+        return Computed(chunk, decoded, [np.array(one.ids, np.int32) for one in found])
 
     def __getstate__(self) -> tuple[Mapping[str, Callable[[bytes], Decoded]], str | None]:
         return self._decoders, self._tokenizer.to_str() if self._tokenizer else None
@@ -108,13 +113,12 @@ def compute(
             pending.append(batch)
             yield from found
 
-    for chunk, results in engine.map(computing, chunks(), CACHING):
+    for chunk, decoded, ids in engine.map(computing, chunks(), CACHING):
         batch = pending[0]
-        if chunk.column == TEXT_CHUNKS:
-            batch.texts += chunk.values
-            batch.ids += results
-        else:
-            batch.constant[chunk.column] += write(chunk, results)
+        batch.texts += chunk.texts
+        batch.ids += ids
+        if chunk.media:
+            batch.constant[chunk.column] += write(chunk, decoded)
         batch.chunks -= 1
         if not batch.chunks:
             yield pending.popleft()
@@ -123,17 +127,17 @@ def compute(
 def cut_media(column: str, met: Sequence[tuple[int, bytes]]) -> Iterator[Chunk]:
     """Cut media, each with the row that it was met in, into chunks."""
     rows: list[int] = []
-    values: list[bytes] = []
+    media: list[bytes] = []
     size = 0
-    for row, value in met:
+    for row, data in met:
         rows.append(row)
-        values.append(value)
-        size += len(value)
+        media.append(data)
+        size += len(data)
         if size >= MEDIA_BYTES or len(rows) >= MEDIA_AT_ONCE:
-            yield Chunk(column, rows, values)
-            rows, values, size = [], [], 0
+            yield Chunk((), column, rows, media)
+            rows, media, size = [], [], 0
     if rows:
-        yield Chunk(column, rows, values)
+        yield Chunk((), column, rows, media)
 
 
 def cut_texts(texts: Sequence[str]) -> Iterator[Chunk]:
@@ -141,4 +145,4 @@ def cut_texts(texts: Sequence[str]) -> Iterator[Chunk]:
     if texts:
         cells = pa.record_batch([pa.array(texts, pa.string())], ["text"])
         for start, stop in cut_rows(cells, TEXTS_BYTES):
-            yield Chunk(TEXT_CHUNKS, (), texts[start:stop])
+            yield Chunk(texts[start:stop])

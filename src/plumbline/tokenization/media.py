@@ -1,9 +1,9 @@
 """The decoded-media files of a training cache: one writer per kind of medium."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -81,7 +81,7 @@ class NumberedMedia:
 
     def write(self, chunk: Chunk, decoded: Sequence[Decoded]) -> list[int]:
         """Write the next media; the rows of those that say nothing, each as often as it has one."""
-        media = zip(chunk.rows, chunk.values, decoded, strict=True)
+        media = zip(chunk.rows, chunk.media, decoded, strict=True)
         return [row for row, data, array in media if self._file.write(data, array)]
 
     def _number(self, data: bytes, row: int) -> int:
@@ -100,7 +100,7 @@ class ImageFile:
         """Write images of `size`, height and width in pixels, into `store`."""
         self._store, self._size, self._mode, self._count = store, size, mode, 0
         self._resize = resize
-        self.decode = partial(decode_pixels, size, _MODES[mode], (resize or Resize()).model_dump())
+        self.decode = partial(decode_pixels, size, _MODES[mode], resize or Resize())
         self._darkest, self._brightest = 255, 0
 
     def write(self, data: bytes, decoded: Decoded) -> bool:
@@ -213,11 +213,11 @@ class FeatureFile(_RaggedFile):
 
 
 def decode_pixels(
-    size: tuple[int, int], mode: Mode, options: Mapping[str, Any], data: bytes
+    size: tuple[int, int], mode: Mode, resize: Resize, data: bytes
 ) -> NDArray[np.uint8]:
     """Decode an image to pixels [height, width, channels] of a size."""
     with decoding("image", data):
-        return resize_image(decode_image(data, mode), *size, **options)
+        return resize_image(decode_image(data, mode), *size, **resize.model_dump())
 
 
 def decode_clip(sample_rate: int, data: bytes) -> NDArray[np.float32]:

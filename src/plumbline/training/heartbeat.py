@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from plumbline.training.nodes import is_first_here
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ BEAT_S = 3.0
 LOST_S = 35.0
 """For so long nothing was heard of a machine that counts as lost: ten beats, since what computes
 may keep the thread that counts from its turn."""
-_DONE = b"done"
+_DONE = "done"
 
 
 @contextmanager
@@ -40,6 +40,7 @@ def watching_nodes() -> Iterator[None]:
         yield
         return
     watch = _Watch(int(os.environ["GROUP_RANK"]), nodes)
+    # Beside the training, which computes and waits without a look at the clock.
     thread = threading.Thread(target=watch.run, name="heartbeat", daemon=True)
     thread.start()
     try:
@@ -47,6 +48,7 @@ def watching_nodes() -> Iterator[None]:
     finally:
         watch.stop.set()
         thread.join()
+    # Not after an error, of which the others shall not think that all is well here.
     watch.tell(_DONE)
 
 
@@ -66,16 +68,16 @@ class _Watch:
         while not self.stop.wait(BEAT_S):
             beat += 1
             # Where the machine that holds the store is lost, nothing is heard of any.
-            self.tell(b"%d" % beat)
+            self.tell(str(beat))
             for other in self._others:
                 count = self._read(other)
-                if count == _DONE or (count is not None and count != seen.get(other)):
+                if count == _DONE.encode() or (count is not None and count != seen.get(other)):
                     heard[other] = time.monotonic()
                     seen[other] = count
                 elif time.monotonic() - heard[other] > LOST_S:
                     _end(other)
 
-    def tell(self, count: bytes) -> None:
+    def tell(self, count: str) -> None:
         """Say how far this machine has counted."""
         try:
             self._store.set(_key(self._node), count)
@@ -100,7 +102,7 @@ def _end(node: int) -> None:
 
 
 def _connect() -> "Store":
-    from torch.distributed import PrefixStore, TCPStore
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(*place, is_master=False, timeout=timedelta(seconds=LOST_S / 4))

@@ -103,7 +103,8 @@ def _over_nodes(module: str, count: int) -> "LaunchConfig":
     from torch.distributed.run import config_from_args, get_args_parser
 
     parser = get_args_parser()
-    parser.error = refuse_words  # type: ignore[method-assign]
+    # It would print its usage, which is that of another command, and end.
+    parser.error = refuse_words  # type: ignore[method-assign,assignment]
     here = ["--nproc-per-node", str(processes_here(count)), "-m", module]
     config: LaunchConfig = config_from_args(parser.parse_args([*torchrun_words(), *here]))[0]
     return config

@@ -52,6 +52,7 @@ def refuse_words(why: str) -> NoReturn:
 
 
 def _count_nodes() -> int:
+    # Of all words this one alone: torchrun reads them, and it takes seconds to load.
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("--nnodes", default="1")
     found = parser.parse_known_args(torchrun_words())[0].nnodes
