@@ -45,14 +45,15 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return codes
 
 
-def run(watch: _Watch) -> threading.Thread:
-    def run_on() -> None:
+def run(watch: _Watch) -> list[threading.Thread]:
+    def look() -> None:
         with suppress(Lost):
-            watch.run()
+            watch.look()
 
-    thread = threading.Thread(target=run_on)
-    thread.start()
-    return thread
+    threads = [threading.Thread(target=part, daemon=True) for part in (watch.talk, look)]
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 def test_a_node_that_falls_silent_ends_the_other_with_one_line(
@@ -65,8 +66,10 @@ def test_a_node_that_falls_silent_ends_the_other_with_one_line(
     assert int(store.get("heartbeat/node 0")) > 5
     assert int(store.get("heartbeat/node 1")) > 5
     two.stop.set()  # as if its machine were gone: no word that it is done
-    threads[1].join()
-    threads[0].join(10)
+    for thread in threads[1]:
+        thread.join()
+    threads[0][1].join(10)
+    one.stop.set()
     assert ends == [1]
     (line,) = caplog.messages
     assert "node 1 of this training has not been heard of" in line
@@ -76,7 +79,7 @@ def test_a_node_that_falls_silent_ends_the_other_with_one_line(
 def test_a_node_that_is_done_is_not_missed(store: TCPStore, ends: list[int]) -> None:
     with watching_nodes():
         other = _Watch(1, 2)
-        other.tell("done")
+        other._tell("done")
         time.sleep(1.2)
         counted = store.get("heartbeat/node 0")
     assert ends == []
@@ -95,17 +98,21 @@ def test_a_node_that_fails_does_not_say_that_it_is_done(store: TCPStore, ends: l
     assert store.get("heartbeat/node 0") != b"done"
 
 
+@pytest.mark.parametrize("waits_s", [0.0, 10**6])
 def test_the_node_that_holds_the_store_is_missed_like_any_other(
-    monkeypatch: pytest.MonkeyPatch, store: TCPStore, ends: list[int]
+    monkeypatch: pytest.MonkeyPatch, store: TCPStore, ends: list[int], waits_s: float
 ) -> None:
+    """Its connections are reset, or nothing ever answers."""
     watch = _Watch(1, 2)
 
     def gone(*_: Any) -> None:
+        time.sleep(waits_s)
         raise RuntimeError("Connection reset by peer")
 
     monkeypatch.setattr(watch, "_store", type("Gone", (), {"set": gone, "check": gone})())
     began = time.monotonic()
-    run(watch).join(10)
+    run(watch)[1].join(10)
+    watch.stop.set()
     assert ends == [1]
     assert 0.5 < time.monotonic() - began < 5
 
@@ -117,6 +124,7 @@ def test_one_machine_and_further_processes_of_a_machine_watch_nothing(
     monkeypatch.setenv("GROUP_WORLD_SIZE", nodes)
     monkeypatch.setenv("LOCAL_RANK", local)
     store.set_timeout(timedelta(seconds=1))
+    before = threading.active_count()
     with watching_nodes():
-        assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
+        assert threading.active_count() == before
     assert not store.check(["heartbeat/node 0"])

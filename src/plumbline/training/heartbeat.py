@@ -41,44 +41,55 @@ def watching_nodes() -> Iterator[None]:
         return
     watch = _Watch(int(os.environ["GROUP_RANK"]), nodes)
     # Beside the training, which computes and waits without a look at the clock.
-    thread = threading.Thread(target=watch.run, name="heartbeat", daemon=True)
-    thread.start()
+    threads = [threading.Thread(target=run, daemon=True) for run in (watch.talk, watch.look)]
+    for thread in threads:
+        thread.start()
     try:
         yield
+        # Not after an error, of which the others shall not think that all is well here.
+        watch.last_word = _DONE
     finally:
         watch.stop.set()
-        thread.join()
-    # Not after an error, of which the others shall not think that all is well here.
-    watch.tell(_DONE)
+        threads[0].join(LOST_S)
 
 
 class _Watch:
-    """One machine's count, and those of the others."""
+    """One machine's count, and when something was heard of the others."""
 
     def __init__(self, node: int, nodes: int) -> None:
-        self._node, self._others = node, [other for other in range(nodes) if other != node]
+        self._node = node
+        self._heard = {other: time.monotonic() for other in range(nodes) if other != node}
         self._store = _connect()
         self.stop = threading.Event()
+        self.last_word = ""
 
-    def run(self) -> None:
-        """Count and look until it is stopped or another machine is lost."""
+    def talk(self) -> None:
+        """Count, and listen to the others, until it is stopped."""
         seen: dict[int, bytes] = {}
-        heard = dict.fromkeys(self._others, time.monotonic())
         beat = 0
         while not self.stop.wait(BEAT_S):
             beat += 1
-            # Where the machine that holds the store is lost, nothing is heard of any.
-            self.tell(str(beat))
-            for other in self._others:
+            self._tell(str(beat))
+            for other in self._heard:
                 count = self._read(other)
                 if count == _DONE.encode() or (count is not None and count != seen.get(other)):
-                    heard[other] = time.monotonic()
+                    self._heard[other] = time.monotonic()
                     seen[other] = count
-                elif time.monotonic() - heard[other] > LOST_S:
+        if self.last_word:
+            self._tell(self.last_word)
+
+    def look(self) -> None:
+        """End this process when nothing was heard of another machine for too long.
+
+        In a thread of its own: where the machine that holds the store is lost, nothing is heard of
+        any, and a question to it may never return.
+        """
+        while not self.stop.wait(BEAT_S):
+            for other, heard in list(self._heard.items()):
+                if time.monotonic() - heard > LOST_S:
                     _end(other)
 
-    def tell(self, count: str) -> None:
-        """Say how far this machine has counted."""
+    def _tell(self, count: str) -> None:
         try:
             self._store.set(_key(self._node), count)
         except RuntimeError:  # not there, or no answer: seen by what is not heard
