@@ -103,6 +103,7 @@ def test_the_node_that_holds_the_store_is_missed_like_any_other(
     monkeypatch: pytest.MonkeyPatch, store: TCPStore, ends: list[int], waits_s: float
 ) -> None:
     """Its connections are reset, or nothing ever answers."""
+    began = time.monotonic()
     watch = _Watch(1, 2)
 
     def gone(*_: Any) -> None:
@@ -110,7 +111,6 @@ def test_the_node_that_holds_the_store_is_missed_like_any_other(
         raise RuntimeError("Connection reset by peer")
 
     monkeypatch.setattr(watch, "_store", type("Gone", (), {"set": gone, "check": gone})())
-    began = time.monotonic()
     run(watch)[1].join(10)
     watch.stop.set()
     assert ends == [1]

@@ -18,15 +18,16 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 import yaml
 
 from plumbline.errors import ConfigError
 from plumbline.files import read_json
+from plumbline.models.weights import read_tensors
 from plumbline.stages import detect_shapes, prepare, tokenize_text, validate
-from plumbline.training import nodes
 from plumbline.training.config import TrainerConfig
 from plumbline.training.machine import check_machine
-from plumbline.training.nodes import TORCHRUN, processes_here
+from plumbline.training.nodes import TORCHRUN, is_first_here, processes_here
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(ROOT / "tests/training/exact_stage.py")
@@ -160,9 +161,9 @@ def train_alone(project: Path) -> None:
     assert start(project, [sys.executable, SCRIPT, "tone"], log, {}).wait(300) == 0, log.read_text()
 
 
-def losses(project: Path) -> list[float]:
-    with (project / "models/tasks/tone/train.csv").open(encoding="utf-8") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+def column(project: Path, file: str, name: str) -> list[float]:
+    with (project / "models/tasks/tone" / file).open(encoding="utf-8") as opened:
+        return [float(row[name]) for row in csv.DictReader(opened)]
 
 
 def samples(project: Path, name: str) -> list[list[str]]:
@@ -182,8 +183,16 @@ def test_two_nodes_train_as_one_process_does(made: Path, tmp_path: Path) -> None
     train_alone(one)
     pair = Nodes(two)
     assert pair.wait() == [0, 0], pair.said(0) + pair.said(1)
-    assert losses(two) == pytest.approx(losses(one), rel=1e-6)
-    assert len(losses(one)) > 10
+    alone = column(one, "train.csv", "loss")
+    assert len(alone) > 10
+    assert column(two, "train.csv", "loss") == pytest.approx(alone, rel=1e-6)
+    norms = column(one, "train.csv", "grad_norm")
+    assert column(two, "train.csv", "grad_norm") == pytest.approx(norms, rel=1e-6)
+    measured = column(one, "val.csv", "loss")
+    assert column(two, "val.csv", "loss") == pytest.approx(measured, rel=1e-6)
+    expected, found = (read_tensors(f / "models/tasks/tone/model.safetensors") for f in (one, two))
+    for weight, tensor in expected.items():
+        torch.testing.assert_close(found[weight], tensor, rtol=1e-6, atol=1e-8)
     shares = zip(samples(two, "node-0"), samples(two, "node-1"), strict=True)
     assert [first + second for first, second in shares] == samples(one, "alone")
 
@@ -252,6 +261,9 @@ def test_processes_are_spread_over_the_nodes(
 ) -> None:
     monkeypatch.setenv(TORCHRUN, words)
     assert processes_here(processes) == here
+    assert is_first_here()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not is_first_here()
 
 
 @pytest.mark.parametrize(
@@ -287,12 +299,3 @@ def test_each_node_needs_gpus_for_its_own_processes_alone(monkeypatch: pytest.Mo
     monkeypatch.delenv(TORCHRUN)
     with pytest.raises(ConfigError, match="8 processes need 8 GPUs, there are 4"):
         check_machine("trainer", trainer, 1, gpus=4)
-
-
-def test_outside_of_torchrun_a_process_is_the_first_of_its_machine(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert nodes.is_first_here()
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert not nodes.is_first_here()
