@@ -186,10 +186,15 @@ def test_two_nodes_train_as_one_process_does(made: Path, tmp_path: Path) -> None
     alone = column(one, "train.csv", "loss")
     assert len(alone) > 10
     assert column(two, "train.csv", "loss") == pytest.approx(alone, rel=1e-6)
+    rates = column(one, "train.csv", "lr")
+    assert column(two, "train.csv", "lr") == pytest.approx(rates, rel=1e-12)
     norms = column(one, "train.csv", "grad_norm")
     assert column(two, "train.csv", "grad_norm") == pytest.approx(norms, rel=1e-6)
     measured = column(one, "val.csv", "loss")
     assert column(two, "val.csv", "loss") == pytest.approx(measured, rel=1e-6)
+    assert column(two, "micro.csv", "value") == pytest.approx(
+        column(one, "micro.csv", "value"), rel=1e-6
+    )
     expected, found = (read_tensors(f / "models/tasks/tone/model.safetensors") for f in (one, two))
     for weight, tensor in expected.items():
         torch.testing.assert_close(found[weight], tensor, rtol=1e-6, atol=1e-8)
