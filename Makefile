@@ -92,6 +92,7 @@ lock:  ## Write requirements.lock from pyproject.toml, with hashes; keeps versio
 	echo 'datasets>=4' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-hub.lock
 	echo 'gcsfs>=2025.9' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-gs.lock
 	printf 'furo>=2025.9\nmyst-parser>=5\nsphinx>=9\n' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-docs.lock
+	echo 'ray>=2.60' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-cluster.lock
 	echo 'wandb>=0.31' | uv pip compile - -c requirements.lock $(LOCKED) -o requirements-wandb.lock
 
 report: $(READY)  ## Build the report and say where it is

@@ -34,6 +34,7 @@ from PIL import Image
 from plumbline.data.columns import CANONICAL
 from plumbline.data.parquet import iter_batches
 from plumbline.data.parquet_writer import ROW_GROUP_ROWS, RowGroupWriter
+from plumbline.engines.local import LocalEngine
 from plumbline.validation.kept import Kept
 from plumbline.validation.near import NearRows
 from plumbline.validation.pass_one import NOTES, PassOne
@@ -106,7 +107,7 @@ def ours(raw: Path, out: Path, level: str, workers: int, kept: Path | None) -> N
         {"views": {"all": ["image", "caption"]}, "level": level}
     )
     place = Kept(kept, "code") if kept else None
-    report = validate(raw, clean, quarantine, config, workers=workers, kept=place)
+    report = validate(raw, clean, quarantine, config, engine=LocalEngine(workers), kept=place)
     assert report["rows_quarantined"] == 0, "all images are good"
 
 

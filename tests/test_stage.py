@@ -3,7 +3,9 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -19,6 +21,10 @@ from plumbline.stage import StageSpec, parse_call, run_stage, settings_text
 class Settings(Config):
     seed: int
     train: dict[str, float]
+
+
+class Placed(Settings):
+    engine: Literal["local", "ray"] = "local"
 
 
 KEYED = StageSpec(
@@ -64,6 +70,19 @@ def test_a_section_with_defaults_may_be_left_out_by_entries_older_than_it() -> N
         parse_call(newer, ["vqq"])
     with pytest.raises(ConfigError, match=r"tasks\.vqa\.train: not there"):
         parse_call(newer, ["vqa", "~tasks.vqa.train", "+tasks.vqa.export.enabled=true"])
+
+
+def test_what_shapes_nothing_is_read_and_is_in_no_key_and_no_output(tmp_path: Path) -> None:
+    spec = replace(KEYED, schema=Placed, unkeyed=lambda key: {"engine": f"tasks.{key}.engine"})
+    assert parse_call(spec, ["vqa"]).config.engine == "local"  # it may be left out
+    call = parse_call(spec, ["vqa", "+tasks.vqa.engine=ray"])
+    assert call.config.engine == "ray"
+    params = {"seed": 0, "tasks": {"vqa": {"train": {"lr": 0.1}, "engine": "ray"}}}
+    assert "ray" not in settings_text(spec, "vqa", params, [])
+    call.store(tmp_path)
+    assert "ray" not in (tmp_path / "config.json").read_text(encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"tasks\.vqa\.engine = 'rya'"):
+        parse_call(spec, ["vqa", "+tasks.vqa.engine=rya"])
 
 
 def test_a_stage_without_group_takes_no_key() -> None:

@@ -77,6 +77,8 @@ class Recorder:
             self._places[id(value)] = places
             self._kept.append(value)
             for name, inner in fields.items():
+                if name not in places:  # in no key, as it shapes nothing
+                    continue
                 self.watch(inner, places[name])
                 if not (_holds_settings(inner) or _is_tag(value, name)):
                     self.fields.add(_field(value, name))

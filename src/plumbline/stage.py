@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -38,6 +38,18 @@ The `params:` of the stage in dvc.yaml name the same keys; a test compares them.
 """
 
 
+def _none(key: str) -> Mapping[str, str]:
+    return {}
+
+
+def _holds(params: Mapping[str, object], dotted: str) -> bool:
+    try:
+        pick(params, dotted)
+    except ConfigError:
+        return False
+    return True
+
+
 class _Kind(Config):
     kind: str
 
@@ -55,6 +67,14 @@ class StageSpec(Generic[ConfigT]):
     """Kind of the task -> `schema` with the settings of that kind; None: it serves all kinds."""
     roles: tuple[str, ...] = ()
     """The modules of its kind that it runs, beside those that its own code names."""
+    unkeyed: Sections = _none
+    """What it reads beside `sections` where it is there, and what shapes nothing that it writes:
+    another value makes no stage run again, and is in no output."""
+
+    def reads(self, key: str, params: Mapping[str, object]) -> Mapping[str, str]:
+        """All that one run reads of params.yaml."""
+        beside = self.unkeyed(key).items()
+        return {**self.sections_in(key, params), **{f: k for f, k in beside if _holds(params, k)}}
 
     def schema_for(self, key: str, params: Mapping[str, object]) -> type[ConfigT]:
         """The schema of one run.
@@ -79,7 +99,7 @@ class StageSpec(Generic[ConfigT]):
         return {
             field: place
             for field, place in self.sections(key).items()
-            if not isinstance(fields[field].default, Config) or _is_there(params, place)
+            if not isinstance(fields[field].default, Config) or _holds(params, place)
         }
 
     def code(self, key: str, params: Mapping[str, object]) -> Path:
@@ -90,12 +110,6 @@ class StageSpec(Generic[ConfigT]):
         return check_config(_Kind, {"kind": self.sections(key)["kind"]}, params).kind
 
 
-def _is_there(params: Mapping[str, object], place: str) -> bool:
-    above, _, name = place.rpartition(".")
-    holder = pick(params, above)
-    return isinstance(holder, Mapping) and name in holder
-
-
 @dataclass(frozen=True)
 class Call(Generic[ConfigT]):
     """One run of a stage."""
@@ -103,20 +117,23 @@ class Call(Generic[ConfigT]):
     stage: str
     key: str
     config: ConfigT
+    unkeyed: frozenset[str] = frozenset()
+    """Fields of the settings that shape no output."""
 
     @property
     def plain(self) -> dict[str, object]:
         """The resolved settings as plain JSON types: what is stored with the outputs."""
         return self.config.model_dump(mode="json")
 
-    def store(self, out: Path, *, without: Container[str] = ()) -> None:
+    def store(self, out: Path, *, without: Iterable[str] = ()) -> None:
         """Put the settings beside what was made with them; nothing in them is of this machine.
 
         Args:
             out: the folder.
             without: sections that shape nothing in it, so that another value changes no byte.
         """
-        stored = {name: value for name, value in self.plain.items() if name not in without}
+        left = {*self.unkeyed, *without}
+        stored = {name: value for name, value in self.plain.items() if name not in left}
         (out / CONFIG).write_text(dump_json(without_folders(stored)), encoding="utf-8")
 
     def report(self, *figures: str, see: Path) -> None:
@@ -226,7 +243,8 @@ def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[Confi
         raise ConfigError(f"{flags[0]}: unknown option; overrides are key=value, and --cfg job")
     params = compose_yaml(Path.cwd(), "params", rest)
     schema = spec.schema_for(key, params)
-    call = Call(spec.name, key, check_config(schema, spec.sections_in(key, params), params))
+    config = check_config(schema, spec.reads(key, params), params)
+    call = Call(spec.name, key, config, frozenset(spec.unkeyed(key)))
     if show:
         print(OmegaConf.to_yaml(OmegaConf.create(call.plain)), end="")
         raise SystemExit(0)

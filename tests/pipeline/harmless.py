@@ -63,6 +63,7 @@ REASONS = {
         "threadpoolctl",
     ),
     "starts and joins the processes of a training; what they add up is torch's": ("accelerate",),
+    "carries items to the nodes of a cluster and results back, and changes neither": ("ray",),
     "its version is fixed by torch's": ("triton", "cuda-bindings", "cuda-pathfinder"),
     "torch derives and draws shapes of graphs with it; parity of the export is measured": (
         "mpmath",

@@ -20,7 +20,7 @@ from plumbline.errors import DataError
 from plumbline.files import digest_of, read_json, sha256_file, write_digests
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.shapes.detect import ShapesConfig, detect_shapes
-from plumbline.tokenization import cache as token_cache
+from plumbline.tokenization import computing
 from plumbline.tokenization.cache import build_cache
 from plumbline.tokenization.settings import TokenizeConfig
 from plumbline.tokenization.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
@@ -254,7 +254,7 @@ def test_numbers_do_not_depend_on_how_rows_are_batched(
 def test_how_much_text_is_encoded_at_once_changes_no_byte(
     scenes_clean: Path, scenes_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_cache, "_ENCODED_BYTES", 40)
+    monkeypatch.setattr(computing, "TEXTS_BYTES", 40)
     shutil.copytree(scenes_clean, tmp_path / "clean")
     cache = cache_of(tmp_path / "clean", TokenizeConfig(tokenizer=TokenizerConfig(vocab_size=300)))
     assert read_json(cache.folder / "digests.json") == read_json(scenes_cache / "digests.json")

@@ -19,12 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from plumbline.data import parquet_writer
+from plumbline.engines import base
+from plumbline.engines.local import WORKERS, count_workers
 from plumbline.errors import ConfigError, DataError
 from plumbline.validation import image_check, judging, memo, pass_one, shards
 from plumbline.validation.filing import RowFiler
 from plumbline.validation.judging import RowJudge
 from plumbline.validation.kept import Kept
-from plumbline.validation.pass_one import MEMO, WORKERS, count_workers
+from plumbline.validation.pass_one import MEMO
 from plumbline.validation.shards import cut_shards
 from tests.validation.validation_run import Row, Run, good
 
@@ -326,7 +328,7 @@ def test_a_process_that_is_killed_gives_one_line_and_loses_nothing(
 def test_a_process_that_is_stopped_is_waited_for_within_a_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pass_one, "SHARD_S", 3.0)
+    monkeypatch.setattr(base, "ITEM_S", 3.0)
     kept = Kept(tmp_path / "kept", "code")
 
     def stop() -> None:
@@ -346,6 +348,7 @@ def test_no_process_outlives_the_one_that_it_works_for(tmp_path: Path) -> None:
     made = Run(tmp_path).write(mixed(240), row_group_size=GROUP)
     code = f"""
 from pathlib import Path
+from plumbline.engines.local import LocalEngine
 from plumbline.validation import shards
 from plumbline.validation.kept import Kept
 from plumbline.validation.settings import ValidationConfig
@@ -355,7 +358,7 @@ if __name__ == "__main__":
     config = ValidationConfig(views={{"all": ["image", "caption"]}})
     kept = Kept(Path({str(tmp_path / "kept")!r}), "code")
     validate(Path({str(made.raw)!r}), Path({str(made.clean)!r}), Path({str(made.quarantine)!r}),
-             config, workers=2, kept=kept)
+             config, engine=LocalEngine(2), kept=kept)
 """
     (tmp_path / "script.py").write_text(code)
     with subprocess.Popen([sys.executable, str(tmp_path / "script.py")]) as process:

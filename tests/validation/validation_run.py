@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from plumbline.data.columns import CANONICAL
+from plumbline.engines.base import Engine
+from plumbline.engines.local import LocalEngine
 from plumbline.validation.kept import Kept
 from plumbline.validation.report import Report
 from plumbline.validation.settings import SplitConfig, ValidationConfig
@@ -65,6 +67,7 @@ class Run:
         self,
         batch_rows: int = 100,
         workers: int | None = None,
+        engine: Engine | None = None,
         kept: Kept | None = None,
         **settings: Any,
     ) -> "Run":
@@ -73,7 +76,7 @@ class Run:
         self.report = validate(
             *(self.raw, self.clean, self.quarantine, config),
             batch_rows=batch_rows,
-            workers=workers,
+            engine=engine or LocalEngine(workers),
             kept=kept,
         )
         return self

@@ -122,7 +122,7 @@ def _entry(describer: Describer, group: str, kind: str = "") -> Schema:
             schema = _schema(spec, kind)
         except ConfigError:
             continue  # a kind that is not exported
-        for field, place in spec.sections(_KEY).items():
+        for field, place in {**spec.sections(_KEY), **spec.unkeyed(_KEY)}.items():
             if place == f"{group}.{_KEY}":
                 return describer.setting(schema, field)
             section = place.removeprefix(f"{group}.{_KEY}.")

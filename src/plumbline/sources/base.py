@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Self
 
 import pyarrow as pa
 from pydantic import AfterValidator, PrivateAttr
@@ -13,6 +13,9 @@ from plumbline.data.columns import CANONICAL, SPLITS
 from plumbline.errors import ConfigError
 from plumbline.registry import Registry
 from plumbline.sources.tally import Tally
+
+Piece = object
+"""Which rows of a source: every source has its own way to say it."""
 
 
 class Source(Config, ABC):
@@ -49,6 +52,35 @@ class Source(Config, ABC):
         """
         return ""
 
+    def apart(self) -> Self:
+        """The same source, which has met nothing yet."""
+        copy = self.model_copy()
+        copy._tally = Tally()
+        return copy
+
+    def pieces(self, path: Path) -> Iterator[Piece] | None:
+        """Cut what lies there into pieces, in order, each to be read by itself on any machine.
+
+        None, as here: it can only be read as a whole. A piece holds no rows, but says where they
+        are, and can be pickled.
+
+        Args:
+            path: the dataset's path.
+
+        Raises:
+            ConfigError: the path does not exist.
+            DataError: what lies there cannot be read at all.
+        """
+        return None
+
+    def read_piece(self, path: Path, piece: Piece) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a piece, as `read` would; those of all pieces are its rows."""
+        raise NotImplementedError(f"source {type(self).__name__} has no pieces")
+
+    def reader_of(self, piece: Piece) -> "Source":
+        """The source whose tally tells what was met in a piece."""
+        return self
+
     @abstractmethod
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield all rows in canonical columns, in batches of one schema.
@@ -60,6 +92,12 @@ class Source(Config, ABC):
             ConfigError: the path does not exist.
             DataError: a file cannot be read at all; names it and the remedy.
         """
+
+
+def cut_numbers(count: int, size: int) -> Iterator[range]:
+    """Cut the numbers 0, 1, ... of rows that are made, not found, into pieces."""
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))
 
 
 SOURCES: Registry[type[Source]] = Registry("source")

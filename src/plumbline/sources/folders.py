@@ -1,7 +1,7 @@
 """Sources `imagefolder` and `audiofolder`: files in a folder for each label."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal
 
@@ -12,9 +12,10 @@ from typing_extensions import override
 from plumbline.data.columns import CANONICAL, SHOWN
 from plumbline.errors import DataError
 from plumbline.scratch import scratch_folder
-from plumbline.sources.base import Below, ColumnNames, Source, SplitPlaces, require_path
+from plumbline.sources.base import Below, ColumnNames, Piece, SplitPlaces, require_path
 from plumbline.sources.csv import CsvForm, read_records
 from plumbline.sources.encoding import Encoding, encode_text, has_stray_bytes, stray_bytes
+from plumbline.sources.file_pieces import FileSource
 from plumbline.sources.files import (
     SPLIT_WORDS,
     FoundFile,
@@ -60,7 +61,7 @@ class FolderTable(CsvForm):
         return self
 
 
-class FolderSource(Source):
+class FolderSource(FileSource):
     """Files of one medium, `<split>/<label>/.../<file>`; other files are counted."""
 
     column: ClassVar[str]
@@ -109,15 +110,24 @@ class FolderSource(Source):
     def rows_bring_splits(self) -> bool:
         return False
 
-    def read(self, path: Path) -> Iterator[pa.RecordBatch]:
-        """Yield a row for each file, or for each line of the table about it."""
-        require_path(path)
-        for batch in make_batches(self._rows(path), self._columns):
+    @override
+    def files_of(self, root: Path) -> Iterator[FoundFile]:
+        require_path(root)
+        yield from self._files(root)
+
+    @override
+    def read_files(self, root: Path, files: Iterable[FoundFile]) -> Iterator[pa.RecordBatch]:
+        for batch in make_batches(self._rows(root, files), self._columns):
             yield fill_templates(batch, self.templates)
 
-    def _rows(self, root: Path) -> Iterator[Row]:
+    @override
+    def pieces(self, path: Path) -> Iterator[Piece] | None:
+        # Of a table only all files together tell which of its lines are about none.
+        return None if self.table else super().pieces(path)
+
+    def _rows(self, root: Path, files: Iterable[FoundFile]) -> Iterator[Row]:
         if self.table is None:
-            for found in self._files(root):
+            for found in files:
                 yield self._row(found)
             return
         with scratch_folder() as folder:
@@ -125,7 +135,7 @@ class FolderSource(Source):
             try:
                 for split, place in self.splits.items() or [("", "")]:
                     lines.add(root, split, place)
-                for found in self._files(root):
+                for found in files:
                     yield from self._joined(found, lines)
                 for row in lines.unused():
                     place = (row["sample_id"] or b"").decode("utf-8", "replace")

@@ -4,7 +4,7 @@ Text and bytes pass through unread, numbers and lists of numbers become cells of
 cell is any good is for `validate` to say.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from plumbline.data.parquet import BATCH_ROWS, check_schema, iter_batches, open_
 from plumbline.errors import DataError
 from plumbline.sources.arrow_table import LIST_BATCH_ROWS, ArrowTableSource, RowPlaces
 from plumbline.sources.base import SplitPlaces, require_path
+from plumbline.sources.file_pieces import FileSource
 from plumbline.sources.files import (
     FoundFile,
     find_files,
@@ -27,7 +28,7 @@ from plumbline.sources.files import (
 FILES = "*.parquet"
 
 
-class ParquetSource(ArrowTableSource):
+class ParquetSource(ArrowTableSource, FileSource):
     """Parquet files below the dataset's path, chosen by `source: parquet`."""
 
     source: Literal["parquet"]
@@ -40,27 +41,30 @@ class ParquetSource(ArrowTableSource):
         """The splits that the files come in."""
         return sorted(self.splits)
 
-    def read(self, path: Path) -> Iterator[pa.RecordBatch]:
-        """Yield every row of the files, with its split where one is given.
-
-        Raises:
-            ConfigError: the path does not exist.
-            DataError: no input files, an unreadable file, or columns other than configured.
-        """
-        require_path(path)
-        files = list(find_files(path, self.splits, matching(FILES)))
+    @override
+    def files_of(self, root: Path) -> Iterator[FoundFile]:
+        require_path(root)
+        files = list(find_files(root, self.splits, matching(FILES)))
         missing = set(self.splits or {"": ""}) - {file.split for file in files}
         for split in sorted(missing):
-            place = path / self.splits.get(split, "")
+            place = root / self.splits.get(split, "")
             raise DataError(
                 f"{place.as_posix()}: no input files; expected {FILES} in it or in folders below, "
                 "whose names begin with neither a dot nor an underscore"
             )
-        paths = [file.path for file in files]
-        has = check_schema(paths, self.required, self.optional, also=self.can_convert)
-        chat = [name for name in self.chat.all_names if name in has] if self.chat else []
+        self._check_columns([file.path for file in files])
+        yield from files
+
+    @override
+    def read_files(self, root: Path, files: Iterable[FoundFile]) -> Iterator[pa.RecordBatch]:
+        has: frozenset[str] | None = None
         for file in files:
-            yield from self._read_file(file, chat, path)
+            has = self._check_columns([file.path]) if has is None else has  # as all have it
+            chat = [name for name in self.chat.all_names if name in has] if self.chat else []
+            yield from self._read_file(file, chat, root)
+
+    def _check_columns(self, paths: Sequence[Path]) -> frozenset[str]:
+        return check_schema(paths, self.required, self.optional, also=self.can_convert)
 
     def _read_file(
         self, file: FoundFile, chat: Sequence[str], root: Path

@@ -1,9 +1,9 @@
 """Source `parts`: several sources as one dataset, each with labels of its own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, Self
 
 import pyarrow as pa
 from pydantic import AfterValidator
@@ -13,7 +13,7 @@ from plumbline.data.columns import CANONICAL
 from plumbline.errors import DataError
 from plumbline.names import RULE, is_name
 from plumbline.registry import OneOf
-from plumbline.sources.base import SOURCES, Source
+from plumbline.sources.base import SOURCES, Piece, Source
 from plumbline.sources.rows import from_columns
 from plumbline.sources.tally import Tally, merged
 
@@ -68,14 +68,57 @@ class PartsSource(Source):
                 return settled
         return reasons.pop() if len(reasons) == 1 else "passed over by every part"
 
+    @override
+    def apart(self) -> Self:
+        return self.model_copy(
+            update={"parts": {n: part.apart() for n, part in self.parts.items()}}
+        )
+
+    @override
+    def pieces(self, path: Path) -> Iterator[Piece] | None:
+        return self._cut(path)
+
+    def _cut(self, path: Path) -> Iterator["_PartPiece"]:
+        # What is met on the way to the first rows is counted with their piece.
+        columns = _columns(_peek(n, part.apart().read(path))[0] for n, part in self.parts.items())
+        for name, part in self.parts.items():
+            pieces = part.pieces(path)
+            for piece in [None] if pieces is None else pieces:
+                yield _PartPiece(name, columns, piece)
+
+    @override
+    def read_piece(self, path: Path, piece: Piece) -> Iterator[pa.RecordBatch]:
+        assert isinstance(piece, _PartPiece), "as it was cut"
+        part = self.parts[piece.part]
+        whole = piece.piece is None
+        for batch in part.read(path) if whole else part.read_piece(path, piece.piece):
+            yield _tag(batch, piece.part, piece.columns)
+
+    @override
+    def reader_of(self, piece: Piece) -> Source:
+        assert isinstance(piece, _PartPiece), "as it was cut"
+        return self.parts[piece.part]
+
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield the rows of the parts, one part after another, with all columns of any of them."""
         opened = {name: _peek(name, part.read(path)) for name, part in self.parts.items()}
-        there = {column for first, _ in opened.values() for column in first.schema.names}
-        columns = [name for name in CANONICAL if name in there or name == "part"]
+        columns = _columns(first for first, _ in opened.values())
         for name, (first, rest) in opened.items():
             for batch in chain([first], rest):
                 yield _tag(batch, name, columns)
+
+
+class _PartPiece(NamedTuple):
+    part: str
+    columns: list[str]
+    """Of all parts together."""
+    piece: Piece
+    """None: all of the part, which has no pieces."""
+
+
+def _columns(batches: Iterable[pa.RecordBatch]) -> list[str]:
+    there = {column for batch in batches for column in batch.schema.names}
+    return [name for name in CANONICAL if name in there or name == "part"]
 
 
 def _peek(

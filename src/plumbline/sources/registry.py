@@ -3,7 +3,7 @@
 A plugin registers its own in `SOURCES` before the stage that reads settings is imported.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def write_raw(
     rows = 0
     with ExitStack() as files:
         writer = None
-        for batch in tracked(batches, "reading", None, "rows", len):
+        for batch in _cut_files(tracked(batches, "reading", None, "rows", len)):
             if writer is None or writer.rows >= ROWS_PER_FILE:
                 name = f"rows-{rows // ROWS_PER_FILE:05d}.parquet"
                 schema = declare_splits(batch.schema, given_splits)
@@ -75,6 +75,18 @@ def write_raw(
     if not rows:
         raise DataError(f"{whose} has zero rows; check the dataset's path, its files and settings")
     return rows
+
+
+def _cut_files(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Cut batches where a file is full, so that files do not depend on how rows arrive."""
+    rows = 0
+    for batch in batches:
+        start = 0
+        while start < batch.num_rows:
+            piece = batch.slice(start, ROWS_PER_FILE - rows % ROWS_PER_FILE)
+            yield piece
+            rows += piece.num_rows
+            start += piece.num_rows
 
 
 def _cut_cells(batch: pa.RecordBatch) -> pa.RecordBatch:

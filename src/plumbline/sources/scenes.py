@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from plumbline.config import Config
 from plumbline.sources import scene_text
-from plumbline.sources.base import Source
+from plumbline.sources.base import Piece, Source, cut_numbers
 from plumbline.sources.scene_text import CELLS, COLORS, SHAPES, SIZES, SceneObject
 
 SCHEMA = pa.schema(
@@ -190,10 +190,11 @@ def _spoil(row: Row, first: Row, share: float, random: Generator) -> Row:
     return {**row, "sample_id": first["sample_id"]} if row is not first else {**row, "caption": ""}
 
 
-def read_scenes(config: ScenesConfig) -> Iterator[pa.RecordBatch]:
-    """Yield the dataset in batches of `SCENES_PER_BATCH` scenes, columns as in `SCHEMA`."""
-    for start in range(0, config.images, SCENES_PER_BATCH):
-        stop = min(start + SCENES_PER_BATCH, config.images)
+def read_scenes(config: ScenesConfig, scenes: range | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield scenes, by default all, in batches of `SCENES_PER_BATCH`; columns as in `SCHEMA`."""
+    scenes = range(config.images) if scenes is None else scenes
+    for start in range(scenes.start, scenes.stop, SCENES_PER_BATCH):
+        stop = min(start + SCENES_PER_BATCH, scenes.stop)
         rows = [row for index in range(start, stop) for row in scene_rows(config, index)]
         yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
 
@@ -216,3 +217,12 @@ class ScenesSource(ScenesConfig, Source):
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield the rows; `path` is not read: the drawings are made, not found."""
         return read_scenes(self)
+
+    @override
+    def pieces(self, path: Path) -> Iterator[Piece] | None:
+        return cut_numbers(self.images, SCENES_PER_BATCH)
+
+    @override
+    def read_piece(self, path: Path, piece: Piece) -> Iterator[pa.RecordBatch]:
+        assert isinstance(piece, range), "as it was cut"
+        yield from read_scenes(self, piece)

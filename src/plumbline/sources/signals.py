@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 from typing_extensions import override
 
 from plumbline.data.arrays import encode_array
-from plumbline.sources.base import Source
+from plumbline.sources.base import Piece, Source, cut_numbers
 from plumbline.sources.rows import Row, make_batches
 
 CHANNELS = ("skin_conductance", "pulse", "muscle", "skin_temperature", "breath")
@@ -68,6 +68,7 @@ COLUMNS = ("sample_id", "group", "part", "features", "label")
 SPREAD = 0.14
 """Standard deviation of what a recording multiplies each figure of its answer by."""
 
+RECORDINGS_PER_PIECE = 1024
 _EARLY_STEPS = 14
 _SUBJECT_STREAM = 2**60
 """Where the streams of the subjects begin, beyond those of the recordings.
@@ -112,10 +113,25 @@ class SignalsSource(Source):
 
     def read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield both parts; `path` is not read: the recordings are made, not found."""
-        return make_batches(
-            (recording(self, part, index) for part in PARTS for index in range(self.recordings)),
-            COLUMNS,
-        )
+        return make_batches((self._row(n) for n in range(self._rows)), COLUMNS)
+
+    @override
+    def pieces(self, path: Path) -> Iterator[Piece] | None:
+        return cut_numbers(self._rows, RECORDINGS_PER_PIECE)
+
+    @override
+    def read_piece(self, path: Path, piece: Piece) -> Iterator[pa.RecordBatch]:
+        assert isinstance(piece, range), "as it was cut"
+        yield from make_batches(map(self._row, piece), COLUMNS)
+
+    @property
+    def _rows(self) -> int:
+        return len(PARTS) * self.recordings
+
+    def _row(self, number: int) -> Row:
+        """Row `number` of both parts, one after the other."""
+        part, index = divmod(number, self.recordings)
+        return recording(self, list(PARTS)[part], index)
 
 
 def recording(config: SignalsSource, part: str, index: int) -> Row:

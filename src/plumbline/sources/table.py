@@ -1,7 +1,7 @@
 """What `jsonl` and `csv` share: a row a record, files under their own names for columns."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -12,9 +12,10 @@ from typing_extensions import override
 from plumbline.data.arrays import encode_array
 from plumbline.data.columns import CANONICAL, KEYS, MEDIA, SHOWN
 from plumbline.errors import ConfigError, DataError
-from plumbline.sources.base import Below, ColumnNames, Source, SplitPlaces, require_path
+from plumbline.sources.base import Below, ColumnNames, SplitPlaces, require_path
 from plumbline.sources.caption_rules import CaptionRules, check_captions, fill_captions
 from plumbline.sources.encoding import Encoding, encode_text, has_stray_bytes, stray_bytes
+from plumbline.sources.file_pieces import FileSource
 from plumbline.sources.files import (
     FoundFile,
     find_files,
@@ -41,7 +42,7 @@ from plumbline.sources.tally import ROWS
 _REMEDY = "set media_folder to the folder that the names begin in, or put the file there"
 
 
-class TableSource(Source):
+class TableSource(FileSource):
     """Files of records. A record that cannot be read becomes a row without content.
 
     Such a row has the file and its number as `sample_id`, and validation files it.
@@ -124,25 +125,29 @@ class TableSource(Source):
         Fields are under the names of the files; text is a str or bytes.
         """
 
-    def read(self, path: Path) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of all files."""
-        require_path(path)
-        if path.is_file() and self._names_files:
+    @override
+    def files_of(self, root: Path) -> Iterator[FoundFile]:
+        require_path(root)
+        if root.is_file() and self._names_files:
             raise ConfigError(
-                f"{path.as_posix()}: is one file, but its rows name others: set the dataset's path "
+                f"{root.as_posix()}: is one file, but its rows name others: set the dataset's path "
                 "to the folder of them all"
             )
-        there = {"sample_id", *self.columns, *self.made_columns}
-        there |= {"split"} if self.splits else set()
-        columns = [name for name in CANONICAL if name in there]
-        for batch in make_batches(self._rows(path), columns):
-            yield fill_templates(fill_captions(batch, self.captions), self.templates)
-
-    def _rows(self, root: Path) -> Iterator[Row]:
         if self._names_files and not (root / self.media_folder).is_dir():
             folder = (root / self.media_folder).as_posix()
             raise DataError(f"{folder}: no such folder; set media_folder to that of the files")
-        for found in find_files(root, self.splits, matching(self.files)):
+        yield from find_files(root, self.splits, matching(self.files))
+
+    @override
+    def read_files(self, root: Path, files: Iterable[FoundFile]) -> Iterator[pa.RecordBatch]:
+        there = {"sample_id", *self.columns, *self.made_columns}
+        there |= {"split"} if self.splits else set()
+        columns = [name for name in CANONICAL if name in there]
+        for batch in make_batches(self._rows(root, files), columns):
+            yield fill_templates(fill_captions(batch, self.captions), self.templates)
+
+    def _rows(self, root: Path, files: Iterable[FoundFile]) -> Iterator[Row]:
+        for found in files:
             for number, record in self.records(found.path):
                 if record is None:
                     place = f"{found.name}:{number}"

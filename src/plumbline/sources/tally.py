@@ -7,6 +7,7 @@ from plumbline.text import shown
 
 MAX_KINDS = 40
 """More kinds, such as endings of files, are counted together."""
+FURTHER = "of further kinds"
 
 FILES, ROWS, CELLS, MEMBERS = "files", "rows", "cells", "members"
 """What is counted; members are files within an archive."""
@@ -32,8 +33,15 @@ class Tally:
         """Count one; `where` and `remedy` are remembered for the first of its kind."""
         what, where = shown(what), shown(where)  # names of files may be no text
         if (unit, what) not in self.kinds and len(self.kinds) >= MAX_KINDS:
-            what = "of further kinds"
+            what = FURTHER
         self.kinds.setdefault((unit, what), Seen(where, remedy)).count += 1
+
+    def absorb(self, later: "Tally") -> None:
+        """Count what another one has met after this one."""
+        for (unit, what), seen in later.kinds.items():
+            if (unit, what) not in self.kinds and len(self.kinds) >= MAX_KINDS:
+                what = FURTHER
+            self.kinds.setdefault((unit, what), Seen(seen.first, seen.remedy)).count += seen.count
 
     @property
     def units(self) -> list[str]:

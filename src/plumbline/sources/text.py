@@ -1,6 +1,6 @@
 """Source `text`: plain text files, whole or by paragraph or line."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -12,8 +12,9 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from plumbline.data.columns import SPLITS
-from plumbline.sources.base import Source, SplitPlaces, require_path
+from plumbline.sources.base import SplitPlaces, require_path
 from plumbline.sources.encoding import Encoding, has_stray_bytes, open_utf8, stray_bytes
+from plumbline.sources.file_pieces import FileSource
 from plumbline.sources.files import (
     MAX_FILE_BYTES,
     FoundFile,
@@ -30,7 +31,7 @@ from plumbline.sources.tally import ROWS
 _BLOCK_BYTES = 2**20
 
 
-class TextSource(Source):
+class TextSource(FileSource):
     """Text files below the dataset's path, chosen by `source: text`.
 
     Rows are numbered by the line in which they begin: `plays/lear.txt:17`.
@@ -78,14 +79,18 @@ class TextSource(Source):
     def passes_over(self, name: str) -> str | None:
         return why_passed_over(name, self.splits, matching(self.files), f"not named {self.files}")
 
-    def read(self, path: Path) -> Iterator[pa.RecordBatch]:
-        """Yield a row for each unit of each file, with columns `sample_id`, `split`, `text`."""
-        require_path(path)
-        columns = ["sample_id", *(["split"] if self.given_splits else []), "text"]
-        return make_batches(self._rows(path), columns)
+    @override
+    def files_of(self, root: Path) -> Iterator[FoundFile]:
+        require_path(root)
+        return find_files(root, self.splits, matching(self.files))
 
-    def _rows(self, root: Path) -> Iterator[Row]:
-        for found in find_files(root, self.splits, matching(self.files)):
+    @override
+    def read_files(self, root: Path, files: Iterable[FoundFile]) -> Iterator[pa.RecordBatch]:
+        columns = ["sample_id", *(["split"] if self.given_splits else []), "text"]
+        return make_batches(self._rows(files), columns)
+
+    def _rows(self, files: Iterable[FoundFile]) -> Iterator[Row]:
+        for found in files:
             try:
                 lines = self.unit != "file"
                 with open_utf8(found.path, self.encoding, lines=lines) as file:

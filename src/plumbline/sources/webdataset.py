@@ -1,7 +1,7 @@
 """Source `webdataset`: shards of tar in which the files of a sample follow each other."""
 
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing_extensions import override
 
 from plumbline.data.columns import CANONICAL, CONTENT, KEYS, SHOWN
 from plumbline.errors import DataError
-from plumbline.sources.base import ColumnNames, Source, SplitPlaces, require_path
+from plumbline.sources.base import ColumnNames, SplitPlaces, require_path
 from plumbline.sources.caption_rules import CaptionRules, check_captions, fill_captions
 from plumbline.sources.encoding import has_stray_bytes, stray_bytes
+from plumbline.sources.file_pieces import FileSource
 from plumbline.sources.files import (
     MAX_FILE_BYTES,
     FoundFile,
@@ -50,7 +51,7 @@ _NOTES = (
 _JSON = "json"
 
 
-class WebDatasetSource(Source):
+class WebDatasetSource(FileSource):
     """Shards below the dataset's path, chosen by `source: webdataset`.
 
     The name of a file up to the first dot is the key of its sample, what follows says what it is:
@@ -96,18 +97,22 @@ class WebDatasetSource(Source):
     def passes_over(self, name: str) -> str | None:
         return why_passed_over(name, self.splits, matching(self.files), f"not named {self.files}")
 
-    def read(self, path: Path) -> Iterator[pa.RecordBatch]:
-        """Yield a row for each sample of each shard."""
-        require_path(path)
+    @override
+    def files_of(self, root: Path) -> Iterator[FoundFile]:
+        require_path(root)
+        return find_files(root, self.splits, matching(self.files))
+
+    @override
+    def read_files(self, root: Path, files: Iterable[FoundFile]) -> Iterator[pa.RecordBatch]:
         there = {"sample_id", *self.columns, *(["split"] if self.splits else [])}
         columns = [name for name in CANONICAL if name in there]
-        for batch in make_batches(self._rows(path), columns):
+        for batch in make_batches(self._rows(files), columns):
             yield fill_templates(fill_captions(batch, self.captions), self.templates)
 
-    def _rows(self, root: Path) -> Iterator[Row]:
+    def _rows(self, files: Iterable[FoundFile]) -> Iterator[Row]:
         places = {ours: _Place.parse(theirs) for ours, theirs in self.columns.items()}
         wanted = {ending for place in places.values() for ending in place.endings}
-        for found in find_files(root, self.splits, matching(self.files)):
+        for found in files:
             note = partial(self._pass_over, found)
             for key, members in iter_samples(found.path, wanted, note):
                 yield self._row(found, key, members, places)

@@ -63,7 +63,7 @@ def check_settings(params: dict[str, object]) -> Settings:
         keys = [""] if spec.group is None else list(entries_of(params, spec.group))
         for key in keys:
             schema = spec.schema_for(key, params)
-            settings[spec.name, key] = check_config(schema, spec.sections_in(key, params), params)
+            settings[spec.name, key] = check_config(schema, spec.reads(key, params), params)
     check_agreement(settings)
     return settings
 
@@ -79,7 +79,7 @@ def check_sections(params: dict[str, object]) -> None:
             place.split(".")[2]
             for spec in specs()
             if spec.group == group
-            for place in spec.sections("KEY").values()
+            for place in (*spec.sections("KEY").values(), *spec.unkeyed("KEY").values())
             if place.startswith(f"{group}.KEY.")
         }
         for key, entry in entries_of(params, group).items():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from plumbline import paths
 from plumbline.config import Config
 from plumbline.data.columns import SPLITS
+from plumbline.engines.base import EngineName, open_engine
 from plumbline.files import dump_json, read_json, staged_output
 from plumbline.shapes.distributed import DISTRIBUTIONS
 from plumbline.stage import StageSpec, count, each, parse_call
@@ -33,6 +34,9 @@ class TokenizeTextConfig(Config):
     """Folder with the records of tokenizers of others: work/tokenizers/<set>."""
     tokenize: TokenizeConfig
     """What trainings read of the rows: ids of texts, decoded media."""
+    engine: EngineName = "local"
+    """Where the work is done: `local`, on this machine, or `ray`, on the cluster that `RAY_ADDRESS`
+    names. It changes no byte of what any stage writes, and makes no stage run again."""
 
 
 SPEC = StageSpec(
@@ -43,6 +47,7 @@ SPEC = StageSpec(
         "weights": f"datasets.{key}.weights",
         "tokenize": f"datasets.{key}.tokenize",
     },
+    unkeyed=lambda key: {"engine": f"datasets.{key}.engine"},
 )
 
 
@@ -61,10 +66,12 @@ def main(arguments: Sequence[str]) -> None:
         record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
         staged_output(paths.cache_distributions(call.key)) as spread,
         staged_output(paths.cache(call.key)) as out,
+        open_engine(call.config.engine) as engine,
     ):
         shapes: Shapes = read_json(paths.shapes(call.key) / "shapes.json")
         weights = Path(call.config.weights)
-        found = build_cache(paths.clean(call.key), out, call.config.tokenize, shapes, weights)
+        clean = paths.clean(call.key)
+        found = build_cache(clean, out, call.config.tokenize, shapes, weights, engine)
         # Not in `out`, which trainings read: figures for people shall not train anything again.
         (spread / DISTRIBUTIONS).write_text(dump_json(found), encoding="utf-8")
         call.store(spread)

@@ -11,8 +11,16 @@ from plumbline.imports import importing
 from plumbline.stage import Call, StageSpec, count, parse_call
 from plumbline.tracking.record import record_run
 from plumbline.training.figures import TrainingFigures
-from plumbline.training.launch import decide_machine, enter_process, rank, run_processes
+from plumbline.training.heartbeat import watching_nodes
+from plumbline.training.launch import (
+    decide_machine,
+    enter_process,
+    quiet_backends,
+    rank,
+    run_processes,
+)
 from plumbline.training.machine import Machine, asks_for_gpus, check_machine
+from plumbline.training.nodes import is_first_here
 from plumbline.training.overfit_check import check_overfit
 from plumbline.training.sections import TrainingConfig
 
@@ -25,8 +33,9 @@ def run_training_stage(
     """Train what the settings say and write the folder `place(key)`."""
     call = parse_call(spec, arguments)
     fix_threads(call.config.threads)
+    quiet_backends()
     trainer, own = call.config.train.trainer, rank()
-    if not own:
+    if is_first_here():
         _check_machine(f"{spec.sections(call.key)['train']}.trainer", call.config)
     if own is None:
         if trainer.overfit_check is not None:
@@ -57,9 +66,10 @@ def _lead(spec: StageSpec[Config], call: Call[Config], out: Path, *, together: b
 
     with record_run(stage=spec.name, key=call.key, config=call.plain) as run, output_lock(out):
         machine = decide_machine(call.config, together=together)
-        job = open_job(call.config, machine, confirm_later=True)
-        name = f"{call.stage}@{call.key}"
-        trained = train_to_folder(name, call.config, job, machine, out, on_log=run.metrics)
+        with watching_nodes():
+            job = open_job(call.config, machine, confirm_later=True)
+            name = f"{call.stage}@{call.key}"
+            trained = train_to_folder(name, call.config, job, machine, out, on_log=run.metrics)
         run.facts(trained.facts)
         run.artifact(out / "metrics.json")
     call.report(*_figures(trained.figures, call.config, machine), see=out / "metrics.json")
@@ -88,5 +98,6 @@ def _follow(call: Call[Config]) -> None:
 
     logging.getLogger().setLevel(logging.ERROR)
     machine = decide_machine(call.config, together=True)
-    job = open_job(call.config, machine, confirm_later=True)
-    train_along(f"{call.stage}@{call.key}", call.config, job, machine)
+    with watching_nodes():
+        job = open_job(call.config, machine, confirm_later=True)
+        train_along(f"{call.stage}@{call.key}", call.config, job, machine)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from plumbline import paths
 from plumbline.config import Config
+from plumbline.engines.base import EngineName, open_engine
 from plumbline.errors import DataError
 from plumbline.files import (
     STATE_DIR,
@@ -32,6 +33,9 @@ class ValidateConfig(Config):
 
     validate_: ValidationConfig
     """What a row needs to be clean; the others go into quarantine."""
+    engine: EngineName = "local"
+    """Where the work is done: `local`, on this machine, or `ray`, on the cluster that `RAY_ADDRESS`
+    names. It changes no byte of what any stage writes, and makes no stage run again."""
 
 
 SPEC = StageSpec(
@@ -39,6 +43,7 @@ SPEC = StageSpec(
     schema=ValidateConfig,
     group="datasets",
     sections=lambda key: {"validate_": f"datasets.{key}.validate"},
+    unkeyed=lambda key: {"engine": f"datasets.{key}.engine"},
 )
 
 
@@ -61,6 +66,7 @@ def main(arguments: Sequence[str]) -> None:
         record_run(stage=SPEC.name, key=call.key, config=call.plain) as run,
         staged_output(paths.quarantine(call.key)) as quarantine,
         staged_output(paths.clean(call.key)) as clean,
+        open_engine(call.config.engine) as engine,
     ):
         account = paths.account(call.key)
         source: dict[str, object] = {"source": read_json(account)} if account.is_file() else {}
@@ -69,6 +75,7 @@ def main(arguments: Sequence[str]) -> None:
         try:
             report = validate(
                 *(paths.raw(call.key), clean, quarantine, call.config.validate_),
+                engine=engine,
                 kept=_kept(call.key),
             )
         except ValidationFailed as error:

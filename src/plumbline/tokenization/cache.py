@@ -26,21 +26,30 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from plumbline.data.byte_columns import cut_rows
 from plumbline.data.columns import CONTENT, MEDIA, SPLITS, TEXTS
 from plumbline.data.csv_writer import CsvWriter
 from plumbline.data.disk_index import DiskIndex
 from plumbline.data.parquet import column_names, count_rows, iter_table
 from plumbline.data.turns import IMAGE_MARK, parse_turns
+from plumbline.engines.base import Engine
+from plumbline.engines.local import LocalEngine
 from plumbline.errors import DataError
 from plumbline.files import dump_json
 from plumbline.tokenization.cache_spread import CacheSpread, SpreadOfCache
 from plumbline.tokenization.chat_checkpoint import read_chat_format
 from plumbline.tokenization.chat_template import CHAT_TOKENS, OWN_TEMPLATE
+from plumbline.tokenization.computing import (
+    Chunk,
+    Computing,
+    Numbered,
+    compute,
+    cut_media,
+    cut_texts,
+)
 from plumbline.tokenization.facts import CacheFacts, ChatFormat, Ids, WrittenFacts
 from plumbline.tokenization.media import NumberedMedia, open_media
 from plumbline.tokenization.settings import TokenizeConfig
-from plumbline.tokenization.stores import Stores
+from plumbline.tokenization.stores import Decoded, Stores
 from plumbline.tokenization.tokenizer import (
     FILE_NAME,
     load_tokenizer,
@@ -56,8 +65,6 @@ if TYPE_CHECKING:
     from plumbline.shapes.described import Shapes
 
 TEXT_SCHEMA = pa.schema([("text", pa.string()), ("ids", pa.list_(pa.int32()))])
-_ENCODED_BYTES = 2**20
-"""Of text that is encoded at once: the tokenizer holds some 150 bytes for each token."""
 NUMBERED = (*MEDIA, *TEXTS)
 SAMPLE_SCHEMA = pa.schema(
     [("sample_id", pa.string())]
@@ -101,6 +108,7 @@ def build_cache(
     config: TokenizeConfig,
     shapes: "Shapes",
     weights: Path = Path(NOWHERE),
+    engine: Engine | None = None,
 ) -> CacheSpread:
     """Write the cache of a cleaned dataset into the empty folder `out`, streaming.
 
@@ -110,6 +118,7 @@ def build_cache(
         config: tokenizer, image size and channels, sample rate.
         shapes: content of shapes.json: sizes of the media, classes of the labels.
         weights: folder with the records of tokenizers of others.
+        engine: where media are decoded and texts are encoded; None: on this machine.
 
     Returns:
         how what it holds is distributed, for people; no file of the cache depends on it.
@@ -130,7 +139,8 @@ def build_cache(
     if tokenizer is not None:
         tokenizer.save(str(out / FILE_NAME))
     writer = _CacheWriter(out, tokenizer, config, shapes, chat)
-    rows = {split: writer.write_split(clean, split) for split in SPLITS}
+    engine = engine or LocalEngine()
+    rows = {split: writer.write_split(clean, split, engine) for split in SPLITS}
     spread = writer.spread.describe()
     facts = writer.close()
     description: CacheFacts = {
@@ -184,7 +194,7 @@ class _CacheWriter:
         shapes: "Shapes",
         chat: ChatFormat | None,
     ) -> None:
-        self._out, self._tokenizer, self._limit = out, tokenizer, config.max_tokens
+        self._out, self._limit = out, config.max_tokens
         self._labels = {
             part: {name: number for number, name in enumerate(labels["classes"])}
             for part, labels in shapes.get("labels", {}).items()
@@ -209,6 +219,8 @@ class _CacheWriter:
         self._media = {
             name: NumberedMedia(self._indexes[name], file) for name, file in media.items()
         }
+        decoders = {name: file.decode for name, file in media.items()}
+        self._computing = Computing(decoders, tokenizer)
         self._texts = self._files.enter_context(
             pa.ipc.new_file(str(out / "texts.arrow"), TEXT_SCHEMA)
         )
@@ -221,32 +233,39 @@ class _CacheWriter:
         self._lost: Counter[str] = Counter()
         self._cut: Counter[str] = Counter()
 
-    def write_split(self, clean: Path, split: str) -> int:
+    def write_split(self, clean: Path, split: str, engine: Engine) -> int:
         """Write `<split>.arrow`; returns its number of rows, 0 where the split does not exist."""
         rows, sink = 0, None
-        batches = _read_split(clean, split, ("sample_id", "part", *CONTENT))
-        total = _count_rows(clean, split)
-        for batch in tracked(batches, f"caching {split}", total, "rows", len):
+        batches = self._numbered(clean, split)
+        for numbered in compute(batches, self._computing, engine, self._write_media):
             if sink is None:
-                sink = pa.ipc.new_file(str(self._out / f"{split}.arrow"), _schema(batch))
-            numbered = self._number_batch(batch)
-            constant = {name: media.take_constant() for name, media in self._media.items()}
-            self.spread.add(split, numbered, constant)  # also of rows that will be left out
-            numbered = self._leave_out_lost(numbered, split)
-            sink.write_batch(numbered)
-            rows += numbered.num_rows
+                sink = pa.ipc.new_file(str(self._out / f"{split}.arrow"), numbered.rows.schema)
+            self._write_texts(numbered)
+            self.spread.add(split, numbered.rows, numbered.constant)  # also of those left out
+            kept = self._leave_out_lost(numbered.rows, split)
+            sink.write_batch(kept)
+            rows += kept.num_rows
         if sink is not None:
             sink.close()
         return rows
 
-    def _number_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def _numbered(self, clean: Path, split: str) -> Iterator[tuple[Numbered, list[Chunk]]]:
+        batches = _read_split(clean, split, ("sample_id", "part", *CONTENT))
+        return map(
+            self._number_batch,
+            tracked(batches, f"caching {split}", _count_rows(clean, split), "rows", len),
+        )
+
+    def _number_batch(self, batch: pa.RecordBatch) -> tuple[Numbered, list[Chunk]]:
+        """Number what a batch holds; the chunks are what is new of it, in the order of numbers."""
         present = batch.schema.names
         columns: dict[str, pa.Array] = {"sample_id": batch.column("sample_id")}
         for name in [name for name in self._media if name in present]:
             columns[name] = self._media[name].number(batch.column(name))
         if "images" in present and "image" in self._media:
             columns["images"] = self._media["image"].number_lists(batch.column("images"))
-        columns |= self._number_texts(batch, [name for name in TEXTS if name in present])
+        numbers, texts = self._number_texts(batch, [name for name in TEXTS if name in present])
+        columns |= numbers
         if self._turns and "turns" in present:
             columns["turns"] = self._turns.number(columns["sample_id"], batch.column("turns"))
         columns["part"], columns["label"] = self._number_labels(batch)
@@ -259,10 +278,21 @@ class _CacheWriter:
             for field in schema
             if field.name not in columns
         }
-        return pa.RecordBatch.from_pydict({**columns, **empty}, schema)
+        rows = pa.RecordBatch.from_pydict({**columns, **empty}, schema)
+        media = self._media.items()
+        chunks = [chunk for name, one in media for chunk in cut_media(name, one.take_met())]
+        # A batch that brings nothing new still has its turn.
+        chunks = [*chunks, *cut_texts(texts)] or [Chunk()]
+        return Numbered(rows, len(chunks), {name: [] for name in self._media}), chunks
 
-    def _number_texts(self, batch: pa.RecordBatch, names: Sequence[str]) -> dict[str, pa.Array]:
-        """Number texts in the order of rows, then columns, which no cut into batches changes."""
+    def _number_texts(
+        self, batch: pa.RecordBatch, names: Sequence[str]
+    ) -> tuple[dict[str, pa.Array], list[str]]:
+        """Number texts in the order of rows, then columns, which no cut into batches changes.
+
+        Returns:
+            the numbers by column, and the texts that no row before has.
+        """
         encoded = [batch.column(name).dictionary_encode() for name in names]
         met = []
         for place, column in enumerate(encoded):
@@ -277,32 +307,27 @@ class _CacheWriter:
             if text not in numbers:
                 numbers[text], new = self._indexes["texts"].number(text.encode())
                 new_texts += [text] if new else []
-        self._encode(new_texts)
-        return {
+        numbered = {
             name: pa.array(
                 [numbers[text] for text in column.dictionary.to_pylist()], pa.int32()
             ).take(column.indices)
             for name, column in zip(names, encoded, strict=True)
         }
+        return numbered, new_texts
 
-    def _encode(self, texts: list[str]) -> None:
-        if not texts:
+    def _write_media(self, chunk: Chunk, decoded: Sequence[Decoded]) -> list[int]:
+        return self._media[chunk.column].write(chunk, decoded)
+
+    def _write_texts(self, numbered: Numbered) -> None:
+        if not numbered.texts:
             return
-        assert self._tokenizer is not None  # there is text, so shapes.json has it
-        column = pa.array(texts, pa.string())
-        cells = pa.record_batch([column], ["text"])
-        lengths, values = [], []
-        for start, stop in cut_rows(cells, _ENCODED_BYTES):
-            for encoding in self._tokenizer.encode_batch_fast(
-                texts[start:stop], add_special_tokens=False
-            ):
-                lengths.append(len(encoding))
-                values.append(np.array(encoding.ids, np.int32))
+        lengths = [len(ids) for ids in numbered.ids]
         self._longest = max(self._longest, *lengths)
         self.spread.texts.append(lengths)
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-        ids = pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(values)))
-        self._texts.write_batch(pa.RecordBatch.from_arrays([column, ids], schema=TEXT_SCHEMA))
+        ids = pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(numbered.ids)))
+        texts = pa.array(numbered.texts, pa.string())
+        self._texts.write_batch(pa.RecordBatch.from_arrays([texts, ids], schema=TEXT_SCHEMA))
 
     def _number_labels(self, batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
         rows, names = batch.num_rows, batch.schema.names

@@ -1,6 +1,8 @@
 """The decoded-media files of a training cache: one writer per kind of medium."""
 
 import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
@@ -15,6 +17,7 @@ from plumbline.data.images import Mode, decode_image, resize_image
 from plumbline.data.resizing import Resize
 from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import DataError
+from plumbline.tokenization.computing import Chunk
 from plumbline.tokenization.facts import AudioFacts, FeatureFacts, MediaFacts
 from plumbline.tokenization.settings import ImageMode
 from plumbline.tokenization.stores import Decoded, Store, Stores
@@ -31,13 +34,13 @@ CHANNELS: dict[ImageMode, int] = {"rgb": 3, "gray": 1}
 class MediaFile(Protocol):
     """Receives the distinct media of one column, in the order of their numbers."""
 
-    def decode(self, data: bytes) -> Decoded:
+    @property
+    def decode(self) -> Callable[[bytes], Decoded]:
         """What a model is given of a medium, which depends on nothing but its bytes.
 
-        Raises:
-            DataError: it cannot be decoded, though validation let it pass.
+        It can be pickled, and raises a DataError where a medium cannot be decoded, though
+        validation let it pass.
         """
-        ...
 
     def write(self, data: bytes, decoded: Decoded) -> bool:
         """Write the next one; whether it says nothing, which only decoding shows."""
@@ -54,8 +57,8 @@ class NumberedMedia:
     def __init__(self, index: DiskIndex, file: MediaFile) -> None:
         """Number by `index`, and write to `file`."""
         self._index, self._file = index, file
-        self._constant: list[int] = []
-        self.facts = file.facts
+        self._met: list[tuple[int, bytes]] = []
+        self.decode, self.facts = file.decode, file.facts
 
     def number(self, column: pa.Array) -> pa.Array:
         """The numbers of the media of a batch: int32 [rows]."""
@@ -71,15 +74,20 @@ class NumberedMedia:
         ]
         return pa.array(numbers, pa.list_(pa.int32()))
 
-    def take_constant(self) -> list[int]:
-        """The rows of the batch in which new media say nothing, each as often as it has one."""
-        rows, self._constant = self._constant, []
-        return rows
+    def take_met(self) -> list[tuple[int, bytes]]:
+        """The media of the last batch that no row before has, each with its row; to be written."""
+        met, self._met = self._met, []
+        return met
+
+    def write(self, chunk: Chunk, decoded: Sequence[Decoded]) -> list[int]:
+        """Write the next media; the rows of those that say nothing, each as often as it has one."""
+        media = zip(chunk.rows, chunk.media, decoded, strict=True)
+        return [row for row, data, array in media if self._file.write(data, array)]
 
     def _number(self, data: bytes, row: int) -> int:
         number, new = self._index.number(hashlib.sha256(data).digest())
-        if new and self._file.write(data, self._file.decode(data)):
-            self._constant.append(row)
+        if new:
+            self._met.append((row, data))
         return number
 
 
@@ -91,15 +99,9 @@ class ImageFile:
     ) -> None:
         """Write images of `size`, height and width in pixels, into `store`."""
         self._store, self._size, self._mode, self._count = store, size, mode, 0
-        self._resize, self._options = resize, (resize or Resize()).model_dump()
+        self._resize = resize
+        self.decode = partial(decode_pixels, size, _MODES[mode], resize or Resize())
         self._darkest, self._brightest = 255, 0
-
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """See `MediaFile`: pixels [height, width, channels]."""
-        with decoding("image", data):
-            return resize_image(
-                decode_image(data, _MODES[self._mode]), *self._size, **self._options
-            )
 
     def write(self, data: bytes, decoded: Decoded) -> bool:
         """See `MediaFile`: whether the pixels have one colour."""
@@ -163,13 +165,7 @@ class AudioFile(_RaggedFile):
         """Write clips at `sample_rate` Hz."""
         super().__init__(store, offsets)
         self._sample_rate, self._beyond_range = sample_rate, 0
-
-    def decode(self, data: bytes) -> NDArray[np.float32]:
-        """See `MediaFile`: samples [samples]."""
-        from plumbline.data.audio import decode_mono  # data without audio needs no libsndfile
-
-        with decoding("clip", data):
-            return decode_mono(data, self._sample_rate)
+        self.decode = partial(decode_clip, sample_rate)
 
     def write(self, data: bytes, decoded: Decoded) -> bool:
         """See `MediaFile`: whether the clip is silent."""
@@ -197,14 +193,7 @@ class FeatureFile(_RaggedFile):
         """Write arrays of `shape["channels"]` channels; `shape` is that of shapes.json."""
         super().__init__(store, offsets)
         self._shape = shape
-
-    def decode(self, data: bytes) -> NDArray[np.float32]:
-        """See `MediaFile`: [steps, channels]."""
-        with decoding("feature array", data):
-            array = decode_features(data)
-            if array.shape[1] != self._shape["channels"]:
-                raise UndecodableError(f"{array.shape[1]} channels")
-        return array
+        self.decode = partial(decode_steps, shape["channels"])
 
     def write(self, data: bytes, decoded: Decoded) -> bool:
         """See `MediaFile`; of features `detect_shapes` has told."""
@@ -221,6 +210,31 @@ class FeatureFile(_RaggedFile):
             "std_of_channels": self._shape["std_of_channels"],
         }
         return {"features": features}
+
+
+def decode_pixels(
+    size: tuple[int, int], mode: Mode, resize: Resize, data: bytes
+) -> NDArray[np.uint8]:
+    """Decode an image to pixels [height, width, channels] of a size."""
+    with decoding("image", data):
+        return resize_image(decode_image(data, mode), *size, **resize.model_dump())
+
+
+def decode_clip(sample_rate: int, data: bytes) -> NDArray[np.float32]:
+    """Decode a clip to samples [samples] at a rate."""
+    from plumbline.data.audio import decode_mono  # data without audio needs no libsndfile
+
+    with decoding("clip", data):
+        return decode_mono(data, sample_rate)
+
+
+def decode_steps(channels: int, data: bytes) -> NDArray[np.float32]:
+    """Decode a feature array to [steps, channels]."""
+    with decoding("feature array", data):
+        array = decode_features(data)
+        if array.shape[1] != channels:
+            raise UndecodableError(f"{array.shape[1]} channels")
+    return array
 
 
 def open_media(

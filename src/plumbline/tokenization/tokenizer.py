@@ -69,7 +69,7 @@ def train_tokenizer(
     tokenizer.train_from_iterator(seen, trainer)
     if not seen.count:
         raise DataError("no text to train a tokenizer on: no training row has any")
-    return _as_plain_text(tokenizer)
+    return as_plain_text(tokenizer)
 
 
 def _bpe(config: TokenizerConfig, special: list[str]) -> tuple[Tokenizer, trainers.Trainer]:
@@ -108,7 +108,8 @@ class _Counted:
             yield text
 
 
-def _as_plain_text(tokenizer: Tokenizer) -> Tokenizer:
+def as_plain_text(tokenizer: Tokenizer) -> Tokenizer:
+    """Let it take special tokens that stand in a text for text, and cut and fill nothing."""
     # `<pad>` typed by a person is text. The flag is no part of tokenizer.json: set it at each door.
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
@@ -124,7 +125,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """
     file = path / FILE_NAME if path.is_dir() else path
     try:
-        return _as_plain_text(Tokenizer.from_file(str(file)))
+        return as_plain_text(Tokenizer.from_file(str(file)))
     except Exception as error:  # the Rust binding raises bare Exception
         raise ConfigError(f"{file}: not a readable tokenizer ({error})") from None
 

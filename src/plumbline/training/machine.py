@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from plumbline.errors import ConfigError
 from plumbline.training.config import TrainerConfig
+from plumbline.training.nodes import processes_here
 from plumbline.waiting import run_command
 
 if TYPE_CHECKING:
@@ -76,19 +77,20 @@ def check_machine(place: str, trainer: TrainerConfig, threads: int, gpus: int) -
     on_gpus = gpus > 0 and trainer.device != "cpu"
     if trainer.precision == "fp16" and not on_gpus:
         raise ConfigError(f"{place}.precision = 'fp16': no GPU here; use auto, bf16 or fp32")
-    if on_gpus and trainer.processes > gpus:
+    here = processes_here(trainer.processes)
+    if on_gpus and here > gpus:
         raise ConfigError(
-            f"{place}.processes = {trainer.processes}: {trainer.processes} processes need "
-            f"{trainer.processes} GPUs, there {'is' if gpus == 1 else 'are'} {gpus}; lower it, or "
+            f"{place}.processes = {trainer.processes}: {here} processes need "
+            f"{here} GPUs, there {'is' if gpus == 1 else 'are'} {gpus}; lower it, or "
             "set device to cpu"
         )
     # Those that this process may use: taskset and containers leave it fewer than there are.
     cores = len(os.sched_getaffinity(0))
-    if not on_gpus and trainer.processes > 1 and trainer.processes * threads > cores:
+    if not on_gpus and here > 1 and here * threads > cores:
         logger.warning(
             "%s.processes = %d with threads = %d each on %d cores: they will wait for each other",
             place,
-            trainer.processes,
+            here,
             threads,
             cores,
         )

@@ -38,6 +38,7 @@ from plumbline.training.freeze import set_training_mode
 from plumbline.training.history import FitResult
 from plumbline.training.machine import Machine
 from plumbline.training.memory_estimate import Estimator
+from plumbline.training.nodes import is_first_here
 from plumbline.training.processes import Processes, UntoldError
 from plumbline.training.progress import OnLog
 from plumbline.training.sections import SHAPE_NOTHING, TrainingConfig
@@ -205,14 +206,15 @@ def train_along(stage: str, config: TrainingConfig, job: TrainingJob, machine: M
 
     Raises:
         SystemExit: it failed; why is said by the main process, but by this one where it could not
-            tell the others.
+            tell the others, or where it is the first one of another machine.
     """
     fitting = _fit(config, job, machine)
     try:
         with _prepared(stage, config, job, machine, fitting, lambda step, values: None) as trainer:
             trainer.fit()
     except TrainingError as error:
-        if config.train.trainer.meets or isinstance(error, UntoldError):
+        untold = config.train.trainer.meets or isinstance(error, UntoldError)
+        if untold or is_first_here():
             logger.error("process %d: %s", machine.processes.rank, error)
         raise SystemExit(1) from error
 

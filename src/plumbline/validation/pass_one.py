@@ -1,40 +1,33 @@
-"""Pass one over all shards: in this process or in several, and each shard once.
+"""Pass one over all shards: each shard once, by whatever engine.
 
-What a shard comes to depends on its rows and the settings alone, so that neither the number of
-processes nor what an earlier run had done makes a difference.
+What a shard comes to depends on its rows and the settings alone, so that neither where it is judged
+nor what an earlier run had done makes a difference.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
+import atexit
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
-from dataclasses import dataclass
-from multiprocessing.connection import wait
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 from plumbline.data.byte_columns import distinct_cells
 from plumbline.data.parquet import iter_encoded_batches
-from plumbline.errors import ConfigError, DataError
+from plumbline.engines.base import Engine, Work
+from plumbline.files import atomic_write
+from plumbline.scratch import scratch_folder
 from plumbline.validation.features_check import find_other_widths
 from plumbline.validation.judging import RowJudge
-from plumbline.validation.memo import MediaMemo
+from plumbline.validation.memo import JudgedMedium, MediaMemo
 from plumbline.validation.near import Prints
 from plumbline.validation.notes import Notes
 from plumbline.validation.rules import make_rules
 from plumbline.validation.settings import ValidationConfig
 from plumbline.validation.shards import Shard
 
-WORKERS = "PLUMBLINE_WORKERS"
-"""Names the number of processes, which changes no result and so is no setting."""
 MEMO, NOTES = "media.sqlite", ".arrow"
-SHARD_S = 1800.0
-"""The longest wait for the next shard, which takes seconds, or minutes of the worst images."""
-_SHARDS_A_WORKER = 4
-"""Fewer are judged before the processes have come up."""
+JUDGING = Work("judged", "rows")
 
 
 @dataclass(frozen=True)
@@ -51,42 +44,37 @@ class PassOne:
     """An existing folder for the notes of shards and what is known of media."""
     batch_rows: int
 
-    def run(self, shards: Sequence[Shard], workers: int) -> Iterator[Path]:
+    def run(self, shards: Sequence[Shard], engine: Engine) -> Iterator[Path]:
         """Yield the file of each shard's notes, in order.
 
         Args:
             shards: of all files.
-            workers: processes; 1 for this one alone.
+            engine: where they are judged.
 
         Raises:
-            DataError: a file is damaged, or a process was ended or stopped from outside.
+            DataError: a file is damaged, or what judged it was ended or stopped from outside.
         """
         # Before others do: a file that is new or damaged is made by one process.
         MediaMemo(self.folder / MEMO).close()
-        if workers == 1:
-            yield from map(self.judge, shards)
+        if not engine.elsewhere:
+            yield from engine.map(self.judge, shards, JUDGING)
             return
-        # From a server of its own, since this process may have threads, which no copy has.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
-            try:
-                for shard in [pool.submit(self.judge, shard) for shard in shards]:
-                    yield shard.result(SHARD_S)
-            except BrokenProcessPool:
-                raise DataError(
-                    "a process that judged rows was ended from outside, as the system does where "
-                    f"memory is short: run again, what is judged is kept; {WORKERS}=1 takes less"
-                ) from None
-            except TimeoutError:
-                for process in multiprocessing.active_children():
-                    process.kill()  # or its end would be waited for
-                raise DataError(
-                    f"no rows were judged for {SHARD_S:,.0f} s: has a process been stopped? run "
-                    "again, what is judged is kept"
-                ) from None
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        known = {path.name for path in self.folder.glob(f"*{NOTES}") if Notes.is_whole(path)}
+        judge = partial(judge_elsewhere, self, frozenset(known))
+        for judged in engine.map(judge, shards, JUDGING):
+            yield self._keep(judged)
+
+    def _keep(self, judged: "Judged") -> Path:
+        """Keep what another machine has found out of a shard."""
+        path = self.folder / judged.file
+        if judged.notes is not None:
+            # Before the notes, without which the shard would be judged anew.
+            with closing(MediaMemo(self.folder / MEMO)) as memo:
+                for digest, medium in judged.media:
+                    memo.add(digest, medium)
+                memo.save()
+            atomic_write(path, judged.notes, durable=False)
+        return path
 
     def judge(self, shard: Shard) -> Path:
         """Judge a shard, if it has not been judged before; the file of its notes.
@@ -105,10 +93,13 @@ class PassOne:
             with closing(MediaMemo(self.folder / MEMO)) as memo:
                 yield from memo.prints()
 
+    def _open_memo(self) -> MediaMemo:
+        return MediaMemo(self.folder / MEMO)
+
     def _judge(self, shard: Shard) -> Notes:
         prints = Prints(self.config.leaks)
         rules = make_rules(self.config, self.columns, prints.look)
-        with closing(MediaMemo(self.folder / MEMO)) as memo:
+        with closing(self._open_memo()) as memo:
             judge = RowJudge(rules, memo, prints)
             for batch in iter_encoded_batches(
                 shard.path, self.names, self.batch_rows, shard.groups
@@ -117,17 +108,71 @@ class PassOne:
         return judge.notes
 
 
-def count_workers(shards: int) -> int:
-    """How many processes judge so many shards: as many as pay, or as the environment says.
+class Judged(NamedTuple):
+    """What another machine has found out of a shard."""
+
+    file: str
+    """Name of the file of its notes."""
+    notes: bytes | None
+    """What that holds; None where the run that asks has it."""
+    media: list[tuple[bytes, JudgedMedium]]
+    """What had to be looked at for it, by digest."""
+
+
+@dataclass(frozen=True)
+class _Elsewhere(PassOne):
+    """Pass one in a process of another machine, with a folder of that machine."""
+
+    met: list[tuple[bytes, JudgedMedium]] = field(default_factory=list)
+
+    def _open_memo(self) -> MediaMemo:
+        return _TellingMemo(self.folder / MEMO, self.met)
+
+
+class _TellingMemo(MediaMemo):
+    """A memo that tells what is added to it."""
+
+    def __init__(self, path: Path, met: list[tuple[bytes, JudgedMedium]]) -> None:
+        super().__init__(path)
+        self._met = met
+
+    def add(self, digest: bytes, judged: JudgedMedium) -> None:
+        self._met.append((digest, judged))
+        super().add(digest, judged)
+
+
+def judge_elsewhere(asked: PassOne, known: frozenset[str], shard: Shard) -> Judged:
+    """Judge a shard on a machine that shares no lock with the one that asks.
+
+    SQLite's write-ahead log works on one machine alone, so each process has a memo of its own.
+
+    Args:
+        asked: how rows are judged; its folder stays untouched.
+        known: names of the files of notes that need not be made.
+        shard: what is judged.
 
     Raises:
-        ConfigError: the environment says no number.
+        DataError: the file is damaged.
     """
-    given = os.environ.get(WORKERS)
-    if given is not None and not (given.isdecimal() and int(given)):
-        raise ConfigError(f"{WORKERS} = {given!r} is no number of processes: 1 or more")
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(int(given or cores), shards if given else shards // _SHARDS_A_WORKER))
+    file = f"{shard.digest(asked.names)}{NOTES}"
+    if file in known:
+        return Judged(file, None, [])
+    # Its name tells rules and code: what is known of media by others is nothing to these.
+    folder = _own_folder() / asked.folder.name
+    folder.mkdir(exist_ok=True)
+    here = _Elsewhere(*(asked.names, asked.columns, asked.config, folder, asked.batch_rows))
+    path = here.judge(shard)
+    notes = path.read_bytes()
+    path.unlink()
+    return Judged(file, notes, here.met)
+
+
+@lru_cache(maxsize=1)
+def _own_folder() -> Path:
+    """A folder of this process alone; the next one removes it."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(scratch_folder())
 
 
 def with_channels(
@@ -155,16 +200,3 @@ def with_channels(
             if channels is not None:
                 return config.model_copy(update={"channels": channels})
     return config
-
-
-def _begin() -> None:
-    """Leave Ctrl-C to the process that waits for this one, and end when that is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "this is a child"
-    wait([parent.sentinel])
-    os._exit(1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from plumbline.data.parquet import declared_splits, iter_encoded_batches
+from plumbline.engines.base import Engine
 from plumbline.errors import DataError
 from plumbline.tracking.progress import tracked
 from plumbline.validation.filed import mark_shard
@@ -16,7 +17,7 @@ from plumbline.validation.judging import check_parts
 from plumbline.validation.kept import forget_others
 from plumbline.validation.near import NearRows
 from plumbline.validation.notes import Notes
-from plumbline.validation.pass_one import PassOne, count_workers
+from plumbline.validation.pass_one import PassOne
 from plumbline.validation.shards import Shard, cut_shards
 from plumbline.validation.verdicts import Verdicts
 
@@ -47,9 +48,9 @@ class RawTable:
         """The number of each file's first row."""
         self.verdicts = Verdicts(folder, rows.total(), texts)
 
-    def judge(self, judging: PassOne, workers: int | None, near: NearRows) -> Notes:
+    def judge(self, judging: PassOne, engine: Engine, near: NearRows) -> Notes:
         """Run pass one; what it noted of all rows together, and files of splits."""
-        files = judging.run(self._shards, workers or count_workers(len(self._shards)))
+        files = judging.run(self._shards, engine)
         pairs = zip(self._shards, files, strict=True)
         seen, start = Notes(pa.table({}), splits=set(self._given)), 0
         rows = self.verdicts.rows

@@ -16,6 +16,8 @@ from tempfile import TemporaryDirectory
 from plumbline.data.columns import CANONICAL, CONTENT, KEYS
 from plumbline.data.parquet import check_schema, list_parquet
 from plumbline.data.parquet_writer import ROW_GROUP_ROWS
+from plumbline.engines.base import Engine
+from plumbline.engines.local import LocalEngine
 from plumbline.errors import DataError
 from plumbline.names import alike
 from plumbline.validation.counts import Counts
@@ -51,7 +53,7 @@ def validate(
     config: ValidationConfig,
     *,
     batch_rows: int = ROW_GROUP_ROWS,
-    workers: int | None = None,
+    engine: Engine | None = None,
     kept: Kept | None = None,
 ) -> Report:
     """Write `clean/<split>.parquet` and `quarantine/rows.parquet`, and return the report.
@@ -67,7 +69,7 @@ def validate(
         quarantine: an existing, empty folder; working files lie below it while this runs.
         config: the rules.
         batch_rows: the most rows to hold at a time; the output does not depend on it.
-        workers: processes that judge rows; None for as many as pay.
+        engine: where rows are judged; None: in processes of this machine, as many as pay.
         kept: where to look for rows that an earlier run has judged; None: nowhere.
 
     Raises:
@@ -84,7 +86,7 @@ def validate(
     ):
         judging = PassOne(names, columns, config, place, batch_rows)
         table = RawTable(paths, Path(folder), compared_texts(columns))
-        seen = table.judge(judging, workers, near)
+        seen = table.judge(judging, engine or LocalEngine(), near)
         warnings = [*settle(table.verdicts, near, config, seen.splits), *_tell_lines(seen)]
         has_parts = bool(seen.parts)
         filed = place / FOLDER if kept else None

@@ -43,7 +43,8 @@ from plumbline.kinds.alignment.runtime import RetrievalTask
 from plumbline.kinds.alignment.settings import AlignmentExportConfig
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import ImageInputConfig
-from plumbline.loading.inputs import Input, build_input, collate_texts
+from plumbline.loading.inputs import Input, build_input
+from plumbline.loading.text_batches import collate_texts
 from plumbline.metrics.retrieval import relation_of_rows, retrieval_report
 from plumbline.models.encoder_config import ImageEncoderConfig
 from plumbline.tracking.progress import tracked
