@@ -42,14 +42,6 @@ def _none(key: str) -> Mapping[str, str]:
     return {}
 
 
-def _holds(params: Mapping[str, object], dotted: str) -> bool:
-    try:
-        pick(params, dotted)
-    except ConfigError:
-        return False
-    return True
-
-
 class _Kind(Config):
     kind: str
 
@@ -74,7 +66,8 @@ class StageSpec(Generic[ConfigT]):
     def reads(self, key: str, params: Mapping[str, object]) -> Mapping[str, str]:
         """All that one run reads of params.yaml."""
         beside = self.unkeyed(key).items()
-        return {**self.sections_in(key, params), **{f: k for f, k in beside if _holds(params, k)}}
+        there = {field: place for field, place in beside if _is_there(params, place)}
+        return {**self.sections_in(key, params), **there}
 
     def schema_for(self, key: str, params: Mapping[str, object]) -> type[ConfigT]:
         """The schema of one run.
@@ -99,7 +92,7 @@ class StageSpec(Generic[ConfigT]):
         return {
             field: place
             for field, place in self.sections(key).items()
-            if not isinstance(fields[field].default, Config) or _holds(params, place)
+            if not isinstance(fields[field].default, Config) or _is_there(params, place)
         }
 
     def code(self, key: str, params: Mapping[str, object]) -> Path:
@@ -108,6 +101,12 @@ class StageSpec(Generic[ConfigT]):
 
     def _kind(self, key: str, params: Mapping[str, object]) -> str:
         return check_config(_Kind, {"kind": self.sections(key)["kind"]}, params).kind
+
+
+def _is_there(params: Mapping[str, object], place: str) -> bool:
+    above, _, name = place.rpartition(".")
+    holder = pick(params, above)
+    return isinstance(holder, Mapping) and name in holder
 
 
 @dataclass(frozen=True)
