@@ -139,8 +139,7 @@ def run_data_stages(
     configure(folder, engine, source)
     for stage in (prepare, validate, detect_shapes, tokenize_text):
         if during and stage is not detect_shapes:
-            timer = threading.Timer(1.5, during)
-            timer.start()
+            threading.Thread(target=during, daemon=True).start()
         stage.main(["data"])
     return {
         path.relative_to(folder).as_posix(): sha256_file(path)
@@ -179,7 +178,14 @@ def test_workers_that_are_killed_in_every_stage_change_no_byte(
 ) -> None:
     killed = []
     local = digests("local", "local", 3000)
-    ray = digests("ray", "ray", 3000, during=lambda: killed.append(nodes.kill_workers()))
+
+    def kill() -> None:
+        end = time.monotonic() + 60
+        while not (found := nodes.kill_workers()) and time.monotonic() < end:
+            time.sleep(0.05)  # they load Python first
+        killed.append(found)
+
+    ray = digests("ray", "ray", 3000, during=kill)
     assert ray == local
     assert sum(killed) >= 2
 
@@ -191,6 +197,7 @@ def test_a_node_that_is_killed_in_the_middle_changes_no_byte(
     killed = []
 
     def kill() -> None:
+        time.sleep(3)
         if not killed:
             killed.append(len(list(Path().rglob("*.parquet"))))
             nodes.kill_second()
