@@ -1,5 +1,8 @@
 """Names stand for one thing each; an unknown one is told what is meant."""
 
+import gc
+import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -84,3 +87,20 @@ def test_what_is_registered_after_the_field_was_defined_is_a_value_of_it() -> No
     values = {"drawing": {"shape": {"name": "dics", "side": 0.5}}}
     with pytest.raises(ConfigError, match=r"drawing\.shape\.name = 'dics': .*did you mean disc\?"):
         check_config(Drawing, {"shape": "drawing.shape"}, values)
+
+
+def test_the_collector_rests_while_a_place_is_loaded_and_not_where_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what a training holds would be passed over each time that it looks something up."""
+    (tmp_path / "heavy.py").write_text("import gc\nrested = not gc.isenabled()\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        assert load_attribute("heavy:rested") is True
+        frozen, held = gc.get_freeze_count(), [[at] for at in range(100)]
+        load_attribute("heavy:rested")
+        assert gc.get_freeze_count() == frozen, len(held)
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
+        sys.modules.pop("heavy", None)

@@ -4,13 +4,15 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plumbline.data.images import Mode, decode_image, resize_image
 from plumbline.data.resizing import Resize
 from plumbline.data.undecodable import UndecodableError
 from plumbline.errors import ConfigError, DataError
 from plumbline.loading.input_config import ImageInputConfig
+
+if TYPE_CHECKING:
+    from plumbline.data.images import Mode
 
 Options = argparse.Namespace
 Answer = dict[str, Any]
@@ -23,6 +25,8 @@ def read_image(path: Path, size: int, inputs: ImageInputConfig) -> Any:
         ConfigError: the file cannot be read.
         DataError: it is no image.
     """
+    from plumbline.data.images import decode_image, resize_image
+
     mode: Mode = "L" if inputs.normalize.channels == 1 else "RGB"
     options = (inputs.settled or Resize()).model_dump()
     try:

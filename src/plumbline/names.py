@@ -1,5 +1,6 @@
 """The one rule for names that become words of a command, folders, files and figures."""
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 
@@ -59,3 +60,9 @@ def alike(names: Iterable[str]) -> list[tuple[str, str]]:
         if first.setdefault(name.casefold(), name) != name:
             pairs.append((first[name.casefold()], name))
     return pairs
+
+
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest one that there is, or nothing."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

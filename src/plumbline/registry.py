@@ -3,13 +3,16 @@
 import difflib
 import importlib
 import re
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema
 
 from plumbline.errors import ConfigError
+from plumbline.imports import importing
 
 T = TypeVar("T")
 
@@ -168,6 +171,9 @@ def load_attribute(place: str) -> Any:
     """
     module, _, name = place.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        # What is there already is not loaded: nothing of a running training is to be passed over.
+        with nullcontext() if module in sys.modules else importing():
+            found = importlib.import_module(module)
+        return getattr(found, name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{place}: cannot be imported ({error})") from None

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from omegaconf import OmegaConf
-
 from plumbline import paths
 from plumbline.code_digest import CodeTree
 from plumbline.config import Config, check_config, compose_yaml, pick, without_folders
@@ -245,6 +243,8 @@ def parse_call(spec: StageSpec[ConfigT], arguments: Sequence[str]) -> Call[Confi
     config = check_config(schema, spec.reads(key, params), params)
     call = Call(spec.name, key, config, frozenset(spec.unkeyed(key)))
     if show:
+        from omegaconf import OmegaConf
+
         print(OmegaConf.to_yaml(OmegaConf.create(call.plain)), end="")
         raise SystemExit(0)
     check_environment(params)

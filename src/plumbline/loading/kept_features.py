@@ -1,18 +1,11 @@
 """What a frozen encoder made of its inputs, read in place of the inputs themselves."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
-from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
-from typing_extensions import override
-
-from plumbline.batch import Batch, Sample
-from plumbline.loading.inputs import Input, Value
 
 KEPT = "kept"
 """Key of a batch's inputs under which an encoder finds what it made of them before."""
@@ -47,38 +40,3 @@ def as_tensor(rows: NDArray[np.generic]) -> Tensor:
 def widen(features: Tensor) -> Tensor:
     """Features [...] in float32 that travelled in half precision: layers decide on their own."""
     return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
-
-
-class KeptInput(Input):
-    """kept [batch, width]: what a frozen encoder made of the values of another input."""
-
-    names = (KEPT,)
-
-    def __init__(self, plain: Input, features: KeptFeatures) -> None:
-        """Stand for `plain`, whose values have been encoded; batches are cut as of its values."""
-        self._plain, self._features = plain, features
-
-    @override
-    def fetch(self, number: int) -> Value:
-        """The number itself, []: features are gathered at once by `collate`."""
-        return np.asarray(number)
-
-    @override
-    def fetch_all(self, numbers: NDArray[np.integer]) -> Sequence[Value]:
-        """The numbers themselves, [batch]."""
-        return cast(Sequence[Value], numbers)
-
-    @override
-    def draws(self, samples: Sequence[Sample], seed: int) -> list[Generator] | None:
-        return None
-
-    @override
-    def length(self, number: int) -> int:
-        return self._plain.length(number)
-
-    @override
-    def collate(
-        self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
-    ) -> Batch:
-        """Features [batch, width] of the numbers."""
-        return {KEPT: self._features.gather(np.asarray(values))}

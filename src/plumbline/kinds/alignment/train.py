@@ -23,7 +23,7 @@ from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.feed import feed_of
 from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input
-from plumbline.loading.kept_features import KeptInput
+from plumbline.loading.kept_input import KeptInput
 from plumbline.loading.order import SampleShards
 from plumbline.loading.random import keyed_generator, keyed_seed
 from plumbline.losses.contrastive import PairLoss, matryoshka, shared_positives

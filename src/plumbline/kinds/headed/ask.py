@@ -84,21 +84,20 @@ def headed_inputs(
     """
     import torch
 
-    from plumbline.data.audio import decode_mono
-    from plumbline.loading.audio_transforms import audio_steps, fill_with_silence
-    from plumbline.loading.text_batches import collate_texts
-    from plumbline.loading.transforms import normalize_images
-
     spec = stored.spec
     assert isinstance(spec, FedSpec)
     config, encoder = spec.inputs, spec.model.encoder
     if isinstance(config, ImageInputConfig):
+        from plumbline.loading.transforms import normalize_images
+
         assert isinstance(encoder, ImageEncoderConfig)
         pixels = read_image(options.image, encoder.image_size, config)
         # [1, channels, size, size]: encoders take channels first
         stacked = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
         return {"pixel_values": normalize_images(stacked, config.normalize)}, {}
     if isinstance(config, TextInputConfig):
+        from plumbline.loading.text_batches import collate_texts
+
         if isinstance(encoder, BaseTextEncoderConfig) and encoder.takes_strings:
             return {"texts": [options.text]}, {}
         assert isinstance(spec, TextSpec)
@@ -109,14 +108,7 @@ def headed_inputs(
     path: Path = getattr(options, config.modality)
     try:
         if isinstance(config, AudioInputConfig):
-            samples = torch.from_numpy(decode_mono(read_bytes(path), config.sample_rate))
-            # One clip, and all of its samples count.
-            steps, mask = audio_steps(samples[None], torch.tensor([len(samples)]), config)
-            steps, mask = fill_with_silence(steps, mask, config)
-            there = -(-len(samples) // config.samples_per_step)
-            most = config.max_steps or there
-            cut = {"cut_steps": there - most} if there > most else {}
-            return {"steps": steps, "mask": mask}, cut
+            return _clip_inputs(read_bytes(path), config)
         values = decode_features(read_bytes(path))
     except UndecodableError as error:
         raise DataError(f"{path}: no {config.modality} that can be decoded ({error})") from None
@@ -126,6 +118,21 @@ def headed_inputs(
     steps = torch.from_numpy(_standardize(values[: config.max_steps], config, folder))[None]
     cut = {"cut_steps": len(values) - steps.shape[1]} if len(values) > steps.shape[1] else {}
     return {"steps": steps, "mask": torch.ones(steps.shape[:2], dtype=torch.bool)}, cut
+
+
+def _clip_inputs(data: bytes, config: AudioInputConfig) -> "tuple[Batch, Answer]":
+    """The same of one clip, all of whose samples count: steps [1, steps, channels], and mask."""
+    import torch
+
+    from plumbline.data.audio import decode_mono
+    from plumbline.loading.audio_transforms import audio_steps, fill_with_silence
+
+    samples = torch.from_numpy(decode_mono(data, config.sample_rate))
+    steps, mask = audio_steps(samples[None], torch.tensor([len(samples)]), config)
+    steps, mask = fill_with_silence(steps, mask, config)
+    there = -(-len(samples) // config.samples_per_step)
+    most = config.max_steps or there
+    return {"steps": steps, "mask": mask}, {"cut_steps": there - most} if there > most else {}
 
 
 def _standardize(values: Floats, config: FeaturesInputConfig, folder: Path) -> Floats:

@@ -12,7 +12,7 @@ from plumbline.kinds.headed.settings import ClassifierConfig
 from plumbline.loading.feed import feed_of
 from plumbline.loading.input_config import InputConfig
 from plumbline.loading.inputs import Input, build_input
-from plumbline.loading.kept_features import KeptInput
+from plumbline.loading.kept_input import KeptInput
 from plumbline.models.encoder_config import EncoderConfig, ImageEncoderConfig
 from plumbline.models.encoders import Encoder, check_longest, encoder_for
 from plumbline.models.processor import settle, settle_as_stored

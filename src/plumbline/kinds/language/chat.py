@@ -1,6 +1,7 @@
 """Conversations through the template of a model's own: what is stored of it, and prompts."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 from tokenizers import Tokenizer
@@ -8,10 +9,12 @@ from tokenizers import Tokenizer
 from plumbline.config import Config
 from plumbline.data.turns import Turn
 from plumbline.errors import DataError
-from plumbline.loading.cache_reader import TrainingCache
 from plumbline.tokenization.chat_template import ChatError, ChatTemplate, ImageText
 from plumbline.tokenization.chat_tokens import ChatEncoder
 from plumbline.tokenization.tokenizer import SpecialIds
+
+if TYPE_CHECKING:
+    from plumbline.loading.cache_reader import TrainingCache
 
 
 class ImageSpec(Config):
@@ -52,7 +55,7 @@ class ChatSpec(Config):
         return ChatTemplate(self.template, self.tokens, self.image.text if self.image else None)
 
 
-def read_chat(cache: TrainingCache, special_ids: SpecialIds) -> tuple[ChatSpec, SpecialIds]:
+def read_chat(cache: "TrainingCache", special_ids: SpecialIds) -> tuple[ChatSpec, SpecialIds]:
     """The template of a dataset of conversations, and the special ids that go with it.
 
     Raises:
