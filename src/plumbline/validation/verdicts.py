@@ -146,7 +146,8 @@ class Verdicts:
 
     def in_split(self, code: int) -> Bools:
         """Which rows of a split may stay so far: [rows]."""
-        return self.good & (self.split == code)
+        chosen: Bools = self.good & (self.split == code)
+        return chosen
 
     def number_all(self, seed: int | None) -> None:
         """Give numbers to ids and contents, once all rows are there.
