@@ -230,6 +230,21 @@ CLAIMS = {
             "good rows lost": Bar("lost", most=0, line={"view": "all"}),
         },
     ),
+    "validation": Claim(
+        "validation costs a fraction of a loop of pandas and Pillow, and growth costs what is new",
+        "a loop that verifies or decodes each image, in turn; all rows are good on both sides",
+        "validation",
+        ("--rows", "60000", "--peers", "6000"),
+        {
+            "cheap": Bar("ratio", least=25, line={"level": "cheap"}),
+            "header": Bar("ratio", least=10, line={"level": "header"}),
+            "full": Bar("ratio", least=1.3, line={"level": "full"}),
+            "two processes, CPU": Bar("cpu_ratio", most=1.15),
+            "after a kill at 60 %": Bar("after_kill", most=0.45),
+            "1 % more files": Bar("after_growth", most=0.03),
+        },
+        minutes=20.0,
+    ),
     "duplicates": Claim(
         "InfoNCE is the same with equal captions as positives and with the diagonal",
         "the diagonal alone, the same seeds; recall",

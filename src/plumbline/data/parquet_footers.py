@@ -6,6 +6,7 @@ copied here as they stand, but for the places of what they name.
 Source: github.com/apache/parquet-format, parquet.thrift; Thrift's compact protocol.
 """
 
+import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,9 +48,11 @@ def join_files(first: Path, groups: int, end: int, behind: Path, path: Path) -> 
     Raises:
         ValueError: a footer is not as pyarrow writes it.
     """
-    with first.open("rb") as one, behind.open("rb") as other, path.open("wb") as file:
+    shutil.copyfile(first, path)  # the system copies for a tenth of what reading and writing cost
+    with first.open("rb") as one, behind.open("rb") as other, path.open("r+b") as file:
         kept, more = _read_footer(one), _read_footer(other)
-        _copy(one, 0, end, file)
+        file.truncate(end)
+        file.seek(end)
         _copy(other, len(_MAGIC), more.start, file)
         moved = [_moved(group, end - len(_MAGIC)) for group in more.groups]
         listed = [*kept.groups[:groups], *moved]

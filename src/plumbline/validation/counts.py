@@ -28,7 +28,7 @@ class Counts:
         """Faulty cells by column that became null in rows that some other view can use."""
         self.cleaned: dict[str, Counter[str]] = {}
         """Cells by column that cleaning changed, by the changes of `CleanText`."""
-        self.examples: dict[str, list[dict[str, str | int]]] = {}
+        self.examples: dict[str, list[dict[str, str | int | None]]] = {}
         """The first rows in quarantine by reason."""
         self.cells: list[Cell] = []
         """What these hold."""
@@ -48,7 +48,8 @@ class Counts:
         plain = {
             **{name: getattr(self, name) for name in _NAMED},
             **tuples,
-            "labels": self.labels.counted(),
+            "labels": [[*key, rows] for key, rows in self.labels.rows.items()],
+            "all_labels": not self.labels.full,
         }
         # In the order in which it was counted, in which the report has it.
         (folder / FILE).write_text(json.dumps(plain, ensure_ascii=False), encoding="utf-8")
@@ -69,5 +70,6 @@ def read_counts(folder: Path, files: Iterable[str]) -> Counts:
     counts.examples.update(found["examples"])
     counts.cells += read_cells(folder)
     counts.views.update({(split, mask): rows for split, mask, rows in found["views"]})
-    counts.labels = NearLabels.of(found["labels"])
+    counts.labels.rows.update({(part, label): rows for part, label, rows in found["labels"]})
+    counts.labels.full = not found["all_labels"]
     return counts

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -88,6 +88,10 @@ class RowFiler:
         for writer in (*self._writers.values(), self._quarantine):
             writer.close()
         write_cells(self.counts.cells, self._folder)
+
+    def tables(self) -> list[Path]:
+        """The files that have been written, once they are closed."""
+        return [path for each in (self._clean, self._folder) for path in each.glob("*.parquet")]
 
     def _open(self, split: str) -> None:
         name = f"{split}.parquet"
@@ -201,7 +205,7 @@ class RowFiler:
     ) -> None:
         rows = []
         for row, split, reason, said, other in found:
-            entry: dict[str, Any] = {
+            entry: dict[str, str | int | None] = {
                 "file": file,
                 "row": first_row + row,
                 "sample_id": _shown_id(cell_view(batch.column("sample_id"), row)),

@@ -94,12 +94,8 @@ class RowJudge:
         faults = RowFaults(batch.num_rows)
         for column in (ids, splits, groups, parts):
             faults.blame(column)
-        for rank in (FAULTY, NULL):  # a real fault before a mere null
-            for name, column in content.items():
-                faults.blame(column, (views == 0) & (ranks[name] == rank))
-        if (media.counts > 1).any():
-            fault = Fault("two_media", f"a row has one of {', '.join(MEDIA)} at most")
-            faults.give(np.where(media.counts > 1, 0, -1), {0: fault})
+        _blame_content(faults, content, ranks, views)
+        _blame_media(faults, media)
         shown.blame(faults)
         good = faults.good
         texts = {name: content[name] for name in content if name in SAID}
@@ -282,6 +278,24 @@ class _Media:
             first = np.flatnonzero(good & (self.counts == 0))
             self.digests[first], self.there[first] = _digest_used(name, column, column.rows[first])
             self.counts += good
+
+
+def _blame_content(
+    faults: RowFaults,
+    content: Mapping[str, Judged],
+    ranks: Mapping[str, NDArray[np.int8]],
+    views: Longs,
+) -> None:
+    """Choose what to name for rows that no view can use: a real fault before a mere null."""
+    for rank in (FAULTY, NULL):
+        for name, column in content.items():
+            faults.blame(column, (views == 0) & (ranks[name] == rank))
+
+
+def _blame_media(faults: RowFaults, media: _Media) -> None:
+    if (media.counts > 1).any():
+        fault = Fault("two_media", f"a row has one of {', '.join(MEDIA)} at most")
+        faults.give(np.where(media.counts > 1, 0, -1), {0: fault})
 
 
 def _digest_used(name: str, column: Judged, places: Longs) -> tuple[Bytes, Bools]:

@@ -68,9 +68,7 @@ class KeyCodes:
             found ^= found >> np.uint64(32)
         return found
 
-    def distinct(
-        self, codes: NDArray[np.int32] | NDArray[np.int64]
-    ) -> Iterator[pa.FixedSizeBinaryArray]:
+    def distinct(self, codes: NDArray[np.int32 | np.int64]) -> Iterator[pa.FixedSizeBinaryArray]:
         """Write each key's number to its place in `codes`; yield the distinct keys, in order."""
         count = 0
         for file in self._files:

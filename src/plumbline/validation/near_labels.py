@@ -1,8 +1,7 @@
 """Classes that a reader would take for one, by how they are written."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from plumbline.data.near_names import fold, near_pairs
 
@@ -16,35 +15,22 @@ class NearLabels:
 
     def __init__(self) -> None:
         """Nothing is counted yet."""
-        self._rows: Counter[tuple[str, str]] = Counter()
-        self._full = False
-
-    def counted(self) -> list[list[Any]]:
-        """What has been counted, for `of`: part, label and rows of each, and whether it is all."""
-        return [[*key, rows] for key, rows in self._rows.items()] + [[]] * self._full
-
-    @classmethod
-    def of(cls, counted: Iterable[list[Any]]) -> "NearLabels":
-        """The same counts again."""
-        labels = cls()
-        for entry in counted:
-            if entry:
-                labels.add(*entry)
-            else:
-                labels._full = True
-        return labels
+        self.rows: Counter[tuple[str, str]] = Counter()
+        """By part and label."""
+        self.full = False
+        """Whether there were more."""
 
     def add(self, part: str, label: str, rows: int) -> None:
         """Count rows with a label; of more labels than are compared, the first are."""
-        if (part, label) in self._rows or len(self._rows) < MAX_LABELS:
-            self._rows[part, label] += rows
+        if (part, label) in self.rows or len(self.rows) < MAX_LABELS:
+            self.rows[part, label] += rows
         else:
-            self._full = True
+            self.full = True
 
     def warnings(self) -> list[str]:
         """Lines for each part that has such labels: how many groups, and examples with rows."""
         by_part: dict[str, dict[str, int]] = {}
-        for (part, label), rows in sorted(self._rows.items()):
+        for (part, label), rows in sorted(self.rows.items()):
             by_part.setdefault(part, {})[label] = rows
         warnings = []
         for part, labels in by_part.items():
@@ -59,7 +45,7 @@ class NearLabels:
                         f"labels{of_part} that {how}: {_describe(groups)}; if they are one class, "
                         "write them alike"
                     )
-        if self._full:
+        if self.full:
             warnings.append(f"more than {MAX_LABELS} labels: only the first were compared")
         return warnings
 

@@ -47,6 +47,8 @@ class RawTable:
         self.starts = {name: end - rows[name] for name, end in zip(rows, ends, strict=True)}
         """The number of each file's first row."""
         self.verdicts = Verdicts(folder, rows.total(), texts)
+        self.has_parts = False
+        """Whether rows name parts, once they have been judged."""
 
     def judge(self, judging: PassOne, engine: Engine, near: NearRows) -> Notes:
         """Run pass one; what it noted of all rows together, and files of splits."""
@@ -64,6 +66,7 @@ class RawTable:
             check_parts(seen.parts)
             self._files.append(file)
             start += shard.rows
+        self.has_parts = bool(seen.parts)
         near.remember(judging.image_prints())
         forget_others(self._files, judging.folder)
         return seen

@@ -19,7 +19,7 @@ class Report(TypedDict):
     """By split."""
     rows_quarantined: int
     reasons: dict[str, int]
-    examples: dict[str, list[dict[str, str | int]]]
+    examples: dict[str, list[dict[str, str | int | None]]]
     """Reason -> the first rows with it."""
     files: dict[str, dict[str, int]]
     views: dict[str, dict[str, int]]

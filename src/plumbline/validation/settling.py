@@ -131,9 +131,9 @@ def drop_conflicts(verdicts: Verdicts, *, media: bool = True, texts: bool = Fals
                 chosen[rows[leaked]] = False
         _keep_first(verdicts.ids, kept[0], chosen)
         rows = np.flatnonzero(chosen)
-        others = kept[0][verdicts.ids.codes[rows]]
-        repeated = others != rows
-        verdicts.reject(rows[repeated], REPEATED, SAME_ID, others[repeated])
+        stays = kept[0][verdicts.ids.codes[rows]].astype(np.int64)
+        repeated = stays != rows
+        verdicts.reject(rows[repeated], REPEATED, SAME_ID, stays[repeated])
         chosen[rows[repeated]] = False
         if code != _TRAIN:  # there is no split below train that could leak from it
             _keep_first(verdicts.media, kept[1], chosen)

@@ -7,9 +7,10 @@ how rows are batched, nor on how many processes judge them, nor on what an earli
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -88,27 +89,17 @@ def validate(
         table = RawTable(paths, Path(folder), compared_texts(columns))
         seen = table.judge(judging, engine or LocalEngine(), near)
         warnings = [*settle(table.verdicts, near, config, seen.splits), *_tell_lines(seen)]
-        has_parts = bool(seen.parts)
-        filed = place / FOLDER if kept else None
-        marks = table.marks()
-        done = find_filed(filed, marks, has_parts=has_parts) if filed else 0
-        begun = filed if done else None
-        filer = RowFiler(
-            *(clean, quarantine, make_rules(config, columns), table.starts),
-            has_parts=has_parts,
-            begun=begun,
+        rules = make_rules(config, columns)
+        filer = partial(
+            RowFiler, *(clean, quarantine, rules, table.starts), has_parts=table.has_parts
         )
-        with closing(filer):
-            table.file(names, filer, batch_rows, done)
-        if filed:
-            tables = [path for each in (clean, quarantine) for path in each.glob("*.parquet")]
-            keep_filed(filed, marks, tables, filer.counts, has_parts=has_parts)
+        filed = _file(table, filer, place / FOLDER if kept else None, names, batch_rows)
         leaks = [
-            *_find_leaks(table.verdicts, compared_texts(columns), filer),
-            *near.leaks(EXAMPLES, filer.place),
+            *_find_leaks(table.verdicts, compared_texts(columns), filed),
+            *near.leaks(EXAMPLES, filed.place),
         ]
-        warnings += filer.counts.labels.warnings() + _alike_parts(seen.parts)
-        report = _describe(config, filer.counts, leaks, warnings)
+        warnings += filed.counts.labels.warnings() + _alike_parts(seen.parts)
+        report = _describe(config, filed.counts, leaks, warnings)
         check_sums(report, table.verdicts.rows, raw)
     if problem := _find_problem(report, config, seen):
         raise ValidationFailed(f"{raw}: {problem}", report)
@@ -122,6 +113,24 @@ def _columns(paths: Sequence[Path], config: ValidationConfig) -> tuple[list[str]
     optional = {name: CANONICAL[name] for name in KEYS if name != "sample_id"}
     present = check_schema(paths, required, optional)
     return columns, [name for name in (*KEYS, *columns) if name in present]
+
+
+def _file(
+    table: RawTable,
+    make_filer: Callable[..., RowFiler],
+    kept: Path | None,
+    names: Sequence[str],
+    batch_rows: int,
+) -> RowFiler:
+    """Run pass two, on from what lies in `kept` where that stands in front; keep what it wrote."""
+    marks = table.marks()
+    done = find_filed(kept, marks, has_parts=table.has_parts) if kept else 0
+    filer = make_filer(begun=kept if done else None)
+    with closing(filer):
+        table.file(names, filer, batch_rows, done)
+    if kept:
+        keep_filed(kept, marks, filer.tables(), filer.counts, has_parts=table.has_parts)
+    return filer
 
 
 def _find_leaks(verdicts: Verdicts, texts: Sequence[str], filer: RowFiler) -> list[Leak]:

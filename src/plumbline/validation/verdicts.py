@@ -17,7 +17,7 @@ from plumbline.validation.key_codes import KeyCodes, row_array
 from plumbline.validation.notes import REASONS, text_key
 from plumbline.validation.splits import hash_units
 
-Numbers = NDArray[np.int32] | NDArray[np.int64]
+Numbers = NDArray[np.int32 | np.int64]
 """Of rows or of what they hold: as wide as there are rows."""
 NONE = -1
 LEAK, REPEATED = REASONS.index("split_leak"), REASONS.index("duplicate_id")
@@ -146,7 +146,8 @@ class Verdicts:
 
     def in_split(self, code: int) -> Bools:
         """Which rows of a split may stay so far: [rows]."""
-        return self.good & (self.split == code)
+        chosen: Bools = self.good & (self.split == code)
+        return chosen
 
     def number_all(self, seed: int | None) -> None:
         """Give numbers to ids and contents, once all rows are there.
