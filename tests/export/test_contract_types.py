@@ -9,6 +9,7 @@ import pytest
 from plumbline.export.runtime import inputs
 from plumbline.export.runtime.contract import COMMON, SELFTEST, Contract, Shape
 from plumbline.export.runtime.model import StoredSamples
+from plumbline.kinds.alignment.runtime import MEDIUM, GalleryMedium
 from plumbline.kinds.causal_lm.runtime import TURNS, CausalContract, CausalTask
 from plumbline.kinds.classification.runtime import ClassHead, ClassificationTask
 from plumbline.kinds.masked_lm.runtime import MaskedContract, MaskedTask
@@ -37,6 +38,7 @@ PAIRS: dict[str, tuple[Any, Shape]] = {
     "vlm": (VlmContract, {**COMMON, **VlmTask.shape({})}),
     "vlm_turns": (TalkContract, {**COMMON, **TalkTask.shape(SHOWS_IMAGES)}),
     "classification": (ClassHead, ClassificationTask.head),
+    "gallery": (GalleryMedium, MEDIUM),
     "regression": (NumberHead, RegressionTask.head),
     **{
         name: (section, {"modality": {name}, **inputs.INPUTS[name]})

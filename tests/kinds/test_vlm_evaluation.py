@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from plumbline.evaluation.result import Evaluation
 from plumbline.files import write_digests
 from plumbline.kinds.vlm.attention import Asked, ask_about, attention_arrays
 from plumbline.kinds.vlm.evaluate import VlmEvaluator
+from plumbline.kinds.vlm.export import choose_samples
 from plumbline.kinds.vlm.features import encode_images
 from plumbline.kinds.vlm.generation import Written
-from plumbline.kinds.vlm.model import StoredVlm
+from plumbline.kinds.vlm.model import StoredVlm, VlmSpec
 from plumbline.kinds.vlm.settings import VlmConfig, VlmEvaluationConfig, VlmTaskConfig
 from plumbline.kinds.vlm.train import build
 from plumbline.loading.cache_reader import TrainingCache
@@ -93,6 +95,24 @@ def test_attention_is_kept_of_some_answers_with_what_the_encoder_saw(
     one = Asked(ask_about(3, [5], 1, 0), 0, Written([5], 0.5))
     cache = TrainingCache(scenes_cache)
     assert attention_arrays(stored, cache, torch.zeros(1, 1, 1), [one], [True]) == ({}, {})
+
+
+def test_a_model_that_learned_no_captions_is_asked_for_none(
+    stored: StoredVlm, scenes_cache: Path, aligned_folder: Path
+) -> None:
+    context = JobContext(cache=TrainingCache(scenes_cache), seed=0, start=aligned_folder)
+    decoder = DecoderConfig(width=16, layers=1, heads=2, kv_heads=2, mlp_width=32)
+    job = build(context, VlmConfig(decoder=decoder), VlmTaskConfig(captions_per_image=0))
+    assert isinstance(job.spec, VlmSpec)
+    assert job.spec.model_dump()["captions"] is False
+    assert "captions" not in stored.spec.model_dump()  # of others the bytes that they were
+    asked_none = replace(stored, spec=stored.spec.model_copy(update={"captions": False}))
+    result = evaluate(asked_none, scenes_cache)
+    assert result.metrics["questions"] == 40
+    assert not [name for name in result.metrics if name.startswith("caption")]
+    assert {row["kind"] for row in result.predictions} == {"question"}
+    samples = choose_samples(TrainingCache(scenes_cache), asked_none, "test", 100)
+    assert "describe the image" not in {sample.text for sample in samples}
 
 
 def test_figures_of_captions_are_those_of_the_libraries(

@@ -53,6 +53,7 @@ SWITCHED_ON = {
     },
     "align.sounds.train.model.audio_encoder.layers": 1,
     "align.sounds.train.model.audio_encoder.heads": 2,
+    "align.image.export.enabled": True,
     "tasks.next.evaluate.sampling.temperature": 0.7,
 }
 

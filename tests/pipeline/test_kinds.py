@@ -20,6 +20,7 @@ from plumbline.stages import (
     detect_shapes,
     evaluate_alignment,
     evaluate_model,
+    export_alignment,
     export_model,
     finetune,
     prepare,
@@ -179,6 +180,7 @@ ALIGN = {
             "trainer": TRAINER,
         },
         "evaluate": {"zero_shot": ["a {label} sound"], "examples": 2},
+        "export": {"enabled": True, "parity_samples": 4, "selftest_samples": 2},
     }
 }
 EXPECTED = {
@@ -286,6 +288,13 @@ def test_an_audio_alignment_runs_to_its_figures(project: Path) -> None:
     figures = json.loads(details.read_text(encoding="utf-8"))["figures"]
     right = figures["zero_shot_accuracy"] * figures["audios"]  # every clip has a label
     assert right == pytest.approx(round(right), abs=1e-9)
+    export_alignment.main(["sounds"])
+    bundle = paths.alignment_export("sounds")
+    metadata = json.loads((bundle / "metadata.json").read_text(encoding="utf-8"))
+    assert {entry["status"] for entry in metadata["formats"].values()} == {"ok"}
+    assert metadata["provenance"]["stage"] == "export_alignment@sounds"
+    export_alignment.main(["sounds", "align.sounds.export.enabled=false"])
+    assert sorted(file.name for file in bundle.iterdir()) == ["config.json", "digests.json"]
 
 
 def test_a_repeated_training_gives_the_same_weights(project: Path) -> None:

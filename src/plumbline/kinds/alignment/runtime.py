@@ -21,10 +21,8 @@ from plumbline.export.runtime.inputs import (
 )
 from plumbline.export.runtime.model import Task
 
-GALLERY: Fields = {
-    "media": [{"file": str, "texts": [range(COUNT.stop)]}],
-    "texts": [str],
-}
+MEDIUM: Fields = {"file": str, "texts": [range(COUNT.stop)]}
+GALLERY: Fields = {"media": [MEDIUM], "texts": [str]}
 """What stands in the list of a gallery."""
 
 
