@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from plumbline.batch import Batch, finish
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.keys import Share
 from plumbline.loading.loader import Loader
@@ -65,6 +67,23 @@ def within(window: int, workers: int = 0) -> TrainingConfig:
     )
 
 
+def tensors(batch: Batch) -> dict[str, Any]:
+    """What of a batch a model is given."""
+    parts = {name: tensors(v) if isinstance(v, dict) else v for name, v in batch.items()}
+    return {name: v for name, v in parts.items() if isinstance(v, dict | torch.Tensor)}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_batches_of_encoded_media_are_those_of_decoded_ones(
+    make_job: MakeJob, encoded: Callable[[str], TrainingCache], form: str
+) -> None:
+    found = []
+    for job in (make_job(form), make_job(form, cache=encoded(CASES[form].data))):
+        loader = Loader(job.train, job.task.collate, LoaderConfig(), seed=3, shuffle=True)
+        found.append([tensors(finish(batch)) for batch in loader.batches(1)])
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_encoded_media_train_to_the_bits_of_decoded_ones(
     make_job: MakeJob, encoded: Callable[[str], TrainingCache], form: str
@@ -112,5 +131,7 @@ def test_the_shares_of_all_processes_are_the_batches_of_one(
 
     whole = numbers(Share())
     shares = [numbers(Share(rank, 3)) for rank in range(3)]
-    assert [[n for part in parts for n in part] for parts in zip(*shares, strict=True)] == whole
-    assert sorted(n for batch in whole for n in batch) == list(range(len(job.train)))
+    joined = [[n for part in parts for n in part] for parts in zip(*shares, strict=True)]
+    assert [len(batch) for batch in joined] == [len(batch) for batch in whole]
+    np.testing.assert_array_equal(np.concatenate(joined), np.concatenate(whole))
+    np.testing.assert_array_equal(np.sort(np.concatenate(whole)), np.arange(len(job.train)))

@@ -443,7 +443,7 @@ def test_what_was_filed_and_is_damaged_is_written_anew(
     tmp_path: Path, filed: list[int], name: str, damage: str
 ) -> None:
     kept = Kept(tmp_path / "kept", "code")
-    plain = run(tmp_path / "before", kept=kept)
+    plain = run(tmp_path / "before", kept=kept).files()
     (path,) = kept.folder.glob(f"*/filed/{name}")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -451,8 +451,8 @@ def test_what_was_filed_and_is_damaged_is_written_anew(
     if damage == "gone":
         path.unlink()
     filed.clear()
-    assert run(tmp_path / "after", kept=kept).files() == plain.files()
+    assert run(tmp_path / "after", kept=kept).files() == plain
     assert sum(filed) == ROWS
     filed.clear()
-    assert run(tmp_path / "once more", kept=kept).files() == plain.files()
+    assert run(tmp_path / "once more", kept=kept).files() == plain
     assert filed == []

@@ -66,10 +66,18 @@ def keep_filed(
     """
     with staged_folder(folder, digests=False) as place:
         for table in tables:
-            shutil.copyfile(table, place / table.name)
+            _share(table, place / table.name)
         counts.write(place)
         facts = {"has_parts": has_parts, "marks": list(marks), "checksums": _checksums(place)}
         (place / _MARKS).write_text(dump_json({**facts, "own": _own(marks)}), encoding="utf-8")
+
+
+def _share(table: Path, place: Path) -> None:
+    """Keep a table under a second name, which takes no room; whoever edits it is found out."""
+    try:
+        place.hardlink_to(table)
+    except OSError:  # not on this file system
+        shutil.copyfile(table, place)
 
 
 def _checksums(folder: Path) -> dict[str, int]:
