@@ -79,7 +79,8 @@ def test_batches_of_encoded_media_are_those_of_decoded_ones(
 ) -> None:
     found = []
     for job in (make_job(form), make_job(form, cache=encoded(CASES[form].data))):
-        loader = Loader(job.train, job.task.collate, LoaderConfig(), seed=3, shuffle=True)
+        config = LoaderConfig(shuffle_shards=1000)
+        loader = Loader(job.train, job.task.collate, config, seed=3, shuffle=True)
         found.append([tensors(finish(batch)) for batch in loader.batches(1)])
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
 
