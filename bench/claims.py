@@ -245,6 +245,18 @@ CLAIMS = {
         },
         minutes=20.0,
     ),
+    "streaming": Claim(
+        "a set of three times the memory trains from encoded shards, at the rate of decoded media",
+        "the same set decoded, no loader processes; equal losses for 0, 2, 4 workers and after a kill",
+        "streaming",
+        (),
+        {
+            "anonymous GiB": Bar("anonymous_gib", most=2.0),
+            "equal losses": Bar("equal_losses", least=1),
+            "samples a CPU s / decoded's": Bar("to_decoded"),
+        },
+        minutes=60.0,
+    ),
     "duplicates": Claim(
         "InfoNCE is the same with equal captions as positives and with the diagonal",
         "the diagonal alone, the same seeds; recall",

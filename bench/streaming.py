@@ -227,7 +227,7 @@ def main(arguments: Sequence[str]) -> int:
     for rate in ("samples_a_s", "samples_a_cpu_s"):  # of a part of the epoch
         found[KILLED].pop(rate, None)
     most = max(each["anonymous_gib"] for name, each in found.items() if "encoded" in name)
-    rates = {n: found[f"{n}, 2 workers"]["samples_a_s"] for n in CACHES}
+    rates = {n: found[f"{n}, 0 workers"]["samples_a_cpu_s"] for n in CACHES}
     print(
         json.dumps(
             {
