@@ -247,7 +247,7 @@ CLAIMS = {
     ),
     "streaming": Claim(
         "a set of three times the memory trains from encoded shards, at the rate of decoded media",
-        "the same set decoded, no loader processes; equal losses for 0, 2, 4 workers and after a kill",
+        "the same set decoded; equal losses for 0, 2, 4 loader processes and after a kill",
         "streaming",
         (),
         {
