@@ -85,7 +85,8 @@ def _fetch(ref: "ray.ObjectRef[bytes]", work: Work) -> bytes:
     import ray
 
     try:
-        return ray.get(ref, timeout=base.ITEM_S)
+        found: bytes = ray.get(ref, timeout=base.ITEM_S)
+        return found
     except ray.exceptions.GetTimeoutError:
         raise DataError(
             f"no {work.what} were {work.done} for {base.ITEM_S:,.0f} s: look at the cluster with "
@@ -138,7 +139,7 @@ def open_ray() -> Iterator[RayEngine]:
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
-        nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+        nodes = sum(node["Alive"] for node in ray.nodes())
         logger.info("engine ray: %d nodes with %d CPUs", nodes, _count_cpus())
         yield RayEngine(describe_run(root, mark))
     finally:
@@ -149,7 +150,7 @@ def open_ray() -> Iterator[RayEngine]:
 def _count_cpus() -> int:
     import ray
 
-    return int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+    return int(ray.cluster_resources().get("CPU", 0))
 
 
 def _address() -> str:
