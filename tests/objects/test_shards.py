@@ -168,6 +168,13 @@ def test_a_place_that_cannot_be_written_is_refused(url: str, words: str) -> None
         TokenizeConfig(shards_at=url)
 
 
+def test_a_place_for_shards_that_nothing_is_put_into_is_refused() -> None:
+    from plumbline.tokenization.settings import TokenizeConfig
+
+    with pytest.raises(ValueError, match="shards_at 's3://b/x' and decoded_gb null contradict"):
+        TokenizeConfig(shards_at="s3://b/x", decoded_gb=None)
+
+
 def test_a_process_that_is_forked_asks_over_a_connection_of_its_own(
     bucket: Bucket, tmp_path: Path
 ) -> None:

@@ -49,6 +49,15 @@ class TokenizeConfig(Config):
             raise ValueError("shards are not written to hf://")
         return url
 
+    @model_validator(mode="after")
+    def _has_shards_to_put(self) -> "TokenizeConfig":
+        if self.shards_at is not None and self.decoded_gb is None:
+            raise ValueError(
+                f"shards_at {self.shards_at!r} and decoded_gb null contradict: whatever is "
+                "decoded lies in no shard; leave one of them out"
+            )
+        return self
+
     @property
     def decoded_bytes(self) -> float:
         """Most that the decoded media of a column take."""
