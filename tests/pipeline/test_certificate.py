@@ -50,7 +50,7 @@ def test_a_clock_in_the_token_cache_is_located(checkout: Checkout) -> None:
 
 @pytest.mark.slow
 def test_a_random_number_in_the_evaluation_is_located(checkout: Checkout) -> None:
-    written = '{"bleu_signature": signature}'
+    written = '{"bleu_signature": signature, **looked}'
     noise = f'{written} | {{"noise": __import__("random").random()}}'
     plant(checkout, "src/plumbline/kinds/vlm/evaluate.py", written, noise)
     certificate = verify(checkout, "--preset", "smoke")
@@ -71,4 +71,4 @@ def test_the_record_of_a_checkout_is_had_again(reproduced: Checkout) -> None:
     assert certificate["passed"], certificate
     assert certificate["compared_with"] == "the committed dvc.lock"
     assert {stage["status"] for stage in certificate["stages"]} == {"equal"}
-    assert len(certificate["stages"]) == 12
+    assert len(certificate["stages"]) == 13
