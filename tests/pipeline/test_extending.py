@@ -221,7 +221,8 @@ def test_a_plugin_is_nothing_to_stages_that_read_none_of_its_tables(extended: Ch
         for path in (extended.folder / "work/code").rglob("*.json")
         if any(file in path.read_text(encoding="utf-8") for file in files[1:])
     }
-    assert read == {"export_model"}  # a training does not depend on how it is exported
+    # A training does not depend on how it is exported.
+    assert read == {"export_alignment.json", "export_model"}
     of_export = extended.folder / "work/code/export_model/forecast.json"
     assert set(files) <= json.loads(of_export.read_text(encoding="utf-8"))["files"].keys()
     without = {
