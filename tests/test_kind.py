@@ -7,7 +7,7 @@ import pytest
 
 from plumbline.errors import ConfigError
 from plumbline.evaluation.config import EvaluationConfig
-from plumbline.kind import ALIGNMENT, KINDS, READ, Kind, known_kinds
+from plumbline.kind import KINDS, READ, Kind, known_kinds
 from plumbline.plugins import load_plugins
 from plumbline.training.task_config import TaskConfig
 
@@ -26,9 +26,8 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_plugins: None) 
 @pytest.mark.parametrize("name", known_kinds())
 def test_every_kind_has_every_role_under_its_name(name: str) -> None:
     kind = known_kinds()[name]
-    missing = {"export", "runtime"} if kind is ALIGNMENT else set()
-    assert {role for role in READ if not kind.has(role)} == missing
-    for role in READ.keys() - missing:
+    assert [role for role in READ if not kind.has(role)] == []
+    for role in READ:
         assert hasattr(kind.role(role), READ[role])
     assert issubclass(kind.settings.task, TaskConfig)
     assert issubclass(kind.settings.evaluate, EvaluationConfig)

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRA = tuple(f"requirements-{extra}.lock" for extra in ("docs", "gs", "hub", "wandb"))
+EXTRA = tuple(f"requirements-{extra}.lock" for extra in ("cluster", "docs", "gs", "hub", "wandb"))
 """Of extras that are no part of the environment."""
 LINE = re.compile(r"^([A-Za-z0-9._-]+)(\[[^]]*\])?==([^ ;\\]+)", re.MULTILINE)
 

@@ -22,7 +22,8 @@ from plumbline.kinds.alignment.train import _bind
 from plumbline.loading.cache_reader import TrainingCache
 from plumbline.loading.input_config import ImageInputConfig
 from plumbline.loading.inputs import ImageInput, Input
-from plumbline.loading.kept_features import KeptFeatures, KeptInput
+from plumbline.loading.kept_features import KeptFeatures
+from plumbline.loading.kept_input import KeptInput
 from plumbline.tokenization.tokenizer import SpecialIds
 from plumbline.training.layers import stacks
 
