@@ -36,7 +36,9 @@ def settings_closure(tree: CodeTree) -> Closure:
     """What `check_params` runs: of the other stages and of all kinds the settings alone."""
     kinds = [kind.place("settings") for kind in known_kinds().values()]
     stages = [f"plumbline.stages.{name}" for name in STAGES]
-    start = ["stages", "stages.check_params", *tree.plugins(), *stages, *kinds]
+    # Composing loads Hydra when it is asked to.
+    own = ["stages", "stages.check_params", "plumbline.composition"]
+    start = [*own, *tree.plugins(), *stages, *kinds]
     return tree.closure(start, eager=True)
 
 
