@@ -151,16 +151,24 @@ class ShardReader:
 
     def _map(self, shard: int) -> mmap.mmap:
         if shard not in self._maps:
-            path = self._path(shard)
-            try:
-                with path.open("rb") as file:
-                    self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError):  # an empty file has no map
-                raise _missing(path) from None
+            self._maps[shard] = self._open(shard)
             if len(self._maps) > _OPEN:
                 self._maps.popitem(last=False)[1].close()
         self._maps.move_to_end(shard)
         return self._maps[shard]
+
+    def _open(self, shard: int) -> mmap.mmap:
+        while True:
+            path = self._path(shard)
+            try:
+                with path.open("rb") as file:
+                    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except FileNotFoundError:
+                if self.bring is None:
+                    raise _missing(path) from None
+                # Whoever made room on the disk has taken it: it comes once more.
+            except (OSError, ValueError):  # an empty file has no map
+                raise _missing(path) from None
 
 
 def _missing(path: Path) -> CheckpointError:

@@ -1,6 +1,7 @@
 """The order of samples that are read from shards, and shards that come from afar in that order."""
 
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class _Ahead:
         self, reads: Sequence[tuple[int, int]], bring: Callable[[int], object], window: int
     ) -> None:
         self._reads, self._bring, self._window = reads, bring, window
+        self._first = [number for number, _ in reads]  # not falling: reads stand in their order
         self._batch, self._over = 0, False
         self._moved = threading.Condition()
         threading.Thread(target=self._run, name="shards-ahead", daemon=True).start()
@@ -109,5 +111,4 @@ class _Ahead:
                 return  # who reads the shard meets the same, and says so
 
     def _allowed(self) -> int:
-        begun = sum(number < self._batch for number, _ in self._reads)
-        return begun + self._window
+        return bisect_left(self._first, self._batch) + self._window

@@ -4,6 +4,7 @@ The disk is a cache over the store: what was not used for the longest goes where
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,13 @@ class ShardStore:
     """The shards below a URL; processes that are forked from one that has it may use it."""
 
     def __init__(self, url: str) -> None:
-        """Ask nothing yet."""
+        """Ask nothing yet.
+
+        Raises:
+            ConfigError: the environment says no limit.
+        """
         self._url = url.rstrip("/")
+        self._limit_bytes = _limit_bytes()
         self._opened: tuple[int, AbstractFileSystem] | None = None
         self.folder = mirrors() / _FOLDER
 
@@ -64,19 +70,18 @@ class ShardStore:
         """
         path = self.folder / digest
         try:
-            if not path.is_file():
+            while not _touch(path):  # another process may make room at any moment
                 self.folder.mkdir(parents=True, exist_ok=True)
                 # The processes of a training want the same one at the same moment.
                 with patient_lock(self.folder / f".{digest[:2]}.lock", idle_s=_IDLE_S):
                     if not path.is_file():
                         self._fetch(digest, path)
-            os.utime(path)
+                        self._make_room(path)
         except OSError as error:
             raise describe_os_error(error, path) from error
         return path
 
     def _fetch(self, digest: str, path: Path) -> None:
-        self._make_room(path)
         url, store = self._url_of(digest), self._store()
         part = path.with_name(f".{digest}.part")
         with explained(url):
@@ -93,18 +98,17 @@ class ShardStore:
 
     def _make_room(self, wanted: Path) -> None:
         """Remove what was not used for the longest, down to the limit; who reads it may go on."""
-        limit = _limit_bytes()
-        there = sorted(
-            (file.stat().st_mtime_ns, file.stat().st_size, file)
-            for file in self.folder.glob("[!.]*")
-            if file != wanted
-        )
-        size = sum(bytes_ for _, bytes_, _ in there)
-        for _, bytes_, file in there:
-            if size <= limit:
+        there = []
+        for file in self.folder.glob("[!.]*"):
+            with suppress(FileNotFoundError):  # others make room as well
+                facts = file.stat()
+                there.append((file == wanted, facts.st_mtime_ns, facts.st_size, file))
+        excess = sum(size for _, _, size, _ in there) - self._limit_bytes
+        for is_wanted, _, size, file in sorted(there):
+            if excess <= 0 or is_wanted:
                 return
             file.unlink(missing_ok=True)
-            size -= bytes_
+            excess -= size
 
     def _url_of(self, digest: str) -> str:
         return f"{self._url}/{digest}"
@@ -114,6 +118,15 @@ class ShardStore:
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = os.getpid(), open_store(self._url)
         return self._opened[1]
+
+
+def _touch(path: Path) -> bool:
+    """Note that a file is used; whether it is there."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _limit_bytes() -> float:
