@@ -99,7 +99,8 @@ def test_the_collector_rests_while_a_place_is_loaded_and_not_where_it_is_there(
         assert load_attribute("heavy:rested") is True
         frozen, held = gc.get_freeze_count(), [[at] for at in range(100)]
         load_attribute("heavy:rested")
-        assert gc.get_freeze_count() == frozen, len(held)
+        # Fewer: what was frozen may have gone meanwhile. More is what `held` would add.
+        assert gc.get_freeze_count() < frozen + len(held)
         assert gc.isenabled()
     finally:
         gc.unfreeze()
