@@ -75,6 +75,14 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
+def link_or_copy(file: Path, place: Path) -> None:
+    """Give a file a second name, which takes no room, or copy it where no link can be."""
+    try:
+        place.hardlink_to(file)
+    except OSError:  # not on this file system
+        shutil.copy2(file, place)
+
+
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -29,6 +29,8 @@ Floats = NDArray[np.float32]
 
 _NO_NUMBERS = ("sample_id", "value", "weight", "images")
 """Columns of a split that are not one number into the cache."""
+_PREFIXES = {"image": "images", "audio": "audio"}
+"""Column of media -> what the names of their files begin with."""
 
 logger = logging.getLogger(__name__)
 
@@ -103,11 +105,12 @@ class TrainingCache:
         return None if made is None else Resize.model_validate(made)
 
     def media_files(self, column: str) -> list[str]:
-        """Files that decide what the images (`images`) or clips (`audio`) are."""
-        shards = self._shards_of("image" if column == "images" else column)
+        """Files that decide what the media of a column, `image` or `audio`, are."""
+        shards = self._shards_of(column)
         # The digests of shards that lie in an object store stand there.
         facts = ["cache.json"] if shards is not None and shards.bring is not None else []
-        return facts + [name for name in self.digests if name.startswith(f"{column}.")]
+        prefix = f"{_PREFIXES[column]}."
+        return facts + [name for name in self.digests if name.startswith(prefix)]
 
     def shards(self, column: str, numbers: NDArray[np.integer]) -> SampleShards | None:
         """Where some media are read from; None: they lie in no shards.

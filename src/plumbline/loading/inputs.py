@@ -144,7 +144,7 @@ class ImageInput(Input):
     """pixel_values [batch, channels, size, size], float32."""
 
     names = ("pixel_values",)
-    media = "images"
+    media = "image"
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from pathlib import Path
 from plumbline import paths
 from plumbline.disk_errors import describe_os_error
 from plumbline.errors import ConfigError, DataError, OutputError
-from plumbline.files import STATE_DIR, exclusive_lock, sha256_file
+from plumbline.files import STATE_DIR, exclusive_lock, link_or_copy, sha256_file
 from plumbline.objects.fetching import Fetcher
 from plumbline.objects.listing import Listing, ObjectFacts, read_listing
 from plumbline.tracking.progress import progress
@@ -210,10 +210,7 @@ class _Copy:
 def _link(file: Path, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.unlink(missing_ok=True)
-    try:
-        place.hardlink_to(file)
-    except OSError:  # not on this file system
-        shutil.copy2(file, place)
+    link_or_copy(file, place)
 
 
 def _size(path: Path) -> int | None:

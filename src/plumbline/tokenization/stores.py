@@ -54,42 +54,28 @@ class DecodedStore:
         return None
 
 
-class SourceStore:
-    """The bytes of the source."""
+class EncodedStore:
+    """Media in shards: the bytes of the source, or what the model takes of images, as PNG."""
 
-    def __init__(self, shards: ShardWriter, url: str | None) -> None:
+    def __init__(
+        self, shards: ShardWriter, form: Literal["source", "png"], url: str | None
+    ) -> None:
         """Write into `shards`, which are put below `url`; None: they stay."""
-        self._shards, self._url = shards, url
+        self._shards, self._form, self._url = shards, form, url
 
     def add(self, data: bytes, decoded: Decoded) -> None:
         """See `Store`."""
+        if self._form == "png":
+            data = encode_png(decoded.astype(np.uint8, copy=False), _FAST)
         self._shards.append(data)
 
     def facts(self) -> ShardFacts | None:
         """See `Store`."""
-        return _facts_of(self._shards, "source", self._url)
-
-
-class ReducedStore:
-    """Images that are much larger than the model takes: what is left of them, without loss."""
-
-    def __init__(self, shards: ShardWriter, url: str | None) -> None:
-        """Write into `shards`, which are put below `url`; None: they stay."""
-        self._shards, self._url = shards, url
-
-    def add(self, data: bytes, decoded: Decoded) -> None:
-        """See `Store`."""
-        self._shards.append(encode_png(decoded.astype(np.uint8, copy=False), _FAST))
-
-    def facts(self) -> ShardFacts | None:
-        """See `Store`."""
-        return _facts_of(self._shards, "png", self._url)
-
-
-def _facts_of(shards: ShardWriter, form: Literal["source", "png"], url: str | None) -> ShardFacts:
-    shards.finish()
-    facts: ShardFacts = {"form": form, "starts": shards.starts}
-    return facts if url is None else {**facts, "store": url, "digests": shards.names}
+        self._shards.finish()
+        facts: ShardFacts = {"form": self._form, "starts": self._shards.starts}
+        if self._url is None:
+            return facts
+        return {**facts, "store": self._url, "digests": self._shards.names}
 
 
 @dataclass(frozen=True)
@@ -115,22 +101,22 @@ class Stores:
         if count * float(np.prod(shape)) <= self.limit_bytes:
             return self.decoded("images")
         pixels = sum(size["images"] * size["height"] * size["width"] for size in sizes)
-        shards = self._shards("images")
-        if pixels > _MUCH_LARGER * count * shape[0] * shape[1]:
-            return ReducedStore(shards, self.shards_at)
-        return SourceStore(shards, self.shards_at)
+        # Of those that are much larger what is left is kept: to decode them each time costs more.
+        larger = pixels > _MUCH_LARGER * count * shape[0] * shape[1]
+        return self._encoded("images", "png" if larger else "source")
 
     def of_clips(self, audio: "AudioShape", sample_rate: int) -> Store:
         """For clips of these lengths."""
         seconds = audio["clips"] * audio["mean_s"]
         if seconds * sample_rate * np.float32().nbytes <= self.limit_bytes:
             return self.decoded("audio")
-        return SourceStore(self._shards("audio"), self.shards_at)
+        return self._encoded("audio", "source")
 
     def decoded(self, name: str) -> Store:
         """For media of any kind and size."""
         return DecodedStore(self.create(f"{name}.bin"))
 
-    def _shards(self, column: str) -> ShardWriter:
+    def _encoded(self, column: str, form: Literal["source", "png"]) -> Store:
         put = None if self.shards_at is None else ShardStore(self.shards_at).put
-        return ShardWriter(self.folder, column, self.shard_bytes, self.files, put)
+        shards = ShardWriter(self.folder, column, self.shard_bytes, self.files, put)
+        return EncodedStore(shards, form, self.shards_at)

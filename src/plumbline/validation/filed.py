@@ -4,13 +4,12 @@ It counts only where all that was filed then stands in front and has been judged
 """
 
 import hashlib
-import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from plumbline.errors import CheckpointError
-from plumbline.files import dump_json, read_json, staged_folder
+from plumbline.files import dump_json, link_or_copy, read_json, staged_folder
 from plumbline.validation.counts import Counts
 from plumbline.validation.verdicts import Slice
 
@@ -66,18 +65,10 @@ def keep_filed(
     """
     with staged_folder(folder, digests=False) as place:
         for table in tables:
-            _share(table, place / table.name)
+            link_or_copy(table, place / table.name)  # whoever edits one is found out
         counts.write(place)
         facts = {"has_parts": has_parts, "marks": list(marks), "checksums": _checksums(place)}
         (place / _MARKS).write_text(dump_json({**facts, "own": _own(marks)}), encoding="utf-8")
-
-
-def _share(table: Path, place: Path) -> None:
-    """Keep a table under a second name, which takes no room; whoever edits it is found out."""
-    try:
-        place.hardlink_to(table)
-    except OSError:  # not on this file system
-        shutil.copyfile(table, place)
 
 
 def _checksums(folder: Path) -> dict[str, int]:

@@ -58,7 +58,7 @@ def image_feed(cache: TrainingCache, inputs: ImageInputConfig, image_size: int) 
         return {"pixel_values": _Images(fitted, inputs.normalize, image_size)}
 
     key = {
-        "images": {name: cache.digests[name] for name in cache.media_files("images")},
+        "images": {name: cache.digests[name] for name in cache.media_files("image")},
         "shape": images.shape,
         "normalize": inputs.normalize.model_dump(),
         "image_size": image_size,
