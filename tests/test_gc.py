@@ -33,6 +33,14 @@ def test_a_state_that_a_process_holds_stays(tmp_path: Path) -> None:
     assert list(removable(tmp_path)) == [held]
 
 
+def test_compiled_programs_go_where_no_training_runs(tmp_path: Path) -> None:
+    programs, state_dir = tmp_path / STATE_DIR / "compiled", state(tmp_path, "aa", "step-9")
+    programs.mkdir(parents=True)
+    with exclusive_lock(state_dir.with_name("aa.lock")):
+        assert list(removable(tmp_path)) == []
+    assert list(removable(tmp_path)) == [programs]
+
+
 def record(root: Path, pipeline: str) -> Path:
     file = root / RUNS / pipeline / "finetune@vqa-1.jsonl"
     file.parent.mkdir(parents=True)

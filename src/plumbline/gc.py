@@ -61,7 +61,7 @@ def removable(root: Path) -> Iterator[Path]:
 
     Of each stage's training states the one that has come furthest stays: a run that was stopped
     goes on from it. So do the newest run record, those that the tracker has not had, and copies of
-    objects by the listings that are in use.
+    objects by the listings that are in use. Compiled programs stay while a training runs.
     """
     for kept_apart in ("features", "validated"):
         folders = (root / STATE_DIR / kept_apart).glob("[!.]*")
@@ -70,10 +70,17 @@ def removable(root: Path) -> Iterator[Path]:
     kept = records_ahead(root)
     records = sorted((root / RUNS).glob("[!.]*"))[:-1]
     yield from (path for path in records if path not in kept)
-    for stage in sorted((root / ".ckpt").glob("[!.]*")):
-        states = [path for path in stage.glob("[!.]*") if path.is_dir()]
+    stages = [
+        [path for path in stage.glob("[!.]*") if path.is_dir()]
+        for stage in sorted((root / ".ckpt").glob("[!.]*"))
+    ]
+    held = {path for states in stages for path in states if _is_held(path)}
+    programs = root / STATE_DIR / "compiled"
+    if programs.is_dir() and not held:
+        yield programs
+    for states in stages:
         behind = sorted(states, key=lambda path: (_progress(path), path.name))[:-1]
-        yield from (path for path in behind if not _is_held(path))
+        yield from (path for path in behind if path not in held)
 
 
 def collect(root: Path, *, experiments: bool) -> int:
