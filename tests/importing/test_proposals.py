@@ -122,6 +122,9 @@ def test_batches_leave_a_training_a_thousand_steps_or_are_small(rows: int, batch
     steps = sizes.epochs("text") * rows // batch
     assert steps >= 1000 or batch <= 32
     assert sizes.batch("text", 8) == 8
+    # Who starts from what has learned already needs fewer steps.
+    assert batch <= sizes.batch("text", steps=500) <= 2 * batch
+    assert sizes.epochs("text") * rows // sizes.batch("text", steps=500) >= 500 or batch <= 32
 
 
 @pytest.mark.parametrize(

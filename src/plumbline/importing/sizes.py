@@ -33,7 +33,7 @@ BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """What drivers of GPUs put there."""
 STEPS, FEWEST_ROWS = 1000, 32
-"""Updates that a training has at least, unless batches would be of fewer rows for it."""
+"""Updates of a training from nothing, at least, unless batches would be of fewer rows for it."""
 Worked = Literal["image", "audio", "features", "text", "pairs", "vlm"]
 """What goes through a model; pairs are images with a caption each, of an alignment."""
 CPU_PASSES: Mapping[Worked, int] = {
@@ -93,14 +93,14 @@ class Sizes:
     machine: Machine
     trial: Trial
 
-    def batch(self, what: Worked, most: int = 128) -> int:
-        """Samples of a step: a power of two, and as many steps as a training from nothing takes.
+    def batch(self, what: Worked, most: int = 128, steps: int = STEPS) -> int:
+        """Samples of a step: a power of two, and at least so many steps in a training.
 
         No more than the data alone says.
         """
         samples = self.samples(what)
         fewest = FEWEST_ROWS * samples // self.train_rows
-        enough = max(fewest, self.epochs(what) * samples // STEPS, 2)
+        enough = max(fewest, self.epochs(what) * samples // steps, 2)
         return int(2 ** (min(most, batch_size(self.train_rows), enough).bit_length() - 1))
 
     def epochs(self, what: Worked) -> int:
