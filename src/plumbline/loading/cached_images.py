@@ -58,9 +58,10 @@ class CachedImages(Sequence[NDArray[np.generic]]):
 
 
 def where_they_lie(images: Images) -> Tensor | None:
-    """All images of a cache in a tensor of the same memory; None: they are encoded.
+    """All images of a cache, [images, height, width, channels], in a tensor of the same memory.
 
-    It is a file that is mapped to be read: who writes into it ends the process.
+    It is a file that is mapped to be read: who writes into it ends the process. None: the images
+    are encoded.
     """
     if not isinstance(images, np.ndarray):
         return None
