@@ -151,7 +151,7 @@ def peer(cache: TrainingCache, job: TrainingJob, frozen: Sequence[str]) -> Calla
     for name in frozen:
         net.get_submodule(name).requires_grad_(False)
     whole = job.task.collate([job.train.sample(i, 0) for i in range(len(job.train))])
-    pixels = torch.from_numpy(np.array(cache.images))[whole["medium_number"]]
+    pixels = torch.from_numpy(np.ascontiguousarray(cache.images))[whole["medium_number"]]
     tokens = [whole["texts"][n][whole["text_index"]] for n in ("input_ids", "attention_mask")]
     kept = _encoded(net, pixels, *tokens, frozen)
     parts = [kept.get(BOTH[0], pixels), *([kept[BOTH[1]]] if BOTH[1] in kept else tokens)]

@@ -1,12 +1,16 @@
 """What an image encoder is given of the images of a cache."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from plumbline.kinds.vlm.features import encode_images
+from plumbline.kinds.vlm.features import encode_images, image_feed
+from plumbline.loading.cache_reader import TrainingCache
+from plumbline.loading.input_config import ImageInputConfig
 from plumbline.loading.transform_config import Normalization
 from plumbline.loading.transforms import normalize_images
 from plumbline.models.encoder_config import VitConfig
@@ -48,3 +52,16 @@ def test_images_of_another_size_are_resized(encoder: ImageEncoder) -> None:
     with torch.inference_mode():
         expected = encoder((pixels / 255 - 0.5) / 0.5).tokens
     torch.testing.assert_close(tokens, expected, rtol=0, atol=0.01)  # a level is 0.008
+
+
+def test_kept_features_are_of_images_with_the_channels_last_however_the_cache_lays_them(
+    scenes_cache: Path,
+) -> None:
+    """Layers choose how they compute by strides, so these belong to the bits of features."""
+    cache = TrainingCache(scenes_cache)
+    config = ImageInputConfig.model_validate({"modality": "image", "normalize": HALF.model_dump()})
+    numbers = np.array([4, 0, 4])
+    found = image_feed(cache, config, 16).collate(numbers)["pixel_values"].finish()
+    laid = torch.from_numpy(np.ascontiguousarray(cache.images[numbers])).permute(0, 3, 1, 2)
+    assert torch.equal(found, normalize_images(laid, HALF))
+    assert found.stride() == laid.stride() == (16 * 16 * 3, 1, 16 * 3, 3)

@@ -106,7 +106,7 @@ class Project:
         self.write(f"work/distributions/clean/{name}", {DISTRIBUTIONS: dump_json(clean or CLEAN)})
         self.write(f"work/distributions/cache/{name}", {DISTRIBUTIONS: dump_json(cached or CACHED)})
         cache = {
-            **({"image_shape": [6, 8, 3], "images": 4} if images else {}),
+            **({"image_shape": [6, 8, 3], "image_layout": "planes", "images": 4} if images else {}),
             "rows": {"train": 7, "test": 3},
             "texts": 9,
             "vocab_size": 20,

@@ -17,10 +17,11 @@ def write_cache(folder: Path, pixels: np.ndarray | None) -> Path:
     shape = None if pixels is None else list(pixels.shape[1:])
     count = 0 if pixels is None else len(pixels)
     (folder / "cache.json").write_text(
-        json.dumps({"image_shape": shape, "images": count}), encoding="utf-8"
+        json.dumps({"image_shape": shape, "images": count, "image_layout": "planes"}),
+        encoding="utf-8",
     )
     if pixels is not None:
-        (folder / "images.bin").write_bytes(pixels.tobytes())
+        (folder / "images.bin").write_bytes(pixels.transpose(0, 3, 1, 2).tobytes())
     return folder
 
 

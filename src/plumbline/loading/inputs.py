@@ -23,7 +23,7 @@ from plumbline.loading.audio_transforms import (
     stack_waveforms,
 )
 from plumbline.loading.cache_reader import TrainingCache
-from plumbline.loading.cached_images import CachedImages
+from plumbline.loading.cached_images import CachedImages, where_they_lie
 from plumbline.loading.input_config import (
     AudioInputConfig,
     FeaturesInputConfig,
@@ -38,7 +38,7 @@ from plumbline.loading.memory_cache import MemoryCache
 from plumbline.loading.order import SampleShards
 from plumbline.loading.random import keyed_generator
 from plumbline.loading.text_batches import collate_texts
-from plumbline.loading.transforms import UNCHANGED, RawImages, fit_images, stack_images
+from plumbline.loading.transforms import UNCHANGED, Draws, RawImages, fit_images, stack_images
 from plumbline.registry import load_attribute
 from plumbline.tokenization.tokenizer import SpecialIds
 
@@ -164,12 +164,12 @@ class ImageInput(Input):
         self._config, self._images, self._size = config, cache.images, image_size
         if memory is not None and isinstance(self._images, EncodedImages):
             self._images = self._images.keeping(memory)
-        self._cache = cache
+        self._cache, self._lying = cache, where_they_lie(self._images)
         config.normalize.check_channels(self._images.shape[-1])
         self._none = RawImages.of(
             torch.empty(0, *self._images.shape[1:]), config.normalize, image_size, config.augment
         )
-        self._memory = KeptMemory()
+        self._memory, self._bytes = KeptMemory(), KeptMemory(torch.uint8)
         self._resize = config.settled if as_asked else left_to_resize(config, cache)
 
     def fetch(self, number: int) -> Value:
@@ -178,7 +178,7 @@ class ImageInput(Input):
 
     def fetch_all(self, numbers: NDArray[np.integer]) -> Sequence[Value]:
         """See `Input`."""
-        return CachedImages(self._images, numbers)
+        return CachedImages(self._images, numbers, self._lying)
 
     def shards(self, numbers: NDArray[np.integer]) -> SampleShards | None:
         """See `Input`."""
@@ -192,8 +192,11 @@ class ImageInput(Input):
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
     ) -> Batch:
         """See `Input`."""
-        images = self._raw(values, names, draws)
-        return {"pixel_values": images.finish(self._memory.take(*images.shape))}
+        out = self._memory.take(len(values), self._images.shape[-1], self._size, self._size)
+        if isinstance(values, CachedImages) and self._resize is None:
+            drawn = draws and Draws.of(self._config.augment, draws)
+            return {"pixel_values": self._none.finish_parts(values.part, drawn or None, out)}
+        return {"pixel_values": self._raw(values, names, draws).finish(out)}
 
     def collate_raw(
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
@@ -205,7 +208,7 @@ class ImageInput(Input):
         self, values: Sequence[Value], names: Sequence[object], draws: Sequence[Generator] | None
     ) -> RawImages:
         if isinstance(values, CachedImages):
-            pixels = values.pixels()
+            pixels = values.pixels(self._bytes)
         else:
             pixels = stack_images([np.asarray(value, np.uint8) for value in values], names)
         size = self._size if draws is None else self._size + self._config.augment.enlarge

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Array = NDArray[np.generic]
+
 MOST = 4
 """Arrays that are kept. A training holds the batch of its step and the one that is being made."""
 
@@ -15,12 +17,13 @@ MOST = 4
 class KeptMemory:
     """Gives memory that it has given before as soon as nobody holds what was in it."""
 
-    def __init__(self) -> None:
-        """Hold nothing yet."""
-        self._kept: list[NDArray[np.float32]] = []
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        """Hold nothing yet; of values of `dtype`."""
+        self._kept: list[Array] = []
+        self._dtype = dtype
 
     def take(self, *shape: int) -> Tensor:
-        """Memory of a shape [...], float32, with whatever was in it.
+        """Memory of a shape [...] with whatever was in it.
 
         A tensor made from an array counts as one who holds it, and so does every view of the
         tensor, be it one that a graph keeps.
@@ -33,13 +36,13 @@ class KeptMemory:
             # None of them is large enough, and it would only lie there.
             self._kept = [array for at, array in enumerate(self._kept) if at not in free]
             # Of torch's making: it lies where layers are used to find their inputs.
-            chosen = torch.empty(size).numpy()
+            chosen = torch.empty(size, dtype=self._dtype).numpy()
             if len(self._kept) < MOST:
                 self._kept.append(chosen)
         return torch.from_numpy(chosen[:size].reshape(shape))
 
 
-def _count_holders(arrays: list[NDArray[np.float32]]) -> list[int]:
+def _count_holders(arrays: list[Array]) -> list[int]:
     return [sys.getrefcount(array) for array in arrays]
 
 

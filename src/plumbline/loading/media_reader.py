@@ -111,18 +111,27 @@ def open_images(folder: Path, facts: "CacheFacts") -> Images | None:
     """The images of a cache; None: it has none.
 
     Raises:
-        CheckpointError: a file is missing or cut short.
+        CheckpointError: a file is missing, cut short or of an older version.
     """
     if not facts.get("image_shape") or not facts["images"]:
         return None
     if "image_shards" in facts:
         return EncodedImages(folder, facts)
-    shape = (facts["images"], *facts["image_shape"])
-    path = folder / "images.bin"
+    path, (height, width, channels) = folder / "images.bin", facts["image_shape"]
+    if facts.get("image_layout") != "planes":
+        raise CheckpointError(
+            f"{path}: of an older version, which did not write images plane by plane; run "
+            f"dvc repro -f tokenize_text@{folder.name}"
+        )
+    shape = (facts["images"], channels, height, width)
     if not path.is_file() or path.stat().st_size < np.prod(shape, dtype=np.int64):
         raise CheckpointError(f"{path}: missing or cut short; run dvc repro")
+    planes = np.memmap(path, np.uint8, "r", shape=shape)
+    # One plane is the same bytes either way. Its strides say pixel by pixel: layers choose by them.
+    one = channels == 1
+    images = planes.reshape(-1, height, width, 1) if one else planes.transpose(0, 2, 3, 1)
     # A plain array over the map: what is asked of a map becomes another map, which takes longer.
-    return np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
+    return np.asarray(images)
 
 
 class Clips:

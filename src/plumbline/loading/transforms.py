@@ -301,14 +301,10 @@ class RawImages(Deferred):
         Args:
             out: memory for them, on a CPU; None: new memory.
         """
-        # Encoders take channels first.
-        images = self.pixels.permute(0, 3, 1, 2)
-        augment = UNCHANGED if self.draws is None else self.augment
-        if images.shape[-2:] != (self.size + augment.enlarge,) * 2:
-            images = images.contiguous()
-        images = _resized(images, augment, self.size)
-        if images.device.type == "cpu":
-            return self._finish_in_parts(images, out)
+        if self.pixels.device.type == "cpu":
+            values = torch.empty(self.shape) if out is None else out
+            return self.finish_parts(self.pixels.__getitem__, self.draws, values)
+        images = self._as_planes(self.pixels, self.draws)
         if self.draws is not None:
             images = cut_together(images, self.draws, self.size)
         values = images.contiguous().to(torch.float32)
@@ -316,24 +312,41 @@ class RawImages(Deferred):
             _recolour(values, self.augment, self.draws.factors)
         return torch.addcmul(self.shift, values, self.scale)
 
-    def _finish_in_parts(self, images: Tensor, out: Tensor | None) -> Tensor:
-        """The same on a CPU: some images at a time, which stay in its cache until they are done."""
-        values = torch.empty(self.shape) if out is None else out
-        step = max(1, PART_VALUES // values[0].numel())
+    def _as_planes(self, pixels: Tensor, draws: Draws | None) -> Tensor:
+        """Images [batch, channels, height, width] as large as they are needed, of `pixels`."""
+        # Encoders take channels first.
+        images = pixels.permute(0, 3, 1, 2)
+        augment = UNCHANGED if draws is None else self.augment
+        if images.shape[-2:] != (self.size + augment.enlarge,) * 2:
+            images = images.contiguous()
+        return _resized(images, augment, self.size)
+
+    def finish_parts(
+        self, pixels: Callable[[slice], Tensor], draws: Draws | None, out: Tensor
+    ) -> Tensor:
+        """The same on a CPU: some images at a time, which stay in its cache until they are done.
+
+        Args:
+            pixels: gives some of the images, in place of those that are held.
+            draws: of these images.
+            out: [batch, channels, size, size] float32, memory for the pixel values.
+        """
+        count = -(-len(out) // max(1, PART_VALUES // out[0].numel()))
+        step = -(-len(out) // count)  # images of a part, as `chunk` makes parts
         scales, shifts = self.scale.flatten().tolist(), self.shift.flatten().unbind()
-        for at in range(0, len(images), step):
+        for at, part in zip(range(0, len(out), step), out.chunk(count), strict=True):
             rows = slice(at, at + step)
-            part = values[rows]
-            if self.draws is None:
-                part.copy_(images[rows])
+            images = self._as_planes(pixels(rows), draws)
+            if draws is None:
+                part.copy_(images)
             else:
-                of_part = self.draws.part(rows)
-                cut_each(images[rows], of_part, part)
+                of_part = draws.part(rows)
+                cut_each(images, of_part, part)
                 _recolour(part, self.augment, of_part.factors)
             for plane, scale, shift in zip(part.unbind(1), scales, shifts, strict=True):
                 # One multiply-add in one pass, as `addcmul`, which is slow with these shapes.
                 torch.add(shift, plane, alpha=scale, out=plane)
-        if self.draws is None and self.shape[1] == 1:
+        if draws is None and out.shape[1] == 1:
             # The same memory, with the strides that say how it was decoded: layers choose by them.
-            values = values.as_strided(self.shape, images.stride())
-        return values
+            return out.as_strided(out.shape, images.stride())
+        return out

@@ -1,7 +1,8 @@
 """The training cache: every distinct medium decoded once, every distinct text tokenised once.
 
 A cache folder holds, of what the dataset has,
-  images.bin      uint8 [images, height, width, channels], row-major, memory-mapped
+  images.bin      uint8 [images, channels, height, width], row-major, memory-mapped: as planes,
+                  which are what models take
   audio.bin       float32 samples of all clips one after another, mono at `sample_rate`
   *.shard         images or clips that would be too large so, encoded: see `media_shards`
   features.bin    float32 [steps of all arrays, channels]

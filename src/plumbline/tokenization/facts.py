@@ -67,6 +67,8 @@ class MediaFacts(TypedDict, total=False):
     images: int
     image_shape: list[int]
     """[height, width, channels]."""
+    image_layout: Literal["planes"]
+    """How they lie in images.bin; not there: in no such file, or one of an older version."""
     image_levels: list[int]
     """The darkest and the brightest of 0 to 255."""
     image_resize: ResizeFacts

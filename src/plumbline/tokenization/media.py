@@ -133,6 +133,8 @@ class ImageFile:
                 facts["image_resize"]["longest_edge"] = made.longest_edge
         if shards := self._store.facts():
             facts["image_shards"] = shards
+        else:
+            facts["image_layout"] = "planes"
         return facts
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from plumbline.data.media_shards import ShardWriter
 from plumbline.data.png import encode_png
@@ -52,6 +53,15 @@ class DecodedStore:
     def facts(self) -> ShardFacts | None:
         """See `Store`."""
         return None
+
+
+class PlanesStore(DecodedStore):
+    """Decoded images end to end, each as its planes: [channels, height, width]."""
+
+    @override
+    def add(self, data: bytes, decoded: Decoded) -> None:
+        """See `Store`."""
+        super().add(data, decoded.transpose(2, 0, 1))
 
 
 class EncodedStore:
@@ -99,7 +109,7 @@ class Stores:
         """For images that become [height, width, channels]; `sizes` of the distinct ones."""
         count = sum(size["images"] for size in sizes)
         if count * float(np.prod(shape)) <= self.limit_bytes:
-            return self.decoded("images")
+            return PlanesStore(self.create("images.bin"))
         pixels = sum(size["images"] * size["height"] * size["width"] for size in sizes)
         # Of those that are much larger what is left is kept: to decode them each time costs more.
         larger = pixels > _MUCH_LARGER * count * shape[0] * shape[1]

@@ -82,7 +82,8 @@ class _Images(Deferred):
 
     @override
     def finish(self) -> torch.Tensor:
-        stacked = self.images.permute(0, 3, 1, 2)
+        # Caches hold planes, and layers choose by strides how they compute.
+        stacked = self.images.contiguous().permute(0, 3, 1, 2)
         return normalize_images(resize_images(stacked, self.image_size), self.normalize)
 
 
@@ -92,7 +93,6 @@ def bundle_pixels(
     """What a bundle is to make of cached images, [images, channels, size, size]."""
     # As the bundle does to them, whatever the cache has done before.
     fitted = fit_images(torch.from_numpy(np.array(images)), size, inputs.settled)
-    pixels: NDArray[np.float32] = normalize_images(
-        fitted.permute(0, 3, 1, 2), inputs.normalize
-    ).numpy()
+    stacked = fitted.contiguous().permute(0, 3, 1, 2)  # strides as of `_Images`
+    pixels: NDArray[np.float32] = normalize_images(stacked, inputs.normalize).numpy()
     return pixels
