@@ -310,6 +310,7 @@ def iter_encoded_batches(
                 shared = [name for name in byte_columns if together and _is_shared(name, chunks)]
                 if tuple(shared) not in files:
                     files[tuple(shared)] = others.enter_context(open_parquet(path, shared))
+                stop = row + count
                 for batch in files[tuple(shared)].iter_batches(
                     rows, row_groups=[group], columns=list(columns), use_threads=False
                 ):
@@ -317,10 +318,15 @@ def iter_encoded_batches(
                     _check_cells(canonical, row)
                     yield canonical
                     row += batch.num_rows
+                if row != stop:
+                    raise ValueError(f"{count - stop + row} of {count} rows can be read")
         except BadPage as error:
             raise DataError(f"{path}: row group {group}, {error}") from None
         except _DAMAGE as error:
-            raise DataError(f"{path}: damaged in row group {group} ({_one_line(error)})") from None
+            raise DataError(
+                f"{path}: damaged in row group {group} ({_one_line(error)}); get or write the file "
+                "again, or take it out"
+            ) from None
 
 
 def _is_shared(column: str, chunks: Sequence[Chunk]) -> bool:
@@ -332,12 +338,14 @@ def _plan(chunks: Sequence[Chunk], group_rows: int, batch_rows: int) -> tuple[in
     """How many rows of a row group make a batch, and whether pyarrow may keep its values together.
 
     It reads a column as dictionaries by collecting all values that the row group has up to there.
-    Otherwise a value that is stored once is copied to each of its rows.
+    Otherwise, and where it cannot do that, a value that is stored once is copied to each of its
+    rows.
     """
     size = sum(chunk.size for chunk in chunks)
     rows = min(batch_rows, BATCH_BYTES * max(group_rows, 1) // max(size, 1))
     kept = [chunk.shared if chunk.only_dictionary else chunk.size for chunk in chunks]
-    if max(kept, default=0) <= _COLLECTED_BYTES:
+    copied = any(chunk.only_copies for chunk in chunks)
+    if max(kept, default=0) <= _COLLECTED_BYTES and not copied:
         return max(1, rows), True
     shared = max(chunk.shared for chunk in chunks)
     return max(1, min(rows, _COPIED_BYTES // max(shared, 1))), False

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from plumbline.data.parquet_pages import ThriftReader
+from plumbline.data.thrift import ThriftReader
 
 _MAGIC = b"PAR1"
 _NUM_ROWS, _ROW_GROUPS = 3, 4
