@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from plumbline.data.columns import MAX_CELL_BYTES
-from plumbline.data.thrift import Struct, ThriftReader, int_of, list_of, struct_of, text_of
+from plumbline.data.thrift import (
+    Struct,
+    ThriftReader,
+    Wanted,
+    int_of,
+    list_of,
+    struct_of,
+    text_of,
+)
 
 MAX_PAGE_BYTES = MAX_CELL_BYTES + 2**16
 """A page may unpack to so many bytes, or else to `MAX_RATIO` times what is stored of it. There is
@@ -23,6 +31,17 @@ room for the largest cell and what a page has besides."""
 MAX_RATIO = 16
 ALLOWED = f"where a cell may have {MAX_CELL_BYTES}; take the row out, or split what it holds"
 
+_FOOTER: Wanted = {
+    2: dict.fromkeys((1, 2, 3, 4, 5)),
+    3: None,
+    4: {1: {3: dict.fromkeys((5, 7, 9, 11))}, 3: None},
+}
+_HEADER: Wanted = {
+    **dict.fromkeys((1, 2, 3)),
+    **dict.fromkeys((5, 7), dict.fromkeys((1, 2))),
+    8: dict.fromkeys((1, 4)),
+}
+"""What is looked at of them: statistics may be long, and fields may be anything that is unknown."""
 _WINDOW_BYTES = 2**12
 _MAX_HEADER_BYTES = 2**24
 """As in Arrow: statistics in a header may hold whole cells."""
@@ -106,7 +125,7 @@ def read_chunks(
         (length,) = struct.unpack("<I", _read(file, size - 8, 4))
         end = size - 8 - length
         try:
-            footer = ThriftReader(_read(file, end, length)).struct()
+            footer = ThriftReader(_read(file, end, length)).struct(_FOOTER)
         except IndexError:
             raise ValueError("a footer without end") from None
         leaves = list(_leaves(list_of(footer, 2)))
@@ -252,9 +271,9 @@ def _page_header(file: BinaryIO, start: int) -> tuple[Struct, int]:
         data = _read(file, start, window)
         reader = ThriftReader(data)
         try:
-            return reader.struct(), reader.place
+            return reader.struct(_HEADER), reader.place
         except IndexError:
-            if len(data) < window or window > _MAX_HEADER_BYTES:
+            if len(data) < window or window >= _MAX_HEADER_BYTES:
                 raise ValueError("a page header without end") from None
             window *= 16
 

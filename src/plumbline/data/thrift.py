@@ -1,5 +1,6 @@
 """Thrift's compact protocol, as far as Parquet uses it for footers and headers of pages."""
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 _MAX_DEPTH = 32
@@ -13,6 +14,9 @@ Value = TypeVar("Value")
 
 Struct = dict[int, object]
 """Number of a field -> its value."""
+
+Wanted = Mapping[int, "Wanted | None"]
+"""Fields to keep -> those to keep of the structs in there; None: all of them."""
 
 
 def int_of(fields: object, number: int) -> int:
@@ -53,16 +57,25 @@ class ThriftReader:
         """Begin in front."""
         self.data, self.place = data, 0
 
-    def struct(self, depth: int = 0) -> Struct:
-        """Read a struct to its end."""
+    def struct(self, wanted: Wanted | None = None, depth: int = 0) -> Struct:
+        """Read a struct to its end; fields that are not wanted take no memory.
+
+        Raises:
+            ValueError: it is damaged.
+        """
         fields: Struct = {}
         number = 0
         while head := self.byte():
             number = number + (head >> 4) if head >> 4 else self.zigzag()
-            fields[number] = self.value(head & 15, depth)
+            if wanted is None:
+                fields[number] = self.value(head & 15, None, depth)
+            elif number in wanted:
+                fields[number] = self.value(head & 15, wanted[number], depth)
+            else:
+                self.skip(head & 15, depth)
         return fields
 
-    def value(self, kind: int, depth: int = 0) -> object:
+    def value(self, kind: int, wanted: Wanted | None = None, depth: int = 0) -> object:
         """Read a value of a type."""
         if depth > _MAX_DEPTH:
             raise ValueError("nested too deep")
@@ -77,19 +90,36 @@ class ThriftReader:
         if kind == _BINARY:
             return self._bytes(self.varint())
         if kind in (_LIST, _SET):
-            return self._list(depth + 1)
+            count, item = self._list_head()
+            return [self.value(item, wanted, depth + 1) for _ in range(count)]
         if kind == _STRUCT:
-            return self.struct(depth + 1)
+            return self.struct(wanted, depth + 1)
         raise ValueError(f"no type {kind} in a footer")
 
-    def _list(self, depth: int) -> list[object]:
+    def skip(self, kind: int, depth: int = 0) -> None:
+        """Pass over a value of a type, of which nothing is kept."""
+        if depth > _MAX_DEPTH:
+            raise ValueError("nested too deep")
+        if kind in (_LIST, _SET):
+            count, item = self._list_head()
+            for _ in range(count):
+                self.skip(item, depth + 1)
+        elif kind == _STRUCT:
+            while head := self.byte():
+                if not head >> 4:
+                    self.zigzag()
+                self.skip(head & 15, depth + 1)
+        else:
+            self.value(kind, None, depth)
+
+    def _list_head(self) -> tuple[int, int]:
+        """How many items a list has, and their type."""
         head = self.byte()
-        count, kind = head >> 4, head & 15
+        count, item = head >> 4, head & 15
         if count == 15:
             count = self.varint()
-        if kind in (_TRUE, _FALSE):  # in a list a truth value has a byte of its own
-            return [self.byte() == _TRUE for _ in range(count)]
-        return [self.value(kind, depth) for _ in range(count)]
+        # In a list a truth value has a byte of its own.
+        return count, _BYTE if item in (_TRUE, _FALSE) else item
 
     def byte(self) -> int:
         """Read a byte."""
