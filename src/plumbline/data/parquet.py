@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from plumbline.data.byte_columns import as_bytes, cut_rows, decode_column, is_byte_type
+from plumbline.data.column_types import same_values
 from plumbline.data.columns import MAX_CELL_BYTES
 from plumbline.data.nested_fields import find_type, pick_column
 from plumbline.data.parquet_pages import ALLOWED, BadPage, Chunk, read_chunks
@@ -167,7 +168,7 @@ def matching_columns(
         has.add(name)
         if isinstance(found, str):
             wrong.append(f"{name} is there twice")
-        elif not _same_values(found, expected) and not (also and also(name, found)):
+        elif not same_values(found, expected) and not (also and also(name, found)):
             wrong.append(f"{name} is {found}")
     if wrong:
         wanted = ", ".join(f"{name} {kind}" for name, kind in required.items())
@@ -177,29 +178,6 @@ def matching_columns(
             f"found {_shorten(there) or 'none'}"
         )
     return frozenset(has)
-
-
-def _same_values(found: pa.DataType, expected: pa.DataType) -> bool:
-    return pa.types.is_null(found) or _family(found) == _family(expected)
-
-
-def _family(kind: pa.DataType) -> str:
-    if pa.types.is_dictionary(kind):
-        return _family(kind.value_type)
-    for name, tests in {
-        "string": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
-        "binary": (
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-            pa.types.is_binary_view,
-            pa.types.is_fixed_size_binary,
-        ),
-        "integer": (pa.types.is_integer,),
-        "floating": (pa.types.is_floating,),
-    }.items():
-        if any(test(kind) for test in tests):
-            return name
-    return str(kind)
 
 
 def declare_splits(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
