@@ -1,6 +1,7 @@
 """No data stage takes more memory for ten times the rows, small or large."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -44,13 +45,26 @@ def test_ten_times_the_rows_take_no_more_memory(peaks: Peaks, stage: str) -> Non
 def clip_peaks(tmp_path_factory: pytest.TempPathFactory) -> Peaks:
     """As `peaks`, with few and many large cells among small ones, and one that is too large."""
     found: dict[int, dict[str, int]] = {}
-    for clips in (FEW_LARGE, MANY_LARGE):
+    for clips, runs in ((FEW_LARGE, 3), (MANY_LARGE, 1)):
         folder = tmp_path_factory.mktemp("clips")
         write_clips(folder, clips)
-        found[clips] = {stage: run_stage(stage, folder) for stage in CLIP_STAGES}
+        found[clips] = {stage: _highest(stage, folder, runs) for stage in CLIP_STAGES}
         shutil.rmtree(folder)
     few, many = found[FEW_LARGE], found[MANY_LARGE]
     return {stage: (few[stage], many[stage]) for stage in CLIP_STAGES}
+
+
+def _highest(stage: str, folder: Path, runs: int) -> int:
+    """The highest peak of some runs.
+
+    Arrow's allocator gives memory back after a moment, so that the peak of one run over few rows
+    depends on when that was: 429 to 486 MB of five runs of `validate`. Many rows are many moments.
+    """
+    peaks = []
+    for _ in range(runs):
+        shutil.rmtree(folder / "out" / stage, ignore_errors=True)
+        peaks.append(run_stage(stage, folder))
+    return max(peaks)
 
 
 @pytest.mark.slow
