@@ -5,10 +5,13 @@ belongs to the memory of one program, so that what the parent holds does not cou
 """
 
 import random
+import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -78,6 +81,33 @@ def write_inputs(folder: Path, rows: int) -> None:
                 plain.write(f"{line}\n")
 
 
+CLIP_FRAMES = 10_000_000
+"""Of 16 bits at 48,000 Hz: 208 s in 20 MB, of which a fifth differs from clip to clip."""
+HOSTILE_BYTES = 2**26 - 2**20
+"""Of a cell that is within what a cell may have, and beyond what a clip may."""
+
+
+def clip(number: int, frames: int, rate: int) -> bytes:
+    """A WAV of noise."""
+    noise = random.Random(number).randbytes(frames * 2 // 5)
+    body = (noise * 6)[: 2 * frames]
+    facts = struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16)
+    size = struct.pack("<I", 36 + len(body)), struct.pack("<I", len(body))
+    return b"RIFF" + size[0] + b"WAVEfmt " + facts + b"data" + size[1] + body
+
+
+def write_clips(folder: Path, large: int) -> None:
+    """Write a folder of so many large clips, a hostile one and 200 small ones, of two labels."""
+    for label in "ab":
+        (folder / "audiofolder" / label).mkdir(parents=True)
+    clips = (
+        [(CLIP_FRAMES, 48_000)] * large + [(HOSTILE_BYTES // 2, 48_000)] + [(1600, 16_000)] * 200
+    )
+    for number, (frames, rate) in enumerate(clips):
+        path = folder / "audiofolder" / "ab"[number % 2] / f"{number:04d}.wav"
+        path.write_bytes(clip(number, frames, rate))
+
+
 def _prepare(source: dict[str, object]) -> Callable[[Path, Path], None]:
     def run(folder: Path, out: Path) -> None:
         from plumbline.sources.registry import SOURCES, write_raw
@@ -88,32 +118,35 @@ def _prepare(source: dict[str, object]) -> Callable[[Path, Path], None]:
     return run
 
 
-def _validate(raw: Path, out: Path) -> None:
+def _validate(view: list[str], level: str, workers: int, raw: Path, out: Path) -> None:
+    from plumbline.engines.local import LocalEngine
     from plumbline.validation.settings import ValidationConfig
     from plumbline.validation.validate import validate
 
     for name in ("clean", "quarantine"):
         (out / name).mkdir()
-    views = {"pair": ["image", "caption"]}
-    validate(raw, out / "clean", out / "quarantine", ValidationConfig(views=views))
+    config = ValidationConfig.model_validate({"views": {"pair": view}, "level": level})
+    validate(raw, out / "clean", out / "quarantine", config, engine=LocalEngine(workers))
 
 
-def _detect_shapes(clean: Path, out: Path) -> None:
+def _detect_shapes(view: list[str], clean: Path, out: Path) -> None:
     from plumbline.files import write_json
     from plumbline.shapes.detect import ShapesConfig, look_at
 
-    found = look_at(clean, ShapesConfig(), {"pair": ["image", "caption"]})
+    found = look_at(clean, ShapesConfig(), {"pair": view})
     write_json(out / "shapes.json", found.shapes)
     write_json(out / "distributions.json", found.distributions)
 
 
-def _tokenize_text(clean: Path, out: Path) -> None:
+def _tokenize_text(shapes: str, workers: int, clean: Path, out: Path) -> None:
+    from plumbline.engines.local import LocalEngine
     from plumbline.files import read_json
     from plumbline.tokenization.cache import build_cache
     from plumbline.tokenization.settings import TokenizeConfig
 
-    shapes = read_json(clean.parents[1] / "detect_shapes/shapes.json")
-    build_cache(clean, out, TokenizeConfig(max_tokens=64), shapes)
+    found = read_json(clean.parents[1] / shapes / "shapes.json")
+    config = TokenizeConfig(max_tokens=64)
+    build_cache(clean, out, config, found, engine=LocalEngine(workers))
 
 
 def _report(predictions: Path, out: Path) -> None:
@@ -137,10 +170,21 @@ SOURCES: dict[str, dict[str, object]] = {
 STAGES: dict[str, Callable[[Path, Path], None]] = {
     **{f"prepare-{name}": _prepare(source) for name, source in SOURCES.items()},
     "prepare-parts": _prepare({"source": "parts", "parts": {"one": SOURCES["csv"]}}),
-    "validate": _validate,
-    "detect_shapes": _detect_shapes,
-    "tokenize_text": _tokenize_text,
+    "validate": partial(_validate, ["image", "caption"], "full", 1),
+    "detect_shapes": partial(_detect_shapes, ["image", "caption"]),
+    "tokenize_text": partial(_tokenize_text, "detect_shapes", 1),
     "report": _report,
+}
+CLIPS = ["audio", "label"]
+CLIP_STAGES: dict[str, Callable[[Path, Path], None]] = {
+    "prepare-clips": _prepare({"source": "audiofolder"}),
+    "validate-clips-cheap": partial(_validate, CLIPS, "cheap", 1),
+    "validate-clips-header": partial(_validate, CLIPS, "header", 1),
+    "validate-clips": partial(_validate, CLIPS, "full", 1),
+    "validate-clips-2": partial(_validate, CLIPS, "full", 2),
+    "detect_shapes-clips": partial(_detect_shapes, CLIPS),
+    "tokenize_text-clips": partial(_tokenize_text, "detect_shapes-clips", 1),
+    "tokenize_text-clips-2": partial(_tokenize_text, "detect_shapes-clips", 2),
 }
 INPUTS = {
     **{f"prepare-{name}": name for name in SOURCES},
@@ -149,25 +193,64 @@ INPUTS = {
     "detect_shapes": "out/validate/clean",
     "tokenize_text": "out/validate/clean",
     "report": "parquet",
+    "prepare-clips": "audiofolder",
+    **{name: "out/prepare-clips" for name in CLIP_STAGES if name.startswith("validate")},
+    **{
+        name: "out/validate-clips/clean"
+        for name in CLIP_STAGES
+        if name.startswith(("detect", "tokenize"))
+    },
 }
 """Stage -> the folder that it reads: an input, or what a stage before has written."""
 
 
 def run_stage(stage: str, folder: Path) -> int:
-    """Run a stage on what lies in `folder` in a fresh process, and return its peak in MB."""
+    """Run a stage on what lies in `folder` in a fresh process, and return its peak in MB.
+
+    Where it starts processes, it is what all of them held together at one moment.
+    """
     out = folder / "out" / stage
     out.mkdir(parents=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.stage_memory", stage, folder / INPUTS[stage], out],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return int(done.stdout)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.faults.stage_memory",
+        stage,
+        folder / INPUTS[stage],
+        out,
+    ]
+    together = 0
+    with (
+        (out / "log").open("w+") as log,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True) as run,
+    ):
+        while run.poll() is None:
+            together = max(together, _held_mb(run.pid))
+            time.sleep(0.02)
+        log.seek(0)
+        assert run.returncode == 0, log.read()[-2000:]
+        assert run.stdout is not None
+        return max(together, int(run.stdout.read()))
+
+
+def _held_mb(pid: int) -> int:
+    """Resident memory of a process and all below it, in MB."""
+    parents, held = {}, {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            lines = status.read_text(encoding="utf-8").splitlines()
+        except OSError:  # it has just ended
+            continue
+        facts = dict(line.split(":", 1) for line in lines if ":" in line)
+        number = int(status.parent.name)
+        parents[number] = int(facts["PPid"])
+        held[number] = int(facts.get("VmRSS", "0 kB").split()[0])
+    below = {pid}
+    while more := {one for one, parent in parents.items() if parent in below} - below:
+        below |= more
+    return sum(held.get(one, 0) for one in below) // 1000
 
 
 if __name__ == "__main__":
-    STAGES[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    {**STAGES, **CLIP_STAGES}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
     print(peak_mb())

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from plumbline.data.byte_columns import as_bytes, cut_rows, decode_column, is_byte_type
+from plumbline.data.column_types import same_values
 from plumbline.data.columns import MAX_CELL_BYTES
 from plumbline.data.nested_fields import find_type, pick_column
 from plumbline.data.parquet_pages import ALLOWED, BadPage, Chunk, read_chunks
@@ -167,7 +168,7 @@ def matching_columns(
         has.add(name)
         if isinstance(found, str):
             wrong.append(f"{name} is there twice")
-        elif not _same_values(found, expected) and not (also and also(name, found)):
+        elif not same_values(found, expected) and not (also and also(name, found)):
             wrong.append(f"{name} is {found}")
     if wrong:
         wanted = ", ".join(f"{name} {kind}" for name, kind in required.items())
@@ -177,29 +178,6 @@ def matching_columns(
             f"found {_shorten(there) or 'none'}"
         )
     return frozenset(has)
-
-
-def _same_values(found: pa.DataType, expected: pa.DataType) -> bool:
-    return pa.types.is_null(found) or _family(found) == _family(expected)
-
-
-def _family(kind: pa.DataType) -> str:
-    if pa.types.is_dictionary(kind):
-        return _family(kind.value_type)
-    for name, tests in {
-        "string": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
-        "binary": (
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-            pa.types.is_binary_view,
-            pa.types.is_fixed_size_binary,
-        ),
-        "integer": (pa.types.is_integer,),
-        "floating": (pa.types.is_floating,),
-    }.items():
-        if any(test(kind) for test in tests):
-            return name
-    return str(kind)
 
 
 def declare_splits(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
@@ -310,6 +288,7 @@ def iter_encoded_batches(
                 shared = [name for name in byte_columns if together and _is_shared(name, chunks)]
                 if tuple(shared) not in files:
                     files[tuple(shared)] = others.enter_context(open_parquet(path, shared))
+                stop = row + count
                 for batch in files[tuple(shared)].iter_batches(
                     rows, row_groups=[group], columns=list(columns), use_threads=False
                 ):
@@ -317,10 +296,15 @@ def iter_encoded_batches(
                     _check_cells(canonical, row)
                     yield canonical
                     row += batch.num_rows
+                if row != stop:
+                    raise ValueError(f"{count - stop + row} of {count} rows can be read")
         except BadPage as error:
             raise DataError(f"{path}: row group {group}, {error}") from None
         except _DAMAGE as error:
-            raise DataError(f"{path}: damaged in row group {group} ({_one_line(error)})") from None
+            raise DataError(
+                f"{path}: damaged in row group {group} ({_one_line(error)}); get or write the file "
+                "again, or take it out"
+            ) from None
 
 
 def _is_shared(column: str, chunks: Sequence[Chunk]) -> bool:
@@ -332,12 +316,14 @@ def _plan(chunks: Sequence[Chunk], group_rows: int, batch_rows: int) -> tuple[in
     """How many rows of a row group make a batch, and whether pyarrow may keep its values together.
 
     It reads a column as dictionaries by collecting all values that the row group has up to there.
-    Otherwise a value that is stored once is copied to each of its rows.
+    Otherwise, and where it cannot do that, a value that is stored once is copied to each of its
+    rows.
     """
     size = sum(chunk.size for chunk in chunks)
     rows = min(batch_rows, BATCH_BYTES * max(group_rows, 1) // max(size, 1))
     kept = [chunk.shared if chunk.only_dictionary else chunk.size for chunk in chunks]
-    if max(kept, default=0) <= _COLLECTED_BYTES:
+    copied = any(chunk.only_copies for chunk in chunks)
+    if max(kept, default=0) <= _COLLECTED_BYTES and not copied:
         return max(1, rows), True
     shared = max(chunk.shared for chunk in chunks)
     return max(1, min(rows, _COPIED_BYTES // max(shared, 1))), False

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from plumbline.data.parquet_pages import ThriftReader
+from plumbline.data.thrift import ThriftReader
 
 _MAGIC = b"PAR1"
 _NUM_ROWS, _ROW_GROUPS = 3, 4
@@ -90,7 +90,7 @@ def _read_footer(file: BinaryIO) -> _Footer:
             groups = [_cut_struct(reader) for _ in range(_list_size(reader))]
             return _Footer(data[:head], rows, groups, data[reader.place :], place - length)
         else:
-            reader.value(mark & 15)
+            reader.skip(mark & 15)
     raise ValueError("a footer without the number of rows in front of row groups")
 
 
@@ -101,7 +101,7 @@ def _list_size(reader: ThriftReader) -> int:
 
 def _cut_struct(reader: ThriftReader) -> bytes:
     start = reader.place
-    reader.struct()
+    reader.skip(_STRUCT)
     return reader.data[start : reader.place]
 
 
@@ -129,7 +129,7 @@ def _move(reader: ThriftReader, out: bytearray, places: Offsets, shift: int) -> 
         number += mark >> 4
         start, kind = reader.place, mark & 15
         if number not in places:
-            reader.value(kind)
+            reader.skip(kind)
             out += reader.data[start : reader.place]
             continue
         inner = places[number]

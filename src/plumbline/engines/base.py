@@ -6,7 +6,7 @@ that is computed and never what comes of it: outputs have the same bytes with an
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from plumbline.registry import load_attribute
 
@@ -25,6 +25,15 @@ _PLACES = {
 }
 
 
+AHEAD_BYTES = 2**27
+"""Of items that are under way, beside one for each process: a few clips of many minutes."""
+
+
+def one_byte(item: object) -> int:
+    """Weigh items that all are small."""
+    return 1
+
+
 class Work(NamedTuple):
     """What is done to items, in words for messages."""
 
@@ -35,6 +44,8 @@ class Work(NamedTuple):
     pays: bool = True
     """Whether an item takes much longer than it takes to send it and its result: other processes
     of this machine are only used for it then, or where the environment asks for them."""
+    weigh: Callable[[Any], int] = one_byte
+    """Bytes that an item and its result take while they wait, where some take very many."""
 
 
 class Engine(Protocol):

@@ -46,8 +46,9 @@ class LocalEngine:
         if isinstance(items, Sized):
             known, rest = len(items), iter(items)
         else:  # so many of them as decide on the number of processes
-            first = list(islice(items, _ITEMS_A_WORKER * (self._workers or count_cores())))
-            known, rest = len(first), chain(first, items)
+            items = iter(items)
+            first = deque(_take_first(items, self._workers, work))
+            known, rest = len(first), chain(_drain(first), items)
         workers = self._workers or count_workers(known)
         if workers == 1:
             yield from map(function, rest)
@@ -57,7 +58,7 @@ class LocalEngine:
         context.set_forkserver_preload([getattr(function, "__module__", None) or __name__])
         with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
             try:
-                yield from _in_order(pool, function, rest, workers)
+                yield from _in_order(pool, function, rest, workers, work)
             except BrokenProcessPool:
                 raise DataError(
                     f"a process that {work.done} {work.what} was ended from outside, as the system "
@@ -92,14 +93,38 @@ def _in_order(
     function: Callable[[Item], Result],
     items: Iterator[Item],
     workers: int,
+    work: Work,
 ) -> Iterator[Result]:
-    ahead: deque[Future[Result]] = deque()
+    ahead: deque[tuple[Future[Result], int]] = deque()
+    held = 0
     for item in items:
-        ahead.append(pool.submit(function, item))
+        size = work.weigh(item)
+        while len(ahead) >= workers and held + size > base.AHEAD_BYTES:
+            held -= ahead[0][1]
+            yield ahead.popleft()[0].result(base.ITEM_S)
+        ahead.append((pool.submit(function, item), size))
+        held += size
         if len(ahead) >= _ITEMS_A_WORKER * workers:
-            yield ahead.popleft().result(base.ITEM_S)
+            held -= ahead[0][1]
+            yield ahead.popleft()[0].result(base.ITEM_S)
     while ahead:
-        yield ahead.popleft().result(base.ITEM_S)
+        yield ahead.popleft()[0].result(base.ITEM_S)
+
+
+def _take_first(items: Iterator[Item], workers: int | None, work: Work) -> Iterator[Item]:
+    """Take so many items that they decide on the number of processes, and not much memory."""
+    most = _ITEMS_A_WORKER * (workers or count_cores())
+    enough, held = workers or count_workers(most), 0
+    for number, item in enumerate(islice(items, most), 1):
+        yield item
+        held += work.weigh(item)
+        if number >= enough and held > base.AHEAD_BYTES:
+            return
+
+
+def _drain(items: deque[Item]) -> Iterator[Item]:
+    while items:
+        yield items.popleft()
 
 
 def count_cores() -> int:

@@ -280,8 +280,11 @@ class _CacheWriter:
             if field.name not in columns
         }
         rows = pa.RecordBatch.from_pydict({**columns, **empty}, schema)
-        media = self._media.items()
-        chunks = [chunk for name, one in media for chunk in cut_media(name, one.take_met())]
+        chunks = [
+            chunk
+            for name, one in self._media.items()
+            for chunk in cut_media(name, one.take_met(), one.decoded_bytes)
+        ]
         # A batch that brings nothing new still has its turn.
         chunks = [*chunks, *cut_texts(texts)] or [Chunk()]
         return Numbered(rows, len(chunks), {name: [] for name in self._media}), chunks

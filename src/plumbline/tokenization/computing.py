@@ -19,11 +19,13 @@ from plumbline.engines.base import Engine, Work
 from plumbline.tokenization.stores import Decoded
 from plumbline.tokenization.tokenizer import as_plain_text
 
-CACHING = Work("cached", "values", pays=False)
 TEXTS_BYTES = 2**20
 """Of text that is encoded at once: the tokenizer holds some 150 bytes for each token."""
 MEDIA_BYTES, MEDIA_AT_ONCE = 2**18, 32
 """Of media that are decoded at once: some chunks wait, decoded, for their turn to be written."""
+DECODED_BYTES = 2**23
+"""What media of a chunk are decoded to, or one of them alone: ten minutes of silence take some kB
+encoded and 40 MB decoded."""
 
 
 class Chunk(NamedTuple):
@@ -35,12 +37,20 @@ class Chunk(NamedTuple):
     rows: Sequence[int] = ()
     """Of each medium, the row of its batch that it was met in first."""
     media: Sequence[bytes] = ()
+    decoded_bytes: int = 0
+    """Of all of its media."""
+
+    def weight(self) -> int:
+        """Bytes that its media take, encoded and decoded."""
+        return self.decoded_bytes + sum(map(len, self.media))
+
+
+CACHING = Work("cached", "values", pays=False, weigh=Chunk.weight)
 
 
 class Computed(NamedTuple):
-    """A chunk, and what its values came to."""
+    """What the values of a chunk came to."""
 
-    chunk: Chunk
     decoded: Sequence[Decoded]
     ids: Sequence[NDArray[np.int32]]
 
@@ -76,10 +86,10 @@ class Computing:
         """
         decoded = [self._decoders[chunk.column](data) for data in chunk.media]
         if not chunk.texts:
-            return Computed(chunk, decoded, [])
+            return Computed(decoded, [])
         assert self._tokenizer is not None, "there is text, so shapes.json has it"
         found = self._tokenizer.encode_batch_fast(list(chunk.texts), add_special_tokens=False)
-        return Computed(chunk, decoded, [np.array(one.ids, np.int32) for one in found])
+        return Computed(decoded, [np.array(one.ids, np.int32) for one in found])
 
     def __getstate__(self) -> tuple[Mapping[str, Callable[[bytes], Decoded]], str | None]:
         return self._decoders, self._tokenizer.to_str() if self._tokenizer else None
@@ -107,14 +117,17 @@ def compute(
         write: writes media, and says in which rows they say nothing.
     """
     pending: deque[Numbered] = deque()
+    sent: deque[Chunk] = deque()
 
     def chunks() -> Iterator[Chunk]:
         for batch, found in batches:
             pending.append(batch)
-            yield from found
+            for chunk in found:
+                sent.append(chunk)
+                yield chunk
 
-    for chunk, decoded, ids in engine.map(computing, chunks(), CACHING):
-        batch = pending[0]
+    for decoded, ids in engine.map(computing, chunks(), CACHING):
+        batch, chunk = pending[0], sent.popleft()
         batch.texts += chunk.texts
         batch.ids += ids
         if chunk.media:
@@ -124,20 +137,32 @@ def compute(
             yield pending.popleft()
 
 
-def cut_media(column: str, met: Sequence[tuple[int, bytes]]) -> Iterator[Chunk]:
-    """Cut media, each with the row that it was met in, into chunks."""
+def cut_media(
+    column: str, met: Sequence[tuple[int, bytes]], measure: Callable[[bytes], int]
+) -> Iterator[Chunk]:
+    """Cut media into chunks.
+
+    Args:
+        column: of the media.
+        met: each with the row that it was met in.
+        measure: says how many bytes a medium is decoded to.
+    """
     rows: list[int] = []
     media: list[bytes] = []
-    size = 0
+    size = room = 0
     for row, data in met:
+        decoded = measure(data)
+        if rows and room + decoded > DECODED_BYTES:
+            yield Chunk((), column, rows, media, room)
+            rows, media, size, room = [], [], 0, 0
         rows.append(row)
         media.append(data)
-        size += len(data)
+        size, room = size + len(data), room + decoded
         if size >= MEDIA_BYTES or len(rows) >= MEDIA_AT_ONCE:
-            yield Chunk((), column, rows, media)
-            rows, media, size = [], [], 0
+            yield Chunk((), column, rows, media, room)
+            rows, media, size, room = [], [], 0, 0
     if rows:
-        yield Chunk((), column, rows, media)
+        yield Chunk((), column, rows, media, room)
 
 
 def cut_texts(texts: Sequence[str]) -> Iterator[Chunk]:

@@ -1,6 +1,7 @@
 """The decoded-media files of a training cache: one writer per kind of medium."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Protocol
@@ -42,6 +43,14 @@ class MediaFile(Protocol):
         validation let it pass.
         """
 
+    def decoded_bytes(self, data: bytes) -> int:
+        """Bytes that a medium is decoded to, or a few more; it is not decoded.
+
+        Raises:
+            DataError: it cannot be, though validation let it pass.
+        """
+        ...
+
     def write(self, data: bytes, decoded: Decoded) -> bool:
         """Write the next one; whether it says nothing, which only decoding shows."""
         ...
@@ -59,6 +68,7 @@ class NumberedMedia:
         self._index, self._file = index, file
         self._met: list[tuple[int, bytes]] = []
         self.decode, self.facts = file.decode, file.facts
+        self.decoded_bytes = file.decoded_bytes
 
     def number(self, column: pa.Array) -> pa.Array:
         """The numbers of the media of a batch: int32 [rows]."""
@@ -103,6 +113,10 @@ class ImageFile:
         self.decode = partial(decode_pixels, size, _MODES[mode], resize or Resize())
         self._darkest, self._brightest = 255, 0
 
+    def decoded_bytes(self, data: bytes) -> int:
+        """See `MediaFile`: all have one size."""
+        return math.prod(self._size) * CHANNELS[self._mode]
+
     def write(self, data: bytes, decoded: Decoded) -> bool:
         """See `MediaFile`: whether the pixels have one colour."""
         self._store.add(data, decoded)
@@ -138,6 +152,8 @@ class ImageFile:
         return facts
 
 
+_SAMPLE_BYTES = 4
+"""Of a float32."""
 QUIET = 1e-4
 """Of full scale, some three steps of 16 bits: what changes by less is silence."""
 MOST_LEVEL = 2.0
@@ -169,6 +185,13 @@ class AudioFile(_RaggedFile):
         self._sample_rate, self._beyond_range = sample_rate, 0
         self.decode = partial(decode_clip, sample_rate)
 
+    def decoded_bytes(self, data: bytes) -> int:
+        """See `MediaFile`: as long as the header says."""
+        from plumbline.data.audio import read_audio_header  # as in `decode_clip`
+
+        with decoding("clip", data):
+            return int(read_audio_header(data).seconds * self._sample_rate + 1) * _SAMPLE_BYTES
+
     def write(self, data: bytes, decoded: Decoded) -> bool:
         """See `MediaFile`: whether the clip is silent."""
         self._beyond_range += float(np.abs(decoded).max()) > MOST_LEVEL
@@ -196,6 +219,10 @@ class FeatureFile(_RaggedFile):
         super().__init__(store, offsets)
         self._shape = shape
         self.decode = partial(decode_steps, shape["channels"])
+
+    def decoded_bytes(self, data: bytes) -> int:
+        """See `MediaFile`: a number takes one byte at least where it is stored."""
+        return len(data) * _SAMPLE_BYTES
 
     def write(self, data: bytes, decoded: Decoded) -> bool:
         """See `MediaFile`; of features `detect_shapes` has told."""
