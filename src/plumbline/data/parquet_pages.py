@@ -9,6 +9,7 @@ Source: github.com/apache/parquet-format, parquet.thrift; Thrift's compact proto
 
 import struct
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
@@ -21,6 +22,8 @@ MAX_RATIO = 16
 ALLOWED = f"where a cell may have {MAX_CELL_BYTES}; take the row out, or split what it holds"
 
 _WINDOW_BYTES = 2**12
+_KEPT_BYTES = 2**20
+"""A larger footer is not kept in memory."""
 _MAX_HEADER_BYTES = 2**24
 """As in Arrow: statistics in a header may hold whole cells."""
 _MAX_DEPTH = 32
@@ -76,10 +79,9 @@ def read_chunks(
     with path.open("rb") as file:
         size = file.seek(0, 2)
         (length,) = struct.unpack("<I", _read(file, size - 8, 4))
-        try:
-            footer = ThriftReader(_read(file, size - 8 - length, length)).struct()
-        except IndexError:
-            raise ValueError("a footer without end") from None
+        data = _read(file, size - 8 - length, length)
+        # Whoever reads a file in several shards asks for its footer once for each.
+        footer = _kept_footer(data) if length <= _KEPT_BYTES else _parse_footer(data)
         for group in _list(footer, 4)[slice(groups.start, groups.stop) if groups else slice(None)]:
             rows = max(1, _int(group, 3))
             named = ((_name(facts), facts) for facts in map(_facts, _list(group, 1)))
@@ -88,6 +90,16 @@ def read_chunks(
                 for name, facts in named
                 if any(f"{name}.".startswith(f"{column}.") for column in columns)
             ]
+
+
+def _parse_footer(data: bytes) -> Struct:
+    try:
+        return ThriftReader(data).struct()
+    except IndexError:
+        raise ValueError("a footer without end") from None
+
+
+_kept_footer = lru_cache(maxsize=2)(_parse_footer)
 
 
 def _facts(chunk: object) -> Struct:
@@ -207,10 +219,14 @@ class ThriftReader:
     def struct(self, depth: int = 0) -> Struct:
         """Read a struct to its end."""
         fields: Struct = {}
-        number = 0
-        while head := self.byte():
+        number, data = 0, self.data
+        while head := data[self.place]:
+            self.place += 1
             number = number + (head >> 4) if head >> 4 else self.zigzag()
-            fields[number] = self.value(head & 15, depth)
+            kind = head & 15
+            # Most are numbers, of which a footer has some twenty for each column of a row group.
+            fields[number] = self.zigzag() if kind in _INTEGERS else self.value(kind, depth)
+        self.place += 1
         return fields
 
     def value(self, kind: int, depth: int = 0) -> object:
@@ -256,12 +272,7 @@ class ThriftReader:
 
     def varint(self) -> int:
         """Read a number without a sign."""
-        number = self.data[self.place]
-        self.place += 1
-        if number < 128:  # as most are
-            return number
-        number &= 127
-        shift = 7
+        number = shift = 0
         while True:
             value = self.byte()
             number |= (value & 127) << shift
@@ -273,5 +284,9 @@ class ThriftReader:
 
     def zigzag(self) -> int:
         """Read a number with a sign."""
-        number = self.varint()
+        number = self.data[self.place]
+        if number < 128:  # as most are
+            self.place += 1
+        else:
+            number = self.varint()
         return (number >> 1) ^ -(number & 1)
