@@ -25,6 +25,7 @@ from plumbline.validation.digests import (
     digest_all,
     digest_media,
     key_within,
+    make_counted_keys,
     make_keys,
 )
 from plumbline.validation.faults import Fault
@@ -118,7 +119,7 @@ class RowJudge:
         }
         for name in compared_texts(self._rules.columns):
             column, is_good = content[name], ranks[name] == GOOD
-            keys = np.concatenate((make_keys(column.cells), np.zeros((1, 16), np.uint8)))
+            keys = np.concatenate((make_counted_keys(column.cells), np.zeros((1, 16), np.uint8)))
             columns[text_key(name)] = as_column(keys[column.rows], is_good)
         self._batches.append(pa.RecordBatch.from_pydict(columns, self._schema))
         self._memo.save()
