@@ -161,7 +161,8 @@ def _repeats(table: pa.Table, name: str) -> bool:
     if name == "sample_id" or not is_byte_type(column.type):
         return name != "sample_id"
     there = len(column) - column.null_count
-    return bool(there - pc.count_distinct(column).as_py() >= _REPEATED * there)
+    distinct = len(pc.unique(column)) - bool(column.null_count)
+    return bool(there - distinct >= _REPEATED * there)
 
 
 def _with_dictionary(group: pq.RowGroupMetaData) -> list[str]:
