@@ -173,6 +173,14 @@ class CleanCells(NamedTuple):
         """The clean form of those that were not plain, by position."""
         return {at: found.text.encode() for at, found in self.changed.items()}
 
+    def altered(self, cells: DistinctCells) -> dict[int, bytes]:
+        """The clean form of those that `cells` hold in another one, by position."""
+        return {
+            at: text
+            for at, text in self.bytes().items()
+            if self.changed[at].changes or text != cells.value(at)
+        }
+
 
 def clean_cells(cells: DistinctCells, rules: CellRules) -> CleanCells:
     """Judge distinct texts, and bring them into their clean form."""

@@ -42,9 +42,11 @@ def notes_schema(texts: Sequence[str]) -> pa.Schema:
             ("place", pa.float64()),
             # Whether the row names a group of its own.
             ("grouped", pa.bool_()),
-            # Bit masks of the views that the row satisfies, and of cells that are faulty, not null.
+            # Bit masks of the views that the row satisfies, of cells that are faulty, not null, and
+            # of good ones that are not in their clean form.
             ("views", pa.int64()),
             ("blank", pa.int64()),
+            ("altered", pa.int64()),
             # Number of the reason and what it says; null where the row on its own is fine.
             ("reason", pa.int8()),
             ("detail", pa.string()),
