@@ -268,7 +268,9 @@ def _new_partial(out: Path, *, alone: bool = False) -> Path:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with os.scandir(out.parent) as entries:  # a pattern would be compiled for each name
-            there = sorted(entry.name for entry in entries if entry.name.startswith(f".{out.name}."))
+            there = sorted(
+                entry.name for entry in entries if entry.name.startswith(f".{out.name}.")
+            )
         for name in there:
             left = _LEFT.fullmatch(name)
             if left is None or not name.startswith(f".{out.name}.{left[1]}-"):

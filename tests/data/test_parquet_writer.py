@@ -122,9 +122,7 @@ def with_dictionary(path: Path) -> list[set[str]]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("repeated", "images"), [(0, 0), (2, 0), (3, 1), (47, 1)]
-)
+@pytest.mark.parametrize(("repeated", "images"), [(0, 0), (2, 0), (3, 1), (47, 1)])
 def test_the_first_row_group_says_which_columns_get_dictionaries(
     repeated: int, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
