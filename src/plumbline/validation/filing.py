@@ -189,7 +189,7 @@ class RowFiler:
         moved[list(found.changed)] = len(column.dictionary) + np.arange(len(found.changed))
         places = np.where(moved[rows] < 0, places, moved[rows]).astype(np.int32)
         values = pa.concat_arrays(
-            [column.dictionary, pa.array(found.bytes().values(), pa.binary())]
+            [column.dictionary, pa.array(found.forms().values(), pa.binary())]
         )
         return pa.DictionaryArray.from_arrays(pa.array(places, mask=rows < 0), values)
 

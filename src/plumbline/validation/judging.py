@@ -306,7 +306,8 @@ def _altered_mask(content: Mapping[str, Judged]) -> Longs:
     bits = [
         column.is_altered().astype(np.int64) << bit for bit, column in enumerate(content.values())
     ]
-    return np.bitwise_or.reduce(bits)
+    mask: Longs = np.bitwise_or.reduce(bits)
+    return mask
 
 
 def _digest_used(name: str, column: Judged, places: Longs) -> tuple[Bytes, Bools]:
