@@ -120,7 +120,7 @@ def verdicts(raw: Path, out: Path, level: str) -> None:
     near = NearRows(out, config.leaks)
     table = RawTable(sorted(raw.iterdir()), out, columns[1:])
     judging = PassOne(["sample_id", "split", *columns], columns, config, notes, ROW_GROUP_ROWS)
-    seen = table.judge(judging, 1, near)
+    seen = table.judge(judging, LocalEngine(1), near)
     settle(table.verdicts, near, config, seen.splits)
     assert table.verdicts.good.all(), "all images are good"
 

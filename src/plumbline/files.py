@@ -267,13 +267,17 @@ def _new_partial(out: Path, *, alone: bool = False) -> Path:
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for stale in sorted(out.parent.glob(f".{out.name}.*-*")):
-            left = _LEFT.fullmatch(stale.name)
-            if left is None or not left[0].startswith(f".{out.name}.{left[1]}-"):
+        with os.scandir(out.parent) as entries:  # a pattern would be compiled for each name
+            there = sorted(
+                entry.name for entry in entries if entry.name.startswith(f".{out.name}.")
+            )
+        for name in there:
+            left = _LEFT.fullmatch(name)
+            if left is None or not name.startswith(f".{out.name}.{left[1]}-"):
                 continue
             pid = int(left[2])
             if alone or pid == os.getpid() or not _is_running(pid):
-                _remove(stale)
+                _remove(out.with_name(name))
     except OSError as error:
         raise describe_os_error(error, out) from error
     return out.with_name(f".{out.name}.partial-{os.getpid()}")

@@ -106,3 +106,46 @@ def test_a_file_that_goes_on_has_the_bytes_of_one_that_was_written_at_once(
     whole = write(tmp_path / "whole.parquet", data, 33)
     assert (tmp_path / "on.parquet").read_bytes() == whole.read_bytes()
     assert pq.read_table(tmp_path / "on.parquet").to_pylist() == data
+
+
+def with_dictionary(path: Path) -> list[set[str]]:
+    """Of each row group the columns that have a dictionary."""
+    metadata = pq.ParquetFile(path).metadata
+    groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
+    return [
+        {
+            column.path_in_schema
+            for column in map(group.column, range(group.num_columns))
+            if column.has_dictionary_page
+        }
+        for group in groups
+    ]
+
+
+@pytest.mark.parametrize(("repeated", "images"), [(0, 0), (2, 0), (3, 1), (47, 1)])
+def test_the_first_row_group_says_which_columns_get_dictionaries(
+    repeated: int, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_writer, "ROW_GROUP_ROWS", 48)
+    data = rows(48 * 3)
+    for at, row in enumerate(data):
+        # Of the first group so many repeat an image of theirs; of the others all do.
+        row["image"] = b"%d" % (0 if at <= repeated else at) if at < 48 else b"again"
+    path = write(tmp_path / "part.parquet", data, 11)
+    expected = {"rank", *(["image"] if images else [])}
+    assert with_dictionary(path) == [expected] * 3
+    assert pq.read_table(path).to_pylist() == data
+    begun = write(tmp_path / "begun.parquet", data[:100], 7)
+    with RowGroupWriter(tmp_path / "on.parquet", SCHEMA, begun=begun) as writer:
+        writer.write(pa.RecordBatch.from_pylist(data[100:], schema=SCHEMA))
+    assert (tmp_path / "on.parquet").read_bytes() == path.read_bytes()
+
+
+def test_a_column_without_a_value_counts_as_one_that_repeats(tmp_path: Path) -> None:
+    data = [{**row, "image": None} for row in rows(20)]
+    assert with_dictionary(write(tmp_path / "part.parquet", data, 20)) == [{"image", "rank"}]
+
+
+def test_media_have_no_statistics(tmp_path: Path) -> None:
+    group = pq.ParquetFile(write(tmp_path / "part.parquet", rows(20), 20)).metadata.row_group(0)
+    assert [group.column(at).is_stats_set for at in range(3)] == [True, False, True]

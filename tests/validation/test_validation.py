@@ -10,9 +10,13 @@ import pytest
 from PIL import Image
 
 from plumbline.config import Config, check_config
+from plumbline.data.byte_columns import DistinctCells
 from plumbline.data.columns import CANONICAL
 from plumbline.errors import ConfigError, DataError
+from plumbline.validation import cells as cells_module
+from plumbline.validation import filing
 from plumbline.validation import validate as validation
+from plumbline.validation.cells import CellRules, CleanCells
 from plumbline.validation.report import Report
 from plumbline.validation.settings import ValidationConfig
 from tests.validation.validation_run import (
@@ -159,6 +163,23 @@ def test_text_is_cleaned_and_every_change_is_counted(run: Run) -> None:
     captions = [row["caption"] for row in run.rows("train")]
     assert captions == ["caf\u00e9", "ab", "ab", "untouched \u200d"]
     assert run.report["cleaned"] == {"caption": {"nfc": 1, "bom": 2, "control": 2}}
+
+
+def test_texts_that_are_clean_as_they_came_are_looked_at_in_one_pass(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[bytes] = []
+
+    def clean_cells(cells: DistinctCells, rules: CellRules) -> CleanCells:
+        looked_at.extend(map(cells.value, range(len(cells.starts))))
+        return cells_module.clean_cells(cells, rules)
+
+    monkeypatch.setattr(filing, "clean_cells", clean_cells)
+    rows = [good(number, caption=f"caf\u00e9 {number}") for number in range(8)]
+    run.write(rows).validate(split=NO_VAL)
+    assert looked_at == []
+    assert [row["caption"] for row in run.rows("train")] == [row["caption"] for row in rows]
+    assert run.report["cleaned"] == {}
 
 
 def test_a_faulty_row_does_not_take_the_place_of_a_good_one(run: Run) -> None:

@@ -10,6 +10,7 @@ Source: github.com/apache/parquet-format, parquet.thrift.
 
 import struct
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -43,6 +44,8 @@ _HEADER: Wanted = {
 }
 """What is looked at of them: statistics may be long, and fields may be anything that is unknown."""
 _WINDOW_BYTES = 2**12
+_KEPT_BYTES = 2**20
+"""A larger footer is not kept in memory."""
 _MAX_HEADER_BYTES = 2**24
 """As in Arrow: statistics in a header may hold whole cells."""
 _SLACK_BYTES = 100
@@ -124,10 +127,9 @@ def read_chunks(
         size = file.seek(0, 2)
         (length,) = struct.unpack("<I", _read(file, size - 8, 4))
         end = size - 8 - length
-        try:
-            footer = ThriftReader(_read(file, end, length)).struct(_FOOTER)
-        except IndexError:
-            raise ValueError("a footer without end") from None
+        data = _read(file, end, length)
+        # Whoever reads a file in several shards asks for its footer once for each.
+        footer = _kept_footer(data) if length <= _KEPT_BYTES else _parse_footer(data)
         leaves = list(_leaves(list_of(footer, 2)))
         wanted = [
             any(f"{leaf.name}.".startswith(f"{column}.") for column in columns) for leaf in leaves
@@ -143,6 +145,16 @@ def read_chunks(
         _check_places([_place(facts) for chunks in found for _, facts in chunks])
         for chunks, count in zip(found, rows[chosen], strict=True):
             yield [_measure(file, leaf, facts, count, end) for leaf, facts in chunks]
+
+
+def _parse_footer(data: bytes) -> Struct:
+    try:
+        return ThriftReader(data).struct(_FOOTER)
+    except IndexError:
+        raise ValueError("a footer without end") from None
+
+
+_kept_footer = lru_cache(maxsize=2)(_parse_footer)
 
 
 def _leaves(schema: Sequence[object]) -> Iterator[_Leaf]:

@@ -169,9 +169,17 @@ class CleanCells(NamedTuple):
     changed: dict[int, CleanText]
     """By position: those that were not plain."""
 
-    def bytes(self) -> dict[int, bytes]:
+    def forms(self) -> dict[int, bytes]:
         """The clean form of those that were not plain, by position."""
         return {at: found.text.encode() for at, found in self.changed.items()}
+
+    def altered(self, cells: DistinctCells) -> dict[int, bytes]:
+        """The clean form of those that `cells` hold in another one, by position."""
+        return {
+            at: text
+            for at, text in self.forms().items()
+            if self.changed[at].changes or text != cells.value(at)
+        }
 
 
 def clean_cells(cells: DistinctCells, rules: CellRules) -> CleanCells:

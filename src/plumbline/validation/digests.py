@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from plumbline.data.byte_columns import DistinctCells
 from plumbline.data.columns import MEDIA
+from plumbline.validation.murmur import murmur3
 
 Bytes = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
@@ -17,13 +19,15 @@ Longs = NDArray[np.int64]
 DIGEST, MEDIUM = pa.binary(16), pa.binary(17)
 """Of a text or an id; of an image, clip or array, which begins with a byte for the column."""
 _SHORT = 15
+_MURMUR_BYTES = 128
+"""Of longer values BLAKE2b takes less than numpy."""
 _LONG_MARK, _PART_MARK = 255, 254
 
 
 def digest_all(values: Iterable[bytes | memoryview], size: int = 16, salt: bytes = b"") -> Bytes:
     """Digests of values: [values, size]."""
-    make = hashlib.blake2b
-    joined = b"".join([make(value, digest_size=size, salt=salt).digest() for value in values])
+    make = partial(hashlib.blake2b, digest_size=size, salt=salt)
+    joined = b"".join([each.digest() for each in map(make, values)])
     return np.frombuffer(joined, np.uint8).reshape(-1, size)
 
 
@@ -39,12 +43,31 @@ def make_keys(cells: DistinctCells) -> Bytes:
 
     A short value stands for itself, with its length behind it; a longer one is hashed.
     """
-    keys = np.empty((len(cells.starts), _SHORT + 1), np.uint8)
-    keys[:, :_SHORT] = cells.heads(_SHORT)
-    keys[:, _SHORT] = np.minimum(cells.lengths, _SHORT)
+    keys = _short_keys(cells)
     long = np.flatnonzero(cells.lengths > _SHORT)
     keys[long, :_SHORT] = digest_all(cells.views(long), _SHORT)
-    keys[long, _SHORT] = _LONG_MARK
+    return keys
+
+
+def make_counted_keys(cells: DistinctCells) -> Bytes:
+    """As `make_keys`, in a fraction of the time, where being equal is only counted: [values, 16].
+
+    Two values with one key can be made on purpose, and have none by chance.
+    """
+    keys = _short_keys(cells)
+    long = np.flatnonzero((cells.lengths > _SHORT) & (cells.lengths <= _MURMUR_BYTES))
+    some = cells._replace(starts=cells.starts[long], ends=cells.ends[long])
+    keys[long, :_SHORT] = murmur3(some)[:, :_SHORT]
+    longest = np.flatnonzero(cells.lengths > _MURMUR_BYTES)
+    keys[longest, :_SHORT] = digest_all(cells.views(longest), _SHORT)
+    return keys
+
+
+def _short_keys(cells: DistinctCells) -> Bytes:
+    """Keys of values that stand for themselves, and the mark of the others."""
+    keys = np.empty((len(cells.starts), _SHORT + 1), np.uint8)
+    keys[:, :_SHORT] = cells.heads(_SHORT)
+    keys[:, _SHORT] = np.where(cells.lengths > _SHORT, _LONG_MARK, cells.lengths)
     return keys
 
 

@@ -80,6 +80,9 @@ class RowFiler:
             quarantine / QUARANTINE, _QUARANTINE_SCHEMA, begun=begun and begun / QUARANTINE
         )
         self.counts = read_counts(begun, file_starts) if begun else Counts(file_starts)
+        for name in rules.columns:
+            if rules.of(name).clean:
+                self.counts.cleaned.setdefault(name, Counter())
         for split in self.counts.clean:
             self._open(split)
 
@@ -135,12 +138,14 @@ class RowFiler:
             columns["part"] = decode_column(batch.column("part")).fill_null(b"")
             for part, rows in _count(columns["part"]):
                 self._count_part(part, split, rows)
-        blank = notes.column("blank").to_numpy()
+        blank, altered = (notes.column(each).to_numpy() for each in ("blank", "altered"))
         for bit, name in enumerate(self._rules.columns):
             faulty = (blank >> bit & 1).astype(bool)
             if faulty.any():
                 self.counts.blanked[name] += int(faulty.sum())
-            columns[name] = self._clean_column(name, batch.column(name), faulty)
+            columns[name] = _without(batch.column(name), faulty)
+            if (altered >> bit & 1).any():
+                columns[name] = self._clean_column(name, columns[name])
         if "label" in columns:
             self._count_labels(columns)
         masks, uses = np.unique(notes.column("views").to_numpy(), return_counts=True)
@@ -167,24 +172,12 @@ class RowFiler:
             ]
             self.counts.labels.add(names[0], names[1], int(rows[at]))
 
-    def _clean_column(
-        self, name: str, column: pa.DictionaryArray, faulty: NDArray[np.bool_]
-    ) -> pa.DictionaryArray:
-        if faulty.any():
-            indices = pa.array(
-                column.indices.fill_null(0).to_numpy(),
-                mask=faulty | column.is_null().to_numpy(False),
-            )
-            column = pa.DictionaryArray.from_arrays(indices, column.dictionary)
+    def _clean_column(self, name: str, column: pa.DictionaryArray) -> pa.DictionaryArray:
         rules = self._rules.of(name)
-        if rules.clean is None:
-            return column
-        counts = self.counts.cleaned.setdefault(name, Counter())
+        counts = self.counts.cleaned[name]
         cells = distinct_cells(column)
         found = clean_cells(cells, rules)
         assert not found.faults, "pass one found these cells good"
-        if not found.changed:
-            return column
         rows = cells.row_value
         uses = np.bincount(rows[rows >= 0], minlength=len(cells.starts))
         for at, text in found.changed.items():
@@ -196,7 +189,7 @@ class RowFiler:
         moved[list(found.changed)] = len(column.dictionary) + np.arange(len(found.changed))
         places = np.where(moved[rows] < 0, places, moved[rows]).astype(np.int32)
         values = pa.concat_arrays(
-            [column.dictionary, pa.array(found.bytes().values(), pa.binary())]
+            [column.dictionary, pa.array(found.forms().values(), pa.binary())]
         )
         return pa.DictionaryArray.from_arrays(pa.array(places, mask=rows < 0), values)
 
@@ -272,6 +265,15 @@ def _groups(rows: pa.RecordBatch, notes: pa.Table) -> pa.BinaryArray:
     cells = distinct_cells(given)
     named = np.append(has_group(cells), False)[cells.row_value]
     return pc.if_else(pa.array(named), decode_column(given), groups)
+
+
+def _without(column: pa.DictionaryArray, faulty: NDArray[np.bool_]) -> pa.DictionaryArray:
+    """A column without the cells of some rows [rows]."""
+    if not faulty.any():
+        return column
+    mask = faulty | column.is_null().to_numpy(zero_copy_only=False)
+    indices = pa.array(column.indices.fill_null(0).to_numpy(), mask=mask)
+    return pa.DictionaryArray.from_arrays(indices, column.dictionary)
 
 
 def _count(column: pa.Array) -> Iterator[tuple[bytes, int]]:

@@ -1,6 +1,6 @@
 """Columns of a batch once their distinct values have been judged, and what that says of rows."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,8 @@ class Judged(NamedTuple):
     """By position of the value, -1 for the null."""
     digests: NDArray[np.uint8] | None = None
     """[values, 17]: of media, where they were needed to judge."""
+    altered: Collection[int] = ()
+    """Positions of the values that are not in their clean form."""
 
     def ranks(self) -> NDArray[np.int8]:
         """Say of each row whether its cell is good, null or faulty: [rows]."""
@@ -34,6 +36,12 @@ class Judged(NamedTuple):
         of_value[list(self.faults)] = FAULTY
         of_value[-1] = NULL
         return of_value[self.rows]
+
+    def is_altered(self) -> Bools:
+        """Whether the cell of each row is not in its clean form: [rows]."""
+        of_value = np.zeros(len(self.cells.starts) + 1, bool)
+        of_value[list(self.altered)] = True
+        return of_value[self.cells.row_value]  # the last place is that of the null, -1
 
     def good(self, row: int) -> bytes | None:
         """The cell of a row; None where it is of no use."""

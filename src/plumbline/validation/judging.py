@@ -25,6 +25,7 @@ from plumbline.validation.digests import (
     digest_all,
     digest_media,
     key_within,
+    make_counted_keys,
     make_keys,
 )
 from plumbline.validation.faults import Fault
@@ -111,6 +112,7 @@ class RowJudge:
             "grouped": grouped,
             "views": views,
             "blank": blank,
+            "altered": _altered_mask(content),
             "reason": reason,
             "detail": detail,
             "more": shown.others(good, self._schema.field("more").type),
@@ -118,7 +120,7 @@ class RowJudge:
         }
         for name in compared_texts(self._rules.columns):
             column, is_good = content[name], ranks[name] == GOOD
-            keys = np.concatenate((make_keys(column.cells), np.zeros((1, 16), np.uint8)))
+            keys = np.concatenate((make_counted_keys(column.cells), np.zeros((1, 16), np.uint8)))
             columns[text_key(name)] = as_column(keys[column.rows], is_good)
         self._batches.append(pa.RecordBatch.from_pydict(columns, self._schema))
         self._memo.save()
@@ -132,10 +134,11 @@ class RowJudge:
     def _judge_content(self, batch: pa.RecordBatch, name: str, parts: Judged) -> Judged:
         rules = self._rules.of(name)
         cells = distinct_cells(batch.column(name))
-        rows, digests = cells.row_value, None
+        rows, digests, altered = cells.row_value, None, dict[int, bytes]()
         if rules.clean is not None:
-            faults, changed = clean_cells(cells, rules)
-            cells = cells.replaced({at: text.text.encode() for at, text in changed.items()})
+            found = clean_cells(cells, rules)
+            faults, altered = found.faults, found.altered(cells)
+            cells = cells.replaced(altered)
         else:
             if name == "images":
                 rules = rules._replace(check=partial(check_images, judge=self._judge_image))
@@ -149,7 +152,7 @@ class RowJudge:
         named = {
             at: fault._replace(detail=f"{name}: {fault.detail}") for at, fault in faults.items()
         }
-        return Judged(rows, cells, named, digests)
+        return Judged(rows, cells, named, digests, altered.keys())
 
     def _digest(self, name: str, cells: DistinctCells, rules: CellRules) -> Bytes | None:
         """Digests of media that are looked up; of those that are too long they are of no use."""
@@ -296,6 +299,15 @@ def _blame_media(faults: RowFaults, media: _Media) -> None:
     if (media.counts > 1).any():
         fault = Fault("two_media", f"a row has one of {', '.join(MEDIA)} at most")
         faults.give(np.where(media.counts > 1, 0, -1), {0: fault})
+
+
+def _altered_mask(content: Mapping[str, Judged]) -> Longs:
+    """Bit masks of the cells that are not in their clean form: [rows]."""
+    bits = [
+        column.is_altered().astype(np.int64) << bit for bit, column in enumerate(content.values())
+    ]
+    mask: Longs = np.bitwise_or.reduce(bits)
+    return mask
 
 
 def _digest_used(name: str, column: Judged, places: Longs) -> tuple[Bytes, Bools]:

@@ -3,8 +3,9 @@
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from plumbline.validation.faults import Fault
 
@@ -38,17 +39,26 @@ class MediaMemo:
     """
 
     def __init__(self, path: Path) -> None:
+        """Use a file, which is opened when something is asked or saved."""
+        self._path = path
+        self._new: dict[bytes, JudgedMedium] = {}
+        self._known: dict[bytes, JudgedMedium | None] = {}
+
+    def open(self) -> Self:
         """Open the file, and create it where there is none; what is damaged begins anew."""
+        assert self._db, "a connection"
+        return self
+
+    @cached_property
+    def _db(self) -> sqlite3.Connection:
         try:
-            self._db = _connect(path)
+            return _connect(self._path)
         except sqlite3.OperationalError:  # it is in use, or the disk fails
             raise
         except sqlite3.DatabaseError:  # no such file any more, as after a loss of power
-            for file in path.parent.glob(f"{path.name}*"):
+            for file in self._path.parent.glob(f"{self._path.name}*"):
                 file.unlink(missing_ok=True)
-            self._db = _connect(path)
-        self._new: dict[bytes, JudgedMedium] = {}
-        self._known: dict[bytes, JudgedMedium | None] = {}
+            return _connect(self._path)
 
     def load(self, digests: Iterable[bytes]) -> None:
         """Look up together what `find` will be asked for."""
@@ -97,7 +107,8 @@ class MediaMemo:
 
     def close(self) -> None:
         """Release the file."""
-        self._db.close()
+        if "_db" in vars(self):
+            self._db.close()
 
 
 def _connect(path: Path) -> sqlite3.Connection:

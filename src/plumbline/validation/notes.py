@@ -42,9 +42,11 @@ def notes_schema(texts: Sequence[str]) -> pa.Schema:
             ("place", pa.float64()),
             # Whether the row names a group of its own.
             ("grouped", pa.bool_()),
-            # Bit masks of the views that the row satisfies, and of cells that are faulty, not null.
+            # Bit masks of the views that the row satisfies, of cells that are faulty, not null, and
+            # of good ones that are not in their clean form.
             ("views", pa.int64()),
             ("blank", pa.int64()),
+            ("altered", pa.int64()),
             # Number of the reason and what it says; null where the row on its own is fine.
             ("reason", pa.int8()),
             ("detail", pa.string()),
@@ -83,7 +85,7 @@ class Notes:
         }
         schema = self.rows.schema.with_metadata({_FACTS: json.dumps(facts).encode()})
         sink = pa.BufferOutputStream()
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
         with pa.ipc.new_file(sink, schema, options=options) as file:
             file.write_table(self.rows.replace_schema_metadata(schema.metadata))
         data = sink.getvalue().to_pybytes()
@@ -99,7 +101,8 @@ class Notes:
         """What such a file holds; None where there is none, or none that can be read."""
         if (data := _content(path)) is None:
             return None
-        table = pa.ipc.open_file(data).read_all()
+        options = pa.ipc.IpcReadOptions(use_threads=False)
+        table = pa.ipc.open_file(data, options=options).read_all()
         facts = json.loads(table.schema.metadata[_FACTS])
         lines = {bytes.fromhex(digest): lines for digest, lines in facts["lines"].items()}
         return cls(table.combine_chunks(), set(facts["splits"]), set(facts["parts"]), lines)

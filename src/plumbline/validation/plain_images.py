@@ -117,7 +117,8 @@ def _end_after_scan(cells: DistinctCells, at: Longs, scan: Longs) -> Bools:
     if last - first > SPAN_BYTES:
         return np.zeros(len(at), bool)
     data = cells.data[first:last]
-    found = np.flatnonzero((data[:-1] == 0xFF) & _MARKERS[data[1:]])
+    found = np.flatnonzero(data[:-1] == 0xFF)  # one byte in some hundred: what follows is looked up
+    found = found[_MARKERS[data[found + 1]]]
     kinds = np.append(data[found + 1], _END)
     found = np.append(found, len(data)) + first
     following = np.searchsorted(found, scan[at])
