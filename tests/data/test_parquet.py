@@ -118,6 +118,20 @@ def test_a_file_that_is_all_footer_has_no_rows(tmp_path: Path) -> None:
     assert rows_of(path, ["caption"]) == []
 
 
+@pytest.mark.parametrize("dictionary", [True, False, ["caption"]])
+def test_a_row_group_without_rows_has_none_and_those_beside_it_have_theirs(
+    dictionary: bool | list[str], tmp_path: Path
+) -> None:
+    path, table = tmp_path / "part.parquet", pa.table(ROWS)
+    write(path, table.slice(0, 0), use_dictionary=dictionary)
+    assert pq.ParquetFile(path).num_row_groups == 1
+    assert rows_of(path) == []
+    with pq.ParquetWriter(path, table.schema, use_dictionary=dictionary) as writer:
+        for part in (table.slice(0, 0), table, table.slice(0, 0)):
+            writer.write_table(part)
+    assert rows_of(path) == EXPECTED
+
+
 def test_a_column_name_that_is_not_utf8_is_damage_and_no_crash(tmp_path: Path) -> None:
     path = write(tmp_path / "part.parquet", store_schema=False)
     path.write_bytes(path.read_bytes().replace(b"caption", b"capti\xff\xfe"))
