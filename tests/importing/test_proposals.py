@@ -16,6 +16,7 @@ from plumbline.importing.layouts import recognise
 from plumbline.importing.sizes import Machine, Sizes, this_machine
 from plumbline.importing.subjects import Proposal
 from plumbline.importing.trial import try_rows
+from plumbline.sources.caption_rules import CaptionRule, fill_captions
 from plumbline.stages.prepare import PrepareConfig
 from tests.importing import layouts
 
@@ -206,6 +207,31 @@ def test_an_epoch_of_questions_is_as_long_as_its_images(tmp_path: Path) -> None:
         asked_images(tmp_path / f"{each}", each)
         epochs.append(train_of(proposed(tmp_path / f"{each}"))["trainer"]["epochs"])
     assert epochs[0] == epochs[1]
+
+
+def test_a_common_answer_tells_images_apart_where_a_question_seldom_has_it(tmp_path: Path) -> None:
+    colours = ("red", "green", "blue", "gray")
+    records = []
+    for number in range(80):
+        layouts.put(tmp_path / f"data/{number}.jpg", layouts.jpeg(number))
+        is_of, shot = colours[number % 4], {"image": f"{number}.jpg"}
+        records.append({**shot, "question": "which number?", "answer": f"{number % 20}"})
+        for one in colours:
+            yes, no = ("yes", "no") if one == is_of else ("no", "yes")
+            records.append({**shot, "question": f"is it {one} (all)?", "answer": yes})
+            records.append({**shot, "question": f"is it not {one}?", "answer": no})
+        records.append({**shot, "question": "is it odd?", "answer": ("no", "yes")[number % 2]})
+    layouts.put(tmp_path / "data/vqa.jsonl", layouts.lines(*records))
+    found = look(tmp_path / "data", "x", Asked(), tmp_path / "project", {})
+    assert "which many share unless" in found.files["conf/datasets/x.yaml"]
+    assert found.proposal is not None
+    rules = [CaptionRule(**rule) for rule in found.proposal.source["captions"]]  # type: ignore[attr-defined]
+    made = fill_captions(pa.RecordBatch.from_pylist(records), rules)
+    captions = {(row["question"], row["answer"]): row["caption"] for row in made.to_pylist()}
+    expected = [f"which number? {number}" for number in range(20)]
+    for one in colours:
+        expected += [f"is it {one} (all)? yes", f"is it not {one}? no"]
+    assert sorted(filter(None, captions.values())) == sorted(expected)
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -58,6 +58,8 @@ class Trial:
     """What the source and the validation have to say."""
     parted_groups: int = 0
     """Groups with rows in several splits, as given ones may part them."""
+    answered: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often questions, with an answer each, stand in the training rows that were tried."""
 
     @property
     def splits(self) -> dict[str, int]:
@@ -147,7 +149,9 @@ def _judge(folder: Path, raw: Path, rules: Mapping[str, object], share: float) -
         said += [*describe_repeats(looked.shapes), *describe_distributions(looked.distributions)]
     parted = _count_parted(clean, report["rows_clean"])
     rejected = _read_rejected(quarantine)
-    return Trial(0, True, [], report, rejected, problem, looked, share, said, parted)
+    asks = any({"question", "answer"} <= {*columns} for columns in config.views.values())
+    answered = _count_answered(clean) if asks and "train" in report["rows_clean"] else Counter()
+    return Trial(0, True, [], report, rejected, problem, looked, share, said, parted, answered)
 
 
 def _count_parted(clean: Path, splits: Iterable[str]) -> int:
@@ -157,6 +161,14 @@ def _count_parted(clean: Path, splits: Iterable[str]) -> int:
         batches = iter_table(clean / f"{split}.parquet", ("group",))
         times.update({one for batch in batches for one in batch.column(0).to_pylist()})
     return sum(count > 1 for count in times.values())
+
+
+def _count_answered(clean: Path) -> Counter[tuple[str, str]]:
+    counts = Counter[tuple[str, str]]()
+    for batch in iter_table(clean / "train.parquet", ("question", "answer")):
+        pairs = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        counts.update(pair for pair in pairs if None not in pair)
+    return counts
 
 
 def _read_rejected(quarantine: Path) -> dict[str, list[str]]:
