@@ -245,7 +245,8 @@ def test_images_without_captions_are_aligned_by_the_answers_that_few_questions_s
     train = train_of(found.proposal)
     assert train["freeze"] == ["image_encoder"]
     assert train["model"]["image_encoder"] is None
-    assert train["task"]["captions_per_image"] == 0
+    assert train["task"]["captions_per_image"] == 1
+    assert "answer it" in train["task"]["caption_prompt"]
     text = found.files["conf/datasets/x.yaml"]
     assert "but for no and yes" in text
     # As Hydra reads it, to which a dollar before a brace means something.

@@ -12,11 +12,13 @@ from plumbline.importing.encoders import (
     text_encoder,
     vit,
 )
-from plumbline.importing.sizes import STEPS, Worked
+from plumbline.importing.sizes import STEPS, Sizes, Worked
 from plumbline.importing.subjects import Proposal, Subject, trainer
 from plumbline.importing.tables import Settings
 
 CAPTION_PROMPT = "describe the image"
+ANSWERS_PROMPT = "ask a question about the image and answer it"
+"""Of captions that are questions with their answers."""
 PAIRS = 64
 """Of a step of an alignment, where the data has as many."""
 
@@ -93,8 +95,13 @@ def _first_aligned(subject: Subject) -> Proposal | None:
     captions = captions_of_answers(sizes)
     if captions is None:
         return None
-    tokens = min(sizes.tokens("question") + sizes.tokens("answer"), 126)
+    tokens = min(_tokens_of_pairs(sizes), 126)
     return replace(_aligned(subject, tokens), source=captions.source, notes=(captions.words,))
+
+
+def _tokens_of_pairs(sizes: Sizes) -> int:
+    """Tokens to make room for in captions that are questions with their answers."""
+    return sizes.tokens("question") + sizes.tokens("answer")
 
 
 def vlm(subject: Subject) -> Proposal:
@@ -103,22 +110,25 @@ def vlm(subject: Subject) -> Proposal:
         return _talks(subject)
     sizes, columns = subject.sizes, subject.draft.columns
     aligned = _first_aligned(subject)
-    tokens = min(sizes.tokens("caption", "question", "answer"), 126)
+    # Of answers too: who can tell of an image what is asked sees what a question has to match.
+    of_answers = aligned is not None and bool(aligned.source)
+    longest = sizes.tokens("caption", "question", "answer")
+    tokens = min(_tokens_of_pairs(sizes) if of_answers else longest, 126)
     task: Settings = {
         "text": "question_answer",
         "block_size": 512,
-        "caption_prompt": CAPTION_PROMPT,
-        "captions_per_image": 1 if "caption" in columns else 0,
+        "caption_prompt": ANSWERS_PROMPT if of_answers else CAPTION_PROMPT,
+        "captions_per_image": 1 if "caption" in columns or of_answers else 0,
         "questions_per_image": None if "question" in columns else 0,
         "max_text_tokens": tokens,
         "rows": "padded",
         "inputs": None if aligned else image_inputs(sizes, augment=False),
         "loss": "cross_entropy",
     }
-    proposal = _seeing(subject, task, positions=1024, aligned=aligned is not None)
+    proposal = _seeing(subject, task, positions=1024, tokens=tokens, aligned=aligned is not None)
     if aligned is None:
         return proposal
-    of = " by answers that few questions share" if aligned.source else ""
+    of = " by answers that few questions share" if of_answers else ""
     words = f"{aligned.words}{of}; then {proposal.words}"
     return replace(
         proposal, words=words, align=aligned.align, source=aligned.source, notes=aligned.notes
@@ -140,11 +150,13 @@ def _talks(subject: Subject) -> Proposal:
         "inputs": image_inputs(sizes, augment=False),
         "loss": "cross_entropy",
     }
-    return _seeing(subject, task, positions=block, aligned=False)
+    return _seeing(subject, task, positions=block, tokens=sizes.tokens("turns"), aligned=False)
 
 
-def _seeing(subject: Subject, task: Settings, *, positions: int, aligned: bool) -> Proposal:
-    """A decoder and, unless it is aligned before, an encoder that learns with it."""
+def _seeing(
+    subject: Subject, task: Settings, *, positions: int, tokens: int, aligned: bool
+) -> Proposal:
+    """A decoder of texts of so many tokens and, unless it is aligned, an encoder with it."""
     sizes, epochs = subject.sizes, subject.sizes.epochs("vlm")
     shape = {"width": 128, "layers": 3, "heads": 4, "kv_heads": 4, "mlp_width": 384}
     # An encoder from nothing learns at half the rate that a projector and a decoder bear, and in
@@ -163,7 +175,6 @@ def _seeing(subject: Subject, task: Settings, *, positions: int, aligned: bool) 
         "loader": {"batch_size": batch},
         "trainer": trainer(subject, epochs, optim=optim),
     }
-    tokens = sizes.tokens("caption", "question", "answer", "turns")
     evaluate: Settings = {
         "split": subject.split,
         "batch_size": 64,
