@@ -195,7 +195,7 @@ def test_a_memo_that_is_in_use_is_not_taken_for_a_damaged_one(
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            memo.MediaMemo(path).open()
+            memo.MediaMemo(path).connect()
     with closing(memo.MediaMemo(path)) as again:
         assert again.find(b"digest") == memo.JudgedMedium(None, 2, b"print")
 

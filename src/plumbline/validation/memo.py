@@ -44,7 +44,7 @@ class MediaMemo:
         self._new: dict[bytes, JudgedMedium] = {}
         self._known: dict[bytes, JudgedMedium | None] = {}
 
-    def open(self) -> Self:
+    def connect(self) -> Self:
         """Open the file, and create it where there is none; what is damaged begins anew."""
         assert self._db, "a connection"
         return self

@@ -55,7 +55,7 @@ class PassOne:
             DataError: a file is damaged, or what judged it was ended or stopped from outside.
         """
         # Before others do: a file that is new or damaged is made by one process.
-        MediaMemo(self.folder / MEMO).open().close()
+        MediaMemo(self.folder / MEMO).connect().close()
         if not engine.elsewhere:
             yield from engine.map(self.judge, shards, JUDGING)
             return
