@@ -1,5 +1,6 @@
 """Models and trainings follow from how much there is to train on, and from what the machine has."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -226,12 +227,19 @@ def test_a_common_answer_tells_images_apart_where_a_question_seldom_has_it(tmp_p
     assert "which many share unless" in found.files["conf/datasets/x.yaml"]
     assert found.proposal is not None
     rules = [CaptionRule(**rule) for rule in found.proposal.source["captions"]]  # type: ignore[attr-defined]
+    assert not any(re.fullmatch(rule.question, "which number?") for rule in rules[1:])
     made = fill_captions(pa.RecordBatch.from_pylist(records), rules)
     captions = {(row["question"], row["answer"]): row["caption"] for row in made.to_pylist()}
     expected = [f"which number? {number}" for number in range(20)]
     for one in colours:
         expected += [f"is it {one} (all)? yes", f"is it not {one}? no"]
     assert sorted(filter(None, captions.values())) == sorted(expected)
+    # The decoder learns these captions whole, and fewer steps do as its encoder has learned.
+    train, aligned = train_of(found.proposal), found.proposal.align
+    assert aligned is not None
+    limit = aligned["train"]["task"]["max_text_tokens"]  # type: ignore[index]
+    assert train["task"]["max_text_tokens"] == limit
+    assert 500 <= train["trainer"]["epochs"] * 80 // train["loader"]["batch_size"] < 1000
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
