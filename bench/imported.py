@@ -45,7 +45,7 @@ class Set:
     task: str
     """Of the recipe."""
     figure: str
-    """In `metrics/tasks/`; `CHARACTERS` is made of several."""
+    """Of an evaluation; `CHARACTERS` is made of several."""
     align: str | None = None
     recipe_figure: str | None = None
     """Where the recipe calls it otherwise."""
@@ -158,8 +158,9 @@ def measure(side: Side, budget: float) -> dict[str, object]:
     side.settle(steps)
     seconds = sum(side.train().values())
     side.call("stages.evaluate_model", side.task)
-    file = side.project / "metrics" / "tasks" / f"{side.task}.json"
-    found = json.loads(file.read_text(encoding="utf-8"))
+    # Metrics that are committed are the headlines alone.
+    file = side.project / "work" / "evaluation" / "tasks" / side.task / "details.json"
+    found = json.loads(file.read_text(encoding="utf-8"))["figures"]
     if side.figure == CHARACTERS:
         split = read_split(side)
         count = characters(side.project, side.dataset, split)
